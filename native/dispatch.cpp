@@ -1,0 +1,74 @@
+// Run-time choice of the instruction set, and the exported functions, which forward to it.
+#include <cstring>
+
+#include "kernels.h"
+
+namespace {
+
+struct Kernels {
+    const char *name;
+    bool (*runs)();
+    int64_t (*scan_segments)(const ssm_scan *);
+    int64_t (*scan_forward_workspace)(const ssm_scan *);
+    int64_t (*scan_backward_workspace)(const ssm_scan *);
+    void (*scan_forward)(const ssm_scan *);
+    void (*scan_backward)(const ssm_scan *);
+    int64_t (*conv_pieces)(const ssm_conv *);
+    int64_t (*conv_workspace)(const ssm_conv *);
+    void (*conv_forward)(const ssm_conv *);
+    void (*conv_backward)(const ssm_conv *);
+};
+
+#define SSM_TABLE(isa, runs)                                                                                                \
+    {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
+     scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa}
+
+bool always() { return true; }
+#if defined(SSM_HAS_AVX2)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const Kernels ALL[] = {  // fastest first
+#if defined(SSM_HAS_AVX2)
+    SSM_TABLE(avx512, has_avx512),
+    SSM_TABLE(avx2, has_avx2),
+#endif
+#if defined(SSM_HAS_NEON)
+    SSM_TABLE(neon, always),
+#else
+    SSM_TABLE(baseline, always),
+#endif
+};
+
+const Kernels *fastest() {
+    for (const Kernels &k : ALL)
+        if (k.runs()) return &k;
+    return &ALL[0];
+}
+const Kernels *active = fastest();
+
+}  // namespace
+
+extern "C" {
+
+int64_t ssm_version(void) { return 1; }
+const char *ssm_isa(void) { return active->name; }
+int ssm_set_isa(const char *name) {
+    for (const Kernels &k : ALL)
+        if (!strcmp(k.name, name) && k.runs()) return active = &k, 0;
+    return -1;
+}
+int64_t ssm_scan_segments(const ssm_scan *a) { return active->scan_segments(a); }
+int64_t ssm_scan_forward_workspace(const ssm_scan *a) { return active->scan_forward_workspace(a); }
+int64_t ssm_scan_backward_workspace(const ssm_scan *a) { return active->scan_backward_workspace(a); }
+void ssm_scan_forward(const ssm_scan *a) { active->scan_forward(a); }
+void ssm_scan_backward(const ssm_scan *a) { active->scan_backward(a); }
+int64_t ssm_conv_pieces(const ssm_conv *a) { return active->conv_pieces(a); }
+int64_t ssm_conv_workspace(const ssm_conv *a) { return active->conv_workspace(a); }
+void ssm_conv_forward(const ssm_conv *a) { active->conv_forward(a); }
+void ssm_conv_backward(const ssm_conv *a) { active->conv_backward(a); }
+}

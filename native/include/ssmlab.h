@@ -1,0 +1,85 @@
+/* The whole C interface of ssmlab's native kernels: sizes, strides in elements, and pointers.
+ *
+ * Every member is 8 bytes wide, so that a caller can fill a struct as a flat array of 64-bit integers.
+ * No function allocates, keeps state or throws; every function works with at most `threads` threads.
+ */
+#ifndef SSMLAB_H
+#define SSMLAB_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define SSM_EXPORT __declspec(dllexport)
+#else
+#define SSM_EXPORT __attribute__((visibility("default")))
+#endif
+
+enum ssm_dtype { SSM_FLOAT32 = 0, SSM_BFLOAT16 = 1, SSM_FLOAT16 = 2 };
+
+/* A strided view; data == 0 where the argument is absent. Strides follow the axes named beside each member. */
+typedef struct {
+    void *data;
+    int64_t dtype;
+    int64_t stride[4];
+} ssm_tensor;
+
+/* Forward and backward of the selective scan. Tensors marked [f32] are contiguous float32.
+ * B and C are per token, axes (b, g, n, l), or constant where the flag is set, axes (d, -, n, -).
+ * `interval` is the distance in tokens between saved states, a multiple of SSM_CHUNK. */
+typedef struct {
+    int64_t batch, dim, length, states, groups, b_constant, c_constant, softplus, interval, threads;
+    ssm_tensor x, dt, z, y;   /* (b, d, l) */
+    ssm_tensor B, C;
+    float *A, *D, *dt_bias;   /* [f32] (d, n), (d), (d) */
+    ssm_tensor h0;            /* (b, d, n), any strides, float32 */
+    float *h_final;           /* [f32] (b, d, n) */
+    float *saved;             /* [f32] (b, ceil(l / interval), n, d): the state before every interval, or 0 */
+    uint8_t *restart;         /* (b, l), 1 where a new sequence begins, or 0 */
+    float *workspace;         /* ssm_scan_*_workspace floats, 64-byte aligned */
+    /* backward only */
+    ssm_tensor gy, gx, gdt, gz; /* (b, d, l) */
+    float *g_final;           /* [f32] (b, d, n), or 0 */
+    float *gh0, *gA;          /* [f32] (b, d, n) each */
+    float *gB, *gC;           /* [f32] per token (segments, b, l, n), to be summed over a group's segments; constant (b, d, n) */
+    float *gD, *gdt_bias;     /* [f32] (b, d) each */
+} ssm_scan;
+
+#define SSM_CHUNK 64
+
+typedef struct {
+    int64_t batch, dim, length, width, silu, threads;
+    ssm_tensor x, y;          /* (b, d, l) */
+    float *weight, *bias;     /* [f32] (width, d), (d) or 0 */
+    ssm_tensor past;          /* (b, d, width - 1), or absent */
+    uint8_t *taps;            /* (b, l), how many taps stay inside the token's own sequence (1..width), or 0 */
+    float *workspace;
+    /* backward only */
+    ssm_tensor gy, gx;        /* (b, d, l) */
+    ssm_tensor gpast;         /* (b, d, width - 1) float32 */
+    float *gweight;           /* [f32] (b * pieces, width + 1, d): the taps' gradients, then the bias's; to be summed */
+} ssm_conv;
+
+SSM_EXPORT const char *ssm_isa(void);
+/* Select "baseline", "avx2", "avx512" or "neon"; 0 on success, -1 where this machine or build lacks it. */
+SSM_EXPORT int ssm_set_isa(const char *name);
+SSM_EXPORT int64_t ssm_version(void);
+
+SSM_EXPORT int64_t ssm_scan_segments(const ssm_scan *);          /* first axis of gB and gC */
+SSM_EXPORT int64_t ssm_scan_forward_workspace(const ssm_scan *); /* in floats */
+SSM_EXPORT int64_t ssm_scan_backward_workspace(const ssm_scan *);
+SSM_EXPORT void ssm_scan_forward(const ssm_scan *);
+SSM_EXPORT void ssm_scan_backward(const ssm_scan *);
+
+SSM_EXPORT int64_t ssm_conv_pieces(const ssm_conv *);
+SSM_EXPORT int64_t ssm_conv_workspace(const ssm_conv *);
+SSM_EXPORT void ssm_conv_forward(const ssm_conv *);
+SSM_EXPORT void ssm_conv_backward(const ssm_conv *);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,124 @@
+// What the forward and the backward selective scan share: how the work is cut, and the recurrence itself.
+#pragma once
+
+#include "tile.h"
+
+namespace {
+
+constexpr int64_t T = SSM_CHUNK;
+
+// Channels are cut into segments inside their groups. The cut depends on the sizes alone, never on the threads or the
+// instruction set, so that sums over segments come out the same everywhere.
+struct Cut {
+    int64_t group, segment, per_group;
+    explicit Cut(const ssm_scan &a) {
+        group = a.dim / a.groups;
+        int64_t wanted = ceil_div(a.dim * a.batch, 16 * 16) * 16;  // some 16 tasks in all
+        segment = min64(max64(wanted, 16), 256);
+        per_group = max64(1, ceil_div(group, segment));
+    }
+    int64_t tasks(const ssm_scan &a) const { return a.batch * a.groups * per_group; }
+};
+
+// One task's share of the channels.
+struct Task {
+    int64_t b, g, segment, first, last, blocks;
+    Task(const ssm_scan &a, const Cut &cut, int64_t index) {
+        segment = index % (a.groups * cut.per_group);
+        b = index / (a.groups * cut.per_group);
+        g = segment / cut.per_group;
+        first = g * cut.group + (segment % cut.per_group) * cut.segment;
+        last = min64(first + cut.segment, (g + 1) * cut.group);
+        blocks = max64(0, ceil_div(last - first, W));
+    }
+    MEMBER int64_t channel(int64_t block) const { return first + block * W; }
+    MEMBER int lanes(int64_t block) const { return (int)min64(W, last - first - block * W); }
+};
+
+// B or C of one task: per token as [T][n] scalars, refilled for every chunk, or constant as [n][W] for every block.
+struct Map {
+    const ssm_tensor *t;
+    bool constant;
+    int64_t n;
+    float *values;
+    Map(const ssm_tensor &tensor, int64_t is_constant, int64_t states, int64_t blocks, Arena &arena)
+        : t(&tensor), constant(is_constant), n(states), values(arena.take(constant ? blocks * n * W : T * n)) {}
+    MEMBER void load_constant(const Task &task) const {
+        if (!constant) return;
+        for (int64_t k = 0; k < task.blocks; k++)
+            load_tile(values + k * n * W, *t, task.channel(k) * t->stride[0], n, task.lanes(k), t->stride[2], t->stride[0]);
+    }
+    MEMBER void load_tokens(const Task &task, int64_t token, int64_t rows) const {
+        if (constant) return;
+        int64_t offset = task.b * t->stride[0] + task.g * t->stride[1] + token * t->stride[3];
+        load_matrix(values, *t, offset, rows, n, t->stride[3], t->stride[2]);
+    }
+    MEMBER const float *block(int64_t k) const { return constant ? values + k * n * W : values; }
+};
+
+template <int K, bool Constant> struct MapValues {  // the K states from i on, as vectors
+    const float *p;
+    int64_t row;
+    vf held[K];
+    static MEMBER MapValues from(const float *values, int64_t i, int64_t n) {
+        MapValues m;
+        m.p = values + (Constant ? i * W : i);
+        m.row = n;
+        for (int k = 0; k < K; k++) m.held[k] = Constant ? load(m.p + k * W) : (vf){};
+        return m;
+    }
+    MEMBER vf at(int64_t t, int k) const { return Constant ? held[k] : splat(p[t * row + k]); }
+};
+
+// h_t = 2^(delta_t A) h_{t-1} + (delta_t x_t) B_t and y_t += C_t h_t for K states of W channels over tokens t0..t1.
+// A is in units of log2(e). K states share the loads of delta, delta x and y; their chains of products overlap.
+template <int K, bool ConstB, bool ConstC>
+INLINE void advance_states(const float *delta, const float *dx, float *y, const float *A, float *h, const float *B,
+                           const float *C, int64_t i, int64_t n, int64_t t0, int64_t t1) {
+    vf a[K], s[K];
+    for (int k = 0; k < K; k++) a[k] = load(A + (i + k) * W), s[k] = load(h + (i + k) * W);
+    auto b = MapValues<K, ConstB>::from(B, i, n);
+    auto c = MapValues<K, ConstC>::from(C, i, n);
+    for (int64_t t = t0; t < t1; t++) {
+        vf d = load(delta + t * W), u = load(dx + t * W), out = load(y + t * W);
+        for (int k = 0; k < K; k++) {
+            s[k] = exp2v(d * a[k]) * s[k] + u * b.at(t, k);
+            out += s[k] * c.at(t, k);
+        }
+        store(y + t * W, out);
+    }
+    for (int k = 0; k < K; k++) store(h + (i + k) * W, s[k]);
+}
+
+template <bool ConstB, bool ConstC>
+static void advance_all(const float *delta, const float *dx, float *y, const float *A, float *h, const float *B,
+                        const float *C, int64_t n, int64_t t0, int64_t t1) {
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) advance_states<4, ConstB, ConstC>(delta, dx, y, A, h, B, C, i, n, t0, t1);
+    if (n - i == 3) advance_states<3, ConstB, ConstC>(delta, dx, y, A, h, B, C, i, n, t0, t1);
+    if (n - i == 2) advance_states<2, ConstB, ConstC>(delta, dx, y, A, h, B, C, i, n, t0, t1);
+    if (n - i == 1) advance_states<1, ConstB, ConstC>(delta, dx, y, A, h, B, C, i, n, t0, t1);
+}
+
+// All states of one block over one chunk; the state restarts from zero where a new sequence begins.
+INLINE void advance(const Map &B, const Map &C, int64_t block, const float *delta, const float *dx, float *y, const float *A,
+                    float *h, int64_t n, int64_t rows, const uint8_t *restart) {
+    for (int64_t t0 = 0, t1; t0 < rows; t0 = t1) {
+        for (t1 = t0 + 1; t1 < rows && !(restart && restart[t1]); t1++) {}
+        if (!restart) t1 = rows;
+        if (restart && restart[t0]) __builtin_memset(h, 0, n * W * sizeof(float));
+        const float *b = B.block(block), *c = C.block(block);
+        if (B.constant && C.constant) advance_all<true, true>(delta, dx, y, A, h, b, c, n, t0, t1);
+        else if (B.constant) advance_all<true, false>(delta, dx, y, A, h, b, c, n, t0, t1);
+        else if (C.constant) advance_all<false, true>(delta, dx, y, A, h, b, c, n, t0, t1);
+        else advance_all<false, false>(delta, dx, y, A, h, b, c, n, t0, t1);
+    }
+}
+
+// [n][W] of a row-major float32 (d, n) matrix, scaled.
+INLINE void load_states(float *out, const float *p, int64_t n, int lanes, float scale) {
+    load_tile_as(out, p, n, lanes, 1, n);
+    for (int64_t i = 0; i < n; i++) store(out + i * W, load(out + i * W) * scale);
+}
+
+}  // namespace

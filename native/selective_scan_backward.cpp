@@ -1,0 +1,296 @@
+// Backward selective scan: chunks from the last to the first, each recomputed from a saved state.
+//
+// With g_t = dL/dh_t:   g_t = C_t gy_t + a_{t+1} g_{t+1},   dC_t = gy_t h_t,   dB_t = g_t delta_t x_t,
+// d(delta x)_t = sum_n g_t B_t,   d(delta)_t = sum_n g_t a_t h_{t-1} A + d(delta x)_t x_t,   dA = sum_t g_t a_t h_{t-1} delta_t.
+// dB and dC sum over channels: lane by lane in a buffer of the task, across lanes once a chunk, across tasks by the
+// caller. No atomics; the cut depends on the sizes alone, so the result does not depend on the number of threads.
+#include "kernels.h"
+#include "scan.h"
+
+namespace {
+
+constexpr int G = W == 16 ? 4 : 2;  // states that are differentiated together
+
+struct Buffers {
+    float *A, *gA, *gh, *gD, *gbias, *h, *starts;
+    float *delta, *dx, *y, *raw, *gy, *gdx, *gdelta, *x, *dt, *z, *gout, *out;
+    float *decay, *state, *gB, *gC;
+    Map B, C;
+    Buffers(const ssm_scan &a, int64_t blocks, Arena &m)
+        : B(a.B, a.b_constant, a.states, blocks, m), C(a.C, a.c_constant, a.states, blocks, m) {
+        int64_t n = a.states, replays = a.interval / T;
+        float **states[] = {&A, &gA, &gh}, **sums[] = {&gD, &gbias}, **recomputed[] = {&decay, &state};
+        float **tokens[] = {&delta, &dx, &y, &raw, &gy, &gdx, &gdelta, &x, &dt, &z, &gout, &out};
+        for (float **p : states) *p = m.take(blocks * n * W);
+        for (float **p : sums) *p = m.take(blocks * W);
+        h = m.take(n * W);
+        starts = m.take(replays * blocks * n * W);
+        for (float **p : tokens) *p = m.take(T * W);
+        for (float **p : recomputed) *p = m.take(T * G * W);
+        // Constant maps have one gradient a channel, as A has; maps per token one a token, summed over the channels.
+        gB = m.take(a.b_constant ? blocks * n * W : T * n * W);
+        gC = m.take(a.c_constant ? blocks * n * W : T * n * W);
+    }
+};
+
+struct Chunk {  // one block of channels over one chunk of tokens
+    const ssm_scan &a;
+    const Task &task;
+    const Buffers &m;
+    int64_t block, token, rows;
+    const uint8_t *restart;
+    MEMBER int64_t n() const { return a.states; }
+    MEMBER int64_t c() const { return task.channel(block); }
+    MEMBER int lanes() const { return task.lanes(block); }
+    MEMBER Rows read(const ssm_tensor &t, float *scratch) const {
+        return rows_of(t, task.b, c(), token, rows, lanes(), scratch);
+    }
+};
+
+// delta, delta x and, in y, the skip; `raw` keeps the step size before softplus for its derivative.
+void prologue(const Chunk &k) {
+    Rows x = k.read(k.a.x, k.m.x), dt = k.read(k.a.dt, k.m.dt);
+    vf bias = load_lanes(k.a.dt_bias ? k.a.dt_bias + k.c() : nullptr, k.lanes());
+    vf skip = load_lanes(k.a.D ? k.a.D + k.c() : nullptr, k.lanes());
+    for (int64_t t = 0; t < k.rows; t++) {
+        vf raw = dt.at(t) + bias, delta = k.a.softplus ? softplus(raw) : raw;
+        store(k.m.raw + t * W, raw);
+        store(k.m.delta + t * W, delta);
+        store(k.m.dx + t * W, delta * x.at(t));
+        store(k.m.y + t * W, skip * x.at(t));
+    }
+}
+
+template <int K, bool ConstB, bool ConstC, bool Gated>
+INLINE void differentiate_states(const Chunk &k, int64_t i, int64_t t0, int64_t t1, bool fresh) {
+    const Buffers &m = k.m;
+    const int64_t n = k.n();
+    const float *A = m.A + (k.block * n + i) * W, *h = m.h + i * W;
+    float *gA = m.gA + (k.block * n + i) * W, *gh = m.gh + (k.block * n + i) * W;
+    auto B = MapValues<K, ConstB>::from(m.B.block(k.block), i, n);
+    auto C = MapValues<K, ConstC>::from(m.C.block(k.block), i, n);
+    vf a[K], s[K];
+    for (int j = 0; j < K; j++) a[j] = load(A + j * W), s[j] = fresh ? (vf){} : load(h + j * W);
+    for (int64_t t = t0; t < t1; t++) {
+        vf delta = load(m.delta + t * W), dx = load(m.dx + t * W), y = {};
+        for (int j = 0; j < K; j++) {
+            vf decay = exp2v(delta * a[j]);
+            s[j] = decay * s[j] + dx * B.at(t, j);
+            if (Gated) y += s[j] * C.at(t, j);
+            store(m.decay + (t * K + j) * W, decay);
+            store(m.state + (t * K + j) * W, s[j]);
+        }
+        if (Gated) store(m.y + t * W, load(m.y + t * W) + y);
+    }
+    vf g[K], sum_A[K], sum_B[K], sum_C[K];
+    for (int j = 0; j < K; j++) g[j] = load(gh + j * W), sum_A[j] = sum_B[j] = sum_C[j] = (vf){};
+    float *gB = m.gB + (ConstB ? k.block * n + i : i) * W, *gC = m.gC + (ConstC ? k.block * n + i : i) * W;
+    for (int64_t t = t1 - 1; t >= t0; t--) {
+        vf gy = load(m.gy + t * W), dx = load(m.dx + t * W), delta = load(m.delta + t * W);
+        vf gdx = load(m.gdx + t * W), gdelta = load(m.gdelta + t * W);
+        for (int j = 0; j < K; j++) {
+            vf state = load(m.state + (t * K + j) * W);
+            vf before = t > t0 ? load(m.state + ((t - 1) * K + j) * W) : fresh ? (vf){} : load(h + j * W);
+            vf gh_t = g[j] + gy * C.at(t, j);
+            if (ConstC) sum_C[j] += gy * state;
+            else store(gC + (t * n + j) * W, load(gC + (t * n + j) * W) + gy * state);
+            if (ConstB) sum_B[j] += gh_t * dx;
+            else store(gB + (t * n + j) * W, load(gB + (t * n + j) * W) + gh_t * dx);
+            gdx += gh_t * B.at(t, j);
+            g[j] = gh_t * load(m.decay + (t * K + j) * W);
+            vf decayed = g[j] * before;
+            gdelta += decayed * a[j];
+            sum_A[j] += decayed * delta;
+        }
+        store(m.gdx + t * W, gdx);
+        store(m.gdelta + t * W, gdelta);
+    }
+    for (int j = 0; j < K; j++) {
+        store(gA + j * W, load(gA + j * W) + sum_A[j]);
+        if (ConstB) store(gB + j * W, load(gB + j * W) + sum_B[j]);
+        if (ConstC) store(gC + j * W, load(gC + j * W) + sum_C[j]);
+        store(gh + j * W, g[j]);
+    }
+}
+
+template <bool ConstB, bool ConstC, bool Gated>
+static void differentiate_all(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
+    int64_t i = 0, n = k.n();
+    for (; i + G <= n; i += G) differentiate_states<G, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
+    for (; i < n; i++) differentiate_states<1, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
+}
+
+template <bool ConstB, bool ConstC> INLINE void differentiate_gated(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
+    if (k.a.z.data) differentiate_all<ConstB, ConstC, true>(k, t0, t1, fresh);
+    else differentiate_all<ConstB, ConstC, false>(k, t0, t1, fresh);
+}
+
+void differentiate(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
+    if (k.a.b_constant && k.a.c_constant) differentiate_gated<true, true>(k, t0, t1, fresh);
+    else if (k.a.b_constant) differentiate_gated<true, false>(k, t0, t1, fresh);
+    else if (k.a.c_constant) differentiate_gated<false, true>(k, t0, t1, fresh);
+    else differentiate_gated<false, false>(k, t0, t1, fresh);
+}
+
+// Sequences inside a chunk, last first. `m.h` holds the state before the chunk; a new sequence starts from zero, and no
+// gradient passes its start.
+void sequences(const Chunk &k) {
+    for (int64_t t1 = k.rows, t0; t1 > 0; t1 = t0) {
+        t0 = 0;
+        if (k.restart)
+            for (t0 = t1 - 1; t0 > 0 && !k.restart[t0]; t0--) {}
+        bool fresh = k.restart && k.restart[t0];
+        differentiate(k, t0, t1, fresh);
+        if (fresh) __builtin_memset(k.m.gh + k.block * k.n() * W, 0, k.n() * W * sizeof(float));
+    }
+}
+
+// From the gradient of the output to gy, the gradient of C h + D x.
+void enter(const Chunk &k) {
+    Rows gout = k.read(k.a.gy, k.m.gout);
+    const bool gated = k.a.z.data;
+    Rows z = gated ? k.read(k.a.z, k.m.z) : gout;
+    for (int64_t t = 0; t < k.rows; t++) {
+        vf g = gout.at(t);
+        if (gated) g = g * z.at(t) * sigmoid(z.at(t));
+        store(k.m.gy + t * W, g);
+        store(k.m.gdx + t * W, (vf){});
+        store(k.m.gdelta + t * W, (vf){});
+    }
+}
+
+// From d(delta x) and d(delta) to the gradients of x, dt, z, D and the bias. `gdelta` came in units of log2(e).
+void leave(const Chunk &k) {
+    const Buffers &m = k.m;
+    Rows x = k.read(k.a.x, m.x);
+    vf skip = load_lanes(k.a.D ? k.a.D + k.c() : nullptr, k.lanes());
+    vf gD = load(m.gD + k.block * W), gbias = load(m.gbias + k.block * W);
+    OutRows gx = out_rows(k.a.gx, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    for (int64_t t = 0; t < k.rows; t++) {
+        vf gy = load(m.gy + t * W), gdx = load(m.gdx + t * W);
+        store(gx.p + t * gx.stride, gdx * load(m.delta + t * W) + gy * skip);
+        gD += gy * x.at(t);
+    }
+    flush(k.a.gx, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
+    OutRows gdt = out_rows(k.a.gdt, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    for (int64_t t = 0; t < k.rows; t++) {
+        vf g = load(m.gdelta + t * W) * (1.f / LOG2E) + load(m.gdx + t * W) * x.at(t);
+        if (k.a.softplus) g *= sigmoid(load(m.raw + t * W));
+        store(gdt.p + t * gdt.stride, g);
+        gbias += g;
+    }
+    flush(k.a.gdt, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
+    store(m.gD + k.block * W, gD), store(m.gbias + k.block * W, gbias);
+    if (!k.a.z.data) return;
+    Rows z = k.read(k.a.z, m.z), gout = k.read(k.a.gy, m.gout);
+    OutRows gz = out_rows(k.a.gz, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    for (int64_t t = 0; t < k.rows; t++) {
+        vf v = z.at(t), s = sigmoid(v);
+        store(gz.p + t * gz.stride, gout.at(t) * load(m.y + t * W) * s * (1.f + v * (1.f - s)));
+    }
+    flush(k.a.gz, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
+}
+
+void load_saved(const ssm_scan &a, const Task &task, int64_t block, int64_t interval, float *h) {
+    const float *row = a.saved + (task.b * ceil_div(a.length, a.interval) + interval) * a.states * a.dim;
+    for (int64_t i = 0; i < a.states; i++) store(h + i * W, load_lanes(row + i * a.dim + task.channel(block), task.lanes(block)));
+}
+
+// The states before every chunk of an interval, from the saved one before the first.
+void replay(const ssm_scan &a, const Task &task, const Buffers &m, int64_t interval, int64_t begin, int64_t end) {
+    const int64_t n = a.states, size = n * W;
+    for (int64_t k = 0; k < task.blocks; k++) load_saved(a, task, k, interval, m.starts + k * size);
+    for (int64_t token = begin, s = 0; token + T < end; token += T, s++) {
+        m.B.load_tokens(task, token, T), m.C.load_tokens(task, token, T);
+        const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
+        for (int64_t k = 0; k < task.blocks; k++) {
+            float *from = m.starts + (s * task.blocks + k) * size, *to = m.starts + ((s + 1) * task.blocks + k) * size;
+            __builtin_memcpy(to, from, size * sizeof(float));
+            Chunk chunk{a, task, m, k, token, T, restart};
+            prologue(chunk);
+            advance(m.B, m.C, k, m.delta, m.dx, m.y, m.A + k * size, to, n, T, restart);
+        }
+    }
+}
+
+void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, const float *starts, int64_t token, int64_t rows) {
+    const int64_t n = a.states;
+    m.B.load_tokens(task, token, rows), m.C.load_tokens(task, token, rows);
+    if (!a.b_constant) __builtin_memset(m.gB, 0, rows * n * W * sizeof(float));
+    if (!a.c_constant) __builtin_memset(m.gC, 0, rows * n * W * sizeof(float));
+    for (int64_t k = 0; k < task.blocks; k++) {
+        __builtin_memcpy(m.h, starts + k * n * W, n * W * sizeof(float));
+        Chunk chunk{a, task, m, k, token, rows, a.restart ? a.restart + task.b * a.length + token : nullptr};
+        prologue(chunk);
+        enter(chunk);
+        sequences(chunk);
+        leave(chunk);
+    }
+    int64_t row = ((task.segment * a.batch + task.b) * a.length + token) * n;
+    if (!a.b_constant) sum_lanes(a.gB + row, m.gB, rows * n);
+    if (!a.c_constant) sum_lanes(a.gC + row, m.gC, rows * n);
+}
+
+void start(const ssm_scan &a, const Task &task, const Buffers &m) {
+    const int64_t n = a.states, size = n * W;
+    m.B.load_constant(task), m.C.load_constant(task);
+    for (int64_t k = 0; k < task.blocks; k++) {
+        int64_t c = task.channel(k);
+        load_states(m.A + k * size, a.A + c * n, n, task.lanes(k), LOG2E);
+        if (a.g_final) load_states(m.gh + k * size, a.g_final + (task.b * a.dim + c) * n, n, task.lanes(k), 1.f);
+        else __builtin_memset(m.gh + k * size, 0, size * sizeof(float));
+    }
+    __builtin_memset(m.gA, 0, task.blocks * size * sizeof(float));
+    __builtin_memset(m.gD, 0, task.blocks * W * sizeof(float));
+    __builtin_memset(m.gbias, 0, task.blocks * W * sizeof(float));
+    if (a.b_constant) __builtin_memset(m.gB, 0, task.blocks * size * sizeof(float));
+    if (a.c_constant) __builtin_memset(m.gC, 0, task.blocks * size * sizeof(float));
+}
+
+void finish(const ssm_scan &a, const Task &task, const Buffers &m) {
+    const int64_t n = a.states, size = n * W;
+    for (int64_t k = 0; k < task.blocks; k++) {
+        int64_t channel = task.b * a.dim + task.channel(k);
+        int lanes = task.lanes(k);
+        store_tile_as(a.gh0 + channel * n, m.gh + k * size, n, lanes, 1, n);
+        store_tile_as(a.gA + channel * n, m.gA + k * size, n, lanes, 1, n);
+        if (a.b_constant) store_tile_as(a.gB + channel * n, m.gB + k * size, n, lanes, 1, n);
+        if (a.c_constant) store_tile_as(a.gC + channel * n, m.gC + k * size, n, lanes, 1, n);
+        store_lanes(a.gD + channel, load(m.gD + k * W), lanes);
+        store_lanes(a.gdt_bias + channel, load(m.gbias + k * W), lanes);
+    }
+}
+
+void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
+    Task task(a, cut, index);
+    Arena arena{workspace};
+    Buffers m(a, ceil_div(cut.segment, W), arena);
+    start(a, task, m);
+    for (int64_t i = ceil_div(a.length, a.interval) - 1; i >= 0; i--) {
+        int64_t begin = i * a.interval, end = min64(begin + a.interval, a.length);
+        replay(a, task, m, i, begin, end);
+        for (int64_t s = ceil_div(end - begin, T) - 1; s >= 0; s--) {
+            int64_t token = begin + s * T;
+            differentiate_chunk(a, task, m, m.starts + s * task.blocks * a.states * W, token, min64(T, end - token));
+        }
+    }
+    finish(a, task, m);
+}
+
+int64_t floats_per_thread(const ssm_scan &a) {
+    Arena arena{nullptr};
+    Buffers m(a, ceil_div(Cut(a).segment, W), arena);
+    return arena.used;
+}
+
+}  // namespace
+
+int64_t KERNEL(scan_segments)(const ssm_scan *a) { return a->groups * Cut(*a).per_group; }
+
+int64_t KERNEL(scan_backward_workspace)(const ssm_scan *a) { return floats_per_thread(*a) * max64(1, a->threads); }
+
+void KERNEL(scan_backward)(const ssm_scan *a) {
+    Cut cut(*a);
+    int64_t per_thread = floats_per_thread(*a);
+    PARALLEL_TASKS(a->threads, cut.tasks(*a), run(*a, cut, task, a->workspace + thread * per_thread))
+}

@@ -1,0 +1,208 @@
+// Vectors of W floats in compiler extensions; the only file with intrinsics.
+//
+// Compiled once per instruction set. Everything is static and always inlined and no function of std:: is used: a weak
+// copy made for AVX-512 could otherwise be the one that the linker keeps for every path.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define W 16
+#elif defined(__AVX2__)
+#define W 8
+#else
+#define W 4
+#endif
+
+#define MEMBER inline __attribute__((always_inline))
+#define INLINE static MEMBER
+
+namespace {
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
+
+constexpr float LOG2E = 1.44269504088896340736f;
+
+template <class V, class E> INLINE V load_as(const E *p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE vf load(const float *p) { return load_as<vf>(p); }
+INLINE void store(float *p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+INLINE vf splat(float x) { return x - (vf){}; }  // x - 0, so that -0 stays -0
+
+// With NaN in x the result is NaN: the second operand is returned.
+INLINE vf max_const(float c, vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps(_mm512_set1_ps(c), (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps(_mm256_set1_ps(c), (__m256)x);
+#elif defined(__SSE2__)
+    return (vf)_mm_max_ps(_mm_set1_ps(c), (__m128)x);
+#elif defined(__ARM_NEON)
+    return (vf)vmaxq_f32(vdupq_n_f32(c), (float32x4_t)x);
+#else
+    return x < c ? splat(c) : x;
+#endif
+}
+INLINE vf min_const(float c, vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps(_mm512_set1_ps(c), (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_min_ps(_mm256_set1_ps(c), (__m256)x);
+#elif defined(__SSE2__)
+    return (vf)_mm_min_ps(_mm_set1_ps(c), (__m128)x);
+#elif defined(__ARM_NEON)
+    return (vf)vminq_f32(vdupq_n_f32(c), (float32x4_t)x);
+#else
+    return x > c ? splat(c) : x;
+#endif
+}
+
+// 2^x, largest relative error 9.2e-8; exactly 1 at 0, so that a slow state forgets nothing by rounding.
+INLINE vf exp2v(vf x) {
+#if defined(__AVX512F__)
+    vf r = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf f = x - r;
+#else
+    x = min_const(128.f, max_const(-126.f, x));
+    vf t = x + 12582912.f;  // 1.5 * 2^23: the integer part lands in the low mantissa bits
+    vf f = x - (t - 12582912.f);
+#endif
+    vf p = 0.00132647079f * f + 0.009671514f;
+    p = p * f + 0.0555073381f;
+    p = p * f + 0.240222421f;
+    p = p * f + 0.693146978f;
+    p = p * f + 1.f;
+#if defined(__AVX512F__)
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)r);
+#else
+    return (vf)((vi)p + ((vi)t << 23));
+#endif
+}
+
+// 1 / (1 + exp(-v))
+INLINE vf sigmoid(vf v) { return 1.f / (1.f + exp2v(v * -LOG2E)); }
+
+// log(1 + exp(v)) = max(v, 0) + log1p(exp(-|v|)), log1p(e) = 2 atanh(s) with s = e / (2 + e): no cancellation.
+INLINE vf softplus(vf v) {
+    vf magnitude = (vf)((vi)v & 0x7fffffff);
+    vf e = exp2v(magnitude * -LOG2E);
+    vf s = e / (2.f + e);
+    vf q = s * s;
+    vf p = 0.13333333f * q + 0.15384615f;  // 2/15, 2/13, ...
+    p = p * q + 0.18181818f;
+    p = p * q + 0.22222222f;
+    p = p * q + 0.28571429f;
+    p = p * q + 0.4f;
+    p = p * q + 0.66666667f;
+    return max_const(0.f, v) + s * (p * q + 2.f);
+}
+
+// Half precisions, as 16-bit storage.
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+
+INLINE float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
+INLINE uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
+
+INLINE float to_float(float x) { return x; }
+INLINE float to_float(bf16 x) { return bits_to_float((uint32_t)x.bits << 16); }
+INLINE float to_float(f16 x) {
+    // Shift the exponent by a product, which also makes the subnormal halves right; then mend infinity and NaN.
+    float f = bits_to_float((uint32_t)(x.bits & 0x7fff) << 13) * 0x1p112f;
+    uint32_t u = float_to_bits(f);
+    if (f >= 65536.f) u |= 0x7f800000u;
+    return bits_to_float(u | (uint32_t)(x.bits & 0x8000) << 16);
+}
+INLINE void from_float(float *p, float x) { *p = x; }
+INLINE void from_float(bf16 *p, float x) {
+    uint32_t u = float_to_bits(x);
+    p->bits = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+INLINE void from_float(f16 *p, float x) {
+    uint32_t u = float_to_bits(x), sign = (u >> 16) & 0x8000, a = u & 0x7fffffffu;
+    uint32_t h;
+    if (a > 0x7f800000u) h = 0x7e00;
+    else if (a >= 0x477ff000u) h = 0x7c00;                              // rounds to infinity
+    else if (a < 0x38800000u) h = float_to_bits(bits_to_float(a) + 0.5f) - 0x3f000000u;  // subnormal: the sum rounds
+    else h = (a - 0x38000000u + 0xfff + ((a >> 13) & 1)) >> 13;
+    p->bits = (uint16_t)(h | sign);
+}
+
+INLINE vf load_vec(const float *p) { return load(p); }
+INLINE vf load_vec(const bf16 *p) { return (vf)(__builtin_convertvector(load_as<vh>(p), vu) << 16); }
+INLINE vf load_vec(const f16 *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtph_ps(load_as<__m256i>(p));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtph_ps(load_as<__m128i>(p));
+#else
+    vf v;
+    for (int i = 0; i < W; i++) v[i] = to_float(p[i]);
+    return v;
+#endif
+}
+INLINE void store_vec(float *p, vf v) { store(p, v); }
+INLINE void store_vec(bf16 *p, vf v) {
+    vu u = (vu)v;
+    vu r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    r = (u & 0x7fffffffu) > 0x7f800000u ? (vu){} + 0x7fc0u : r;
+    vh h = __builtin_convertvector(r, vh);
+    __builtin_memcpy(p, &h, sizeof h);
+}
+INLINE void store_vec(f16 *p, vf v) {
+#if defined(__AVX512F__)
+    __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(p, &h, sizeof h);
+#elif defined(__AVX2__)
+    __m128i h = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(p, &h, sizeof h);
+#else
+    for (int i = 0; i < W; i++) from_float(p + i, v[i]);
+#endif
+}
+
+// Transpose W vectors in place by perfect shuffles: after log2(W) of them rows and lanes have changed places.
+INLINE vf interleave_low(vf a, vf b) {
+#if W == 16
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif W == 8
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+INLINE vf interleave_high(vf a, vf b) {
+#if W == 16
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif W == 8
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+INLINE void transpose(vf r[W]) {
+    for (int step = 1; step < W; step *= 2) {
+        vf u[W];
+        for (int i = 0; i < W / 2; i++) {
+            u[2 * i] = interleave_low(r[i], r[i + W / 2]);
+            u[2 * i + 1] = interleave_high(r[i], r[i + W / 2]);
+        }
+        for (int i = 0; i < W; i++) r[i] = u[i];
+    }
+}
+
+}  // namespace

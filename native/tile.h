@@ -1,0 +1,141 @@
+// Tiles: [rows][W] floats that hold W channels over some rows (tokens or states) of a strided tensor of any dtype.
+#pragma once
+
+#include "ssmlab.h"
+#include "simd.h"
+
+namespace {
+
+INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Hands out 64-byte aligned pieces of the caller's workspace; with base == 0 it only counts.
+struct Arena {
+    float *base;
+    int64_t used = 0;
+    float *take(int64_t floats) {
+        float *p = base ? base + used : nullptr;
+        used += ceil_div(floats, 16) * 16;
+        return p;
+    }
+};
+
+template <class E>
+static void load_tile_as(float *out, const E *p, int64_t rows, int lanes, int64_t row_stride, int64_t lane_stride) {
+    int64_t r = 0;
+    if (lane_stride == 1 && lanes == W) {
+        for (; r < rows; r++) store(out + r * W, load_vec(p + r * row_stride));
+    } else if (row_stride == 1 && lanes == W) {
+        for (; r + W <= rows; r += W) {
+            vf v[W];
+            for (int i = 0; i < W; i++) v[i] = load_vec(p + i * lane_stride + r);
+            transpose(v);
+            for (int i = 0; i < W; i++) store(out + (r + i) * W, v[i]);
+        }
+    }
+    for (; r < rows; r++)
+        for (int i = 0; i < W; i++) out[r * W + i] = i < lanes ? to_float(p[r * row_stride + i * lane_stride]) : 0.f;
+}
+
+template <class E>
+static void store_tile_as(E *p, const float *in, int64_t rows, int lanes, int64_t row_stride, int64_t lane_stride) {
+    int64_t r = 0;
+    if (lane_stride == 1 && lanes == W) {
+        for (; r < rows; r++) store_vec(p + r * row_stride, load(in + r * W));
+    } else if (row_stride == 1 && lanes == W) {
+        for (; r + W <= rows; r += W) {
+            vf v[W];
+            for (int i = 0; i < W; i++) v[i] = load(in + (r + i) * W);
+            transpose(v);
+            for (int i = 0; i < W; i++) store_vec(p + i * lane_stride + r, v[i]);
+        }
+    }
+    for (; r < rows; r++)
+        for (int i = 0; i < lanes; i++) from_float(p + r * row_stride + i * lane_stride, in[r * W + i]);
+}
+
+// Read `rows` x `lanes` from element `offset` on; missing lanes become 0.
+INLINE void load_tile(float *out, const ssm_tensor &t, int64_t offset, int64_t rows, int lanes, int64_t row_stride,
+                      int64_t lane_stride) {
+    if (t.dtype == SSM_FLOAT32) load_tile_as(out, (const float *)t.data + offset, rows, lanes, row_stride, lane_stride);
+    else if (t.dtype == SSM_BFLOAT16) load_tile_as(out, (const bf16 *)t.data + offset, rows, lanes, row_stride, lane_stride);
+    else load_tile_as(out, (const f16 *)t.data + offset, rows, lanes, row_stride, lane_stride);
+}
+INLINE void store_tile(const ssm_tensor &t, int64_t offset, const float *in, int64_t rows, int lanes, int64_t row_stride,
+                       int64_t lane_stride) {
+    if (t.dtype == SSM_FLOAT32) store_tile_as((float *)t.data + offset, in, rows, lanes, row_stride, lane_stride);
+    else if (t.dtype == SSM_BFLOAT16) store_tile_as((bf16 *)t.data + offset, in, rows, lanes, row_stride, lane_stride);
+    else store_tile_as((f16 *)t.data + offset, in, rows, lanes, row_stride, lane_stride);
+}
+
+// Rows of W channels: the tensor itself where it is channel-contiguous float32, else a copy in `scratch`.
+struct Rows {
+    const float *p;
+    int64_t stride;
+    MEMBER vf at(int64_t row) const { return load(p + row * stride); }
+};
+
+INLINE bool direct(const ssm_tensor &t, int lanes) { return t.dtype == SSM_FLOAT32 && t.stride[1] == 1 && lanes == W; }
+
+// Tokens t .. t + rows of channels c .. c + lanes of a (b, d, l) tensor.
+INLINE Rows rows_of(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int64_t rows, int lanes, float *scratch) {
+    int64_t offset = b * t.stride[0] + c * t.stride[1] + token * t.stride[2];
+    if (direct(t, lanes)) return {(const float *)t.data + offset, t.stride[2]};
+    load_tile(scratch, t, offset, rows, lanes, t.stride[2], t.stride[1]);
+    return {scratch, W};
+}
+
+// Where to write such rows; `flush` moves them to the tensor if they went to scratch.
+struct OutRows {
+    float *p;
+    int64_t stride;
+};
+INLINE OutRows out_rows(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int lanes, float *scratch) {
+    int64_t offset = b * t.stride[0] + c * t.stride[1] + token * t.stride[2];
+    if (direct(t, lanes)) return {(float *)t.data + offset, t.stride[2]};
+    return {scratch, W};
+}
+INLINE void flush(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int64_t rows, int lanes, const float *scratch) {
+    if (direct(t, lanes)) return;
+    store_tile(t, b * t.stride[0] + c * t.stride[1] + token * t.stride[2], scratch, rows, lanes, t.stride[2], t.stride[1]);
+}
+
+// (rows, columns) scalars of any dtype into a contiguous float array.
+INLINE void load_matrix(float *out, const ssm_tensor &t, int64_t offset, int64_t rows, int64_t columns, int64_t row_stride,
+                        int64_t column_stride) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            int64_t i = offset + r * row_stride + c * column_stride;
+            out[r * columns + c] = t.dtype == SSM_FLOAT32    ? ((const float *)t.data)[i]
+                                   : t.dtype == SSM_BFLOAT16 ? to_float(((const bf16 *)t.data)[i])
+                                                             : to_float(((const f16 *)t.data)[i]);
+        }
+}
+
+// out[r] = sum over the lanes of in[r][.]
+INLINE void sum_lanes(float *out, const float *in, int64_t rows) {
+    int64_t r = 0;
+    for (; r + W <= rows; r += W) {
+        vf v[W];
+        for (int i = 0; i < W; i++) v[i] = load(in + (r + i) * W);
+        transpose(v);
+        for (int half = W / 2; half; half /= 2)
+            for (int i = 0; i < half; i++) v[i] += v[i + half];
+        store(out + r, v[0]);
+    }
+    for (; r < rows; r++) {
+        float s = 0;
+        for (int i = 0; i < W; i++) s += in[r * W + i];
+        out[r] = s;
+    }
+}
+
+INLINE vf load_lanes(const float *p, int lanes) {
+    vf v = {};
+    if (p) __builtin_memcpy(&v, p, lanes * sizeof(float));
+    return v;
+}
+INLINE void store_lanes(float *p, vf v, int lanes) { __builtin_memcpy(p, &v, lanes * sizeof(float)); }
+
+}  // namespace

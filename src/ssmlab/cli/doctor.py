@@ -1,0 +1,93 @@
+"""`ssmlab doctor`: what is installed, which kernels run, and whether they compute the right thing."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import typer
+
+
+def doctor() -> None:
+    """Say what is installed and what is slow, and test every operator. Exit code 1 if a test fails."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    _environment(console)
+    _devices(console)
+    _kernels(console)
+    if not _tests(console):
+        raise typer.Exit(1)
+
+
+def _environment(console) -> None:
+    import torch
+
+    from ssmlab.ops import _native
+    from ssmlab.training.environment import processor, versions
+
+    console.print("[bold]Environment[/bold]")
+    rows = {
+        "versions": versions(),
+        "python": f"{sys.executable} on {platform.platform()}",
+        "processor": processor(),
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} (torch.set_num_threads, OMP_NUM_THREADS)",
+        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, "
+        + (_native.missing() and "no native kernels" or f"native kernels {_native.isa_of(_native.library())}"),
+        "OpenMP": ", ".join(openmp_runtimes()) or "cannot be told on this system",
+    }
+    for name, value in rows.items():
+        console.print(f"  {name:13} {value}", markup=False)
+    if len(openmp_runtimes()) > 1:
+        console.print("  [yellow]several OpenMP runtimes are loaded: they do not share threads, and all get slower[/yellow]")
+
+
+def openmp_runtimes() -> list[str]:
+    """The OpenMP libraries in this process; more than one means two pools of threads."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    names = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if line.count("/")}
+    return sorted(str(path) for path in names if path.name.startswith(("libgomp", "libiomp", "libomp")))
+
+
+def _devices(console) -> None:
+    import torch
+
+    console.print("[bold]Devices[/bold]")
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    console.print(f"  cuda          {cuda}", markup=False)
+    console.print(f"  mps           {'yes' if torch.backends.mps.is_available() else 'none'}")
+    console.print("  cpu           yes")
+
+
+def _kernels(console) -> None:
+    from ssmlab.ops import _native, explain_backends
+
+    console.print("[bold]Kernels[/bold] (fastest first; the first usable one is taken)")
+    for op, backend, usable, reason in explain_backends():
+        mark = "[green]yes[/green]" if usable else "[yellow]no [/yellow]"
+        console.print(f"  {op:15} {backend:10} {mark}  ", end="")
+        console.print(reason, markup=False)
+    if _native.missing():
+        from ssmlab.training.run import SLOWER
+
+        console.print(f"  {SLOWER}", markup=False)
+
+
+def _tests(console) -> bool:
+    from ssmlab.cli.selftest import GRADIENT_LIMIT, OUTPUT_LIMIT, self_test
+
+    console.print(
+        f"[bold]Self-test[/bold] against the reference in float64 (limits: outputs {OUTPUT_LIMIT:g}, "
+        f"gradients {GRADIENT_LIMIT:g})"
+    )
+    outcomes = self_test()
+    for test in outcomes:
+        mark = "[green]PASS[/green]" if test.passed else "[bold red]FAIL[/bold red]"
+        console.print(
+            f"  {test.op:15} {test.backend:10} {mark}  outputs {test.output_error:.1e}  gradients "
+            f"{test.gradient_error:.1e}  forward {test.milliseconds:.2f} ms"
+        )
+    return all(test.passed for test in outcomes)

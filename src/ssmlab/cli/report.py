@@ -1,0 +1,43 @@
+"""`ssmlab report RUN`: make a run's page again and print its comparison."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Make the report of a run again and print who won."""
+    from ssmlab.cli.display import show_result
+    from ssmlab.reports.html import write_report
+
+    folder = find_run(run)
+    page = write_report(folder)
+    show_result(folder)
+    if open_:
+        typer.launch(page.resolve().as_uri())
+
+
+def find_run(run: str) -> Path:
+    """The folder of a run, given as a path or as its name under runs/.
+
+    Raises:
+        UserError: there is none; names similar ones.
+    """
+    from difflib import get_close_matches
+
+    from ssmlab.errors import UserError
+
+    for folder in (Path(run), Path("runs") / run):
+        if folder.is_dir():
+            return folder
+    if Path(run).is_file():
+        raise UserError(f"{run} is a file; give the folder of the run, {Path(run).parent}")
+    runs = Path("runs")
+    known = sorted(folder.name for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
+    close = get_close_matches(Path(run).name, known)
+    hint = f"did you mean {', '.join(close)}?" if close else f"runs here: {', '.join(known[:8]) or 'none'}"
+    raise UserError(f"there is no run {run!r}; {hint}")

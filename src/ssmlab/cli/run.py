@@ -1,0 +1,61 @@
+"""`ssmlab run`: train, test and compare the models of a recipe."""
+
+from pathlib import Path
+
+import typer
+
+RECIPE = typer.Argument(
+    metavar="RECIPE", help="A packaged recipe (see `ssmlab recipes`), a TOML file, or the folder of a run."
+)
+OVERRIDES = typer.Argument(None, metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50")
+SMOKE = typer.Option(False, "--smoke", help="The recipe's tiny form: seconds instead of minutes.")
+DEVICE = typer.Option(None, help="auto, cuda, mps or cpu.")
+OUTPUT = typer.Option(Path("runs"), help="Where run folders are made.")
+RESUME = typer.Option(False, "--resume", help="Continue an interrupted run.")
+OVERWRITE = typer.Option(False, "--overwrite", help="Delete a run of this name first.")
+
+
+def run(
+    recipe: str = RECIPE,
+    overrides: list[str] = OVERRIDES,
+    smoke: bool = SMOKE,
+    resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
+    device: str = DEVICE,
+    output: Path = OUTPUT,
+) -> None:
+    """Train, test and compare the models of a recipe, and write a report."""
+    from ssmlab.training.recipe import load_recipe
+
+    changes = [*(overrides or []), *([f"device={device}"] if device else [])]
+    if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
+        changes.append(f"name={Path(recipe).resolve().name}")
+        output = Path(recipe).parent
+    loaded = load_recipe(recipe, changes, smoke=smoke)
+    execute(loaded, output=output, resume=resume, overwrite=overwrite)
+
+
+def execute(recipe, *, output: Path, resume: bool = False, overwrite: bool = False) -> Path:
+    """Run a recipe with a progress display, then print the comparison."""
+    import sys
+
+    from ssmlab.cli.display import Display, show_result
+    from ssmlab.errors import UserError
+    from ssmlab.training.run import run_recipe
+
+    if resume and overwrite:
+        raise UserError("--resume continues a run and --overwrite deletes it; give one of them")
+    display = Display()
+    command = " ".join(["ssmlab", *sys.argv[1:]])
+    try:
+        folder = run_recipe(
+            recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display
+        )
+    except KeyboardInterrupt:
+        display.stop()
+        display.say(f"interrupted; continue with: ssmlab run {output / recipe.name} --resume")
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
+    show_result(folder)
+    return folder

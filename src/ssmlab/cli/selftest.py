@@ -1,0 +1,104 @@
+"""Every backend of every operator against its reference in float64: does it compute the right thing on this machine?"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssmlab import ops
+
+# The worst of every output and every gradient, as ||y - y64|| / ||y64||.
+OUTPUT_LIMIT, GRADIENT_LIMIT = 1e-6, 1e-5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One backend's errors, and milliseconds for a forward pass of the test's size."""
+
+    op: str
+    backend: str
+    output_error: float
+    gradient_error: float
+    milliseconds: float
+
+    @property
+    def passed(self) -> bool:
+        # A NaN is no error below a limit.
+        return self.output_error <= OUTPUT_LIMIT and self.gradient_error <= GRADIENT_LIMIT
+
+
+def self_test() -> list[Outcome]:
+    """Run every usable backend in float32 with all optional arguments, forward and backward."""
+    inputs = {"selective_scan": _scan_inputs, "causal_conv1d": _conv_inputs}
+    usable = [(op, backend) for op, backend, yes, _ in ops.explain_backends() if yes]
+    outcomes = []
+    for op in inputs:
+        function = getattr(ops, op)
+        tensors, options = inputs[op]()
+        exact = _run(function, {name: t.double() for name, t in tensors.items()}, options, "reference")
+        for backend in (backend for name, backend in usable if name == op):
+            found = _run(function, tensors, options, backend)
+            errors = [_error(a, b) for a, b in zip(found, exact, strict=True)]
+            spent = _milliseconds(function, tensors, options, backend)
+            outcomes.append(Outcome(op, backend, max(errors[:2]), max(errors[2:]), spent))
+    return outcomes
+
+
+def _run(function, tensors: dict[str, Tensor], options: dict, backend: str) -> list[Tensor]:
+    """Both outputs, then the gradient of every input."""
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
+    y, state = function(**leaves, **options, backend=backend)
+    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    loss = (y * weight).sum() + state.sum()
+    return [y, state, *torch.autograd.grad(loss, list(leaves.values()))]
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
+
+
+def _milliseconds(function, tensors, options, backend) -> float:
+    times = []
+    with torch.no_grad():
+        for _ in range(4):
+            begin = time.perf_counter()
+            function(**tensors, **options, backend=backend)
+            times.append(time.perf_counter() - begin)
+    return 1000 * min(times[1:])
+
+
+def _scan_inputs(b: int = 2, d: int = 67, length: int = 131, n: int = 16):
+    """Odd sizes, so that every kernel meets its remainders."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    tensors = {
+        "x": normal(b, length, d).mT,
+        "dt": normal(b, length, d).mT - 1,
+        "A": -torch.rand((d, n), generator=random) * 4 - 0.1,
+        "B": normal(b, n, length),
+        "C": normal(b, n, length),
+        "D": normal(d),
+        "z": normal(b, length, d).mT,
+        "dt_bias": normal(d),
+        "initial_state": normal(b, d, n),
+    }
+    return tensors, {"dt_softplus": True}
+
+
+def _conv_inputs(b: int = 2, d: int = 67, length: int = 131, width: int = 4):
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    tensors = {
+        "x": normal(b, length, d).mT,
+        "weight": normal(d, width),
+        "bias": normal(d),
+        "initial_state": normal(b, d, width - 1),
+    }
+    return tensors, {"activation": "silu"}

@@ -1,0 +1,59 @@
+"""`ssmlab sweep`: a grid over a recipe's keys, compared on the validation part."""
+
+from pathlib import Path
+
+import typer
+
+from ssmlab.cli.run import DEVICE, OUTPUT, OVERWRITE, RECIPE, RESUME, SMOKE
+
+
+def sweep(
+    recipe: str = RECIPE,
+    grid: list[str] = typer.Argument(
+        metavar="KEY=A,B,C...", help="E.g. training.learning_rate=1e-4,1e-3; KEY=A changes every trial."
+    ),
+    smoke: bool = SMOKE,
+    resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
+    device: str = DEVICE,
+    output: Path = OUTPUT,
+) -> None:
+    """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
+    from ssmlab.cli.display import Display
+    from ssmlab.errors import UserError
+    from ssmlab.training.sweep import run_sweep
+
+    if resume and overwrite:
+        raise UserError("--resume continues a sweep and --overwrite deletes it; give one of them")
+    display = Display()
+    arguments = [*grid, *([f"device={device}"] if device else [])]
+    try:
+        result = run_sweep(
+            recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display
+        )
+    except KeyboardInterrupt:
+        display.stop()
+        display.say("interrupted; the same command with --resume continues")
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
+    _show(display.console, result)
+
+
+def _show(console, result) -> None:
+    from rich.table import Table
+
+    labels = list(result.best.accuracies)
+    table = Table(box=None, caption="validation accuracy, mean over seeds", caption_justify="left")
+    for column in (*result.best.changes, *labels, "mean"):
+        table.add_column(column)
+    for trial in result.trials:
+        means = [sum(trial.accuracies[label]) / len(trial.accuracies[label]) for label in labels]
+        style = "bold green" if trial is result.best else None
+        mark = " *" if trial is result.best else ""
+        cells = [f"{mean:.1%}" for mean in (*means, trial.score)]
+        table.add_row(*trial.changes.values(), *cells[:-1], cells[-1] + mark, style=style)
+    console.print(table)
+    best = result.folder / "best.toml"
+    console.print(f"best: {' '.join(f'{k}={v}' for k, v in result.best.changes.items())}", markup=False)
+    console.print(f"run it with: ssmlab run {best}", markup=False, soft_wrap=True)

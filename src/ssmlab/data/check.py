@@ -1,0 +1,160 @@
+"""Decode every image of a data set once: sizes, balance, what cannot be read, what stands in two parts."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from ssmlab.data.contents import count, some
+from ssmlab.data.decode import Progress, for_each_image
+from ssmlab.data.images import ImageData, unreadable
+from ssmlab.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What `check_images` found.
+
+    Attributes:
+        counts: part -> images. balance: part -> class -> images.
+        sizes: "width" and "height" -> (smallest, median, largest) in pixels, of the images that could be
+            read.
+        unreadable: id -> reason.
+        duplicates: groups of images with equal decoded pixels in more than one part, each image as (part,
+            id).
+        label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
+        problems: to be mended before training, by file name with the fix; what `open_images` found included.
+        warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range.
+        notes: how the parts were made and what was left out.
+    """
+
+    name: str
+    format: str
+    path: str
+    classes: tuple[str, ...]
+    split_hash: str
+    counts: dict[str, int]
+    balance: dict[str, dict[str, int]]
+    sizes: dict[str, tuple[int, float, int]]
+    unreadable: dict[str, str]
+    duplicates: list[list[tuple[str, str]]]
+    label_conflicts: list[list[tuple[str, str, str]]]
+    problems: list[str]
+    warnings: list[str]
+    notes: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one decoded image leaves behind."""
+
+    part: str
+    id: str
+    label: str
+    size: tuple[int, int]
+    digest: bytes
+    dark: bool
+
+
+def check_images(data: ImageData, *, strict: bool = True, progress: Progress | None = None) -> CheckReport:
+    """Decode all images of `data`, so that truncated files are found before training.
+
+    Equal images in two parts or with two labels are warnings, not problems: published sets have them.
+
+    Args:
+        strict: False returns the problems in the report instead of raising them.
+        progress: called as progress(done, total) over all parts.
+    Raises:
+        DataError: (strict) with every problem, by file name and with the fix.
+    """
+    seen, failures = _look(data, progress)
+    conflicts, duplicates = _equal_images(seen)
+    report = CheckReport(
+        name=data.name,
+        format=data.format,
+        path=data.path,
+        classes=data.classes,
+        split_hash=data.split_hash,
+        counts={part: len(split) for part, split in data.splits.items()},
+        balance={part: _balance(split, data.classes) for part, split in data.splits.items()},
+        sizes=_sizes(seen),
+        unreadable=failures,
+        duplicates=duplicates,
+        label_conflicts=conflicts,
+        problems=data.problems + [unreadable(*failure) for failure in failures.items()],
+        warnings=_warnings(seen, duplicates, conflicts),
+        notes=data.notes,
+    )
+    if strict and report.problems:
+        raise DataError(f"{data.path}: {count(len(report.problems), 'problem')} in the data", report.problems)
+    return report
+
+
+def _look(data, progress):
+    places = [(split, i) for split in data.splits.values() for i in range(len(split))]
+    seen: list[_Seen | None] = [None] * len(places)
+
+    def load(place):
+        split, i = place
+        return split._load(split._keys[i])
+
+    def visit(n, image):
+        split, i = places[n]
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
+        dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
+        label = data.classes[split.labels[i]]
+        seen[n] = _Seen(split.name, split.ids[i], label, image.size, digest.digest(), dark)
+
+    failures = for_each_image(load, places, visit, progress)
+    reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}
+    return [one for one in seen if one is not None], reasons
+
+
+def _equal_images(seen):
+    """(groups with different labels, groups across parts)"""
+    equal: dict[bytes, list[_Seen]] = {}
+    for one in seen:
+        equal.setdefault(one.digest, []).append(one)
+    several = [group for group in equal.values() if len(group) > 1]
+    conflicts = [
+        [(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1
+    ]
+    duplicates = [[(o.part, o.id) for o in group] for group in several if len({o.part for o in group}) > 1]
+    return conflicts, duplicates
+
+
+def _balance(split, classes):
+    counts = dict.fromkeys(classes, 0)
+    for label in split.labels.tolist():
+        counts[classes[label]] += 1
+    return counts
+
+
+def _sizes(seen):
+    if not seen:
+        return {}
+    axes = {"width": sorted(one.size[0] for one in seen), "height": sorted(one.size[1] for one in seen)}
+    return {axis: (values[0], float(median(values)), values[-1]) for axis, values in axes.items()}
+
+
+def _warnings(seen, duplicates, conflicts):
+    warnings = []
+    if duplicates:
+        first = " = ".join(f"{part}: {name}" for part, name in duplicates[0][:3])
+        found = count(len(duplicates), "image")
+        warnings.append(f"{found} in more than one part, which flatters validation or test ({first})")
+    if conflicts:
+        first = " = ".join(f"{label}: {name}" for label, _, name in conflicts[0][:3])
+        warnings.append(f"{count(len(conflicts), 'image')} with more than one label ({first})")
+    dark = [one.id for one in seen if one.dark]
+    if dark:
+        found = f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range ({some(dark)})"
+        warnings.append(f"{found}, nearly black after conversion; scale the values to 0..65535")
+    return warnings

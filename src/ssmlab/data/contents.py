@@ -1,0 +1,58 @@
+"""What a reader hands over: labelled items with their published parts, and everything that is wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from PIL import Image
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image: a stable id, its class, the part it was published in (None: not said), what `load` needs."""
+
+    id: str
+    label: str
+    part: str | None
+    key: object
+    group: str | None = None
+
+
+@dataclass(kw_only=True)
+class Contents:
+    """A data set as it was found.
+
+    Attributes:
+        format: digits | mhist | class_folders | zip_folders | medmnist.
+        classes: in the order of the label numbers, those without images included.
+        load: key of an item -> RGB picture; raises UnreadableImage.
+        problems: what must be mended, each naming its file and the fix. notes: what the user should know.
+    """
+
+    name: str
+    format: str
+    classes: tuple[str, ...]
+    items: list[Item]
+    load: Callable[[object], Image.Image]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def did_you_mean(word: str, known) -> str:
+    """'; did you mean x?' or nothing."""
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 image", "1,797 images"."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def some(names, most: int = 3) -> str:
+    """The first few of many names."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,0 +1,157 @@
+"""Bytes to an 8-bit RGB picture, by one rule for every file format.
+
+    grey, 1 bit, palette, YCbCr, CMYK   converted to RGB
+    alpha or a transparent colour       laid over white (the background of slides, scans and figures)
+    16 bits a channel                   the high byte, value // 256: the full range 0..65535 becomes 0..255
+    32-bit integers                     read as 16-bit values; refused outside 0..65535, as floats are
+    EXIF orientation                    applied; a damaged EXIF block is passed over
+    several frames                      the first one
+
+Only the decoders named in `FORMATS` are tried, whatever the file is called: none of them starts another
+program.
+"""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as 24-bit RGB): larger pictures are refused
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total) from the thread that asked."""
+
+
+class UnreadableImage(Exception):
+    """One picture that cannot be decoded; the text is the reason."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode one picture completely, so that a truncated file is found.
+
+    Returns:
+        an RGB picture; `picture.info["mode"]` is Pillow's name of the mode that the file had.
+    Raises:
+        UnreadableImage: empty, no picture, truncated, too large, or of an unsupported kind.
+    """
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImage(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
+            image.load()
+            mode = image.mode
+            picture = to_rgb(_upright(image))
+    except UnreadableImage:
+        raise
+    # Damaged files make decoders raise nearly anything: struct.error, SyntaxError, IndexError, zlib.error
+    except Exception as error:
+        raise UnreadableImage(_reason(error)) from error
+    picture.info = {"mode": mode}
+    return picture
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow picture as RGB, by the rule above; UnreadableImage for floats and values out of range."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep(image):
+    values = np.asarray(image)
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise UnreadableImage(
+            f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16"
+        )
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return image  # viewers show such a picture as it is stored, and so do we
+
+
+def _reason(error):
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture in a known format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """Short side to `size` pixels, then the middle square (bilinear, antialiased when it shrinks)."""
+    width, height = image.size
+    if width == height == size:
+        return image
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def for_each_image(
+    load: Callable[[object], Image.Image],
+    keys: Sequence,
+    visit: Callable[[int, Image.Image], None],
+    progress: Progress | None = None,
+) -> list[tuple[int, str]]:
+    """Call `visit(i, load(keys[i]))` for every key, on a few threads (Pillow releases the GIL).
+
+    Returns:
+        (i, reason) of the pictures that could not be read, in order; visit was not called for them.
+    """
+    failures: list[tuple[int, str]] = []
+    chunks = [range(start, min(start + 16, len(keys))) for start in range(0, len(keys), 16)]
+
+    def work(chunk):
+        for i in chunk:
+            try:
+                image = load(keys[i])
+            except UnreadableImage as error:
+                failures.append((i, str(error)))
+            else:
+                visit(i, image)
+        return len(chunk)
+
+    done = 0
+    pool = ThreadPoolExecutor(max_workers=_workers())
+    try:
+        with _quiet_pillow():
+            for future in as_completed([pool.submit(work, chunk) for chunk in chunks]):
+                done += future.result()
+                if progress is not None:
+                    progress(done, len(keys))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return sorted(failures)
+
+
+def _workers():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+@contextmanager
+def _quiet_pillow():
+    """Pillow warns on stderr about odd metadata: noise over a whole data set, except for the size limit."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield

@@ -1,0 +1,182 @@
+"""The files of a data set, in a folder or in a zip archive, which is read in place and never unpacked."""
+
+import os
+import threading
+import unicodedata
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+
+from ssmlab.data.decode import UnreadableImage, decode
+from ssmlab.errors import DataError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp"),
+    *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+MAX_FILE_BYTES = 256 << 20  # one picture, decompressed
+MAX_FILES = 2_000_000
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # an archive of more bytes that compresses better holds no pictures
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+class FolderFiles:
+    """Every visible file below a folder; links to folders are followed, hidden and system files left out.
+
+    Attributes:
+        files: name -> path on disk relative to the root. Names are unicode NFC with "/", so that ids and
+            hashes agree between operating systems, and sorted, whatever order the file system has.
+        folders: names of all folders below the root. problems: folders that cannot be listed.
+    """
+
+    def __init__(self, root: Path):
+        self.path = Path(root)
+        self.files: dict[str, str] = {}
+        self.folders: set[str] = set()
+        self.problems: list[str] = []
+        self._scan("", (os.path.realpath(root),))
+        self.files = dict(sorted(self.files.items()))
+
+    def _scan(self, inside, ancestors):
+        try:
+            with os.scandir(self.path / inside) as entries:
+                listed = [entry for entry in entries if not _ignored(entry.name)]
+        except OSError as error:
+            problem = f"{self.path / inside}: cannot be listed ({error.strerror}); check its permissions"
+            if not inside:
+                raise DataError(problem) from error
+            self.problems.append(problem)
+            return
+        for entry in listed:
+            path = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in ancestors:  # a link to a folder above it would never end
+                    self.folders.add(plain_name(path))
+                    self._scan(path, (*ancestors, real))
+            elif (
+                entry.is_file() or entry.is_symlink()
+            ):  # a dangling link is listed: reading it tells its name
+                self.files[plain_name(path)] = path
+        if len(self.files) > MAX_FILES:
+            raise DataError(f"{self.path}: more than {MAX_FILES:,} files; name the folder of one data set")
+
+    def read(self, name: str) -> bytes:
+        path = self.path / self.files[name]
+        try:
+            _check_size(path.stat().st_size)
+            return path.read_bytes()
+        except OSError as error:
+            raise UnreadableImage(error.strerror or str(error)) from error
+
+    def head(self, name: str, size: int = 16) -> bytes:
+        try:
+            with open(self.path / self.files[name], "rb") as file:
+                return file.read(size)
+        except OSError:
+            return b""  # whoever reads it in full reports it
+
+
+class ZipFiles:
+    """The same for a zip archive. Safe to read from threads, after a fork and after pickling."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.problems: list[str] = []
+        self._archive()
+        infos = self._zip.infolist()
+        check_archive(self.path, infos)
+        self.files: dict[str, zipfile.ZipInfo] = {}
+        self.folders: set[str] = set()
+        for info in infos:
+            name = plain_name(info.filename.replace("\\", "/")).rstrip("/")
+            steps = name.split("/")
+            if any(_ignored(step) for step in steps):
+                continue
+            self.folders.update("/".join(steps[:n]) for n in range(1, len(steps) + info.is_dir()))
+            if not info.is_dir():
+                self.files[name] = info
+        self.files = dict(sorted(self.files.items()))
+
+    def _archive(self):
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{self.path}: the zip archive cannot be opened ({error}); copy it again"
+            ) from error
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def read(self, name: str) -> bytes:
+        return self._read(name, -1)
+
+    def head(self, name: str, size: int = 16) -> bytes:
+        try:
+            return self._read(name, size)
+        except UnreadableImage:
+            return b""
+
+    def _read(self, name, size):
+        if self._process != os.getpid():  # a forked worker shares the file position with its parent
+            self._archive()
+        info = self.files[name]
+        _check_size(info.file_size)
+        try:
+            with self._lock, self._zip.open(info) as file:
+                return file.read(size)
+        # zipfile raises RuntimeError (encrypted), NotImplementedError, BadZipFile, zlib.error, EOFError ...
+        except Exception as error:
+            raise UnreadableImage(f"cannot be taken out of the archive: {error}") from error
+
+    def __getstate__(self):
+        return {key: self.__dict__[key] for key in ("path", "files", "folders", "problems")}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._archive()
+
+
+class FilePictures:
+    """Loads a picture by the name of its file."""
+
+    def __init__(self, files: FolderFiles | ZipFiles):
+        self.files = files
+
+    def __call__(self, name: str) -> Image.Image:
+        return decode(self.files.read(name))
+
+
+def is_image(files: FolderFiles | ZipFiles, name: str) -> bool:
+    """Whether a file means to be a picture: by its suffix, or, with another suffix, by its first bytes."""
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        return True
+    head = files.head(name)
+    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def check_archive(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that declares absurd sizes, before a byte of it is decompressed."""
+    size, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
+    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+        raise DataError(
+            f"{path}: {packed:,} bytes that become {size:,} are no archive of pictures; it is not opened"
+        )
+    if len(infos) > MAX_FILES:
+        raise DataError(f"{path}: {len(infos):,} files, more than the limit of {MAX_FILES:,}")
+
+
+def _check_size(size):
+    if size > MAX_FILE_BYTES:
+        raise UnreadableImage(f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,} for one picture")
+
+
+def _ignored(name):
+    return name.startswith(".") or name.casefold() in _IGNORED
+
+
+def plain_name(name: str) -> str:
+    """NFC (macOS stores NFD), with bytes that are no UTF-8 written out: it can be hashed and printed."""
+    written_out = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", written_out)

@@ -1,0 +1,117 @@
+"""CSV files: MHIST annotations, and the groups (patients, slides) that a user names beside the data."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from os.path import basename
+from pathlib import Path
+
+from ssmlab.data.contents import Item, did_you_mean, some
+from ssmlab.data.decode import UnreadableImage
+from ssmlab.data.files import plain_name
+
+FILE_COLUMNS = ("file", "file_name", "filename", "path")
+GROUP_TABLES = ("groups.csv", "metadata.csv")
+
+
+@dataclass
+class Table:
+    """Rows of a CSV file with their line numbers; cells without surrounding blanks."""
+
+    name: str
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_table(name: str, read: Callable[[], bytes]) -> Table:
+    """Read a CSV file in UTF-8 (with or without byte order mark), separated by commas, semicolons or tabs."""
+    table = Table(name)
+    try:
+        text = read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        table.problems.append(f"{name}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8")
+        return table
+    except (OSError, UnreadableImage) as error:
+        table.problems.append(f"{name}: cannot be read ({error}); replace the file")
+        return table
+    first = text.split("\n", 1)[0]
+    separator = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        table.columns = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(table.columns):
+                wrong = f"{len(cells)} cells, expected {len(table.columns)}"
+                table.problems.append(f"{name}, line {reader.line_num}: {wrong}; mend the row")
+                continue
+            row = dict(zip(table.columns, (cell.strip() for cell in cells), strict=True))
+            table.rows.append((reader.line_num, row))
+    except csv.Error as error:
+        table.problems.append(f"{name}, line {reader.line_num}: {error}; mend the row")
+    return table
+
+
+def tables_in(folder: Path) -> list[Table]:
+    """groups.csv and metadata.csv of a folder on disk."""
+    paths = [folder / name for name in GROUP_TABLES]
+    return [read_table(path.name, path.read_bytes) for path in paths if path.is_file()]
+
+
+def add_groups(
+    items: list[Item], column: str, tables: list[Table], where: str
+) -> tuple[list[Item], list[str]]:
+    """Give every item the group that `groups.csv` or `metadata.csv` names for it.
+
+    The table has a column `file` (or file_name, filename, path) with the ids of the images, such as
+    `train/cat/1.png` (or the bare file name where only one image bears it), and the column asked for.
+
+    Args:
+        tables: those found; the first with the column is used.
+        where: where they were looked for, for the message.
+    Returns:
+        the items with their groups, and the problems: no such table or column, empty cells, missing rows.
+    """
+    table = next((table for table in tables if column in table.columns), None)
+    if table is None:
+        known = [c for table in tables for c in table.columns if c.casefold() not in FILE_COLUMNS]
+        columns = [f"{table.name} has the columns {', '.join(table.columns)}" for table in tables]
+        found = "; ".join(columns) or "there is none"
+        return items, [
+            *(problem for table in tables for problem in table.problems),
+            f"group {column!r}: no groups.csv or metadata.csv with this column {where} ({found}); "
+            f"write groups.csv with the columns file,{column}{did_you_mean(column, known)}",
+        ]
+    key = next((c for c in table.columns if c.casefold() in FILE_COLUMNS), None)
+    if key is None:
+        fix = f"add it, with ids such as {items[0].id!r}"
+        return items, [f"{table.name}: no column 'file' among {', '.join(table.columns)}; {fix}"]
+
+    counts = Counter(basename(item.id) for item in items)
+    bare = {basename(item.id): item.id for item in items if counts[basename(item.id)] == 1}
+    return _join(items, table, key, column, bare)
+
+
+def _join(items, table, key, column, bare):
+    groups, problems = {}, list(table.problems)
+    for line, row in table.rows:
+        if not row[column]:
+            problems.append(f"{table.name}, line {line}: {row[key]} has no {column}; fill it in")
+        file = plain_name(row[key].replace("\\", "/").removeprefix("./"))
+        file = bare.get(file, file)
+        if groups.setdefault(file, row[column]) != row[column]:
+            problems.append(
+                f"{table.name}, line {line}: {file} is in {groups[file]!r} and {row[column]!r}; keep one row"
+            )
+    without = [item.id for item in items if item.id not in groups]
+    if len(without) == len(items) and items:
+        problems.append(f"{table.name}: none of its files is an image here; write them like {items[0].id!r}")
+    elif len(without) > 20:
+        problems.append(f"{table.name}: {len(without):,} images have no row ({some(without)}); add them")
+    else:
+        problems += [f"{name}: has no row in {table.name}; add one" for name in without]
+    return [replace(item, group=groups.get(item.id) or None) for item in items], problems

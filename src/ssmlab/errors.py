@@ -1,0 +1,31 @@
+"""Errors that are the user's to mend. The command line prints them as one line and exits with 2."""
+
+
+class UserError(Exception):
+    """A mistake that the user can correct: says what was got, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class ShapeError(UserError, ValueError):
+    """The sizes of an operator's or a block's arguments disagree."""
+
+
+class BackendError(UserError, RuntimeError):
+    """A backend that was asked for by name cannot run here, or cannot run this call."""
+
+
+class RecipeError(UserError, ValueError):
+    """A recipe has an unknown key, a wrong type or a value out of range."""
+
+
+class ModelError(UserError, ValueError):
+    """An unknown model name, or sizes that make no model."""
+
+
+class DataError(UserError, ValueError):
+    """Data that cannot be read. `problems` lists every one of them, by file name."""
+
+    def __init__(self, message: str, problems: list[str] | None = None):
+        self.problems = list(problems or [])
+        super().__init__("\n".join([message, *("  " + p for p in self.problems)]))

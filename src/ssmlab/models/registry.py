@@ -1,0 +1,236 @@
+"""The models by name, a table written by hand, and how they are built, saved and loaded.
+
+Nothing heavy is imported before a model is built, so that a command can list the names at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ssmlab.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TIMM = "timm/"  # any name of timm behind it is a model too
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A line of the table: the family, its module under `ssmlab.models`, and what the model is."""
+
+    family: str
+    module: str
+    title: str
+
+
+class Preset(NamedTuple):
+    """What a family's CONFIGS table holds for a name: the network, its config, and the values that differ from it."""
+
+    network: Any
+    config: Any
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig:
+    """What a model of timm was built with."""
+
+    num_classes: int
+    image_size: int | None = None
+    in_chans: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_FAMILY = ("resnet_mamba", "resnet_mamba")
+MODELS: dict[str, ModelEntry] = {
+    "resnet18": ModelEntry(*_FAMILY, "ResNet-18"),
+    "resnet18_mamba": ModelEntry(*_FAMILY, "ResNet-18 + Mamba"),
+    "resnet18_mamba_pooled": ModelEntry(*_FAMILY, "ResNet-18 + Mamba over one pooled token"),
+    "resnet50": ModelEntry(*_FAMILY, "ResNet-50"),
+    "resnet50_mamba": ModelEntry(*_FAMILY, "ResNet-50 + Mamba"),
+    "resnet_test": ModelEntry(*_FAMILY, "a small ResNet for tests"),
+    "resnet_mamba_test": ModelEntry(*_FAMILY, "a small ResNet + Mamba for tests"),
+}
+
+
+def list_models() -> list[str]:
+    """The names in the table; besides these, `timm/<name>` builds any model of timm."""
+    return list(MODELS)
+
+
+def describe(name: str) -> str:
+    """What a model is, in words: "ResNet-18 + Mamba"; for `timm/<name>` the name.
+
+    Raises:
+        ModelError: unknown name; the closest known ones are in the message.
+    """
+    return name.removeprefix(TIMM) if name.startswith(TIMM) else entry(name).title
+
+
+def entry(name: str) -> ModelEntry:
+    """The line of the table for a name.
+
+    Raises:
+        ModelError: unknown name; the closest known ones are in the message.
+    """
+    if name not in MODELS:
+        hint = did_you_mean(name, MODELS) or "; `ssmlab models` lists them, timm/<name> is any model of timm"
+        raise ModelError(f"unknown model {name!r}{hint}")
+    return MODELS[name]
+
+
+def did_you_mean(name: str, known) -> str:
+    """ "; did you mean a, b?" or an empty text where nothing is close."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a model by name.
+
+    Args:
+        name: of `list_models()`, or `timm/<name>` for any model of timm.
+        num_classes: size of the output; 0 leaves out the last layer.
+        image_size: side of the square images; None takes the model's own.
+        in_chans: channels of the images.
+        pretrained: download published weights (of the backbone, where the whole has none).
+        weights: a file instead, .safetensors or .pth: of the whole model as a run saves it, or of its timm backbone.
+        options: further fields of the model's config, for `timm/<name>` further arguments of timm.
+    Returns:
+        The model, with `registry_name` and `config`, which `save_model` writes.
+    Raises:
+        ModelError: unknown name or option, sizes that make no model, or weights that cannot be had or do not fit.
+    """
+    if pretrained and weights is not None:
+        raise ModelError("pretrained and weights both say where weights come from; give one of them")
+    path = None if weights is None else Path(weights)
+    if name.startswith(TIMM):
+        config = TimmConfig(
+            num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options
+        )
+        return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
+    preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
+    known = [f.name for f in fields(preset.config)]
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known) or f"; there are {', '.join(known)}"
+            raise ModelError(f"{name} has no option {option!r}{hint}")
+    values = preset.values | options | {"num_classes": num_classes, "in_chans": in_chans}
+    if image_size is not None:
+        values["image_size"] = image_size
+    return _named(_create_own(preset.network, preset.config(**values), pretrained, path), name)
+
+
+def _create_own(network, config, pretrained: bool, weights: Path | None) -> nn.Module:
+    """Weights may be the whole model's, whose names begin with its parts, or the timm network's inside it."""
+    if weights is None:
+        return network(config, pretrained=pretrained)
+    from ssmlab.models.weights import fit, read_state_dict
+
+    state = read_state_dict(weights)
+    if not any(key.startswith("backbone.") for key in state):
+        return network(config, backbone_weights=weights)
+    model = network(config)
+    fit(model, state, str(weights), replaceable="head.classifier")
+    return model
+
+
+def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path | None) -> nn.Module:
+    import timm
+
+    from ssmlab.models.backbones import call_timm, timm_with_weights
+
+    options: dict[str, Any] = dict(num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
+    published = timm.get_pretrained_cfg(name)
+    if config.image_size is not None and published is not None and published.fixed_input_size:
+        options["img_size"] = config.image_size  # the others take any size and refuse the argument
+    if weights is not None:
+        return timm_with_weights(name, weights, **options)
+    return call_timm(name, lambda: timm.create_model(name, pretrained=pretrained, **options))
+
+
+def _named(model: Any, name: str, config: Any = None) -> nn.Module:
+    model.registry_name = name
+    if config is not None:
+        model.config = config
+    return model
+
+
+def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any]) -> Path:
+    """Write a model of `create_model` so that `load_model` builds it again.
+
+    Every file gets a temporary name first, so that a folder never holds half a file.
+
+    Args:
+        folder: made where it is missing; config.json, preprocess.json and model.safetensors are written.
+        preprocess: what images go through before the model: image_size, mean, std, classes, channels.
+    Raises:
+        ModelError: the model was not built by `create_model`, so that nobody could build it again.
+    """
+    from safetensors.torch import save_file
+
+    if not hasattr(model, "registry_name"):
+        raise ModelError(
+            f"{type(model).__name__} has no name in the table; build it with create_model to save it"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model": model.registry_name, "config": asdict(model.config)}
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _replace(
+        folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    )
+    _replace(
+        folder / "preprocess.json",
+        lambda path: path.write_text(json.dumps(preprocess, indent=2) + "\n", "utf-8"),
+    )
+    _replace(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+    return folder
+
+
+def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that `save_model` wrote, on the CPU and in evaluation mode, and its preprocessing.
+
+    Raises:
+        ModelError: a file is missing or does not fit; all disagreeing keys are listed.
+    """
+    from ssmlab.models.weights import fit, read_state_dict
+
+    folder = Path(folder)
+    files = [folder / name for name in ("config.json", "preprocess.json", "model.safetensors")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} has no {', '.join(missing)}; give the folder of a trained model, runs/<name>/models/<model>"
+        )
+    stored = json.loads(files[0].read_text("utf-8"))
+    config = dict(stored["config"])
+    model = create_model(stored["model"], **(config.pop("options", {}) | config))
+    fit(model, read_state_dict(files[2]), str(files[2]))
+    return model.eval(), json.loads(files[1].read_text("utf-8"))
+
+
+def _replace(path: Path, write) -> None:
+    """Write a file under a temporary name beside it, then give it its own in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,179 @@
+"""The Mamba block: a gated, input-dependent state space model behind a short causal convolution."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssmlab.checks import check_shapes
+from ssmlab.errors import ModelError
+from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.padding import NO_STEP, Padding
+from ssmlab.ops import selective_scan
+
+
+class MambaState(NamedTuple):
+    """What a Mamba block remembers between two calls.
+
+    conv: the last inputs of the convolution, newest last, (b, d_inner, d_conv - 1).
+    ssm: the state of the scan, (b, d_inner, d_state), float32.
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class Mamba(nn.Module):
+    """Mamba, the selective state space block.
+
+        x, z = in_proj(u)            x = silu(conv1d(x))          dt, B, C = x_proj(x)
+        dt = softplus(dt_proj(dt))   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t    y_t = C_t h_t + D x_t
+        out = out_proj(y * silu(z))
+
+    Source: Gu & Dao 2023 (arXiv:2312.00752), section 3.4 and figure 3; initial values from sections 3.6 and E.
+    Parameter names and layouts are those of the original code, so that its weights load unchanged.
+
+    Args:
+        d_model: channels of input and output.
+        d_state: n, states of every inner channel.
+        d_conv: width of the causal convolution.
+        expand: d_inner = expand * d_model.
+        dt_rank: rank of the step size's projection; "auto" is ceil(d_model / 16).
+        dt_min, dt_max: the initial step sizes are log-uniform between them.
+        dt_init_floor: no initial step size is smaller.
+        conv_bias: bias of the convolution.
+        bias: bias of in_proj and out_proj.
+        dropout: probability of dropout on the block's output, the residual branch.
+    Raises:
+        ModelError: a size is not positive, or the range of dt is empty.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        rank = _checked_rank(dt_rank, d_model)
+        self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
+        self.d_inner = d_inner = int(expand * d_model)
+        _check_sizes(
+            d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max
+        )
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
+        self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
+        self.x_proj = nn.Linear(d_inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        _init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
+
+    def forward(
+        self,
+        u: Tensor,
+        state: MambaState | None = None,
+        *,
+        mask: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+    ) -> tuple[Tensor, MambaState]:
+        """Run the block over a sequence, over a part of it, or over one token; it is the same call.
+
+        Args:
+            u: inputs, (b, l, d_model).
+            state: what an earlier call returned; None stands for the start of the sequence.
+            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+                outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
+            seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
+        Returns:
+            y (b, l, d_model), and the state after each row's last token.
+        Raises:
+            ShapeError: sizes disagree, or the mask is not bool.
+        """
+        self._check(u, state, mask, seq_idx)
+        conv_state, ssm_state = (None, None) if state is None else state
+        padding = None if mask is None else Padding.from_mask(mask)
+        if padding is not None:
+            u = padding.pack(u)
+            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
+        inputs = x
+        x, last = self.conv1d(x, conv_state, seq_idx=seq_idx)
+        dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = self.dt_proj(dt)
+        if padding is not None:
+            dt = dt.masked_fill(~padding.token[..., None], NO_STEP)
+            last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
+        y, ssm = selective_scan(
+            x,
+            dt.mT,
+            self._A(),
+            B.mT,
+            C.mT,
+            self.D,
+            z=z,
+            dt_softplus=True,
+            initial_state=ssm_state,
+            seq_idx=seq_idx,
+        )
+        y = self.dropout(self.out_proj(y.mT))
+        if padding is not None:
+            y = padding.unpack(y)
+        return y, MambaState(last, ssm)
+
+    def _A(self) -> Tensor:
+        # in float32 (float64 stays) even if the module was cast: exp of a rounded logarithm moves the slow modes
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+
+    def _check(self, u, state, mask, seq_idx):
+        conv, ssm = (None, None) if state is None else state
+        check_shapes(
+            "Mamba",
+            u=(u, f"b l {self.d_model}"),
+            conv_state=(conv, f"b {self.d_inner} {self.d_conv - 1}"),
+            ssm_state=(ssm, f"b {self.d_inner} {self.d_state}"),
+            mask=(mask, "b l"),
+            seq_idx=(seq_idx, "b l"),
+        )
+
+    def extra_repr(self) -> str:
+        sizes = "d_model d_inner d_state d_conv dt_rank"
+        return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
+
+
+def _checked_rank(dt_rank: int | str, d_model: int) -> int:
+    if dt_rank == "auto":
+        return math.ceil(d_model / 16)
+    if not isinstance(dt_rank, int) or dt_rank < 1:
+        raise ModelError(f"Mamba: dt_rank must be 'auto' or at least 1, got {dt_rank!r}")
+    return dt_rank
+
+
+def _check_sizes(*, dt_min: float, dt_max: float, **sizes: int):
+    for name, value in sizes.items():
+        if value < 1:
+            raise ModelError(f"Mamba: {name} must be at least 1, got {value}")
+    if not 0 < dt_min <= dt_max:
+        raise ModelError(f"Mamba: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")
+
+
+@torch.no_grad()
+def _init_dt(dt_proj: nn.Linear, dt_min: float, dt_max: float, floor: float):
+    """Step sizes log-uniform in [dt_min, dt_max], written into the bias through the inverse of softplus."""
+    bound = dt_proj.in_features**-0.5
+    nn.init.uniform_(dt_proj.weight, -bound, bound)
+    dt = torch.empty_like(dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
+    dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

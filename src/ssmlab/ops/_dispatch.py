@@ -1,0 +1,68 @@
+"""The choice of a backend. Only this file knows what is installed; a backend asked for by name runs or says why not."""
+
+import os
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+from ssmlab.errors import BackendError
+
+OPS = ("selective_scan", "causal_conv1d")
+NAMES = ("native", "chunked", "reference")
+
+
+@cache
+def load(op: str, name: str) -> ModuleType:
+    """The module of a backend: `unusable(tensors) -> reason or None` and `forward(...)`."""
+    return import_module(f"ssmlab.ops.{op}.{name}")
+
+
+def choose(op: str, backends: tuple[str, ...], tensors: tuple[Tensor | None, ...], asked: str | None) -> ModuleType:
+    """The backend for this call: the one asked for, else the one SSMLAB_BACKEND names, else the fastest that can run.
+
+    Raises:
+        BackendError: `asked` or SSMLAB_BACKEND names no backend, or one that cannot run this call.
+    """
+    asked = asked or _from_environment(backends)
+    if asked is None:
+        return next(module for name in backends if (module := load(op, name)).unusable(tensors) is None)
+    if asked not in backends:
+        raise BackendError(f"{op}: unknown backend {asked!r}; there are {', '.join(backends)}")
+    reason = load(op, asked).unusable(tensors)
+    if reason is not None:
+        raise BackendError(f"{op}: backend {asked!r} cannot run this call: {reason}; leave it out to use another")
+    return load(op, asked)
+
+
+def _from_environment(backends: tuple[str, ...]) -> str | None:
+    """SSMLAB_BACKEND; an operator that has no such backend (a convolution needs no chunks) takes its reference."""
+    asked = os.environ.get("SSMLAB_BACKEND")
+    if not asked:
+        return None
+    if asked not in NAMES:
+        raise BackendError(f"SSMLAB_BACKEND={asked} names no backend; there are {', '.join(NAMES)}")
+    return asked if asked in backends else "reference"
+
+
+def active_backend(op: str) -> str:
+    """The backend that a float32 call on the CPU takes."""
+    return next(name for name, usable, _ in _explain(op) if usable)
+
+
+def explain_backends() -> list[tuple[str, str, bool, str]]:
+    """(operator, backend, usable on this machine's CPU, why or why not) for every operator, fastest first."""
+    return [(op, *row) for op in OPS for row in _explain(op)]
+
+
+def _explain(op: str) -> list[tuple[str, bool, str]]:
+    backends = import_module(f"ssmlab.ops.{op}").BACKENDS
+    asked = _from_environment(backends)
+    rows = []
+    for name in backends:
+        reason = load(op, name).unusable(())
+        if reason is None and asked and asked != name:
+            reason = f"SSMLAB_BACKEND asks for {asked}"
+        rows.append((name, reason is None, reason or (load(op, name).__doc__ or "").split("\n")[0]))
+    return rows

@@ -1,0 +1,132 @@
+"""The native library: where it is, which instruction set it uses, and how tensors are handed to it."""
+
+import ctypes
+import os
+from array import array
+from functools import cache
+from pathlib import Path
+
+import torch  # before the library, so that both share torch's OpenMP runtime
+from torch import Tensor
+
+from ssmlab.errors import BackendError
+
+VERSION = 1  # of the C interface in native/include/ssmlab.h
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CHUNK = 64  # SSM_CHUNK
+_FILES = ("_native.so", "_native.dylib", "_native.dll", "_native.pyd")
+_SIZES = (
+    "ssm_version", "ssm_scan_segments", "ssm_scan_forward_workspace", "ssm_scan_backward_workspace",
+    "ssm_conv_pieces", "ssm_conv_workspace",
+)  # fmt: skip
+_CALLS = ("ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward")
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        BackendError: it was not built, cannot be loaded, or SSMLAB_ISA names an instruction set that is not there.
+    """
+    import ssmlab
+
+    found = [file for folder in ssmlab.__path__ for name in _FILES if (file := Path(folder) / name).exists()]
+    if not found:
+        raise BackendError("the native library was not built (no C++ compiler at install time)")
+    try:
+        lib = ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        raise BackendError(f"the native library {found[0]} cannot be loaded: {error}") from error
+    lib.ssm_isa.restype = ctypes.c_char_p
+    lib.ssm_set_isa.argtypes = [ctypes.c_char_p]
+    for name in _SIZES:
+        getattr(lib, name).restype = ctypes.c_int64
+    for name in (*_SIZES[1:], *_CALLS):
+        getattr(lib, name).argtypes = [ctypes.c_void_p]
+    if lib.ssm_version() != VERSION:
+        raise BackendError(f"{found[0]} has interface {lib.ssm_version()}, expected {VERSION}; install ssmlab again")
+    wanted = os.environ.get("SSMLAB_ISA")
+    if wanted and lib.ssm_set_isa(wanted.encode()):
+        raise BackendError(f"SSMLAB_ISA={wanted}: this machine or build has no such kernels; it would use {isa_of(lib)}")
+    return lib
+
+
+def isa_of(lib: ctypes.CDLL) -> str:
+    return lib.ssm_isa().decode()
+
+
+@cache
+def missing() -> str | None:
+    """Why there is no native library, or None."""
+    try:
+        library()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why the native kernels cannot take these tensors, or None."""
+    reason = missing()
+    if reason is not None:
+        return reason
+    for tensor in tensors:
+        if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        if tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}"
+        if tensor.dtype not in DTYPES:
+            return f"a tensor is {tensor.dtype}, the kernels take float32, bfloat16 and float16"
+    return None
+
+
+def threads() -> int:
+    """torch's setting; one thread in a forked process, where the parent's pool does not exist."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+def view(tensor: Tensor | None) -> list[int]:
+    """An `ssm_tensor`: address, dtype and four strides in elements; zeros where absent."""
+    if tensor is None:
+        return [0] * 6
+    strides = tensor.stride()
+    return [tensor.data_ptr(), DTYPES[tensor.dtype], *strides, *[0] * (4 - len(strides))]
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def vector(tensor: Tensor | None) -> Tensor | None:
+    """Contiguous float32, as the small parameters are passed."""
+    return None if tensor is None else tensor.float().contiguous()
+
+
+class Call:
+    """A filled struct. `workspace` is the index of its workspace member, to be set once the size is known."""
+
+    def __init__(self, members: list[int], workspace: int):
+        self.members, self.workspace = array("q", members), workspace
+
+    def pointer(self) -> int:
+        """The struct's address, good for as long as this object is held."""
+        return self.members.buffer_info()[0]
+
+    def size(self, function: str) -> int:
+        return getattr(library(), function)(self.pointer())
+
+    def run(self, size_of: str, function: str) -> None:
+        scratch = torch.empty(self.size(size_of) + 16, dtype=torch.float32)
+        self.members[self.workspace] = (scratch.data_ptr() + 63) // 64 * 64
+        getattr(library(), function)(self.pointer())

@@ -1,0 +1,101 @@
+"""The causal convolution in C++ on the CPU: channels in vectors, tokens in pieces, no copies of the input."""
+
+import torch
+from torch import Tensor
+
+from ssmlab.ops import _native
+from ssmlab.ops._native import address, vector, view
+from ssmlab.ops.causal_conv1d.operator import NativeConv, call
+
+MAX_WIDTH = 64
+WORKSPACE = 6 + 2 * 6 + 2 + 6 + 1  # position of `workspace` in ssm_conv
+
+
+def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why this call cannot run here, or None."""
+    if len(tensors) > 1 and tensors[1] is not None and tensors[1].shape[1] > MAX_WIDTH:
+        return f"the filter has {tensors[1].shape[1]} taps, the kernel takes up to {MAX_WIDTH}"
+    return _native.unusable(tensors)
+
+
+def forward(x, weight, bias, activation, initial_state, seq_idx):
+    """See the contract in `ssmlab.ops.causal_conv1d`."""
+    return call("native", NativeConv.apply, x, weight, bias, activation, initial_state, seq_idx)
+
+
+def conv_forward(x, weight, bias, activation, initial_state, seq_idx):
+    """(y, final state)."""
+    y, taps = torch.empty_like(x), taps_inside(seq_idx, x, weight.shape[1])
+    filters, bias, past = weight.float().t().contiguous(), vector(bias), like_input(initial_state, x)
+    if x.numel():
+        members = [*_header(x, weight, activation), *view(x), *view(y), address(filters), address(bias)]
+        members += [*view(past), address(taps), 0] + [0] * (3 * 6 + 1)
+        _native.Call(members, WORKSPACE).run("ssm_conv_workspace", "ssm_conv_forward")
+    return y, final_state(x, weight.shape[1], past, taps)
+
+
+def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_idx):
+    """Gradients of (x, weight, bias, initial_state); those of absent arguments are empty."""
+    width, length = weight.shape[1], x.shape[2]
+    taps = taps_inside(seq_idx, x, width)
+    filters, bias32, past = weight.float().t().contiguous(), vector(bias), like_input(initial_state, x)
+    gx = torch.empty_like(x)
+    gpast = torch.zeros(*x.shape[:2], width - 1, dtype=torch.float32)
+    members = [*_header(x, weight, activation), *view(x), *view(None), address(filters), address(bias32)]
+    members += [*view(past), address(taps), 0, *view(gy), *view(gx), *view(gpast)]
+    pieces = _native.Call(members, WORKSPACE).size("ssm_conv_pieces")
+    partial = torch.empty(x.shape[0] * pieces, width + 1, x.shape[1], dtype=torch.float32)
+    if x.numel():
+        call_ = _native.Call([*members, address(partial)], WORKSPACE)
+        call_.run("ssm_conv_workspace", "ssm_conv_backward")
+    if g_final is not None:  # the final state is a copy of inputs
+        kept = _kept(taps, x, width)
+        g_final = g_final if kept is None else torch.where(kept, g_final, 0.0)
+        from_past = max(0, width - 1 - length)
+        gx[:, :, length - (width - 1 - from_past) :] += g_final[:, :, from_past:].to(gx.dtype)
+        if from_past:
+            gpast[:, :, length:] += g_final[:, :, :from_past]
+    total = partial.sum(0)
+    empty = x.new_empty(0)
+    gbias = empty if bias is None else total[width].to(bias.dtype)
+    gpast = empty if initial_state is None else gpast.to(initial_state.dtype)
+    return gx, total[:width].t().to(weight.dtype), gbias, gpast
+
+
+def taps_inside(seq_idx: Tensor | None, x: Tensor, width: int) -> Tensor | None:
+    """(b, l) uint8: how many taps (1..width) of each token stay inside its own sequence; the past counts to the first."""
+    if seq_idx is None:
+        return None
+    position = torch.arange(x.shape[2])
+    begins = torch.zeros(seq_idx.shape, dtype=torch.int64)
+    begins[:, 1:] = torch.where(seq_idx[:, 1:] != seq_idx[:, :-1], position[1:], 0)
+    start = begins.cummax(dim=1).values
+    inside = position - start + 1
+    return torch.where(start == 0, width, inside.clamp(max=width)).to(torch.uint8)
+
+
+def like_input(initial_state: Tensor | None, x: Tensor) -> Tensor | None:
+    """The past in the dtype of x, as the definition has it."""
+    return None if initial_state is None else initial_state.to(x.dtype)
+
+
+def final_state(x: Tensor, width: int, past: Tensor | None, taps: Tensor | None) -> Tensor:
+    """The last width - 1 inputs of the last sequence, (b, d, width - 1)."""
+    last = x[:, :, max(0, x.shape[2] - (width - 1)) :]
+    missing = width - 1 - last.shape[2]
+    if missing:
+        before = x.new_zeros(*x.shape[:2], missing) if past is None else past[:, :, width - 1 - missing :]
+        last = torch.cat([before, last], dim=2)
+    kept = _kept(taps, x, width)
+    return last.clone(memory_format=torch.contiguous_format) if kept is None else torch.where(kept, last, 0.0).contiguous()
+
+
+def _kept(taps: Tensor | None, x: Tensor, width: int) -> Tensor | None:
+    """Which of the last width - 1 inputs belong to the last token's sequence, (b, 1, width - 1)."""
+    if taps is None or not x.shape[2]:
+        return None
+    return (torch.arange(width - 1, 0, -1) <= taps[:, -1:])[:, None]
+
+
+def _header(x, weight, activation) -> list[int]:
+    return [*x.shape, weight.shape[1], int(activation == "silu"), _native.threads()]

@@ -1,0 +1,89 @@
+"""The causal convolution as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ssmlab.ops._dispatch import load
+
+_ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? seq_idx"
+LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
+LIBRARY.define(f"causal_conv1d({_ARGUMENTS}, str backend) -> (Tensor, Tensor)")
+LIBRARY.define(f"causal_conv1d_backward(Tensor gy, Tensor? g_final, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+
+
+def call(backend, differentiable, *arguments):
+    """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
+    needs = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+    return differentiable(*arguments) if needs else torch.ops.ssmlab.causal_conv1d(*arguments, backend)
+
+
+def _forward(*arguments):
+    *arguments, backend = arguments
+    module = load("causal_conv1d", backend)
+    return module.conv_forward(*arguments) if backend == "native" else module.differentiable(*arguments)
+
+
+def _forward_fake(x, weight, bias, activation, initial_state, seq_idx, backend):
+    return torch.empty_like(x), x.new_empty(*x.shape[:2], weight.shape[1] - 1)
+
+
+def _backward(*arguments):
+    return load("causal_conv1d", "native").conv_backward(*arguments)
+
+
+def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_idx):
+    def contiguous(t):
+        return x.new_empty(0) if t is None else t.new_empty(t.shape)
+
+    return torch.empty_like(x), weight.new_empty(weight.shape[::-1]).t(), contiguous(bias), contiguous(initial_state)
+
+
+LIBRARY.impl("causal_conv1d", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("causal_conv1d_backward", _backward, "CPU")
+torch.library.register_fake("ssmlab::causal_conv1d", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::causal_conv1d_backward", _backward_fake, lib=LIBRARY)
+
+
+@register_flop_formula(torch.ops.ssmlab.causal_conv1d)
+def conv_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """Two a tap, channel and token."""
+    b, d, l = x_shape
+    return 2 * b * d * l * weight_shape[1]
+
+
+@register_flop_formula(torch.ops.ssmlab.causal_conv1d_backward)
+def conv_backward_flops(gy_shape, g_final_shape, x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """By the usual rule, twice the forward."""
+    return 2 * conv_flops(x_shape, weight_shape)
+
+
+class NativeConv(torch.autograd.Function):
+    """The native forward and backward; a second derivative is refused by autograd."""
+
+    @staticmethod
+    def forward(*arguments):
+        return torch.ops.ssmlab.causal_conv1d(*arguments, "native")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.activation = inputs[3]
+        ctx.save_for_backward(*inputs[:3], *inputs[4:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gy, g_final):
+        x, weight, bias, initial_state, seq_idx = ctx.saved_tensors
+        gy = torch.zeros_like(x) if gy is None else gy
+        arguments = (x, weight, bias, ctx.activation, initial_state, seq_idx)
+        gx, gweight, gbias, gpast = torch.ops.ssmlab.causal_conv1d_backward(gy, g_final, *arguments)
+        return gx, gweight, None if bias is None else gbias, None, None if initial_state is None else gpast, None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        results = [
+            NativeConv.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0, 0)

@@ -1,0 +1,82 @@
+"""The contract of the selective scan: a diagonal, input-dependent state space model over a sequence."""
+
+from torch import Tensor
+
+from ssmlab.checks import check_shapes
+from ssmlab.errors import ShapeError
+from ssmlab.ops._dispatch import choose
+
+# Fastest first; `choose` takes the first that can run the call.
+BACKENDS = ("native", "chunked", "reference")
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a diagonal, input-dependent state space model over a sequence.
+
+        h_t = exp(dt_t A) * h_{t-1} + dt_t B_t x_t        y_t = (C_t h_t + D x_t) * silu(z_t)
+
+    Source: Gu & Dao 2023 (arXiv:2312.00752), eq. 2a-2b, Algorithm 2; A by zero-order hold, B by Euler.
+    Any strides are accepted; channel-contiguous memory, i.e. `(b, l, d).mT`, is the fastest. Gradients flow
+    into every floating-point argument, into the initial state and out of the final state. One step is `l = 1`.
+
+    Args:
+        x: input, (b, d, l), float32, bfloat16, float16 or float64.
+        dt: step size > 0 (before softplus when `dt_softplus`), (b, d, l).
+        A: decay rates < 0, (d, n), real or complex.
+        B, C: input and output maps, (b, n, l), or (b, g, n, l) with g groups of d / g channels, or constant (d, n).
+            With a complex A the ones per token are real with last axis 2l (real, imaginary interleaved), constant
+            ones complex, and y = 2 Re(C h).
+        D: skip weights, (d,).
+        z: gate before silu, (b, d, l).
+        dt_bias: added to dt before softplus, (d,).
+        initial_state: h before the first token, (b, d, n).
+        seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
+        backend: "native", "chunked" (plain torch, any device) or "reference"; None takes the fastest that can run this call
+            (the environment variable SSMLAB_BACKEND sets another default).
+    Returns:
+        y (b, d, l) in the dtype of x, and the state after the last step (b, d, n) in float32 (complex64 where A is
+        complex; float64 or complex128 where x is float64).
+    Raises:
+        ShapeError: sizes disagree.
+        BackendError: the backend that was asked for cannot run this call.
+    """
+    sizes = check_shapes(
+        "selective_scan", x=(x, "b d l"), dt=(dt, "b d l"), A=(A, "d n"), D=(D, "d"), z=(z, "b d l"),
+        dt_bias=(dt_bias, "d"), initial_state=(initial_state, "b d n"), seq_idx=(seq_idx, "b l"),
+    )  # fmt: skip
+    _check_map("B", B, sizes, A.is_complex())
+    _check_map("C", C, sizes, A.is_complex())
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
+    chosen = choose("selective_scan", BACKENDS, tensors, backend)
+    return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+
+
+def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -> None:
+    """B or C: twice as long per token where A is complex, constant ones complex, and whole groups of channels."""
+    known = {"b": sizes["b"], "d": sizes["d"], "n": sizes["n"], "l": sizes["l"] * (2 if complex_ else 1)}
+    found = check_shapes("selective_scan", known, **{name: (map_, "b n l|b g n l|d n")})
+    if known["d"] % max(found.get("g", 1), 1) or found.get("g") == 0:
+        raise ShapeError(
+            f"selective_scan: {name} has g={found['g']} groups, which do not divide d={known['d']}; "
+            "give one group for every d / g channels"
+        )
+    if map_.is_complex() != (complex_ and map_.dim() == 2):
+        expected = "complex" if complex_ and map_.dim() == 2 else "real"
+        raise ShapeError(
+            f"selective_scan: {name} {tuple(map_.shape)} must be {expected} for a {'complex' if complex_ else 'real'} A, "
+            f"got {map_.dtype}; constant maps follow A, maps per token are real (real, imaginary interleaved)"
+        )

@@ -1,0 +1,118 @@
+"""The selective scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ssmlab.ops._dispatch import load
+
+_ARGUMENTS = (
+    "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "bool dt_softplus, Tensor? initial_state, Tensor? seq_idx"
+)
+LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
+LIBRARY.define(f"selective_scan({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    f"selective_scan_backward(Tensor gy, Tensor? g_final, Tensor saved, {_ARGUMENTS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def call(backend, differentiable, *arguments):
+    """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
+    needs = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+    return (differentiable(*arguments) if needs else torch.ops.ssmlab.selective_scan(*arguments, False, backend))[:2]
+
+
+def _forward(*arguments):
+    *arguments, save, backend = arguments
+    module = load("selective_scan", backend)
+    if backend == "native":
+        return module.scan_forward(*arguments, save)
+    with torch.no_grad():
+        y, final = module.differentiable(*arguments)
+    x, state = arguments[0], arguments[9]
+    y = y.clone() if y.data_ptr() == x.data_ptr() else y
+    return y, final.clone() if state is not None and final.data_ptr() == state.data_ptr() else final, x.new_empty(0)
+
+
+def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save, backend):
+    y, final, saved = load("selective_scan", "native").outputs(x, A, save)
+    if backend == "native":
+        return y, final, saved
+    state = torch.promote_types(A.dtype, torch.promote_types(x.dtype, torch.float32))
+    return x.new_empty(x.shape), final.to(state), saved
+
+
+def _backward(*arguments):
+    return load("selective_scan", "native").scan_backward(*arguments)
+
+
+def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+    def like(t):
+        return x.new_empty(0) if t is None else torch.empty_like(t)
+
+    def contiguous(t):
+        return x.new_empty(0) if t is None else t.new_empty(t.shape)
+
+    def map_(t):  # summed as (g, b, l, n)
+        if t.dim() == 2:
+            return contiguous(t)
+        b, *g, n, l = t.shape
+        return t.new_empty(*g, b, l, n).movedim(0, 1).mT if g else t.new_empty(b, l, n).mT
+
+    return (like(x), like(dt), contiguous(A), map_(B), map_(C), contiguous(D), like(z), contiguous(dt_bias),
+            contiguous(initial_state))  # fmt: skip
+
+
+LIBRARY.impl("selective_scan", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("selective_scan_backward", _backward, "CPU")
+torch.library.register_fake("ssmlab::selective_scan", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::selective_scan_backward", _backward_fake, lib=LIBRARY)
+
+
+@register_flop_formula(torch.ops.ssmlab.selective_scan)
+def scan_flops(x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the multiply-accumulates that VMamba counts, 9 b d l n + b d l."""
+    b, d, l = x_shape
+    return 2 * (9 * b * d * l * A_shape[1] + b * d * l)
+
+
+@register_flop_formula(torch.ops.ssmlab.selective_scan_backward)
+def scan_backward_flops(gy_shape, g_final_shape, saved_shape, x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """By the usual rule, twice the forward."""
+    return 2 * scan_flops(x_shape, dt_shape, A_shape)
+
+
+class NativeScan(torch.autograd.Function):
+    """The native forward and backward; a second derivative is refused by autograd."""
+
+    @staticmethod
+    def forward(*arguments):
+        return torch.ops.ssmlab.selective_scan(*arguments, True, "native")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.dt_softplus = inputs[8]
+        ctx.save_for_backward(*inputs[:8], *inputs[9:], output[2])
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gy, g_final, _):
+        *tensors, saved = ctx.saved_tensors
+        arguments = (*tensors[:8], ctx.dt_softplus, *tensors[8:])
+        gy = torch.zeros_like(arguments[0]) if gy is None else gy
+        gradients = torch.ops.ssmlab.selective_scan_backward(gy, g_final, saved, *arguments)
+        present = [t is not None for t in (*tensors[:8], tensors[8])]
+        found = [g if here else None for g, here in zip(gradients, present, strict=True)]
+        return *found[:8], None, found[8], None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        results = [
+            NativeScan.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0, 0, 0)

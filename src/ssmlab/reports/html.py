@@ -1,0 +1,95 @@
+"""One self-contained page about a run: the answer first, then everything that it rests on."""
+
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+from ssmlab.reports import plots, provenance, sections, series
+from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.plots import Plot
+from ssmlab.reports.run_folder import Run, load_run
+from ssmlab.reports.tables import comparison
+from ssmlab.reports.verdict import Winner, winner
+
+
+def write_report(run_folder: Path) -> Path:
+    """Make runs/<name>/report.html and plots/*.svg from what the run has written so far.
+
+    Args:
+        run_folder: with records.jsonl and run.json; predictions, samples and the recipe are used where they are.
+    Returns:
+        The path of the page. It holds its style, plots and images, needs no script and no network.
+    Raises:
+        UserError: the folder is no run's, or what is in it is damaged.
+    """
+    run = load_run(run_folder)
+    verdict = winner(run.records, run.predictions, run.titles)
+    drawn = _draw(run, verdict)
+    _write_plots(run, drawn)
+    path = run.folder / "report.html"
+    _replace(path, page(run, verdict, drawn))
+    return path
+
+
+def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
+    """The page's text. `drawn` holds the plots by name."""
+    table = comparison(run.records, run.titles)
+    parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
+        ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
+        ("confusion", "Confusion", lambda: sections.confusion(run)),
+        ("roc", "ROC and throughput", lambda: sections.roc_and_speed(run, drawn)),
+        ("classes", "Per class", lambda: sections.per_class(run)),
+        ("samples", "Sample images", lambda: sections.samples(run)),
+        ("method", "How these numbers were made", lambda: provenance.method(run, table)),
+        ("data", "Data", lambda: provenance.data(run)),
+        ("run", "Recipe, seeds, versions, machine", lambda: provenance.circumstances(run)),
+    )
+    made = [(name, title, body) for name, title, make in parts if (body := make()) is not None]
+    body = el(
+        "main",
+        sections.header(run, verdict),
+        sections.top(run, verdict, table, drawn.get("margin")),
+        el("nav", [el("a", title, href=f"#{name}") for name, title, _ in made], aria_label="Sections"),
+        [el("section", el("h2", title), body, id=name) for name, title, body in made],
+        el("footer", "Made by ssmlab from records.jsonl; ", el("code", f"ssmlab report {run.folder.name}"), " rebuilds it."),
+    )
+    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", f"{verdict.headline} – {run.name}"),
+        el("style", style),
+    )
+    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+
+
+def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:
+    made = [
+        plots.margin(run, verdict),
+        plots.curves(run, "loss"),
+        plots.curves(run, "accuracy"),
+        plots.roc(run),
+        plots.speed(run),
+    ]
+    for label in run.labels:
+        matrix = series.confusion(run, label, run.classes)
+        if matrix is not None:
+            made.append(plots.confusion(run, label, matrix, run.classes))
+    return {plot.name: plot for plot in made if plot is not None}
+
+
+def _write_plots(run: Run, drawn: dict[str, Plot]) -> None:
+    folder = run.folder / "plots"
+    folder.mkdir(exist_ok=True)
+    for plot in drawn.values():
+        _replace(folder / f"{plot.name}.svg", plot.svg)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write under a temporary name first: a page that is open in a browser is never half a page."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,184 @@
+"""The plots of a report: learning curves, ROC, accuracy against throughput, margin and confusion matrices."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.reports import formats, series, theme
+from ssmlab.reports.run_folder import Run
+from ssmlab.reports.verdict import Winner
+
+_WIDTH = 380
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot: the text of its SVG file, what it shows in words, and a caption that says what to see."""
+
+    name: str
+    svg: str
+    alt: str
+    caption: str = ""
+
+
+def _log(axis, set_scale) -> None:
+    """A logarithmic axis with plain numbers; matplotlib's own labels need its formula parser."""
+    set_scale("log")
+    axis.set_major_formatter(lambda value, _: formats.large(value))
+    axis.set_minor_formatter(lambda value, _: "")
+
+
+def margin(run: Run, verdict: Winner) -> Plot | None:
+    """The difference of the two best models with its interval on a line with zero."""
+    difference = verdict.difference
+    if difference is None or not np.isfinite(difference).all():
+        return None
+    value, low, high = (100 * number for number in difference)
+    first = run.labels.index(verdict.leader)
+    mark = theme.colour(first) if verdict.clear else theme.MUTED
+    reach = max(abs(low), abs(high), abs(value), 0.5) * 1.15
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        axes.axvline(0, color=theme.INK, linewidth=1.2)
+        axes.plot([low, high], [0, 0], color=mark, linewidth=5, solid_capstyle="butt", alpha=0.45)
+        axes.plot([value], [0], theme.marker(first), color=mark, markersize=9)
+        axes.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[], xlabel="percentage points")
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+
+    a, b = run.titles[verdict.leader], run.titles[verdict.runner_up]
+    alt = (
+        f"Accuracy of {a} minus accuracy of {b}: {formats.points(difference.value)} points, 95 % interval "
+        f"{formats.points(difference.low)} to {formats.points(difference.high)}."
+    )
+    return Plot("margin", theme.draw((300, 78), paint, "margin"), alt)
+
+
+def curves(run: Run, metric: str) -> Plot | None:
+    """Loss or accuracy during training, training part dashed and validation part solid, one colour a model."""
+    lines = series.curves(run, metric)
+    if not lines:
+        return None
+    axis = lines[0].axis
+    values = np.concatenate([line.y for line in lines])
+    fraction = metric == "accuracy"
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        for line in lines:
+            index = run.labels.index(line.label)
+            scale = 100 if fraction else 1
+            solid = line.split == "val"
+            axes.plot(
+                line.x,
+                scale * line.y,
+                linestyle="-" if solid else (0, (4, 2)),
+                color=theme.colour(index),
+                linewidth=1.9 if solid else 1.2,
+                alpha=1 if not line.repeated else 0.6,
+                marker=theme.marker(index) if solid and len(line.x) <= 40 else None,
+                markersize=4 if len(line.x) > 1 else 7,
+            )
+        axes.set(xlabel=axis, title="Accuracy, %" if fraction else "Loss, nats")
+        positive = values[values > 0]
+        if not fraction and len(positive) == len(values) and values.max() > 50 * values.min():
+            _log(axes.yaxis, axes.set_yscale)
+        axes.margins(x=0.02)
+
+    ends = []
+    for label in run.labels:
+        best = series.best_validation(lines, label, higher=fraction)
+        if best:
+            number = formats.percent(best[1]) if fraction else f"{best[1]:.3f}"
+            ends.append(f"{run.titles[label]} {number} at {axis} {best[0]:.3g}")
+    caption = f"Best on the validation part: {'; '.join(ends)}." if ends else ""
+    alt = f"Learning curves of the {metric} by {axis}. {caption}"
+    return Plot(f"curves-{metric}", theme.draw((_WIDTH, 240), paint, metric), alt, caption)
+
+
+def roc(run: Run) -> Plot | None:
+    """ROC curves with a close-up of the corner where good models live."""
+    found = {label: series.roc(run, label) for label in run.labels}
+    found = {label: curve for label, curve in found.items() if curve is not None}
+    if not found:
+        return None
+    classes = next(iter(found.values())).classes
+
+    def lines(axes, size):
+        for label, curve in found.items():
+            axes.plot(curve.fpr, curve.tpr, color=theme.colour(run.labels.index(label)), linewidth=size)
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=theme.MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        lines(axes, 1.9)
+        axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="false-positive rate", ylabel="true-positive rate")
+        if min(curve.area for curve in found.values()) > 0.98:
+            corner = axes.inset_axes([0.42, 0.12, 0.55, 0.62], facecolor=theme.SURFACE)
+            lines(corner, 1.9)
+            corner.set(xlim=(0, 0.1), ylim=(0.8, 1.003), xticks=[0, 0.05, 0.1], yticks=[0.8, 0.9, 1.0])
+            corner.set_title("close-up of the corner", fontsize=9.5, color=theme.MUTED, fontweight="normal")
+
+    kind = f"positive class {classes}" if classes else "mean of one class against the rest, over the classes"
+    measured = {label: run.final(label, "roc_auc") for label in found}
+    areas = [f"{run.titles[m]} {curve.area if measured[m] is None else measured[m]:.4f}" for m, curve in found.items()]
+    caption = f"Area under the curve: {'; '.join(areas)} ({kind})."
+    return Plot("roc", theme.draw((_WIDTH, 280), paint, "roc"), f"ROC curves. {caption}", caption)
+
+
+def speed(run: Run) -> Plot | None:
+    """Accuracy against images per second, both with their intervals."""
+    spots = series.speeds(run)
+    if not spots:
+        return None
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        for spot in spots:
+            index = run.labels.index(spot.label)
+            axes.errorbar(
+                spot.speed,
+                100 * spot.accuracy,
+                xerr=[[max(spot.speed - spot.speed_low, 0)], [max(spot.speed_high - spot.speed, 0)]],
+                yerr=[[100 * max(spot.accuracy - spot.low, 0)], [100 * max(spot.high - spot.accuracy, 0)]],
+                fmt=theme.marker(index),
+                color=theme.colour(index),
+                markersize=8,
+                elinewidth=1.3,
+            )
+        speeds = [spot.speed for spot in spots]
+        if max(speeds) > 10 * min(speeds) > 0:
+            _log(axes.xaxis, axes.set_xscale)
+        else:
+            axes.set_xlim(0, 1.12 * max(spot.speed_high for spot in spots))
+            axes.xaxis.set_major_formatter(lambda value, _: formats.large(value))
+        axes.set(xlabel="images per second, prediction after warm-up", title="Test accuracy, %")
+        axes.margins(y=0.12)
+
+    said = [f"{run.titles[s.label]} {formats.percent(s.accuracy)} at {formats.rate(s.speed)} images/s" for s in spots]
+    caption = f"{'; '.join(said)}. Up and to the right is better."
+    return Plot("accuracy-throughput", theme.draw((_WIDTH, 240), paint, "speed"), caption, caption)
+
+
+def confusion(run: Run, label: str, matrix: np.ndarray, names: list[str]) -> Plot:
+    """A confusion matrix for the plots folder; the page has it as a table."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    count = len(names)
+    side = 120 + min(30 * count, 900)
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if count <= 30:
+            for i, j in zip(*np.nonzero(matrix), strict=True):
+                shade = theme.SURFACE if shares[i, j] > 0.5 else theme.INK
+                axes.text(j, i, f"{matrix[i, j]:g}", ha="center", va="center", color=shade, fontsize=9)
+            axes.set_xticks(range(count), [series.shorten(n) for n in names], rotation=60, ha="right")
+            axes.set_yticks(range(count), [series.shorten(n) for n in names])
+        axes.set(xlabel="predicted", ylabel="true", title=run.titles[label])
+        axes.grid(visible=False)
+
+    index = run.labels.index(label)
+    alt = f"Confusion matrix of {run.titles[label]}, rows are the true classes."
+    return Plot(f"confusion-{index + 1}", theme.draw((side, side), paint, f"confusion{index}"), alt)

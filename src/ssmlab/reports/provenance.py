@@ -1,0 +1,190 @@
+"""The parts of the page that say where the numbers come from: method, data, recipe, seeds, versions, machine."""
+
+from datetime import datetime
+
+from ssmlab.reports import formats
+from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.run_folder import Run
+from ssmlab.reports.tables import Table
+
+
+def method(run: Run, table: Table) -> Html:
+    """How each number was made: what n is, what kind of interval, how speed was timed."""
+    metrics = {r.metric for r in run.records}
+    tested = [r for r in run.records if r.metric == "accuracy" and r.split == "test" and r.step is None]
+    rows = []
+    if tested:
+        several = len({r.seed for r in tested}) > 1
+        n = f"{tested[0].n:,} images" if tested[0].n else "the images"
+        interval = (
+            "Means over seeds carry Student's t interval over the seeds."
+            if several
+            else "The interval of an accuracy is Wilson's 95 % score interval over the test images."
+        )
+        rows.append(("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}"))
+    if len(run.labels) > 1:
+        over = "images and seeds" if len(run.seeds) > 1 else "images"
+        rows.append(
+            (
+                "Margin",
+                f"Accuracy of one model minus that of the other on the same images; 95 % percentile interval of a paired "
+                f"bootstrap over test {over}. The winner is clear when it excludes zero. It covers this test part"
+                + ("." if len(run.seeds) > 1 else ", not the luck of the seed: for that, run several seeds."),
+            )
+        )
+    if len(run.labels) > 2:
+        rows.append(("Several models", "The best is compared with the next best; the interval is not widened for that choice."))
+    terms = [f"{row.label}: {row.help}" for row in table.rows if row.help]
+    if terms:
+        rows.append(("Measures", "; ".join(terms) + "."))
+    repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
+    if "images_per_second" in metrics:
+        times = f", median of {repeats} repeats" if repeats else ""
+        rows.append(("Images per second", f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and fastest. "
+                     "The first batch, before anything is warm, is given apart."))
+    if "macs" in metrics or "flops" in metrics:
+        rows.append(("MAC and FLOP", "Multiply-accumulates and operations of one image's forward pass, the scan counted "
+                     "as 9·d·l·n + d·l multiply-accumulates; one multiply-accumulate is two operations."))
+    if "peak_memory" in metrics:
+        rows.append(("Peak memory", "Most memory held at once, by the process on a CPU, by the tensors on a GPU."))
+    if {"train_seconds", "test_seconds"} & metrics:
+        rows.append(("Times", "Wall-clock seconds on the machine below; other work on it makes them longer."))
+    return el("div", _list(rows), class_="card")
+
+
+def data(run: Run) -> Html | None:
+    """What the models saw: counts, balance, and the hash of the split."""
+    facts = run.data
+    rows = [
+        ("Format", facts.get("format")),
+        ("Path", facts.get("path")),
+        ("Images", _counts(facts.get("counts"))),
+        ("Classes", f"{len(run.classes)}" if run.classes else None),
+        ("Image size", _size(facts.get("image_size"))),
+        ("Split hash", facts.get("split_hash")),
+        *(("Note", note) for note in _texts(facts.get("notes"))),
+    ]
+    balance = _balance(run)
+    boxes = [el("div", _list(rows), class_="card"), el("div", balance, class_="card") if balance is not None else None]
+    return el("div", boxes, class_="grid") if facts or balance is not None else None
+
+
+def circumstances(run: Run) -> Html:
+    """The resolved recipe and where, when and with what it ran."""
+    info, last = run.info, run.records[-1]
+    rows = [
+        ("Seeds", ", ".join(map(str, run.seeds)) or None),
+        ("Command", info.get("command") or last.command),
+        ("Commit", info.get("commit") or last.commit),
+        ("Machine", info.get("machine") or last.machine),
+        ("Versions", info.get("versions") or last.versions),
+        ("Started", _time(info.get("started"))),
+        ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
+        ("Duration", _duration(info.get("started"), info.get("finished"))),
+        ("Models", _models(run)),
+    ]
+    recipe = None
+    if run.recipe:
+        recipe = el("details", el("summary", "Resolved recipe"), el("pre", run.recipe, tabindex="0"))
+    return el("div", _list(rows), recipe, class_="card")
+
+
+def _models(run: Run) -> str | None:
+    parts = []
+    for label in run.labels:
+        tokens = run.final(label, "tokens")
+        scanned = f", {formats.plural(int(tokens), 'token')}" if tokens else ""
+        parts.append(f"{run.titles[label]} (models/{label}{scanned})")
+    return "; ".join(parts) or None
+
+
+def _list(rows: list[tuple[str, object]]) -> Html:
+    shown = [(name, value) for name, value in rows if value not in (None, "", [], {})]
+    return el("dl", [[el("dt", name), el("dd", _text(value))] for name, value in shown])
+
+
+def _text(value) -> Html | str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_text(item)) for item in value)
+    return str(value)
+
+
+def _texts(value) -> list[str]:
+    if not value:
+        return []
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+def _total(count) -> int | None:
+    if isinstance(count, dict):
+        return sum(n for n in count.values() if isinstance(n, int))
+    return count if isinstance(count, int) else None
+
+
+def _counts(counts) -> str | None:
+    if not isinstance(counts, dict):
+        return None
+    names = {"train": "training", "val": "validation", "test": "test"}
+    totals = [(names.get(part, str(part)), _total(count)) for part, count in counts.items()]
+    return ", ".join(f"{total:,} {name}" for name, total in totals if total is not None) or None
+
+
+def _size(size) -> str | None:
+    if isinstance(size, int):
+        return f"{size} × {size} pixels"
+    return _text(size) if size else None
+
+
+def _balance(run: Run) -> Html | None:
+    """Images per class: of every part where run.json has them, else of the test part from the supports."""
+    counts = run.data.get("counts")
+    parts = {k: v for k, v in counts.items() if isinstance(v, dict)} if isinstance(counts, dict) else {}
+    for key in ("balance", "class_counts"):
+        if not parts and isinstance(run.data.get(key), dict):
+            parts = {k: v for k, v in run.data[key].items() if isinstance(v, dict)}
+    if not parts:
+        supports = {c: next(iter(_supports(run, c)), None) for c in run.classes}
+        parts = {"test": {c: int(n) for c, n in supports.items() if n is not None}}
+    classes = run.classes or list(next(iter(parts.values()), {}))
+    if not any(parts.values()):
+        return None
+    most = {part: max((n for n in of.values()), default=0) or 1 for part, of in parts.items()}
+    head = el("tr", el("th", "Class", scope="col", class_="left"), [el("th", f"{part} images", scope="col") for part in parts])
+    rows = []
+    for name in classes:
+        cells = []
+        for part, of in parts.items():
+            n = of.get(name, 0)
+            style = f"--shade:var(--muted);--share:{100 * n / most[part]:.1f}%"
+            cells.append(el("td", f"{n:,}", class_="bar", style=style))
+        rows.append(el("tr", el("th", name, scope="row"), cells))
+    table = el("table", el("thead", head), el("tbody", rows), class_="wide")
+    return el("div", table, class_="scroll tall" if len(rows) > 25 else "scroll", tabindex="0", role="region", aria_label="Images per class")
+
+
+def _supports(run: Run, class_: str) -> list[float]:
+    found = (run.final(label, "support", class_) for label in run.labels)
+    return [value for value in found if value is not None]
+
+
+def _moment(text) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text)) if text else None
+    except ValueError:
+        return None
+
+
+def _time(text) -> str | None:
+    moment = _moment(text)
+    if moment is None:
+        return str(text) if text else None
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _duration(started, finished) -> str | None:
+    start, end = _moment(started), _moment(finished)
+    if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
+        return None
+    return formats.seconds((end - start).total_seconds())

@@ -1,0 +1,251 @@
+"""Read a run's folder, whole or half-finished, into one value that tables, plots and the page are made from."""
+
+import csv
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.errors import UserError
+from ssmlab.reports.record import Record, read_records
+
+# (model, metric, class) -> seed -> record
+Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]
+_SEED_SUFFIX = re.compile(r"_seed(\d+)$")
+_DIFFERENCE = "accuracy_difference"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model said about the test part.
+
+    Args:
+        ids, labels, predicted: one entry an image; `classes` in the order of the probability columns.
+        probabilities: (images, classes), or None where the file has none.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    predicted: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: np.ndarray | None
+
+    @property
+    def correct(self) -> np.ndarray:
+        return np.array([label == predicted for label, predicted in zip(self.labels, self.predicted, strict=True)])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image of the report: its file, and per model the predicted class and its probability."""
+
+    file: Path
+    id: str
+    label: str
+    predictions: dict[str, tuple[str, float | None]]
+
+
+@dataclass
+class Run:
+    """Everything in runs/<name>/ that a report needs.
+
+    Args:
+        info: run.json; `labels` the models in the order of the recipe, `titles` what people call them.
+        predictions: label -> seed -> Predictions. With one seed, the key may be None.
+        problems: what is missing or unreadable, one sentence each.
+    """
+
+    folder: Path
+    info: dict
+    records: list[Record]
+    labels: list[str]
+    titles: dict[str, str]
+    predictions: dict[str, dict[int | None, Predictions]]
+    samples: list[Sample]
+    recipe: str | None
+    problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def finals(self) -> "Finals":
+        return final_records(self.records)
+
+    def final(self, label: str, metric: str, class_: str | None = None) -> float | None:
+        """A model's final test or cost number, the mean where there are several seeds; None if not measured."""
+        found = self.finals.get((label, metric, class_))
+        return float(np.mean([record.value for record in found.values()])) if found else None
+
+    @property
+    def name(self) -> str:
+        return str(self.info.get("name") or self.folder.name)
+
+    @property
+    def data(self) -> dict:
+        return self.info["data"] if isinstance(self.info.get("data"), dict) else {}
+
+    @property
+    def seeds(self) -> list[int]:
+        seeds = self.info.get("seeds") or sorted({r.seed for r in self.records if r.seed is not None})
+        return list(seeds) if isinstance(seeds, (list, tuple)) else [seeds]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.info.get("finished"))
+
+    @property
+    def classes(self) -> list[str]:
+        listed = self.data.get("classes")
+        if isinstance(listed, (list, tuple)) and listed:
+            return [str(name) for name in listed]
+        for record_class in ("support", "recall"):
+            names = [r.class_ for r in self.records if r.metric == record_class and r.class_]
+            if names:
+                return [n for n in dict.fromkeys(names) if n not in ("macro", "weighted")]
+        return []
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        UserError: it is no run's folder, nothing was measured yet, or run.json or records.jsonl is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}; a run makes one under runs/")
+    info = _read_object(folder / "run.json")
+    path = folder / "records.jsonl"
+    if info is None and not path.is_file():
+        raise UserError(f"{folder} is not the folder of a run: it has neither run.json nor records.jsonl")
+    records = read_records(path) if path.is_file() else []
+    if not records:
+        raise UserError(f"nothing was measured in {folder} yet (no records); continue it with `ssmlab run --resume`")
+    problems = [] if info is not None else ["run.json is missing; names and data are unknown."]
+    info = info or {}
+    labels, titles = _labels(info, records)
+    predictions = _read_all_predictions(folder, info, labels, problems)
+    samples = _read_samples(folder / "samples", problems)
+    recipe = folder / "recipe.toml"
+    return Run(
+        folder=folder,
+        info=info,
+        records=records,
+        labels=labels,
+        titles=titles,
+        predictions=predictions,
+        samples=samples,
+        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
+        problems=problems,
+    )
+
+
+def model_labels(records: list[Record]) -> list[str]:
+    """The models of some records in the order of their first appearance."""
+    return list(dict.fromkeys(r.model for r in records if r.model is not None and r.metric != _DIFFERENCE))
+
+
+def final_records(records: list[Record]) -> Finals:
+    """The final test and cost numbers by (model, metric, class) and seed; of repeated ones the last counts."""
+    found: Finals = {}
+    for record in records:
+        if record.model is not None and record.step is None and record.split in (None, "test"):
+            found.setdefault((record.model, record.metric, record.class_), {})[record.seed] = record
+    return found
+
+
+def _read_object(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it must hold an object, got a {type(content).__name__}")
+    return content
+
+
+def _models(info: dict) -> list[dict]:
+    return [model for model in info.get("models") or [] if isinstance(model, dict)]
+
+
+def _labels(info: dict, records: list[Record]) -> tuple[list[str], dict[str, str]]:
+    titles: dict[str, str] = {}
+    for model in _models(info):
+        label = str(model.get("label") or model.get("name"))
+        titles.setdefault(label, str(model.get("title") or label))
+    for label in model_labels(records):
+        titles.setdefault(label, label)
+    # Two variants of one network share its title; then only the labels tell them apart.
+    shared = [title for title in titles.values() if list(titles.values()).count(title) > 1]
+    return list(titles), {label: (label if title in shared else title) for label, title in titles.items()}
+
+
+def _read_all_predictions(folder, info, labels, problems) -> dict[str, dict[int | None, Predictions]]:
+    by_folder = {}
+    for model in _models(info):
+        label = str(model.get("label") or model.get("name"))
+        for key in ("folder", "name", "label"):
+            if model.get(key):
+                by_folder[_SEED_SUFFIX.sub("", Path(str(model[key])).name)] = label
+    found: dict[str, dict[int | None, Predictions]] = {label: {} for label in labels}
+    for path in sorted((folder / "models").glob("*/predictions.csv")):
+        suffix = _SEED_SUFFIX.search(path.parent.name)
+        base = _SEED_SUFFIX.sub("", path.parent.name)
+        label = by_folder.get(base, base)
+        if label not in found:
+            problems.append(f"models/{path.parent.name} belongs to no model of this run and was left out.")
+            continue
+        try:
+            found[label][int(suffix[1]) if suffix else None] = read_predictions(path)
+        except UserError as error:
+            problems.append(str(error))
+    return found
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read predictions.csv: id,label,predicted,correct and one probability column `p:<class>` per class.
+
+    Raises:
+        UserError: a column is missing or a probability is no number.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        rows = [row for row in reader if len(row) == len(header)]
+    missing = [name for name in ("id", "label", "predicted") if name not in header]
+    if missing or not rows:
+        what = f"no column {missing[0]}" if missing else "no complete row"
+        raise UserError(f"{path.parent.name}/{path.name} is damaged: {what}.")
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    classes = tuple(name[2:] for name in header if name.startswith("p:"))
+    try:
+        table = np.array([columns[f"p:{name}"] for name in classes], dtype=float).T if classes else None
+    except ValueError as error:
+        raise UserError(f"{path.parent.name}/{path.name} is damaged: {error}.") from None
+    return Predictions(columns["id"], columns["label"], columns["predicted"], classes, table)
+
+
+def _read_samples(folder: Path, problems: list[str]) -> list[Sample]:
+    path = folder / "samples.json"
+    if not path.is_file():
+        return []
+    samples = []
+    try:
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            # Only the name: a file outside samples/ must not end up in a page that is passed on.
+            file = folder / Path(str(row["file"])).name
+            said = {str(model): _prediction(value) for model, value in (row.get("predictions") or {}).items()}
+            if file.is_file():
+                samples.append(Sample(file, str(row.get("id", file.name)), str(row["label"]), said))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"samples/samples.json is damaged ({type(error).__name__}: {error}).")
+    return samples
+
+
+def _prediction(value) -> tuple[str, float | None]:
+    if isinstance(value, (list, tuple)) and value:
+        return str(value[0]), float(value[1]) if len(value) > 1 and value[1] is not None else None
+    return str(value), None

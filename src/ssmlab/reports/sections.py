@@ -1,0 +1,311 @@
+"""The parts of the page that say what came out: answer, table, curves, confusion, classes, samples."""
+
+import base64
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.reports import formats, series, theme
+from ssmlab.reports.markup import Html, el, join, words
+from ssmlab.reports.plots import Plot
+from ssmlab.reports.run_folder import Run, Sample
+from ssmlab.reports.tables import Cell, Table
+from ssmlab.reports.verdict import Winner
+
+_LARGEST_MATRIX = 25
+_LARGEST_IMAGE = 2_000_000
+_IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+_PRICES = (
+    ("parameters", "Parameters"),
+    ("macs", "MAC per image"),
+    ("train_seconds", "Training time"),
+    ("images_per_second", "Images per second"),
+)
+
+
+def chip(index: int) -> Html:
+    """A model's mark in the colour and shape that the plots use."""
+    shapes = {
+        "o": '<circle cx="5" cy="5" r="4.5"/>',
+        "s": '<rect x="0.8" y="0.8" width="8.4" height="8.4"/>',
+        "^": '<path d="M5 .5 9.6 9.3H.4z"/>',
+        "D": '<path d="M5 0 10 5 5 10 0 5z"/>',
+        "v": '<path d="M5 9.5 9.6.7H.4z"/>',
+        "P": '<path d="M3.2 0h3.6v3.2H10v3.6H6.8V10H3.2V6.8H0V3.2h3.2z"/>',
+    }
+    variable = theme.VARIABLES[theme.colour(index)]
+    shape = shapes[theme.marker(index)]
+    return Html(f'<svg class="chip" viewBox="0 0 10 10" fill="var({variable})" aria-hidden="true">{shape}</svg>')
+
+
+def named(index: int, title: str) -> Html:
+    """A model's mark and name; the mark stays with the first word."""
+    first, *rest = title.split(" ", 1)
+    return join([el("span", chip(index), words(first), class_="whole"), *(words(" " + text) for text in rest)])
+
+
+def _shade(index: int) -> str:
+    return f"--shade:var({theme.VARIABLES[theme.colour(index)]})"
+
+
+def _scroll(content: Html, what: str, tall: bool = False) -> Html:
+    """A box that scrolls by itself, also with the keyboard."""
+    return el("div", content, class_="scroll tall" if tall else "scroll", tabindex="0", role="region", aria_label=what)
+
+
+def figure(plot: Plot) -> Html:
+    drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt)
+    return el("figure", drawing, el("figcaption", plot.caption) if plot.caption else None, class_="card")
+
+
+def header(run: Run, verdict: Winner) -> Html:
+    description = str(run.info.get("description") or "").strip()
+    task = str(run.info.get("task") or run.records[0].task or "run")
+    short = description if 0 < len(description) <= 110 else run.name
+    warnings: list[str] = list(run.problems)
+    if not run.finished and run.info:
+        warnings.insert(0, _how_far(run))
+    return el(
+        "header",
+        el("p", f"ssmlab report · {task} · {run.name}", class_="eyebrow"),
+        el("h1", words(short.rstrip("."))),
+        el("p", description, class_="lede") if description and short != description else None,
+        el("p", el("strong", words(verdict.headline + ": ")), words(verdict.detail), class_=f"answer {verdict.kind}"),
+        el("div", [el("p", text) for text in warnings], class_="banner", role="note") if warnings else None,
+    )
+
+
+def _how_far(run: Run) -> Html:
+    parts = []
+    for label in run.labels:
+        steps = [r.step for r in run.records if r.model == label and r.step is not None]
+        if run.final(label, "accuracy") is not None:
+            parts.append(f"{run.titles[label]} is tested")
+        elif steps:
+            parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
+        else:
+            parts.append(f"{run.titles[label]} has no numbers yet")
+    command = str(run.info.get("command") or "ssmlab run RECIPE")
+    resume = command if "--resume" in command else f"{command} --resume"
+    said = words(f"This run was stopped half-way or is still running: {'; '.join(parts)}. Continue it with ")
+    return join([said, el("code", resume), "."])
+
+
+def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
+    """The comparison table and, beside it, the margin with its interval and its price."""
+    side = _margin(run, verdict, margin)
+    boxes = [el("div", _comparison(table), class_="card"), side]
+    return el("section", boxes, class_="top" if side is not None and len(table.columns) < 5 else "top single", id="comparison", aria_label="Comparison")
+
+
+def _comparison(table: Table) -> Html:
+    columns = [el("th", named(i, title), scope="col") for i, title in enumerate(table.columns)]
+    rows, group = [], None
+    for row in table.rows:
+        if row.group != group:
+            group = row.group
+            rows.append(el("tr", el("th", group, scope="colgroup", colspan=len(table.columns) + 1), class_="group"))
+        rows.append(el("tr", el("th", row.label, scope="row", title=row.help or None), [_cell(cell) for cell in row.cells]))
+    notes = " ".join((*table.notes, "● marks the best of a row; brackets hold 95 % intervals, parentheses the range."))
+    content = el(
+        "table",
+        el("caption", notes),
+        el("thead", el("tr", el("th", el("span", "Measure", class_="sr"), scope="col", class_="left"), columns)),
+        el("tbody", rows),
+        class_="comparison wide" + (" stacked" if len(columns) > 2 else ""),
+    )
+    return _scroll(content, "Comparison of the models")
+
+
+def _cell(cell: Cell) -> Html:
+    best = el("span", " (best)", class_="sr") if cell.best else None
+    value = el("span", cell.value, best, class_="best" if cell.best else None)
+    return el("td", el("div", value, " ", el("span", cell.detail, class_="detail") if cell.detail else None))
+
+
+def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
+    if verdict.difference is None:
+        return None
+    leader, other = run.titles[verdict.leader], run.titles[verdict.runner_up]
+    _, low, high = verdict.difference
+    known = low == low
+    interval = f"95 % interval {formats.points(low)} to {formats.points(high)}" if known else "no interval: predictions missing"
+    conclusion = "The interval excludes zero." if verdict.clear else "The interval includes zero: no clear winner."
+    prices = []
+    for metric, name in _PRICES:
+        a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
+        if a and b:
+            prices.append([el("dt", name), el("dd", formats.ratio(a / b))])
+    drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
+    return el(
+        "aside",
+        el("h3", words(f"{leader} minus {other}, test accuracy")),
+        el("p", formats.points(verdict.difference.value), " ", el("small", "points"), class_="big"),
+        el("p", interval + ". " + (conclusion if known else ""), class_="note"),
+        drawing,
+        [el("h3", words(f"Cost relative to {other}")), el("dl", prices)] if prices else None,
+        class_="card",
+        aria_label="Margin",
+    )
+
+
+def legend(run: Run, *, strokes: bool = False) -> Html:
+    """Which mark is which model, once for several plots."""
+    marks = [el("span", named(i, run.titles[label])) for i, label in enumerate(run.labels)]
+    if strokes:
+        for name, dash in (("validation part", ""), ("training part", ' stroke-dasharray="5 3"')):
+            line = f'<svg class="stroke" viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4H26" stroke="currentColor" stroke-width="2"{dash}/></svg>'
+            marks.append(el("span", Html(line), name))
+    return el("p", marks, class_="legend")
+
+
+def curves(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    found = [drawn[name] for name in ("curves-loss", "curves-accuracy") if name in drawn]
+    if not found:
+        return None
+    return join([legend(run, strokes=True), el("div", [figure(plot) for plot in found], class_="grid")])
+
+
+def roc_and_speed(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    found = [drawn[name] for name in ("roc", "accuracy-throughput") if name in drawn]
+    return join([legend(run), el("div", [figure(plot) for plot in found], class_="grid")]) if found else None
+
+
+def confusion(run: Run) -> Html | None:
+    classes = run.classes
+    found = [(i, label, series.confusion(run, label, classes)) for i, label in enumerate(run.labels)]
+    found = [(i, label, matrix) for i, label, matrix in found if matrix is not None]
+    if not found:
+        return None
+    boxes = []
+    for index, label, matrix in found:
+        wrong = series.mistakes(matrix, classes, 3 if len(classes) <= _LARGEST_MATRIX else 12)
+        said = [f"{true} taken for {predicted} ({n} of {of})" for true, predicted, n, of in wrong]
+        caption = f"Most frequent mistakes: {'; '.join(said)}." if said else "No mistakes."
+        table = el("ol", [el("li", text) for text in said], class_="mistakes")
+        if len(classes) > _LARGEST_MATRIX:
+            caption = f"{int(matrix.sum() - matrix.trace()):,} mistakes altogether."
+        if len(classes) <= _LARGEST_MATRIX:
+            table = _scroll(_matrix(matrix, classes, index), f"Confusion matrix of {run.titles[label]}")
+        title = el("h3", named(index, run.titles[label]))
+        boxes.append(el("figure", title, table, el("figcaption", caption), class_="card"))
+    lede = "Counts of test images: rows are true classes, columns predictions; the shade is the share of the row."
+    if len(classes) > _LARGEST_MATRIX:
+        lede = f"The matrices of {len(classes)} classes are in plots/; here are the most frequent mistakes."
+    if len(run.seeds) > 1:
+        lede += " Summed over the seeds."
+    return join([el("p", lede, class_="lede"), el("div", boxes, class_="grid")])
+
+
+def _matrix(matrix: np.ndarray, classes: list[str], index: int) -> Html:
+    long = "long" if max(map(len, classes)) > 4 else None
+    names = [el("th", el("span", series.shorten(name)), scope="col", title=name, class_=long) for name in classes]
+    rows = []
+    for name, counts in zip(classes, matrix, strict=True):
+        cells = []
+        for count in counts:
+            share = count / max(counts.sum(), 1)
+            # A single mistake among hundreds would be invisible; every one gets some shade.
+            shown = max(share, 0.15) if count else 0
+            kind = _depth(share) if count else "zero"
+            said = el("small", formats.percent(share)) if len(classes) <= 4 else None
+            text = [f"{count}", said] if count else "·"
+            cells.append(el("td", text, class_=kind, style=f"--share:{100 * shown:.0f}%"))
+        rows.append(el("tr", el("th", series.shorten(name), scope="row", title=name), cells))
+    corner = el("th", el("span", "predicted →", el("br"), "true ↓", class_="axis"), class_="left")
+    return el("table", el("thead", el("tr", corner, names)), el("tbody", rows), class_="matrix", style=_shade(index))
+
+
+def _depth(share: float) -> str | None:
+    """Which text colour can be read on a shade: black turns to white at different depths in the two schemes."""
+    return "deep" if share > 0.85 else "middle" if share > 0.6 else None
+
+
+def per_class(run: Run) -> Html | None:
+    """Precision, recall and F1 of every class, side by side for the models."""
+    labels = [m for m in run.labels if any(run.final(m, "f1", name) is not None for name in run.classes)]
+    if not labels:
+        return None
+    measures = ("precision", "recall", "f1")
+    above = [el("th", named(run.labels.index(m), run.titles[m]), scope="colgroup", colspan=3, class_="first left") for m in labels]
+    below = [
+        el("th", name, scope="col", class_="first" if name == "Precision" else None)
+        for _ in labels
+        for name in ("Precision", "Recall", "F1")
+    ]
+    head = el(
+        "thead",
+        el("tr", el("th", "Class", scope="col", rowspan=2, class_="left"), el("th", "Images", scope="col", rowspan=2), above),
+        el("tr", below),
+    )
+
+    def line(name: str, shown: str) -> Html:
+        best = max((v for m in labels if (v := run.final(m, "f1", name)) is not None), default=None)
+        support = next((v for m in labels if (v := run.final(m, "support", name)) is not None), None)
+        cells = []
+        for label in labels:
+            for metric in measures:
+                value = run.final(label, metric, name)
+                style = None
+                if metric == "f1" and value is not None:
+                    style = f"{_shade(run.labels.index(label))};--share:{100 * value:.1f}%"
+                lead = "lead" if metric == "f1" and value == best and len(labels) > 1 else ""
+                kind = " ".join(word for word in ("first" * (metric == "precision"), "bar" * (style is not None), lead) if word)
+                cells.append(el("td", formats.UNKNOWN if value is None else formats.percent(value), class_=kind or None, style=style))
+        images = el("td", formats.UNKNOWN if support is None else formats.whole(support))
+        return el("tr", el("th", shown, scope="row"), images, cells)
+
+    body = el("tbody", [line(name, name) for name in run.classes])
+    foot = el("tfoot", [line(name, f"{name} average") for name in ("macro", "weighted")])
+    hardest = [_hardest(run, label) for label in labels]
+    lede = "The bar under F1 is its value, the better of a row is bold. " + " ".join(text for text in hardest if text)
+    table = _scroll(el("table", head, body, foot, class_="wide"), "Measures per class", tall=len(run.classes) > 25)
+    return join([el("p", lede, class_="lede"), el("div", table, class_="card")])
+
+
+def _hardest(run: Run, label: str) -> str:
+    scores = [(value, c) for c in run.classes if (value := run.final(label, "f1", c)) is not None]
+    if len(scores) < 3:
+        return ""
+    value, name = min(scores)
+    return f"Hardest for {run.titles[label]}: {name} (F1 {formats.percent(value)})."
+
+
+def samples(run: Run) -> Html | None:
+    """Test images with what each model said; the ones most models got wrong come first."""
+    if not run.samples:
+        return None
+
+    def wrong(sample: Sample) -> int:
+        return sum(said != sample.label for said, _ in sample.predictions.values())
+
+    cards = [_sample(run, sample) for sample in sorted(run.samples, key=wrong, reverse=True)]
+    cards = [card for card in cards if card is not None]
+    if not cards:
+        return None
+    lede = "Test images that a model got wrong come first, so this is no fair sample."
+    return join([el("p", lede, class_="lede"), legend(run), el("ul", cards, class_="samples")])
+
+
+def _sample(run: Run, sample: Sample) -> Html | None:
+    content = sample.file.read_bytes()
+    kind = _IMAGE_TYPES.get(Path(sample.file).suffix.lower())
+    if kind is None or len(content) > _LARGEST_IMAGE:
+        return None
+    # PNG: signature, length, "IHDR", then width and height. Small images are shown as the pixels that they are.
+    small = kind == "image/png" and len(content) >= 24 and max(struct.unpack(">II", content[16:24])) < 100
+    source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    said = []
+    for label, (predicted, probability) in sample.predictions.items():
+        right = predicted == sample.label
+        sure = "" if probability is None else f" ({formats.percent(probability, 0)})"
+        mark = el("span", "✓ " if right else "✗ ", el("span", "right: " if right else "wrong: ", class_="sr"))
+        title = run.titles.get(label, label)
+        position = chip(run.labels.index(label)) if label in run.titles else None
+        answer = el("span", mark, predicted, class_=None if right else "wrong")
+        said.append(el("p", position, el("span", f"{title}: ", class_="sr"), answer, sure))
+    alt = f"Test image {sample.id}, {sample.label}"
+    image = el("img", src=source, alt=alt, class_="pixels" if small else None)
+    truth = el("p", "true class ", el("strong", sample.label))
+    return el("li", image, truth, said, el("p", series.shorten(sample.id, 40), class_="id", title=sample.id), class_="card")

@@ -1,0 +1,230 @@
+"""What a plot draws, computed from a run: no matplotlib here, so that every number can be tested by itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.reports.intervals import mean_interval, wilson
+from ssmlab.reports.run_folder import Predictions, Run
+
+_MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One learning curve: model, "train" or "val", and the name of its x axis ("epoch" or "step")."""
+
+    label: str
+    split: str
+    seed: int | None
+    axis: str
+    x: np.ndarray
+    y: np.ndarray
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class Roc:
+    """A ROC curve; `classes` names the positive class, or is "" for the mean of one against the rest."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    area: float
+    classes: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Accuracy with its interval and images per second with their range, of one model."""
+
+    label: str
+    accuracy: float
+    low: float
+    high: float
+    speed: float
+    speed_low: float
+    speed_high: float
+
+
+def shorten(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def curves(run: Run, metric: str) -> list[Line]:
+    """Learning curves by model, part and seed; a step that was repeated after a resume counts once, the last time."""
+    points: dict[tuple, dict[int, float]] = {}
+    epochs: dict[tuple, dict[int, float]] = {}
+    for r in run.records:
+        if r.step is None or r.class_ is not None or r.model not in run.titles:
+            continue
+        if r.metric == metric and r.split in ("train", "val"):
+            points.setdefault((r.model, r.split, r.seed), {})[r.step] = r.value
+        elif r.metric == "epoch":
+            epochs.setdefault((r.model, r.seed), {})[r.step] = r.value
+    by_epoch = bool(points) and all(len(epochs.get((m, seed), {})) > 1 for m, _, seed in points)
+    lines = []
+    for (label, split, seed), values in sorted(points.items(), key=lambda item: run.labels.index(item[0][0])):
+        steps = np.array(sorted(values))
+        y = np.array([values[step] for step in steps], dtype=float)
+        x = _to_epochs(steps, epochs[label, seed]) if by_epoch else steps.astype(float)
+        keep = np.isfinite(y)
+        if keep.any():
+            x, y = _thin(x[keep], y[keep])
+            repeated = sum(key[:2] == (label, split) for key in points) > 1
+            lines.append(Line(label, split, seed, "epoch" if by_epoch else "step", x, y, repeated))
+    return lines
+
+
+def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[float, float] | None:
+    """Where a model's validation curve is best: (epoch or step, value); the best over its seeds."""
+    found = [(x, y) for line in lines if line.label == label and line.split == "val" for x, y in zip(line.x, line.y)]
+    if not found:
+        return None
+    return (max if higher else min)(found, key=lambda point: point[1])
+
+
+def roc(run: Run, label: str) -> Roc | None:
+    """A model's ROC curve, averaged over seeds; None where there are no probabilities."""
+    curves = [_roc(p, run) for _, p in sorted(run.predictions.get(label, {}).items(), key=str)]
+    curves = [curve for curve in curves if curve is not None]
+    if not curves:
+        return None
+    if len(curves) == 1:
+        return curves[0]
+    grid = _grid([curve.fpr for curve in curves])
+    tpr = np.mean([np.interp(grid, curve.fpr, curve.tpr) for curve in curves], axis=0)
+    area = float(np.mean([curve.area for curve in curves]))
+    return Roc(np.append(0, grid), np.append(0, tpr), area, curves[0].classes)
+
+
+def confusion(run: Run, label: str, classes: list[str]) -> np.ndarray | None:
+    """Counts (true, predicted) of the test part, summed over seeds; from the records, else from the predictions."""
+    position = {name: i for i, name in enumerate(classes)}
+    cells = {}
+    for r in run.records:
+        if r.model == label and r.metric == "confusion" and r.step is None and r.split in (None, "test") and r.class_:
+            cells[r.seed, r.class_] = r.value
+    matrix = np.zeros((len(classes), len(classes)), dtype=int)
+    for (_, pair), count in cells.items():
+        indices = _pair(pair, position)
+        if indices is not None:
+            matrix[indices] += int(count)
+    if not cells:
+        for predictions in run.predictions.get(label, {}).values():
+            for true, predicted in zip(predictions.labels, predictions.predicted, strict=True):
+                if true in position and predicted in position:
+                    matrix[position[true], position[predicted]] += 1
+    return matrix if matrix.any() else None
+
+
+def mistakes(matrix: np.ndarray, classes: list[str], most: int) -> list[tuple[str, str, int, int]]:
+    """The most frequent confusions: (true, predicted, count, images of the true class)."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(index), len(matrix)) for index in order]
+    return [(classes[i], classes[j], int(wrong[i, j]), int(matrix[i].sum())) for i, j in pairs if wrong[i, j]]
+
+
+def speeds(run: Run) -> list[Speed]:
+    """Accuracy and throughput of every model that has both."""
+    spots = []
+    for label in run.labels:
+        accuracies = list(run.finals.get((label, "accuracy", None), {}).values())
+        rates = list(run.finals.get((label, "images_per_second", None), {}).values())
+        if not accuracies or not rates or not all(np.isfinite([r.value for r in accuracies + rates])):
+            continue
+        value = float(np.mean([r.value for r in accuracies]))
+        first = accuracies[0]
+        low = high = value
+        if len(accuracies) > 1:
+            _, low, high = mean_interval([r.value for r in accuracies])
+        elif first.spread or first.n:
+            low, high = first.spread or wilson(round(first.value * first.n), first.n)
+        spread = [bound for r in rates for bound in (r.spread or (r.value, r.value))]
+        rate = float(np.mean([r.value for r in rates]))
+        spots.append(Speed(label, value, max(low, 0), min(high, 1), rate, min(spread), max(spread)))
+    return spots
+
+
+def positive_class(run: Run, classes: tuple[str, ...] | list[str]) -> str:
+    """The class that sensitivity was measured for, else the second."""
+    named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ in classes]
+    return named[-1] if named else classes[1]
+
+
+def _to_epochs(steps: np.ndarray, epochs: dict[int, float]) -> np.ndarray:
+    known = np.array(sorted(epochs))
+    return np.interp(steps, [0, *known], [0.0, *(epochs[step] for step in known)])
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of neighbours where a curve has more points than a plot can show; they would only make the page heavy."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    groups = np.array_split(np.arange(len(x)), _MOST_POINTS)
+    return np.array([x[g].mean() for g in groups]), np.array([y[g].mean() for g in groups])
+
+
+def _roc(predictions: Predictions, run: Run) -> Roc | None:
+    scores, classes = predictions.probabilities, predictions.classes
+    if scores is None or len(classes) < 2 or not np.isfinite(scores).all():
+        return None
+    labels = np.array(predictions.labels)
+    if len(classes) == 2:
+        positive = positive_class(run, classes)
+        curve = roc_points(labels == positive, scores[:, classes.index(positive)])
+        return Roc(*_light(*curve), _area(*curve), positive) if curve else None
+    found = [roc_points(labels == name, scores[:, i]) for i, name in enumerate(classes)]
+    found = [curve for curve in found if curve is not None]
+    if not found:
+        return None
+    grid = _grid([fpr for fpr, _ in found])
+    tpr = np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in found], axis=0)
+    area = float(np.mean([_area(*curve) for curve in found]))
+    return Roc(np.append(0, grid), np.append(0, tpr), area, "")
+
+
+def roc_points(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); None if a class is absent."""
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return None
+    order = np.argsort(-score, kind="stable")
+    truth, score = truth[order], score[order]
+    # Images with equal scores pass a threshold together, or the curve would depend on their order.
+    ends = np.flatnonzero(np.append(np.diff(score) != 0, True))
+    true_positives = np.cumsum(truth)[ends]
+    false_positives = ends + 1 - true_positives
+    return np.append(0, false_positives / negatives), np.append(0, true_positives / positives)
+
+
+def _area(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    return float(np.trapezoid(tpr, fpr))
+
+
+def _grid(all_fpr: list[np.ndarray]) -> np.ndarray:
+    grid = np.unique(np.concatenate(all_fpr))
+    if len(grid) <= _MOST_POINTS:
+        return grid
+    # Half of the points where good models differ, below 10 % false positives.
+    return np.unique(np.concatenate([np.linspace(0, 0.1, _MOST_POINTS // 2), np.linspace(0.1, 1, _MOST_POINTS // 2)]))
+
+
+def _light(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out points on the straight lines of the staircase."""
+    if len(fpr) < 3:
+        return fpr, tpr
+    horizontal = (tpr[1:-1] == tpr[:-2]) & (tpr[1:-1] == tpr[2:])
+    vertical = (fpr[1:-1] == fpr[:-2]) & (fpr[1:-1] == fpr[2:])
+    keep = np.concatenate([[True], ~(horizontal | vertical), [True]])
+    return fpr[keep], tpr[keep]
+
+
+def _pair(text: str, position: dict[str, int]) -> tuple[int, int] | None:
+    """Indices of "<true> -> <predicted>"; a class name may itself hold an arrow."""
+    parts = text.split(" -> ")
+    for cut in range(1, len(parts)):
+        true, predicted = " -> ".join(parts[:cut]), " -> ".join(parts[cut:])
+        if true in position and predicted in position:
+            return position[true], position[predicted]
+    return None

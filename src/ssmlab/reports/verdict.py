@@ -1,0 +1,184 @@
+"""Who won, by how much and how sure that is: one sentence for the page and for the terminal."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.reports.formats import listing, percent, plural, points
+from ssmlab.reports.intervals import Interval, mean_interval, paired_bootstrap_difference, wilson
+from ssmlab.reports.record import Record
+from ssmlab.reports.run_folder import Predictions, model_labels
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The answer of a run.
+
+    Args:
+        kind: "clear" (the interval of the difference excludes zero), "unclear", "single" (one model only),
+            "partial" (a model has no result yet) or "none" (no model has).
+        headline, detail: the two halves of the sentence.
+        leader, runner_up: labels of the best model and of the next best, None where there is none.
+        difference: accuracy of the leader minus that of the runner-up with its 95 % interval; the bounds are nan where
+            neither the records nor the predictions give them.
+        n, seeds: test images, and seeds that the accuracy is a mean over.
+    """
+
+    kind: str
+    headline: str
+    detail: str
+    leader: str | None = None
+    runner_up: str | None = None
+    difference: Interval | None = None
+    n: int | None = None
+    seeds: int = 1
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.headline}: {self.detail}"
+
+    @property
+    def clear(self) -> bool:
+        return self.kind == "clear"
+
+
+def winner(
+    records: list[Record],
+    predictions: dict[str, dict[int | None, Predictions]] | None = None,
+    titles: dict[str, str] | None = None,
+) -> Winner:
+    """Compare the test accuracies of a run.
+
+    Args:
+        records: of the run; the interval of the difference is taken from `accuracy_difference` where it was recorded.
+        predictions: label -> seed -> Predictions, to compute that interval where it was not.
+        titles: label -> what to call the model; also says which models were to be measured.
+    """
+    titles = titles or {label: label for label in model_labels(records)}
+    accuracies = {label: _accuracies(records, label) for label in titles}
+    measured = {label: values for label, values in accuracies.items() if values}
+    missing = [titles[label] for label, values in accuracies.items() if not values]
+    if not measured:
+        return Winner("none", "No result yet", "no model of this run was tested.")
+    ranking = sorted(measured, key=lambda label: _mean(measured[label]), reverse=True)
+    leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
+    facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
+    if missing:
+        results = listing([f"{titles[label]} reaches {_accuracy(measured[label])}" for label in ranking])
+        return Winner("partial", "Not finished", f"{results}; no test result of {listing(missing)} yet.", **facts)
+    if len(ranking) == 1:
+        return Winner("single", titles[leader], _alone(measured[leader]), **facts)
+    facts["runner_up"] = ranking[1]
+    facts["difference"] = _difference(records, predictions or {}, measured, leader, ranking[1])
+    return _compared(titles, measured, len(ranking), facts)
+
+
+def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict) -> Winner:
+    leader, second, difference = facts["leader"], facts["runner_up"], facts["difference"]
+    basis = f"on {facts['n']:,} test images" if facts["n"] else "on the test images"
+    if facts["seeds"] > 1:
+        basis += f", mean of {facts['seeds']} seeds"
+    first_text, second_text = _accuracy(measured[leader]), _accuracy(measured[second])
+    a, b = titles[leader], titles[second] + ("" if models == 2 else f", the next of {models}")
+    if math.isnan(difference.low):
+        return Winner(
+            "unclear",
+            "No clear winner",
+            f"{a} reaches {first_text} and {b}, {second_text} {basis}, but without the predictions of both the "
+            "margin has no interval.",
+            **facts,
+        )
+    interval = f"95 % interval {points(difference.low)} to {points(difference.high)}"
+    if difference.low > 0:
+        detail = f"{first_text} against {second_text} for {b}, {basis}; +{points(difference.value).lstrip('+')} points"
+        return Winner("clear", f"{a} wins", f"{detail} ({interval}).", **facts)
+    if difference.value == 0:
+        return Winner(
+            "unclear",
+            "No clear winner",
+            f"{a} and {b} both reach {first_text} {basis} (difference 0.0 points, {interval}).",
+            **facts,
+        )
+    return Winner(
+        "unclear",
+        "No clear winner",
+        f"{a} is {points(difference.value).lstrip('+')} points ahead of {b} ({first_text} against {second_text} {basis}), but "
+        f"the {interval} includes zero.",
+        **facts,
+    )
+
+
+def _accuracies(records: list[Record], label: str) -> dict[int | None, Record]:
+    """The final test accuracy of a model by seed; the last one counts where a run was repeated."""
+    return {
+        r.seed: r
+        for r in records
+        if r.model == label and r.metric == "accuracy" and r.split == "test" and r.step is None and r.class_ is None
+    }
+
+
+def _mean(values: dict[int | None, Record]) -> float:
+    mean = float(np.mean([record.value for record in values.values()]))
+    return mean if math.isfinite(mean) else -math.inf
+
+
+def _accuracy(values: dict[int | None, Record]) -> str:
+    return percent(float(np.mean([record.value for record in values.values()])))
+
+
+def _alone(values: dict[int | None, Record]) -> str:
+    record = next(iter(values.values()))
+    images = f" of {record.n:,} test images" if record.n else " of the test images"
+    if len(values) > 1:
+        mean, low, high = mean_interval([r.value for r in values.values()])
+        low, high = max(low, 0.0), min(high, 1.0)
+        images += f", mean of {plural(len(values), 'seed')}"
+    elif record.spread:
+        mean, (low, high) = record.value, record.spread
+    elif record.n:
+        mean, (low, high) = record.value, wilson(round(record.value * record.n), record.n)
+    else:
+        return f"classifies {percent(record.value)}{images} correctly."
+    return f"classifies {percent(mean)}{images} correctly (95 % interval {percent(low)} to {percent(high)})."
+
+
+def _difference(records, predictions, measured, a: str, b: str) -> Interval:
+    value = _mean(measured[a]) - _mean(measured[b])
+    for name, sign in ((f"{a} - {b}", 1), (f"{b} - {a}", -1)):
+        rows = [r for r in records if r.model == name and r.metric == "accuracy_difference" and r.split != "val"]
+        rows = [r for r in rows if r.spread is not None]
+        if rows:
+            # With several seeds one record may stand for all (seed null) beside one for each seed.
+            pooled = [r for r in rows if r.seed is None] or rows
+            last = pooled[-1] if len({r.seed for r in pooled}) == 1 else None
+            if last is not None:
+                low, high = sorted(sign * bound for bound in last.spread)
+                return Interval(sign * last.value, low, high)
+    pairs = _paired(predictions.get(a, {}), predictions.get(b, {}))
+    if pairs is None:
+        return Interval(value, math.nan, math.nan)
+    return paired_bootstrap_difference(*pairs)
+
+
+def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):
+    """Correctness of both models on the same images in the same order, (seeds, images), or None."""
+    rows_a, rows_b = [], []
+    ids: tuple[str, ...] = ()
+    for seed in (seed for seed in a if seed in b):
+        ids = ids or a[seed].ids
+        in_order = [_in_order(predictions, ids) for predictions in (a[seed], b[seed])]
+        if any(row is None for row in in_order):
+            return None
+        rows_a.append(in_order[0])
+        rows_b.append(in_order[1])
+    return (rows_a, rows_b) if rows_a else None
+
+
+def _in_order(predictions: Predictions, ids: tuple[str, ...]) -> np.ndarray | None:
+    if predictions.ids == ids:
+        return predictions.correct
+    by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
+    if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
+        return None
+    return np.array([by_id[id_] for id_ in ids])

@@ -1,0 +1,61 @@
+"""Image classification: batches of uint8 images to a loss, and logits to numbers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmlab.tasks.augment import Augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Cross-entropy on images, with augmentation and normalisation done here, on the batch.
+
+    Args:
+        classes: names in the order of the logits.
+        mean, std: per channel, of images scaled to 0..1.
+        label_smoothing: 0 to 1, in training only.
+        class_weights: a factor per class in the training loss, or None.
+        augment: applied to training batches only, or None.
+    """
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    augment: Augment | None = None
+
+    def prepare(self, images: Tensor, *, training: bool = False) -> Tensor:
+        """Images (b, c, h, w) uint8 to what the model reads: float32, augmented in training, normalised."""
+        x = images.contiguous().float() / 255  # images may be a view of (b, h, w, c)
+        if training and self.augment is not None:
+            x = self.augment(x)
+        mean = torch.tensor(self.mean, device=x.device)[:, None, None]
+        std = torch.tensor(self.std, device=x.device)[:, None, None]
+        return (x - mean) / std
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss in nats (a scalar) and the logits (b, classes) of a batch {"images", "labels"}.
+
+        A model in evaluation mode gets plain cross-entropy, comparable between recipes: no smoothing, no weights.
+        """
+        logits = model(self.prepare(batch["images"], training=model.training)).float()
+        if not model.training:
+            return F.cross_entropy(logits, batch["labels"]), logits
+        weight = None
+        if self.class_weights is not None:
+            weight = torch.tensor(self.class_weights, device=logits.device)
+        loss = F.cross_entropy(
+            logits, batch["labels"], weight=weight, label_smoothing=self.label_smoothing
+        )
+        return loss, logits
+
+
+def balanced_weights(labels, classes: int) -> tuple[float, ...]:
+    """Weights inversely proportional to the frequency of each class, n / (classes * count); absent classes get 0."""
+    counts = torch.bincount(torch.as_tensor(labels), minlength=classes).double()
+    weights = torch.where(counts > 0, counts.sum() / (classes * counts.clamp(min=1)), 0.0)
+    return tuple(weights.tolist())

@@ -1,0 +1,82 @@
+"""What happens beside the optimisation: checkpoints between epochs, Ctrl-C, curves, progress."""
+
+import signal
+import threading
+
+from transformers import TrainerCallback
+
+from ssmlab.training.progress import Progress
+
+
+class Checkpoints(TrainerCallback):
+    """Saves every `steps` steps, and lets Ctrl-C end a run after the step under way with a checkpoint of it."""
+
+    def __init__(self, trainer, steps: int):
+        self.trainer, self.steps = trainer, steps
+        self.interrupted = False
+        self._before = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.clock.run()
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, number, frame):
+        if self.interrupted:  # asked twice: at once
+            self.restore()
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        per_epoch = state.max_steps // state.num_train_epochs
+        if state.global_step % per_epoch == 0:
+            return  # the end of the epoch evaluates, then saves; a step earlier would leave out the evaluation
+        if self.interrupted:
+            self.trainer._save_checkpoint(model, None)
+            self.restore()
+            raise KeyboardInterrupt
+        if self.steps and state.global_step % self.steps == 0:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.interrupted and state.global_step < state.max_steps:
+            self.restore()
+            raise KeyboardInterrupt
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.restore()
+
+    def restore(self):
+        """Give Ctrl-C back to whoever had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+class Watch(TrainerCallback):
+    """Adds the training accuracy to the log and tells the progress display."""
+
+    def __init__(self, trainer, progress: Progress):
+        self.trainer, self.progress = trainer, progress
+        self.loss, self.accuracy = "", ""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.model.take_accuracy()
+        self.progress.start(
+            self.trainer.label, state.max_steps, state.global_step, per_step=args.per_device_train_batch_size
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.update(state.global_step, ", ".join(filter(None, (self.loss, self.accuracy))))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            accuracy = self.trainer.model.take_accuracy()
+            if accuracy is not None:
+                logs["accuracy"] = state.log_history[-1]["accuracy"] = accuracy
+            self.loss = f"loss {logs['loss']:.3f}"
+        if "eval_accuracy" in logs:
+            self.accuracy = f"validation {logs['eval_accuracy']:.1%}"
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.progress.stop()

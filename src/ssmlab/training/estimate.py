@@ -1,0 +1,66 @@
+"""How long training will take, from a few real steps on a copy that is thrown away."""
+
+import copy
+import time
+
+import torch
+from torch import nn
+
+from ssmlab.tasks.classify import Classify
+from ssmlab.training.device import Placement
+from ssmlab.training.measure import autocast
+from ssmlab.training.recipe import TrainingConfig
+
+STEPS = 3
+
+
+def estimate_seconds(
+    network: nn.Module,
+    task: Classify,
+    config: TrainingConfig,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    steps: int,
+    evaluated: int,
+    placement: Placement,
+) -> float:
+    """Seconds for `steps` training steps and for predicting `evaluated` images.
+
+    Neither the network nor any random number is touched: the steps run on a copy, and the generators are put back.
+
+    Args:
+        images, labels: of the training part, on the CPU.
+    """
+    b = min(config.batch_size, len(labels))
+    with torch.random.fork_rng():
+        network = copy.deepcopy(network).to(placement.device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.0)
+        batch = {"images": images[:b].to(placement.device), "labels": labels[:b].to(placement.device)}
+
+        def train_step():
+            with autocast(placement):
+                loss, _ = task.loss(network, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def predict_step():
+            with torch.inference_mode(), autocast(placement):
+                task.loss(network, batch)
+
+        per_step = _seconds(network.train(), train_step, placement)
+        per_image = _seconds(network.eval(), predict_step, placement) / b
+    return per_step * steps + per_image * evaluated
+
+
+def _seconds(network: nn.Module, step, placement: Placement) -> float:
+    """The fastest of a few, after one that prepares the kernels."""
+    times = []
+    for _ in range(1 + STEPS):
+        begin = time.perf_counter()
+        step()
+        if placement.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return min(times[1:])

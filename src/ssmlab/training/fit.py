@@ -1,0 +1,164 @@
+"""One model of a run: built, trained, tested once, measured."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from ssmlab.models import create_model, save_model
+from ssmlab.profiling import peak_memory
+from ssmlab.reports.record import Record
+from ssmlab.tasks.augment import Augment
+from ssmlab.tasks.classify import Classify, balanced_weights
+from ssmlab.tasks.metrics import classification_metrics
+from ssmlab.training import trainer
+from ssmlab.training.device import Placement
+from ssmlab.training.estimate import estimate_seconds
+from ssmlab.training.images import Images, Part
+from ssmlab.training.measure import costs, curves, predict
+from ssmlab.training.outputs import write_predictions
+from ssmlab.training.progress import Progress
+from ssmlab.training.recipe import ModelConfig, Recipe
+
+
+def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int, *, bare: bool = False) -> nn.Module:
+    """The network of a recipe's model with its initial weights; `bare` leaves out reading weights."""
+    set_seed(seed)
+    return create_model(
+        model.name,
+        num_classes=len(images.classes),
+        image_size=recipe.data.image_size,
+        pretrained=model.pretrained and not bare,
+        weights=(model.weights or None) if not bare else None,
+        **model.options,
+    )
+
+
+def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConfig) -> Classify:
+    """The task, with the statistics that published weights were trained with, or those of the training part."""
+    config = recipe.training
+    mean, std = images.mean, images.std
+    published = getattr(network, "default_cfg", None) if model.pretrained or model.weights else None
+    if published:
+        mean, std = tuple(published["mean"]), tuple(published["std"])
+    weights = None
+    if config.class_weights == "balanced":
+        weights = balanced_weights(images.train.labels, len(images.classes))
+    return Classify(
+        classes=images.classes,
+        mean=mean,
+        std=std,
+        label_smoothing=config.label_smoothing,
+        class_weights=weights,
+        augment=Augment(**config.augment.model_dump()),
+    )
+
+
+def estimate(job, recipe: Recipe, images: Images, placement: Placement) -> float:
+    """Seconds that training and testing the model will take."""
+    network = build(job.model, recipe, images, job.seed, bare=True)
+    config = recipe.training
+    few = slice(0, config.batch_size)
+    return estimate_seconds(
+        network,
+        task_of(recipe, images, network, job.model),
+        config,
+        _tensor(images.train, few),
+        torch.from_numpy(images.train.labels[few]),
+        steps=config.epochs * trainer.steps_per_epoch(len(images.train.labels), config.batch_size),
+        evaluated=config.epochs * len(images.val.labels) + len(images.test.labels),
+        placement=placement,
+    )
+
+
+def train_job(job, recipe, images, placement, *, logs=None, progress=None, resume=False):
+    """Build and train; returns the network, its task, what training left, and the peak of memory."""
+    network = build(job.model, recipe, images, job.seed)
+    task = task_of(recipe, images, network, job.model)
+    with peak_memory(placement.device) as peak:
+        trained = trainer.train(
+            network,
+            task,
+            recipe.training,
+            _dataset(images.train),
+            _dataset(images.val),
+            folder=job.checkpoints,
+            label=job.folder.name,
+            seed=job.seed,
+            placement=placement,
+            logs=logs,
+            progress=progress,
+            resume=resume,
+        )
+    return network, task, trained, peak
+
+
+def validate(network: nn.Module, task: Classify, recipe: Recipe, images: Images, placement: Placement) -> dict:
+    """Accuracy and loss on the validation part."""
+    found = predict(
+        network, task, _tensor(images.val), batch_size=recipe.evaluation.batch_size, placement=placement
+    )
+    records = classification_metrics(found.logits, images.val.labels, task.classes)
+    return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
+
+
+def fit(
+    job,
+    recipe: Recipe,
+    images: Images,
+    placement: Placement,
+    *,
+    logs: Path,
+    progress: Progress,
+    resume: bool,
+) -> dict[str | None, list[Record]]:
+    """Train a model, save it, test it once, measure it.
+
+    Returns:
+        records by part; None holds those of no part, the costs.
+    """
+    network, task, trained, peak = train_job(
+        job, recipe, images, placement, logs=logs, progress=progress, resume=resume
+    )
+    preprocess = {
+        "image_size": recipe.data.image_size,
+        "mean": list(task.mean),
+        "std": list(task.std),
+        "classes": list(task.classes),
+        "channels": 3,
+    }
+    save_model(network, job.folder, preprocess)
+    records = {**curves(trained.log), "test": [], None: []}
+    for name in ("val", "test"):
+        part = getattr(images, name)
+        found = predict(
+            network,
+            task,
+            _tensor(part),
+            batch_size=recipe.evaluation.batch_size,
+            placement=placement,
+            title=f"{job.folder.name}: {name}",
+            progress=progress,
+        )
+        records[name] += classification_metrics(
+            found.logits, part.labels, task.classes, positive=recipe.evaluation.positive
+        )
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, found.logits, task.classes)
+    records[None] = [
+        Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps),
+        Record(metric="test_seconds", value=found.seconds, unit="seconds", n=len(part.labels)),
+        *costs(network, task, _tensor(images.test, slice(0, 64)), recipe.evaluation, placement),
+    ]
+    if peak.bytes is not None:
+        records[None].append(Record(metric="peak_memory", value=peak.bytes, unit="bytes"))
+    return records
+
+
+def _tensor(part: Part, which: slice = slice(None)) -> torch.Tensor:
+    """Images as (n, 3, h, w); a view, so that a large part is not held twice."""
+    return torch.from_numpy(part.images[which]).permute(0, 3, 1, 2)
+
+
+def _dataset(part: Part) -> trainer.Images:
+    return trainer.Images(_tensor(part), torch.from_numpy(part.labels))

@@ -1,0 +1,70 @@
+"""A run's folder: opened without ever losing a run that is already there."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+from ssmlab.errors import UserError
+from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.overrides import flatten
+from ssmlab.training.recipe import Recipe
+
+MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
+
+
+def open_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """The folder `output/<name>`, with the resolved recipe in it.
+
+    Raises:
+        UserError: a run is there and neither `resume` nor `overwrite` is given; it holds something else; or the run
+            to be continued was started with another recipe.
+    """
+    folder = output / recipe.name
+    recipe_file = folder / "recipe.toml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give the run another name with name=...")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not recipe_file.is_file():
+            raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
+        if overwrite:
+            shutil.rmtree(folder)
+        elif resume:
+            _check_same(recipe, recipe_file)
+        else:
+            raise UserError(
+                f"{folder} already holds a run ({state_of(folder)}); add --resume to continue it, --overwrite to start "
+                "again, or name=... for another folder"
+            )
+    if not recipe_file.is_file():
+        write_atomically(recipe_file, recipe.to_toml())
+    return folder
+
+
+def state_of(folder: Path) -> str:
+    """Whether a run is finished, in words."""
+    finished = read_json(folder / "run.json").get("finished")
+    return f"finished {finished}" if finished else "not finished"
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object, or {} where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _check_same(recipe: Recipe, file: Path) -> None:
+    before = flatten(tomllib.loads(file.read_text(encoding="utf-8")))
+    now = flatten(recipe.model_dump())
+    changed = [
+        f"{key}={before.get(key)!r} (now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in MAY_DIFFER
+    ]
+    if changed:
+        raise UserError(
+            f"{file.parent} was started with {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; resume it as "
+            f"it was with `ssmlab run {file.parent} --resume`, or give the new run a name=..."
+        )

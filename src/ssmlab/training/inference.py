@@ -1,0 +1,150 @@
+"""A trained model on new pictures. torch is imported when the first model is loaded."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.data.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.data.files import IMAGE_SUFFIXES
+from ssmlab.errors import ModelError, UserError
+from ssmlab.reports.record import read_records
+from ssmlab.training.checkpoints import write_atomically
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities of all classes for one picture."""
+
+    file: Path
+    probabilities: np.ndarray
+
+    def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(classes[i], float(self.probabilities[i])) for i in order]
+
+
+def find_model(path: Path) -> tuple[Path, str]:
+    """The folder of a trained model, and where there was a choice, how it was made.
+
+    Of a run's models the one with the highest validation accuracy is taken, never the one that is best on the test.
+
+    Args:
+        path: a run's folder, a model's folder, or a file in it.
+    Raises:
+        ModelError: there is no trained model.
+    """
+    folder = path.parent if path.is_file() else path
+    if (folder / "config.json").is_file():
+        return folder, ""
+    found = sorted(file.parent for file in folder.glob("models/*/config.json"))
+    if not found:
+        raise ModelError(
+            f"no trained model in {path}; give runs/<name>, runs/<name>/models/<model> or the weights file in it"
+        )
+    if len(found) == 1:
+        return found[0], ""
+    scores = {candidate: _validation_accuracy(candidate) for candidate in found}
+    best = max(found, key=lambda candidate: scores[candidate])
+    return best, f"using {best} (highest validation accuracy of {len(found)} models)"
+
+
+def _validation_accuracy(folder: Path) -> float:
+    file = folder / "records.jsonl"
+    records = read_records(file) if file.is_file() else []
+    return max(
+        (r.value for r in records if r.split == "val" and r.metric == "accuracy" and r.step is None), default=-1.0
+    )
+
+
+def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Picture files, those in folders included, and what is wrong with the rest."""
+    files, problems = [], []
+    for path in paths:
+        if path.is_dir():
+            inside = [
+                file
+                for file in sorted(path.rglob("*"))
+                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+            ]
+            files += inside
+            problems += [] if inside else [f"{path}: no pictures in this folder"]
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    return files, problems
+
+
+class Classifier:
+    """A model that `save_model` wrote, with the preprocessing that it was trained with.
+
+    Raises:
+        ModelError: the folder is incomplete, or the model is no classifier.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto"):
+        from ssmlab.models import load_model
+        from ssmlab.tasks.classify import Classify
+        from ssmlab.training.device import choose_placement
+
+        network, preprocess = load_model(folder)
+        self.placement = choose_placement(device, "float32")
+        self.network = network.to(self.placement.device)
+        try:
+            self.classes = tuple(preprocess["classes"])
+            self.image_size = int(preprocess["image_size"])
+            self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
+
+    def classify(self, files: list[Path], batch_size: int = 32) -> Iterator[tuple[list[Prediction], list[str]]]:
+        """Predictions and problems, a batch of files at a time."""
+        for start in range(0, len(files), batch_size):
+            yield self._batch(files[start : start + batch_size])
+
+    def _batch(self, files: list[Path]) -> tuple[list[Prediction], list[str]]:
+        import torch
+
+        from ssmlab.tasks.metrics import log_softmax
+        from ssmlab.training.measure import predict
+
+        pictures: dict[int, np.ndarray] = {}
+
+        def keep(i, picture):
+            pictures[i] = np.asarray(fit_square(picture, self.image_size))
+
+        failures = for_each_image(_load, files, keep)
+        problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
+        if not pictures:
+            return [], problems
+        readable = [files[i] for i in sorted(pictures)]
+        images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
+        found = predict(self.network, self.task, images, batch_size=len(readable), placement=self.placement)
+        probabilities = np.exp(log_softmax(found.logits.astype(np.float64)))
+        return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
+
+
+def _load(file: Path):
+    try:
+        return decode(file.read_bytes())
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+
+
+def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:
+    """CSV with the columns file, predicted, probability and `p:<class>`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "predicted", "probability", *(f"p:{name}" for name in classes)])
+    for row in rows:
+        best, probability = row.ranking(classes)[0]
+        numbers = [f"{p:.6g}" for p in row.probabilities]
+        writer.writerow([row.file, best, f"{probability:.6g}", *numbers])
+    try:
+        write_atomically(path, text.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give another --csv file") from None

@@ -1,0 +1,223 @@
+"""The recipe: one TOML file that says everything about a run. Nothing here imports torch.
+
+No field is optional in the sense of None: TOML has no null, and the resolved recipe of a run shows every default.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ssmlab.errors import RecipeError
+from ssmlab.models.registry import describe
+from ssmlab.training.overrides import apply_override, explain, parse_override
+
+PACKAGED = Path(__file__).parent.parent / "recipes"
+_BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
+DATA_FORMS = "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, or digits"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)
+
+
+class DataConfig(_Table):
+    """Which images. `path` is a folder, a file or "digits"; the format is found from the content."""
+
+    path: str = ""
+    image_size: int = Field(32, ge=8, le=1024)
+    group: str = ""  # a column whose images stay on one side of the split, e.g. the patient
+    val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
+    split_seed: int = 0
+    limit: int = Field(0, ge=0)  # at most so many images of each part, drawn class by class; 0 = all
+
+
+class AugmentConfig(_Table):
+    """Random changes of the training images, drawn anew for each image and each epoch."""
+
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    shift: float = Field(0.0, ge=0, le=0.5)  # largest shift, as a fraction of the image
+    scale: float = Field(0.0, ge=0, lt=1)  # sizes between 1 - scale and 1 + scale
+    rotate: float = Field(0.0, ge=0, le=180)  # largest angle in degrees
+
+
+class TrainingConfig(_Table):
+    """How every model of the recipe is trained."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1)  # the fraction of all steps in which the rate rises from 0
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 = no clipping
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: each class weighs the same in the loss
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it
+    channels_last: Literal["auto", "yes", "no"] = "auto"
+    keep: Literal["last", "best"] = "last"  # best: the epoch with the highest validation accuracy
+    checkpoint_steps: int = Field(0, ge=0)  # a checkpoint every so many steps, besides one each epoch
+    augment: AugmentConfig = AugmentConfig()
+
+
+class ModelConfig(_Table):
+    """One model of the comparison: a registry name, or `timm/<name>`, and its options."""
+
+    name: str
+    label: str = ""  # of the folder and the records; the name where it is not given
+    title: str = ""  # for the reports; the registry's where it is not given
+    pretrained: bool = False
+    weights: str = ""  # a file or folder of weights
+    options: dict[str, Any] = {}  # of the model's config, such as depth
+
+    @model_validator(mode="after")
+    def _fill(self):
+        self.title = self.title or describe(self.name)  # also says whether there is such a model
+        self.label = self.label or self.name.replace("/", "_")
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained and weights both say where weights come from; give one of them")
+        taken = sorted(_BUILDS & set(self.options))
+        if taken:
+            raise ValueError(f"option {taken[0]} is set by the recipe; it does not belong into options")
+        if not all(c.isalnum() or c in "-_.+" for c in self.label) or self.label.startswith("."):
+            raise ValueError(f"label {self.label!r} names a folder: use letters, digits, - _ . +")
+        return self
+
+
+class EvaluationConfig(_Table):
+    """What is measured after training, once, on the test part."""
+
+    batch_size: int = Field(64, ge=1)
+    positive: str = ""  # the positive class of two; the second in order where it is not given
+    throughput_batch: int = Field(32, ge=1)
+    throughput_repeats: int = Field(10, ge=1)
+    bootstrap: int = Field(2000, ge=100)  # resamples for the interval of the difference
+    samples: int = Field(12, ge=0, le=12)  # images in the report
+
+
+class Recipe(_Table):
+    """A complete run.
+
+    Args:
+        name: the folder below `runs/`.
+        seeds: every model is trained once for each of them.
+        device: "auto", "cuda", "mps" or "cpu".
+    """
+
+    name: str = ""
+    description: str = ""
+    task: Literal["classify"] = "classify"
+    seeds: list[int] = Field([0], min_length=1)
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    models: list[ModelConfig] = Field(min_length=1)
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        labels = [model.label for model in self.models]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two models are labelled {twice[0]!r}; give each its own label")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds has one twice: {self.seeds}")
+        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
+            raise ValueError(f"name {self.name!r} is a folder below runs/, not a path")
+        return self
+
+    def to_toml(self) -> str:
+        """The resolved recipe: every key with the value that was used."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump())
+
+
+def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke: bool = False) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        source: the name of a packaged recipe ("classification/digits_resnet18_vs_hybrid"), a TOML file, or the folder
+            of a run, whose resolved recipe is read.
+        overrides: "data.path=...", "models.0.name=..."; values as in TOML, quotes around text may be left out.
+        smoke: apply the recipe's `[smoke]` table first, which makes the run tiny.
+    Raises:
+        RecipeError: no such recipe, unknown keys (with the nearest valid one), values of a wrong type or out of range.
+    """
+    file = find_recipe(source)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {file}: not valid TOML: {error}") from None
+    where = f"recipe {_name_of(file)}"
+    tiny = table.pop("smoke", {})
+    name = table.get("name") or file.stem
+    texts: dict[tuple, str] = {}
+    if smoke:
+        if not tiny:
+            raise RecipeError(f"{where}: has no [smoke] table, so there is no tiny form of it")
+        name += "-smoke"
+        for key, value in tiny.items():
+            apply_override(table, key.split("."), value, where, Recipe)
+    table["name"] = name
+    for override in overrides or []:
+        keys, value, text = parse_override(override)
+        apply_override(table, keys, value, where, Recipe)
+        texts[tuple(keys)] = text
+    recipe = validate(table, where, texts)
+    if not recipe.data.path:
+        raise RecipeError(f"{where}: data.path is missing; add data.path=... ({DATA_FORMS})")
+    return recipe
+
+
+def validate(table: dict, where: str, texts: dict[tuple, str] | None = None) -> Recipe:
+    """Check a table against the schema; `texts` are the overrides as typed, for fields that hold text."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        retyped = False
+        for problem in error.errors():
+            typed = tuple(str(part) for part in problem["loc"])
+            if problem["type"] == "string_type" and typed in (texts or {}):
+                apply_override(table, list(typed), texts[typed], where, Recipe)
+                retyped = True
+        if retyped:
+            return validate(table, where)
+        raise RecipeError(explain(error, where, Recipe)) from None
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe: a path, a run's folder, or a packaged name."""
+    path = Path(source)
+    if (path / "recipe.toml").is_file():
+        return path / "recipe.toml"
+    if path.is_file():
+        return path
+    packaged = PACKAGED / f"{str(source).removesuffix('.toml')}.toml"
+    if packaged.is_file():
+        return packaged
+    from difflib import get_close_matches
+
+    names = [name for name, _ in list_recipes()]
+    near = get_close_matches(str(source), names, n=2, cutoff=0.4) or [
+        name for name in names if str(source).lower() in name
+    ]
+    hint = f"did you mean {', '.join(near)}?" if near else f"packaged recipes: {', '.join(names)}"
+    raise RecipeError(f"no recipe {str(source)!r}: not a file, and not a packaged name; {hint}")
+
+
+def list_recipes() -> list[tuple[str, str]]:
+    """Names of the packaged recipes, each with the first line of its comment."""
+    found = []
+    for file in sorted(PACKAGED.rglob("*.toml")):
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        found.append((_name_of(file), first.removeprefix("#").strip()))
+    return found
+
+
+def _name_of(file: Path) -> str:
+    if file.is_relative_to(PACKAGED):
+        return file.relative_to(PACKAGED).with_suffix("").as_posix()
+    return str(file)

@@ -1,0 +1,172 @@
+"""A grid of recipes, compared on the validation part. The test part is never predicted."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.errors import RecipeError, UserError
+from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.folder import open_folder
+from ssmlab.training.images import Images, load_images
+from ssmlab.training.progress import Progress
+from ssmlab.training.recipe import Recipe, load_recipe
+from ssmlab.training.run import duration, jobs_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid: what was changed, the recipe, and the validation accuracy of every model and seed."""
+
+    changes: dict[str, str]
+    recipe: Recipe
+    accuracies: dict[str, list[float]]
+
+    @property
+    def score(self) -> float:
+        """Mean over models and seeds, so that the choice favours no model."""
+        return float(np.mean([value for values in self.accuracies.values() for value in values]))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All trials in the order of the grid, and the folder with `sweep.jsonl` and `best.toml`."""
+
+    folder: Path
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial:
+        return max(self.trials, key=lambda trial: trial.score)  # of equals the first
+
+
+def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Split "key=a,b,c" into the grid, and what has one value into overrides; commas within brackets do not count.
+
+    Raises:
+        RecipeError: nothing varies, or an argument is no key=value.
+    """
+    grid: dict[str, list[str]] = {}
+    overrides = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"{argument!r} is not of the form key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
+        values = _split(text)
+        if len(values) == 1:
+            overrides.append(argument)
+        elif not all(values):
+            raise RecipeError(f"{argument!r} has an empty value between its commas")
+        else:
+            grid[key.strip()] = values
+    if not grid:
+        raise RecipeError("nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
+    return grid, overrides
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in (*parts, text[start:])]
+
+
+def run_sweep(
+    source: str,
+    arguments: list[str],
+    *,
+    smoke: bool = False,
+    output: Path | str = "runs",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Train every point of the grid and compare them on the validation part.
+
+    Args:
+        source, smoke: the recipe, as for `load_recipe`.
+        arguments: "key=a,b,c" spans the grid, "key=a" changes every trial.
+        resume: keep the trials that an interrupted sweep has finished.
+    Returns:
+        the trials; `output/<name>-sweep/` holds sweep.jsonl, a line for every model, seed and trial, and best.toml.
+    """
+    progress = progress or Progress()
+    grid, overrides = parse_grid(arguments)
+    base = load_recipe(source, overrides, smoke=smoke)
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    # All recipes are checked before the first is trained.
+    recipes = [
+        load_recipe(source, [*overrides, *(f"{k}={v}" for k, v in point.items())], smoke=smoke) for point in points
+    ]
+    folder = open_folder(
+        base.model_copy(update={"name": f"{base.name}-sweep"}), Path(output), resume=resume, overwrite=overwrite
+    )
+    _same_grid(folder, grid)
+    cache: dict[str, Images] = {}
+    trials = []
+    for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
+        key = recipe.data.model_dump_json()
+        if key not in cache:
+            cache = {key: load_images(recipe, progress)}
+        trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
+    sweep = Sweep(folder, trials)
+    write_atomically(folder / "best.toml", sweep.best.recipe.to_toml())
+    return sweep
+
+
+def _trial(folder, number, count, point, recipe, images, progress) -> Trial:
+    """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
+    from ssmlab.training.device import choose_placement
+    from ssmlab.training.fit import estimate, train_job, validate
+
+    config = recipe.training
+    placement = choose_placement(recipe.device, config.precision, config.channels_last)
+    known = {(row["trial"], row["model"], row["seed"]): row for row in _read(folder / "sweep.jsonl")}
+    work = folder / "trials" / str(number)
+    jobs = jobs_of(recipe, work)
+    left = [job for job in jobs if (number, job.model.label, job.seed) not in known]
+    text = " ".join(f"{key}={value}" for key, value in point.items())
+    if left:
+        seconds = sum(estimate(job, recipe, images, placement) for job in left)
+        progress.say(f"trial {number + 1} of {count}: {text}, about {duration(seconds)}")
+    accuracies: dict[str, list[float]] = {}
+    for job in jobs:
+        row = known.get((number, job.model.label, job.seed))
+        if row is None:
+            network, task, trained, _ = train_job(job, recipe, images, placement, progress=progress, resume=True)
+            row = {
+                "trial": number,
+                **point,
+                "model": job.model.label,
+                "seed": job.seed,
+                **validate(network, task, recipe, images, placement),
+                "train_seconds": trained.seconds,
+            }
+            _append(folder / "sweep.jsonl", row)
+        accuracies.setdefault(job.model.label, []).append(row["val_accuracy"])
+    shutil.rmtree(work, ignore_errors=True)
+    return Trial(point, recipe, accuracies)
+
+
+def _same_grid(folder: Path, grid: dict) -> None:
+    file = folder / "grid.json"
+    if not file.is_file():
+        write_atomically(file, json.dumps(grid, indent=2) + "\n")
+    elif json.loads(file.read_text(encoding="utf-8")) != grid:
+        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _append(path: Path, row: dict) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*_read(path), row]))

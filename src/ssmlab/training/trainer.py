@@ -1,0 +1,279 @@
+"""A thin layer over transformers.Trainer: our task computes the loss, checkpoints are atomic, NaN stops the run."""
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import ProgressCallback
+
+from ssmlab.errors import UserError
+from ssmlab.tasks.classify import Classify
+from ssmlab.training.callbacks import Checkpoints, Watch
+from ssmlab.training.checkpoints import PARTIAL, commit, newest_complete
+from ssmlab.training.device import Placement
+from ssmlab.training.progress import Progress
+from ssmlab.training.recipe import TrainingConfig
+
+
+class TaskModule(nn.Module):
+    """Network and task as one module that returns {"loss", "logits"}, which is what the Trainer asks of a model.
+
+    It also keeps the network's own `config` away from the Trainer, which writes into it.
+    """
+
+    def __init__(self, network: nn.Module, task: Classify):
+        super().__init__()
+        self.network, self.task = network, task
+        self.seen = self.correct = 0  # of the training images since the last log
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss, logits = self.task.loss(self.network, {"images": images, "labels": labels})
+        if self.training:
+            self.seen += len(labels)
+            self.correct = self.correct + (logits.detach().argmax(1) == labels).sum()
+        return {"loss": loss, "logits": logits}
+
+    def take_accuracy(self) -> float | None:
+        """Accuracy on the (augmented) training images since the last call."""
+        accuracy = float(self.correct) / self.seen if self.seen else None
+        self.seen = self.correct = 0
+        return accuracy
+
+
+class Images(torch.utils.data.Dataset):
+    """Images (n, 3, h, w) uint8 and labels in memory, served a batch at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"images": self.images[index], "labels": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self[torch.as_tensor(indices)]
+
+
+@dataclass
+class Clock:
+    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
+
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def run(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+
+class SsmTrainer(Trainer):
+    """transformers.Trainer with the few changes that the house needs; use `train`."""
+
+    def __init__(self, *args, label: str, learning_rate: float, **kwargs):
+        self.label, self.learning_rate = label, learning_rate
+        self.clock = Clock()
+        super().__init__(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            step, epoch = self.state.global_step + 1, self.state.epoch or 0
+            raise UserError(
+                f"{self.label}: the loss is {loss.item()} at step {step} (epoch {epoch:.1f}); the weights before it are "
+                f"kept; try a lower training.learning_rate (now {self.learning_rate:g}) or training.precision=float32"
+            )
+        return loss
+
+    def evaluate(self, *args, **kwargs):
+        """As the Trainer's, but training goes on with the random numbers that it would have had without it."""
+        self.clock.pause()
+        with torch.random.fork_rng():
+            metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train:
+            self.clock.run()
+        return metrics
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Weights of linear layers and convolutions; never A_log and D, which upstream marks `_no_weight_decay`."""
+        marked = {name for name, p in model.named_parameters() if getattr(p, "_no_weight_decay", False)}
+        return [name for name in super().get_decay_parameter_names(model) if name not in marked]
+
+    def _get_output_dir(self, trial) -> str:
+        return os.path.join(self.args.output_dir, PARTIAL)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self.clock.pause()
+        folder = Path(self.args.output_dir)
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        name = f"checkpoint-{self.state.global_step}"
+        (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
+        commit(folder, name)
+        self.clock.run()
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        os.makedirs(output_dir, exist_ok=True)
+        _save_weights(self.model, Path(output_dir) / "model.safetensors")
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        """A new best epoch also leaves its weights in `best.safetensors`."""
+        better = super()._determine_best_metric(metrics, trial)
+        if better:
+            temporary = Path(self.args.output_dir) / "best.partial"
+            _save_weights(self.model, temporary)
+            os.replace(temporary, Path(self.args.output_dir) / "best.safetensors")
+        return better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves besides the weights: the seconds it took and the Trainer's log."""
+
+    seconds: float
+    steps: int
+    epoch: float  # of the weights that were kept
+    log: list[dict]
+
+
+def train(
+    network: nn.Module,
+    task: Classify,
+    config: TrainingConfig,
+    train_part: Images,
+    val_part: Images,
+    *,
+    folder: Path,
+    label: str,
+    seed: int,
+    placement: Placement,
+    logs: Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Train `network` in place; with `resume` from the newest complete checkpoint in `folder`, bit-equal on the CPU.
+
+    Args:
+        folder: for checkpoints (one is kept) and the best epoch's weights.
+        label: how messages call the model.
+        logs: a folder for TensorBoard, or None.
+    Raises:
+        UserError: the loss is not finite.
+        KeyboardInterrupt: after a checkpoint of the step that was under way.
+    """
+    module = TaskModule(network, task)
+    if placement.channels_last:
+        network.to(memory_format=torch.channels_last)
+    arguments = _arguments(config, len(train_part), folder, seed, placement)
+    trainer = SsmTrainer(
+        module,
+        arguments,
+        label=label,
+        learning_rate=config.learning_rate,
+        data_collator=lambda batch: batch,
+        train_dataset=train_part,
+        eval_dataset=val_part,
+        compute_metrics=_validation_metrics,
+        optimizer_cls_and_kwargs=_optimizer(config, placement),
+    )
+    trainer.remove_callback(ProgressCallback)
+    for callback in _callbacks(trainer, config, logs, progress or Progress()):
+        trainer.add_callback(callback)
+    checkpoint = newest_complete(folder) if resume else None
+    if checkpoint is not None:
+        trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.clock.pause()
+    epoch = trainer.state.epoch or 0.0
+    if config.keep == "best" and (folder / "best.safetensors").exists():
+        module.load_state_dict(load_file(folder / "best.safetensors"))
+        epoch = trainer.state.best_global_step / trainer.state.max_steps * trainer.state.num_train_epochs
+    network.to(memory_format=torch.contiguous_format)
+    return Trained(
+        seconds=trainer.clock.seconds, steps=trainer.state.global_step, epoch=epoch, log=trainer.state.log_history
+    )
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches only, so that no batch of one image meets a batch norm; a part smaller than a batch is one."""
+    return max(images // batch_size, 1)
+
+
+def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, placement: Placement):
+    steps = steps_per_epoch(images, config.batch_size) * config.epochs
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=max(config.batch_size, 64),
+        dataloader_drop_last=images >= config.batch_size,
+        dataloader_pin_memory=placement.device == "cuda",
+        max_grad_norm=config.clip_norm,
+        weight_decay=config.weight_decay,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule if config.warmup == 0 or config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=math.ceil(config.warmup * steps),
+        seed=seed,
+        data_seed=seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        metric_for_best_model="accuracy" if config.keep == "best" else None,
+        greater_is_better=True if config.keep == "best" else None,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // 200),
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=placement.device == "cpu",
+        bf16=placement.precision == "bf16",
+        fp16=placement.precision == "fp16",
+        report_to=[],
+        disable_tqdm=False,  # the ProgressCallback is taken out by name; True would bring a printing one instead
+        log_level="error",
+    )
+    if placement.device == "cuda":
+        arguments._n_gpu = 1  # several GPUs in one process would mean DataParallel
+    return arguments
+
+
+def _optimizer(config: TrainingConfig, placement: Placement):
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind, {"lr": config.learning_rate, "fused": placement.device in ("cpu", "cuda")}
+
+
+def _callbacks(trainer, config, logs, progress):
+    callbacks = [Checkpoints(trainer, config.checkpoint_steps), Watch(trainer, progress)]
+    if logs is not None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(logs))))
+    return callbacks
+
+
+def _validation_metrics(prediction) -> dict[str, float]:
+    """The Trainer's own loss weights the last, smaller batch like a whole one; this one counts every image once."""
+    from ssmlab.tasks.metrics import log_softmax
+
+    logits, labels = prediction.predictions, prediction.label_ids
+    losses = -log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
+    return {"loss": float(losses.mean()), "accuracy": float((logits.argmax(1) == labels).mean())}
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    # safetensors takes contiguous tensors only, and channels_last weights are not.
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path, {"format": "pt"})

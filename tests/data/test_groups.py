@@ -1,0 +1,86 @@
+import pytest
+
+from ssmlab.data import open_images
+from ssmlab.errors import DataError
+
+
+def problems(path, **options):
+    with pytest.raises(DataError) as caught:
+        open_images(path, **options)
+    return caught.value.problems
+
+
+def groups_csv(root, rows, name="groups.csv", header="file,patient"):
+    (root / name).write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("parts", [True, False])
+def test_groups_stay_on_one_side(make, tmp_path, parts, packed):
+    counts = (
+        {"train/cat": 20, "train/dog": 20, "test/cat": 2, "test/dog": 2} if parts else {"cat": 25, "dog": 25}
+    )
+    root = make.tree(tmp_path / "pets", counts)
+    rows = [
+        f"{folder}/{i}.png,{'T' if folder.startswith('test') else 'P'}{i // 4}"
+        for folder, n in counts.items()
+        for i in range(n)
+    ]
+    groups_csv(root, rows)
+    path = make.pack(root, tmp_path / "x.zip", "top/") if packed else root
+    data = open_images(path, group="patient")
+    sides = [set(split.groups) for split in data.splits.values()]
+    assert all(sides) and not sides[0] & sides[1] and not sides[1] & sides[2] and not sides[0] & sides[2]
+    assert "whole groups" in data.notes[-1]
+    assert open_images(path).train.groups is None
+
+
+def test_groups_beside_a_zip_and_by_bare_names(make, tmp_path):
+    root = tmp_path / "pets"
+    for number, name in enumerate(
+        ["train/a/1", "train/a/2", "train/b/3", "train/b/4", "test/a/5", "test/b/6"]
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.png").write_bytes(make.encode(make.draw(number)))
+    make.pack(root, tmp_path / "pets.zip")
+    groups_csv(tmp_path, [f"{i}.png;s{i}" for i in range(1, 7)], "metadata.csv", "File_Name;slide")
+    data = open_images(tmp_path / "pets.zip", group="slide")
+    assert sorted(data.train.groups + data.val.groups) == ["s1", "s2", "s3", "s4"]
+
+
+def test_problems_of_the_groups(make, tmp_path):
+    root = make.tree(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1})
+    assert "no groups.csv or metadata.csv with this column" in problems(root, group="patient")[0]
+    groups_csv(root, ["train/a/0.png,p"], header="file,Patients")
+    assert "did you mean 'Patients'" in problems(root, group="patient")[0]
+    groups_csv(root, ["p,1"], header="patient,stay")
+    assert "no column 'file'" in problems(root, group="patient")[0]
+    groups_csv(root, ["nonsense.png,p"])
+    assert (
+        "none of its files is an image here; write them like 'test/a/0.png'"
+        in problems(root, group="patient")[0]
+    )
+    groups_csv(
+        root,
+        [
+            "train/a/0.png,p0",
+            "train/a/1.png,",
+            "train/a/2.png,p2,extra",
+            "train/b/0.png,p3",
+            "train/b/0.png,p4",
+            "train/b/1.png,p4",
+            "test/a/0.png,p4",
+            "test/b/0.png,p5",
+        ],
+    )
+    found = problems(root, group="patient")
+    for expected in (
+        "groups.csv, line 3: train/a/1.png has no patient",
+        "groups.csv, line 4: 3 cells, expected 2",
+        "groups.csv, line 6: train/b/0.png is in 'p3' and 'p4'",
+        "train/a/2.png: has no row in groups.csv",
+        "train/b/2.png: has no row in groups.csv",
+        "group 'p4' stands in test (test/a/0.png), train (train/b/1.png); move",
+    ):
+        assert any(expected in problem for problem in found), expected
+    assert len(found) == 6

@@ -1,0 +1,216 @@
+"""Names, options, saving and loading."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from ssmlab.errors import ModelError
+from ssmlab.models import MODELS, create_model, list_models, load_model, save_model
+from ssmlab.models.backbones import map_sizes
+from ssmlab.models.registry import describe
+from ssmlab.models.resnet_mamba import CONFIGS
+
+SIZES = {"num_classes": 3, "image_size": 32}
+PREPROCESS = {"image_size": 32, "mean": [0.5], "std": [0.25], "classes": ["a", "b", "c"], "channels": 3}
+
+
+def test_listing_names_imports_nothing_heavy():
+    code = "import sys, ssmlab.models as m; m.list_models(); print([x for x in ('torch', 'timm') if x in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_table_and_families_agree():
+    assert list(CONFIGS) == [name for name, line in MODELS.items() if line.family == "resnet_mamba"]
+    assert any(name.endswith("_test") for name in list_models())
+    assert describe("resnet18_mamba") == "ResNet-18 + Mamba" and describe("timm/test_vit") == "test_vit"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("resnet18_mamb", {}, "unknown model 'resnet18_mamb'; did you mean resnet18_mamba"),
+        ("zzz", {}, "timm/<name>"),
+        ("timm/test_vitt", {}, "did you mean test_vit"),
+        ("resnet_mamba_test", {"d_stat": 4}, "no option 'd_stat'; did you mean d_state"),
+        ("resnet_test", {"scales": 1}, "no option 'scales'"),
+        ("timm/test_vit", {"dept": 4}, "dept"),
+        ("resnet_test", {"pretrained": True, "weights": "x.pth"}, "give one of them"),
+        ("resnet_test", {"weights": "x.pth"}, "no weights file x.pth"),
+    ],
+)
+def test_mistakes_are_named(name, options, words):
+    with pytest.raises(ModelError, match=words):
+        create_model(name, **SIZES, **options)
+
+
+def test_seed_alone_decides_the_weights():
+    map_sizes.cache_clear()
+    models = []
+    for _ in range(2):  # the second finds the sizes of the feature maps remembered
+        torch.manual_seed(3)
+        models.append(create_model("resnet_mamba_test", **SIZES))
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet_test", {}),
+        ("resnet_mamba_test", {"depth": 2, "in_chans": 1}),
+        ("timm/test_vit", {"drop_rate": 0.2}),
+    ],
+)
+def test_save_and_load_give_the_same_model(name, options, tmp_path):
+    model = create_model(name, **SIZES, **options).to(memory_format=torch.channels_last).eval()
+    save_model(model, tmp_path / "m", PREPROCESS)
+    loaded, preprocess = load_model(tmp_path / "m")
+    assert preprocess == PREPROCESS and loaded.config == model.config and not loaded.training
+    x = torch.randn(2, options.get("in_chans", 3), 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocess.json",
+    ]
+    assert json.loads((tmp_path / "m/config.json").read_text())["model"] == name
+
+
+def test_saving_over_a_model_that_cannot_be_written_keeps_the_old(tmp_path, monkeypatch):
+    model = create_model("resnet_test", **SIZES)
+    save_model(model, tmp_path, PREPROCESS)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def fail(state, path, metadata):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(model, tmp_path, PREPROCESS)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_model_without_a_name_is_not_saved(tmp_path):
+    with pytest.raises(ModelError, match="build it with create_model"):
+        save_model(torch.nn.Linear(2, 2), tmp_path, PREPROCESS)
+
+
+def test_reset_classifier_is_saved(tmp_path):
+    model = create_model("resnet_test", **SIZES)
+    model.reset_classifier(6)
+    assert load_model(save_model(model, tmp_path, PREPROCESS))[0].num_classes == 6
+
+
+def test_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(
+        ModelError, match=r"has no config\.json, preprocess\.json, model\.safetensors; give the folder"
+    ):
+        load_model(tmp_path)
+
+
+def test_all_disagreeing_keys_are_listed(tmp_path):
+    folder = save_model(create_model("resnet_mamba_test", **SIZES), tmp_path, PREPROCESS)
+    state = load_file(folder / "model.safetensors")
+    state["layers.0.extra"] = state.pop("layers.0.norm.weight")
+    state["head.hidden.bias"] = torch.zeros(2)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ModelError) as error:
+        load_model(folder)
+    lines = str(error.value).splitlines()
+    assert "3 keys disagree" in lines[0]
+    assert [line.strip() for line in lines[1:]] == [
+        "missing in the file: layers.0.norm.weight",
+        "unknown to the model: layers.0.extra",
+        "head.hidden.bias: (2,) in the file, (32,) in the model",
+    ]
+
+
+def test_weights_of_a_whole_model(tmp_path, caplog):
+    old = create_model("resnet_mamba_test", **SIZES)
+    save_model(old, tmp_path, PREPROCESS)
+    torch.save({"state_dict": old.state_dict()}, tmp_path / "m.pth")
+    for file in ("model.safetensors", "m.pth"):
+        new = create_model("resnet_mamba_test", **SIZES, weights=tmp_path / file)
+        assert all(torch.equal(a, b) for a, b in zip(new.parameters(), old.parameters(), strict=True))
+    assert not caplog.records
+    new = create_model(
+        "resnet_mamba_test", num_classes=8, image_size=32, weights=tmp_path / "model.safetensors"
+    )
+    assert "classifier for 3 classes" in caplog.text
+    assert new.get_classifier().out_features == 8
+    assert torch.equal(new.layers[0].norm.weight, old.layers[0].norm.weight)
+    assert torch.equal(new.head.hidden.weight, old.head.hidden.weight)
+
+
+@pytest.mark.parametrize("in_chans", [3, 1])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
+@pytest.mark.parametrize("classes", [11, 0])
+def test_weights_of_the_timm_backbone(backbone, in_chans, classes, tmp_path):
+    source = timm.create_model(backbone, num_classes=classes)
+    save_file(source.state_dict(), tmp_path / "backbone.safetensors")
+    model = create_model(
+        "resnet_mamba_test",
+        **SIZES,
+        backbone=backbone,
+        in_chans=in_chans,
+        weights=tmp_path / "backbone.safetensors",
+    )
+    theirs = [p for name, p in source.named_parameters() if name.startswith(("layer4", "stages.3"))]
+    ours = [p for name, p in model.backbone.named_parameters() if name.startswith(("layer4", "stages_3"))]
+    assert len(ours) == len(theirs) > 0
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    torch.save(timm.create_model("test_convnext").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="does not fit test_resnet") as error:
+        create_model("resnet_mamba_test", **SIZES, weights=tmp_path / "other.pth")
+    assert "conv1.0.weight" in str(error.value) and "stages.3" in str(error.value)
+
+
+def test_weights_of_a_timm_model_with_the_same_and_other_classes(tmp_path):
+    source = timm.create_model("test_vit", num_classes=3, img_size=32)
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    same = create_model("timm/test_vit", **SIZES, weights=tmp_path / "vit.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(same.parameters(), source.parameters(), strict=True))
+    other = create_model("timm/test_vit", num_classes=4, image_size=32, weights=tmp_path / "vit.safetensors")
+    assert other.head.out_features == 4
+    assert torch.equal(other.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("content", [b"not weights", b""])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_files_that_hold_no_weights(content, suffix, tmp_path):
+    file = tmp_path / f"m.{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=r"m\.(safetensors is not|pth holds more)"):
+        create_model("resnet_test", **SIZES, weights=file)
+
+
+def test_pickles_are_not_run(tmp_path):
+    torch.save({"model": print}, tmp_path / "m.pth")
+    with pytest.raises(ModelError, match="holds more than tensors"):
+        create_model("resnet_test", **SIZES, weights=tmp_path / "m.pth")
+
+
+def test_unreachable_hub_says_what_to_do(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file\nmore")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    with pytest.raises(ModelError) as error:
+        create_model("resnet18_mamba", **SIZES, pretrained=True)
+    assert "\n" not in str(error.value)
+    assert "huggingface.co/timm/resnet18.a1_in1k" in str(error.value) and "weights=FILE" in str(error.value)
+    with pytest.raises(ModelError, match="weights=FILE"):
+        create_model("timm/test_vit", **SIZES, pretrained=True)

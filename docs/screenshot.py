@@ -12,7 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+)
 LARGEST = 300_000
 # name, width, height, dark
 PICTURES = (
@@ -50,7 +57,8 @@ def take(browser: str, page: Path, target: Path, width: int, height: int, dark: 
         # A browser window is at least 500 pixels wide; a frame in it can be as narrow as a phone.
         frame = Path(folder) / "frame.html"
         frame.write_text(
-            '<!doctype html><meta name="color-scheme" content="light dark"><style>body{margin:0}iframe{border:0}</style>'
+            '<!doctype html><meta name="color-scheme" content="light dark">'
+            "<style>body{margin:0}iframe{border:0}</style>"
             f'<iframe src="{html.escape(page.as_uri())}" width="{width}" height="{height}"></iframe>',
             encoding="utf-8",
         )

@@ -39,6 +39,7 @@ struct Chunk {  // one block of channels over one chunk of tokens
     const Buffers &m;
     int64_t block, token, rows;
     const uint8_t *restart;
+    Ahead ahead;
     MEMBER int64_t n() const { return a.states; }
     MEMBER int64_t c() const { return task.channel(block); }
     MEMBER int lanes() const { return task.lanes(block); }
@@ -69,15 +70,17 @@ INLINE void differentiate_states(const Chunk &k, int64_t i, int64_t t0, int64_t 
     float *gA = m.gA + (k.block * n + i) * W, *gh = m.gh + (k.block * n + i) * W;
     auto B = MapValues<K, ConstB>::from(m.B.block(k.block), i, n);
     auto C = MapValues<K, ConstC>::from(m.C.block(k.block), i, n);
+    const int slot = (int)(i / 4 & 3);
     vf a[K], s[K];
     for (int j = 0; j < K; j++) a[j] = load(A + j * W), s[j] = fresh ? (vf){} : load(h + j * W);
     for (int64_t t = t0; t < t1; t++) {
-        vf delta = load(m.delta + t * W), dx = load(m.dx + t * W), y = {};
+        vf delta = load(m.delta + t * W), dx = load(m.dx + t * W), y = {}, decay[K];
+        k.ahead.fetch(slot, t);
+        for (int j = 0; j < K; j++) decay[j] = exp2v(delta * a[j]);
         for (int j = 0; j < K; j++) {
-            vf decay = exp2v(delta * a[j]);
-            s[j] = decay * s[j] + dx * B.at(t, j);
+            s[j] = decay[j] * s[j] + dx * B.at(t, j);
             if (Gated) y += s[j] * C.at(t, j);
-            store(m.decay + (t * K + j) * W, decay);
+            store(m.decay + (t * K + j) * W, decay[j]);
             store(m.state + (t * K + j) * W, s[j]);
         }
         if (Gated) store(m.y + t * W, load(m.y + t * W) + y);
@@ -88,6 +91,7 @@ INLINE void differentiate_states(const Chunk &k, int64_t i, int64_t t0, int64_t 
     for (int64_t t = t1 - 1; t >= t0; t--) {
         vf gy = load(m.gy + t * W), dx = load(m.dx + t * W), delta = load(m.delta + t * W);
         vf gdx = load(m.gdx + t * W), gdelta = load(m.gdelta + t * W);
+        k.ahead.fetch(slot + 4, t);
         for (int j = 0; j < K; j++) {
             vf state = load(m.state + (t * K + j) * W);
             vf before = t > t0 ? load(m.state + ((t - 1) * K + j) * W) : fresh ? (vf){} : load(h + j * W);
@@ -206,11 +210,20 @@ void replay(const ssm_scan &a, const Task &task, const Buffers &m, int64_t inter
         for (int64_t k = 0; k < task.blocks; k++) {
             float *from = m.starts + (s * task.blocks + k) * size, *to = m.starts + ((s + 1) * task.blocks + k) * size;
             __builtin_memcpy(to, from, size * sizeof(float));
-            Chunk chunk{a, task, m, k, token, T, restart};
+            Chunk chunk{a, task, m, k, token, T, restart, Ahead(a.A)};
             prologue(chunk);
-            advance(m.B, m.C, k, m.delta, m.dx, m.y, m.A + k * size, to, n, T, restart);
+            advance(m.B, m.C, k, m.delta, m.dx, m.y, m.A + k * size, to, n, T, restart, Ahead(a.A));
         }
     }
+}
+
+Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
+    bool last = block + 1 == task.blocks;
+    int64_t c = task.channel(last ? 0 : block + 1), next = last ? max64(0, token - T) : token;
+    Ahead lines(a.A);
+    const ssm_tensor *tensors[] = {&a.x, &a.dt, &a.gy, &a.z, &a.gx, &a.gdt, &a.gz};
+    for (int i = 0; i < 7; i++) lines.add(i, *tensors[i], task.b, c, next);
+    return lines;
 }
 
 void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, const float *starts, int64_t token, int64_t rows) {
@@ -220,7 +233,8 @@ void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, 
     if (!a.c_constant) __builtin_memset(m.gC, 0, rows * n * W * sizeof(float));
     for (int64_t k = 0; k < task.blocks; k++) {
         __builtin_memcpy(m.h, starts + k * n * W, n * W * sizeof(float));
-        Chunk chunk{a, task, m, k, token, rows, a.restart ? a.restart + task.b * a.length + token : nullptr};
+        const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
+        Chunk chunk{a, task, m, k, token, rows, restart, ahead(a, task, k, token)};
         prologue(chunk);
         enter(chunk);
         sequences(chunk);

@@ -21,6 +21,15 @@ void save_state(const ssm_scan &a, const Task &task, int64_t block, int64_t toke
     for (int64_t i = 0; i < a.states; i++) store_lanes(row + i * a.dim + task.channel(block), load(h + i * W), task.lanes(block));
 }
 
+Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
+    bool last = block + 1 == task.blocks;
+    int64_t c = task.channel(last ? 0 : block + 1), next = last ? token + T : token;
+    Ahead lines(a.A);
+    lines.add(0, a.x, task.b, c, next), lines.add(1, a.dt, task.b, c, next);
+    lines.add(2, a.z, task.b, c, next), lines.add(3, a.y, task.b, c, next);
+    return lines;
+}
+
 void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block, int64_t token, int64_t rows) {
     int lanes = task.lanes(block);
     int64_t c = task.channel(block), n = a.states;
@@ -34,7 +43,7 @@ void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block,
         store(m.y + t * W, skip * u);
     }
     const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
-    advance(m.B, m.C, block, m.delta, m.dx, m.y, m.A + block * n * W, m.h + block * n * W, n, rows, restart);
+    advance(m.B, m.C, block, m.delta, m.dx, m.y, m.A + block * n * W, m.h + block * n * W, n, rows, restart, ahead(a, task, block, token));
     OutRows y = out_rows(a.y, task.b, c, token, lanes, m.y);
     if (a.z.data) {
         Rows z = rows_of(a.z, task.b, c, token, rows, lanes, m.z);

@@ -101,16 +101,23 @@ INLINE void flush(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int6
     store_tile(t, b * t.stride[0] + c * t.stride[1] + token * t.stride[2], scratch, rows, lanes, t.stride[2], t.stride[1]);
 }
 
+template <class E>
+static void load_matrix_as(float *out, const E *p, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+    for (int64_t r = 0; r < rows; r++) {
+        const E *row = p + r * row_stride;
+        int64_t c = 0;
+        if (column_stride == 1)
+            for (; c + W <= columns; c += W) store(out + r * columns + c, load_vec(row + c));
+        for (; c < columns; c++) out[r * columns + c] = to_float(row[c * column_stride]);
+    }
+}
+
 // (rows, columns) scalars of any dtype into a contiguous float array.
 INLINE void load_matrix(float *out, const ssm_tensor &t, int64_t offset, int64_t rows, int64_t columns, int64_t row_stride,
                         int64_t column_stride) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < columns; c++) {
-            int64_t i = offset + r * row_stride + c * column_stride;
-            out[r * columns + c] = t.dtype == SSM_FLOAT32    ? ((const float *)t.data)[i]
-                                   : t.dtype == SSM_BFLOAT16 ? to_float(((const bf16 *)t.data)[i])
-                                                             : to_float(((const f16 *)t.data)[i]);
-        }
+    if (t.dtype == SSM_FLOAT32) load_matrix_as(out, (const float *)t.data + offset, rows, columns, row_stride, column_stride);
+    else if (t.dtype == SSM_BFLOAT16) load_matrix_as(out, (const bf16 *)t.data + offset, rows, columns, row_stride, column_stride);
+    else load_matrix_as(out, (const f16 *)t.data + offset, rows, columns, row_stride, column_stride);
 }
 
 // out[r] = sum over the lanes of in[r][.]

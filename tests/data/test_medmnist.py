@@ -65,6 +65,8 @@ def test_class_names_beside_the_file(make, tmp_path):
         ({"val_labels": None}, "val_labels: missing in x.npz"),
         ({"train_images": np.zeros((40, 6, 6), np.float32)}, "train_images: float32 pixels; expected uint8"),
         ({"train_images": np.zeros((40, 6, 6, 6), np.uint8)}, "train_images: shape (40, 6, 6, 6); expected"),
+        ({"train_images": np.uint8(3)}, "train_images: shape (); expected"),
+        ({"train_labels": np.uint8(3)}, "train_labels: shape (); expected"),
         ({"train_images": np.zeros((40, 0, 6), np.uint8)}, "train_images: shape (40, 0, 6); expected"),
         ({"train_labels": np.zeros((40, 14), np.uint8)}, "no multi-label sets"),
         ({"train_labels": np.zeros((40, 1))}, "train_labels: float64; expected whole numbers"),

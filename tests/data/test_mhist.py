@@ -1,5 +1,3 @@
-import zipfile
-
 import pytest
 
 from ssmlab.data import open_images
@@ -175,15 +173,14 @@ def test_a_table_that_is_no_text(make, tmp_path):
 
 
 def test_a_table_that_cannot_be_read(make, tmp_path):
-    """The header can be read, the whole cannot: the member of the archive is damaged further on."""
+    """The header can be read, the whole cannot: the checksum in the archive is wrong."""
     root = make.mhist(tmp_path / "mhist")
+    with open(root / "annotations.csv", "a") as file:
+        file.write("\n" * 9000)
     path = make.pack(root, tmp_path / "mhist.zip")
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo("annotations.csv")
     data = bytearray(path.read_bytes())
     at = data.index(b"annotations.csv", data.index(b"PK\x01\x02")) - 46  # its entry in the central directory
     data[at + 16 : at + 20] = bytes(4)  # another checksum
     path.write_bytes(data)
-    assert info.CRC != 0
     (problem,) = problems(path)
     assert problem.startswith("annotations.csv: cannot be read (") and "Bad CRC" in problem

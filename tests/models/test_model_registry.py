@@ -28,7 +28,8 @@ def test_listing_names_imports_nothing_heavy():
 def test_table_and_families_agree():
     assert list(CONFIGS) == [name for name, line in MODELS.items() if line.family == "resnet_mamba"]
     assert any(name.endswith("_test") for name in list_models())
-    assert describe("resnet18_mamba") == "ResNet-18 + Mamba" and describe("timm/test_vit") == "test_vit"
+    assert describe("resnet18_mamba") == "ResNet-18 + Mamba"
+    assert describe("timm/test_vit") == "test_vit"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,9 @@ def test_save_and_load_give_the_same_model(name, options, tmp_path):
     model = create_model(name, **SIZES, **options).to(memory_format=torch.channels_last).eval()
     save_model(model, tmp_path / "m", PREPROCESS)
     loaded, preprocess = load_model(tmp_path / "m")
-    assert preprocess == PREPROCESS and loaded.config == model.config and not loaded.training
+    assert preprocess == PREPROCESS
+    assert loaded.config == model.config
+    assert not loaded.training
     x = torch.randn(2, options.get("in_chans", 3), 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
@@ -110,9 +113,7 @@ def test_reset_classifier_is_saved(tmp_path):
 
 
 def test_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(
-        ModelError, match=r"has no config\.json, preprocess\.json, model\.safetensors; give the folder"
-    ):
+    with pytest.raises(ModelError, match=r"has no config\.json, preprocess\.json, model\.safetensors; give the folder"):
         load_model(tmp_path)
 
 
@@ -141,9 +142,7 @@ def test_weights_of_a_whole_model(tmp_path, caplog):
         new = create_model("resnet_mamba_test", **SIZES, weights=tmp_path / file)
         assert all(torch.equal(a, b) for a, b in zip(new.parameters(), old.parameters(), strict=True))
     assert not caplog.records
-    new = create_model(
-        "resnet_mamba_test", num_classes=8, image_size=32, weights=tmp_path / "model.safetensors"
-    )
+    new = create_model("resnet_mamba_test", num_classes=8, image_size=32, weights=tmp_path / "model.safetensors")
     assert "classifier for 3 classes" in caplog.text
     assert new.get_classifier().out_features == 8
     assert torch.equal(new.layers[0].norm.weight, old.layers[0].norm.weight)
@@ -173,7 +172,8 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
     torch.save(timm.create_model("test_convnext").state_dict(), tmp_path / "other.pth")
     with pytest.raises(ModelError, match="does not fit test_resnet") as error:
         create_model("resnet_mamba_test", **SIZES, weights=tmp_path / "other.pth")
-    assert "conv1.0.weight" in str(error.value) and "stages.3" in str(error.value)
+    assert "conv1.0.weight" in str(error.value)
+    assert "stages.3" in str(error.value)
 
 
 def test_weights_of_a_timm_model_with_the_same_and_other_classes(tmp_path):
@@ -211,6 +211,7 @@ def test_unreachable_hub_says_what_to_do(monkeypatch):
     with pytest.raises(ModelError) as error:
         create_model("resnet18_mamba", **SIZES, pretrained=True)
     assert "\n" not in str(error.value)
-    assert "huggingface.co/timm/resnet18.a1_in1k" in str(error.value) and "weights=FILE" in str(error.value)
+    assert "huggingface.co/timm/resnet18.a1_in1k" in str(error.value)
+    assert "weights=FILE" in str(error.value)
     with pytest.raises(ModelError, match="weights=FILE"):
         create_model("timm/test_vit", **SIZES, pretrained=True)

@@ -28,9 +28,7 @@ def shuffled_logits(model, x):
     return model.forward_head(model.forward_tokens(model.to_tokens(maps)))
 
 
-@pytest.mark.parametrize(
-    ("size", "stride"), [(16, 8), (28, 8), (32, 8), (48, 8), (64, 16), (112, 32), (224, 32)]
-)
+@pytest.mark.parametrize(("size", "stride"), [(16, 8), (28, 8), (32, 8), (48, 8), (64, 16), (112, 32), (224, 32)])
 def test_stride_is_the_largest_that_leaves_four_by_four(size, stride):
     assert choose_output_stride("resnet18", size) == stride
 
@@ -63,7 +61,8 @@ def test_scales_are_scanned_as_sequences_of_their_own():
     model = build(image_size=64, scales=3)
     maps = model.backbone(images(64))
     tokens = model.to_tokens(maps)
-    assert model.level_lengths == (64, 16, 16) and model.num_tokens == tokens.shape[1] == 96
+    assert model.level_lengths == (64, 16, 16)
+    assert model.num_tokens == tokens.shape[1] == 96
     layer = model.layers[0]
     alone = torch.cat([layer(part)[0] for part in tokens.split(model.level_lengths, dim=1)], 1)
     torch.testing.assert_close(model.forward_tokens(tokens), alone.mean(1), rtol=1e-4, atol=1e-5)
@@ -88,12 +87,15 @@ def test_baseline_has_the_same_backbone_and_head():
 def test_published_sizes():
     model = create_model("resnet18_mamba", num_classes=2, image_size=64)
     block = model.layers[0].block.forward_block
-    assert len(model.layers) == 1 and model.num_tokens == 16 and model.output_stride == 16
+    assert len(model.layers) == 1
+    assert model.num_tokens == 16
+    assert model.output_stride == 16
     assert (block.d_model, block.d_inner, block.d_state, block.dt_rank) == (512, 512, 8, 8)
     assert block is not model.layers[0].block.backward_block
     kinds = [type(m).__name__ for m in model.head.children()]
     assert kinds == ["Linear", "LayerNorm", "GELU", "Dropout", "Linear"]
-    assert model.head.hidden.out_features == 256 and model.head.dropout.p == 0.1
+    assert model.head.hidden.out_features == 256
+    assert model.head.dropout.p == 0.1
 
 
 @pytest.mark.parametrize("name", ["resnet_test", "resnet_mamba_test"])
@@ -105,22 +107,26 @@ def test_timm_interface(name):
     assert torch.equal(model.forward_head(features), model(x))
     assert model.get_classifier().out_features == model.num_classes == 5
     model.reset_classifier(7)
-    assert model(x).shape == (2, 7) and model.config.num_classes == model.default_cfg["num_classes"] == 7
+    assert model(x).shape == (2, 7)
+    assert model.config.num_classes == model.default_cfg["num_classes"] == 7
     model.reset_classifier(0)
     assert model(x).shape == (2, model.head_hidden_size)
-    assert len(model.default_cfg["mean"]) == 3 and model.default_cfg["input_size"] == (3, 32, 32)
+    assert len(model.default_cfg["mean"]) == 3
+    assert model.default_cfg["input_size"] == (3, 32, 32)
     assert timm.data.resolve_data_config(model=model)["input_size"] == (3, 32, 32)
 
 
 def test_other_channels_and_backbones():
     assert build(in_chans=1)(images(channels=1)).shape == (2, 5)
     model = build(backbone="test_convnext")
-    assert model.num_tokens == 16 and model(images()).shape == (2, 5)
+    assert model.num_tokens == 16
+    assert model(images()).shape == (2, 5)
 
 
 def test_timm_builds_the_hybrids():
     model = timm.create_model("resnet_mamba_test", num_classes=3, img_size=32, depth=2)
-    assert isinstance(model, ResNetMamba) and len(model.layers) == 2
+    assert isinstance(model, ResNetMamba)
+    assert len(model.layers) == 2
     assert "resnet18_mamba" in timm.list_models("*mamba*")
 
 
@@ -134,7 +140,8 @@ def test_every_parameter_learns():
 
 def test_weight_decay_spares_the_scan():
     names = build().no_weight_decay()
-    assert "layers.0.block.forward_block.A_log" in names and "layers.0.block.backward_block.D" in names
+    assert "layers.0.block.forward_block.A_log" in names
+    assert "layers.0.block.backward_block.D" in names
     assert len(names) == 4
 
 

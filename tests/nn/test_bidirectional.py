@@ -47,9 +47,7 @@ def test_padded_equals_alone(blocks):
     mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 1, 0]]).bool()
     y = model(u, mask=mask)[0]
     for row in range(2):
-        torch.testing.assert_close(
-            y[row, mask[row]], model(u[row : row + 1, mask[row]])[0][0], rtol=1e-11, atol=1e-12
-        )
+        torch.testing.assert_close(y[row, mask[row]], model(u[row : row + 1, mask[row]])[0][0], rtol=1e-11, atol=1e-12)
 
 
 def test_packed_sequences_equal_each_alone(blocks):

@@ -1,4 +1,4 @@
-"""The laws of the Mamba block: step = whole, halves = whole, padded = alone, packed = alone; names and initial values."""
+"""The laws of the Mamba block (step = whole, halves = whole, padded = alone, packed = alone), names, initial values."""
 
 import pytest
 import torch
@@ -98,9 +98,7 @@ def test_padded_equals_alone(kind, options, with_state):
         alone, last = model(u[row : row + 1, mask[row]], own)
         assert_close(y[row, mask[row]], alone[0])
         assert_close(MambaState(state.conv[row : row + 1], state.ssm[row : row + 1]), last)
-        alone_loss = (
-            alone_loss + (alone * weight[row, mask[row]]).sum() + last.ssm.sum() + last.conv.square().sum()
-        )
+        alone_loss = alone_loss + (alone * weight[row, mask[row]]).sum() + last.ssm.sum() + last.conv.square().sum()
     wanted = [u, *model.parameters()]
     assert_close(torch.autograd.grad(padded_loss, wanted), torch.autograd.grad(alone_loss, wanted))
 
@@ -161,9 +159,7 @@ def test_future_is_ignored_and_rows_are_independent():
 
 
 def test_names_and_layouts_are_upstreams():
-    shapes = {
-        name: tuple(p.shape) for name, p in Mamba(32, d_state=5, d_conv=3, expand=2).state_dict().items()
-    }
+    shapes = {name: tuple(p.shape) for name, p in Mamba(32, d_state=5, d_conv=3, expand=2).state_dict().items()}
     assert shapes == {
         "in_proj.weight": (128, 32),
         "conv1d.weight": (64, 1, 3),
@@ -184,11 +180,12 @@ def test_initial_values_are_the_published_ones():
     torch.testing.assert_close(-model.A_log.exp(), -torch.arange(1.0, 5.0).repeat(1024, 1))
     assert torch.equal(model.D, torch.ones(1024))
     dt = torch.nn.functional.softplus(model.dt_proj.bias).detach()
-    assert 1e-3 * 0.999 < dt.min() and dt.max() < 1e-1 * 1.001
+    assert dt.min() > 1e-3 * 0.999
+    assert dt.max() < 1e-1 * 1.001
     # log-uniform: the quartiles of 1,024 draws lie within four standard errors of where they belong
-    quartiles = (
-        dt.log().quantile(torch.tensor([0.25, 0.5, 0.75])) - torch.tensor(1e-3).log()
-    ) / torch.tensor(100.0).log()
+    quartiles = (dt.log().quantile(torch.tensor([0.25, 0.5, 0.75])) - torch.tensor(1e-3).log()) / torch.tensor(
+        100.0
+    ).log()
     torch.testing.assert_close(quartiles, torch.tensor([0.25, 0.5, 0.75]), atol=0.06, rtol=0)
     bound = 32**-0.5
     weight = model.dt_proj.weight
@@ -253,10 +250,12 @@ def test_half_precision_weights_keep_a_float32_scan():
     expected = model(u)[0]
     with torch.autocast("cpu", torch.bfloat16):
         y, state = model(u)
-    assert y.dtype == torch.bfloat16 and state.ssm.dtype == torch.float32
+    assert y.dtype == torch.bfloat16
+    assert state.ssm.dtype == torch.float32
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.02)
     y, state = model.bfloat16()(u.bfloat16(), mask=torch.ones(2, LENGTH).bool())
-    assert y.dtype == torch.bfloat16 and state.ssm.dtype == torch.float32
+    assert y.dtype == torch.bfloat16
+    assert state.ssm.dtype == torch.float32
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.02)
 
 

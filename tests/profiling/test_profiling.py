@@ -37,23 +37,23 @@ def test_flops_of_the_scan_are_counted_apart():
     counts = count_flops(First(model), torch.randn(b, l, 8))
     projections = b * l * (8 * 2 * d + d * (rank + 2 * n) + rank * d + d * 8)
     assert counts.scan_macs == 9 * b * d * l * n + b * d * l
-    assert counts.scan_flops == 2 * counts.scan_macs and counts.flops == 2 * counts.macs
+    assert counts.scan_flops == 2 * counts.scan_macs
+    assert counts.flops == 2 * counts.macs
     assert counts.macs == projections + counts.scan_macs + b * d * l * 4  # the convolution is four taps wide
 
 
 def test_hybrid_costs_the_baseline_and_its_scan():
     x = torch.randn(1, 3, 32, 32)
     options = {"num_classes": 3, "image_size": 32}
-    hybrid, baseline = (
-        count_flops(create_model(n, **options), x) for n in ("resnet_mamba_test", "resnet_test")
-    )
+    hybrid, baseline = (count_flops(create_model(n, **options), x) for n in ("resnet_mamba_test", "resnet_test"))
     assert baseline.scan_macs == 0 < hybrid.scan_macs < hybrid.macs - baseline.macs
 
 
 def test_parameters():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4, bias=False))
     model[0].requires_grad_(False)
-    assert count_parameters(model) == 3 * 4 + 4 + 16 and count_parameters(model, trainable=True) == 16
+    assert count_parameters(model) == 3 * 4 + 4 + 16
+    assert count_parameters(model, trainable=True) == 16
     model.append(model[1])
     assert count_parameters(model) == 3 * 4 + 4 + 16
 
@@ -75,8 +75,10 @@ def test_throughput_is_measured_in_inference_and_modes_come_back():
     model.dropout.eval()
     rate = images_per_second(model, torch.zeros(4, 1), repeats=3, warmup=1)
     assert model.calls == [(False, False, True)] * 5
-    assert model.training and not model.dropout.training
-    assert 0 < rate.low <= rate.median <= rate.high and rate.cold_seconds > 0
+    assert model.training
+    assert not model.dropout.training
+    assert 0 < rate.low <= rate.median <= rate.high
+    assert rate.cold_seconds > 0
     with pytest.raises(ValueError, match="repeats"):
         images_per_second(model, torch.zeros(4, 1), repeats=0)
 
@@ -103,7 +105,8 @@ def test_peak_memory_sees_what_was_freed_again(name, monkeypatch):
             threading_pause()
         del block
     assert peak.method == meter.method
-    assert 30 * MIB < peak.extra < 80 * MIB and peak.bytes > peak.extra
+    assert 30 * MIB < peak.extra < 80 * MIB
+    assert peak.bytes > peak.extra
     with peak_memory() as small:
         pass
     assert small.extra < 8 * MIB
@@ -122,11 +125,14 @@ def test_peak_memory_without_proc(monkeypatch, tmp_path):
     if sys.platform == "win32":
         assert (peak.bytes, peak.method) == (None, "none")
     else:
-        assert peak.method == "lifetime" and peak.bytes > 10 * MIB and peak.extra is None
+        assert peak.method == "lifetime"
+        assert peak.bytes > 10 * MIB
+        assert peak.extra is None
     (tmp_path / "statm").write_text("1000 500 0")
     with peak_memory() as peak:
         pass
-    assert peak.method == "sampled" and peak.extra == 0
+    assert peak.method == "sampled"
+    assert peak.extra == 0
 
 
 def test_peak_memory_is_filled_when_the_block_fails():
@@ -140,4 +146,5 @@ def test_peak_memory_of_a_gpu():
     with peak_memory("cuda") as peak:
         block = torch.ones(32 * MIB // 4, device="cuda")
         del block
-    assert peak.method == "cuda" and peak.extra == 32 * MIB
+    assert peak.method == "cuda"
+    assert peak.extra == 32 * MIB

@@ -48,6 +48,7 @@ class Fake:
     probabilities: bool = True
     recorded_difference: bool = True
     extra: dict = field(default_factory=dict)
+    folders: tuple[str, ...] = ()  # where a label is no name of a folder
 
 
 TISSUE = Fake(
@@ -87,7 +88,13 @@ def make_run(folder: Path, fake: Fake | None = None, images: int = 12) -> Path:
             records.append(_difference(fake, a, b, seed))
     append_records(folder / "records.jsonl", records)
     if images:
-        _write_samples(folder / "samples", fake, labels, {m: o for (m, s), o in outcomes.items() if s == fake.seeds[-1]}, images)
+        _write_samples(
+            folder / "samples",
+            fake,
+            labels,
+            {m: o for (m, s), o in outcomes.items() if s == fake.seeds[-1]},
+            images,
+        )
     return folder
 
 
@@ -106,8 +113,15 @@ def _info(fake: Fake) -> dict:
             "notes": ["no validation part: 10 % of train was set aside, stratified"],
         },
         "models": [
-            {"name": m[0], "label": m[0], "title": m[1], "tokens": m[3], "parameters": m[4], "folder": f"models/{m[0]}"}
-            for m in fake.models
+            {
+                "name": m[0],
+                "label": m[0],
+                "title": m[1],
+                "tokens": m[3],
+                "parameters": m[4],
+                "folder": f"models/{folder}",
+            }
+            for m, folder in zip(fake.models, _folders(fake))
         ],
         "command": f"ssmlab run classification/{fake.name}",
         "commit": "3f2a9c1",
@@ -122,7 +136,7 @@ def _info(fake: Fake) -> dict:
 def _record(fake: Fake, label: str, seed: int, metric: str, value: float, **more) -> Record:
     return Record(
         run=fake.name, task="classify", model=label, seed=seed, metric=metric, value=float(value), commit="3f2a9c1",
-        machine="AMD EPYC 9454P", versions="torch 2.15.0", command="ssmlab run", time="2025-11-21T02:47:31+00:00", **more,
+        machine="AMD EPYC 9454P", versions="torch 2.15.0", time="2025-11-21T02:47:31+00:00", **more,
     )  # fmt: skip
 
 
@@ -140,7 +154,9 @@ def _curves(fake: Fake, model: tuple, seed: int, rng) -> list[Record]:
         records.append(_record(fake, label, seed, "accuracy", accuracy, split="train", step=step, unit="fraction"))
         if step % per_epoch == 0:
             value = end - 0.85 * np.exp(-epoch / 1.3) + 0.01 * rng.standard_normal()
-            records.append(_record(fake, label, seed, "accuracy", min(value, 1), split="val", step=step, unit="fraction"))
+            records.append(
+                _record(fake, label, seed, "accuracy", min(value, 1), split="val", step=step, unit="fraction")
+            )
             loss = 0.16 + (1 - end) * 3 + 2.1 * np.exp(-epoch / 1.6) + 0.02 * rng.standard_normal()
             records.append(_record(fake, label, seed, "loss", loss, split="val", step=step, unit="nats"))
     return records
@@ -159,8 +175,13 @@ def _scores(fake: Fake, model: tuple, labels: np.ndarray, difficulty: np.ndarray
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
+def _folders(fake: Fake) -> tuple[str, ...]:
+    return fake.folders or tuple(model[0] for model in fake.models)
+
+
 def _folder(fake: Fake, label: str, seed: int) -> str:
-    return label if len(fake.seeds) == 1 else f"{label}_seed{seed}"
+    name = dict(zip((model[0] for model in fake.models), _folders(fake)))[label]
+    return name if len(fake.seeds) == 1 else f"{name}_seed{seed}"
 
 
 def _write_predictions(folder, fake, label, seed, labels, scores) -> None:
@@ -193,7 +214,11 @@ def _finals(fake, model, seed, labels, scores) -> list[Record]:
         final("accuracy", accuracy, unit="fraction", spread=wilson(int(right.sum()), n)),
         final("loss", loss, unit="nats"),
         final("balanced_accuracy", recall.mean(), unit="fraction"),
-        final("roc_auc", np.mean([_auc(labels == c, scores[:, c]) for c in ([1] if k == 2 else range(k))]), unit="fraction"),
+        final(
+            "roc_auc",
+            np.mean([_auc(labels == c, scores[:, c]) for c in ([1] if k == 2 else range(k))]),
+            unit="fraction",
+        ),
     ]
     for metric, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         records += [final(metric, v, c, unit="fraction") for v, c in zip(values, fake.classes)]
@@ -201,7 +226,10 @@ def _finals(fake, model, seed, labels, scores) -> list[Record]:
         records.append(final(metric, (values * support).sum() / n, "weighted", unit="fraction"))
     records += [final("support", v, c, unit="count") for v, c in zip(support, fake.classes)]
     if k == 2:
-        records += [final("sensitivity", recall[1], fake.classes[1]), final("specificity", recall[0], fake.classes[1])]
+        records += [
+            final("sensitivity", recall[1], fake.classes[1]),
+            final("specificity", recall[0], fake.classes[1]),
+        ]
     pairs = [(i, j) for i in range(k) for j in range(k) if matrix[i, j]]
     return records + [
         final("confusion", matrix[i, j], f"{fake.classes[i]} -> {fake.classes[j]}", unit="count") for i, j in pairs
@@ -229,14 +257,24 @@ def _costs(fake, model, seed, rng) -> list[Record]:
     ] + ([("tokens", tokens, "tokens")] if tokens else [])
     records = [_record(fake, label, seed, metric, value, unit=unit) for metric, value, unit in costs]
     spread = (rate * 0.95 * noise, rate * 1.03 * noise)
-    return [*records, _record(fake, label, seed, "images_per_second", rate * noise, unit="images/s", n=10, spread=spread)]
+    return [
+        *records,
+        _record(fake, label, seed, "images_per_second", rate * noise, unit="images/s", n=10, spread=spread),
+    ]
 
 
 def _difference(fake, a, b, seed) -> Record:
     first, second = fake.models[0][0], fake.models[1][0]
     value, low, high = paired_bootstrap_difference(a, b)
     return _record(
-        fake, f"{first} - {second}", seed, "accuracy_difference", value, split="test", n=len(a), spread=(low, high)
+        fake,
+        f"{first} - {second}",
+        seed,
+        "accuracy_difference",
+        value,
+        split="test",
+        n=len(a),
+        spread=(low, high),
     )
 
 
@@ -251,15 +289,36 @@ def _write_samples(folder: Path, fake: Fake, labels, outcomes: dict, most: int) 
         ImageDraw.Draw(image).text((4 + rng.integers(8), 2), fake.classes[labels[i]][:3], fill=255, font=font)
         Image.fromarray(np.asarray(image) // 16 * 16).save(folder / f"{n}.png")
         said = {label: [fake.classes[o[i]], float(rng.uniform(0.5, 0.99))] for label, o in outcomes.items()}
-        rows.append({"file": f"{n}.png", "id": f"test/{i:04d}.png", "label": fake.classes[labels[i]], "predictions": said})
+        rows.append(
+            {
+                "file": f"{n}.png",
+                "id": f"test/{i:04d}.png",
+                "label": fake.classes[labels[i]],
+                "predictions": said,
+            }
+        )
     (folder / "samples.json").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":
-    kinds = {"digits": Fake(), "tissue": TISSUE, "seeds": Fake(seeds=(0, 1, 2)), "half": Fake(unfinished=True)}
+    kinds = {
+        "digits": Fake(),
+        "tissue": TISSUE,
+        "seeds": Fake(seeds=(0, 1, 2)),
+        "half": Fake(unfinished=True),
+    }
     kinds["hundred"] = Fake(classes=tuple(f"class {i}" for i in range(100)), counts=(45000, 5000, 10000))
-    extra = (("vit", "ViT-B/16", 0.97, 197, 86e6, 17e9, 0, 210), ("swin", "Swin-B", 0.975, None, 88e6, 15e9, 0, 188))
-    kinds["five"] = Fake(models=Fake.models + extra + (("vmamba_base_s1l15", "VMamba-B", 0.98, 196, 89e6, 15.4e9, 5e8, 95),))
-    evil = ("<script>alert(1)</script>", "b & \"c\" -> d", "a very long class name of a tissue $x$ with 日本語 in it")
+    extra = (
+        ("vit", "ViT-B/16", 0.97, 197, 86e6, 17e9, 0, 210),
+        ("swin", "Swin-B", 0.975, None, 88e6, 15e9, 0, 188),
+    )
+    kinds["five"] = Fake(
+        models=Fake.models + extra + (("vmamba_base_s1l15", "VMamba-B", 0.98, 196, 89e6, 15.4e9, 5e8, 95),)
+    )
+    evil = (
+        "<script>alert(1)</script>",
+        'b & "c" -> d',
+        "a very long class name of a tissue $x$ with 日本語 in it",
+    )
     kinds["evil"] = Fake(name="<script>x", description="<img src=x onerror=alert(1)>" * 6, classes=evil, seeds=(3, 4))
-    print(make_run(Path(sys.argv[1]), kinds[sys.argv[2] if len(sys.argv) > 2 else "digits"]))
+    make_run(Path(sys.argv[1]), kinds[sys.argv[2] if len(sys.argv) > 2 else "digits"])

@@ -56,9 +56,8 @@ class FolderFiles:
                 if real not in ancestors:  # a link to a folder above it would never end
                     self.folders.add(plain_name(path))
                     self._scan(path, (*ancestors, real))
-            elif (
-                entry.is_file() or entry.is_symlink()
-            ):  # a dangling link is listed: reading it tells its name
+            # A dangling link is listed too: reading it tells its name.
+            elif entry.is_file() or entry.is_symlink():
                 self.files[plain_name(path)] = path
         if len(self.files) > MAX_FILES:
             raise DataError(f"{self.path}: more than {MAX_FILES:,} files; name the folder of one data set")

@@ -118,7 +118,7 @@ def _read_array(archive, info, name, problems):
 
 def _check_pair(part, images, labels, problems):
     """Whether images and labels of one part can be used."""
-    before = len(problems)
+    before, number = len(problems), len(images) if images.ndim else 0
     good = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
     if not good or 0 in images.shape[1:]:
         problems.append(
@@ -132,8 +132,8 @@ def _check_pair(part, images, labels, problems):
         )
     elif labels.dtype.kind not in "iu":
         problems.append(f"{part}_labels: {labels.dtype}; expected whole numbers")
-    elif len(labels) != (len(images) if images.ndim else 0):
-        problems.append(f"{part}_labels: {len(labels):,} for {images.shape[0]:,} images; make them as many")
+    elif len(labels) != number:
+        problems.append(f"{part}_labels: {len(labels):,} for {number:,} images; make them as many")
     else:
         rows = np.flatnonzero((labels.reshape(-1) < 0) | (labels.reshape(-1) >= MAX_CLASSES))
         if len(rows):

@@ -39,6 +39,8 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
         load=FilePictures(files),
         problems=files.problems + table.problems,
     )
+    if not table.columns:
+        return contents  # the table cannot be read, and its problems say why
     missing = [
         column for column in (IMAGE, LABEL, PARTITION, group) if column and column not in table.columns
     ]

@@ -39,9 +39,7 @@ def build_backbone(
         options["pretrained_cfg_overlay"] = {"file": str(weights)}
     return call_timm(
         name,
-        lambda: timm.create_model(
-            name, features_only=True, pretrained=pretrained or weights is not None, **options
-        ),
+        lambda: timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **options),
     )
 
 
@@ -57,9 +55,7 @@ def map_sizes(name: str, output_stride: int, image_size: int) -> tuple[tuple[int
         try:
             maps = backbone(torch.zeros(1, 3, image_size, image_size))
         except RuntimeError as error:
-            raise ModelError(
-                f"{name} cannot take images of {image_size} x {image_size}: {one_line(error)}"
-            ) from error
+            raise ModelError(f"{name} cannot take images of {image_size} x {image_size}: {one_line(error)}") from error
     return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in maps)
 
 
@@ -72,9 +68,7 @@ def choose_output_stride(name: str, image_size: int) -> int:
     return STRIDES[-1]
 
 
-def timm_with_weights(
-    name: str, weights: Path, *, num_classes: int | None = None, **options: Any
-) -> nn.Module:
+def timm_with_weights(name: str, weights: Path, *, num_classes: int | None = None, **options: Any) -> nn.Module:
     """A whole timm network filled from a file, which must fit exactly.
 
     Args:

@@ -121,9 +121,7 @@ def create_model(
         raise ModelError("pretrained and weights both say where weights come from; give one of them")
     path = None if weights is None else Path(weights)
     if name.startswith(TIMM):
-        config = TimmConfig(
-            num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options
-        )
+        config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
     preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
     known = [f.name for f in fields(preset.config)]
@@ -186,16 +184,12 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any]) -> Pa
     from safetensors.torch import save_file
 
     if not hasattr(model, "registry_name"):
-        raise ModelError(
-            f"{type(model).__name__} has no name in the table; build it with create_model to save it"
-        )
+        raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": model.registry_name, "config": asdict(model.config)}
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _replace(
-        folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    )
+    _replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
     _replace(
         folder / "preprocess.json",
         lambda path: path.write_text(json.dumps(preprocess, indent=2) + "\n", "utf-8"),

@@ -93,9 +93,7 @@ class ResNetBaseline(VisionModel):
 
     num_tokens: int | None = None
 
-    def __init__(
-        self, config: ResNetConfig, *, pretrained: bool = False, backbone_weights: Path | None = None
-    ):
+    def __init__(self, config: ResNetConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
         super().__init__()
         self.config = config
         self.output_stride, sizes = _resolve(config)
@@ -130,9 +128,7 @@ class ResNetMamba(VisionModel):
 
     level: Tensor  # which scale a token belongs to, (num_tokens,)
 
-    def __init__(
-        self, config: ResNetMambaConfig, *, pretrained: bool = False, backbone_weights: Path | None = None
-    ):
+    def __init__(self, config: ResNetMambaConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
         super().__init__()
         self.config = config
         self.output_stride, sizes = _resolve(config)
@@ -147,9 +143,7 @@ class ResNetMamba(VisionModel):
         self.backbone = _backbone(config, self.output_stride, pretrained, backbone_weights)
         self.level_proj = nn.ModuleList(nn.Linear(channels, width) for channels, _, _ in levels[:-1])
         self.layers = nn.ModuleList(_scan_layer(config, width) for _ in range(config.depth))
-        self.head = ClassifierHead(
-            width, config.num_classes, hidden=config.head_hidden, dropout=config.dropout
-        )
+        self.head = ClassifierHead(width, config.num_classes, hidden=config.head_hidden, dropout=config.dropout)
 
     def to_tokens(self, maps: list[Tensor]) -> Tensor:
         """Feature maps [(b, c, h, w)] -> tokens (b, l, num_features): row by row, the finest scanned level first."""
@@ -212,24 +206,20 @@ def _resolve(config: ResNetConfig | ResNetMambaConfig) -> tuple[int, tuple[tuple
 
 def _scanned_levels(config: ResNetMambaConfig, sizes: tuple[tuple[int, int, int], ...]):
     if config.scales > len(sizes):
-        raise ModelError(
-            f"{config.backbone} has {len(sizes)} feature maps, scales={config.scales} asks for more"
-        )
+        raise ModelError(f"{config.backbone} has {len(sizes)} feature maps, scales={config.scales} asks for more")
     return sizes[-config.scales :]
 
 
 def _check_tokens(config: ResNetMambaConfig, tokens: int) -> None:
     if config.tokens == "spatial" and tokens < LEAST_TOKENS:
         raise ModelError(
-            f"{config.backbone} leaves {tokens} tokens of an image of {config.image_size} x {config.image_size}, "
-            f"a scan needs at least {LEAST_TOKENS}; enlarge the images (image_size=32 gives 16 tokens), choose a smaller "
+            f"{config.backbone} leaves {tokens} tokens of an image of {config.image_size} x {config.image_size}, a "
+            f"scan needs at least {LEAST_TOKENS}; enlarge the images (image_size=32 gives 16 tokens), choose a smaller "
             'output_stride, or ask for the variant that scans a single pooled token with tokens="pooled"'
         )
 
 
-def _backbone(
-    config: ResNetConfig | ResNetMambaConfig, stride: int, pretrained: bool, weights: Path | None
-) -> Any:
+def _backbone(config: ResNetConfig | ResNetMambaConfig, stride: int, pretrained: bool, weights: Path | None) -> Any:
     return build_backbone(
         config.backbone,
         output_stride=stride,
@@ -251,9 +241,7 @@ CONFIGS: dict[str, Preset] = {
     "resnet50": Preset(ResNetBaseline, ResNetConfig, {"backbone": "resnet50"}),
     "resnet50_mamba": Preset(ResNetMamba, ResNetMambaConfig, {"backbone": "resnet50"}),
     "resnet_test": Preset(ResNetBaseline, ResNetConfig, {"backbone": "test_resnet", "head_hidden": 32}),
-    "resnet_mamba_test": Preset(
-        ResNetMamba, ResNetMambaConfig, {"backbone": "test_resnet", "head_hidden": 32}
-    ),
+    "resnet_mamba_test": Preset(ResNetMamba, ResNetMambaConfig, {"backbone": "test_resnet", "head_hidden": 32}),
 }
 
 

@@ -57,11 +57,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
     """
     own = model.state_dict()
     if replaceable is not None:
-        other = [
-            k
-            for k in state
-            if k.startswith(f"{replaceable}.") and k in own and own[k].shape != state[k].shape
-        ]
+        other = [k for k in state if k.startswith(f"{replaceable}.") and k in own and own[k].shape != state[k].shape]
         if other:
             log.warning("%s has a classifier for %d classes; ours starts anew", source, len(state[other[0]]))
             state = state | {key: own[key] for key in other}
@@ -74,9 +70,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
     ]
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise ModelError(
-            f"{source} does not fit {type(model).__name__}, {len(problems)} keys disagree:{lines}"
-        )
+        raise ModelError(f"{source} does not fit {type(model).__name__}, {len(problems)} keys disagree:{lines}")
     model.load_state_dict(state)
 
 

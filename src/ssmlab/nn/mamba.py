@@ -69,9 +69,7 @@ class Mamba(nn.Module):
         rank = _checked_rank(dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
-        _check_sizes(
-            d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max
-        )
+        _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
         self.x_proj = nn.Linear(d_inner, rank + 2 * d_state, bias=False)

@@ -60,9 +60,7 @@ class Padding(NamedTuple):
         """Packed y (b, l, d) with every token back at its column, and zeros at the padding."""
         return y.masked_fill(~self.token[..., None], 0).take_along_dim(self.back[..., None], 1)
 
-    def last_inputs(
-        self, x: Tensor, count: int, initial_state: Tensor | None, seq_idx: Tensor | None = None
-    ) -> Tensor:
+    def last_inputs(self, x: Tensor, count: int, initial_state: Tensor | None, seq_idx: Tensor | None = None) -> Tensor:
         """The convolution's state after each row's last token.
 
         Args:

@@ -52,7 +52,12 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         sections.top(run, verdict, table, drawn.get("margin")),
         el("nav", [el("a", title, href=f"#{name}") for name, title, _ in made], aria_label="Sections"),
         [el("section", el("h2", title), body, id=name) for name, title, body in made],
-        el("footer", "Made by ssmlab from records.jsonl; ", el("code", f"ssmlab report {run.folder.name}"), " rebuilds it."),
+        el(
+            "footer",
+            "Made by ssmlab from records.jsonl; ",
+            el("code", f"ssmlab report {run.folder.name}"),
+            " rebuilds it.",
+        ),
     )
     style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
     head = el(

@@ -18,7 +18,7 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for k successes out of n, without continuity correction.
 
     It keeps its promise near 0 and 1, where accuracies live and the usual p +- 1.96 s leaves the unit interval.
-    Source: Wilson 1927, J. Am. Stat. Assoc. 22:209; numbers to check against: Newcombe 1998, Stat. Med. 17:857, table I.
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22:209; examples in Newcombe 1998, Stat. Med. 17:857, table I.
 
     Returns:
         (low, high) in [0, 1]; (0, 1) for n = 0, where nothing is known.
@@ -42,8 +42,8 @@ def paired_bootstrap_difference(
 ) -> Interval:
     """Difference of two accuracies on the same images, with its percentile bootstrap interval.
 
-    Images are drawn with replacement, the same ones for both models, so that what is hard for both cancels. With several
-    seeds (rows), seeds are drawn as well: row i of a and row i of b were trained with the same seed.
+    Images are drawn with replacement, the same ones for both models, so that what is hard for both cancels. With
+    several seeds (rows), seeds are drawn as well: row i of a and row i of b were trained with the same seed.
 
     Args:
         correct_a, correct_b: booleans (images,) or (seeds, images), in the same order.
@@ -58,8 +58,8 @@ def paired_bootstrap_difference(
         raise ValueError(f"paired_bootstrap_difference: both need the same images, got shapes {a.shape} and {b.shape}")
     rng = np.random.default_rng(seed)
     seeds, images = a.shape
-    # Images with the same outcome under every seed are interchangeable: drawing how often each outcome occurs is the same
-    # as drawing images, and costs resamples x outcomes (3 for one seed) whatever the number of images.
+    # Images with the same outcome under every seed are interchangeable: drawing how often each outcome occurs is the
+    # same as drawing images, and costs resamples x outcomes (3 for one seed) whatever the number of images.
     outcomes, counts = np.unique(a - b, axis=1, return_counts=True)
     image_weights = rng.multinomial(images, counts / images, size=resamples) / images
     seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds

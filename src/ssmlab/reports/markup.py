@@ -11,8 +11,8 @@ class Html(str):
 def el(tag: str, *children, **attributes) -> Html:
     """One element: `el("td", name, class_="number", aria_label="...")`.
 
-    Children are escaped unless they are `Html`; None is skipped; lists are flattened. An attribute of None or False is left
-    out, True has no value, a trailing underscore is dropped and the others become hyphens.
+    Children are escaped unless they are `Html`; None is skipped; lists are flattened. An attribute of None or False is
+    left out, True has no value, a trailing underscore is dropped and the others become hyphens.
     """
     text = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(str(value))}"')

@@ -3,53 +3,71 @@
 from datetime import datetime
 
 from ssmlab.reports import formats
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, el
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
+
+_COST_METHODS = (
+    (
+        {"macs", "flops"},
+        "MAC and FLOP",
+        "Multiply-accumulates and operations of one image's forward pass. The scan counts as 9·d·l·n + d·l "
+        "multiply-accumulates of two operations each.",
+    ),
+    (
+        {"peak_memory"},
+        "Peak memory",
+        "Most memory in use at once: on a CPU of the whole process, data included; on a GPU of the tensors.",
+    ),
+    (
+        {"train_seconds", "test_seconds"},
+        "Times",
+        "Wall-clock time on the machine below; other work on it makes it longer.",
+    ),
+)
 
 
 def method(run: Run, table: Table) -> Html:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
     metrics = {r.metric for r in run.records}
-    tested = [r for r in run.records if r.metric == "accuracy" and r.split == "test" and r.step is None]
-    rows = []
-    if tested:
-        several = len({r.seed for r in tested}) > 1
-        n = f"{tested[0].n:,} images" if tested[0].n else "the images"
-        interval = (
-            "Means over seeds carry Student's t interval over the seeds."
-            if several
-            else "The interval of an accuracy is Wilson's 95 % score interval over the test images."
-        )
-        rows.append(("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}"))
-    if len(run.labels) > 1:
-        over = "images and seeds" if len(run.seeds) > 1 else "images"
-        rows.append(
-            (
-                "Margin",
-                f"Accuracy of one model minus that of the other on the same images; 95 % percentile interval of a paired "
-                f"bootstrap over test {over}. The winner is clear when it excludes zero. It covers this test part"
-                + ("." if len(run.seeds) > 1 else ", not the luck of the seed: for that, run several seeds."),
-            )
-        )
-    if len(run.labels) > 2:
-        rows.append(("Several models", "The best is compared with the next best; the interval is not widened for that choice."))
+    rows = [*_quality_method(run), *_margin_method(run)]
     terms = [f"{row.label}: {row.help}" for row in table.rows if row.help]
     if terms:
         rows.append(("Measures", "; ".join(terms) + "."))
-    repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
     if "images_per_second" in metrics:
+        repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
         times = f", median of {repeats} repeats" if repeats else ""
-        rows.append(("Images per second", f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and fastest. "
-                     "The first batch, before anything is warm, is given apart."))
-    if "macs" in metrics or "flops" in metrics:
-        rows.append(("MAC and FLOP", "Multiply-accumulates and operations of one image's forward pass, the scan counted "
-                     "as 9·d·l·n + d·l multiply-accumulates; one multiply-accumulate is two operations."))
-    if "peak_memory" in metrics:
-        rows.append(("Peak memory", "Most memory held at once, by the process on a CPU, by the tensors on a GPU."))
-    if {"train_seconds", "test_seconds"} & metrics:
-        rows.append(("Times", "Wall-clock seconds on the machine below; other work on it makes them longer."))
+        how = f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and the fastest. "
+        rows.append(("Images per second", how + "The first batch, before anything is warm, is given apart."))
+    rows += [(name, how) for needed, name, how in _COST_METHODS if needed & metrics]
     return el("div", _list(rows), class_="card")
+
+
+def _quality_method(run: Run) -> list[tuple[str, str]]:
+    tested = [r for r in run.records if r.metric == "accuracy" and r.split == "test" and r.step is None]
+    if not tested:
+        return []
+    n = f"{tested[0].n:,} images" if tested[0].n else "the images"
+    interval = "The interval of an accuracy is Wilson's 95 % score interval over the test images."
+    if len({r.seed for r in tested}) > 1:
+        interval = "Means over seeds carry Student's t interval over the seeds."
+    return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]
+
+
+def _margin_method(run: Run) -> list[tuple[str, str]]:
+    if len(run.labels) < 2:
+        return []
+    several = len(run.seeds) > 1
+    how = (
+        "Accuracy of one model minus that of the other on the same images, with the 95 % percentile interval of a "
+        f"paired bootstrap over test images{' and seeds' if several else ''}. The winner is clear when it excludes "
+        "zero. "
+    )
+    if not several:
+        how += "It covers this test part, not the luck of the seed: for that, run several seeds. "
+    if len(run.labels) > 2:
+        how += "The best is compared with the next best; the interval is not widened for that choice."
+    return [("Margin", how.strip())]
 
 
 def data(run: Run) -> Html | None:
@@ -65,7 +83,10 @@ def data(run: Run) -> Html | None:
         *(("Note", note) for note in _texts(facts.get("notes"))),
     ]
     balance = _balance(run)
-    boxes = [el("div", _list(rows), class_="card"), el("div", balance, class_="card") if balance is not None else None]
+    boxes = [
+        el("div", _list(rows), class_="card"),
+        el("div", balance, class_="card") if balance is not None else None,
+    ]
     return el("div", boxes, class_="grid") if facts or balance is not None else None
 
 
@@ -151,7 +172,11 @@ def _balance(run: Run) -> Html | None:
     if not any(parts.values()):
         return None
     most = {part: max((n for n in of.values()), default=0) or 1 for part, of in parts.items()}
-    head = el("tr", el("th", "Class", scope="col", class_="left"), [el("th", f"{part} images", scope="col") for part in parts])
+    head = el(
+        "tr",
+        el("th", "Class", scope="col", class_="left"),
+        [el("th", f"{part} images", scope="col") for part in parts],
+    )
     rows = []
     for name in classes:
         cells = []
@@ -161,7 +186,14 @@ def _balance(run: Run) -> Html | None:
             cells.append(el("td", f"{n:,}", class_="bar", style=style))
         rows.append(el("tr", el("th", name, scope="row"), cells))
     table = el("table", el("thead", head), el("tbody", rows), class_="wide")
-    return el("div", table, class_="scroll tall" if len(rows) > 25 else "scroll", tabindex="0", role="region", aria_label="Images per class")
+    return el(
+        "div",
+        table,
+        class_="scroll tall" if len(rows) > 25 else "scroll",
+        tabindex="0",
+        role="region",
+        aria_label="Images per class",
+    )
 
 
 def _supports(run: Run, class_: str) -> list[float]:

@@ -17,7 +17,8 @@ class Record:
             "true -> predicted" for the confusion matrix; `step` the optimiser step for curves.
         metric, value, unit: e.g. "accuracy", 0.97, "fraction". Units: fraction, seconds, bytes, count, nats,
             "multiply-accumulates", "operations", "images/s", "tokens".
-        n: how many items or repeats the value rests on; `spread` (low, high): its 95 % interval, or for repeats min and max.
+        n: how many items or repeats the value rests on; `spread` (low, high): its 95 % interval, or for repeats
+            min and max.
         seed, commit, command, machine, versions, time: where it comes from; `time` is ISO 8601 in UTC.
     """
 
@@ -56,7 +57,8 @@ class Record:
 def append_records(path: Path, records: list[Record]) -> None:
     """Add records to `records.jsonl` in one write, so that a reader never sees half a line of a batch.
 
-    A run killed in the middle of that write leaves half a line; it is cut off here, or the next record would be glued to it.
+    A run killed in the middle of that write leaves half a line; it is cut off here, or the next record would be glued
+    to it.
     """
     _drop_half_line(Path(path))
     with open(path, "a", encoding="utf-8") as file:

@@ -51,7 +51,14 @@ def _shade(index: int) -> str:
 
 def _scroll(content: Html, what: str, tall: bool = False) -> Html:
     """A box that scrolls by itself, also with the keyboard."""
-    return el("div", content, class_="scroll tall" if tall else "scroll", tabindex="0", role="region", aria_label=what)
+    return el(
+        "div",
+        content,
+        class_="scroll tall" if tall else "scroll",
+        tabindex="0",
+        role="region",
+        aria_label=what,
+    )
 
 
 def figure(plot: Plot) -> Html:
@@ -71,7 +78,12 @@ def header(run: Run, verdict: Winner) -> Html:
         el("p", f"ssmlab report · {task} · {run.name}", class_="eyebrow"),
         el("h1", words(short.rstrip("."))),
         el("p", description, class_="lede") if description and short != description else None,
-        el("p", el("strong", words(verdict.headline + ": ")), words(verdict.detail), class_=f"answer {verdict.kind}"),
+        el(
+            "p",
+            el("strong", words(verdict.headline + ": ")),
+            words(verdict.detail),
+            class_=f"answer {verdict.kind}",
+        ),
         el("div", [el("p", text) for text in warnings], class_="banner", role="note") if warnings else None,
     )
 
@@ -96,7 +108,13 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
     """The comparison table and, beside it, the margin with its interval and its price."""
     side = _margin(run, verdict, margin)
     boxes = [el("div", _comparison(table), class_="card"), side]
-    return el("section", boxes, class_="top" if side is not None and len(table.columns) < 5 else "top single", id="comparison", aria_label="Comparison")
+    return el(
+        "section",
+        boxes,
+        class_="top" if side is not None and len(table.columns) < 5 else "top single",
+        id="comparison",
+        aria_label="Comparison",
+    )
 
 
 def _comparison(table: Table) -> Html:
@@ -106,12 +124,21 @@ def _comparison(table: Table) -> Html:
         if row.group != group:
             group = row.group
             rows.append(el("tr", el("th", group, scope="colgroup", colspan=len(table.columns) + 1), class_="group"))
-        rows.append(el("tr", el("th", row.label, scope="row", title=row.help or None), [_cell(cell) for cell in row.cells]))
+        rows.append(
+            el(
+                "tr",
+                el("th", row.label, scope="row", title=row.help or None),
+                [_cell(cell) for cell in row.cells],
+            )
+        )
     notes = " ".join((*table.notes, "● marks the best of a row; brackets hold 95 % intervals, parentheses the range."))
     content = el(
         "table",
         el("caption", notes),
-        el("thead", el("tr", el("th", el("span", "Measure", class_="sr"), scope="col", class_="left"), columns)),
+        el(
+            "thead",
+            el("tr", el("th", el("span", "Measure", class_="sr"), scope="col", class_="left"), columns),
+        ),
         el("tbody", rows),
         class_="comparison wide" + (" stacked" if len(columns) > 2 else ""),
     )
@@ -130,7 +157,11 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     leader, other = run.titles[verdict.leader], run.titles[verdict.runner_up]
     _, low, high = verdict.difference
     known = low == low
-    interval = f"95 % interval {formats.points(low)} to {formats.points(high)}" if known else "no interval: predictions missing"
+    interval = (
+        f"95 % interval {formats.points(low)} to {formats.points(high)}"
+        if known
+        else "no interval: predictions missing"
+    )
     conclusion = "The interval excludes zero." if verdict.clear else "The interval includes zero: no clear winner."
     prices = []
     for metric, name in _PRICES:
@@ -155,7 +186,8 @@ def legend(run: Run, *, strokes: bool = False) -> Html:
     marks = [el("span", named(i, run.titles[label])) for i, label in enumerate(run.labels)]
     if strokes:
         for name, dash in (("validation part", ""), ("training part", ' stroke-dasharray="5 3"')):
-            line = f'<svg class="stroke" viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4H26" stroke="currentColor" stroke-width="2"{dash}/></svg>'
+            path = f'<path d="M0 4H26" stroke="currentColor" stroke-width="2"{dash}/>'
+            line = f'<svg class="stroke" viewBox="0 0 26 8" aria-hidden="true">{path}</svg>'
             marks.append(el("span", Html(line), name))
     return el("p", marks, class_="legend")
 
@@ -227,41 +259,49 @@ def per_class(run: Run) -> Html | None:
     labels = [m for m in run.labels if any(run.final(m, "f1", name) is not None for name in run.classes)]
     if not labels:
         return None
-    measures = ("precision", "recall", "f1")
-    above = [el("th", named(run.labels.index(m), run.titles[m]), scope="colgroup", colspan=3, class_="first left") for m in labels]
+    above = [
+        el("th", named(run.labels.index(m), run.titles[m]), scope="colgroup", colspan=3, class_="first left")
+        for m in labels
+    ]
     below = [
         el("th", name, scope="col", class_="first" if name == "Precision" else None)
         for _ in labels
         for name in ("Precision", "Recall", "F1")
     ]
-    head = el(
-        "thead",
-        el("tr", el("th", "Class", scope="col", rowspan=2, class_="left"), el("th", "Images", scope="col", rowspan=2), above),
-        el("tr", below),
+    left = [
+        el("th", "Class", scope="col", rowspan=2, class_="left"),
+        el("th", "Images", scope="col", rowspan=2),
+    ]
+    table = el(
+        "table",
+        el("thead", el("tr", left, above), el("tr", below)),
+        el("tbody", [_class_row(run, labels, name, name) for name in run.classes]),
+        el("tfoot", [_class_row(run, labels, name, f"{name} average") for name in ("macro", "weighted")]),
+        class_="wide",
     )
+    lede = "The bar under F1 is its value, the better of a row is bold. "
+    lede += " ".join(text for label in labels if (text := _hardest(run, label)))
+    box = _scroll(table, "Measures per class", tall=len(run.classes) > _LARGEST_MATRIX)
+    return join([el("p", lede, class_="lede"), el("div", box, class_="card")])
 
-    def line(name: str, shown: str) -> Html:
-        best = max((v for m in labels if (v := run.final(m, "f1", name)) is not None), default=None)
-        support = next((v for m in labels if (v := run.final(m, "support", name)) is not None), None)
-        cells = []
-        for label in labels:
-            for metric in measures:
-                value = run.final(label, metric, name)
-                style = None
-                if metric == "f1" and value is not None:
-                    style = f"{_shade(run.labels.index(label))};--share:{100 * value:.1f}%"
-                lead = "lead" if metric == "f1" and value == best and len(labels) > 1 else ""
-                kind = " ".join(word for word in ("first" * (metric == "precision"), "bar" * (style is not None), lead) if word)
-                cells.append(el("td", formats.UNKNOWN if value is None else formats.percent(value), class_=kind or None, style=style))
-        images = el("td", formats.UNKNOWN if support is None else formats.whole(support))
-        return el("tr", el("th", shown, scope="row"), images, cells)
 
-    body = el("tbody", [line(name, name) for name in run.classes])
-    foot = el("tfoot", [line(name, f"{name} average") for name in ("macro", "weighted")])
-    hardest = [_hardest(run, label) for label in labels]
-    lede = "The bar under F1 is its value, the better of a row is bold. " + " ".join(text for text in hardest if text)
-    table = _scroll(el("table", head, body, foot, class_="wide"), "Measures per class", tall=len(run.classes) > 25)
-    return join([el("p", lede, class_="lede"), el("div", table, class_="card")])
+def _class_row(run: Run, labels: list[str], name: str, shown: str) -> Html:
+    scores = [run.final(m, "f1", name) for m in labels]
+    best = max((score for score in scores if score is not None), default=None)
+    support = next((v for m in labels if (v := run.final(m, "support", name)) is not None), None)
+    cells = [el("td", formats.UNKNOWN if support is None else formats.whole(support))]
+    for label, f1 in zip(labels, scores, strict=True):
+        precision, recall = (run.final(label, metric, name) for metric in ("precision", "recall"))
+        cells.append(el("td", _percent(precision), class_="first"))
+        cells.append(el("td", _percent(recall)))
+        bar = None if f1 is None else f"{_shade(run.labels.index(label))};--share:{100 * f1:.1f}%"
+        lead = " lead" if f1 is not None and f1 == best and len(set(scores)) > 1 else ""
+        cells.append(el("td", _percent(f1), class_="bar" + lead, style=bar))
+    return el("tr", el("th", shown, scope="row"), cells)
+
+
+def _percent(value: float | None) -> str:
+    return formats.UNKNOWN if value is None else formats.percent(value)
 
 
 def _hardest(run: Run, label: str) -> str:
@@ -308,4 +348,11 @@ def _sample(run: Run, sample: Sample) -> Html | None:
     alt = f"Test image {sample.id}, {sample.label}"
     image = el("img", src=source, alt=alt, class_="pixels" if small else None)
     truth = el("p", "true class ", el("strong", sample.label))
-    return el("li", image, truth, said, el("p", series.shorten(sample.id, 40), class_="id", title=sample.id), class_="card")
+    return el(
+        "li",
+        image,
+        truth,
+        said,
+        el("p", series.shorten(sample.id, 40), class_="id", title=sample.id),
+        class_="card",
+    )

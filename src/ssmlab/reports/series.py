@@ -77,7 +77,12 @@ def curves(run: Run, metric: str) -> list[Line]:
 
 def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[float, float] | None:
     """Where a model's validation curve is best: (epoch or step, value); the best over its seeds."""
-    found = [(x, y) for line in lines if line.label == label and line.split == "val" for x, y in zip(line.x, line.y)]
+    found = [
+        (x, y)
+        for line in lines
+        if line.label == label and line.split == "val"
+        for x, y in zip(line.x, line.y, strict=True)
+    ]
     if not found:
         return None
     return (max if higher else min)(found, key=lambda point: point[1])

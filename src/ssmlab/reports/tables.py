@@ -66,7 +66,14 @@ class _Measure:
 _QUALITY, _COST = "Quality, test part", "Cost"
 _MEASURES = (
     _Measure("accuracy", "Accuracy", _QUALITY, 1, formats.percent, help="share classified correctly"),
-    _Measure("balanced_accuracy", "Balanced accuracy", _QUALITY, 1, formats.percent, help="mean recall over classes"),
+    _Measure(
+        "balanced_accuracy",
+        "Balanced accuracy",
+        _QUALITY,
+        1,
+        formats.percent,
+        help="mean recall over classes",
+    ),
     _Measure("f1", "Macro F1", _QUALITY, 1, formats.percent, "macro", help="mean over classes"),
     _Measure("sensitivity", "Sensitivity", _QUALITY, 1, formats.percent, "*", help="recall of"),
     _Measure("specificity", "Specificity", _QUALITY, 1, formats.percent, "*", help="recall of all but"),

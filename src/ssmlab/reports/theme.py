@@ -1,7 +1,7 @@
 """Colours, line styles and fonts of every plot, and how a matplotlib figure becomes a themed piece of the page.
 
-A plot is drawn once, in the colours of the light theme. In its own file they stay; in the page each of these exact colours
-is replaced by a CSS variable, so that the reader's light or dark scheme decides.
+A plot is drawn once, in the colours of the light theme. In its own file they stay; in the page each of these exact
+colours is replaced by a CSS variable, so that the reader's light or dark scheme decides.
 """
 
 import io

@@ -91,7 +91,7 @@ def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict) 
         )
     interval = f"95 % interval {points(difference.low)} to {points(difference.high)}"
     if difference.low > 0:
-        detail = f"{first_text} against {second_text} for {b}, {basis}; +{points(difference.value).lstrip('+')} points"
+        detail = f"{first_text} against {second_text} for {b}, {basis}; {points(difference.value)} points"
         return Winner("clear", f"{a} wins", f"{detail} ({interval}).", **facts)
     if difference.value == 0:
         return Winner(
@@ -103,8 +103,8 @@ def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict) 
     return Winner(
         "unclear",
         "No clear winner",
-        f"{a} is {points(difference.value).lstrip('+')} points ahead of {b} ({first_text} against {second_text} {basis}), but "
-        f"the {interval} includes zero.",
+        f"{a} is {points(difference.value).lstrip('+')} points ahead of {b} ({first_text} against {second_text} "
+        f"{basis}), but the {interval} includes zero.",
         **facts,
     )
 

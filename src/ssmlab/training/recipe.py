@@ -81,7 +81,7 @@ class ModelConfig(_Table):
         taken = sorted(_BUILDS & set(self.options))
         if taken:
             raise ValueError(f"option {taken[0]} is set by the recipe; it does not belong into options")
-        if not all(c.isalnum() or c in "-_.+" for c in self.label) or self.label.startswith("."):
+        if not _names_folder(self.label):
             raise ValueError(f"label {self.label!r} names a folder: use letters, digits, - _ . +")
         return self
 
@@ -124,8 +124,8 @@ class Recipe(_Table):
             raise ValueError(f"two models are labelled {twice[0]!r}; give each its own label")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds has one twice: {self.seeds}")
-        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
-            raise ValueError(f"name {self.name!r} is a folder below runs/, not a path")
+        if self.name and not _names_folder(self.name):
+            raise ValueError(f"name {self.name!r} names a folder below runs/: use letters, digits, - _ . +")
         return self
 
     def to_toml(self) -> str:
@@ -215,6 +215,10 @@ def list_recipes() -> list[tuple[str, str]]:
         first = file.read_text(encoding="utf-8").splitlines()[0]
         found.append((_name_of(file), first.removeprefix("#").strip()))
     return found
+
+
+def _names_folder(text: str) -> bool:
+    return all(c.isalnum() or c in "-_.+" for c in text) and not text.startswith(".")
 
 
 def _name_of(file: Path) -> str:

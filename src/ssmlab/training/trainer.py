@@ -109,10 +109,16 @@ class SsmTrainer(Trainer):
             self.clock.run()
         return metrics
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """`dataloader_drop_last` is meant for training; validation sees every image."""
+        self.args.dataloader_drop_last, drop = False, self.args.dataloader_drop_last
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop
+
     def get_decay_parameter_names(self, model) -> list[str]:
-        """Weights of linear layers and convolutions; never A_log and D, which upstream marks `_no_weight_decay`."""
-        marked = {name for name, p in model.named_parameters() if getattr(p, "_no_weight_decay", False)}
-        return [name for name in super().get_decay_parameter_names(model) if name not in marked]
+        return decayed(model)
 
     def _get_output_dir(self, trial) -> str:
         return os.path.join(self.args.output_dir, PARTIAL)
@@ -192,12 +198,18 @@ def train(
         optimizer_cls_and_kwargs=_optimizer(config, placement),
     )
     trainer.remove_callback(ProgressCallback)
-    for callback in _callbacks(trainer, config, logs, progress or Progress()):
+    checkpoints = Checkpoints(trainer, config.checkpoint_steps)
+    for callback in (*_watchers(trainer, logs, progress or Progress()), checkpoints):
         trainer.add_callback(callback)
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
         trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        checkpoints.restore()
+    if checkpoints.interrupted:  # in the last step
+        raise KeyboardInterrupt
     trainer.clock.pause()
     epoch = trainer.state.epoch or 0.0
     if config.keep == "best" and (folder / "best.safetensors").exists():
@@ -207,6 +219,16 @@ def train(
     return Trained(
         seconds=trainer.clock.seconds, steps=trainer.state.global_step, epoch=epoch, log=trainer.state.log_history
     )
+
+
+def decayed(model: nn.Module) -> list[str]:
+    """Parameters that weight decay applies to: matrices and filters, not vectors (norms, biases, D), and none that its
+    block marks `_no_weight_decay`, as upstream does with A_log."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
+    ]
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -256,8 +278,8 @@ def _optimizer(config: TrainingConfig, placement: Placement):
     return kind, {"lr": config.learning_rate, "fused": placement.device in ("cpu", "cuda")}
 
 
-def _callbacks(trainer, config, logs, progress):
-    callbacks = [Checkpoints(trainer, config.checkpoint_steps), Watch(trainer, progress)]
+def _watchers(trainer, logs, progress):
+    callbacks = [Watch(trainer, progress)]
     if logs is not None:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from fake_run import Fake, make_run
+
+from ssmlab.reports import series
+from ssmlab.reports.record import Record, append_records
+from ssmlab.reports.run_folder import load_run
+
+
+def test_roc_curve_has_the_area_of_scikit_learn():
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    rng = np.random.default_rng(0)
+    truth = rng.random(500) < 0.3
+    score = np.round(rng.normal(truth * 1.0), 1)  # rounded: ties
+    fpr, tpr = series.roc_points(truth, score)
+    expected = roc_curve(truth, score, drop_intermediate=False)
+    assert np.allclose(fpr, expected[0])
+    assert np.allclose(tpr, expected[1])
+    assert np.trapezoid(tpr, fpr) == pytest.approx(roc_auc_score(truth, score))
+
+
+def test_roc_of_a_run_agrees_with_its_recorded_area(digits, tissue):
+    for folder, several in ((digits, True), (tissue, False)):
+        run = load_run(folder)
+        for label in run.labels:
+            curve = series.roc(run, label)
+            assert curve.area == pytest.approx(run.final(label, "roc_auc"), abs=1e-3)
+            assert np.trapezoid(curve.tpr, curve.fpr) == pytest.approx(curve.area, abs=2e-3)
+            assert (curve.fpr[0], curve.tpr[0], curve.fpr[-1], curve.tpr[-1]) == (0, 0, 1, 1)
+            assert curve.classes == ("" if several else "SSA")
+
+
+def test_a_class_that_is_absent_has_no_curve():
+    assert series.roc_points(np.array([True, True]), np.array([0.1, 0.2])) is None
+
+
+def test_confusion_is_the_same_from_records_and_predictions(hostile):
+    run = load_run(hostile)
+    for label in run.labels:
+        from_records = series.confusion(run, label, run.classes)
+        run_without = load_run(hostile)
+        run_without.records = [r for r in run.records if r.metric != "confusion"]
+        assert (from_records == series.confusion(run_without, label, run.classes)).all()
+        assert from_records.sum() == 2 * 360
+
+
+def test_mistakes_are_sorted_and_leave_out_what_is_right():
+    matrix = np.array([[9, 1, 0], [0, 5, 5], [0, 0, 7]])
+    assert series.mistakes(matrix, ["a", "b", "c"], 5) == [("b", "c", 5, 10), ("a", "b", 1, 10)]
+
+
+def test_a_step_repeated_after_a_resume_counts_once(tmp_path):
+    folder = make_run(tmp_path / "run", images=0)
+    before = series.curves(load_run(folder), "loss")
+    again = Record(model="resnet18", split="val", metric="loss", value=0.5, step=21, seed=0)
+    append_records(folder / "records.jsonl", [again])
+    after = series.curves(load_run(folder), "loss")
+    assert [len(line.x) for line in after] == [len(line.x) for line in before]
+    line = next(line for line in after if (line.label, line.split) == ("resnet18", "val"))
+    assert line.axis == "epoch"
+    assert line.x[0] == pytest.approx(1)
+    assert line.y[0] == 0.5
+
+
+def test_curves_without_epochs_use_steps_and_long_ones_are_thinned():
+    records = [
+        Record(model="a", split="train", metric="loss", value=1.0 if step % 2 else 3.0, step=step)
+        for step in range(3000)
+    ]
+    run = fake_records(records)
+    (line,) = series.curves(run, "loss")
+    assert line.axis == "step"
+    assert len(line.x) == 300
+    assert line.y == pytest.approx(2.0)
+
+
+def fake_records(records):
+    from pathlib import Path
+
+    from ssmlab.reports.run_folder import Run
+
+    return Run(Path("x"), {}, records, ["a"], {"a": "a"}, {}, [], None)
+
+
+def test_speeds_need_both_numbers(tmp_path):
+    run = load_run(make_run(tmp_path / "run", Fake(unfinished=True), images=0))
+    (spot,) = series.speeds(run)
+    assert spot.label == "resnet18"
+    assert spot.low < spot.accuracy < spot.high
+    assert spot.speed_low < spot.speed < spot.speed_high

@@ -1,0 +1,136 @@
+import io
+import math
+import re
+from html import unescape
+
+import pytest
+from rich.console import Console
+
+from ssmlab.reports.record import Record
+from ssmlab.reports.run_folder import load_run
+from ssmlab.reports.tables import comparison, to_rich
+
+
+def record(model, metric, value, **more):
+    split = None if metric in ("parameters", "macs", "scan_macs", "images_per_second", "tokens") else "test"
+    return Record(**{"model": model, "metric": metric, "value": value, "split": split, "seed": 0, **more})
+
+
+def cells(table, label):
+    row = next(row for row in table.rows if row.label == label)
+    return [cell.text for cell in row.cells], [cell.best for cell in row.cells]
+
+
+TWO = [
+    record("a", "accuracy", 348 / 360, n=360),
+    record("b", "accuracy", 0.95, n=360, spread=(0.92, 0.97)),
+    record("a", "loss", 0.1234),
+    record("b", "loss", 0.25),
+    record("a", "parameters", 12_412_000),
+    record("b", "parameters", 11_310_000),
+    record("a", "macs", 1.8e9),
+    record("b", "macs", 1.7e9),
+    record("a", "scan_macs", 5.4e6),
+    record("b", "scan_macs", 0),
+    record("a", "images_per_second", 1040.2, n=10, spread=(990, 1070)),
+    record("a", "tokens", 16),
+]
+
+
+def test_numbers_are_written_for_people_and_the_best_is_marked():
+    table = comparison(TWO)
+    assert table.columns == ("a", "b")
+    assert cells(table, "Accuracy") == (["96.7 % [94.3, 98.1]", "95.0 % [92.0, 97.0]"], [True, False])
+    assert cells(table, "Loss") == (["0.123", "0.250"], [True, False])
+    assert cells(table, "Parameters") == (["12.4 M", "11.3 M"], [False, True])
+    assert cells(table, "MAC per image") == (["1.8 G of which scan 0.3 %", "1.7 G"], [False, True])
+    assert cells(table, "Images per second") == (["1,040 (990 to 1,070)", "–"], [False, False])
+    assert cells(table, "Tokens") == (["16", "–"], [False, False])
+
+
+def test_what_was_not_measured_has_no_row():
+    assert [row.label for row in comparison([record("a", "accuracy", 0.5)]).rows] == ["Accuracy"]
+
+
+def test_values_that_print_alike_are_not_told_apart():
+    table = comparison([record("a", "accuracy", 0.95001), record("b", "accuracy", 0.95002)])
+    assert cells(table, "Accuracy")[1] == [False, False]
+    three = [record("a", "accuracy", 0.95001), record("b", "accuracy", 0.95002), record("c", "accuracy", 0.9)]
+    assert cells(comparison(three), "Accuracy")[1] == [True, True, False]
+
+
+def test_curves_and_validation_are_left_out_and_the_last_measurement_counts():
+    records = [
+        record("a", "accuracy", 0.5),
+        record("a", "accuracy", 0.6),
+        record("a", "accuracy", 0.7, step=3),
+        record("a", "accuracy", 0.8, split="val"),
+    ]
+    assert cells(comparison(records), "Accuracy")[0] == ["60.0 %"]
+
+
+def test_a_diverged_model_is_shown_and_not_best():
+    table = comparison([record("a", "loss", math.nan), record("b", "loss", 0.5), record("c", "loss", 0.6)])
+    assert cells(table, "Loss") == (["not a number", "0.500", "0.600"], [False, True, False])
+
+
+def test_seeds_become_a_mean_with_students_interval():
+    records = [record("a", "accuracy", value, seed=seed) for seed, value in enumerate((0.94, 0.95, 0.96))]
+    records += [record("b", "accuracy", 0.9, seed=0), record("b", "accuracy", 0.91, seed=1)]
+    table = comparison(records)
+    assert cells(table, "Accuracy")[0] == ["95.0 % [92.5, 97.5]", "90.5 % [84.1, 96.9]"]
+    assert any("Mean of 3 seeds" in note for note in table.notes)
+    assert any("a 3 and b 2" in note for note in table.notes)
+
+
+def test_an_interval_of_a_fraction_stays_in_the_unit_interval():
+    records = [record("a", "accuracy", value, seed=seed) for seed, value in enumerate((0.9, 1.0))]
+    assert cells(comparison(records), "Accuracy")[0] == ["95.0 % [31.5, 100.0]"]
+
+
+def test_sensitivity_names_its_class():
+    records = [record("a", metric, 0.9, class_="SSA") for metric in ("sensitivity", "specificity")]
+    assert [row.label for row in comparison(records).rows] == ["Sensitivity (SSA)", "Specificity (SSA)"]
+
+
+def printed(table, width):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(to_rich(table))
+    return console.file.getvalue()
+
+
+def test_the_terminal_and_the_page_show_the_same_table(digits):
+    run = load_run(digits)
+    table = comparison(run.records, run.titles)
+    terminal = printed(table, 200)
+    page = (digits / "report.html").read_text()
+    page = page[page.index("<table") : page.index("</table>")]
+    rows = [
+        [
+            unescape(re.sub(r"\s+", " ", re.sub("<[^>]+>", "", cell))).strip()
+            for cell in re.findall("<t[hd].*?</t[hd]>", row)
+        ]
+        for row in re.findall("<tr>.*?</tr>", page)
+    ]
+    assert len(table.rows) > 12
+    for row in table.rows:
+        on_page = next(cells for cells in rows if cells[0] == row.label)
+        assert [text.replace(" (best)", "") for text in on_page[1:]] == [cell.text for cell in row.cells]
+        line = next(line for line in terminal.splitlines() if line.strip().startswith(row.label))
+        assert re.split(r"\s{2,}", line.strip())[1:] == [("● " if c.best else "") + c.text for c in row.cells]
+
+
+def test_two_models_fit_eighty_columns(digits):
+    run = load_run(digits)
+    wide, narrow = (printed(comparison(run.records, run.titles), width) for width in (200, 80))
+    assert len(wide.splitlines()) == len(narrow.splitlines())
+
+
+def test_a_name_with_brackets_is_no_markup_in_the_terminal():
+    assert "[red]a[/red]" in printed(comparison([record("[red]a[/red]", "accuracy", 0.5)]), 100)
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.0001, "under 0.1 %"), (0.0006, "0.1 %")])
+def test_a_small_scan_is_not_zero(share, text):
+    table = comparison([record("a", "macs", 1e9), record("a", "scan_macs", share * 1e9)])
+    assert cells(table, "MAC per image")[0] == [f"1 G of which scan {text}"]

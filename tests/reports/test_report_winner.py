@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from fake_run import Fake, make_run
+
+from ssmlab.reports.record import Record
+from ssmlab.reports.run_folder import Predictions, load_run
+from ssmlab.reports.verdict import winner
+
+
+def accuracy(model, value, seed=0, n=400, **more):
+    return Record(model=model, split="test", metric="accuracy", value=value, n=n, seed=seed, **more)
+
+
+def difference(name, value, low, high, seed=0):
+    return Record(model=name, split="test", metric="accuracy_difference", value=value, spread=(low, high), seed=seed)
+
+
+def said(correct, ids=None):
+    ids = ids or tuple(str(i) for i in range(len(correct)))
+    return Predictions(ids, ("y",) * len(ids), tuple("y" if right else "n" for right in correct), (), None)
+
+
+def test_a_clear_winner_with_margin_and_interval():
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("b - a", 0.025, 0.005, 0.045)])
+    assert answer.clear
+    assert answer.leader == "b"
+    assert answer.runner_up == "a"
+    assert answer.sentence == (
+        "b wins: 97.5 % against 95.0 % for a, on 400 test images; +2.5 points (95 % interval +0.5 to +4.5)."
+    )
+
+
+def test_a_recorded_difference_is_turned_round():
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("a - b", -0.025, -0.045, -0.005)])
+    assert answer.difference == pytest.approx((0.025, 0.005, 0.045))
+
+
+@pytest.mark.parametrize("low", [-0.01, 0.0])
+def test_an_interval_with_zero_is_no_clear_winner(low):
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), difference("b - a", 0.01, low, 0.03)])
+    assert answer.kind == "unclear"
+    assert answer.headline == "No clear winner"
+    assert "b is 1.0 points ahead of a" in answer.detail
+    assert "includes zero" in answer.detail
+
+
+def test_equal_models_are_equal():
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.95), difference("b - a", 0.0, -0.01, 0.01)])
+    assert answer.kind == "unclear"
+    assert "both reach 95.0 %" in answer.detail
+
+
+def test_the_interval_is_computed_from_predictions_in_any_order():
+    right_a = np.arange(400) % 10 != 0
+    right_b = np.arange(400) % 20 != 0
+    records = [accuracy("a", 0.9), accuracy("b", 0.95)]
+    straight = winner(records, {"a": {None: said(right_a)}, "b": {None: said(right_b)}})
+    ids = tuple(str(i) for i in range(400))[::-1]
+    turned = winner(records, {"a": {None: said(right_a)}, "b": {None: said(right_b[::-1], ids)}})
+    assert straight.clear
+    assert straight.difference.value == pytest.approx(0.05)
+    assert straight == turned
+
+
+def test_predictions_of_other_images_give_no_interval():
+    other = said([True] * 400, tuple(f"x{i}" for i in range(400)))
+    answer = winner([accuracy("a", 0.9), accuracy("b", 1.0)], {"a": {0: said([True] * 400)}, "b": {0: other}})
+    assert answer.kind == "unclear"
+    assert "no interval" in answer.detail
+
+
+def test_one_model_is_described():
+    answer = winner([accuracy("a", 0.95)])
+    assert answer.kind == "single"
+    assert answer.sentence == ("a: classifies 95.0 % of 400 test images correctly (95 % interval 92.4 % to 96.7 %).")
+
+
+def test_no_result_and_half_a_result():
+    curve = Record(model="b", split="val", metric="accuracy", value=0.9, step=10)
+    assert winner([curve]).kind == "none"
+    answer = winner([accuracy("a", 0.95), curve])
+    assert answer.kind == "partial"
+    assert "no test result of b yet" in answer.detail
+
+
+def test_the_best_of_three_meets_the_next_best():
+    records = [
+        accuracy("a", 0.90),
+        accuracy("b", 0.97),
+        accuracy("c", 0.95),
+        difference("b - c", 0.02, 0.01, 0.03),
+    ]
+    answer = winner(records, titles={"a": "A", "b": "B", "c": "C"})
+    assert (answer.leader, answer.runner_up) == ("b", "c")
+    assert "95.0 % for C, the next of 3" in answer.detail
+
+
+def test_a_diverged_model_does_not_win():
+    answer = winner([accuracy("a", float("nan")), accuracy("b", 0.5), difference("b - a", 0.5, 0.4, 0.6)])
+    assert answer.leader == "b"
+
+
+def test_several_seeds_are_compared_over_images_and_seeds(tmp_path):
+    run = load_run(make_run(tmp_path / "run", Fake(seeds=(0, 1, 2), recorded_difference=False), images=0))
+    answer = winner(run.records, run.predictions, run.titles)
+    assert answer.seeds == 3
+    assert "mean of 3 seeds" in answer.detail
+    accuracies = {
+        label: np.mean([p.correct.mean() for p in by_seed.values()]) for label, by_seed in run.predictions.items()
+    }
+    assert answer.difference.value == pytest.approx(accuracies["resnet18_mamba"] - accuracies["resnet18"])
+    assert answer.difference.low < answer.difference.value < answer.difference.high

@@ -1,0 +1,121 @@
+"""Recipes: every packaged one is valid, overrides are typed, and mistakes name the key that was meant."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from ssmlab.errors import RecipeError
+from ssmlab.training import list_recipes, load_recipe
+from ssmlab.training.overrides import dotted_keys, flatten, parse_override
+from ssmlab.training.recipe import Recipe
+
+DIGITS = "classification/digits_resnet18_vs_hybrid"
+MHIST = "classification/mhist_resnet18_vs_hybrid"
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
+def test_packaged_recipes(name):
+    full = load_recipe(name, ["data.path=somewhere"])
+    tiny = load_recipe(name, smoke=True)
+    assert tiny.name == f"{full.name}-smoke" and tiny.data.path == "digits"
+    assert all(model.name.endswith("_test") for model in tiny.models)
+    comment = dict(list_recipes())[name]
+    assert comment.startswith("ssmlab ") and comment.count("|") == 3, "command | hardware | time | expected result"
+
+
+def test_the_resolved_recipe_shows_every_key_and_reads_back():
+    recipe = load_recipe(DIGITS, ["seeds=[1, 2]", "models.1.options.depth=2"])
+    table = tomllib.loads(recipe.to_toml())
+    shown = {key.replace(".0.", ".*.") for key in flatten(table)}
+    assert set(dotted_keys(Recipe)) - {"models.*.options"} <= shown
+    assert Recipe.model_validate(table) == recipe and recipe.models[1].options == {"depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=3", 3),
+        ("training.learning_rate=1e-4", 1e-4),
+        ("training.learning_rate=1", 1.0),
+        ("data.path=/some/folder with blanks", "/some/folder with blanks"),
+        ('data.path="quoted"', "quoted"),
+        ("seeds=[0, 1]", [0, 1]),
+        ("name=2024", "2024"),
+        ("models.0.label=1.5", "1.5"),
+        ("models.1.pretrained=true", True),
+    ],
+)
+def test_overrides_are_typed(override, value):
+    keys, _, _ = parse_override(override)
+    node = load_recipe(DIGITS, [override]).model_dump()
+    for key in keys:
+        node = node[int(key)] if isinstance(node, list) else node[key]
+    assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lerning_rate=1", "unknown key training.lerning_rate; did you mean training.learning_rate?"),
+        ("learning_rate=1", "unknown key learning_rate; did you mean training.learning_rate?"),
+        ("training.augment.rotation=1", "did you mean training.augment.rotate?"),
+        ("data.imagesize=3", "did you mean data.image_size?"),
+        ("models.1.titel=x", "unknown key models.1.titel; did you mean models.1.title?"),
+        ("name.x=1", "unknown key name.x"),
+        ("models.2.name=x", "no entry models.2; there are models.0 to models.1"),
+        ("training.epochs=many", "training.epochs should be a valid integer"),
+        ("training.epochs=0", "training.epochs should be greater than or equal to 1, got 0"),
+        ("training.optimizer=sgd", "training.optimizer should be 'adam' or 'adamw', got 'sgd'"),
+        ("models.0.name=resnet81", "models.0: unknown model 'resnet81'; did you mean resnet18"),
+        ("models.0.label=a/b", "label 'a/b' names a folder"),
+        ("models.0.label=resnet18_mamba", "two models are labelled 'resnet18_mamba'"),
+        ("models.0.options.num_classes=3", "option num_classes is set by the recipe"),
+        ("name=../elsewhere", "name '../elsewhere' names a folder below runs/"),
+        ("seeds=[1, 1]", "seeds has one twice"),
+        ("nonsense", "override 'nonsense' is not of the form key=value"),
+        ("training.epochs=3\nbatch_size=4", "training.epochs should be a valid integer"),
+    ],
+)
+def test_mistakes(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(DIGITS, [override])
+    assert message in str(caught.value)
+    if "override" not in message:
+        assert str(caught.value).startswith(f"recipe {DIGITS}: ")
+
+
+def test_all_mistakes_are_reported_together():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(DIGITS, ["training.epoch=1", "data.val_fraction=2"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_data_without_a_default_is_asked_for():
+    with pytest.raises(RecipeError, match=r"data\.path is missing; add data\.path=\.\.\. \(an MHIST folder"):
+        load_recipe(MHIST)
+
+
+def test_finding_recipes(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[data]\npath = "digits"\n[[models]]\nname = "resnet_test"\n')
+    mine = load_recipe(file)
+    assert mine.name == "mine" and mine.models[0].label == "resnet_test" and mine.seeds == [0]
+    with pytest.raises(RecipeError, match=r"has no \[smoke\] table"):
+        load_recipe(file, smoke=True)
+    with pytest.raises(RecipeError, match=f"did you mean {DIGITS}"):
+        load_recipe("classification/digit_resnet_vs_hybrid")
+    (tmp_path / "recipe.toml").write_text(mine.to_toml())
+    assert load_recipe(tmp_path) == mine
+    file.write_text("[data\n")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(file)
+
+
+def test_recipes_are_checked_without_torch():
+    code = (
+        "import sys; from ssmlab.training import load_recipe; import ssmlab.training.run, ssmlab.training.sweep; "
+        f"load_recipe('{DIGITS}'); assert not {{'torch', 'transformers', 'timm', 'sklearn'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

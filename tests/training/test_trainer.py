@@ -1,0 +1,214 @@
+"""Training one model: what stops it, what it may not disturb, and what it keeps."""
+
+import os
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssmlab.errors import UserError
+from ssmlab.tasks.augment import Augment
+from ssmlab.tasks.classify import Classify
+from ssmlab.training.checkpoints import newest_complete
+from ssmlab.training.device import Placement, choose_placement
+from ssmlab.training.estimate import estimate_seconds
+from ssmlab.training.progress import Progress
+from ssmlab.training.recipe import TrainingConfig
+from ssmlab.training.trainer import Images, train
+
+CPU = Placement(device="cpu")
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 3)]
+    return nn.Sequential(*body)
+
+
+def part(n, seed):
+    """Three classes of images that differ in brightness."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
+    return Images((noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels)
+
+
+def fit(folder, *, progress=None, resume=False, model=None, task=None, **config):
+    model = model or network()
+    task = task or Classify(
+        classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment(flip="both", shift=0.1)
+    )
+    settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
+    trained = train(
+        model, task, settings, part(50, 0), part(12, 1),
+        folder=folder, label="tiny", seed=3, placement=CPU, progress=progress, resume=resume,
+    )  # fmt: skip
+    return model, trained
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def values(trained, key):
+    return [row[key] for row in trained.log if key in row]
+
+
+class At(Progress):
+    """Does something at a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def update(self, done, note=""):
+        if done == self.step:
+            self.action()
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_it_learns_and_logs(tmp_path):
+    _, trained = fit(tmp_path, epochs=6)
+    assert trained.steps == 6 * (50 // 8) and trained.epoch == 6 and trained.seconds > 0
+    assert values(trained, "eval_accuracy")[-1] > 0.9 > values(trained, "accuracy")[0]
+    assert len(values(trained, "eval_loss")) == 6 and len(values(trained, "learning_rate")) == 36
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-36"]
+
+
+def test_the_validation_loss_counts_every_image_once(tmp_path):
+    model, trained = fit(tmp_path, batch_size=5, epochs=1)
+    val = part(12, 1)
+    task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
+    with torch.no_grad():
+        loss, logits = task.loss(model.eval(), val[torch.arange(12)])
+    assert values(trained, "eval_loss")[-1] == pytest.approx(loss.item(), rel=1e-5)
+    assert values(trained, "eval_accuracy")[-1] == pytest.approx((logits.argmax(1) == val.labels).float().mean())
+
+
+@pytest.mark.parametrize("step", [3, 6, 17, 18])
+def test_ctrl_c_leaves_a_checkpoint_and_the_continuation_is_bit_equal(tmp_path, step):
+    """In mid epoch, at an epoch's end, one before the last step, and at the last."""
+    whole, log = fit(tmp_path / "whole", keep="best")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", keep="best", progress=At(step, interrupt))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert newest_complete(tmp_path / "cut").name == f"checkpoint-{step}"
+    resumed, resumed_log = fit(tmp_path / "cut", keep="best", resume=True, model=network(seed=9))
+    assert same(whole, resumed)
+    assert values(log, "eval_accuracy") == values(resumed_log, "eval_accuracy")
+    assert log.epoch == resumed_log.epoch
+
+
+def test_checkpoints_between_epochs_do_not_change_the_training(tmp_path):
+    plain, _ = fit(tmp_path / "a")
+    saved, _ = fit(tmp_path / "b", checkpoint_steps=4)
+    assert same(plain, saved)
+
+
+def test_best_keeps_the_epoch_with_the_highest_validation_accuracy(tmp_path):
+    _, last = fit(tmp_path / "last", epochs=6, learning_rate=0.1)
+    best_model, best = fit(tmp_path / "best", epochs=6, learning_rate=0.1, keep="best")
+    accuracies = values(last, "eval_accuracy")
+    assert len(set(accuracies)) > 1 and best.epoch == 1 + int(np.argmax(accuracies))
+    val = part(12, 1)
+    task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
+    with torch.no_grad():
+        _, logits = task.loss(best_model.eval(), val[torch.arange(12)])
+    assert (logits.argmax(1) == val.labels).float().mean().item() == pytest.approx(max(accuracies))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_model(tmp_path):
+    class Breaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls = nn.Linear(3 * 64, 3), 0
+
+        def forward(self, x):
+            self.calls += self.training
+            return self.layer(x.flatten(1)) * (float("nan") if self.calls == 9 else 1)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(UserError, match=r"^tiny: the loss is nan at step 9 \(epoch 1\.3\).*learning_rate \(now 0\.01\)"):
+        fit(tmp_path, model=Breaks())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert newest_complete(tmp_path).name == "checkpoint-6"
+
+
+def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypatch):
+    first, _ = fit(tmp_path / "a")
+    again, _ = fit(tmp_path / "b")
+    assert same(first, again)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "c", progress=At(8, interrupt))
+
+    def fails(*args):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr("ssmlab.training.checkpoints._to_disk", fails)
+        fit(tmp_path / "c", resume=True)
+    assert newest_complete(tmp_path / "c").name == "checkpoint-8"
+    resumed, _ = fit(tmp_path / "c", resume=True)
+    assert same(first, resumed)
+
+
+def test_weight_decay_spares_vectors_and_marked_parameters(tmp_path):
+    from ssmlab.training.trainer import decayed
+
+    model = network()
+    model[5].weight._no_weight_decay = True
+    assert decayed(model) == ["0.weight"]
+
+
+@contextmanager
+def untouched(model):
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    yield
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_estimate_touches_nothing():
+    model, train_part = network(), part(8, 0)
+    task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment(flip="both"))
+
+    def estimate(steps, evaluated):
+        return estimate_seconds(
+            model, task, TrainingConfig(batch_size=8), train_part.images, train_part.labels,
+            steps=steps, evaluated=evaluated, placement=CPU,
+        )  # fmt: skip
+
+    with untouched(model):
+        few, many = estimate(10, 0), estimate(100_000, 0)
+    assert 0 < few < many and estimate(0, 1000) > 0
+
+
+def test_devices():
+    assert choose_placement("cpu") == CPU
+    assert choose_placement("cpu", "bf16").precision == "bf16"
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        choose_placement("cpu", "fp16")
+    if not torch.cuda.is_available():
+        assert choose_placement().device in ("cpu", "mps")
+        with pytest.raises(UserError, match="device 'cuda' is not available here; there is .*cpu"):
+            choose_placement("cuda")
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}])
+def test_other_precisions_and_memory_orders_train(tmp_path, options):
+    model = network()
+    trained = train(
+        model, Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3),
+        TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-2), part(50, 0), part(12, 1),
+        folder=tmp_path, label="tiny", seed=3, placement=Placement(device="cpu", **options),
+    )  # fmt: skip
+    assert values(trained, "eval_accuracy")[-1] > 0.6
+    assert model[0].weight.dtype == torch.float32 and model[0].weight.is_contiguous()

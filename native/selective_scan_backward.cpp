@@ -58,7 +58,7 @@ void prologue(const Chunk &k) {
         store(k.m.raw + t * W, raw);
         store(k.m.delta + t * W, delta);
         store(k.m.dx + t * W, delta * x.at(t));
-        store(k.m.y + t * W, skip * x.at(t));
+        store(k.m.y + t * W, k.a.D ? skip * x.at(t) : (vf){});
     }
 }
 
@@ -172,7 +172,7 @@ void leave(const Chunk &k) {
     OutRows gx = out_rows(k.a.gx, k.task.b, k.c(), k.token, k.lanes(), m.out);
     for (int64_t t = 0; t < k.rows; t++) {
         vf gy = load(m.gy + t * W), gdx = load(m.gdx + t * W);
-        store(gx.p + t * gx.stride, gdx * load(m.delta + t * W) + gy * skip);
+        store(gx.p + t * gx.stride, k.a.D ? gdx * load(m.delta + t * W) + gy * skip : gdx * load(m.delta + t * W));
         gD += gy * x.at(t);
     }
     flush(k.a.gx, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);

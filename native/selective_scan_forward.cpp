@@ -40,7 +40,7 @@ void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block,
         if (a.softplus) d = softplus(d);
         store(m.delta + t * W, d);
         store(m.dx + t * W, d * u);
-        store(m.y + t * W, skip * u);
+        store(m.y + t * W, a.D ? skip * u : (vf){});  // 0 * inf is not 0
     }
     const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
     advance(m.B, m.C, block, m.delta, m.dx, m.y, m.A + block * n * W, m.h + block * n * W, n, rows, restart, ahead(a, task, block, token));

@@ -31,30 +31,26 @@ def check_shapes(op: str, known: dict[str, int] | None = None, /, **arguments) -
     return sizes
 
 
-def _match(shape, letters, sizes):
+def _match(shape: tuple[int, ...], letters: list[str], sizes: dict[str, int]) -> dict[str, int] | None:
     """The sizes that this tensor fixes anew, or None where it does not fit."""
     if len(shape) != len(letters):
         return None
     found: dict[str, int] = {}
     for letter, size in zip(letters, shape, strict=True):
-        expected = int(letter) if letter.isdigit() else sizes.get(letter, found.get(letter, size))
-        if expected != size:
+        if sizes.get(letter, found.get(letter, size)) != size:
             return None
-        if not letter.isdigit() and letter not in sizes:
+        if letter not in sizes:
             found[letter] = size
     return found
 
 
-def _message(op, name, shape, axes, sizes):
-    forms = []
-    for alternative in axes.split("|"):
-        letters = alternative.split()
-        forms.append("(" + ", ".join(f"{x}={sizes[x]}" if x in sizes else x for x in letters) + ")")
+def _message(op: str, name: str, shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> str:
+    alternatives = [alternative.split() for alternative in axes.split("|")]
+    forms = ["(" + ", ".join(f"{x}={sizes[x]}" if x in sizes else x for x in form) + ")" for form in alternatives]
     text = f"{op}: {name} must have shape {' or '.join(forms)}, got {shape}"
-    for alternative in axes.split("|"):
-        letters = alternative.split()
+    for form in alternatives:
         for order in permutations(range(len(shape))):
             turned = tuple(shape[i] for i in order)
-            if len(set(shape)) > 1 and turned != shape and _match(turned, letters, sizes) is not None:
+            if turned != shape and _match(turned, form, sizes) is not None:
                 return f"{text}; {name}.permute{order} has the expected sizes"
     return text

@@ -41,9 +41,7 @@ def test_damaged_archives_and_members_are_named(make, tmp_path):
         info = archive.getinfo("train/cat/5.png")
     data[info.header_offset + 60 : info.header_offset + 80] = bytes(20)
     (tmp_path / "damaged.zip").write_bytes(data)
-    with pytest.raises(
-        DataError, match=r"train/cat/5\.png: cannot be read \(cannot be taken out of the archive"
-    ):
+    with pytest.raises(DataError, match=r"train/cat/5\.png: cannot be read \(cannot be taken out of the archive"):
         open_images(tmp_path / "damaged.zip").train.array(4)
     (tmp_path / "half.zip").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"half\.zip: the zip archive cannot be opened"):
@@ -53,9 +51,7 @@ def test_damaged_archives_and_members_are_named(make, tmp_path):
 def test_windows_archives_have_backslashes(make, tmp_path):
     path = tmp_path / "w.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for number, name in enumerate(
-            ["train/a/0", "train/a/1", "train/b/0", "train/b/1", "test/a/0", "test/b/0"]
-        ):
+        for number, name in enumerate(["train/a/0", "train/a/1", "train/b/0", "train/b/1", "test/a/0", "test/b/0"]):
             info = zipfile.ZipInfo(name)
             info.filename = name.replace("/", "\\") + ".png"
             archive.writestr(info, make.encode(make.draw(number)))
@@ -69,12 +65,14 @@ def test_splits_survive_pickling_and_forking(make, tmp_path):
     assert np.array_equal(copy.array(4), data.test.array(4))
     data.test._load.files._process = -1  # as it is in a forked child
     handle = data.test._load.files._zip
-    assert data.test.image(0).size == (12, 10) and data.test._load.files._zip is not handle
+    assert data.test.image(0).size == (12, 10)
+    assert data.test._load.files._zip is not handle
 
 
 def test_files_list_what_a_folder_and_a_zip_have(make, tmp_path):
     root = make.tree(tmp_path / "pets", COUNTS)
     folder, archive = FolderFiles(root), ZipFiles(make.pack(root, tmp_path / "pets.zip"))
-    assert list(folder.files) == list(archive.files) and folder.folders == archive.folders
+    assert list(folder.files) == list(archive.files)
+    assert folder.folders == archive.folders
     assert all(folder.read(name) == archive.read(name) for name in folder.files)
     assert folder.head("train/cat/0.png", 4) == archive.head("train/cat/0.png", 4) == b"\x89PNG"

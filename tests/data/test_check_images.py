@@ -22,7 +22,8 @@ def test_counts_balance_and_sizes(make, tmp_path):
     (root / "train/dog/1.png").write_bytes(make.encode(make.draw(701, (12, 7))))
     steps = []
     report = check_images(open_images(root), progress=lambda done, total: steps.append((done, total)))
-    assert report.ok and report.format == "class_folders"
+    assert report.ok
+    assert report.format == "class_folders"
     assert report.counts == {"train": 45, "val": 5, "test": 10}
     assert report.balance == {
         "train": {"cat": 18, "dog": 27},
@@ -31,7 +32,8 @@ def test_counts_balance_and_sizes(make, tmp_path):
     }
     assert report.sizes == {"width": (12, 12.0, 40), "height": (7, 10.0, 10)}
     assert steps[-1] == (60, 60)
-    assert report.duplicates == report.label_conflicts == report.warnings == [] and report.unreadable == {}
+    assert report.duplicates == report.label_conflicts == report.warnings == []
+    assert report.unreadable == {}
 
 
 def test_duplicates_and_conflicts_by_pixels(make, tmp_path):
@@ -52,7 +54,8 @@ def test_duplicates_and_conflicts_by_pixels(make, tmp_path):
     assert [{(label, name) for label, _, name in group} for group in report.label_conflicts] == [
         {("cat", "train/cat/5.png"), ("dog", "train/dog/5.png")}
     ]
-    assert len(report.warnings) == 2 and report.ok
+    assert len(report.warnings) == 2
+    assert report.ok
 
 
 def test_the_shape_belongs_to_the_picture(make, tmp_path):
@@ -68,8 +71,10 @@ def test_problems_raise_or_are_collected(make, tmp_path):
     with pytest.raises(DataError) as caught:
         check_images(open_images(root, strict=False))
     report = check_images(open_images(root, strict=False), strict=False)
-    assert report.problems == caught.value.problems and len(report.problems) == 2
-    assert report.unreadable == {"train/dog/3.png": "the file is empty"} and not report.ok
+    assert report.problems == caught.value.problems
+    assert len(report.problems) == 2
+    assert report.unreadable == {"train/dog/3.png": "the file is empty"}
+    assert not report.ok
 
 
 def test_twelve_bits_in_sixteen_are_a_warning(make, tmp_path):
@@ -78,7 +83,8 @@ def test_twelve_bits_in_sixteen_are_a_warning(make, tmp_path):
         pixels = np.random.default_rng(0).integers(0, top, (8, 8)).astype(np.uint16)
         (root / name).write_bytes(make.encode(Image.fromarray(pixels)))
     (warning,) = check_images(open_images(root)).warnings
-    assert warning.startswith("1 image of 16 bits below a sixteenth") and "train/cat/0.png" in warning
+    assert warning.startswith("1 image of 16 bits below a sixteenth")
+    assert "train/cat/0.png" in warning
 
 
 def test_the_command_prints_a_table(make, tmp_path):
@@ -103,16 +109,20 @@ def test_the_command_fails_with_all_problems(make, tmp_path):
     result = run(root)
     assert result.exit_code == 2
     assert "train/owl/: no images in this class folder" in result.output
-    assert "Problems (27)" in result.output and "and 7 more (all with --json)" in result.output
+    assert "Problems (27)" in result.output
+    assert "and 7 more (all with --json)" in result.output
     answer = json.loads(run(root, "--json").output)
-    assert len(answer["problems"]) == 27 and len(answer["unreadable"]) == 25 and answer["ok"] is False
+    assert len(answer["problems"]) == 27
+    assert len(answer["unreadable"]) == 25
+    assert answer["ok"] is False
 
 
 def test_json_has_everything(make, tmp_path):
     root = make.tree(tmp_path, COUNTS)
     result = run(root, "--json", "--seed", "3", "--val-fraction", "0.2")
     answer = json.loads(result.output)
-    assert result.exit_code == 0 and answer["ok"] is True
+    assert result.exit_code == 0
+    assert answer["ok"] is True
     assert answer["counts"] == {"train": 40, "val": 10, "test": 10}
     assert answer["split_hash"] == open_images(root, seed=3, val_fraction=0.2).split_hash
     assert set(answer) >= {
@@ -141,11 +151,14 @@ def test_the_command_with_groups(make, tmp_path):
 
 def test_the_command_says_what_it_cannot_open(tmp_path):
     result = run(tmp_path / "nowhere")
-    assert result.exit_code == 2 and "no such file or folder" in result.output
+    assert result.exit_code == 2
+    assert "no such file or folder" in result.output
     answer = json.loads(run(tmp_path / "nowhere", "--json").output)
-    assert answer["ok"] is False and "no such file" in answer["problems"][0]
+    assert answer["ok"] is False
+    assert "no such file" in answer["problems"][0]
 
 
 def test_the_default_is_the_digits():
     result = run()
-    assert result.exit_code == 0 and "1,259" in result.output
+    assert result.exit_code == 0
+    assert "1,259" in result.output

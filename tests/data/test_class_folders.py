@@ -22,11 +22,14 @@ def test_parts_classes_and_validation(make, tmp_path):
     data = open_images(make.tree(tmp_path / "pets", COUNTS))
     assert (data.name, data.format, data.classes) == ("pets", "class_folders", ("cat", "dog"))
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 45, "val": 5, "test": 10}
-    assert np.bincount(data.val.labels).tolist() == [2, 3] and data.val.labels.dtype == np.int64
-    assert data.test.ids[0] == "test/cat/0.png" and data.val.ids[0].startswith("train/")
+    assert np.bincount(data.val.labels).tolist() == [2, 3]
+    assert data.val.labels.dtype == np.int64
+    assert data.test.ids[0] == "test/cat/0.png"
+    assert data.val.ids[0].startswith("train/")
     assert set(data.train.ids).isdisjoint(data.val.ids)
     assert "10% of train (5 of 50 images), stratified, seed 0" in data.notes[0]
-    assert data.train.groups is None and data.problems == []
+    assert data.train.groups is None
+    assert data.problems == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,8 @@ def test_pictures_are_those_of_the_files(make, tmp_path):
     data = open_images(make.tree(tmp_path, COUNTS))
     assert np.array_equal(np.asarray(data.test.image(0)), np.asarray(make.draw(51)))
     array = data.test.array(8)
-    assert array.shape == (10, 8, 8, 3) and array.dtype == np.uint8
+    assert array.shape == (10, 8, 8, 3)
+    assert array.dtype == np.uint8
     whole = open_images(make.tree(tmp_path / "square", COUNTS)).test.array(10)
     assert np.array_equal(whole[0], np.asarray(make.draw(51).crop((1, 0, 11, 10))))
 
@@ -53,7 +57,8 @@ def test_without_parts_a_fifth_is_the_test_whatever_the_seed(make, tmp_path):
     data, other = open_images(root), open_images(root, seed=1, val_fraction=0.3)
     assert [len(split) for split in data.splits.values()] == [58, 6, 16]
     assert np.bincount(data.test.labels).tolist() == [10, 6]
-    assert data.test.ids == other.test.ids and data.val.ids != other.val.ids
+    assert data.test.ids == other.test.ids
+    assert data.val.ids != other.val.ids
     assert [note.split(":")[0] for note in data.notes] == [
         "no test part was published",
         "no val part was published",
@@ -66,8 +71,10 @@ def test_zip_equals_folder(make, tmp_path, top, counts):
     root = make.tree(tmp_path / "pets", counts)
     folder = open_images(root)
     packed = open_images(make.pack(root, tmp_path / "pets.zip", top, reverse=True))
-    assert packed.format == "zip_folders" and packed.name == "pets"
-    assert packed.split_hash == folder.split_hash and packed.notes == folder.notes
+    assert packed.format == "zip_folders"
+    assert packed.name == "pets"
+    assert packed.split_hash == folder.split_hash
+    assert packed.notes == folder.notes
     assert packed.train.ids == folder.train.ids
     assert np.array_equal(packed.val.array(8), folder.val.array(8))
 
@@ -86,7 +93,8 @@ def test_a_folder_with_one_zip_and_text_beside(make, tmp_path):
     with zipfile.ZipFile(home / "letter.docx", "w") as archive:
         archive.writestr("word/document.xml", "<x/>")
     data = open_images(home)
-    assert data.format == "zip_folders" and data.split_hash == open_images(root).split_hash
+    assert data.format == "zip_folders"
+    assert data.split_hash == open_images(root).split_hash
     make.pack(root, home / "second.zip")
     with pytest.raises(DataError, match="several data sets"):
         open_images(home)
@@ -105,7 +113,8 @@ def test_hidden_and_system_files_are_ignored(make, tmp_path):
         (root / name).parent.mkdir(exist_ok=True, parents=True)
         (root / name).write_bytes(b"x")
     data = open_images(root)
-    assert data.split_hash == before and len(data.notes) == 1
+    assert data.split_hash == before
+    assert len(data.notes) == 1
     assert open_images(make.pack(root, tmp_path / "p.zip")).split_hash == before
 
 
@@ -125,10 +134,9 @@ def test_other_files_are_noted_and_pictures_known_by_content(make, tmp_path):
 
 
 def test_folders_below_a_class_belong_to_it(make, tmp_path):
-    data = open_images(
-        make.tree(tmp_path, {"train/a/p1": 3, "train/a/p2": 3, "train/b": 4, "test/a": 1, "test/b": 1})
-    )
-    assert data.classes == ("a", "b") and len(data.train) + len(data.val) == 10
+    data = open_images(make.tree(tmp_path, {"train/a/p1": 3, "train/a/p2": 3, "train/b": 4, "test/a": 1, "test/b": 1}))
+    assert data.classes == ("a", "b")
+    assert len(data.train) + len(data.val) == 10
 
 
 def test_everything_wrong_is_told_at_once(make, tmp_path):
@@ -165,7 +173,7 @@ def test_unreadable_images_of_all_parts_are_told_by_the_first_array(make, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "counts, expected",
+    ("counts", "expected"),
     [
         ({"train/a": 2, "train/b": 2}, "test: the part is empty"),
         ({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, "rename val to test"),
@@ -175,6 +183,7 @@ def test_unreadable_images_of_all_parts_are_told_by_the_first_array(make, tmp_pa
         ({"train": 5, "test": 2}, "outside of class folders"),
         ({"train/a": 2, "Training/a": 2, "test/a": 1}, "both mean the train part"),
         ({"one/train/a": 2, "one/test/a": 1, "two/train/a": 2}, "one/: has parts of its own"),
+        ({"one/Training/a": 2, "one/Testing/a": 1, "two/x": 2}, "one/: has parts of its own"),
         ({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1}, "val: no images can be spared"),
     ],
 )
@@ -223,16 +232,16 @@ def test_the_order_of_the_file_system_does_not_matter(make, tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "scandir", Reversed)
     again = open_images(root)
-    assert again.split_hash == first.split_hash and again.val.ids == first.val.ids
+    assert again.split_hash == first.split_hash
+    assert again.val.ids == first.val.ids
 
 
 def test_names_are_normalised(make, tmp_path):
     """macOS stores é as two characters; the id, and so the split, is that of every other machine."""
     name = unicodedata.normalize("NFD", "café")
-    data = open_images(
-        make.tree(tmp_path, {f"train/{name}": 3, "train/b": 3, f"test/{name}": 1, "test/b": 1})
-    )
-    assert data.classes == ("b", "café") and len(data.test.array(4)) == 2
+    data = open_images(make.tree(tmp_path, {f"train/{name}": 3, "train/b": 3, f"test/{name}": 1, "test/b": 1}))
+    assert data.classes == ("b", "café")
+    assert len(data.test.array(4)) == 2
 
 
 def test_names_that_are_no_text_can_be_printed(make, tmp_path):

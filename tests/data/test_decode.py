@@ -18,16 +18,19 @@ def corner(image):
 def test_every_mode_becomes_rgb(make, mode):
     image = Image.fromarray(np.full((3, 5), 40000, np.uint16)) if mode == "I;16" else Image.new(mode, (5, 3))
     picture = decode(make.encode(image, "JPEG" if mode in ("CMYK", "YCbCr") else "TIFF"))
-    assert picture.mode == "RGB" and picture.size == (5, 3)
+    assert picture.mode == "RGB"
+    assert picture.size == (5, 3)
 
 
 def test_cmyk_keeps_the_colour(make):
     red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
     r, g, b = corner(decode(make.encode(red, "JPEG", quality=95)))
-    assert r > 240 and g < 15 and b < 15
+    assert r > 240
+    assert g < 15
+    assert b < 15
 
 
-@pytest.mark.parametrize("value, expected", [(0, 0), (255, 0), (256, 1), (40000, 156), (65535, 255)])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (255, 0), (256, 1), (40000, 156), (65535, 255)])
 def test_sixteen_bits_give_the_high_byte(make, value, expected):
     deep = Image.fromarray(np.full((2, 2), value, np.uint16))
     for format in ("PNG", "TIFF"):
@@ -47,7 +50,7 @@ def test_values_without_a_range_are_refused(make):
             decode(make.encode(Image.fromarray(pixels), "TIFF"))
 
 
-@pytest.mark.parametrize("mode, colour", [("RGBA", (0, 0, 0, 0)), ("LA", (0, 0))])
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (0, 0, 0, 0)), ("LA", (0, 0))])
 def test_transparency_lies_over_white(make, mode, colour):
     assert corner(decode(make.encode(Image.new(mode, (2, 2), colour)))) == (255, 255, 255)
     half = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
@@ -60,7 +63,8 @@ def test_a_transparent_colour_lies_over_white(make):
     palette = grey.convert("P")
     for image in (grey, palette):
         picture = decode(make.encode(image, transparency=7))
-        assert picture.getpixel((0, 0)) == (255, 255, 255) and picture.getpixel((1, 0)) == (9, 9, 9)
+        assert picture.getpixel((0, 0)) == (255, 255, 255)
+        assert picture.getpixel((1, 0)) == (9, 9, 9)
 
 
 def test_exif_orientation_is_applied(make):
@@ -69,7 +73,8 @@ def test_exif_orientation_is_applied(make):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
     picture = decode(make.encode(image, "PNG", exif=exif))
-    assert picture.size == (2, 4) and picture.getpixel((1, 0)) == (255, 255, 255)
+    assert picture.size == (2, 4)
+    assert picture.getpixel((1, 0)) == (255, 255, 255)
 
 
 def test_damaged_exif_is_passed_over(make):
@@ -88,7 +93,7 @@ def test_truncated_files_are_found(make, format):
 
 
 @pytest.mark.parametrize(
-    "data, reason", [(b"", "empty"), (b"hello", "not a picture"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a")]
+    ("data", "reason"), [(b"", "empty"), (b"hello", "not a picture"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a")]
 )
 def test_what_is_no_picture_says_so(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
@@ -138,7 +143,8 @@ def test_every_image_is_visited_once_and_progress_ends_at_the_total(make):
     )
     assert sorted(seen) == [i for i in range(50) if i not in (7, 33)]
     assert [i for i, _ in failures] == [7, 33]
-    assert steps[-1] == (50, 50) and steps == sorted(steps)
+    assert steps[-1] == (50, 50)
+    assert steps == sorted(steps)
 
 
 def test_a_fault_of_the_visitor_is_not_swallowed(make):

@@ -24,8 +24,10 @@ def test_parts(digits):
     assert len({name for split in digits.splits.values() for name in split.ids}) == 1797
     for split in digits.splits.values():
         shares = np.bincount(split.labels, minlength=10) / len(split)
-        assert shares.min() > 0.09 and shares.max() < 0.11
-    assert digits.notes == [] and digits.problems == []
+        assert shares.min() > 0.09
+        assert shares.max() < 0.11
+    assert digits.notes == []
+    assert digits.problems == []
 
 
 def test_the_split_is_fixed(digits):
@@ -45,7 +47,9 @@ def test_pixels_are_scikit_learns(digits):
 
 def test_enlarged(digits):
     array = digits.val.array(32)
-    assert array.shape == (179, 32, 32, 3) and array.min() == 0 and array.max() > 240
+    assert array.shape == (179, 32, 32, 3)
+    assert array.min() == 0
+    assert array.max() > 240
     small = np.asarray(digits.val.image(0), float)
     assert abs(array[0].astype(float).mean() - small.mean()) < 3
 

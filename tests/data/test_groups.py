@@ -17,9 +17,7 @@ def groups_csv(root, rows, name="groups.csv", header="file,patient"):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("parts", [True, False])
 def test_groups_stay_on_one_side(make, tmp_path, parts, packed):
-    counts = (
-        {"train/cat": 20, "train/dog": 20, "test/cat": 2, "test/dog": 2} if parts else {"cat": 25, "dog": 25}
-    )
+    counts = {"train/cat": 20, "train/dog": 20, "test/cat": 2, "test/dog": 2} if parts else {"cat": 25, "dog": 25}
     root = make.tree(tmp_path / "pets", counts)
     rows = [
         f"{folder}/{i}.png,{'T' if folder.startswith('test') else 'P'}{i // 4}"
@@ -30,16 +28,17 @@ def test_groups_stay_on_one_side(make, tmp_path, parts, packed):
     path = make.pack(root, tmp_path / "x.zip", "top/") if packed else root
     data = open_images(path, group="patient")
     sides = [set(split.groups) for split in data.splits.values()]
-    assert all(sides) and not sides[0] & sides[1] and not sides[1] & sides[2] and not sides[0] & sides[2]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert not sides[1] & sides[2]
+    assert not sides[0] & sides[2]
     assert "whole groups" in data.notes[-1]
     assert open_images(path).train.groups is None
 
 
 def test_groups_beside_a_zip_and_by_bare_names(make, tmp_path):
     root = tmp_path / "pets"
-    for number, name in enumerate(
-        ["train/a/1", "train/a/2", "train/b/3", "train/b/4", "test/a/5", "test/b/6"]
-    ):
+    for number, name in enumerate(["train/a/1", "train/a/2", "train/b/3", "train/b/4", "test/a/5", "test/b/6"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / f"{name}.png").write_bytes(make.encode(make.draw(number)))
     make.pack(root, tmp_path / "pets.zip")
@@ -56,10 +55,7 @@ def test_problems_of_the_groups(make, tmp_path):
     groups_csv(root, ["p,1"], header="patient,stay")
     assert "no column 'file'" in problems(root, group="patient")[0]
     groups_csv(root, ["nonsense.png,p"])
-    assert (
-        "none of its files is an image here; write them like 'test/a/0.png'"
-        in problems(root, group="patient")[0]
-    )
+    assert "none of its files is an image here; write them like 'test/a/0.png'" in problems(root, group="patient")[0]
     groups_csv(
         root,
         [
@@ -84,3 +80,16 @@ def test_problems_of_the_groups(make, tmp_path):
     ):
         assert any(expected in problem for problem in found), expected
     assert len(found) == 6
+
+
+def test_a_bare_name_of_several_images_names_none(make, tmp_path):
+    root = make.tree(tmp_path, {"train/a": 1, "train/b": 2, "test/a": 1, "test/b": 2})
+    full = ["train/b/1.png,p", "test/b/1.png,q"]
+    groups_csv(root, ["0.png,x", *full])
+    without = [problem for problem in problems(root, group="patient") if "has no row in groups.csv" in problem]
+    assert [problem.split(":")[0] for problem in without] == [
+        "test/a/0.png",
+        "test/b/0.png",
+        "train/a/0.png",
+        "train/b/0.png",
+    ]

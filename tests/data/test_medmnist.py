@@ -22,10 +22,12 @@ def test_grey_and_colour(make, tmp_path, shape):
     data = open_images(path)
     assert (data.name, data.format, data.classes) == ("x", "medmnist", ("0", "1"))
     assert [len(split) for split in data.splits.values()] == [40, 10, 10]
-    assert data.train.labels.tolist() == [0, 1] * 20 and data.val.ids[:2] == ["val/0", "val/1"]
+    assert data.train.labels.tolist() == [0, 1] * 20
+    assert data.val.ids[:2] == ["val/0", "val/1"]
     pixels = np.asarray(data.test.image(3))
     expected = np.load(path)["test_images"][3].reshape(*shape[:2], -1)
-    assert pixels.shape == (*shape[:2], 3) and (pixels == expected).all()
+    assert pixels.shape == (*shape[:2], 3)
+    assert (pixels == expected).all()
     assert data.notes == []
 
 
@@ -52,13 +54,11 @@ def test_class_names_beside_the_file(make, tmp_path):
     (tmp_path / "classes.txt").write_text("normal\npneumonia\n")
     assert open_images(path).classes == ("normal", "pneumonia")
     (tmp_path / "classes.txt").write_text("normal\n")
-    assert problems(path) == [
-        "classes.txt: 1 names for 2 classes; write one different name a line, or delete it"
-    ]
+    assert problems(path) == ["classes.txt: 1 names for 2 classes; write one different name a line, or delete it"]
 
 
 @pytest.mark.parametrize(
-    "changes, expected",
+    ("changes", "expected"),
     [
         ({"test_images": None}, "test_images: missing in x.npz; add the array"),
         ({"train_labels": None}, "train_labels: missing in x.npz"),
@@ -92,9 +92,7 @@ def test_problems_are_told_together(make, tmp_path):
     path = make.medmnist(
         tmp_path / "x.npz", test_images=None, train_labels=np.zeros((39, 1), np.uint8), val_labels=None
     )
-    assert (
-        len([problem for problem in problems(path) if problem.startswith(("test_", "train_", "val_"))]) == 3
-    )
+    assert len([problem for problem in problems(path) if problem.startswith(("test_", "train_", "val_"))]) == 3
 
 
 def test_a_pickle_is_never_loaded(make, tmp_path):
@@ -119,13 +117,9 @@ def rewrite(path, name, data):
 def test_headers_that_lie_take_no_memory(make, tmp_path):
     path = make.medmnist(tmp_path / "x.npz")
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)}
-    )
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)})
     rewrite(path, "train_images.npy", header.getvalue() + bytes(100))
-    assert (
-        "train_images: announces (1000000000000, 28, 28) uint8, more than the file holds" in problems(path)[0]
-    )
+    assert "train_images: announces (1000000000000, 28, 28) uint8, more than the file holds" in problems(path)[0]
 
 
 def test_damaged_arrays_and_archives(make, tmp_path):
@@ -158,6 +152,7 @@ def test_groups(make, tmp_path):
     rows = [f"train/{i},p{i // 4}" for i in range(40)] + [f"test/{i},q{i}" for i in range(10)]
     (tmp_path / "groups.csv").write_text("\n".join(["file,patient", *rows]))
     data = open_images(path, group="patient")
-    assert set(data.train.groups).isdisjoint(data.val.groups) and len(data.val) == 4
+    assert set(data.train.groups).isdisjoint(data.val.groups)
+    assert len(data.val) == 4
     (tmp_path / "groups.csv").write_text("\n".join(["file,patient", *rows]).replace("q3", "p3"))
     assert problems(path, group="patient")[0].startswith("group 'p3' stands in train (train/12, train/13")

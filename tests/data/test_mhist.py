@@ -29,7 +29,8 @@ def test_as_published(make, tmp_path):
     assert (data.name, data.format, data.classes) == ("mhist", "mhist", ("HP", "SSA"))
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 36, "val": 4, "test": 40}
     assert data.val.labels.tolist().count(1) == 2
-    assert data.test.ids[0] == "MHIST_test_SSA_00.png" and data.test.labels[0] == 1
+    assert data.test.ids[0] == "MHIST_test_SSA_00.png"
+    assert data.test.labels[0] == 1
     assert data.test.array(8).shape == (40, 8, 8, 3)
     assert open_images(tmp_path / "mhist" / "annotations.csv").split_hash == data.split_hash
 
@@ -45,7 +46,8 @@ def test_packed_and_nested_sets_equal_the_folder(make, tmp_path):
         (home / "annotations.csv").write_bytes((root / "annotations.csv").read_bytes())
         make.pack(root / "images", home / "images.zip", top)
         data = open_images(home)
-        assert data.split_hash == expected and len(data.train.array(4)) == 36
+        assert data.split_hash == expected
+        assert len(data.train.array(4)) == 36
 
 
 def test_any_name_and_excels_encoding_will_do(make, tmp_path):
@@ -100,10 +102,8 @@ def test_missing_columns(make, tmp_path, column):
     text = (root / "annotations.csv").read_text()
     (root / "annotations.csv").write_text(text.replace(column, column.lower()))
     (problem, *_) = problems(root)
-    assert (
-        problem.startswith(f"annotations.csv: no column {column!r} among")
-        and f"did you mean {column.lower()!r}" in problem
-    )
+    assert problem.startswith(f"annotations.csv: no column {column!r} among")
+    assert f"did you mean {column.lower()!r}" in problem
 
 
 def test_the_votes_are_not_needed(make, tmp_path):
@@ -121,36 +121,27 @@ def test_missing_images_are_one_problem_when_all_are(make, tmp_path):
 
 def test_empty_partitions(make, tmp_path):
     for part, other in (("train", "test"), ("test", "train")):
-        root = make.mhist(
-            tmp_path / part, rows(*[(f"{c}{i}.png", c, part) for c in ("HP", "SSA") for i in range(3)])
-        )
+        root = make.mhist(tmp_path / part, rows(*[(f"{c}{i}.png", c, part) for c in ("HP", "SSA") for i in range(3)]))
         assert f"{other}: the part is empty or missing; add images" in problems(root)
 
 
 def test_own_labels(make, tmp_path):
-    triples = [
-        (f"{c}{p}{i}.png", c, p) for c in ("normal", "tumour") for p in ("train", "test") for i in range(5)
-    ]
+    triples = [(f"{c}{p}{i}.png", c, p) for c in ("normal", "tumour") for p in ("train", "test") for i in range(5)]
     assert open_images(make.mhist(tmp_path / "own", rows(*triples))).classes == ("normal", "tumour")
     wrong = make.mhist(tmp_path / "typo", rows(*triples, ("x.png", "norml", "train")))
     assert "unknown label 'norml'; expected normal or tumour; did you mean 'normal'?" in problems(wrong)[0]
-    only_test = make.mhist(
-        tmp_path / "test", rows(*triples, ("x.png", "rare", "test"), ("y.png", "rare", "test"))
-    )
-    assert problems(only_test) == [
-        "class 'rare': no images in train (2 in test); add some, or remove the class"
-    ]
+    only_test = make.mhist(tmp_path / "test", rows(*triples, ("x.png", "rare", "test"), ("y.png", "rare", "test")))
+    assert problems(only_test) == ["class 'rare': no images in train (2 in test); add some, or remove the class"]
 
 
 def test_a_group_column(make, tmp_path):
-    triples = [
-        (f"{c}{p}{i:02d}.png", c, p) for c in ("HP", "SSA") for p in ("train", "test") for i in range(24)
-    ]
+    triples = [(f"{c}{p}{i:02d}.png", c, p) for c in ("HP", "SSA") for p in ("train", "test") for i in range(24)]
     patients = [f"{part}{i % 24 // 3}" for i, (_, _, part) in enumerate(triples)]
     columns = (NAME, LABEL, VOTES, PART, "Patient")
     root = make.mhist(tmp_path / "good", rows(*triples, Patient=patients), columns)
     data = open_images(root, group="Patient")
-    assert len(data.val) >= 3 and set(data.val.groups).isdisjoint(data.train.groups)
+    assert len(data.val) >= 3
+    assert set(data.val.groups).isdisjoint(data.train.groups)
     assert "whole groups" in data.notes[-1]
     assert problems(root, group="patient")[0].endswith("did you mean 'Patient'?")
 
@@ -159,9 +150,7 @@ def test_a_group_column(make, tmp_path):
     found = problems(root, group="Patient")
     assert len(found) == 2
     assert found[0] == "annotations.csv, line 3: HPtrain01.png has no Patient; fill it in"
-    assert found[1].startswith(
-        "group 'test7' stands in train (HPtrain00.png), test (HPtest21.png, HPtest22.png"
-    )
+    assert found[1].startswith("group 'test7' stands in train (HPtrain00.png), test (HPtest21.png, HPtest22.png")
     assert len(open_images(root).train) > 0  # without the option, nobody asks
 
 
@@ -183,4 +172,5 @@ def test_a_table_that_cannot_be_read(make, tmp_path):
     data[at + 16 : at + 20] = bytes(4)  # another checksum
     path.write_bytes(data)
     (problem,) = problems(path)
-    assert problem.startswith("annotations.csv: cannot be read (") and "Bad CRC" in problem
+    assert problem.startswith("annotations.csv: cannot be read (")
+    assert "Bad CRC" in problem

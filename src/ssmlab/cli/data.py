@@ -19,12 +19,8 @@ def check(
     path: Annotated[
         str, typer.Argument(help="Class folders, a zip of them, a MedMNIST .npz, MHIST, or: digits")
     ] = "digits",
-    group: Annotated[
-        str | None, typer.Option(help="Column whose images stay on one side, such as the patient")
-    ] = None,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share of train for validation where the data have none")
-    ] = 0.1,
+    group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
@@ -112,9 +108,7 @@ def _balance(report):
         table.add_column(part, justify="right")
     for name in report.classes:
         counts = [report.balance[part][name] for part in report.counts]
-        shares = [
-            f"{n:,} {n / max(total, 1):7.1%}" for n, total in zip(counts, report.counts.values(), strict=True)
-        ]
+        shares = [f"{n:,} {n / max(total, 1):7.1%}" for n, total in zip(counts, report.counts.values(), strict=True)]
         table.add_row(Text(name), *shares)
     table.add_section()
     table.add_row("all", *(f"{n:,} {'':7}" for n in report.counts.values()))

@@ -33,17 +33,17 @@ def _environment(console) -> None:
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} (torch.set_num_threads, OMP_NUM_THREADS)",
         "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, "
-        + (_native.missing() and "no native kernels" or f"native kernels {_native.isa_of(_native.library())}"),
+        + (_native.MISSING and "no native kernels" or f"native kernels {_native.isa()}"),
         "OpenMP": ", ".join(openmp_runtimes()) or "cannot be told on this system",
     }
     for name, value in rows.items():
         console.print(f"  {name:13} {value}", markup=False)
-    if len(openmp_runtimes()) > 1:
-        console.print("  [yellow]several OpenMP runtimes are loaded: they do not share threads, and all get slower[/yellow]")
+    if len({Path(path).name.split(".")[0].split("-")[0] for path in openmp_runtimes()}) > 1:
+        console.print("  [yellow]OpenMP runtimes of several makers are loaded; their threads get in each other's way[/yellow]")
 
 
 def openmp_runtimes() -> list[str]:
-    """The OpenMP libraries in this process; more than one means two pools of threads."""
+    """The OpenMP libraries in this process. Wheels may bring copies of one; those of different makers collide."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
@@ -70,7 +70,7 @@ def _kernels(console) -> None:
         mark = "[green]yes[/green]" if usable else "[yellow]no [/yellow]"
         console.print(f"  {op:15} {backend:10} {mark}  ", end="")
         console.print(reason, markup=False)
-    if _native.missing():
+    if _native.MISSING:
         from ssmlab.training.run import SLOWER
 
         console.print(f"  {SLOWER}", markup=False)

@@ -48,5 +48,5 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if os.environ.get("SSMLAB_DEBUG"):
             raise
-        print(f"ssmlab: {error}", file=sys.stderr)
+        typer.echo(f"ssmlab: {error}", err=True)
         sys.exit(error.exit_code)

@@ -45,7 +45,7 @@ def _show(console, name: str, depth: int, classes: int, image_size: int | None) 
     title = f"[bold]{escape(name)}[/bold] {escape(describe(name))}: {total:,} parameters"
     tree = Tree(title + (f", {tokens} tokens" if tokens else ""))
     _grow(tree, model, total, depth)
-    console.print(tree)
+    console.print(tree, soft_wrap=True)
 
 
 def _grow(tree, module, total: int, depth: int) -> None:

@@ -55,7 +55,8 @@ def _run(function, tensors: dict[str, Tensor], options: dict, backend: str) -> l
 
 
 def _error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact.double()).norm() / exact.double().norm())
+    found, exact = found.detach().double(), exact.detach().double()
+    return float((found - exact).norm() / exact.norm())
 
 
 def _milliseconds(function, tensors, options, backend) -> float:

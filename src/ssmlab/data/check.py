@@ -123,9 +123,7 @@ def _equal_images(seen):
     for one in seen:
         equal.setdefault(one.digest, []).append(one)
     several = [group for group in equal.values() if len(group) > 1]
-    conflicts = [
-        [(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1
-    ]
+    conflicts = [[(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1]
     duplicates = [[(o.part, o.id) for o in group] for group in several if len({o.part for o in group}) > 1]
     return conflicts, duplicates
 

@@ -77,9 +77,7 @@ def _from_deep(image):
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
-        raise UnreadableImage(
-            f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16"
-        )
+        raise UnreadableImage(f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16")
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 

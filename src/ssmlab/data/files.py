@@ -103,9 +103,7 @@ class ZipFiles:
         try:
             self._zip = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{self.path}: the zip archive cannot be opened ({error}); copy it again"
-            ) from error
+            raise DataError(f"{self.path}: the zip archive cannot be opened ({error}); copy it again") from error
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def read(self, name: str) -> bytes:
@@ -159,9 +157,7 @@ def check_archive(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive that declares absurd sizes, before a byte of it is decompressed."""
     size, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
     if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-        raise DataError(
-            f"{path}: {packed:,} bytes that become {size:,} are no archive of pictures; it is not opened"
-        )
+        raise DataError(f"{path}: {packed:,} bytes that become {size:,} are no archive of pictures; it is not opened")
     if len(infos) > MAX_FILES:
         raise DataError(f"{path}: {len(infos):,} files, more than the limit of {MAX_FILES:,}")
 

@@ -72,9 +72,7 @@ def find_tree(files: FolderFiles | ZipFiles) -> Tree | None:
 
 def _children(names, prefix):
     """What stands directly below a prefix ("" or "a/b/")."""
-    return {
-        name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]
-    }
+    return {name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]}
 
 
 def read_folders(files: FolderFiles | ZipFiles, tree: Tree, group: str | None) -> Contents:
@@ -115,15 +113,11 @@ def _check_folders(contents, files, tree):
     # "x" is no file: it asks whether a file in this folder would belong to this very class folder
     folders = {name for name in _below(files.folders, tree.prefix) if tree.class_folder(name + "/x") == name}
     for folder in sorted(folders - filled):
-        contents.problems.append(
-            f"{folder}/: no images in this class folder; add images or delete the folder"
-        )
+        contents.problems.append(f"{folder}/: no images in this class folder; add images or delete the folder")
     contents.classes = tuple(sorted({folder.rsplit("/", 1)[-1] for folder in folders | filled}))
     for folder, part in tree.parts.items():
         if part == "val" and not any(item.part == "val" for item in contents.items):
-            contents.problems.append(
-                f"{folder}/: has no images; add some, or delete it to take validation from train"
-            )
+            contents.problems.append(f"{folder}/: has no images; add some, or delete it to take validation from train")
 
 
 def _note_others(contents, tree, others):
@@ -131,9 +125,7 @@ def _note_others(contents, tree, others):
     if loose and not contents.items:
         contents.problems.append(f"{some(loose)}: outside of class folders; move each to <part>/<class>/")
     elif loose:
-        contents.notes.append(
-            f"left out: {count(len(loose), 'image')} outside of class folders ({some(loose)})"
-        )
+        contents.notes.append(f"left out: {count(len(loose), 'image')} outside of class folders ({some(loose)})")
     inside = [name for name in others if name not in loose and tree.class_folder(name)]
     if inside:
         contents.notes.append(f"left out: {count(len(inside), 'file')} of another kind ({some(inside)})")

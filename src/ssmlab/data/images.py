@@ -194,9 +194,7 @@ def _check(contents):
         elsewhere = {part: counts[part][name] for part in ("val", "test") if counts[part][name]}
         if counts["train"] and not counts["train"][name]:
             seen = " and ".join(f"{n:,} in {part}" for part, n in elsewhere.items()) or "none anywhere"
-            contents.problems.append(
-                f"class {name!r}: no images in train ({seen}); add some, or remove the class"
-            )
+            contents.problems.append(f"class {name!r}: no images in train ({seen}); add some, or remove the class")
         elif counts["test"] and not counts["test"][name]:
             contents.notes.append(f"class {name!r} has no test images: nothing can be said about it")
     _check_groups(contents)
@@ -210,9 +208,7 @@ def _check_groups(contents):
     for name, parts in members.items():
         if len(parts) > 1:
             where = ", ".join(f"{part} ({some(ids)})" for part, ids in parts.items())
-            contents.problems.append(
-                f"group {name!r} stands in {where}; move its images to one part, or name no group"
-            )
+            contents.problems.append(f"group {name!r} stands in {where}; move its images to one part, or name no group")
 
 
 def _divide(contents, val_fraction, seed) -> dict[str, list[Item]]:

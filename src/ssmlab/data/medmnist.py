@@ -79,9 +79,7 @@ def _read_arrays(path, problems):
         check_archive(path, list(infos.values()))
         memory, size = _memory(), sum(info.file_size for info in infos.values())
         if memory is not None and size > memory:
-            problems.append(
-                f"{path.name}: needs {size >> 20:,} MiB of memory, this machine has {memory >> 20:,}"
-            )
+            problems.append(f"{path.name}: needs {size >> 20:,} MiB of memory, this machine has {memory >> 20:,}")
             return arrays
         for part in PARTS:
             for name in (f"{part}_images", f"{part}_labels"):
@@ -99,14 +97,10 @@ def _read_array(archive, info, name, problems):
             version = np.lib.format.read_magic(file)
             shape, _, dtype = _HEADERS[version](file)
         if dtype.hasobject:
-            problems.append(
-                f"{name}: holds pickled Python objects, which are never loaded; save plain numbers"
-            )
+            problems.append(f"{name}: holds pickled Python objects, which are never loaded; save plain numbers")
             return None
         if dtype.itemsize * int(np.prod(shape, dtype=object)) > info.file_size:
-            problems.append(
-                f"{name}: announces {shape} {dtype}, more than the file holds; copy the file again"
-            )
+            problems.append(f"{name}: announces {shape} {dtype}, more than the file holds; copy the file again")
             return None
         with archive.open(info) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -121,9 +115,7 @@ def _check_pair(part, images, labels, problems):
     before, number = len(problems), len(images) if images.ndim else 0
     good = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
     if not good or 0 in images.shape[1:]:
-        problems.append(
-            f"{part}_images: shape {images.shape}; expected (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
-        )
+        problems.append(f"{part}_images: shape {images.shape}; expected (n, h, w), (n, h, w, 1) or (n, h, w, 3)")
     if images.dtype != np.uint8:
         problems.append(f"{part}_images: {images.dtype} pixels; expected uint8, 0 to 255")
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1) or labels.ndim == 0:

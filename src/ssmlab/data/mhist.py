@@ -41,14 +41,10 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
     )
     if not table.columns:
         return contents  # the table cannot be read, and its problems say why
-    missing = [
-        column for column in (IMAGE, LABEL, PARTITION, group) if column and column not in table.columns
-    ]
+    missing = [column for column in (IMAGE, LABEL, PARTITION, group) if column and column not in table.columns]
     for column in missing:
         hint = did_you_mean(column, table.columns)
-        contents.problems.append(
-            f"{annotations}: no column {column!r} among {', '.join(table.columns)}; add it{hint}"
-        )
+        contents.problems.append(f"{annotations}: no column {column!r} among {', '.join(table.columns)}; add it{hint}")
     if VOTES not in table.columns:
         contents.notes.append(f"{annotations} has no column {VOTES!r} (not needed)")
     pictures = _find_pictures(contents, files, annotations)
@@ -70,13 +66,9 @@ def _find_pictures(contents, files, annotations):
             if "images" not in files.folders:
                 prefix = ""
     if prefix and prefix.rstrip("/") not in files.folders:
-        contents.problems.append(
-            f"{prefix}: the folder is missing; put the images there, beside {annotations}"
-        )
+        contents.problems.append(f"{prefix}: the folder is missing; put the images there, beside {annotations}")
         return None
-    return {
-        name[len(prefix) :]: name for name in files.files if name.startswith(prefix) and is_image(files, name)
-    }
+    return {name[len(prefix) :]: name for name in files.files if name.startswith(prefix) and is_image(files, name)}
 
 
 def _add_items(contents, table, pictures, group):
@@ -99,9 +91,7 @@ def _add_items(contents, table, pictures, group):
             hint = did_you_mean(label, labels)
             wrong.append(f"{where}: {name} has the unknown label {label!r}; expected {expected}{hint}")
         if part not in ("train", "test"):
-            wrong.append(
-                f"{where}: {name} has the unknown partition {row[PARTITION]!r}; expected train or test"
-            )
+            wrong.append(f"{where}: {name} has the unknown partition {row[PARTITION]!r}; expected train or test")
         if group and not row[group]:
             wrong.append(f"{where}: {name} has no {group}; fill it in")
         if name not in pictures:

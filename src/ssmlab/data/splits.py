@@ -57,9 +57,7 @@ def held_out(
                 lack[c] -= n
                 left[c] -= n
     if not taken:
-        taken = sorted(
-            (name for name in order if can_go(inside[name])), key=lambda name: -gain(inside[name])
-        )[:1]
+        taken = sorted((name for name in order if can_go(inside[name])), key=lambda name: -gain(inside[name]))[:1]
     return {i for name in taken for i in members[name]}
 
 

@@ -62,9 +62,7 @@ def tables_in(folder: Path) -> list[Table]:
     return [read_table(path.name, path.read_bytes) for path in paths if path.is_file()]
 
 
-def add_groups(
-    items: list[Item], column: str, tables: list[Table], where: str
-) -> tuple[list[Item], list[str]]:
+def add_groups(items: list[Item], column: str, tables: list[Table], where: str) -> tuple[list[Item], list[str]]:
     """Give every item the group that `groups.csv` or `metadata.csv` names for it.
 
     The table has a column `file` (or file_name, filename, path) with the ids of the images, such as

@@ -1,7 +1,6 @@
 """The choice of a backend. Only this file knows what is installed; a backend asked for by name runs or says why not."""
 
 import os
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -9,25 +8,36 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-OPS = ("selective_scan", "causal_conv1d")
+# Fastest first; `choose` takes the first that can run the call.
+BACKENDS = {
+    "selective_scan": ("native", "chunked", "reference"),
+    "causal_conv1d": ("native", "reference"),
+}
 NAMES = ("native", "chunked", "reference")
 
 
-@cache
+_MODULES: dict[tuple[str, str], ModuleType] = {}
+
+
 def load(op: str, name: str) -> ModuleType:
     """The module of a backend: `unusable(tensors) -> reason or None` and `forward(...)`."""
-    return import_module(f"ssmlab.ops.{op}.{name}")
+    if (op, name) not in _MODULES:
+        _MODULES[op, name] = import_module(f"ssmlab.ops.{op}.{name}")
+    return _MODULES[op, name]
 
 
-def choose(op: str, backends: tuple[str, ...], tensors: tuple[Tensor | None, ...], asked: str | None) -> ModuleType:
+def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> ModuleType:
     """The backend for this call: the one asked for, else the one SSMLAB_BACKEND names, else the fastest that can run.
 
     Raises:
         BackendError: `asked` or SSMLAB_BACKEND names no backend, or one that cannot run this call.
     """
+    backends = BACKENDS[op]
     asked = asked or _from_environment(backends)
     if asked is None:
-        return next(module for name in backends if (module := load(op, name)).unusable(tensors) is None)
+        for name in backends:
+            if load(op, name).unusable(tensors) is None:
+                return load(op, name)
     if asked not in backends:
         raise BackendError(f"{op}: unknown backend {asked!r}; there are {', '.join(backends)}")
     reason = load(op, asked).unusable(tensors)
@@ -53,11 +63,11 @@ def active_backend(op: str) -> str:
 
 def explain_backends() -> list[tuple[str, str, bool, str]]:
     """(operator, backend, usable on this machine's CPU, why or why not) for every operator, fastest first."""
-    return [(op, *row) for op in OPS for row in _explain(op)]
+    return [(op, *row) for op in BACKENDS for row in _explain(op)]
 
 
 def _explain(op: str) -> list[tuple[str, bool, str]]:
-    backends = import_module(f"ssmlab.ops.{op}").BACKENDS
+    backends = BACKENDS[op]
     asked = _from_environment(backends)
     rows = []
     for name in backends:

@@ -3,7 +3,6 @@
 import ctypes
 import os
 from array import array
-from functools import cache
 from pathlib import Path
 
 import torch  # before the library, so that both share torch's OpenMP runtime
@@ -32,9 +31,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mark_forked)
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """The loaded library.
+def _open() -> ctypes.CDLL:
+    """Load the library and choose its instruction set.
 
     Raises:
         BackendError: it was not built, cannot be loaded, or SSMLAB_ISA names an instruction set that is not there.
@@ -58,29 +56,40 @@ def library() -> ctypes.CDLL:
         raise BackendError(f"{found[0]} has interface {lib.ssm_version()}, expected {VERSION}; install ssmlab again")
     wanted = os.environ.get("SSMLAB_ISA")
     if wanted and lib.ssm_set_isa(wanted.encode()):
-        raise BackendError(f"SSMLAB_ISA={wanted}: this machine or build has no such kernels; it would use {isa_of(lib)}")
+        fastest = lib.ssm_isa().decode()
+        raise BackendError(f"SSMLAB_ISA={wanted}: this machine or build has no such kernels; the fastest is {fastest}")
     return lib
 
 
-def isa_of(lib: ctypes.CDLL) -> str:
-    return lib.ssm_isa().decode()
+# Opened at import, so that compilers that trace a call find a loaded library. MISSING says why there is none.
+LIBRARY: ctypes.CDLL | None = None
+MISSING: str | None = None
+try:
+    LIBRARY = _open()
+except BackendError as error:
+    MISSING = str(error)
 
 
-@cache
-def missing() -> str | None:
-    """Why there is no native library, or None."""
-    try:
-        library()
-    except BackendError as error:
-        return str(error)
-    return None
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        BackendError: there is none; says why.
+    """
+    if LIBRARY is None:
+        raise BackendError(MISSING or "no native library")
+    return LIBRARY
+
+
+def isa() -> str | None:
+    """The instruction set in use, or None without the library."""
+    return None if LIBRARY is None else LIBRARY.ssm_isa().decode()
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why the native kernels cannot take these tensors, or None."""
-    reason = missing()
-    if reason is not None:
-        return reason
+    if MISSING is not None:
+        return MISSING
     for tensor in tensors:
         if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
             continue

@@ -119,8 +119,8 @@ class Run:
         from ssmlab.ops import _native
         from ssmlab.training.fit import estimate
 
-        if self.placement.device == "cpu" and _native.missing():
-            self.progress.say(f"note: {_native.missing()}; {SLOWER} (see `ssmlab doctor`)")
+        if self.placement.device == "cpu" and _native.MISSING:
+            self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
         left = [job for job in self.jobs if not job.finished]
         seconds = sum(estimate(job, self.recipe, self.images, self.placement) for job in left)
         where = f"{self.placement.device}, {self.placement.precision}"

@@ -6,7 +6,6 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops._dispatch import choose
 
-BACKENDS = ("native", "reference")
 ACTIVATIONS = (None, "silu")
 
 
@@ -42,7 +41,9 @@ def causal_conv1d(
         ShapeError: sizes disagree, or the activation is unknown.
         BackendError: the backend that was asked for cannot run this call.
     """
-    sizes = check_shapes("causal_conv1d", x=(x, "b d l"), weight=(weight, "d w"), bias=(bias, "d"), seq_idx=(seq_idx, "b l"))
+    sizes = check_shapes(
+        "causal_conv1d", x=(x, "b d l"), weight=(weight, "d w"), bias=(bias, "d"), seq_idx=(seq_idx, "b l")
+    )
     if activation not in ACTIVATIONS:
         raise ShapeError(f"causal_conv1d: activation must be None or 'silu', got {activation!r}")
     if sizes["w"] < 1:
@@ -52,5 +53,5 @@ def causal_conv1d(
             f"causal_conv1d: initial_state must have shape (b={sizes['b']}, d={sizes['d']}, width-1={sizes['w'] - 1}), "
             f"got {tuple(initial_state.shape)}"
         )
-    chosen = choose("causal_conv1d", BACKENDS, (x, weight, bias, initial_state, seq_idx), backend)
+    chosen = choose("causal_conv1d", (x, weight, bias, initial_state, seq_idx), backend)
     return chosen.forward(x, weight, bias, activation, initial_state, seq_idx)

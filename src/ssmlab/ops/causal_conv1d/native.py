@@ -55,11 +55,10 @@ def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_i
         gx[:, :, length - (width - 1 - from_past) :] += g_final[:, :, from_past:].to(gx.dtype)
         if from_past:
             gpast[:, :, length:] += g_final[:, :, :from_past]
-    total = partial.sum(0)
-    empty = x.new_empty(0)
-    gbias = empty if bias is None else total[width].to(bias.dtype)
-    gpast = empty if initial_state is None else gpast.to(initial_state.dtype)
-    return gx, total[:width].t().to(weight.dtype), gbias, gpast
+    gweight = partial[:, :width].sum(0).t().contiguous().to(weight.dtype)
+    gbias = x.new_empty(0) if bias is None else partial[:, width].sum(0).to(bias.dtype)
+    gpast = x.new_empty(0) if initial_state is None else gpast.to(initial_state.dtype)
+    return gx, gweight, gbias, gpast
 
 
 def taps_inside(seq_idx: Tensor | None, x: Tensor, width: int) -> Tensor | None:
@@ -87,7 +86,9 @@ def final_state(x: Tensor, width: int, past: Tensor | None, taps: Tensor | None)
         before = x.new_zeros(*x.shape[:2], missing) if past is None else past[:, :, width - 1 - missing :]
         last = torch.cat([before, last], dim=2)
     kept = _kept(taps, x, width)
-    return last.clone(memory_format=torch.contiguous_format) if kept is None else torch.where(kept, last, 0.0).contiguous()
+    return (
+        last.clone(memory_format=torch.contiguous_format) if kept is None else torch.where(kept, last, 0.0).contiguous()
+    )
 
 
 def _kept(taps: Tensor | None, x: Tensor, width: int) -> Tensor | None:

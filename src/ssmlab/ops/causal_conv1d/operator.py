@@ -1,10 +1,10 @@
 """The causal convolution as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
+from ssmlab.ops._torch import differentiates, one_by_one
 
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? seq_idx"
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
@@ -14,8 +14,9 @@ LIBRARY.define(f"causal_conv1d_backward(Tensor gy, Tensor? g_final, {_ARGUMENTS}
 
 def call(backend, differentiable, *arguments):
     """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
-    needs = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
-    return differentiable(*arguments) if needs else torch.ops.ssmlab.causal_conv1d(*arguments, backend)
+    return (
+        differentiable(*arguments) if differentiates(arguments) else torch.ops.ssmlab.causal_conv1d(*arguments, backend)
+    )
 
 
 def _forward(*arguments):
@@ -36,13 +37,16 @@ def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_
     def contiguous(t):
         return x.new_empty(0) if t is None else t.new_empty(t.shape)
 
-    return torch.empty_like(x), weight.new_empty(weight.shape[::-1]).t(), contiguous(bias), contiguous(initial_state)
+    return torch.empty_like(x), contiguous(weight), contiguous(bias), contiguous(initial_state)
 
 
 LIBRARY.impl("causal_conv1d", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("causal_conv1d_backward", _backward, "CPU")
 torch.library.register_fake("ssmlab::causal_conv1d", _forward_fake, lib=LIBRARY)
 torch.library.register_fake("ssmlab::causal_conv1d_backward", _backward_fake, lib=LIBRARY)
+
+for _name in ("causal_conv1d", "causal_conv1d_backward"):
+    torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
 
 
 @register_flop_formula(torch.ops.ssmlab.causal_conv1d)
@@ -60,6 +64,8 @@ def conv_backward_flops(gy_shape, g_final_shape, x_shape, weight_shape, *args, o
 
 class NativeConv(torch.autograd.Function):
     """The native forward and backward; a second derivative is refused by autograd."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments):
@@ -79,11 +85,3 @@ class NativeConv(torch.autograd.Function):
         arguments = (x, weight, bias, ctx.activation, initial_state, seq_idx)
         gx, gweight, gbias, gpast = torch.ops.ssmlab.causal_conv1d_backward(gy, g_final, *arguments)
         return gx, gweight, None if bias is None else gbias, None, None if initial_state is None else gpast, None
-
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        results = [
-            NativeConv.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0, 0)

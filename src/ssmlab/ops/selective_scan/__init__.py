@@ -6,9 +6,6 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops._dispatch import choose
 
-# Fastest first; `choose` takes the first that can run the call.
-BACKENDS = ("native", "chunked", "reference")
-
 
 def selective_scan(
     x: Tensor,
@@ -61,7 +58,7 @@ def selective_scan(
     _check_map("B", B, sizes, A.is_complex())
     _check_map("C", C, sizes, A.is_complex())
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
-    chosen = choose("selective_scan", BACKENDS, tensors, backend)
+    chosen = choose("selective_scan", tensors, backend)
     return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
 
 

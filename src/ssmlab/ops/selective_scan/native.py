@@ -51,18 +51,15 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     members += [*view(x), *view(dt), *view(z), *view(None), *_map_view(B), *_map_view(C)]
     members += [address(A32), address(D32), address(bias32), *view(None), 0, address(saved), address(restart), 0]
     segments = _native.Call(members, WORKSPACE).size("ssm_scan_segments")
-    gB, gC = (
-        torch.empty((segments, b, l, n) if map_.dim() > 2 else (b, d, n), **float32) for map_ in (B, C)
-    )
+    gB, gC = (torch.empty((segments, b, l, n) if map_.dim() > 2 else (b, d, n), **float32) for map_ in (B, C))
     members += [*view(gy), *view(gx), *view(gdt), *view(gz if z is not None else None), address(g_final)]
     members += [address(t) for t in (gh0, gA, gB, gC, gD, gbias)]
     if 0 not in (b, d):
         _native.Call(members, WORKSPACE).run("ssm_scan_backward_workspace", "ssm_scan_backward")
     gB, gC = _map_gradient(gB, B), _map_gradient(gC, C)
-    empty = x.new_empty(0)
-    gD = empty if D is None else gD.sum(0).to(D.dtype)
-    gbias = empty if dt_bias is None else gbias.sum(0).to(dt_bias.dtype)
-    gh0 = empty if initial_state is None else gh0.to(initial_state.dtype)
+    gD = x.new_empty(0) if D is None else gD.sum(0).to(D.dtype)
+    gbias = x.new_empty(0) if dt_bias is None else gbias.sum(0).to(dt_bias.dtype)
+    gh0 = x.new_empty(0) if initial_state is None else gh0.to(initial_state.dtype)
     return gx, gdt, gA.sum(0).to(A.dtype), gB, gC, gD, gz, gbias, gh0
 
 

@@ -1,10 +1,10 @@
 """The selective scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
+from ssmlab.ops._torch import differentiates, one_by_one
 
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
@@ -20,8 +20,11 @@ LIBRARY.define(
 
 def call(backend, differentiable, *arguments):
     """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
-    needs = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
-    return (differentiable(*arguments) if needs else torch.ops.ssmlab.selective_scan(*arguments, False, backend))[:2]
+    return (
+        differentiable(*arguments)
+        if differentiates(arguments)
+        else torch.ops.ssmlab.selective_scan(*arguments, False, backend)
+    )[:2]
 
 
 def _forward(*arguments):
@@ -70,6 +73,9 @@ LIBRARY.impl("selective_scan_backward", _backward, "CPU")
 torch.library.register_fake("ssmlab::selective_scan", _forward_fake, lib=LIBRARY)
 torch.library.register_fake("ssmlab::selective_scan_backward", _backward_fake, lib=LIBRARY)
 
+for _name in ("selective_scan", "selective_scan_backward"):
+    torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
+
 
 @register_flop_formula(torch.ops.ssmlab.selective_scan)
 def scan_flops(x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
@@ -79,13 +85,17 @@ def scan_flops(x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> i
 
 
 @register_flop_formula(torch.ops.ssmlab.selective_scan_backward)
-def scan_backward_flops(gy_shape, g_final_shape, saved_shape, x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+def scan_backward_flops(
+    gy_shape, g_final_shape, saved_shape, x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs
+) -> int:
     """By the usual rule, twice the forward."""
     return 2 * scan_flops(x_shape, dt_shape, A_shape)
 
 
 class NativeScan(torch.autograd.Function):
     """The native forward and backward; a second derivative is refused by autograd."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments):
@@ -108,11 +118,3 @@ class NativeScan(torch.autograd.Function):
         present = [t is not None for t in (*tensors[:8], tensors[8])]
         found = [g if here else None for g, here in zip(gradients, present, strict=True)]
         return *found[:8], None, found[8], None
-
-    @staticmethod
-    def vmap(info, in_dims, *arguments):
-        results = [
-            NativeScan.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0, 0, 0)

@@ -1,0 +1,131 @@
+"""The native library: every instruction set, any number of threads, workers and forks."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ops.common import run
+from ops.test_selective_scan import make, packed
+from ssmlab.errors import BackendError
+from ssmlab.ops import _native, selective_scan
+
+pytestmark = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
+SETS = [b"baseline", b"avx2", b"avx512"] if platform.machine() in ("x86_64", "AMD64") else [b"neon"]
+
+
+@pytest.fixture
+def instruction_set(request):
+    lib = _native.library()
+    before = lib.ssm_isa()
+    if lib.ssm_set_isa(request.param):
+        pytest.skip(f"this machine cannot run {request.param.decode()}")
+    yield request.param
+    lib.ssm_set_isa(before)
+
+
+@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
+@pytest.mark.parametrize("d", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33])
+def test_every_instruction_set_at_sizes_around_its_width(instruction_set, d):
+    arguments = {k: t.float().double() for k, t in make(2, d, 66, 3).items()}
+    exact = run(selective_scan, arguments, torch.float64, "reference", dt_softplus=True)
+    for layout in ("tokens", "channels"):
+        found = run(selective_scan, arguments, torch.float32, "native", layout, dt_softplus=True)
+        for name, value in exact.items():
+            assert float((found[name] - value).norm()) <= 5e-6 * float(value.norm()), name
+
+
+@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_conversions_round_to_nearest_even(instruction_set, dtype):
+    """With A = 0, one state and dt = B = C = 1 the first output is the input, once rounded from float32."""
+    bits = torch.arange(-(2**15), 2**15, 3, dtype=torch.int32).to(torch.int16)
+    x = bits.view(dtype)[None, :, None]
+    one = torch.ones(1, 1, 1)
+    y, _ = selective_scan(x, torch.ones_like(x), torch.zeros(x.shape[1], 1), one, one, backend="native")
+    finite = x.isfinite()
+    assert torch.equal(y[finite], x[finite])
+    assert torch.equal(y.isnan(), x.isnan())
+    values = torch.randn(1, 4096, 1) * torch.logspace(-9, 5, 4096)[:, None]
+    mixed = torch.ones_like(values).to(dtype)  # out = x * B: a float32 product stored in the half type
+    y, _ = selective_scan(
+        mixed, torch.ones_like(mixed), torch.zeros(4096, 1), one, one, values[0, :, 0], backend="native"
+    )
+    torch.testing.assert_close(y[0, :, 0], (values[0, :, 0] + 1).to(dtype), atol=0, rtol=0)
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    arguments = make(2, 100, 150, 16)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(run(selective_scan, arguments, torch.float32, "native", seq_idx=packed(2, 150, 60)))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in results[0].items():
+        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+
+
+SCRIPT = """
+import os, sys, torch
+from ssmlab.ops import selective_scan
+a = [torch.randn(1, 64, 200), torch.rand(1, 64, 200), -torch.rand(64, 4), torch.randn(1, 4, 200), torch.randn(1, 4, 200)]
+torch.set_num_threads(2)
+y = selective_scan(*a, backend="native")[0]
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if torch.equal(selective_scan(*a, backend="native")[0], y) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_computes_instead_of_hanging():
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], timeout=60, check=False).returncode == 0
+
+
+def test_one_openmp_runtime_is_loaded():
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs /proc")
+    maps = Path("/proc/self/maps").read_text()
+    runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
+    assert len(runtimes) == 1, runtimes
+
+
+def test_an_unknown_instruction_set_is_an_error():
+    code = "from ssmlab.ops import _native; print(_native.MISSING)"
+    environment = os.environ | {"SSMLAB_ISA": "avx1024"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "SSMLAB_ISA=avx1024: this machine or build has no such kernels" in out.stdout
+
+
+def test_no_library_symbol_is_weak():
+    """A weak copy compiled for AVX-512 could be the one that the linker keeps for every path."""
+    import ssmlab
+
+    file = next(f for p in ssmlab.__path__ if (f := Path(p) / "_native.so").exists())
+    tool = subprocess.run(["sh", "-c", "command -v nm"], capture_output=True, text=True, check=False).stdout.strip()
+    if not tool:
+        pytest.skip("nm is not installed")
+    symbols = subprocess.run([tool, "-C", str(file)], capture_output=True, text=True, check=True).stdout
+    own = [s for s in symbols.splitlines() if len(s.split()) > 2 and s.split()[1] in "wWV"]
+    assert not own
+
+
+def test_a_missing_library_is_explained(monkeypatch):
+    monkeypatch.setattr(_native, "MISSING", "the native library was not built")
+    arguments = [
+        torch.zeros(1, 2, 3),
+        torch.zeros(1, 2, 3),
+        torch.zeros(2, 1),
+        torch.zeros(1, 1, 3),
+        torch.zeros(1, 1, 3),
+    ]
+    selective_scan(*arguments)
+    with pytest.raises(BackendError, match="was not built"):
+        selective_scan(*arguments, backend="native")

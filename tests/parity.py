@@ -1,0 +1,135 @@
+"""Run golden cases of the original implementations: `python tests/parity.py FOLDER`.
+
+FOLDER is the root of a set of cases (with `fill.py`) or one family's folder in it. Prints each case's largest error over its
+tolerance and exits with 1 where one is above 1 or a family is unknown.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ssmlab.ops import causal_conv1d, selective_scan
+
+Found = dict[str, torch.Tensor]
+
+
+def run_selective_scan(case: dict, inputs: Found) -> Found:
+    if "state" in inputs:
+        return _scan_step(case, inputs)
+    names = {"u": "x", "delta": "dt", "delta_bias": "dt_bias"}
+    arguments = {names.get(name, name): tensor for name, tensor in inputs.items()}
+    y, state = selective_scan(**arguments, dt_softplus=case["options"]["delta_softplus"])
+    return {"out": y, "last_state": state}
+
+
+def _scan_step(case: dict, inputs: Found) -> Found:
+    """One token: heads and their channels are channels, the groups of B and C stay groups."""
+    i = dict(inputs)
+    state, shape = i.pop("state"), i["x"].shape
+    flat = {k: i[k].flatten(1)[..., None] for k in ("x", "dt", "z")}
+    per_channel = {k: i[k].flatten() for k in ("D", "dt_bias")}
+    B, C = (i[k][..., None] for k in "BC")
+    A, state_in = i["A"].reshape(-1, i["A"].shape[-1]), state.reshape(shape[0], -1, state.shape[-1])
+    softplus = case["options"]["dt_softplus"]
+    y, after = selective_scan(**flat, A=A, B=B, C=C, **per_channel, dt_softplus=softplus, initial_state=state_in)
+    return {"out": y.reshape(shape), "state_after": after.reshape(state.shape)}
+
+
+def run_causal_conv1d(case: dict, inputs: Found) -> Found:
+    i, activation = dict(inputs), case["options"]["activation"]
+    if "conv_state" in i:
+        state, width = i.pop("conv_state"), i["weight"].shape[1]
+        x = i.pop("x")
+        tokens = x if x.dim() == 3 else x[..., None]
+        y, _ = causal_conv1d(
+            tokens, **i, activation=activation, initial_state=state[..., state.shape[-1] - width + 1 :]
+        )
+        after = torch.cat([state, tokens], dim=-1)[..., -state.shape[-1] :]
+        return {"out": y.reshape(x.shape), "conv_state_after": after}
+    if "initial_states" in i:
+        i["initial_state"] = i.pop("initial_states")
+    lengths = case["options"].get("seq_lens")
+    if lengths:
+        i["seq_idx"] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
+    y, state = causal_conv1d(**i, activation=activation)
+    return {"out": y, "final_states": state}
+
+
+RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
+    "selective_scan": run_selective_scan,
+    "causal_conv1d": run_causal_conv1d,
+}
+
+
+def check_case(root: Path, path: Path, fill) -> tuple[float, str]:
+    """The largest error over its tolerance, and where it is."""
+    case = json.loads(path.read_text())
+    gold = load_file(root / case["file"])
+    inputs = {name: fill.make_input(spec) for name, spec in case["inputs"].items()}
+    wanted = case.get("gradients", {}).get("of", [])
+    for name in wanted:
+        inputs[name].requires_grad_()
+    found = RUNNERS[case["family"]](case, inputs)
+    worst = (0.0, "nothing compared")
+    for name in case["outputs"]:
+        atol, rtol = case["tolerance"]["atol"][name], case["tolerance"]["rtol"]
+        worst = max(worst, (_excess(found[name], gold[name], atol, rtol), name))
+    if wanted:
+        out = found["out"]
+        (out.float() * fill.uniform(case["fill_prefix"] + "loss", out.shape)).sum().backward()
+        for name in wanted:
+            atol, rtol = case["tolerance"]["grad_atol"][name], case["tolerance"]["rtol"]
+            worst = max(worst, (_excess(inputs[name].grad, gold[f"grad.{name}"], atol, rtol), f"grad.{name}"))
+    return worst
+
+
+def _excess(value: torch.Tensor, gold: torch.Tensor, atol: float, rtol: float) -> float:
+    value = torch.view_as_real(value) if value.is_complex() else value
+    assert value.shape == gold.shape, f"shape {tuple(value.shape)}, the original has {tuple(gold.shape)}"
+    error, allowed = (value.detach().double() - gold.double()).abs(), atol + rtol * gold.double().abs()
+    excess = torch.where(error == 0, 0.0, error / allowed)  # where the original is exactly zero, so must we be
+    return float(torch.nan_to_num(excess, nan=torch.inf).max()) if error.numel() else 0.0
+
+
+def cases_in(folder: Path) -> tuple[Path, list[Path]]:
+    """The root that `file` entries are relative to, and every case."""
+    root = folder if (folder / "fill.py").exists() else folder.parent
+    if not (root / "fill.py").exists():
+        raise SystemExit(f"{folder}: no fill.py there or above; give the folder of a set of golden cases")
+    return root, [p for p in sorted(folder.rglob("*.json")) if "manifests" not in p.parts]
+
+
+def load_fill(root: Path):
+    spec = importlib.util.spec_from_file_location("parity_fill", root / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    root, paths = cases_in(parser.parse_args().folder)
+    fill, failures, unknown = load_fill(root), 0, {}
+    for path in paths:
+        family = json.loads(path.read_text())["family"]
+        if family not in RUNNERS:
+            unknown[family] = unknown.get(family, 0) + 1
+            continue
+        worst, where = check_case(root, path, fill)
+        failures += worst > 1
+        print(f"{'ok  ' if worst <= 1 else 'FAIL'} {family}/{path.stem}: {worst:.3f} of the tolerance ({where})")
+    for family, count in unknown.items():
+        print(f"FAIL {family}: unknown family, {count} cases not run")
+    print(f"{len(paths) - failures - sum(unknown.values())} passed, {failures + sum(unknown.values())} failed")
+    return 1 if failures or unknown or not paths else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

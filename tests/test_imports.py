@@ -1,0 +1,54 @@
+"""Imports point down, and heavy libraries are loaded only by what needs them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
+# Lower floors first; a module may import its own floor's package and any below.
+FLOORS = [
+    ("errors",), ("checks", "reports"), ("ops",), ("nn",), ("models",), ("checkpoints", "data", "profiling"),
+    ("tasks",), ("training", "adapt"), ("robustness", "interpret"), ("compat",), ("cli",), ("__main__",),
+]  # fmt: skip
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
+
+
+def imported(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssmlab."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "ssmlab":
+            yield from (alias.name for alias in node.names if alias.name in FLOOR)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ssmlab."))
+
+
+MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(ROOT)) for p in MODULES])
+def test_imports_point_down(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert own in FLOOR, f"{own} has no floor; say in this test where it stands"
+    upward = [name for name in imported(path) if name != own and FLOOR.get(name, 99) >= FLOOR[own]]
+    assert not upward, f"{own} must not import {upward}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(ROOT)) for p in MODULES])
+def test_files_are_short(path):
+    assert path.read_text(encoding="utf-8").count("\n") <= 400
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(' '.join(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(out.stdout.split())
+
+
+def test_import_of_the_package_is_light():
+    assert not {"torch", "timm", "transformers", "numpy"} & loaded_after("import ssmlab")
+    assert not {"timm", "transformers", "matplotlib"} & loaded_after("import ssmlab.models, ssmlab.nn, ssmlab.ops")
+    assert "torch" not in loaded_after("import ssmlab.data, ssmlab.reports")

@@ -1,0 +1,70 @@
+"""A grid, compared on the validation part."""
+
+import json
+
+import pytest
+
+from ssmlab.errors import RecipeError, UserError
+from ssmlab.training import load_recipe
+from ssmlab.training.progress import Progress
+from ssmlab.training.sweep import parse_grid, run_sweep
+
+DIGITS = "classification/digits_resnet18_vs_hybrid"
+SMALL = ["data.limit=48", "training.epochs=1", "name=small"]
+GRID = [*SMALL, "training.learning_rate=1e-9,3e-3"]
+
+
+class Log(Progress):
+    """Remembers titles, and stops when one of them comes up for the n-th time."""
+
+    def __init__(self, stop=None, n=1):
+        self.titles, self.stop_at, self.n = [], stop, n
+
+    def start(self, title, *args, **kwargs):
+        self.titles.append(title)
+        if title == self.stop_at and self.titles.count(title) == self.n:
+            raise KeyboardInterrupt
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+
+
+def test_parse_grid():
+    grid, overrides = parse_grid(["a.b=1,2", "c=x", "seeds=[0,1],[2]", "d=[1,2]"])
+    assert grid == {"a.b": ["1", "2"], "seeds": ["[0,1]", "[2]"]} and overrides == ["c=x", "d=[1,2]"]
+    for arguments, message in [
+        (["a=1"], "nothing varies"),
+        (["a"], "not of the form key=a,b,c"),
+        (["a=1,"], "an empty value"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            parse_grid(arguments)
+
+
+def test_a_wrong_point_stops_before_training(tmp_path):
+    with pytest.raises(RecipeError, match="training.epochs should be"):
+        run_sweep(DIGITS, [*SMALL, "training.epochs=1,0"], smoke=True, output=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, progress=Log("resnet_mamba_test", 2))
+    folder = tmp_path / "small-sweep"
+    before = lines(folder)
+    assert [(row["trial"], row["model"]) for row in before] == [(0, "resnet_test"), (0, "resnet_mamba_test"), (1, "resnet_test")]
+    with pytest.raises(UserError, match="already holds a run"):
+        run_sweep(DIGITS, GRID, smoke=True, output=tmp_path)
+    with pytest.raises(UserError, match="was started with another grid"):
+        run_sweep(DIGITS, [*SMALL, "training.learning_rate=1,2"], smoke=True, output=tmp_path, resume=True)
+    log = Log()
+    sweep = run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, resume=True, progress=log)
+    assert lines(folder)[:3] == before and len(lines(folder)) == 4
+    assert not [title for title in log.titles if "test:" in title or title.endswith(": test")]
+    for trial in sweep.trials:
+        rows = [row for row in lines(folder) if row["training.learning_rate"] == trial.changes["training.learning_rate"]]
+        assert set(trial.accuracies) == {row["model"] for row in rows} and 0 <= trial.score <= 1
+    assert sweep.best.score == max(trial.score for trial in sweep.trials)
+    assert load_recipe(folder / "best.toml") == sweep.best.recipe
+    assert not list(folder.rglob("*.safetensors"))

@@ -1,5 +1,7 @@
 """The laws of the causal convolution, the native kernels against the definition in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,7 +69,7 @@ def test_halves_and_steps_equal_the_whole(backend, sizes, data):
     places = (0, cut, sizes[2]) if data.draw(st.booleans()) else range(sizes[2] + 1)
     carried, parts = arguments.pop("initial_state"), []
     x = arguments.pop("x")
-    for begin, end in zip(places[:-1], places[1:], strict=True):
+    for begin, end in pairwise(places):
         part, carried = causal_conv1d(
             x[..., begin:end], **arguments, activation="silu", initial_state=carried, backend=backend
         )

@@ -74,7 +74,7 @@ def test_any_number_of_threads_gives_the_same_bits():
 SCRIPT = """
 import os, sys, torch
 from ssmlab.ops import selective_scan
-a = [torch.randn(1, 64, 200), torch.rand(1, 64, 200), -torch.rand(64, 4), torch.randn(1, 4, 200), torch.randn(1, 4, 200)]
+a = [torch.randn(1, 64, 200), torch.rand(1, 64, 200), -torch.rand(64, 4), *torch.randn(2, 1, 4, 200)]
 torch.set_num_threads(2)
 y = selective_scan(*a, backend="native")[0]
 pid = os.fork()

@@ -1,5 +1,7 @@
 """The laws of the selective scan, every backend against the definition in float64, outputs and all gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +22,8 @@ def make(b, d, l, n, *, groups=None, constant=(), absent=()):
         return values(d, n) if name in constant else values(b, groups, n, l) if groups else values(b, n, l)
 
     arguments = {
-        "x": values(b, d, l), "dt": 0.6 * torch.rand(b, d, l, dtype=torch.float64), "A": -2 * torch.rand(d, n, dtype=torch.float64) - 0.05,
+        "x": values(b, d, l), "dt": 0.6 * torch.rand(b, d, l, dtype=torch.float64),
+        "A": -2 * torch.rand(d, n, dtype=torch.float64) - 0.05,
         "B": map_("B"), "C": map_("C"), "D": values(d), "z": values(b, d, l), "dt_bias": 0.3 * values(d),
         "initial_state": values(b, d, n),
     }  # fmt: skip
@@ -114,7 +117,7 @@ def test_halves_and_steps_equal_the_whole(backend, sizes, data):
     cut = data.draw(st.integers(0, sizes[2]))
     places = (0, cut, sizes[2]) if data.draw(st.booleans()) else range(sizes[2] + 1)
     carried, parts = arguments["initial_state"], []
-    for begin, end in zip(places[:-1], places[1:], strict=True):
+    for begin, end in pairwise(places):
         piece = {k: t[..., begin:end] if k in ("x", "dt", "B", "C", "z") else t for k, t in arguments.items()}
         part, carried = selective_scan(**(piece | {"initial_state": carried}), dt_softplus=True, backend=backend)
         parts.append(part)
@@ -204,7 +207,7 @@ def test_wrong_shapes_say_what_to_do(change, text):
 
 
 def test_unknown_backend_is_refused(monkeypatch):
-    arguments = {k: t for k, t in make(1, 4, 8, 3).items()}
+    arguments = make(1, 4, 8, 3)
     with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, chunked, reference"):
         selective_scan(**arguments, backend="cuda")
     monkeypatch.setenv("SSMLAB_BACKEND", "fast")

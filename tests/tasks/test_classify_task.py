@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ssmlab.tasks.augment import Augment
 from ssmlab.tasks.classify import Classify, balanced_weights
 
-PLAIN = dict(classes=("a", "b", "c"), mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+PLAIN = {"classes": ("a", "b", "c"), "mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)}
 
 
 class Fixed(nn.Module):

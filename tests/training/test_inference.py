@@ -40,4 +40,7 @@ def test_pictures_in_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     files, problems = find_pictures([tmp_path, tmp_path / "empty", tmp_path / "none.png", tmp_path / "notes.txt"])
     assert [file.relative_to(tmp_path).as_posix() for file in files] == ["a.png", "deep/b.JPG", "notes.txt"]
-    assert problems == [f"{tmp_path / 'empty'}: no pictures in this folder", f"{tmp_path / 'none.png'}: no such file or folder"]
+    assert problems == [
+        f"{tmp_path / 'empty'}: no pictures in this folder",
+        f"{tmp_path / 'none.png'}: no such file or folder",
+    ]

@@ -133,7 +133,7 @@ def test_saved_models_predict_as_in_the_run(smoke):
     folder, _ = smoke
     samples = json.loads((folder / "samples" / "samples.json").read_text())
     assert len(samples) == 12
-    network, preprocess = load_model(folder / "models" / "resnet_test")
+    _, preprocess = load_model(folder / "models" / "resnet_test")
     assert preprocess["image_size"] == 32 and preprocess["classes"] == [str(digit) for digit in range(10)]
     classifier = Classifier(folder / "models" / "resnet_test", "cpu")
     found, problems = next(classifier.classify([folder / "samples" / row["file"] for row in samples], 12))
@@ -148,7 +148,9 @@ def test_a_run_is_not_lost(smoke, tmp_path):
     folder = tmp_path / smoke[0].name
     shutil.copytree(smoke[0], folder)
     recipe = load_recipe(DIGITS, smoke=True)
-    with pytest.raises(UserError, match=r"already holds a run \(finished .*\); add --resume to continue it, --overwrite"):
+    with pytest.raises(
+        UserError, match=r"already holds a run \(finished .*\); add --resume to continue it, --overwrite"
+    ):
         run_recipe(recipe, output=tmp_path)
     before = (folder / "records.jsonl").read_bytes()
     log = Log()
@@ -210,7 +212,9 @@ def test_interrupted_between_models_and_data_changed(tmp_path, no_report):
     data = tmp_path / "data"
     for part, label, i in [(p, c, i) for p in ("train", "test") for c in ("cat", "dog") for i in range(12)]:
         (data / part / label).mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng([i, label == "dog", part == "test"]).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([i, label == "dog", part == "test"]).integers(
+            0, 256, (20, 24, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).save(data / part / label / f"{i}.png")
     changes = [*SMALL, f"data.path={data}", "training.class_weights=balanced", "training.batch_size=64"]
     recipe = load_recipe(DIGITS, changes, smoke=True)
@@ -244,9 +248,7 @@ def test_several_seeds(tmp_path, no_report):
 def test_a_wrong_option_is_told_before_training(tmp_path):
     log = Log()
     with pytest.raises(ModelError, match="has no option 'dept'; did you mean depth"):
-        run_recipe(
-            load_recipe(DIGITS, [*SMALL, "models.1.options.dept=2"], smoke=True), output=tmp_path, progress=log
-        )
+        run_recipe(load_recipe(DIGITS, [*SMALL, "models.1.options.dept=2"], smoke=True), output=tmp_path, progress=log)
     assert "resnet_test" not in log.titles
 
 

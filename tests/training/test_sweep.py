@@ -53,7 +53,11 @@ def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
         run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, progress=Log("resnet_mamba_test", 2))
     folder = tmp_path / "small-sweep"
     before = lines(folder)
-    assert [(row["trial"], row["model"]) for row in before] == [(0, "resnet_test"), (0, "resnet_mamba_test"), (1, "resnet_test")]
+    assert [(row["trial"], row["model"]) for row in before] == [
+        (0, "resnet_test"),
+        (0, "resnet_mamba_test"),
+        (1, "resnet_test"),
+    ]
     with pytest.raises(UserError, match="already holds a run"):
         run_sweep(DIGITS, GRID, smoke=True, output=tmp_path)
     with pytest.raises(UserError, match="was started with another grid"):
@@ -63,7 +67,9 @@ def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
     assert lines(folder)[:3] == before and len(lines(folder)) == 4
     assert not [title for title in log.titles if "test:" in title or title.endswith(": test")]
     for trial in sweep.trials:
-        rows = [row for row in lines(folder) if row["training.learning_rate"] == trial.changes["training.learning_rate"]]
+        rows = [
+            row for row in lines(folder) if row["training.learning_rate"] == trial.changes["training.learning_rate"]
+        ]
         assert set(trial.accuracies) == {row["model"] for row in rows} and 0 <= trial.score <= 1
     assert sweep.best.score == max(trial.score for trial in sweep.trials)
     assert load_recipe(folder / "best.toml") == sweep.best.recipe

@@ -134,7 +134,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_model(tmp_path):
             return self.layer(x.flatten(1)) * (float("nan") if self.calls == 9 else 1)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(UserError, match=r"^tiny: the loss is nan at step 9 \(epoch 1\.3\).*learning_rate \(now 0\.01\)"):
+    with pytest.raises(
+        UserError, match=r"^tiny: the loss is nan at step 9 \(epoch 1\.3\).*learning_rate \(now 0\.01\)"
+    ):
         fit(tmp_path, model=Breaks())
     assert signal.getsignal(signal.SIGINT) is before
     assert newest_complete(tmp_path).name == "checkpoint-6"
@@ -150,9 +152,10 @@ def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypa
     def fails(*args):
         raise OSError("no space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+    with monkeypatch.context() as patch:
         patch.setattr("ssmlab.training.checkpoints._to_disk", fails)
-        fit(tmp_path / "c", resume=True)
+        with pytest.raises(OSError, match="no space"):
+            fit(tmp_path / "c", resume=True)
     assert newest_complete(tmp_path / "c").name == "checkpoint-8"
     resumed, _ = fit(tmp_path / "c", resume=True)
     assert same(first, resumed)

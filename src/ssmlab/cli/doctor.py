@@ -32,14 +32,15 @@ def _environment(console) -> None:
         "python": f"{sys.executable} on {platform.platform()}",
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} (torch.set_num_threads, OMP_NUM_THREADS)",
-        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, "
-        + (_native.MISSING and "no native kernels" or f"native kernels {_native.isa()}"),
+        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native kernels {_native.isa() or 'none'}",
         "OpenMP": ", ".join(openmp_runtimes()) or "cannot be told on this system",
     }
     for name, value in rows.items():
         console.print(f"  {name:13} {value}", markup=False)
     if len({Path(path).name.split(".")[0].split("-")[0] for path in openmp_runtimes()}) > 1:
-        console.print("  [yellow]OpenMP runtimes of several makers are loaded; their threads get in each other's way[/yellow]")
+        console.print(
+            "  [yellow]OpenMP runtimes of several makers are loaded; their threads get in each other's way[/yellow]"
+        )
 
 
 def openmp_runtimes() -> list[str]:

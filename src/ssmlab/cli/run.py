@@ -7,7 +7,9 @@ import typer
 RECIPE = typer.Argument(
     metavar="RECIPE", help="A packaged recipe (see `ssmlab recipes`), a TOML file, or the folder of a run."
 )
-OVERRIDES = typer.Argument(None, metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50")
+OVERRIDES = typer.Argument(
+    None, metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50"
+)
 SMOKE = typer.Option(False, "--smoke", help="The recipe's tiny form: seconds instead of minutes.")
 DEVICE = typer.Option(None, help="auto, cuda, mps or cpu.")
 OUTPUT = typer.Option(Path("runs"), help="Where run folders are made.")

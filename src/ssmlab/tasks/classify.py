@@ -48,9 +48,7 @@ class Classify:
         weight = None
         if self.class_weights is not None:
             weight = torch.tensor(self.class_weights, device=logits.device)
-        loss = F.cross_entropy(
-            logits, batch["labels"], weight=weight, label_smoothing=self.label_smoothing
-        )
+        loss = F.cross_entropy(logits, batch["labels"], weight=weight, label_smoothing=self.label_smoothing)
         return loss, logits
 
 

@@ -66,17 +66,13 @@ def _per_class(labels, predicted, classes) -> list[Record]:
 
     n = len(labels)
     indices = np.arange(len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=indices, zero_division=0
-    )
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     present = support > 0
     records = []
     for i, name in enumerate(classes):
         count = int(support[i])
         records.append(Record(metric="support", value=count, class_=name, unit="count", n=n))
-        records.append(
-            Record(metric="precision", value=float(precision[i]), class_=name, unit="fraction", n=n)
-        )
+        records.append(Record(metric="precision", value=float(precision[i]), class_=name, unit="fraction", n=n))
         if present[i]:
             hits = round(recall[i] * count)
             records += [
@@ -99,9 +95,7 @@ def _per_class(labels, predicted, classes) -> list[Record]:
     records.append(Record(metric="balanced_accuracy", value=balanced, unit="fraction", n=n))
     counts = confusion_matrix(labels, predicted, labels=indices)
     records += [
-        Record(
-            metric="confusion", value=int(counts[i, j]), class_=f"{true} -> {guess}", unit="count", n=n
-        )
+        Record(metric="confusion", value=int(counts[i, j]), class_=f"{true} -> {guess}", unit="count", n=n)
         for i, true in enumerate(classes)
         for j, guess in enumerate(classes)
     ]

@@ -96,9 +96,7 @@ def train_job(job, recipe, images, placement, *, logs=None, progress=None, resum
 
 def validate(network: nn.Module, task: Classify, recipe: Recipe, images: Images, placement: Placement) -> dict:
     """Accuracy and loss on the validation part."""
-    found = predict(
-        network, task, _tensor(images.val), batch_size=recipe.evaluation.batch_size, placement=placement
-    )
+    found = predict(network, task, _tensor(images.val), batch_size=recipe.evaluation.batch_size, placement=placement)
     records = classification_metrics(found.logits, images.val.labels, task.classes)
     return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
 

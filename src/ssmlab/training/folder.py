@@ -65,6 +65,6 @@ def _check_same(recipe: Recipe, file: Path) -> None:
     ]
     if changed:
         raise UserError(
-            f"{file.parent} was started with {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; resume it as "
-            f"it was with `ssmlab run {file.parent} --resume`, or give the new run a name=..."
+            f"{file.parent} was started with {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; resume it "
+            f"as it was with `ssmlab run {file.parent} --resume`, or give the new run a name=..."
         )

@@ -63,7 +63,11 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "classes": list(data.classes),
         "split_hash": data.split_hash,
         "image_size": config.image_size,
-        "notes": [*data.notes, *warnings, *([f"at most {config.limit} images of each part are used"] if config.limit else [])],
+        "notes": [
+            *data.notes,
+            *warnings,
+            *([f"at most {config.limit} images of each part are used"] if config.limit else []),
+        ],
     }
     return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
 

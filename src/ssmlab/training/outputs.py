@@ -61,9 +61,7 @@ def write_samples(
     listed = []
     for number, i in enumerate(chosen):
         Image.fromarray(images[i]).save(partial / f"{number}.png")
-        said = {
-            model: [classes[int(p[i].argmax())], round(float(p[i].max()), 4)] for model, p in probabilities.items()
-        }
+        said = {model: [classes[int(p[i].argmax())], round(float(p[i].max()), 4)] for model, p in probabilities.items()}
         listed.append({"file": f"{number}.png", "id": ids[i], "label": classes[labels[i]], "predictions": said})
     write_json(partial / "samples.json", listed)
     shutil.rmtree(folder, ignore_errors=True)

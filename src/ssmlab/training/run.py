@@ -22,7 +22,6 @@ from ssmlab.training.outputs import write_json, write_records, write_samples
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import ModelConfig, Recipe
 
-
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
 
 

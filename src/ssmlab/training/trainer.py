@@ -95,7 +95,7 @@ class SsmTrainer(Trainer):
         if not torch.isfinite(loss):
             step, epoch = self.state.global_step + 1, self.state.epoch or 0
             raise UserError(
-                f"{self.label}: the loss is {loss.item()} at step {step} (epoch {epoch:.1f}); the weights before it are "
+                f"{self.label}: the loss is {loss.item()} at step {step} (epoch {epoch:.1f}); the last checkpoint is "
                 f"kept; try a lower training.learning_rate (now {self.learning_rate:g}) or training.precision=float32"
             )
         return loss
@@ -248,7 +248,9 @@ def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, pla
         max_grad_norm=config.clip_norm,
         weight_decay=config.weight_decay,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule if config.warmup == 0 or config.schedule != "constant" else "constant_with_warmup",
+        lr_scheduler_type=config.schedule
+        if config.warmup == 0 or config.schedule != "constant"
+        else "constant_with_warmup",
         warmup_steps=math.ceil(config.warmup * steps),
         seed=seed,
         data_seed=seed,

@@ -62,7 +62,7 @@ def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_i
 
 
 def taps_inside(seq_idx: Tensor | None, x: Tensor, width: int) -> Tensor | None:
-    """(b, l) uint8: how many taps (1..width) of each token stay inside its own sequence; the past counts to the first."""
+    """(b, l) uint8: how many taps (1..width) of a token stay inside its own sequence; the past counts to the first."""
     if seq_idx is None:
         return None
     position = torch.arange(x.shape[2])

@@ -14,15 +14,15 @@ LIBRARY.define(f"causal_conv1d_backward(Tensor gy, Tensor? g_final, {_ARGUMENTS}
 
 def call(backend, differentiable, *arguments):
     """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
-    return (
-        differentiable(*arguments) if differentiates(arguments) else torch.ops.ssmlab.causal_conv1d(*arguments, backend)
-    )
+    if differentiates(arguments):
+        return differentiable(*arguments)
+    return torch.ops.ssmlab.causal_conv1d(*arguments, backend)
 
 
 def _forward(*arguments):
-    *arguments, backend = arguments
+    *inputs, backend = arguments
     module = load("causal_conv1d", backend)
-    return module.conv_forward(*arguments) if backend == "native" else module.differentiable(*arguments)
+    return module.conv_forward(*inputs) if backend == "native" else module.differentiable(*inputs)
 
 
 def _forward_fake(x, weight, bias, activation, initial_state, seq_idx, backend):

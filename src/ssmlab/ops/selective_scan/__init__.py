@@ -42,8 +42,8 @@ def selective_scan(
         dt_bias: added to dt before softplus, (d,).
         initial_state: h before the first token, (b, d, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
-        backend: "native", "chunked" (plain torch, any device) or "reference"; None takes the fastest that can run this call
-            (the environment variable SSMLAB_BACKEND sets another default).
+        backend: "native", "chunked" (plain torch, any device) or "reference"; None takes SSMLAB_BACKEND from the
+            environment, else the fastest that can run this call.
     Returns:
         y (b, d, l) in the dtype of x, and the state after the last step (b, d, n) in float32 (complex64 where A is
         complex; float64 or complex128 where x is float64).
@@ -72,8 +72,8 @@ def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -
             "give one group for every d / g channels"
         )
     if map_.is_complex() != (complex_ and map_.dim() == 2):
-        expected = "complex" if complex_ and map_.dim() == 2 else "real"
+        kind, expected = ("complex", "complex" if map_.dim() == 2 else "real") if complex_ else ("real", "real")
         raise ShapeError(
-            f"selective_scan: {name} {tuple(map_.shape)} must be {expected} for a {'complex' if complex_ else 'real'} A, "
-            f"got {map_.dtype}; constant maps follow A, maps per token are real (real, imaginary interleaved)"
+            f"selective_scan: {name} {tuple(map_.shape)} must be {expected} for a {kind} A, got {map_.dtype}; "
+            "constant maps follow A, maps per token are real (real, imaginary interleaved)"
         )

@@ -52,9 +52,9 @@ def _segment(u, delta, keep, A, B, C, h):
     parts = []
     for begin, end, c in ((0, whole, chunks), (whole, u.shape[2], 1)):
         if begin < end:
-            piece = [_cut(t, begin, end, c) for t in (u, delta, keep[:, None])]
-            maps = [_cut(t, begin, end, c) if t.shape[-1] > 1 else t.unsqueeze(-1) for t in (B, C)]
-            y, h = _chunks(*piece, A[:, :, None], *maps, h)
+            u_, delta_, keep_ = (_cut(t, begin, end, c) for t in (u, delta, keep[:, None]))
+            B_, C_ = (_cut(t, begin, end, c) if t.shape[-1] > 1 else t.unsqueeze(-1) for t in (B, C))
+            y, h = _chunks(u_, delta_, keep_, A[:, :, None], B_, C_, h)
             parts.append(y)
     return torch.cat(parts, dim=-1), h
 
@@ -77,7 +77,7 @@ def _chunks(u, delta, keep, A, B, C, h):
         return decay, decay * state + added
 
     if c > 1:
-        total, state = 1.0, torch.zeros_like(h).unsqueeze(-1)
+        total, state = torch.ones_like(h).unsqueeze(-1), torch.zeros_like(h).unsqueeze(-1)
         for i in range(t):
             decay, state = step(i, state)
             total = total * decay

@@ -22,10 +22,8 @@ def forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):
     """(y, final state, the states before every interval if `save`)."""
-    b, d, l = x.shape
-    n = A.shape[1]
     y, final, saved = outputs(x, A, save)
-    if 0 in (b, d):
+    if 0 in x.shape[:2]:
         return y, final, saved
     A, D, dt_bias, restart = vector(A), vector(D), vector(dt_bias), restarts(seq_idx)
     initial_state = None if initial_state is None else initial_state.float()

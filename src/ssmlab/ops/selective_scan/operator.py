@@ -20,23 +20,22 @@ LIBRARY.define(
 
 def call(backend, differentiable, *arguments):
     """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
-    return (
-        differentiable(*arguments)
-        if differentiates(arguments)
-        else torch.ops.ssmlab.selective_scan(*arguments, False, backend)
-    )[:2]
+    if differentiates(arguments):
+        return differentiable(*arguments)[:2]
+    return torch.ops.ssmlab.selective_scan(*arguments, False, backend)[:2]
 
 
 def _forward(*arguments):
-    *arguments, save, backend = arguments
+    *inputs, save, backend = arguments
     module = load("selective_scan", backend)
     if backend == "native":
-        return module.scan_forward(*arguments, save)
+        return module.scan_forward(*inputs, save)
     with torch.no_grad():
-        y, final = module.differentiable(*arguments)
-    x, state = arguments[0], arguments[9]
-    y = y.clone() if y.data_ptr() == x.data_ptr() else y
-    return y, final.clone() if state is not None and final.data_ptr() == state.data_ptr() else final, x.new_empty(0)
+        y, final = module.differentiable(*inputs)
+    x, state = inputs[0], inputs[9]
+    if state is not None and final.data_ptr() == state.data_ptr():  # no token: an operator may not return an input
+        final = final.clone()
+    return y, final, x.new_empty(0)
 
 
 def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save, backend):

@@ -1,0 +1,51 @@
+# make demo | test | test-all | check | bench | docs-pictures | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-all check bench docs-pictures clean
+
+demo: $(VENV)/.package
+	$(BIN)/ssmlab demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -m "slow or not slow" --durations=15
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/selective_scan.py
+
+docs-pictures: $(VENV)/.package
+	$(BIN)/python docs/screenshot.py runs/demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.package: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.package
+	$(BIN)/python -m pip install -q -e ".[test]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.package
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs

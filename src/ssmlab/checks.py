@@ -11,8 +11,8 @@ def check_shapes(op: str, known: dict[str, int] | None = None, /, **arguments) -
     Args:
         op: the caller's name, which starts the message.
         known: sizes that are fixed already.
-        arguments: `name=(tensor or None, "b d l")`; alternatives are separated by `|`. The first tensor
-            that uses a letter fixes its size; an absent tensor (None) is passed over.
+        arguments: `name=(tensor or None, "b d l")`; a number is a fixed size, alternatives are separated by `|`. The
+            first tensor that uses a letter fixes its size; an absent tensor (None) is passed over.
     Raises:
         ShapeError: a tensor has another number of axes, or a size that disagrees with an earlier one.
     """
@@ -37,9 +37,10 @@ def _match(shape: tuple[int, ...], letters: list[str], sizes: dict[str, int]) ->
         return None
     found: dict[str, int] = {}
     for letter, size in zip(letters, shape, strict=True):
-        if sizes.get(letter, found.get(letter, size)) != size:
+        expected = int(letter) if letter.isdigit() else sizes.get(letter, found.get(letter, size))
+        if expected != size:
             return None
-        if letter not in sizes:
+        if not letter.isdigit() and letter not in sizes:
             found[letter] = size
     return found
 

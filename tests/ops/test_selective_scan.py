@@ -11,7 +11,9 @@ from ops.common import assert_equal_runs, relative_error, rounded, run
 from ssmlab.errors import BackendError, ShapeError
 from ssmlab.ops import _native, selective_scan
 
-FAST = ["chunked", pytest.param("native", marks=pytest.mark.skipif(bool(_native.MISSING), reason="not built"))]
+BUILT = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
+FAST = ["chunked", pytest.param("native", marks=BUILT)]
+LAYOUTS = ("tokens", "channels", "gaps")
 
 
 def make(b, d, l, n, *, groups=None, constant=(), absent=()):
@@ -50,12 +52,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("layout", ["tokens", "channels", "gaps"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend", FAST)
-def test_backend_equals_definition(backend, case, layout):
-    if backend == "chunked" and layout != "tokens":
-        pytest.skip("plain torch: the layout is torch's business")
+@pytest.mark.parametrize(
+    ("backend", "layout"), [("chunked", "tokens"), *(pytest.param("native", x, marks=BUILT) for x in LAYOUTS)]
+)
+def test_backend_equals_definition(backend, layout, case):
     sizes, form, options = CASES[case]
     options = {"dt_softplus": True} | options
     if "seq_idx" in options:

@@ -43,9 +43,10 @@ def _show(console, name: str, depth: int, classes: int, image_size: int | None) 
     total = _count(model)
     tokens = getattr(model, "num_tokens", None)
     title = f"[bold]{escape(name)}[/bold] {escape(describe(name))}: {total:,} parameters"
-    tree = Tree(title + (f", {tokens} tokens" if tokens else ""))
+    console.print(title + (f", {tokens} tokens" if tokens else ""), soft_wrap=True)
+    tree = Tree("", hide_root=True)
     _grow(tree, model, total, depth)
-    console.print(tree, soft_wrap=True)
+    console.print(tree)
 
 
 def _grow(tree, module, total: int, depth: int) -> None:

@@ -7,15 +7,20 @@ namespace {
 
 constexpr int64_t T = SSM_CHUNK;
 
-// Channels are cut into segments inside their groups. The cut depends on the sizes alone, never on the threads or the
-// instruction set, so that sums over segments come out the same everywhere.
+// Channels are cut into segments inside their groups. Each task reads its own lines of every row, so wide segments touch
+// each page less often; what sums over channels needs a cut that depends on the sizes alone, never on the threads or the
+// instruction set, so that its sums come out the same everywhere.
 struct Cut {
     int64_t group, segment, per_group;
-    explicit Cut(const ssm_scan &a) {
+    Cut(const ssm_scan &a, int64_t wanted) {
         group = a.dim / a.groups;
-        int64_t wanted = ceil_div(a.dim * a.batch, 16 * 16) * 16;  // some 16 tasks in all
-        segment = min64(max64(wanted, 16), 256);
+        segment = max64(16, ceil_div(wanted, 16) * 16);
         per_group = max64(1, ceil_div(group, segment));
+    }
+    static Cut by_size(const ssm_scan &a) { return Cut(a, min64(256, ceil_div(a.dim * a.batch, 16))); }  // some 16 tasks
+    static Cut by_threads(const ssm_scan &a) {
+        int64_t share = ceil_div(a.dim * a.batch, max64(1, a.threads));
+        return Cut(a, min64(1024, share >= 256 ? ceil_div(share, 2) : share));  // two tasks a thread even out a busy machine
     }
     int64_t tasks(const ssm_scan &a) const { return a.batch * a.groups * per_group; }
 };

@@ -293,18 +293,18 @@ void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
 
 int64_t floats_per_thread(const ssm_scan &a) {
     Arena arena{nullptr};
-    Buffers m(a, ceil_div(Cut(a).segment, W), arena);
+    Buffers m(a, ceil_div(Cut::by_size(a).segment, W), arena);
     return arena.used;
 }
 
 }  // namespace
 
-int64_t KERNEL(scan_segments)(const ssm_scan *a) { return a->groups * Cut(*a).per_group; }
+int64_t KERNEL(scan_segments)(const ssm_scan *a) { return a->groups * Cut::by_size(*a).per_group; }
 
 int64_t KERNEL(scan_backward_workspace)(const ssm_scan *a) { return floats_per_thread(*a) * max64(1, a->threads); }
 
 void KERNEL(scan_backward)(const ssm_scan *a) {
-    Cut cut(*a);
+    Cut cut = Cut::by_size(*a);
     int64_t per_thread = floats_per_thread(*a);
     PARALLEL_TASKS(a->threads, cut.tasks(*a), run(*a, cut, task, a->workspace + thread * per_thread))
 }

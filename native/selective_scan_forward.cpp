@@ -82,7 +82,7 @@ void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
 
 int64_t floats_per_thread(const ssm_scan &a) {
     Arena arena{nullptr};
-    Buffers m(a, ceil_div(Cut(a).segment, W), arena);
+    Buffers m(a, ceil_div(Cut::by_threads(a).segment, W), arena);
     return arena.used;
 }
 
@@ -91,7 +91,7 @@ int64_t floats_per_thread(const ssm_scan &a) {
 int64_t KERNEL(scan_forward_workspace)(const ssm_scan *a) { return floats_per_thread(*a) * max64(1, a->threads); }
 
 void KERNEL(scan_forward)(const ssm_scan *a) {
-    Cut cut(*a);
+    Cut cut = Cut::by_threads(*a);
     int64_t per_thread = floats_per_thread(*a);
     PARALLEL_TASKS(a->threads, cut.tasks(*a), run(*a, cut, task, a->workspace + thread * per_thread))
 }

@@ -23,6 +23,7 @@ def forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):
     """(y, final state, the states before every interval if `save`)."""
     y, final, saved = outputs(x, A, save)
+    _native.touch(y)
     if 0 in x.shape[:2]:
         return y, final, saved
     A, D, dt_bias, restart = vector(A), vector(D), vector(dt_bias), restarts(seq_idx)
@@ -41,6 +42,8 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     n = A.shape[1]
     gx, gdt = torch.empty_like(x), torch.empty_like(dt)
     gz = x.new_empty(0) if z is None else torch.empty_like(z)
+    for gradient in (gx, gdt, gz):
+        _native.touch(gradient)
     float32 = {"dtype": torch.float32, "device": x.device}
     gA, gh0 = torch.zeros(b, d, n, **float32), torch.zeros(b, d, n, **float32)
     gD, gbias = torch.zeros(b, d, **float32), torch.zeros(b, d, **float32)

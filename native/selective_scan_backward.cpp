@@ -2,14 +2,18 @@
 //
 // With g_t = dL/dh_t:   g_t = C_t gy_t + a_{t+1} g_{t+1},   dC_t = gy_t h_t,   dB_t = g_t delta_t x_t,
 // d(delta x)_t = sum_n g_t B_t,   d(delta)_t = sum_n g_t a_t h_{t-1} A + d(delta x)_t x_t,   dA = sum_t g_t a_t h_{t-1} delta_t.
-// dB and dC sum over channels: lane by lane in a buffer of the task, across lanes once a chunk, across tasks by the
-// caller. No atomics; the cut depends on the sizes alone, so the result does not depend on the number of threads.
+// dB and dC sum over channels: in a buffer of the task, where the lanes of several states share a vector, across lanes
+// once a chunk, across tasks by the caller. No atomics; the cut depends on the sizes alone, so the result does not depend on the number of threads.
 #include "kernels.h"
 #include "scan.h"
 
 namespace {
 
 constexpr int G = W == 16 ? 4 : 2;  // states that are differentiated together
+
+// States in groups of G, then one by one; each has a place of T rows in the buffers of gB and gC.
+INLINE int64_t slots(int64_t n) { return n / G + n % G; }
+INLINE int64_t slot_of(int64_t i, int64_t n) { return i < n / G * G ? i / G : n / G + i % G; }
 
 struct Buffers {
     float *A, *gA, *gh, *gD, *gbias, *h, *starts;
@@ -28,8 +32,8 @@ struct Buffers {
         for (float **p : tokens) *p = m.take(T * W);
         for (float **p : recomputed) *p = m.take(T * G * W);
         // Constant maps have one gradient a channel, as A has; maps per token one a token, summed over the channels.
-        gB = m.take(a.b_constant ? blocks * n * W : T * n * W);
-        gC = m.take(a.c_constant ? blocks * n * W : T * n * W);
+        gB = m.take(a.b_constant ? blocks * n * W : slots(n) * T * W);
+        gC = m.take(a.c_constant ? blocks * n * W : slots(n) * T * W);
     }
 };
 
@@ -87,25 +91,29 @@ INLINE void differentiate_states(const Chunk &k, int64_t i, int64_t t0, int64_t 
     }
     vf g[K], sum_A[K], sum_B[K], sum_C[K];
     for (int j = 0; j < K; j++) g[j] = load(gh + j * W), sum_A[j] = sum_B[j] = sum_C[j] = (vf){};
-    float *gB = m.gB + (ConstB ? k.block * n + i : i) * W, *gC = m.gC + (ConstC ? k.block * n + i : i) * W;
+    float *gB = m.gB + (ConstB ? k.block * n + i : slot_of(i, n) * T) * W;
+    float *gC = m.gC + (ConstC ? k.block * n + i : slot_of(i, n) * T) * W;
     for (int64_t t = t1 - 1; t >= t0; t--) {
         vf gy = load(m.gy + t * W), dx = load(m.dx + t * W), delta = load(m.delta + t * W);
         vf gdx = load(m.gdx + t * W), gdelta = load(m.gdelta + t * W);
         k.ahead.fetch(slot + 4, t);
+        vf gB_t[K], gC_t[K];
         for (int j = 0; j < K; j++) {
             vf state = load(m.state + (t * K + j) * W);
             vf before = t > t0 ? load(m.state + ((t - 1) * K + j) * W) : fresh ? (vf){} : load(h + j * W);
             vf gh_t = g[j] + gy * C.at(t, j);
-            if (ConstC) sum_C[j] += gy * state;
-            else store(gC + (t * n + j) * W, load(gC + (t * n + j) * W) + gy * state);
-            if (ConstB) sum_B[j] += gh_t * dx;
-            else store(gB + (t * n + j) * W, load(gB + (t * n + j) * W) + gh_t * dx);
+            gC_t[j] = gy * state;
+            gB_t[j] = gh_t * dx;
+            if (ConstC) sum_C[j] += gC_t[j];
+            if (ConstB) sum_B[j] += gB_t[j];
             gdx += gh_t * B.at(t, j);
             g[j] = gh_t * load(m.decay + (t * K + j) * W);
             vf decayed = g[j] * before;
             gdelta += decayed * a[j];
             sum_A[j] += decayed * delta;
         }
+        if (!ConstC) store(gC + t * W, load(gC + t * W) + merge<K>(gC_t));
+        if (!ConstB) store(gB + t * W, load(gB + t * W) + merge<K>(gB_t));
         store(m.gdx + t * W, gdx);
         store(m.gdelta + t * W, gdelta);
     }
@@ -226,11 +234,19 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
     return lines;
 }
 
+void sum_slots(float *out, const float *in, int64_t rows, int64_t n) {
+    for (int64_t i = 0; i < n; i += i < n / G * G ? G : 1) {
+        const float *place = in + slot_of(i, n) * T * W;
+        if (i < n / G * G) sum_merged<G>(out + i, place, rows, n);
+        else sum_merged<1>(out + i, place, rows, n);
+    }
+}
+
 void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, const float *starts, int64_t token, int64_t rows) {
     const int64_t n = a.states;
     m.B.load_tokens(task, token, rows), m.C.load_tokens(task, token, rows);
-    if (!a.b_constant) __builtin_memset(m.gB, 0, rows * n * W * sizeof(float));
-    if (!a.c_constant) __builtin_memset(m.gC, 0, rows * n * W * sizeof(float));
+    if (!a.b_constant) __builtin_memset(m.gB, 0, slots(n) * T * W * sizeof(float));
+    if (!a.c_constant) __builtin_memset(m.gC, 0, slots(n) * T * W * sizeof(float));
     for (int64_t k = 0; k < task.blocks; k++) {
         __builtin_memcpy(m.h, starts + k * n * W, n * W * sizeof(float));
         const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
@@ -241,8 +257,8 @@ void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, 
         leave(chunk);
     }
     int64_t row = ((task.segment * a.batch + task.b) * a.length + token) * n;
-    if (!a.b_constant) sum_lanes(a.gB + row, m.gB, rows * n);
-    if (!a.c_constant) sum_lanes(a.gC + row, m.gC, rows * n);
+    if (!a.b_constant) sum_slots(a.gB + row, m.gB, rows, n);
+    if (!a.c_constant) sum_slots(a.gC + row, m.gC, rows, n);
 }
 
 void start(const ssm_scan &a, const Task &task, const Buffers &m) {

@@ -205,4 +205,31 @@ INLINE void transpose(vf r[W]) {
     }
 }
 
+// Sum halves of lanes: K vectors become one, in which W / K neighbouring lanes hold what is left of each.
+INLINE vf merge_lanes(vf a, vf b) {
+#if W == 16
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+#elif W == 8
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+#endif
+}
+INLINE vf merge_quarters(vf ab, vf cd) {
+#if W == 16
+    return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#elif W == 8
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5, 8, 9, 12, 13) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7, 10, 11, 14, 15);
+#else
+    return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+#endif
+}
+template <int K> INLINE vf merge(const vf *v) {
+    if constexpr (K == 4) return merge_quarters(merge_lanes(v[0], v[1]), merge_lanes(v[2], v[3]));
+    else if constexpr (K == 2) return merge_lanes(v[0], v[1]);
+    else return v[0];
+}
+
 }  // namespace

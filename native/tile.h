@@ -120,22 +120,25 @@ INLINE void load_matrix(float *out, const ssm_tensor &t, int64_t offset, int64_t
     else load_matrix_as(out, (const f16 *)t.data + offset, rows, columns, row_stride, column_stride);
 }
 
-// out[r] = sum over the lanes of in[r][.]
-INLINE void sum_lanes(float *out, const float *in, int64_t rows) {
+// out[r * stride + k] = sum over the W / K lanes that `merge<K>` left of state k in row r.
+template <int K> INLINE void sum_merged(float *out, const float *in, int64_t rows, int64_t stride) {
     int64_t r = 0;
     for (; r + W <= rows; r += W) {
         vf v[W];
         for (int i = 0; i < W; i++) v[i] = load(in + (r + i) * W);
-        transpose(v);
-        for (int half = W / 2; half; half /= 2)
-            for (int i = 0; i < half; i++) v[i] += v[i + half];
-        store(out + r, v[0]);
+        transpose(v);  // v[lane] holds that lane of W rows
+        for (int k = 0; k < K; k++) {
+            vf sum = v[k * (W / K)];
+            for (int i = 1; i < W / K; i++) sum += v[k * (W / K) + i];
+            for (int i = 0; i < W; i++) out[(r + i) * stride + k] = sum[i];
+        }
     }
-    for (; r < rows; r++) {
-        float s = 0;
-        for (int i = 0; i < W; i++) s += in[r * W + i];
-        out[r] = s;
-    }
+    for (; r < rows; r++)
+        for (int k = 0; k < K; k++) {
+            float sum = 0;
+            for (int i = 0; i < W / K; i++) sum += in[r * W + k * (W / K) + i];
+            out[r * stride + k] = sum;
+        }
 }
 
 INLINE vf load_lanes(const float *p, int lanes) {

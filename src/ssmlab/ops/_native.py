@@ -124,7 +124,7 @@ def vector(tensor: Tensor | None) -> Tensor | None:
 
 
 def touch(tensor: Tensor) -> None:
-    """Write one element of every page of a large new tensor, so that the threads of a scan, which share each row, do not
+    """Write one element of every page of a large new tensor, so that the threads of a scan, which share rows, do not
     wait for one another while the system hands out its pages: that doubled the time of a scan over 10^6 tokens."""
     size = tensor.element_size()
     if tensor.numel() * size > FRESH:

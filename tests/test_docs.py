@@ -150,7 +150,9 @@ def test_a_record_has_the_fields_that_the_page_lists():
 def command_lines(page: Path) -> list[list[str]]:
     """Every command of the shell blocks, and every one in backticks, as words."""
     prose, blocks = split(page)
-    lines = [line for block in blocks if block.language in SHELLS for line in block.text.replace("\\\n", " ").split("\n")]
+    lines = [
+        line for block in blocks if block.language in SHELLS for line in block.text.replace("\\\n", " ").split("\n")
+    ]
     lines += [text for text in re.findall(r"`([^`\n]+)`", prose) if text.startswith(("ssmlab ", "make ", "SSMLAB_"))]
     found = []
     for line in lines:

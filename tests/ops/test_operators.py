@@ -78,12 +78,13 @@ def test_exports_with_a_dynamic_length():
 def test_functional_gradients_and_vmap():
     x, dt, A, B, C, *_ = scan_arguments()
 
-    def loss(A, x):
-        return selective_scan(x, dt[:1], A, B[:1], C[:1])[0].sin().sum()
+    def loss(A, x, backend=None):
+        return selective_scan(x, dt[:1], A, B[:1], C[:1], backend=backend)[0].sin().sum()
 
     each = torch.func.vmap(torch.func.grad(loss), (None, 0))(A, x[:, None])
     for i in range(2):
         torch.testing.assert_close(each[i], torch.func.grad(loss)(A, x[i : i + 1]))
+    torch.testing.assert_close(torch.func.grad(lambda A: loss(A, x[:1], "chunked"))(A), each[0], atol=1e-4, rtol=1e-4)
     with pytest.raises(RuntimeError, match="forward|jvp"):  # never a silent zero tangent
         torch.func.jvp(lambda A: loss(A, x[:1]), (A,), (A,))
 

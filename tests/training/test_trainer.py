@@ -17,7 +17,7 @@ from ssmlab.training.device import Placement, choose_placement
 from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import TrainingConfig
-from ssmlab.training.trainer import Images, train
+from ssmlab.training.trainer import Images, length, train
 
 CPU = Placement(device="cpu")
 
@@ -192,6 +192,14 @@ def test_the_estimate_touches_nothing():
     with untouched(model):
         few, many = estimate(10, 0), estimate(100_000, 0)
     assert 0 < few < many and estimate(0, 1000) > 0
+
+
+def test_small_data_get_more_epochs(tmp_path):
+    assert length(TrainingConfig(epochs=3, batch_size=8), 50) == (3, 18)
+    assert length(TrainingConfig(epochs=3, batch_size=8, min_steps=20), 50) == (4, 24)
+    assert length(TrainingConfig(epochs=3, batch_size=64), 50) == (3, 3)
+    _, trained = fit(tmp_path, epochs=1, min_steps=7)
+    assert trained.steps == 12 and trained.epoch == 2
 
 
 def test_devices():

@@ -57,8 +57,13 @@ def _from_environment(backends: tuple[str, ...]) -> str | None:
 
 
 def active_backend(op: str) -> str:
-    """The backend that a float32 call on the CPU takes."""
-    return next(name for name, usable, _ in _explain(op) if usable)
+    """The backend that a float32 call on the CPU takes.
+
+    Raises:
+        BackendError: SSMLAB_BACKEND asks for one that cannot run here.
+    """
+    asked = _from_environment(BACKENDS[op])
+    return choose(op, (), asked).__name__.rsplit(".", 1)[-1]
 
 
 def explain_backends() -> list[tuple[str, str, bool, str]]:

@@ -36,7 +36,7 @@ def _open() -> ctypes.CDLL:
     """Load the library and choose its instruction set.
 
     Raises:
-        BackendError: it was not built, cannot be loaded, or SSMLAB_ISA names an instruction set that is not there.
+        BackendError: it was not built or cannot be loaded.
     """
     import ssmlab
 
@@ -58,13 +58,16 @@ def _open() -> ctypes.CDLL:
     wanted = os.environ.get("SSMLAB_ISA")
     if wanted and lib.ssm_set_isa(wanted.encode()):
         fastest = lib.ssm_isa().decode()
-        raise BackendError(f"SSMLAB_ISA={wanted}: this machine or build has no such kernels; the fastest is {fastest}")
+        global REFUSED
+        REFUSED = f"SSMLAB_ISA={wanted}: this machine or build has no such kernels; the fastest is {fastest}"
     return lib
 
 
-# Opened at import, so that compilers that trace a call find a loaded library. MISSING says why there is none.
+# Opened at import, so that compilers that trace a call find a loaded library. MISSING says why there is none, REFUSED
+# that SSMLAB_ISA asks for what is not there: an error of every call, since what is asked for by name runs or says why not.
 LIBRARY: ctypes.CDLL | None = None
 MISSING: str | None = None
+REFUSED: str | None = None
 try:
     LIBRARY = _open()
 except BackendError as error:
@@ -88,7 +91,13 @@ def isa() -> str | None:
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
-    """Why the native kernels cannot take these tensors, or None."""
+    """Why the native kernels cannot take these tensors, or None.
+
+    Raises:
+        BackendError: SSMLAB_ISA names an instruction set that is not there.
+    """
+    if REFUSED is not None:
+        raise BackendError(REFUSED)
     if MISSING is not None:
         return MISSING
     for tensor in tensors:

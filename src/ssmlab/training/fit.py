@@ -60,14 +60,15 @@ def estimate(job, recipe: Recipe, images: Images, placement: Placement) -> float
     network = build(job.model, recipe, images, job.seed, bare=True)
     config = recipe.training
     few = slice(0, config.batch_size)
+    epochs, steps = trainer.length(config, len(images.train.labels))
     return estimate_seconds(
         network,
         task_of(recipe, images, network, job.model),
         config,
         _tensor(images.train, few),
         torch.from_numpy(images.train.labels[few]),
-        steps=config.epochs * trainer.steps_per_epoch(len(images.train.labels), config.batch_size),
-        evaluated=config.epochs * len(images.val.labels) + len(images.test.labels),
+        steps=steps,
+        evaluated=epochs * len(images.val.labels) + len(images.test.labels),
         placement=placement,
     )
 

@@ -46,6 +46,7 @@ class TrainingConfig(_Table):
     """How every model of the recipe is trained."""
 
     epochs: int = Field(10, ge=1)
+    min_steps: int = Field(0, ge=0)  # small data get more epochs, until there are so many steps
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)

@@ -231,16 +231,21 @@ def decayed(model: nn.Module) -> list[str]:
     ]
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches only, so that no batch of one image meets a batch norm; a part smaller than a batch is one."""
-    return max(images // batch_size, 1)
+def length(config: TrainingConfig, images: int) -> tuple[int, int]:
+    """Epochs, and all optimisation steps, for so many training images.
+
+    Whole batches only, so that no batch of one image meets a batch norm; a part smaller than a batch is one batch.
+    """
+    per_epoch = max(images // config.batch_size, 1)
+    epochs = max(config.epochs, math.ceil(config.min_steps / per_epoch))
+    return epochs, epochs * per_epoch
 
 
 def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, placement: Placement):
-    steps = steps_per_epoch(images, config.batch_size) * config.epochs
+    epochs, steps = length(config, images)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=config.epochs,
+        num_train_epochs=epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=max(config.batch_size, 64),
         dataloader_drop_last=images >= config.batch_size,

@@ -31,10 +31,12 @@ def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, se
     h = A.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(A.dtype)
     pieces = [part.split(SEGMENT, dim=-1) for part in (u, delta, keeps_state(seq_idx, x))]
     maps = [map_.split(SEGMENT, dim=-1) if map_.shape[-1] > 1 else [map_] * len(pieces[0]) for map_ in (B, C)]
+    # torch.func's transforms refuse the hooks of checkpointing; under them the states of all segments are kept.
+    recompute = torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
     outputs = []
     if x.shape[2] > 0:
         for u_, delta_, keep, B_, C_ in zip(*pieces, *maps, strict=True):
-            if torch.is_grad_enabled():  # the states of a segment exist only while it is differentiated
+            if recompute:  # the states of a segment exist only while it is differentiated
                 y, h = checkpoint(_segment, u_, delta_, keep, A, B_, C_, h, use_reentrant=False)
             else:
                 y, h = _segment(u_, delta_, keep, A, B_, C_, h)

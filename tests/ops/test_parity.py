@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import parity
 import pytest
+
+import parity
 
 FOLDER = Path(__file__).parent.parent / "parity_data"
 ROOT, CASES = parity.cases_in(FOLDER)

@@ -64,7 +64,7 @@ def _open() -> ctypes.CDLL:
 
 
 # Opened at import, so that compilers that trace a call find a loaded library. MISSING says why there is none, REFUSED
-# that SSMLAB_ISA asks for what is not there: an error of every call, since what is asked for by name runs or says why not.
+# that SSMLAB_ISA asks for what is not there: an error of every call: what is asked for by name runs or says why not.
 LIBRARY: ctypes.CDLL | None = None
 MISSING: str | None = None
 REFUSED: str | None = None

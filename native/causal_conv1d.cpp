@@ -29,7 +29,7 @@ struct Window {
 };
 Window window(const ssm_conv &a, const ssm_tensor &t, int64_t b, int64_t c, int lanes, int64_t token, int64_t rows, float *scratch) {
     if (token >= 0) {
-        Rows r = rows_of(t, b, c, token, rows, lanes, scratch);
+        Rows r = rows_of(t, {b, c, token, rows, lanes, 0}, scratch);
         return {r.p, r.stride};
     }
     int64_t missing = min64(-token, rows), past = a.width - 1 + token;
@@ -79,11 +79,12 @@ void forward(const ssm_conv &a, const Task &task, float *workspace) {
         int lanes = (int)min64(W, task.last - c);
         load_filter(a, c, lanes, w, &bias);
         Window x = window(a, a.x, task.b, c, lanes, task.token - (a.width - 1), task.rows + a.width - 1, in);
-        OutRows y = out_rows(a.y, task.b, c, task.token, lanes, out);
+        const Place at{task.b, c, task.token, task.rows, lanes, 0};
+        OutRows y = out_rows(a.y, at, out);
         if (a.width == 4) forward_any<4>(a, x, w, bias, taps, y, task.rows);
         else if (a.width == 3) forward_any<3>(a, x, w, bias, taps, y, task.rows);
         else forward_any<0>(a, x, w, bias, taps, y, task.rows);
-        flush(a.y, task.b, c, task.token, task.rows, lanes, out);
+        flush(a.y, at, out);
     }
 }
 
@@ -97,7 +98,7 @@ void backward_block(const ssm_conv &a, const Task &task, int64_t c, float *in, f
     load_filter(a, c, lanes, w, &bias);
     for (int k = 0; k <= width; k++) gw[k] = (vf){};
     Window x = window(a, a.x, task.b, c, lanes, task.token - (width - 1), reach + width - 1, in);
-    Rows gy = rows_of(a.gy, task.b, c, task.token, reach, lanes, gin);
+    Rows gy = rows_of(a.gy, {task.b, c, task.token, reach, lanes, 0}, gin);
     for (int64_t t = 0; t < reach; t++) {
         int from = taps ? width - taps[t] : 0;
         vf gt = gy.at(t);

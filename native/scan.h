@@ -53,10 +53,19 @@ struct Map {
         for (int64_t k = 0; k < task.blocks; k++)
             load_tile(values + k * n * W, *t, task.channel(k) * t->stride[0], n, task.lanes(k), t->stride[2], t->stride[0]);
     }
-    MEMBER void load_tokens(const Task &task, int64_t token, int64_t rows) const {
+    MEMBER void load_tokens(const Task &task, int64_t token, int64_t rows, int64_t inner) const {
         if (constant) return;
-        int64_t offset = task.b * t->stride[0] + task.g * t->stride[1] + token * t->stride[3];
-        load_matrix(values, *t, offset, rows, n, t->stride[3], t->stride[2]);
+        const int64_t base = task.b * t->stride[0];
+        if (!inner) {
+            load_matrix(values, *t, base + task.g * t->stride[1] + token * t->stride[3], rows, n, t->stride[3], t->stride[2]);
+            return;
+        }
+        for (int64_t row = 0, count; row < rows; row += count) {  // lines of a plane
+            const int64_t outer = (token + row) / inner, along = (token + row) % inner;
+            count = min64(inner - along, rows - row);
+            load_matrix(values + row * n, *t, base + outer * t->stride[1] + along * t->stride[3], count, n, t->stride[3],
+                        t->stride[2]);
+        }
     }
     MEMBER const float *block(int64_t k) const { return constant ? values + k * n * W : values; }
 };

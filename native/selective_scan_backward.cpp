@@ -47,9 +47,8 @@ struct Chunk {  // one block of channels over one chunk of tokens
     MEMBER int64_t n() const { return a.states; }
     MEMBER int64_t c() const { return task.channel(block); }
     MEMBER int lanes() const { return task.lanes(block); }
-    MEMBER Rows read(const ssm_tensor &t, float *scratch) const {
-        return rows_of(t, task.b, c(), token, rows, lanes(), scratch);
-    }
+    MEMBER Place place() const { return {task.b, c(), token, rows, lanes(), a.inner}; }
+    MEMBER Rows read(const ssm_tensor &t, float *scratch) const { return rows_of(t, place(), scratch); }
 };
 
 // delta, delta x and, in y, the skip; `raw` keeps the step size before softplus for its derivative.
@@ -174,33 +173,37 @@ void enter(const Chunk &k) {
 // From d(delta x) and d(delta) to the gradients of x, dt, z, D and the bias. `gdelta` came in units of log2(e).
 void leave(const Chunk &k) {
     const Buffers &m = k.m;
+    const Place at = k.place();
     Rows x = k.read(k.a.x, m.x);
     vf skip = load_lanes(k.a.D ? k.a.D + k.c() : nullptr, k.lanes());
     vf gD = load(m.gD + k.block * W), gbias = load(m.gbias + k.block * W);
-    OutRows gx = out_rows(k.a.gx, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    OutRows gx = out_rows(k.a.gx, at, m.out);
+    Rows before = k.a.accumulate ? k.read(k.a.gx, m.z) : x;
     for (int64_t t = 0; t < k.rows; t++) {
-        vf gy = load(m.gy + t * W), gdx = load(m.gdx + t * W);
-        store(gx.p + t * gx.stride, k.a.D ? gdx * load(m.delta + t * W) + gy * skip : gdx * load(m.delta + t * W));
+        vf gy = load(m.gy + t * W), g = load(m.gdx + t * W) * load(m.delta + t * W);
+        if (k.a.D) g += gy * skip;
+        if (k.a.accumulate) g += before.at(t);
+        store(gx.p + t * gx.stride, g);
         gD += gy * x.at(t);
     }
-    flush(k.a.gx, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
-    OutRows gdt = out_rows(k.a.gdt, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    flush(k.a.gx, at, m.out);
+    OutRows gdt = out_rows(k.a.gdt, at, m.out);
     for (int64_t t = 0; t < k.rows; t++) {
         vf g = load(m.gdelta + t * W) * (1.f / LOG2E) + load(m.gdx + t * W) * x.at(t);
         if (k.a.softplus) g *= sigmoid(load(m.raw + t * W));
         store(gdt.p + t * gdt.stride, g);
         gbias += g;
     }
-    flush(k.a.gdt, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
+    flush(k.a.gdt, at, m.out);
     store(m.gD + k.block * W, gD), store(m.gbias + k.block * W, gbias);
     if (!k.a.z.data) return;
     Rows z = k.read(k.a.z, m.z), gout = k.read(k.a.gy, m.gout);
-    OutRows gz = out_rows(k.a.gz, k.task.b, k.c(), k.token, k.lanes(), m.out);
+    OutRows gz = out_rows(k.a.gz, at, m.out);
     for (int64_t t = 0; t < k.rows; t++) {
         vf v = z.at(t), s = sigmoid(v);
         store(gz.p + t * gz.stride, gout.at(t) * load(m.y + t * W) * s * (1.f + v * (1.f - s)));
     }
-    flush(k.a.gz, k.task.b, k.c(), k.token, k.rows, k.lanes(), m.out);
+    flush(k.a.gz, at, m.out);
 }
 
 void load_saved(const ssm_scan &a, const Task &task, int64_t block, int64_t interval, float *h) {
@@ -213,7 +216,7 @@ void replay(const ssm_scan &a, const Task &task, const Buffers &m, int64_t inter
     const int64_t n = a.states, size = n * W;
     for (int64_t k = 0; k < task.blocks; k++) load_saved(a, task, k, interval, m.starts + k * size);
     for (int64_t token = begin, s = 0; token + T < end; token += T, s++) {
-        m.B.load_tokens(task, token, T), m.C.load_tokens(task, token, T);
+        m.B.load_tokens(task, token, T, a.inner), m.C.load_tokens(task, token, T, a.inner);
         const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
         for (int64_t k = 0; k < task.blocks; k++) {
             float *from = m.starts + (s * task.blocks + k) * size, *to = m.starts + ((s + 1) * task.blocks + k) * size;
@@ -229,6 +232,7 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
     bool last = block + 1 == task.blocks;
     int64_t c = task.channel(last ? 0 : block + 1), next = last ? max64(0, token - T) : token;
     Ahead lines(a.A);
+    if (a.inner) return lines;
     const ssm_tensor *tensors[] = {&a.x, &a.dt, &a.gy, &a.z, &a.gx, &a.gdt, &a.gz};
     for (int i = 0; i < 7; i++) lines.add(i, *tensors[i], task.b, c, next);
     return lines;
@@ -244,7 +248,7 @@ void sum_slots(float *out, const float *in, int64_t rows, int64_t n) {
 
 void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, const float *starts, int64_t token, int64_t rows) {
     const int64_t n = a.states;
-    m.B.load_tokens(task, token, rows), m.C.load_tokens(task, token, rows);
+    m.B.load_tokens(task, token, rows, a.inner), m.C.load_tokens(task, token, rows, a.inner);
     if (!a.b_constant) __builtin_memset(m.gB, 0, slots(n) * T * W * sizeof(float));
     if (!a.c_constant) __builtin_memset(m.gC, 0, slots(n) * T * W * sizeof(float));
     for (int64_t k = 0; k < task.blocks; k++) {

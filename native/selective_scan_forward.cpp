@@ -25,6 +25,7 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
     bool last = block + 1 == task.blocks;
     int64_t c = task.channel(last ? 0 : block + 1), next = last ? token + T : token;
     Ahead lines(a.A);
+    if (a.inner) return lines;  // the lines of a plane are short, and mostly in the cache already
     lines.add(0, a.x, task.b, c, next), lines.add(1, a.dt, task.b, c, next);
     lines.add(2, a.z, task.b, c, next), lines.add(3, a.y, task.b, c, next);
     return lines;
@@ -33,7 +34,8 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
 void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block, int64_t token, int64_t rows) {
     int lanes = task.lanes(block);
     int64_t c = task.channel(block), n = a.states;
-    Rows x = rows_of(a.x, task.b, c, token, rows, lanes, m.x), dt = rows_of(a.dt, task.b, c, token, rows, lanes, m.dt);
+    const Place at{task.b, c, token, rows, lanes, a.inner};
+    Rows x = rows_of(a.x, at, m.x), dt = rows_of(a.dt, at, m.dt);
     vf bias = load_lanes(a.dt_bias ? a.dt_bias + c : nullptr, lanes), skip = load_lanes(a.D ? a.D + c : nullptr, lanes);
     for (int64_t t = 0; t < rows; t++) {
         vf d = dt.at(t) + bias, u = x.at(t);
@@ -44,14 +46,18 @@ void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block,
     }
     const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
     advance(m.B, m.C, block, m.delta, m.dx, m.y, m.A + block * n * W, m.h + block * n * W, n, rows, restart, ahead(a, task, block, token));
-    OutRows y = out_rows(a.y, task.b, c, token, lanes, m.y);
+    const OutRows out = out_rows(a.y, at, m.y), y = a.accumulate ? OutRows{m.y, W} : out;
     if (a.z.data) {
-        Rows z = rows_of(a.z, task.b, c, token, rows, lanes, m.z);
+        Rows z = rows_of(a.z, at, m.z);
         for (int64_t t = 0; t < rows; t++) store(y.p + t * y.stride, load(m.y + t * W) * z.at(t) * sigmoid(z.at(t)));
     } else if (y.p != m.y) {
         for (int64_t t = 0; t < rows; t++) store(y.p + t * y.stride, load(m.y + t * W));
     }
-    flush(a.y, task.b, c, token, rows, lanes, m.y);
+    if (a.accumulate) {
+        Rows before = rows_of(a.y, at, m.x);
+        for (int64_t t = 0; t < rows; t++) store(out.p + t * out.stride, load(m.y + t * W) + before.at(t));
+    }
+    flush(a.y, at, m.y);
 }
 
 void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
@@ -70,7 +76,7 @@ void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
     }
     for (int64_t token = 0; token < a.length; token += T) {
         int64_t rows = min64(T, a.length - token);
-        m.B.load_tokens(task, token, rows), m.C.load_tokens(task, token, rows);
+        m.B.load_tokens(task, token, rows, a.inner), m.C.load_tokens(task, token, rows, a.inner);
         for (int64_t k = 0; k < task.blocks; k++) {
             if (a.saved && token % a.interval == 0) save_state(a, task, k, token, m.h + k * n * W);
             chunk(a, task, m, k, token, rows);

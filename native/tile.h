@@ -69,20 +69,38 @@ INLINE void store_tile(const ssm_tensor &t, int64_t offset, const float *in, int
     else store_tile_as((f16 *)t.data + offset, in, rows, lanes, row_stride, lane_stride);
 }
 
+// Tokens `token` .. `token + rows` of one block of channels, in one line (inner == 0) or as points of a plane.
+struct Place {
+    int64_t b, c, token, rows;
+    int lanes;
+    int64_t inner;
+    MEMBER int64_t offset(const ssm_tensor &t) const { return b * t.stride[0] + c * t.stride[1] + token * t.stride[2]; }
+    MEMBER bool direct(const ssm_tensor &t) const {
+        return t.dtype == SSM_FLOAT32 && t.stride[1] == 1 && lanes == W && !inner;
+    }
+    // The pieces that lie in one line of the plane: f(first row, rows, element offset, stride from row to row).
+    template <class F> MEMBER void lines(const ssm_tensor &t, F f) const {
+        if (!inner) return f((int64_t)0, rows, offset(t), t.stride[2]);
+        const int64_t base = b * t.stride[0] + c * t.stride[1];
+        for (int64_t row = 0, count; row < rows; row += count) {
+            const int64_t outer = (token + row) / inner, along = (token + row) % inner;
+            count = min64(inner - along, rows - row);
+            f(row, count, base + outer * t.stride[2] + along * t.stride[3], t.stride[3]);
+        }
+    }
+};
+
 // Rows of W channels: the tensor itself where it is channel-contiguous float32, else a copy in `scratch`.
 struct Rows {
     const float *p;
     int64_t stride;
     MEMBER vf at(int64_t row) const { return load(p + row * stride); }
 };
-
-INLINE bool direct(const ssm_tensor &t, int lanes) { return t.dtype == SSM_FLOAT32 && t.stride[1] == 1 && lanes == W; }
-
-// Tokens t .. t + rows of channels c .. c + lanes of a (b, d, l) tensor.
-INLINE Rows rows_of(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int64_t rows, int lanes, float *scratch) {
-    int64_t offset = b * t.stride[0] + c * t.stride[1] + token * t.stride[2];
-    if (direct(t, lanes)) return {(const float *)t.data + offset, t.stride[2]};
-    load_tile(scratch, t, offset, rows, lanes, t.stride[2], t.stride[1]);
+INLINE Rows rows_of(const ssm_tensor &t, const Place &at, float *scratch) {
+    if (at.direct(t)) return {(const float *)t.data + at.offset(t), t.stride[2]};
+    at.lines(t, [&](int64_t row, int64_t count, int64_t offset, int64_t stride) {
+        load_tile(scratch + row * W, t, offset, count, at.lanes, stride, t.stride[1]);
+    });
     return {scratch, W};
 }
 
@@ -91,14 +109,15 @@ struct OutRows {
     float *p;
     int64_t stride;
 };
-INLINE OutRows out_rows(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int lanes, float *scratch) {
-    int64_t offset = b * t.stride[0] + c * t.stride[1] + token * t.stride[2];
-    if (direct(t, lanes)) return {(float *)t.data + offset, t.stride[2]};
+INLINE OutRows out_rows(const ssm_tensor &t, const Place &at, float *scratch) {
+    if (at.direct(t)) return {(float *)t.data + at.offset(t), t.stride[2]};
     return {scratch, W};
 }
-INLINE void flush(const ssm_tensor &t, int64_t b, int64_t c, int64_t token, int64_t rows, int lanes, const float *scratch) {
-    if (direct(t, lanes)) return;
-    store_tile(t, b * t.stride[0] + c * t.stride[1] + token * t.stride[2], scratch, rows, lanes, t.stride[2], t.stride[1]);
+INLINE void flush(const ssm_tensor &t, const Place &at, const float *scratch) {
+    if (at.direct(t)) return;
+    at.lines(t, [&](int64_t row, int64_t count, int64_t offset, int64_t stride) {
+        store_tile(t, offset, scratch + row * W, count, at.lanes, stride, t.stride[1]);
+    });
 }
 
 template <class E>

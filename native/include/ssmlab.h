@@ -29,10 +29,13 @@ typedef struct {
 
 /* Forward and backward of the selective scan. Tensors marked [f32] are contiguous float32.
  * B and C are per token, axes (b, g, n, l), or constant where the flag is set, axes (d, -, n, -).
+ * Token t lies at t * stride[2]; where `inner` > 0 the tokens are the points of a plane, read in lines of `inner`, and
+ * token t lies at (t / inner) * stride[2] + (t % inner) * stride[3]; B and C then have axes (b, outer, n, inner).
+ * With `accumulate` y, and in the backward pass gx, are added to instead of written.
  * `interval` is the distance in tokens between saved states, a multiple of SSM_CHUNK. */
 typedef struct {
-    int64_t batch, dim, length, states, groups, b_constant, c_constant, softplus, interval, threads;
-    ssm_tensor x, dt, z, y;   /* (b, d, l) */
+    int64_t batch, dim, length, states, groups, b_constant, c_constant, softplus, interval, threads, inner, accumulate;
+    ssm_tensor x, dt, z, y;   /* (b, d, l), or (b, d, outer, inner) */
     ssm_tensor B, C;
     float *A, *D, *dt_bias;   /* [f32] (d, n), (d), (d) */
     ssm_tensor h0;            /* (b, d, n), any strides, float32 */

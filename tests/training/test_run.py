@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ssmlab.errors import ModelError, UserError
+from ssmlab.errors import DataError, ModelError, RecipeError, UserError
 from ssmlab.models import load_model
 from ssmlab.reports.record import read_records
 from ssmlab.training import list_recipes, load_recipe
@@ -249,7 +249,35 @@ def test_a_wrong_option_is_told_before_training(tmp_path):
     log = Log()
     with pytest.raises(ModelError, match="has no option 'dept'; did you mean depth"):
         run_recipe(load_recipe(DIGITS, [*SMALL, "models.1.options.dept=2"], smoke=True), output=tmp_path, progress=log)
-    assert "resnet_test" not in log.titles
+    assert "resnet_test" not in log.titles and not (tmp_path / "small").exists()
+
+
+def test_wrong_data_cost_no_earlier_run(smoke, tmp_path):
+    recipe = load_recipe(DIGITS, [f"data.path={tmp_path / 'nothing'}", f"name={smoke[0].name}"], smoke=True)
+    before = (smoke[0] / "run.json").read_bytes()
+    with pytest.raises(DataError, match="no such file or folder"):
+        run_recipe(recipe, output=smoke[0].parent, overwrite=True)
+    assert (smoke[0] / "run.json").read_bytes() == before
+    with pytest.raises(DataError):
+        run_recipe(recipe, output=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_is_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a run is one process"):
+        run_recipe(load_recipe(DIGITS, smoke=True), output=tmp_path)
+
+
+def test_weights_of_another_run(smoke, tmp_path, no_report):
+    trained = smoke[0] / "models" / "resnet_test"
+    changes = [*SMALL, f"models.0.weights={trained}", "training.learning_rate=1e-12", "training.epochs=1"]
+    folder = run_recipe(load_recipe(DIGITS, changes, smoke=True), output=tmp_path)
+    a, b = (load_file(path / "model.safetensors") for path in (trained, folder / "models" / "resnet_test"))
+    key = next(key for key, value in a.items() if value.ndim == 4)
+    assert torch.allclose(a[key], b[key], atol=1e-6)
+    with pytest.raises(RecipeError, match="weights nowhere.pth: no such file or folder"):
+        load_recipe(DIGITS, ["models.0.weights=nowhere.pth"])
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from ssmlab.errors import BackendError
 BACKENDS = {
     "selective_scan": ("native", "chunked", "reference"),
     "causal_conv1d": ("native", "reference"),
+    "directional_scan": ("native", "chunked", "reference"),
 }
 NAMES = ("native", "chunked", "reference")
 

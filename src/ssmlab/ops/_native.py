@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 1  # of the C interface in native/include/ssmlab.h
+VERSION = 2  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CHUNK = 64  # SSM_CHUNK
 PAGE, FRESH = 4096, 2**25  # bytes; an allocation above 32 MiB is always fresh memory in glibc's allocator

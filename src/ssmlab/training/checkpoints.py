@@ -67,6 +67,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _to_disk(path: Path) -> None:
     """Have the system write it out, so that a power cut after the rename leaves no empty file."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

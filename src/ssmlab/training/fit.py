@@ -22,15 +22,16 @@ from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import ModelConfig, Recipe
 
 
-def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int, *, bare: bool = False) -> nn.Module:
-    """The network of a recipe's model with its initial weights; `bare` leaves out reading weights."""
+def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int) -> nn.Module:
+    """The network of a recipe's model with its initial weights."""
     set_seed(seed)
+    weights = Path(model.weights) if model.weights else None
     return create_model(
         model.name,
         num_classes=len(images.classes),
         image_size=recipe.data.image_size,
-        pretrained=model.pretrained and not bare,
-        weights=(model.weights or None) if not bare else None,
+        pretrained=model.pretrained,
+        weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
         **model.options,
     )
 
@@ -56,8 +57,8 @@ def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConf
 
 
 def estimate(job, recipe: Recipe, images: Images, placement: Placement) -> float:
-    """Seconds that training and testing the model will take."""
-    network = build(job.model, recipe, images, job.seed, bare=True)
+    """Seconds that training and testing the model will take. Whatever cannot be built is told here, before training."""
+    network = build(job.model, recipe, images, job.seed)
     config = recipe.training
     few = slice(0, config.batch_size)
     epochs, steps = trainer.length(config, len(images.train.labels))

@@ -1,4 +1,4 @@
-"""A run's folder: opened without ever losing a run that is already there."""
+"""A run's folder: checked first, made when everything else is in order, and never at the cost of another run."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from ssmlab.training.recipe import Recipe
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
 
 
-def open_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """The folder `output/<name>`, with the resolved recipe in it.
+def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """The folder `output/<name>`, which is not touched.
 
     Raises:
         UserError: a run is there and neither `resume` nor `overwrite` is given; it holds something else; or the run
@@ -27,18 +27,22 @@ def open_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite
     if folder.is_dir() and any(folder.iterdir()):
         if not recipe_file.is_file():
             raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif resume:
+        if resume:
             _check_same(recipe, recipe_file)
-        else:
+        elif not overwrite:
             raise UserError(
                 f"{folder} already holds a run ({state_of(folder)}); add --resume to continue it, --overwrite to start "
                 "again, or name=... for another folder"
             )
-    if not recipe_file.is_file():
-        write_atomically(recipe_file, recipe.to_toml())
     return folder
+
+
+def make_folder(recipe: Recipe, folder: Path, *, overwrite: bool = False) -> None:
+    """Make the folder that `check_folder` has passed, with the resolved recipe in it."""
+    if overwrite and folder.is_dir():
+        shutil.rmtree(folder)
+    if not (folder / "recipe.toml").is_file():
+        write_atomically(folder / "recipe.toml", recipe.to_toml())
 
 
 def state_of(folder: Path) -> str:

@@ -70,7 +70,7 @@ class ModelConfig(_Table):
     label: str = ""  # of the folder and the records; the name where it is not given
     title: str = ""  # for the reports; the registry's where it is not given
     pretrained: bool = False
-    weights: str = ""  # a file or folder of weights
+    weights: str = ""  # a file of weights, or the folder of a trained model
     options: dict[str, Any] = {}  # of the model's config, such as depth
 
     @model_validator(mode="after")
@@ -79,6 +79,8 @@ class ModelConfig(_Table):
         self.label = self.label or self.name.replace("/", "_")
         if self.pretrained and self.weights:
             raise ValueError("pretrained and weights both say where weights come from; give one of them")
+        if self.weights and not Path(self.weights).exists():
+            raise ValueError(f"weights {self.weights}: no such file or folder")
         taken = sorted(_BUILDS & set(self.options))
         if taken:
             raise ValueError(f"option {taken[0]} is set by the recipe; it does not belong into options")

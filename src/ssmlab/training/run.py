@@ -3,6 +3,7 @@
 Nothing heavy is imported before the recipe, the folder and every image have been checked.
 """
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ssmlab.reports.intervals import paired_bootstrap_difference
 from ssmlab.reports.record import Record, read_records
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.training.environment import Stamp, commit, machine, now, versions
-from ssmlab.training.folder import open_folder, read_json
+from ssmlab.training.folder import check_folder, make_folder, read_json
 from ssmlab.training.images import Images, load_images
 from ssmlab.training.outputs import write_json, write_records, write_samples
 from ssmlab.training.progress import Progress
@@ -66,15 +67,19 @@ def run_recipe(
         KeyboardInterrupt: the run can be resumed.
     """
     progress = progress or Progress()
-    folder = open_folder(recipe, Path(output), resume=resume, overwrite=overwrite)
-    if read_json(folder / "run.json").get("finished"):
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("a run is one process; start it without torchrun or accelerate launch")
+    folder = check_folder(recipe, Path(output), resume=resume, overwrite=overwrite)
+    if resume and read_json(folder / "run.json").get("finished"):
         progress.say(f"{folder} is finished already")
         return folder
     images = load_images(recipe, progress)
-    _same_split(folder, images)
+    if resume:
+        _same_split(folder, images)
     run = Run(recipe, folder, images, resume, command, progress)
-    run.describe()
     run.announce()
+    make_folder(recipe, folder, overwrite=overwrite)
+    run.describe()
     for job in run.jobs:
         if not job.finished:
             run.fit(job)
@@ -120,7 +125,7 @@ class Run:
 
         if self.placement.device == "cpu" and _native.MISSING:
             self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
-        left = [job for job in self.jobs if not job.finished]
+        left = [job for job in self.jobs if not (self.resume and job.finished)]
         seconds = sum(estimate(job, self.recipe, self.images, self.placement) for job in left)
         where = f"{self.placement.device}, {self.placement.precision}"
         names = ", ".join(dict.fromkeys(job.model.title for job in left))

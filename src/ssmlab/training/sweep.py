@@ -10,8 +10,8 @@ import numpy as np
 
 from ssmlab.errors import RecipeError, UserError
 from ssmlab.training.checkpoints import write_atomically
-from ssmlab.training.folder import open_folder
-from ssmlab.training.images import Images, load_images
+from ssmlab.training.folder import check_folder, make_folder
+from ssmlab.training.images import load_images
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import Recipe, load_recipe
 from ssmlab.training.run import duration, jobs_of
@@ -104,11 +104,11 @@ def run_sweep(
     recipes = [
         load_recipe(source, [*overrides, *(f"{k}={v}" for k, v in point.items())], smoke=smoke) for point in points
     ]
-    folder = open_folder(
-        base.model_copy(update={"name": f"{base.name}-sweep"}), Path(output), resume=resume, overwrite=overwrite
-    )
+    named = base.model_copy(update={"name": f"{base.name}-sweep"})
+    folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
+    cache = {recipes[0].data.model_dump_json(): load_images(recipes[0], progress)}
+    make_folder(named, folder, overwrite=overwrite)
     _same_grid(folder, grid)
-    cache: dict[str, Images] = {}
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
         key = recipe.data.model_dump_json()

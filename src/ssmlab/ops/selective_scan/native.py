@@ -64,8 +64,8 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     return gx, gdt, gA.sum(0).to(A.dtype), gB, gC, gD, gz, gbias, gh0
 
 
-# Position of `workspace` in ssm_scan: 10 sizes, 6 tensors, 3 pointers, h0, h_final, saved, restart.
-WORKSPACE = 10 + 6 * 6 + 3 + 6 + 3
+# Position of `workspace` in ssm_scan: 12 sizes, 6 tensors, 3 pointers, h0, h_final, saved, restart.
+WORKSPACE = 12 + 6 * 6 + 3 + 6 + 3
 
 
 def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +95,7 @@ def _header(x, A, B, C, dt_softplus) -> list[int]:
     constant = [int(map_.dim() == 2) for map_ in (B, C)]
     b, d, l = x.shape
     n = A.shape[1]
-    return [b, d, l, n, groups, *constant, int(dt_softplus), interval(n), _native.threads()]
+    return [b, d, l, n, groups, *constant, int(dt_softplus), interval(n), _native.threads(), 0, 0]
 
 
 def _map_view(map_: Tensor) -> list[int]:

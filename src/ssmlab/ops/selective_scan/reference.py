@@ -34,6 +34,11 @@ def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, se
     return finish(y, u, D, z).to(x.dtype), h
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in the dtype that the definition computes in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def step_size(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool) -> Tensor:
     """dt plus its bias, through softplus where asked."""
     if dt_bias is not None:

@@ -1,0 +1,100 @@
+"""The directional scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from ssmlab.ops._dispatch import load
+from ssmlab.ops._torch import differentiates, one_by_one
+from ssmlab.ops.selective_scan.operator import scan_flops
+
+_ARGUMENTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, bool dt_softplus"
+LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
+LIBRARY.define(f"directional_scan({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"directional_scan_backward(Tensor gy, Tensor saved, {_ARGUMENTS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def call(backend, differentiable, *arguments):
+    """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
+    if differentiates(arguments):
+        return differentiable(*arguments)
+    return torch.ops.ssmlab.directional_scan(*arguments, False, backend)[0]
+
+
+def _forward(*arguments):
+    *inputs, save, backend = arguments
+    module = load("directional_scan", backend)
+    if backend == "native":
+        return module.scan_forward(*inputs, save)
+    y = module.differentiable(*inputs)
+    return y, y.new_empty(0)
+
+
+def _forward_fake(x, dt, A, B, C, D, dt_bias, dt_softplus, save, backend):
+    if backend == "native":
+        return load("directional_scan", "native").outputs(x, A, save)
+    return x.new_empty(x.shape), x.new_empty(0)
+
+
+def _backward(*arguments):
+    return load("directional_scan", "native").scan_backward(*arguments)
+
+
+def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
+    def contiguous(t):
+        return x.new_empty(0) if t is None else t.new_empty(t.shape)
+
+    return torch.empty_like(x), torch.empty_like(dt), *(contiguous(t) for t in (A, B, C, D, dt_bias))
+
+
+LIBRARY.impl("directional_scan", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("directional_scan_backward", _backward, "CPU")
+torch.library.register_fake("ssmlab::directional_scan", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::directional_scan_backward", _backward_fake, lib=LIBRARY)
+
+
+for _name in ("directional_scan", "directional_scan_backward"):
+    torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
+
+
+@register_flop_formula(torch.ops.ssmlab.directional_scan)
+def directional_flops(x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """Those of one selective scan a direction."""
+    b, d, h, w = x_shape
+    return A_shape[0] * scan_flops((b, d, h * w), None, A_shape[1:])
+
+
+@register_flop_formula(torch.ops.ssmlab.directional_scan_backward)
+def directional_backward_flops(
+    gy_shape, saved_shape, x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs
+) -> int:
+    """By the usual rule, twice the forward."""
+    return 2 * directional_flops(x_shape, dt_shape, A_shape)
+
+
+class NativeDirectional(torch.autograd.Function):
+    """The native forward and backward; a second derivative is refused by autograd."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments):
+        return torch.ops.ssmlab.directional_scan(*arguments, True, "native")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.dt_softplus = inputs[7]
+        ctx.save_for_backward(*inputs[:7], output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gy, _):
+        *tensors, saved = ctx.saved_tensors
+        if gy is None:
+            return (None,) * 8
+        gradients = torch.ops.ssmlab.directional_scan_backward(gy, saved, *tensors, ctx.dt_softplus)
+        return *(g if t is not None else None for g, t in zip(gradients, tensors, strict=True)), None

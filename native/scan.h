@@ -20,7 +20,7 @@ struct Cut {
     static Cut by_size(const ssm_scan &a) { return Cut(a, min64(256, ceil_div(a.dim * a.batch, 16))); }  // some 16 tasks
     static Cut by_threads(const ssm_scan &a) {
         int64_t share = ceil_div(a.dim * a.batch, max64(1, a.threads));
-        return Cut(a, min64(1024, share >= 256 ? ceil_div(share, 2) : share));  // two tasks a thread even out a busy machine
+        return Cut(a, min64(1024, share >= 256 ? ceil_div(share, 4) : share));  // four tasks a thread even out a busy machine
     }
     int64_t tasks(const ssm_scan &a) const { return a.batch * a.groups * per_group; }
 };

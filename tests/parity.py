@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ssmlab.ops import causal_conv1d, selective_scan
+from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan
 
 Found = dict[str, torch.Tensor]
 
@@ -61,9 +61,30 @@ def run_causal_conv1d(case: dict, inputs: Found) -> Found:
     return {"out": y, "final_states": state}
 
 
+# VMamba's `scans`: which of the four directions each of its four sequences is.
+SEQUENCES = {0: [0, 1, 2, 3], 1: [0, 0, 0, 0], 2: [0, 0, 2, 2]}
+
+
+def run_vmamba_ops(case: dict, inputs: Found) -> Found:
+    if "u" in inputs:
+        return run_selective_scan(case, inputs)
+    options = case["options"]
+    map_first, sequences_first = options["in_channel_first"], options["out_channel_first"]
+    sequences = SEQUENCES[options["scans"]]
+    if "x" in inputs:
+        x = inputs["x"] if map_first else inputs["x"].permute(0, 3, 1, 2)
+        y = cross_scan(x)[:, sequences]
+        return {"out": y if sequences_first else y.permute(0, 3, 1, 2)}
+    y = inputs["y"] if sequences_first else inputs["y"].permute(0, 3, 4, 1, 2)  # (b, 4, d, h, w)
+    four = torch.zeros_like(y).index_add(1, torch.tensor(sequences), y)
+    merged = cross_merge(four.flatten(3), *y.shape[3:]).flatten(2)
+    return {"out": merged if map_first else merged.mT}
+
+
 RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
     "selective_scan": run_selective_scan,
     "causal_conv1d": run_causal_conv1d,
+    "vmamba_ops": run_vmamba_ops,
 }
 
 

@@ -276,6 +276,9 @@ def test_weights_of_another_run(smoke, tmp_path, no_report):
     a, b = (load_file(path / "model.safetensors") for path in (trained, folder / "models" / "resnet_test"))
     key = next(key for key, value in a.items() if value.ndim == 4)
     assert torch.allclose(a[key], b[key], atol=1e-6)
+    before, after = (json.loads((path / "preprocess.json").read_text()) for path in (trained, folder / "models" / "resnet_test"))
+    other = json.loads((folder / "models" / "resnet_mamba_test" / "preprocess.json").read_text())
+    assert after["mean"] == before["mean"] != other["mean"], "weights are used with the statistics they were trained with"
     with pytest.raises(RecipeError, match="weights nowhere.pth: no such file or folder"):
         load_recipe(DIGITS, ["models.0.weights=nowhere.pth"])
 

@@ -161,12 +161,14 @@ def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypa
     assert same(first, resumed)
 
 
-def test_weight_decay_spares_vectors_and_marked_parameters(tmp_path):
+def test_weight_decay_spares_vectors_and_what_the_model_names():
+    from ssmlab.models import create_model
     from ssmlab.training.trainer import decayed
 
-    model = network()
-    model[5].weight._no_weight_decay = True
-    assert decayed(model) == ["0.weight"]
+    assert decayed(network()) == ["0.weight", "5.weight"]
+    names = decayed(create_model("resnet_mamba_test", num_classes=2, image_size=32))
+    assert any(name.endswith("in_proj.weight") for name in names)
+    assert not any(name.endswith(("A_log", "D", "bias")) for name in names)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _kernels(console) -> None:
     console.print("[bold]Kernels[/bold] (fastest first; the first usable one is taken)")
     for op, backend, usable, reason in explain_backends():
         mark = "[green]yes[/green]" if usable else "[yellow]no [/yellow]"
-        console.print(f"  {op:15} {backend:10} {mark}  ", end="")
+        console.print(f"  {op:16} {backend:10} {mark}  ", end="")
         console.print(reason, markup=False)
     if _native.MISSING:
         from ssmlab.training.run import SLOWER

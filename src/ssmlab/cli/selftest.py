@@ -30,33 +30,31 @@ class Outcome:
 
 def self_test() -> list[Outcome]:
     """Run every usable backend in float32 with all optional arguments, forward and backward."""
-    inputs = {"selective_scan": _scan_inputs, "causal_conv1d": _conv_inputs}
-    usable = [(op, backend) for op, backend, yes, _ in ops.explain_backends() if yes]
     outcomes = []
-    for op in inputs:
-        function = getattr(ops, op)
-        tensors, options = inputs[op]()
+    for op, backend, usable, _ in ops.explain_backends():
+        if not usable:
+            continue
+        function, (tensors, options) = getattr(ops, op), INPUTS[op]()
         exact = _run(function, {name: t.double() for name, t in tensors.items()}, options, "reference")
-        for backend in (backend for name, backend in usable if name == op):
-            found = _run(function, tensors, options, backend)
-            errors = [_error(a, b) for a, b in zip(found, exact, strict=True)]
-            spent = _milliseconds(function, tensors, options, backend)
-            outcomes.append(Outcome(op, backend, max(errors[:2]), max(errors[2:]), spent))
+        found = _run(function, tensors, options, backend)
+        outputs, gradients = (_worst(a, b) for a, b in zip(found, exact, strict=True))
+        outcomes.append(Outcome(op, backend, outputs, gradients, _milliseconds(function, tensors, options, backend)))
     return outcomes
 
 
-def _run(function, tensors: dict[str, Tensor], options: dict, backend: str) -> list[Tensor]:
-    """Both outputs, then the gradient of every input."""
+def _run(function, tensors: dict[str, Tensor], options: dict, backend: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs, and the gradient of every input."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
-    y, state = function(**leaves, **options, backend=backend)
-    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    loss = (y * weight).sum() + state.sum()
-    return [y, state, *torch.autograd.grad(loss, list(leaves.values()))]
+    result = function(**leaves, **options, backend=backend)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in outputs]
+    loss = sum((y * weight).sum() for y, weight in zip(outputs, weights, strict=True))
+    return [y.detach() for y in outputs], list(torch.autograd.grad(loss, list(leaves.values())))
 
 
-def _error(found: Tensor, exact: Tensor) -> float:
-    found, exact = found.detach().double(), exact.detach().double()
-    return float((found - exact).norm() / exact.norm())
+def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
+    errors = [(a.double() - b.double()).norm() / b.double().norm() for a, b in zip(found, exact, strict=True)]
+    return float(torch.stack(errors).max())  # NaN stays NaN
 
 
 def _milliseconds(function, tensors, options, backend) -> float:
@@ -103,3 +101,25 @@ def _conv_inputs(b: int = 2, d: int = 67, length: int = 131, width: int = 4):
         "initial_state": normal(b, d, width - 1),
     }
     return tensors, {"activation": "silu"}
+
+
+def _directional_inputs(b: int = 2, d: int = 19, height: int = 9, width: int = 11, n: int = 5, k: int = 4):
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    tensors = {
+        "x": normal(b, d, height, width),
+        "dt": normal(b, k, d, height, width) - 1,
+        "A": -torch.rand((k, d, n), generator=random) * 4 - 0.1,
+        "B": normal(b, k, n, height, width),
+        "C": normal(b, k, n, height, width),
+        "D": normal(k, d),
+        "dt_bias": normal(k, d),
+    }
+    return tensors, {"dt_softplus": True}
+
+
+# An operator without inputs here is an error of `doctor`, and of its test.
+INPUTS = {"selective_scan": _scan_inputs, "causal_conv1d": _conv_inputs, "directional_scan": _directional_inputs}

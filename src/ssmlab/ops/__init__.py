@@ -2,7 +2,9 @@
 
 from ssmlab.ops._dispatch import BACKENDS, active_backend, explain_backends, load
 from ssmlab.ops.causal_conv1d import causal_conv1d
+from ssmlab.ops.cross_scan import cross_merge, cross_scan
 from ssmlab.ops.directional_scan import directional_scan
+from ssmlab.ops.lti import discretize, lti, lti_convolution, lti_kernel, lti_recurrence
 from ssmlab.ops.selective_scan import selective_scan
 
 # At import, so that the torch operators are registered and nothing is left to load while compiling.
@@ -10,4 +12,17 @@ for _op, _names in BACKENDS.items():
     for _name in _names:
         load(_op, _name)
 
-__all__ = ["active_backend", "causal_conv1d", "directional_scan", "explain_backends", "selective_scan"]
+__all__ = [
+    "active_backend",
+    "causal_conv1d",
+    "cross_merge",
+    "cross_scan",
+    "directional_scan",
+    "discretize",
+    "explain_backends",
+    "lti",
+    "lti_convolution",
+    "lti_kernel",
+    "lti_recurrence",
+    "selective_scan",
+]

@@ -1,5 +1,6 @@
 """One model of a run: built, trained, tested once, measured."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -37,12 +38,9 @@ def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int) -> nn.M
 
 
 def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConfig) -> Classify:
-    """The task, with the statistics that published weights were trained with, or those of the training part."""
+    """The task. Images are normalised as initial weights were trained with, or by the training part's statistics."""
     config = recipe.training
-    mean, std = images.mean, images.std
-    published = getattr(network, "default_cfg", None) if model.pretrained or model.weights else None
-    if published:
-        mean, std = tuple(published["mean"]), tuple(published["std"])
+    mean, std = _statistics(model, network) or (images.mean, images.std)
     weights = None
     if config.class_weights == "balanced":
         weights = balanced_weights(images.train.labels, len(images.classes))
@@ -54,6 +52,16 @@ def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConf
         class_weights=weights,
         augment=Augment(**config.augment.model_dump()),
     )
+
+
+def _statistics(model: ModelConfig, network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that belong to the model's weights: those of the run that made them, or timm's."""
+    if not (model.pretrained or model.weights):
+        return None
+    weights = Path(model.weights)
+    beside = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
+    known = json.loads(beside.read_text("utf-8")) if model.weights and beside.is_file() else network.default_cfg
+    return tuple(known["mean"]), tuple(known["std"])
 
 
 def estimate(job, recipe: Recipe, images: Images, placement: Placement) -> float:

@@ -222,13 +222,10 @@ def train(
 
 
 def decayed(model: nn.Module) -> list[str]:
-    """Parameters that weight decay applies to: matrices and filters, not vectors (norms, biases, D), and none that its
-    block marks `_no_weight_decay`, as upstream does with A_log."""
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
-    ]
+    """Parameters that weight decay applies to: matrices and filters, not vectors (norms, biases, D), and none that the
+    model's `no_weight_decay()` names, as timm's models do and ours with the scan's A."""
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared]
 
 
 def length(config: TrainingConfig, images: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Run golden cases of the original implementations: `python tests/parity.py FOLDER`.
 
-FOLDER is the root of a set of cases (with `fill.py`) or one family's folder in it. Prints each case's largest error over its
-tolerance and exits with 1 where one is above 1 or a family is unknown.
+FOLDER is the root of a set of cases (with `fill.py`) or one family's folder in it. Prints each case's largest error
+over its tolerance and exits with 1 where one is above 1 or a family is unknown.
 """
 
 import argparse

@@ -263,6 +263,18 @@ def test_wrong_data_cost_no_earlier_run(smoke, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_what_is_slower_is_said_once(monkeypatch, tmp_path, no_report):
+    from ssmlab.ops import _native
+
+    monkeypatch.setattr(_native, "MISSING", "the native library was not built")
+    monkeypatch.setenv("SSMLAB_BACKEND", "chunked")
+    log = Log()
+    run_recipe(load_recipe(DIGITS, [*SMALL, "training.epochs=1"], smoke=True), output=tmp_path, progress=log)
+    assert [line for line in log.lines if "not built" in line and "slower" in line and "doctor" in line] == log.lines[
+        :1
+    ]
+
+
 def test_a_run_is_one_process(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="a run is one process"):
@@ -276,9 +288,13 @@ def test_weights_of_another_run(smoke, tmp_path, no_report):
     a, b = (load_file(path / "model.safetensors") for path in (trained, folder / "models" / "resnet_test"))
     key = next(key for key, value in a.items() if value.ndim == 4)
     assert torch.allclose(a[key], b[key], atol=1e-6)
-    before, after = (json.loads((path / "preprocess.json").read_text()) for path in (trained, folder / "models" / "resnet_test"))
+    before, after = (
+        json.loads((path / "preprocess.json").read_text()) for path in (trained, folder / "models" / "resnet_test")
+    )
     other = json.loads((folder / "models" / "resnet_mamba_test" / "preprocess.json").read_text())
-    assert after["mean"] == before["mean"] != other["mean"], "weights are used with the statistics they were trained with"
+    assert after["mean"] == before["mean"] != other["mean"], (
+        "weights are used with the statistics they were trained with"
+    )
     with pytest.raises(RecipeError, match="weights nowhere.pth: no such file or folder"):
         load_recipe(DIGITS, ["models.0.weights=nowhere.pth"])
 

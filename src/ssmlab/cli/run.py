@@ -39,6 +39,7 @@ def run(
 
 def execute(recipe, *, output: Path, resume: bool = False, overwrite: bool = False) -> Path:
     """Run a recipe with a progress display, then print the comparison."""
+    import shlex
     import sys
 
     from ssmlab.cli.display import Display, show_result
@@ -48,7 +49,7 @@ def execute(recipe, *, output: Path, resume: bool = False, overwrite: bool = Fal
     if resume and overwrite:
         raise UserError("--resume continues a run and --overwrite deletes it; give one of them")
     display = Display()
-    command = " ".join(["ssmlab", *sys.argv[1:]])
+    command = shlex.join(["ssmlab", *sys.argv[1:]])
     try:
         folder = run_recipe(
             recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display

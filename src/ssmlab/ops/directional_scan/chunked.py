@@ -17,6 +17,6 @@ def forward(*arguments):
     return call("chunked", differentiable, *arguments)
 
 
-def differentiable(*arguments):
+def differentiable(x, dt, A, B, C, D, dt_bias, dt_softplus):
     """The same through autograd."""
-    return reference.differentiable(*arguments, scan=chunked.differentiable)
+    return reference.differentiable(x, dt, A, B, C, D, dt_bias, dt_softplus, scan=chunked.differentiable)

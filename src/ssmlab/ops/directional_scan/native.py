@@ -53,7 +53,7 @@ def scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
     b, d, h, w = x.shape
     directions, _, n = A.shape
     gx, gdt = torch.empty_like(x), torch.empty_like(dt)
-    gA, gD, gbias, gB, gC = ([] for _ in range(5))
+    found: dict[str, list[Tensor]] = {name: [] for name in ("A", "B", "C", "D", "dt_bias")}
     total = gx if gx.dtype == torch.float32 else torch.empty_like(gx, dtype=torch.float32)
     A32, D32, bias32 = vector(A), vector(D), vector(dt_bias)
     for k in range(directions if x.numel() else 0):
@@ -65,15 +65,16 @@ def scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
         members += [*_plane(gy, k), *_plane(total, k), *_plane(gdt[:, k], k), *NO_TENSOR, 0]
         members += [address(t) for t in (*sums, *partial, *vectors)]
         _native.Call(members, WORKSPACE).run("ssm_scan_backward_workspace", "ssm_scan_backward")
-        gA.append(sums[1].sum(0))
-        for gradients, part in ((gB, partial[0]), (gC, partial[1])):
-            gradients.append(_to_map(part.sum(0), k, h, w))
-        for gradients, part in ((gD, vectors[0]), (gbias, vectors[1])):
-            gradients.append(part.sum(0))
+        parts = {"A": sums[1], "D": vectors[0], "dt_bias": vectors[1]}
+        for name, part in parts.items():
+            found[name].append(part.sum(0))
+        for name, part in zip("BC", partial, strict=True):
+            found[name].append(_to_map(part.sum(0), k, h, w))
     if total is not gx:
         gx.copy_(total)
-    maps = (_stacked(gB, 1, B), _stacked(gC, 1, C))
-    return gx, gdt, _stacked(gA, 0, A), *maps, _stacked(gD, 0, D, x), _stacked(gbias, 0, dt_bias, x)
+    arguments = {"A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}
+    axes = {"B": 1, "C": 1}  # of the directions; the first of the others
+    return gx, gdt, *(_stacked(found[name], axes.get(name, 0), t, x) for name, t in arguments.items())
 
 
 _FINAL = 12 + 6 * 6 + 3 + 6  # position of `h_final` in ssm_scan
@@ -121,10 +122,10 @@ def _to_map(gradient: Tensor, k: int, h: int, w: int) -> Tensor:
     return gradient.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
 
-def _stacked(parts: list[Tensor], dim: int, like: Tensor | None, otherwise: Tensor | None = None) -> Tensor:
+def _stacked(parts: list[Tensor], dim: int, argument: Tensor | None, x: Tensor) -> Tensor:
     """The directions' gradients as one contiguous tensor in the dtype of the argument; empty where it is absent."""
-    if like is None:
-        return otherwise.new_empty(0)
+    if argument is None:
+        return x.new_empty(0)
     if not parts:
-        return like.new_zeros(like.shape)
-    return torch.stack(parts, dim).to(like.dtype).contiguous()
+        return argument.new_zeros(argument.shape)
+    return torch.stack(parts, dim).to(argument.dtype).contiguous()

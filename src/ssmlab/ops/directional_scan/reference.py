@@ -1,5 +1,6 @@
 """The definition of the directional scan: the map is flattened in every order, scanned, and put back."""
 
+import torch
 from torch import Tensor
 
 from ssmlab.ops.directional_scan.operator import call
@@ -18,14 +19,13 @@ def forward(*arguments):
 
 def differentiable(x, dt, A, B, C, D, dt_bias, dt_softplus, scan=reference.differentiable):
     """The definition itself, through autograd; `scan` runs one direction."""
-    total = None
+    total = torch.zeros_like(reference.widened(x))
     for k in range(A.shape[0]):
         x_k, dt_k, B_k, C_k = (flatten(t, k) for t in (x, dt[:, k], B[:, k], C[:, k]))
         skip, bias = (None if t is None else t[k] for t in (D, dt_bias))
         wide = reference.widened(x_k)  # the sum over the directions is rounded once
         y, _ = scan(wide, dt_k, A[k], B_k, C_k, skip, None, bias, dt_softplus, None, None)
-        y = unflatten(y, k, x.shape[-2], x.shape[-1])
-        total = y if total is None else total + y
+        total = total + unflatten(y, k, x.shape[-2], x.shape[-1])
     return total.to(x.dtype)
 
 

@@ -35,14 +35,14 @@ def test_a_file_gets_a_line_now_and_then(clock):
     assert text() == ""
     clock(25)
     out.update(75, "loss 0.5")
-    assert text() == "model: 75%, 35.0 s left, 6 images/s, loss 0.5\n"
+    assert text() == "model: 75%, 35 s left, 6 images/s, loss 0.5\n"
     clock(35)
     out.update(100)
     out.stop()
     out.stop()
     assert text().splitlines()[1:] == [
-        "model: 100%, 0 s left, 6 images/s, loss 0.5",
-        "model: 70.0 s, 6 images/s, loss 0.5",
+        "model: 100%, 0.0 s left, 6 images/s, loss 0.5",
+        "model: 70 s, 6 images/s, loss 0.5",
     ]
 
 
@@ -57,7 +57,7 @@ def test_short_work_leaves_no_line_and_unfinished_work_says_so(clock):
     clock(5)
     out.update(4)
     out.start("next", 1)
-    assert text() == "training: 5.00 s (stopped at 40%), 1 images/s\n"
+    assert text() == "training: 5.0 s (stopped at 40%), 1 images/s\n"
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_note():

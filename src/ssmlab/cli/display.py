@@ -2,7 +2,7 @@
 
 import time
 
-from ssmlab.training.progress import Progress
+from ssmlab.training.progress import Progress, duration
 
 LINE_SECONDS = 30.0  # between two lines of one piece of work where there is no terminal
 SUMMARY_SECONDS = 2.0  # pieces that took longer leave a line
@@ -58,7 +58,7 @@ class Display(Progress):
             self._line = time.monotonic()
             elapsed = self._line - self._begin
             left = elapsed / max(done - self._first, 1) * (self._total - done)
-            self.say(f"{self._title}: {done / max(self._total, 1):.0%}, {_clock(left)} left{self._tail()}")
+            self.say(f"{self._title}: {done / max(self._total, 1):.0%}, {duration(left)} left{self._tail()}")
 
     def stop(self) -> None:
         if not self._running:
@@ -70,7 +70,7 @@ class Display(Progress):
         elapsed = time.monotonic() - self._begin
         if elapsed > SUMMARY_SECONDS:
             whole = "" if self._done >= self._total else f" (stopped at {self._done / max(self._total, 1):.0%})"
-            self.say(f"{self._title}: {_clock(elapsed)}{whole}{self._tail()}")
+            self.say(f"{self._title}: {duration(elapsed)}{whole}{self._tail()}")
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._begin
@@ -80,12 +80,6 @@ class Display(Progress):
 
     def _tail(self) -> str:
         return "".join(f", {text}" for text in (self._rate(), self._note) if text)
-
-
-def _clock(seconds: float) -> str:
-    from ssmlab.reports.formats import seconds as words
-
-    return words(round(seconds, 1))
 
 
 def show_result(folder) -> None:

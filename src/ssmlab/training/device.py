@@ -16,6 +16,11 @@ class Placement:
     channels_last: bool = False
 
 
+def same_random(device: str):
+    """A context after which random numbers go on as if it had not been."""
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else [])
+
+
 def choose_placement(device: str = "auto", precision: str = "auto", channels_last: str = "auto") -> Placement:
     """The fastest device there is, or the one asked for.
 

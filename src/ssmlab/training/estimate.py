@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ssmlab.tasks.classify import Classify
-from ssmlab.training.device import Placement
+from ssmlab.training.device import Placement, same_random
 from ssmlab.training.measure import autocast
 from ssmlab.training.recipe import TrainingConfig
 
@@ -33,7 +33,7 @@ def estimate_seconds(
         images, labels: of the training part, on the CPU.
     """
     b = min(config.batch_size, len(labels))
-    with torch.random.fork_rng():
+    with same_random(placement.device):
         network = copy.deepcopy(network).to(placement.device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.0)
         batch = {"images": images[:b].to(placement.device), "labels": labels[:b].to(placement.device)}

@@ -15,3 +15,14 @@ class Progress:
 
     def stop(self) -> None:
         """The piece is over, finished or not."""
+
+
+def duration(seconds: float) -> str:
+    """ "0.4 s", "40 s", "3 min 20 s", "2 h 5 min": as exact as a person wants it."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    from ssmlab.reports.formats import seconds as words
+
+    return words(seconds)

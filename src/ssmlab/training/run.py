@@ -20,7 +20,7 @@ from ssmlab.training.environment import Stamp, commit, machine, now, versions
 from ssmlab.training.folder import check_folder, make_folder, read_json
 from ssmlab.training.images import Images, load_images
 from ssmlab.training.outputs import write_json, write_records, write_samples
-from ssmlab.training.progress import Progress
+from ssmlab.training.progress import Progress, duration
 from ssmlab.training.recipe import ModelConfig, Recipe
 
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
@@ -130,7 +130,7 @@ class Run:
         where = f"{self.placement.device}, {self.placement.precision}"
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
-            self.progress.say(f"training {names} on {where}: about {duration(seconds)}")
+            self.progress.say(f"training {names} on {where}: about {duration(max(1.0, seconds))}")
 
     def fit(self, job: Job) -> None:
         """Train and measure one model; its records are written last."""
@@ -222,13 +222,6 @@ class Run:
             seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
             records += self.stamp.on([record], model=f"{second} - {first}", split="test", seed=seed)
         return records
-
-
-def duration(seconds: float) -> str:
-    """ "40 s", "3 min 20 s", "2 h 5 min"; at least a second, since it is an estimate."""
-    from ssmlab.reports import formats
-
-    return formats.seconds(seconds) if seconds >= 99.5 else f"{max(1, round(seconds))} s"
 
 
 def _same_split(folder: Path, images: Images) -> None:

@@ -12,9 +12,9 @@ from ssmlab.errors import RecipeError, UserError
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.folder import check_folder, make_folder
 from ssmlab.training.images import load_images
-from ssmlab.training.progress import Progress
+from ssmlab.training.progress import Progress, duration
 from ssmlab.training.recipe import Recipe, load_recipe
-from ssmlab.training.run import duration, jobs_of
+from ssmlab.training.run import jobs_of
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _trial(folder, number, count, point, recipe, images, progress) -> Trial:
     text = " ".join(f"{key}={value}" for key, value in point.items())
     if left:
         seconds = sum(estimate(job, recipe, images, placement) for job in left)
-        progress.say(f"trial {number + 1} of {count}: {text}, about {duration(seconds)}")
+        progress.say(f"trial {number + 1} of {count}: {text}, about {duration(max(1.0, seconds))}")
     accuracies: dict[str, list[float]] = {}
     for job in jobs:
         row = known.get((number, job.model.label, job.seed))

@@ -20,7 +20,7 @@ from ssmlab.errors import UserError
 from ssmlab.tasks.classify import Classify
 from ssmlab.training.callbacks import Checkpoints, Watch
 from ssmlab.training.checkpoints import PARTIAL, commit, newest_complete
-from ssmlab.training.device import Placement
+from ssmlab.training.device import Placement, same_random
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import TrainingConfig
 
@@ -103,7 +103,7 @@ class SsmTrainer(Trainer):
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, but training goes on with the random numbers that it would have had without it."""
         self.clock.pause()
-        with torch.random.fork_rng():
+        with same_random(self.args.device.type):
             metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train:
             self.clock.run()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
-from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan
+from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan, ssd
 
 Found = dict[str, torch.Tensor]
 
@@ -81,10 +82,54 @@ def run_vmamba_ops(case: dict, inputs: Found) -> Found:
     return {"out": merged if map_first else merged.mT}
 
 
+def run_mamba2_ops(case: dict, inputs: Found) -> Found:
+    i, options = dict(inputs), case["options"]
+    if "state" in i:
+        return _scan_step(case, inputs)
+    if "zxbcdt" in i:
+        return {"out": _split_conv1d_scan(options, **i)}
+    if "X" in i:  # A is the log decay of a step, X has been multiplied by dt
+        dt = -i["A"]
+        arguments = {"x": i["X"] / dt[..., None], "dt": dt, "A": -torch.ones(dt.shape[2]), "B": i["B"], "C": i["C"]}
+        state = i["initial_states"].squeeze(1) if "initial_states" in i else None
+        y, state = ssd(**arguments, initial_state=state, chunk_size=options["block_len"])
+        return {"out": y, "final_state": state}
+    softplus = options["dt_softplus"]
+    if "dt_limit" in options:
+        dt = i.pop("dt").float() + i.pop("dt_bias", torch.zeros(()))
+        i["dt"], softplus = (F.softplus(dt) if softplus else dt).clamp(*options["dt_limit"]), False
+    if "initial_states" in i:
+        i["initial_state"] = i.pop("initial_states")
+    chunk = {"chunk_size": options["chunk_size"]} if "chunk_size" in options else {}
+    y, state = ssd(**i, dt_softplus=softplus, **chunk)
+    return {"out": y, "final_state": state}
+
+
+def _split_conv1d_scan(
+    options: dict, zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D, outproj_weight=None, rmsnorm_weight=None
+) -> torch.Tensor:
+    """Everything between the two projections of Mamba-2, and the second; the norm is over all channels."""
+    heads, groups = len(dt_bias), options["ngroups"]
+    inner = heads * options["headdim"]
+    z, xBC, dt = zxbcdt.split([inner, len(conv1d_weight), heads], dim=-1)
+    xBC, _ = causal_conv1d(xBC.mT, conv1d_weight, conv1d_bias, activation="silu")
+    map_ = (len(conv1d_weight) - inner) // 2
+    x, B, C = xBC.mT.split([inner, map_, map_], dim=-1)
+    x, B, C = x.unflatten(-1, (heads, -1)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
+    gate = None if rmsnorm_weight is not None else z.unflatten(-1, (heads, -1))
+    y = ssd(x, dt, A, B, C, D, z=gate, dt_bias=dt_bias, dt_softplus=True)[0].flatten(2)
+    if rmsnorm_weight is not None:
+        before = options["norm_before_gate"]
+        y = F.rms_norm(y if before else y * F.silu(z), (inner,), rmsnorm_weight, options["rmsnorm_eps"])
+        y = y * F.silu(z) if before else y
+    return y if outproj_weight is None else F.linear(y, outproj_weight)
+
+
 RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
     "selective_scan": run_selective_scan,
     "causal_conv1d": run_causal_conv1d,
     "vmamba_ops": run_vmamba_ops,
+    "mamba2_ops": run_mamba2_ops,
 }
 
 

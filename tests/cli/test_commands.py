@@ -20,7 +20,7 @@ COMMANDS = ("demo", "run", "sweep", "classify", "data", "report", "models", "rec
 def ssmlab(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "ssmlab", *arguments],
-        capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **environment},
+        capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
@@ -99,6 +99,18 @@ def test_debug_shows_where(monkeypatch):
     monkeypatch.setenv("SSMLAB_DEBUG", "1")
     with pytest.raises(RecipeError):
         main(["run", "nothing"])
+
+
+def test_waiting_threads_leave_the_core():
+    code = (
+        "import os; from ssmlab.cli.main import main\n"
+        "try: main(['recipes'])\nfinally: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    for policy, count in ((None, "10000"), ("ACTIVE", "None")):
+        environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+        environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.splitlines()[-1] == count
 
 
 def test_version_and_lists(capsys):

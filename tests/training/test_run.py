@@ -302,7 +302,7 @@ def test_weights_of_another_run(smoke, tmp_path, no_report):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
 def test_smoke_of_every_recipe(name, tmp_path):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ssmlab", "run", name, "--smoke", "--output", str(tmp_path)],
         capture_output=True, text=True, env=environment, timeout=120,

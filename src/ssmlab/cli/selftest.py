@@ -121,5 +121,30 @@ def _directional_inputs(b: int = 2, d: int = 19, height: int = 9, width: int = 1
     return tensors, {"dt_softplus": True}
 
 
+def _ssd_inputs(b: int = 2, length: int = 131, h: int = 6, p: int = 5, g: int = 2, n: int = 7):
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    tensors = {
+        "x": normal(b, length, h, p),
+        "dt": normal(b, length, h) - 1,
+        "A": -torch.rand(h, generator=random) * 4 - 0.1,
+        "B": normal(b, length, g, n),
+        "C": normal(b, length, g, n),
+        "D": normal(h),
+        "z": normal(b, length, h, p),
+        "dt_bias": normal(h),
+        "initial_state": normal(b, h, p, n),
+    }
+    return tensors, {"dt_softplus": True}
+
+
 # An operator without inputs here is an error of `doctor`, and of its test.
-INPUTS = {"selective_scan": _scan_inputs, "causal_conv1d": _conv_inputs, "directional_scan": _directional_inputs}
+INPUTS = {
+    "selective_scan": _scan_inputs,
+    "causal_conv1d": _conv_inputs,
+    "directional_scan": _directional_inputs,
+    "ssd": _ssd_inputs,
+}

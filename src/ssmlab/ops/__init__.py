@@ -6,6 +6,7 @@ from ssmlab.ops.cross_scan import cross_merge, cross_scan
 from ssmlab.ops.directional_scan import directional_scan
 from ssmlab.ops.lti import discretize, lti, lti_convolution, lti_kernel, lti_recurrence
 from ssmlab.ops.selective_scan import selective_scan
+from ssmlab.ops.ssd import ssd
 
 # At import, so that the torch operators are registered and nothing is left to load while compiling.
 for _op, _names in BACKENDS.items():
@@ -25,4 +26,5 @@ __all__ = [
     "lti_kernel",
     "lti_recurrence",
     "selective_scan",
+    "ssd",
 ]

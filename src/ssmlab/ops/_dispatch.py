@@ -13,6 +13,7 @@ BACKENDS = {
     "selective_scan": ("native", "chunked", "reference"),
     "causal_conv1d": ("native", "reference"),
     "directional_scan": ("native", "chunked", "reference"),
+    "ssd": ("chunked", "reference"),
 }
 NAMES = ("native", "chunked", "reference")
 
@@ -48,13 +49,13 @@ def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> Mo
 
 
 def _from_environment(backends: tuple[str, ...]) -> str | None:
-    """SSMLAB_BACKEND; an operator that has no such backend (a convolution needs no chunks) takes its reference."""
+    """SSMLAB_BACKEND; an operator without it (`ssd` has no native one, a convolution no chunks) takes the next."""
     asked = os.environ.get("SSMLAB_BACKEND")
     if not asked:
         return None
     if asked not in NAMES:
         raise BackendError(f"SSMLAB_BACKEND={asked} names no backend; there are {', '.join(NAMES)}")
-    return asked if asked in backends else "reference"
+    return next(name for name in NAMES[NAMES.index(asked) :] if name in backends)
 
 
 def active_backend(op: str) -> str:

@@ -1,4 +1,6 @@
-"""What both operators need of torch's transformations."""
+"""What the operators need of torch's transformations and modes."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +12,12 @@ def differentiates(arguments: tuple) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+
+
+def full_precision(t: Tensor) -> AbstractContextManager:
+    """Autocast off: it would take matrix products in half precision."""
+    kind = t.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def one_by_one(op):

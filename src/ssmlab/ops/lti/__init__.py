@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ShapeError
-from ssmlab.ops.lti.system import check_kinds, common, discrete, full_precision, listed, make_system
+from ssmlab.ops._torch import full_precision
+from ssmlab.ops.lti.system import check_kinds, common, discrete, listed, make_system
 from ssmlab.ops.lti.views import convolve, final_state, modes, recur, recurrence_is_faster, two_levels
 
 VIEWS = ("auto", "convolution", "recurrence")

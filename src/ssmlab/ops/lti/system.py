@@ -1,6 +1,5 @@
 """The arguments of the time-invariant operator, checked and discretised, in double precision."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -87,12 +86,6 @@ def _phi(z: Tensor) -> Tensor:
     for k in range(11, 1, -1):  # 0.1^11 / 12! = 2e-20
         series = 1 + near / k * series
     return torch.where(small, series, (torch.exp(far) - 1) / far)
-
-
-def full_precision(t: Tensor) -> AbstractContextManager:
-    """Autocast off, which would make half-precision products of the powers."""
-    kind = t.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def like(real: torch.dtype, t: Tensor) -> torch.dtype:

@@ -1,0 +1,81 @@
+"""The contract of the state space dual (SSD, Mamba-2): one decay a head, so that matrix products carry the work."""
+
+from torch import Tensor
+
+from ssmlab.checks import check_shapes
+from ssmlab.errors import ShapeError
+from ssmlab.ops._dispatch import choose
+
+# Measured with (b, l, h, p) = (1, 2048, 24, 64), n = 128, g = 1, D, float32, on one Zen 4 thread (its CPU time, the
+# other one busy; the least of 12 calls and 3 runs), milliseconds:
+#   chunk_size                             32     64    128    256
+#   forward                                45     41     47     69
+#   its matrix products alone              22     23     27     43
+#   forward and backward                  191    142    170    240
+CHUNK_SIZE = 64
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    initial_state: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a state space model whose decay is one number a head, over a sequence of p-dimensional inputs.
+
+        H_t = exp(dt_t A) H_{t-1} + dt_t x_t B_t^T        y_t = (H_t C_t + D x_t) * silu(z_t)        H (p, n) per head
+
+    Source: Dao & Gu 2024 (arXiv:2405.21060), section 6, Listing 1. It is `selective_scan` with an A shared by the n
+    states and the p channels of a head. Any strides are accepted. Gradients flow into every floating-point argument,
+    into the initial state and out of the final state. One step is `l = 1`.
+
+    The result does not depend on `chunk_size` but for rounding. "chunked" is causal to rounding; only a NaN or an
+    infinity reaches back to the start of its chunk. None leaves its row of the batch. Its derivative can be taken once;
+    "reference" has all of them.
+
+    Args:
+        x: input, (b, l, h, p), float32, bfloat16, float16 or float64.
+        dt: step size > 0 (before softplus when `dt_softplus`), (b, l, h).
+        A: decay rates < 0, (h,).
+        B, C: input and output maps, (b, l, g, n); each of the g groups serves h / g heads in a row.
+        D: skip weights, (h,) or (h, p).
+        z: gate before silu, (b, l, h, p).
+        dt_bias: added to dt before softplus, (h,).
+        chunk_size: tokens whose pairs are multiplied out; between chunks the state carries on.
+        initial_state: H before the first token, (b, h, p, n).
+        seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
+        backend: "chunked" (plain torch, any device) or "reference"; None takes SSMLAB_BACKEND from the environment,
+            else the fastest that can run this call.
+    Returns:
+        y (b, l, h, p) in the dtype of x, and the state after the last step (b, h, p, n) in float32 (float64 where x
+        is float64).
+    Raises:
+        ShapeError: sizes disagree, a tensor is complex, or `chunk_size` is below 1.
+        BackendError: the backend that was asked for cannot run this call.
+    """
+    sizes = check_shapes(
+        "ssd", x=(x, "b l h p"), dt=(dt, "b l h"), A=(A, "h"), B=(B, "b l g n"), C=(C, "b l g n"), D=(D, "h|h p"),
+        z=(z, "b l h p"), dt_bias=(dt_bias, "h"), initial_state=(initial_state, "b h p n"), seq_idx=(seq_idx, "b l"),
+    )  # fmt: skip
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
+    if sizes["g"] == 0 or sizes["h"] % sizes["g"]:
+        raise ShapeError(
+            f"ssd: B and C have g={sizes['g']} groups, which do not divide h={sizes['h']} heads; "
+            "give one group for every h / g heads"
+        )
+    if chunk_size < 1:
+        raise ShapeError(f"ssd: chunk_size must be 1 or more, got {chunk_size}; leave it out for {CHUNK_SIZE}")
+    if any(tensor is not None and tensor.is_complex() for tensor in tensors):
+        raise ShapeError("ssd: all tensors must be real, got a complex one; use selective_scan for a complex A")
+    chosen = choose("ssd", tensors, backend)
+    return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size)

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from parity_models import check_model, run_images
+from ssmlab.checkpoints import FAMILIES
 from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan, ssd
 
 Found = dict[str, torch.Tensor]
@@ -133,9 +135,14 @@ RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
 }
 
 
+MODEL_RUNNERS = {family: run_images for family in ("mambavision", "medmamba", "vim", "vmamba") if family in FAMILIES}
+
+
 def check_case(root: Path, path: Path, fill) -> tuple[float, str]:
     """The largest error over its tolerance, and where it is."""
     case = json.loads(path.read_text())
+    if case["family"] in MODEL_RUNNERS:
+        return check_model(root, case, fill, MODEL_RUNNERS[case["family"]])
     gold = load_file(root / case["file"])
     inputs = {name: fill.make_input(spec) for name, spec in case["inputs"].items()}
     wanted = case.get("gradients", {}).get("of", [])
@@ -185,7 +192,7 @@ def main() -> int:
     fill, failures, unknown = load_fill(root), 0, {}
     for path in paths:
         family = json.loads(path.read_text())["family"]
-        if family not in RUNNERS:
+        if family not in RUNNERS and family not in MODEL_RUNNERS:
             unknown[family] = unknown.get(family, 0) + 1
             continue
         worst, where = check_case(root, path, fill)

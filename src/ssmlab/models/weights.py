@@ -61,6 +61,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
         if other:
             log.warning("%s has a classifier for %d classes; ours starts anew", source, len(state[other[0]]))
             state = state | {key: own[key] for key in other}
+    state = state | {key: state[other] for key, other in _tied(model).items() if key not in state and other in state}
     problems = [f"missing in the file: {key}" for key in own if key not in state]
     problems += [f"unknown to the model: {key}" for key in state if key not in own]
     problems += [
@@ -72,6 +73,17 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ModelError(f"{source} does not fit {type(model).__name__}, {len(problems)} keys disagree:{lines}")
     model.load_state_dict(state)
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Keys that are the same parameter as an earlier one: it fills them too. And the other way round."""
+    names: dict[int, str] = {}
+    tied = {}
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        first = names.setdefault(id(tensor), key)
+        if first != key:
+            tied |= {key: first, first: key}
+    return tied
 
 
 def one_line(error: BaseException) -> str:

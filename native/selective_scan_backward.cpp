@@ -2,6 +2,8 @@
 //
 // With g_t = dL/dh_t:   g_t = C_t gy_t + a_{t+1} g_{t+1},   dC_t = gy_t h_t,   dB_t = g_t delta_t x_t,
 // d(delta x)_t = sum_n g_t B_t,   d(delta)_t = sum_n g_t a_t h_{t-1} A + d(delta x)_t x_t,   dA = sum_t g_t a_t h_{t-1} delta_t.
+// Where A is complex these are dL/dRe + i dL/dIm, as torch has them: the factors of g and gy are conjugated, gy counts twice
+// for the states, and d(delta x) and d(delta) take real parts.
 // dB and dC sum over channels: in a buffer of the task, where the lanes of several states share a vector, across lanes
 // once a chunk, across tasks by the caller. No atomics; the cut depends on the sizes alone, so the result does not depend on the number of threads.
 #include "kernels.h"
@@ -15,25 +17,29 @@ constexpr int G = W == 16 ? 4 : 2;  // states that are differentiated together
 INLINE int64_t slots(int64_t n) { return n / G + n % G; }
 INLINE int64_t slot_of(int64_t i, int64_t n) { return i < n / G * G ? i / G : n / G + i % G; }
 
+// The real parts of all places, then the imaginary ones.
+INLINE int64_t token_sums(const ssm_scan &a) { return parts(a) * slots(a.states) * T * W; }
+
 struct Buffers {
     float *A, *gA, *gh, *gD, *gbias, *h, *starts;
-    float *delta, *dx, *y, *raw, *gy, *gdx, *gdelta, *x, *dt, *z, *gout, *out;
+    float *y, *raw, *gy, *gdx, *gdelta, *x, *dt, *z, *gout, *out;
     float *decay, *state, *gB, *gC;
+    Steps steps;
     Map B, C;
     Buffers(const ssm_scan &a, int64_t blocks, Arena &m)
-        : B(a.B, a.b_constant, a.states, blocks, m), C(a.C, a.c_constant, a.states, blocks, m) {
-        int64_t n = a.states, replays = a.interval / T;
+        : steps(m), B(a.B, a.b_constant, a, blocks, m), C(a.C, a.c_constant, a, blocks, m) {
+        int64_t size = numbers(a) * W, replays = a.interval / T;
         float **states[] = {&A, &gA, &gh}, **sums[] = {&gD, &gbias}, **recomputed[] = {&decay, &state};
-        float **tokens[] = {&delta, &dx, &y, &raw, &gy, &gdx, &gdelta, &x, &dt, &z, &gout, &out};
-        for (float **p : states) *p = m.take(blocks * n * W);
+        float **tokens[] = {&y, &raw, &gy, &gdx, &gdelta, &x, &dt, &z, &gout, &out};
+        for (float **p : states) *p = m.take(blocks * size);
         for (float **p : sums) *p = m.take(blocks * W);
-        h = m.take(n * W);
-        starts = m.take(replays * blocks * n * W);
+        h = m.take(size);
+        starts = m.take(replays * blocks * size);
         for (float **p : tokens) *p = m.take(T * W);
-        for (float **p : recomputed) *p = m.take(T * G * W);
+        for (float **p : recomputed) *p = m.take(T * G * parts(a) * W);
         // Constant maps have one gradient a channel, as A has; maps per token one a token, summed over the channels.
-        gB = m.take(a.b_constant ? blocks * n * W : slots(n) * T * W);
-        gC = m.take(a.c_constant ? blocks * n * W : slots(n) * T * W);
+        gB = m.take(a.b_constant ? blocks * size : token_sums(a));
+        gC = m.take(a.c_constant ? blocks * size : token_sums(a));
     }
 };
 
@@ -45,6 +51,7 @@ struct Chunk {  // one block of channels over one chunk of tokens
     const uint8_t *restart;
     Ahead ahead;
     MEMBER int64_t n() const { return a.states; }
+    MEMBER int64_t size() const { return numbers(a) * W; }
     MEMBER int64_t c() const { return task.channel(block); }
     MEMBER int lanes() const { return task.lanes(block); }
     MEMBER Place place() const { return {task.b, c(), token, rows, lanes(), a.inner}; }
@@ -57,90 +64,108 @@ void prologue(const Chunk &k) {
     vf bias = load_lanes(k.a.dt_bias ? k.a.dt_bias + k.c() : nullptr, k.lanes());
     vf skip = load_lanes(k.a.D ? k.a.D + k.c() : nullptr, k.lanes());
     for (int64_t t = 0; t < k.rows; t++) {
-        vf raw = dt.at(t) + bias, delta = k.a.softplus ? softplus(raw) : raw;
-        store(k.m.raw + t * W, raw);
-        store(k.m.delta + t * W, delta);
-        store(k.m.dx + t * W, delta * x.at(t));
+        store(k.m.raw + t * W, dt.at(t) + bias);
+        k.m.steps.put(t, step_size(k.a, dt.at(t), bias), x.at(t));
         store(k.m.y + t * W, k.a.D ? skip * x.at(t) : (vf){});
     }
 }
 
-template <int K, bool ConstB, bool ConstC, bool Gated>
+// Add what K states found at one token to the sums over channels, part by part.
+template <class N, int K> INLINE void add_merged(float *sums, int64_t n, const N *v) {
+    for (int p = 0; p < PARTS<N>; p++) {
+        vf parts[K];
+        for (int j = 0; j < K; j++) parts[j] = part(v[j], p);
+        float *place = sums + p * slots(n) * T * W;
+        store(place, load(place) + merge<K>(parts));
+    }
+}
+template <class N> INLINE void add_number(float *p, N v) { store(p, load_number<N>(p) + v); }
+
+template <class N, int K, bool ConstB, bool ConstC, bool Gated>
 INLINE void differentiate_states(const Chunk &k, int64_t i, int64_t t0, int64_t t1, bool fresh) {
+    constexpr int P = PARTS<N>, S = P * W;
     const Buffers &m = k.m;
     const int64_t n = k.n();
-    const float *A = m.A + (k.block * n + i) * W, *h = m.h + i * W;
-    float *gA = m.gA + (k.block * n + i) * W, *gh = m.gh + (k.block * n + i) * W;
-    auto B = MapValues<K, ConstB>::from(m.B.block(k.block), i, n);
-    auto C = MapValues<K, ConstC>::from(m.C.block(k.block), i, n);
+    const float *A = m.A + (k.block * n + i) * S, *h = m.h + i * S;
+    float *gA = m.gA + (k.block * n + i) * S, *gh = m.gh + (k.block * n + i) * S;
+    auto B = MapValues<N, K, ConstB>::from(m.B.block(k.block), i, n);
+    auto C = MapValues<N, K, ConstC>::from(m.C.block(k.block), i, n);
     const int slot = (int)(i / 4 & 3);
-    vf a[K], s[K];
-    for (int j = 0; j < K; j++) a[j] = load(A + j * W), s[j] = fresh ? (vf){} : load(h + j * W);
+    Rate<N> a[K];
+    N s[K];
+    for (int j = 0; j < K; j++) a[j] = Rate<N>::from(A + j * S), s[j] = fresh ? (N){} : load_number<N>(h + j * S);
     for (int64_t t = t0; t < t1; t++) {
-        vf delta = load(m.delta + t * W), dx = load(m.dx + t * W), y = {}, decay[K];
+        const Step d = m.steps.at<N>(t);
+        vf dx = load(m.steps.dx + t * W), y = {};
+        N decay[K];
         k.ahead.fetch(slot, t);
-        for (int j = 0; j < K; j++) decay[j] = exp2v(delta * a[j]);
+        for (int j = 0; j < K; j++) decay[j] = a[j].decay(d);
         for (int j = 0; j < K; j++) {
-            s[j] = decay[j] * s[j] + dx * B.at(t, j);
-            if (Gated) y += s[j] * C.at(t, j);
-            store(m.decay + (t * K + j) * W, decay[j]);
-            store(m.state + (t * K + j) * W, s[j]);
+            s[j] = decay[j] * s[j] + B.at(t, j) * dx;
+            if (Gated) y += (float)P * inner(s[j], conj(C.at(t, j)));
+            store(m.decay + (t * K + j) * S, decay[j]);
+            store(m.state + (t * K + j) * S, s[j]);
         }
         if (Gated) store(m.y + t * W, load(m.y + t * W) + y);
     }
-    vf g[K], sum_A[K], sum_B[K], sum_C[K];
-    for (int j = 0; j < K; j++) g[j] = load(gh + j * W), sum_A[j] = sum_B[j] = sum_C[j] = (vf){};
-    float *gB = m.gB + (ConstB ? k.block * n + i : slot_of(i, n) * T) * W;
-    float *gC = m.gC + (ConstC ? k.block * n + i : slot_of(i, n) * T) * W;
+    N g[K], sum_A[K], sum_B[K], sum_C[K];
+    for (int j = 0; j < K; j++) g[j] = load_number<N>(gh + j * S), sum_A[j] = sum_B[j] = sum_C[j] = (N){};
+    float *gB = m.gB + (ConstB ? (k.block * n + i) * P : slot_of(i, n) * T) * W;
+    float *gC = m.gC + (ConstC ? (k.block * n + i) * P : slot_of(i, n) * T) * W;
     for (int64_t t = t1 - 1; t >= t0; t--) {
-        vf gy = load(m.gy + t * W), dx = load(m.dx + t * W), delta = load(m.delta + t * W);
+        vf gy = (float)P * load(m.gy + t * W), dx = load(m.steps.dx + t * W), delta = load(m.steps.delta + t * W);
         vf gdx = load(m.gdx + t * W), gdelta = load(m.gdelta + t * W);
         k.ahead.fetch(slot + 4, t);
-        vf gB_t[K], gC_t[K];
+        N gB_t[K], gC_t[K];
         for (int j = 0; j < K; j++) {
-            vf state = load(m.state + (t * K + j) * W);
-            vf before = t > t0 ? load(m.state + ((t - 1) * K + j) * W) : fresh ? (vf){} : load(h + j * W);
-            vf gh_t = g[j] + gy * C.at(t, j);
-            gC_t[j] = gy * state;
+            N state = load_number<N>(m.state + (t * K + j) * S);
+            N before = t > t0 ? load_number<N>(m.state + ((t - 1) * K + j) * S) : fresh ? (N){} : load_number<N>(h + j * S);
+            N gh_t = g[j] + conj(C.at(t, j)) * gy;
+            gC_t[j] = conj(state) * gy;
             gB_t[j] = gh_t * dx;
-            if (ConstC) sum_C[j] += gC_t[j];
-            if (ConstB) sum_B[j] += gB_t[j];
-            gdx += gh_t * B.at(t, j);
-            g[j] = gh_t * load(m.decay + (t * K + j) * W);
-            vf decayed = g[j] * before;
-            gdelta += decayed * a[j];
-            sum_A[j] += decayed * delta;
+            if (ConstC) sum_C[j] = sum_C[j] + gC_t[j];
+            if (ConstB) sum_B[j] = sum_B[j] + gB_t[j];
+            gdx += inner(gh_t, B.at(t, j));
+            g[j] = gh_t * conj(load_number<N>(m.decay + (t * K + j) * S));
+            N decayed = g[j] * conj(before);
+            gdelta += inner(decayed, a[j].a);
+            sum_A[j] = sum_A[j] + decayed * delta;
         }
-        if (!ConstC) store(gC + t * W, load(gC + t * W) + merge<K>(gC_t));
-        if (!ConstB) store(gB + t * W, load(gB + t * W) + merge<K>(gB_t));
+        if (!ConstC) add_merged<N, K>(gC + t * W, n, gC_t);
+        if (!ConstB) add_merged<N, K>(gB + t * W, n, gB_t);
         store(m.gdx + t * W, gdx);
         store(m.gdelta + t * W, gdelta);
     }
     for (int j = 0; j < K; j++) {
-        store(gA + j * W, load(gA + j * W) + sum_A[j]);
-        if (ConstB) store(gB + j * W, load(gB + j * W) + sum_B[j]);
-        if (ConstC) store(gC + j * W, load(gC + j * W) + sum_C[j]);
-        store(gh + j * W, g[j]);
+        add_number(gA + j * S, sum_A[j]);
+        if (ConstB) add_number(gB + j * S, sum_B[j]);
+        if (ConstC) add_number(gC + j * S, sum_C[j]);
+        store(gh + j * S, g[j]);
     }
 }
 
-template <bool ConstB, bool ConstC, bool Gated>
+template <class N, bool ConstB, bool ConstC, bool Gated>
 static void differentiate_all(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
     int64_t i = 0, n = k.n();
-    for (; i + G <= n; i += G) differentiate_states<G, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
-    for (; i < n; i++) differentiate_states<1, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
+    for (; i + G <= n; i += G) differentiate_states<N, G, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
+    for (; i < n; i++) differentiate_states<N, 1, ConstB, ConstC, Gated>(k, i, t0, t1, fresh);
 }
 
-template <bool ConstB, bool ConstC> INLINE void differentiate_gated(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
-    if (k.a.z.data) differentiate_all<ConstB, ConstC, true>(k, t0, t1, fresh);
-    else differentiate_all<ConstB, ConstC, false>(k, t0, t1, fresh);
+template <class N, bool ConstB, bool ConstC> INLINE void differentiate_gated(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
+    if (k.a.z.data) differentiate_all<N, ConstB, ConstC, true>(k, t0, t1, fresh);
+    else differentiate_all<N, ConstB, ConstC, false>(k, t0, t1, fresh);
+}
+
+template <class N> void differentiate_numbers(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
+    if (k.a.b_constant && k.a.c_constant) differentiate_gated<N, true, true>(k, t0, t1, fresh);
+    else if (k.a.b_constant) differentiate_gated<N, true, false>(k, t0, t1, fresh);
+    else if (k.a.c_constant) differentiate_gated<N, false, true>(k, t0, t1, fresh);
+    else differentiate_gated<N, false, false>(k, t0, t1, fresh);
 }
 
 void differentiate(const Chunk &k, int64_t t0, int64_t t1, bool fresh) {
-    if (k.a.b_constant && k.a.c_constant) differentiate_gated<true, true>(k, t0, t1, fresh);
-    else if (k.a.b_constant) differentiate_gated<true, false>(k, t0, t1, fresh);
-    else if (k.a.c_constant) differentiate_gated<false, true>(k, t0, t1, fresh);
-    else differentiate_gated<false, false>(k, t0, t1, fresh);
+    if (parts(k.a) == 2) differentiate_numbers<vc>(k, t0, t1, fresh);
+    else differentiate_numbers<vf>(k, t0, t1, fresh);
 }
 
 // Sequences inside a chunk, last first. `m.h` holds the state before the chunk; a new sequence starts from zero, and no
@@ -152,7 +177,7 @@ void sequences(const Chunk &k) {
             for (t0 = t1 - 1; t0 > 0 && !k.restart[t0]; t0--) {}
         bool fresh = k.restart && k.restart[t0];
         differentiate(k, t0, t1, fresh);
-        if (fresh) __builtin_memset(k.m.gh + k.block * k.n() * W, 0, k.n() * W * sizeof(float));
+        if (fresh) __builtin_memset(k.m.gh + k.block * k.size(), 0, k.size() * sizeof(float));
     }
 }
 
@@ -180,7 +205,7 @@ void leave(const Chunk &k) {
     OutRows gx = out_rows(k.a.gx, at, m.out);
     Rows before = k.a.accumulate ? k.read(k.a.gx, m.z) : x;
     for (int64_t t = 0; t < k.rows; t++) {
-        vf gy = load(m.gy + t * W), g = load(m.gdx + t * W) * load(m.delta + t * W);
+        vf gy = load(m.gy + t * W), g = load(m.gdx + t * W) * load(m.steps.delta + t * W);
         if (k.a.D) g += gy * skip;
         if (k.a.accumulate) g += before.at(t);
         store(gx.p + t * gx.stride, g);
@@ -207,13 +232,13 @@ void leave(const Chunk &k) {
 }
 
 void load_saved(const ssm_scan &a, const Task &task, int64_t block, int64_t interval, float *h) {
-    const float *row = a.saved + (task.b * ceil_div(a.length, a.interval) + interval) * a.states * a.dim;
-    for (int64_t i = 0; i < a.states; i++) store(h + i * W, load_lanes(row + i * a.dim + task.channel(block), task.lanes(block)));
+    const float *row = a.saved + (task.b * ceil_div(a.length, a.interval) + interval) * numbers(a) * a.dim;
+    for (int64_t i = 0; i < numbers(a); i++) store(h + i * W, load_lanes(row + i * a.dim + task.channel(block), task.lanes(block)));
 }
 
 // The states before every chunk of an interval, from the saved one before the first.
 void replay(const ssm_scan &a, const Task &task, const Buffers &m, int64_t interval, int64_t begin, int64_t end) {
-    const int64_t n = a.states, size = n * W;
+    const int64_t size = numbers(a) * W;
     for (int64_t k = 0; k < task.blocks; k++) load_saved(a, task, k, interval, m.starts + k * size);
     for (int64_t token = begin, s = 0; token + T < end; token += T, s++) {
         m.B.load_tokens(task, token, T, a.inner), m.C.load_tokens(task, token, T, a.inner);
@@ -223,7 +248,7 @@ void replay(const ssm_scan &a, const Task &task, const Buffers &m, int64_t inter
             __builtin_memcpy(to, from, size * sizeof(float));
             Chunk chunk{a, task, m, k, token, T, restart, Ahead(a.A)};
             prologue(chunk);
-            advance(m.B, m.C, k, m.delta, m.dx, m.y, m.A + k * size, to, n, T, restart, Ahead(a.A));
+            advance(m.B, m.C, k, m.steps, m.y, m.A + k * size, to, T, restart, Ahead(a.A));
         }
     }
 }
@@ -238,21 +263,24 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
     return lines;
 }
 
-void sum_slots(float *out, const float *in, int64_t rows, int64_t n) {
-    for (int64_t i = 0; i < n; i += i < n / G * G ? G : 1) {
-        const float *place = in + slot_of(i, n) * T * W;
-        if (i < n / G * G) sum_merged<G>(out + i, place, rows, n);
-        else sum_merged<1>(out + i, place, rows, n);
-    }
+// [T][parts][n] of the sums over the block's channels.
+void sum_slots(const ssm_scan &a, float *out, const float *sums, int64_t rows) {
+    const int64_t n = a.states, stride = numbers(a);
+    for (int64_t p = 0; p < parts(a); p++, out += n, sums += slots(n) * T * W)
+        for (int64_t i = 0; i < n; i += i < n / G * G ? G : 1) {
+            const float *place = sums + slot_of(i, n) * T * W;
+            if (i < n / G * G) sum_merged<G>(out + i, place, rows, stride);
+            else sum_merged<1>(out + i, place, rows, stride);
+        }
 }
 
 void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, const float *starts, int64_t token, int64_t rows) {
-    const int64_t n = a.states;
+    const int64_t size = numbers(a) * W;
     m.B.load_tokens(task, token, rows, a.inner), m.C.load_tokens(task, token, rows, a.inner);
-    if (!a.b_constant) __builtin_memset(m.gB, 0, slots(n) * T * W * sizeof(float));
-    if (!a.c_constant) __builtin_memset(m.gC, 0, slots(n) * T * W * sizeof(float));
+    if (!a.b_constant) __builtin_memset(m.gB, 0, token_sums(a) * sizeof(float));
+    if (!a.c_constant) __builtin_memset(m.gC, 0, token_sums(a) * sizeof(float));
     for (int64_t k = 0; k < task.blocks; k++) {
-        __builtin_memcpy(m.h, starts + k * n * W, n * W * sizeof(float));
+        __builtin_memcpy(m.h, starts + k * size, size * sizeof(float));
         const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
         Chunk chunk{a, task, m, k, token, rows, restart, ahead(a, task, k, token)};
         prologue(chunk);
@@ -260,18 +288,18 @@ void differentiate_chunk(const ssm_scan &a, const Task &task, const Buffers &m, 
         sequences(chunk);
         leave(chunk);
     }
-    int64_t row = ((task.segment * a.batch + task.b) * a.length + token) * n;
-    if (!a.b_constant) sum_slots(a.gB + row, m.gB, rows, n);
-    if (!a.c_constant) sum_slots(a.gC + row, m.gC, rows, n);
+    int64_t row = ((task.segment * a.batch + task.b) * a.length + token) * numbers(a);
+    if (!a.b_constant) sum_slots(a, a.gB + row, m.gB, rows);
+    if (!a.c_constant) sum_slots(a, a.gC + row, m.gC, rows);
 }
 
 void start(const ssm_scan &a, const Task &task, const Buffers &m) {
-    const int64_t n = a.states, size = n * W;
+    const int64_t n = numbers(a), size = n * W;
     m.B.load_constant(task), m.C.load_constant(task);
     for (int64_t k = 0; k < task.blocks; k++) {
         int64_t c = task.channel(k);
-        load_states(m.A + k * size, a.A + c * n, n, task.lanes(k), LOG2E);
-        if (a.g_final) load_states(m.gh + k * size, a.g_final + (task.b * a.dim + c) * n, n, task.lanes(k), 1.f);
+        load_tile_as(m.A + k * size, a.A + c * n, n, task.lanes(k), 1, n);
+        if (a.g_final) load_tile_as(m.gh + k * size, a.g_final + (task.b * a.dim + c) * n, n, task.lanes(k), 1, n);
         else __builtin_memset(m.gh + k * size, 0, size * sizeof(float));
     }
     __builtin_memset(m.gA, 0, task.blocks * size * sizeof(float));
@@ -282,7 +310,7 @@ void start(const ssm_scan &a, const Task &task, const Buffers &m) {
 }
 
 void finish(const ssm_scan &a, const Task &task, const Buffers &m) {
-    const int64_t n = a.states, size = n * W;
+    const int64_t n = numbers(a), size = n * W;
     for (int64_t k = 0; k < task.blocks; k++) {
         int64_t channel = task.b * a.dim + task.channel(k);
         int lanes = task.lanes(k);
@@ -305,7 +333,7 @@ void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
         replay(a, task, m, i, begin, end);
         for (int64_t s = ceil_div(end - begin, T) - 1; s >= 0; s--) {
             int64_t token = begin + s * T;
-            differentiate_chunk(a, task, m, m.starts + s * task.blocks * a.states * W, token, min64(T, end - token));
+            differentiate_chunk(a, task, m, m.starts + s * task.blocks * numbers(a) * W, token, min64(T, end - token));
         }
     }
     finish(a, task, m);

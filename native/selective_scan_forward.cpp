@@ -8,17 +8,18 @@
 namespace {
 
 struct Buffers {
-    float *A, *h, *delta, *dx, *y, *x, *dt, *z;
+    float *A, *h, *y, *x, *dt, *z;
+    Steps steps;
     Map B, C;
     Buffers(const ssm_scan &a, int64_t blocks, Arena &arena)
-        : A(arena.take(blocks * a.states * W)), h(arena.take(blocks * a.states * W)), delta(arena.take(T * W)),
-          dx(arena.take(T * W)), y(arena.take(T * W)), x(arena.take(T * W)), dt(arena.take(T * W)), z(arena.take(T * W)),
-          B(a.B, a.b_constant, a.states, blocks, arena), C(a.C, a.c_constant, a.states, blocks, arena) {}
+        : A(arena.take(blocks * numbers(a) * W)), h(arena.take(blocks * numbers(a) * W)), y(arena.take(T * W)),
+          x(arena.take(T * W)), dt(arena.take(T * W)), z(arena.take(T * W)), steps(arena),
+          B(a.B, a.b_constant, a, blocks, arena), C(a.C, a.c_constant, a, blocks, arena) {}
 };
 
 void save_state(const ssm_scan &a, const Task &task, int64_t block, int64_t token, const float *h) {
-    float *row = a.saved + (task.b * ceil_div(a.length, a.interval) + token / a.interval) * a.states * a.dim;
-    for (int64_t i = 0; i < a.states; i++) store_lanes(row + i * a.dim + task.channel(block), load(h + i * W), task.lanes(block));
+    float *row = a.saved + (task.b * ceil_div(a.length, a.interval) + token / a.interval) * numbers(a) * a.dim;
+    for (int64_t i = 0; i < numbers(a); i++) store_lanes(row + i * a.dim + task.channel(block), load(h + i * W), task.lanes(block));
 }
 
 Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
@@ -33,19 +34,17 @@ Ahead ahead(const ssm_scan &a, const Task &task, int64_t block, int64_t token) {
 
 void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block, int64_t token, int64_t rows) {
     int lanes = task.lanes(block);
-    int64_t c = task.channel(block), n = a.states;
+    int64_t c = task.channel(block), size = numbers(a) * W;
     const Place at{task.b, c, token, rows, lanes, a.inner};
     Rows x = rows_of(a.x, at, m.x), dt = rows_of(a.dt, at, m.dt);
     vf bias = load_lanes(a.dt_bias ? a.dt_bias + c : nullptr, lanes), skip = load_lanes(a.D ? a.D + c : nullptr, lanes);
     for (int64_t t = 0; t < rows; t++) {
-        vf d = dt.at(t) + bias, u = x.at(t);
-        if (a.softplus) d = softplus(d);
-        store(m.delta + t * W, d);
-        store(m.dx + t * W, d * u);
+        vf u = x.at(t);
+        m.steps.put(t, step_size(a, dt.at(t), bias), u);
         store(m.y + t * W, a.D ? skip * u : (vf){});  // 0 * inf is not 0
     }
     const uint8_t *restart = a.restart ? a.restart + task.b * a.length + token : nullptr;
-    advance(m.B, m.C, block, m.delta, m.dx, m.y, m.A + block * n * W, m.h + block * n * W, n, rows, restart, ahead(a, task, block, token));
+    advance(m.B, m.C, block, m.steps, m.y, m.A + block * size, m.h + block * size, rows, restart, ahead(a, task, block, token));
     const OutRows out = out_rows(a.y, at, m.y), y = a.accumulate ? OutRows{m.y, W} : out;
     if (a.z.data) {
         Rows z = rows_of(a.z, at, m.z);
@@ -60,30 +59,34 @@ void chunk(const ssm_scan &a, const Task &task, const Buffers &m, int64_t block,
     flush(a.y, at, m.y);
 }
 
+void load_initial(const ssm_scan &a, int64_t b, int64_t c, int lanes, float *h) {
+    const int64_t *stride = a.h0.stride, step = parts(a) == 2 ? 1 : stride[2];  // a complex state is contiguous along n
+    load_tile_as(h, (const float *)a.h0.data + (b * stride[0] + c * stride[1]) * parts(a), numbers(a), lanes, step,
+                 stride[1] * parts(a));
+}
+
 void run(const ssm_scan &a, const Cut &cut, int64_t index, float *workspace) {
     Task task(a, cut, index);
     Arena arena{workspace};
     Buffers m(a, ceil_div(cut.segment, W), arena);
-    int64_t n = a.states;
+    const int64_t count = numbers(a), size = count * W;
     m.B.load_constant(task), m.C.load_constant(task);
     for (int64_t k = 0; k < task.blocks; k++) {
         int64_t c = task.channel(k);
-        load_states(m.A + k * n * W, a.A + c * n, n, task.lanes(k), LOG2E);
-        if (a.h0.data)
-            load_tile(m.h + k * n * W, a.h0, task.b * a.h0.stride[0] + c * a.h0.stride[1], n, task.lanes(k), a.h0.stride[2],
-                      a.h0.stride[1]);
-        else __builtin_memset(m.h + k * n * W, 0, n * W * sizeof(float));
+        load_tile_as(m.A + k * size, a.A + c * count, count, task.lanes(k), 1, count);
+        if (a.h0.data) load_initial(a, task.b, c, task.lanes(k), m.h + k * size);
+        else __builtin_memset(m.h + k * size, 0, size * sizeof(float));
     }
     for (int64_t token = 0; token < a.length; token += T) {
         int64_t rows = min64(T, a.length - token);
         m.B.load_tokens(task, token, rows, a.inner), m.C.load_tokens(task, token, rows, a.inner);
         for (int64_t k = 0; k < task.blocks; k++) {
-            if (a.saved && token % a.interval == 0) save_state(a, task, k, token, m.h + k * n * W);
+            if (a.saved && token % a.interval == 0) save_state(a, task, k, token, m.h + k * size);
             chunk(a, task, m, k, token, rows);
         }
     }
     for (int64_t k = 0; k < task.blocks; k++)
-        store_tile_as(a.h_final + (task.b * a.dim + task.channel(k)) * n, m.h + k * n * W, n, task.lanes(k), 1, n);
+        store_tile_as(a.h_final + (task.b * a.dim + task.channel(k)) * count, m.h + k * size, count, task.lanes(k), 1, count);
 }
 
 int64_t floats_per_thread(const ssm_scan &a) {

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from parity_language import run_language
 from parity_models import check_model, run_images
-from ssmlab.checkpoints import FAMILIES
 from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan, ssd
 
 Found = dict[str, torch.Tensor]
@@ -135,7 +135,8 @@ RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
 }
 
 
-MODEL_RUNNERS = {family: run_images for family in ("mambavision", "medmamba", "vim", "vmamba") if family in FAMILIES}
+MODEL_RUNNERS = dict.fromkeys(("mambavision", "medmamba", "vim", "vmamba"), run_images)
+MODEL_RUNNERS |= dict.fromkeys(("mamba1", "mamba2"), run_language)
 
 
 def check_case(root: Path, path: Path, fill) -> tuple[float, str]:

@@ -43,6 +43,7 @@ def check_model(root: Path, case: dict, fill, run: Callable = run_images) -> Wor
             inputs[name].requires_grad_()
     with torch.set_grad_enabled(gradients is not None), watched(model, case["features"]) as seen:
         found = run(case, inputs, model)
+    seen |= {name.removeprefix("feat."): value for name, value in found.items() if name.startswith("feat.")}
     outputs, features = case["tolerance"]["outputs_atol"], case["tolerance"]["features_atol"]
     errors = [(excess(name, found[name], gold, outputs[name], fill), name) for name in case["outputs"]]
     errors += [

@@ -18,7 +18,7 @@ extern "C" {
 #define SSM_EXPORT __attribute__((visibility("default")))
 #endif
 
-enum ssm_dtype { SSM_FLOAT32 = 0, SSM_BFLOAT16 = 1, SSM_FLOAT16 = 2 };
+enum ssm_dtype { SSM_FLOAT32 = 0, SSM_BFLOAT16 = 1, SSM_FLOAT16 = 2, SSM_COMPLEX64 = 3 };
 
 /* A strided view; data == 0 where the argument is absent. Strides follow the axes named beside each member. */
 typedef struct {
@@ -32,13 +32,17 @@ typedef struct {
  * Token t lies at t * stride[2]; where `inner` > 0 the tokens are the points of a plane, read in lines of `inner`, and
  * token t lies at (t / inner) * stride[2] + (t % inner) * stride[3]; B and C then have axes (b, outer, n, inner).
  * With `accumulate` y, and in the backward pass gx, are added to instead of written.
+ * The dtype of `h0`, also where h0 is absent, is that of the state: SSM_FLOAT32, or SSM_COMPLEX64 and not with `inner`. Then
+ * y = 2 Re(C h); A, h0, h_final, g_final, gh0, gA and constant maps with their gradients hold two floats for every state,
+ * real and imaginary part; maps per token have axes (b, g, n, 2 l), the parts alternating along the last; h0 is contiguous
+ * along n; below, a state of [f32] `saved` is two rows, and a token of gB and gC is two rows of n.
  * `interval` is the distance in tokens between saved states, a multiple of SSM_CHUNK. */
 typedef struct {
     int64_t batch, dim, length, states, groups, b_constant, c_constant, softplus, interval, threads, inner, accumulate;
     ssm_tensor x, dt, z, y;   /* (b, d, l), or (b, d, outer, inner) */
     ssm_tensor B, C;
     float *A, *D, *dt_bias;   /* [f32] (d, n), (d), (d) */
-    ssm_tensor h0;            /* (b, d, n), any strides, float32 */
+    ssm_tensor h0;            /* (b, d, n), any strides, float32 or complex64 */
     float *h_final;           /* [f32] (b, d, n) */
     float *saved;             /* [f32] (b, ceil(l / interval), n, d): the state before every interval, or 0 */
     uint8_t *restart;         /* (b, l), 1 where a new sequence begins, or 0 */

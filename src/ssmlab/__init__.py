@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from ssmlab import _timm
+
 __version__ = "0.1.0"
 _SUBMODULES = ("ops", "nn", "models", "data", "tasks", "training", "profiling", "reports")
 
@@ -14,3 +16,6 @@ def __getattr__(name: str):
 
 def __dir__():
     return [*globals(), *_SUBMODULES]
+
+
+_timm.register()

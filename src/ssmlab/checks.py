@@ -1,5 +1,6 @@
 """Argument checks that print what was got, what was expected and, where it is a transposition, the cure."""
 
+from collections.abc import Sequence
 from itertools import permutations
 
 from ssmlab.errors import ShapeError
@@ -20,38 +21,47 @@ def check_shapes(op: str, known: dict[str, int] | None = None, /, **arguments) -
     for name, (tensor, axes) in arguments.items():
         if tensor is None:
             continue
-        shape = tuple(tensor.shape)
-        for alternative in axes.split("|"):
-            found = _match(shape, alternative.split(), sizes)
-            if found is not None:
-                sizes |= found
+        shape = tensor.shape
+        for form in _FORMS.get(axes) or _forms(axes):
+            if len(form) == len(shape) and _fits(shape, form, sizes):
                 break
         else:
-            raise ShapeError(_message(op, name, shape, axes, sizes))
+            raise ShapeError(_message(op, name, tuple(shape), axes, sizes))
     return sizes
 
 
-def _match(shape: tuple[int, ...], letters: list[str], sizes: dict[str, int]) -> dict[str, int] | None:
-    """The sizes that this tensor fixes anew, or None where it does not fit."""
-    if len(shape) != len(letters):
-        return None
-    found: dict[str, int] = {}
-    for letter, size in zip(letters, shape, strict=True):
-        expected = int(letter) if letter.isdigit() else sizes.get(letter, found.get(letter, size))
-        if expected != size:
-            return None
-        if not letter.isdigit() and letter not in sizes:
-            found[letter] = size
-    return found
+_FORMS: dict[str, list[tuple[str | int, ...]]] = {}  # read once: a check costs a tenth of a short scan's time
+
+
+def _forms(axes: str) -> list[tuple[str | int, ...]]:
+    """ "b l|l 4" as [("b", "l"), ("l", 4)]."""
+    forms = [tuple(int(c) if c.isdigit() else c for c in form.split()) for form in axes.split("|")]
+    _FORMS[axes] = forms
+    return forms
+
+
+def _fits(shape: Sequence[int], form: tuple[str | int, ...], sizes: dict[str, int]) -> bool:
+    """Whether a shape of as many axes has this form; the sizes that it fixes anew are added to `sizes`."""
+    new = []
+    for axis, size in zip(form, shape):  # noqa: B905 (checked by the caller; `strict` takes longer than the rest)
+        known = sizes.get(axis, axis) if axis.__class__ is str else axis
+        if known is axis and axis.__class__ is str:
+            sizes[axis] = size
+            new.append(axis)
+        elif known != size:
+            for added in new:
+                del sizes[added]
+            return False
+    return True
 
 
 def _message(op: str, name: str, shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> str:
-    alternatives = [alternative.split() for alternative in axes.split("|")]
-    forms = ["(" + ", ".join(f"{x}={sizes[x]}" if x in sizes else x for x in form) + ")" for form in alternatives]
+    alternatives = _forms(axes)
+    forms = ["(" + ", ".join(f"{x}={sizes[x]}" if x in sizes else str(x) for x in form) + ")" for form in alternatives]
     text = f"{op}: {name} must have shape {' or '.join(forms)}, got {shape}"
     for form in alternatives:
         for order in permutations(range(len(shape))):
             turned = tuple(shape[i] for i in order)
-            if turned != shape and _match(turned, form, sizes) is not None:
+            if turned != shape and len(form) == len(shape) and _fits(turned, form, dict(sizes)):
                 return f"{text}; {name}.permute{order} has the expected sizes"
     return text

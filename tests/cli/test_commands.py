@@ -14,7 +14,7 @@ from PIL import Image
 from ssmlab.cli.main import main
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
-COMMANDS = ("demo", "run", "sweep", "classify", "data", "report", "models", "recipes", "doctor")
+COMMANDS = ("demo", "run", "sweep", "classify", "data", "report", "models", "recipes", "doctor", "bench", "exec")
 
 
 def ssmlab(*arguments, **environment):

@@ -136,7 +136,7 @@ def test_absurd_sizes_are_refused_before_reading(make, tmp_path, monkeypatch):
     zeros = {f"{part}_images": np.zeros((1000, 28, 28), np.uint8) for part in ("train", "val", "test")}
     path = make.medmnist(tmp_path / "x.npz")
     np.savez_compressed(path, **zeros)
-    monkeypatch.setattr(module, "_memory", lambda: 1 << 20)
+    monkeypatch.setattr(module, "machine_memory", lambda: 1 << 20)
     assert "x.npz: needs 2 MiB of memory, this machine has 1" in problems(path)[0]
     monkeypatch.setattr(files_module, "BOMB_BYTES", 1 << 20)
     with pytest.raises(DataError, match="no archive of pictures"):
@@ -144,7 +144,7 @@ def test_absurd_sizes_are_refused_before_reading(make, tmp_path, monkeypatch):
 
 
 def test_memory_is_known_here():
-    assert module._memory() is None or module._memory() > 1 << 28
+    assert module.machine_memory() is None or module.machine_memory() > 1 << 28
 
 
 def test_groups(make, tmp_path):

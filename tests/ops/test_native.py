@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ops.common import run
+from ops.common import assert_equal_runs, run
+from ops.test_complex_scan import complex_scan
 from ops.test_selective_scan import make, packed
 from ssmlab.errors import BackendError
 from ssmlab.ops import _native, selective_scan
@@ -30,11 +31,12 @@ def instruction_set(request):
 
 @pytest.mark.parametrize("instruction_set", SETS, indirect=True)
 @pytest.mark.parametrize("d", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33])
-def test_every_instruction_set_at_sizes_around_its_width(instruction_set, d):
-    arguments = {k: t.float().double() for k, t in make(2, d, 66, 3).items()}
-    exact = run(selective_scan, arguments, torch.float64, "reference", dt_softplus=True)
+@pytest.mark.parametrize("op", [selective_scan, complex_scan])
+def test_every_instruction_set_at_sizes_around_its_width(instruction_set, op, d):
+    arguments = {k: t.float().double() for k, t in make(2, d, 66, 3, complex_=op is complex_scan).items()}
+    exact = run(op, arguments, torch.float64, "reference", dt_softplus=True)
     for layout in ("tokens", "channels"):
-        found = run(selective_scan, arguments, torch.float32, "native", layout, dt_softplus=True)
+        found = run(op, arguments, torch.float32, "native", layout, dt_softplus=True)
         for name, value in exact.items():
             assert float((found[name] - value).norm()) <= 5e-6 * float(value.norm()), name
 
@@ -58,13 +60,24 @@ def test_half_conversions_round_to_nearest_even(instruction_set, dtype):
     torch.testing.assert_close(y[0, :, 0], (values[0, :, 0] + 1).to(dtype), atol=0, rtol=0)
 
 
-def test_any_number_of_threads_gives_the_same_bits():
-    arguments = make(2, 100, 150, 16)
+@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
+@pytest.mark.parametrize("form", [{}, {"groups": 2}, {"constant": "BC"}])
+@pytest.mark.parametrize("n", [1, 4, 6, 7])
+def test_every_instruction_set_with_a_complex_state(instruction_set, n, form):
+    arguments = {k: t.float().double() for k, t in make(2, 20, 131, n, complex_=True, **form).items()}
+    options = {"dt_softplus": True, "seq_idx": packed(2, 131, 70)}
+    exact = run(complex_scan, arguments, torch.float64, "reference", **options)
+    assert_equal_runs(run(complex_scan, arguments, torch.float32, "native", **options), exact, torch.float32)
+
+
+@pytest.mark.parametrize("op", [selective_scan, complex_scan])
+def test_any_number_of_threads_gives_the_same_bits(op):
+    arguments = make(2, 100, 150, 16, complex_=op is complex_scan)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(run(selective_scan, arguments, torch.float32, "native", seq_idx=packed(2, 150, 60)))
+            results.append(run(op, arguments, torch.float32, "native", dt_softplus=True, seq_idx=packed(2, 150, 60)))
     finally:
         torch.set_num_threads(before)
     for name, value in results[0].items():

@@ -16,18 +16,22 @@ FAST = ["chunked", pytest.param("native", marks=BUILT)]
 LAYOUTS = ("tokens", "channels", "gaps")
 
 
-def make(b, d, l, n, *, groups=None, constant=(), absent=()):
+def make(b, d, l, n, *, groups=None, constant=(), absent=(), complex_=False):
+    """Arguments in float64. Complex numbers are pairs along the last axis, as `complex_scan` takes them."""
+    k = 2 if complex_ else 1
+
     def values(*shape):
         return torch.randn(*shape, dtype=torch.float64)
 
     def map_(name):
-        return values(d, n) if name in constant else values(b, groups, n, l) if groups else values(b, n, l)
+        return values(d, n * k) if name in constant else values(b, groups, n, l * k) if groups else values(b, n, l * k)
 
+    A = -2 * torch.rand(d, n, dtype=torch.float64) - 0.05
     arguments = {
         "x": values(b, d, l), "dt": 0.6 * torch.rand(b, d, l, dtype=torch.float64),
-        "A": -2 * torch.rand(d, n, dtype=torch.float64) - 0.05,
+        "A": torch.stack([A, 4 * values(d, n)], dim=-1).flatten(1) if complex_ else A,
         "B": map_("B"), "C": map_("C"), "D": values(d), "z": values(b, d, l), "dt_bias": 0.3 * values(d),
-        "initial_state": values(b, d, n),
+        "initial_state": values(b, d, n * k),
     }  # fmt: skip
     return {k: None if k in absent else t for k, t in arguments.items()}
 
@@ -49,6 +53,7 @@ CASES = {
     "nothing optional": ((1, 300, 70, 4), {"absent": ("D", "z", "dt_bias", "initial_state")}, {"dt_softplus": False}),
     "no gate": ((3, 64, 129, 16), {"absent": ("z",)}, {}),
     "no bias": ((1, 33, 63, 8), {"absent": ("dt_bias",)}, {}),
+    "no skip, no state": ((1, 20, 66, 8), {"absent": ("D", "initial_state")}, {}),
 }
 
 
@@ -88,25 +93,20 @@ def test_mixed_dtypes(backend):
     assert relative_error(y.double(), exact) < 8e-3
 
 
-@pytest.mark.parametrize("constant", ["", "B", "BC"])
-def test_complex_chunked_equals_definition(constant):
-    b, d, l, n = 2, 6, 90, 4
-    arguments = make(b, d, l, n, constant=constant, absent=("initial_state",))
-    arguments["A"] = torch.complex(arguments["A"], torch.randn(d, n, dtype=torch.float64))
-    for name in "BC":
-        shape = (d, n, 2) if name in constant else (b, n, 2 * l)
-        t = torch.randn(*shape, dtype=torch.float64)
-        arguments[name] = torch.view_as_complex(t) if name in constant else t
-    results = []
-    for backend in ("reference", "chunked"):
-        leaves = {k: t.detach().requires_grad_() for k, t in arguments.items() if t is not None}
-        y, state = selective_scan(**leaves, dt_softplus=True, backend=backend)
-        loss = (y * torch.linspace(-1, 1, l, dtype=torch.float64)).sum() + torch.view_as_real(state).pow(2).sum()
-        results.append([y, state, *torch.autograd.grad(loss, list(leaves.values()))])
-    for found, exact in zip(results[1], results[0], strict=True):
-        assert float((found - exact).detach().abs().max()) <= 1e-12 * float(exact.detach().abs().max())
-    with pytest.raises(BackendError, match="complex"):
-        selective_scan(**{k: t for k, t in arguments.items() if t is not None}, backend="native")
+@pytest.mark.parametrize("groups", [(4, 2), (1, 4), (4, 1), (None, 4)])
+def test_maps_may_differ_in_their_groups(groups):
+    maps = [make(1, 8, 20, 4, groups=g) for g in groups]
+    arguments = maps[0] | {"C": maps[1]["C"]}
+    exact = run(selective_scan, arguments, torch.float64, "reference")
+    for backend in (None, "chunked"):
+        assert_equal_runs(run(selective_scan, arguments, torch.float32, backend), exact, torch.float32)
+
+
+@BUILT
+def test_the_kernels_refuse_groups_that_differ():
+    arguments = {k: t.float() for k, t in make(1, 8, 20, 4, groups=4).items()}
+    with pytest.raises(BackendError, match="B and C have different numbers of groups"):
+        selective_scan(**arguments | {"C": arguments["C"][:, :2]}, backend="native")
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])

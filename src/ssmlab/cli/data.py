@@ -17,9 +17,10 @@ def main() -> None:
 @app.command()
 def check(
     path: Annotated[
-        str, typer.Argument(help="Class folders, a zip of them, a MedMNIST .npz, MHIST, or: digits")
+        str, typer.Argument(help="Class folders, a zip of them, a MedMNIST .npz, MHIST, CIFAR, ImageNet, or: digits")
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
+    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine (100 classes) or coarse (20)")] = "fine",
     val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
@@ -29,7 +30,7 @@ def check(
     from ssmlab.errors import DataError
 
     try:
-        data = open_images(path, group=group, val_fraction=val_fraction, seed=seed, strict=False)
+        data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
         with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
             report = check_images(data, strict=False, progress=progress)
     except DataError as error:  # not a data set at all

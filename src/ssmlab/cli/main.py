@@ -6,7 +6,7 @@ import sys
 import typer
 
 import ssmlab
-from ssmlab.cli import classify, data, demo, doctor, models, recipes, report, run, sweep
+from ssmlab.cli import bench, classify, data, demo, doctor, execute, models, recipes, report, run, sweep
 from ssmlab.errors import UserError
 
 app = typer.Typer(
@@ -26,6 +26,10 @@ app.command("report")(report.report)
 app.command("models")(models.models)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)
+app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    execute.execute
+)
+app.add_typer(bench.app, name="bench")
 
 
 def _version(asked: bool) -> None:

@@ -9,6 +9,9 @@ from ssmlab.data.decode import Progress, for_each_image
 from ssmlab.data.images import ImageData, unreadable
 from ssmlab.errors import DataError
 
+GREY = "of grey values to RGB"
+LEAST_SIDE = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
@@ -23,8 +26,9 @@ class CheckReport:
             id).
         label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
         problems: to be mended before training, by file name with the fix; what `open_images` found included.
-        warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range.
-        notes: how the parts were made and what was left out.
+        warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range, images of
+            hardly any pixels.
+        notes: how the parts were made, what was left out, and which images were converted.
     """
 
     name: str
@@ -59,6 +63,7 @@ class _Seen:
     id: str
     label: str
     size: tuple[int, int]
+    mode: str
     digest: bytes
     dark: bool
 
@@ -90,7 +95,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
         label_conflicts=conflicts,
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=_warnings(seen, duplicates, conflicts),
-        notes=data.notes,
+        notes=data.notes + _conversions(seen),
     )
     if strict and report.problems:
         raise DataError(f"{data.path}: {count(len(report.problems), 'problem')} in the data", report.problems)
@@ -110,7 +115,7 @@ def _look(data, progress):
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
         label = data.classes[split.labels[i]]
-        seen[n] = _Seen(split.name, split.ids[i], label, image.size, digest.digest(), dark)
+        seen[n] = _Seen(split.name, split.ids[i], label, image.size, image.info["mode"], digest.digest(), dark)
 
     failures = for_each_image(load, places, visit, progress)
     reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}
@@ -142,6 +147,35 @@ def _sizes(seen):
     return {axis: (values[0], float(median(values)), values[-1]) for axis, values in axes.items()}
 
 
+def _conversions(seen):
+    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey."""
+    done: dict[str, list[str]] = {}
+    for one in seen:
+        for conversion in _conversion(one.mode):
+            done.setdefault(conversion, []).append(one.id)
+    if len(done.get(GREY, ())) == len(seen):
+        done.pop(GREY, None)
+    return [
+        f"converted: {count(len(ids), 'image')} {conversion} ({some(sorted(ids))})" for conversion, ids in done.items()
+    ]
+
+
+def _conversion(mode):
+    kind, _, alpha = mode.removesuffix(";16").partition("+")
+    if kind in ("RGBA", "RGBa", "LA", "La", "PA") or alpha:
+        yield "with transparency, laid over white"
+    if kind.startswith("I") or mode.endswith(";16"):
+        yield "of 16 bits a channel, the high byte taken"
+    elif kind in ("L", "LA", "La"):
+        yield GREY
+    elif kind in ("P", "PA"):
+        yield "with a palette to RGB"
+    elif kind == "1":
+        yield "of 1 bit to black and white"
+    elif not kind.startswith("RGB"):
+        yield f"from {kind} to RGB"
+
+
 def _warnings(seen, duplicates, conflicts):
     warnings = []
     if duplicates:
@@ -151,6 +185,10 @@ def _warnings(seen, duplicates, conflicts):
     if conflicts:
         first = " = ".join(f"{label}: {name}" for label, _, name in conflicts[0][:3])
         warnings.append(f"{count(len(conflicts), 'image')} with more than one label ({first})")
+    tiny = [one.id for one in seen if min(one.size) < LEAST_SIDE]
+    if tiny:
+        found = f"{count(len(tiny), 'image')} with a side of less than {LEAST_SIDE} pixels ({some(tiny)})"
+        warnings.append(f"{found}, enlarged there is nothing to see; look whether they are pictures at all")
     dark = [one.id for one in seen if one.dark]
     if dark:
         found = f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range ({some(dark)})"

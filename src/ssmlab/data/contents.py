@@ -25,10 +25,11 @@ class Contents:
     """A data set as it was found.
 
     Attributes:
-        format: digits | mhist | class_folders | zip_folders | medmnist.
+        format: digits | mhist | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
         classes: in the order of the label numbers, those without images included.
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
+        incomplete: items are missing for a reason that a problem tells, so that counts say nothing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Contents:
     load: Callable[[object], Image.Image]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    incomplete: bool = False
 
 
 def did_you_mean(word: str, known) -> str:

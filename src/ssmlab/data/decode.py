@@ -37,7 +37,8 @@ def decode(data: bytes) -> Image.Image:
     """Decode one picture completely, so that a truncated file is found.
 
     Returns:
-        an RGB picture; `picture.info["mode"]` is Pillow's name of the mode that the file had.
+        an RGB picture; `picture.info["mode"]` is Pillow's name of the mode that the file had, with "+alpha" where
+            it had a transparent colour, and "RGB;16" for three channels of 16 bits, which Pillow reads as 8.
     Raises:
         UnreadableImage: empty, no picture, truncated, too large, or of an unsupported kind.
     """
@@ -48,8 +49,10 @@ def decode(data: bytes) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImage(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
+            deep = ";16" in _raw_mode(image)
             image.load()
-            mode = image.mode
+            mode = image.mode + ("+alpha" if "transparency" in image.info else "")
+            mode += ";16" if deep and mode.startswith("RGB") else ""
             picture = to_rgb(_upright(image))
     except UnreadableImage:
         raise
@@ -79,6 +82,12 @@ def _from_deep(image):
     if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
         raise UnreadableImage(f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16")
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _raw_mode(image):
+    """How the pixels are stored, "RGB;16B" for one: the last of the decoder's arguments, or the first of several."""
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _upright(image):

@@ -5,6 +5,7 @@ every depth belongs to the class. A folder that holds all the rest (the top fold
 through. Ids are the paths below that point, so a zip has the ids, and the split, of the same tree unpacked.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,12 +21,19 @@ PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val
 
 @dataclass
 class Tree:
-    """Where the class folders are: below `prefix`, in the folders of `parts` (folder -> part), if any."""
+    """Where the class folders are: below `prefix`, in the folders of `parts` (folder -> part), if any.
+
+    Attributes:
+        listed: images that a table puts into a class -> the class folder they would lie in.
+        is_class: whether a folder of this name is a class; others hold images outside of class folders.
+    """
 
     prefix: str
     parts: dict[str, str]
     pictures: set[str]
     problems: list[str] = field(default_factory=list)
+    listed: dict[str, str] = field(default_factory=dict)
+    is_class: Callable[[str], object] = bool
 
     @property
     def depth(self) -> int:
@@ -37,8 +45,12 @@ class Tree:
 
     def class_folder(self, name: str) -> str | None:
         """The class folder on the way to a file, or None where the file lies outside of all."""
+        if name in self.listed:
+            return self.listed[name]
         steps = name.split("/")
         if len(steps) <= self.depth or (self.parts and steps[0] not in self.parts):
+            return None
+        if not self.is_class(steps[self.depth - 1]):
             return None
         return "/".join(steps[: self.depth])
 

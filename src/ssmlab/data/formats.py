@@ -2,21 +2,39 @@
 
 from pathlib import Path
 
+from ssmlab.data.cifar import LABELS, TarFiles, find_cifar, read_cifar
 from ssmlab.data.contents import Contents, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.folders import find_tree, read_folders
+from ssmlab.data.imagenet import find_imagenet, read_imagenet
 from ssmlab.data.medmnist import is_medmnist, read_medmnist
 from ssmlab.data.mhist import find_annotations, read_mhist
 from ssmlab.errors import DataError
 
 ACCEPTED = (
     "class folders (train/<class>/*, test/<class>/*; or <class>/*), one zip of such folders, "
-    "a MedMNIST .npz, MHIST's annotations.csv beside images/, or the word digits"
+    "a MedMNIST .npz, MHIST's annotations.csv beside images/, CIFAR-10 or CIFAR-100 (python version, unpacked or "
+    ".tar.gz), ImageNet (train/n01440764/*, val/), or the word digits"
 )
 
 
-def read_contents(path: str, group: str | None) -> Contents:
-    """Read "digits", a folder, an archive or a table. Raises DataError where it is no data set at all."""
+def read_contents(path: str, group: str | None, labels: str = "fine") -> Contents:
+    """Read "digits", a folder, an archive or a table.
+
+    Args:
+        labels: of CIFAR-100, "fine" or "coarse".
+    Raises:
+        DataError: it is no data set at all, or one without such labels.
+    """
+    if labels not in LABELS:
+        raise DataError(f"labels={labels!r}: expected {' or '.join(LABELS)}")
+    contents = _read(path, group, labels)
+    if labels != LABELS[0] and contents.format != "cifar100":
+        raise DataError(f"{path}: labels={labels!r} is for CIFAR-100, this is {contents.format}; leave it out")
+    return contents
+
+
+def _read(path, group, labels):
     if not path:
         raise DataError(f"no data are named; expected {ACCEPTED}")
     if path == "digits":
@@ -25,11 +43,11 @@ def read_contents(path: str, group: str | None) -> Contents:
         return read_digits(group)
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path, group)
+        return _read_folder(path, group, labels)
     if path.is_file():
-        contents = _read_archive(path, group)
+        contents = _read_archive(path, group, labels)
         if contents is None and path.suffix.lower() == ".csv":
-            contents = _read_files(FolderFiles(path.parent), group)
+            contents = _read_files(FolderFiles(path.parent), group, labels)
         if contents is None:
             raise DataError(f"{path}: not a data set in a known format; expected {ACCEPTED}")
         return contents
@@ -37,15 +55,15 @@ def read_contents(path: str, group: str | None) -> Contents:
     raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}")
 
 
-def _read_folder(path, group):
+def _read_folder(path, group, labels):
     files = FolderFiles(path)
-    contents = _read_files(files, group)
+    contents = _read_files(files, group, labels)
     if contents is not None:
         return contents
     read = {}
     for name, real in files.files.items():
-        if "/" not in name and files.head(name).startswith(b"PK"):
-            read[name] = _read_archive(path / real, group)
+        if "/" not in name and _is_archive(files.head(name, 512)):
+            read[name] = _read_archive(path / real, group, labels)
     read = {name: contents for name, contents in read.items() if contents is not None}
     if len(read) == 1:
         return next(iter(read.values()))
@@ -55,22 +73,37 @@ def _read_folder(path, group):
     raise DataError(f"{path}: no data set in a known format, found {found}; expected {ACCEPTED}")
 
 
-def _read_archive(path, group):
-    """Contents of a zip or npz, whichever it is; None where it is neither."""
+def _read_archive(path, group, labels):
+    """Contents of a zip, npz or CIFAR's tar, whichever it is; None where it is none of them."""
     with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            return None
+        head = file.read(512)
+    if not _is_archive(head):
+        return None
+    if not head.startswith(b"PK"):
+        files = TarFiles(path)
+        place = find_cifar(files)
+        return read_cifar(files, place, group, labels) if place else None
     files = ZipFiles(path)
     if is_medmnist(files.files):
         return read_medmnist(path, group)
-    return _read_files(files, group)
+    return _read_files(files, group, labels)
 
 
-def _read_files(files, group):
+def _is_archive(head):
+    return head.startswith((b"PK", b"\x1f\x8b")) or head[257:262] == b"ustar"
+
+
+def _read_files(files, group, labels):
     tables = find_annotations(files)
     if len(tables) > 1:
         raise DataError(f"{files.path}: several tables of annotations ({some(tables)}); keep one of them")
     if tables:
         return read_mhist(files, tables[0], group)
+    place = find_cifar(files)
+    if place:
+        return read_cifar(files, place, group, labels)
+    tree = find_imagenet(files)
+    if tree:
+        return read_imagenet(files, tree, group)
     tree = find_tree(files)
     return read_folders(files, tree, group) if tree else None

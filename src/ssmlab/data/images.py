@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from PIL import Image
 from ssmlab.data.contents import PARTS, Item, count, some
 from ssmlab.data.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.formats import read_contents
+from ssmlab.data.medmnist import machine_memory
 from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
 from ssmlab.errors import DataError
+
+MANY = 20  # more problems of one kind become one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, positions) -> "Split":
+        """The split with the images at these positions only."""
+        return replace(
+            self,
+            labels=self.labels[positions],
+            ids=[self.ids[i] for i in positions],
+            groups=None if self.groups is None else [self.groups[i] for i in positions],
+            _keys=[self._keys[i] for i in positions],
+        )
+
     def image(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB in its own size, by the rule of ssmlab.data.decode. Raises DataError."""
         try:
@@ -54,9 +68,11 @@ class Split:
             progress: called as progress(done, total).
         Raises:
             DataError: pictures that cannot be read, those of the other parts too, so that the list is
-                complete.
+                complete; or they need more memory than there is.
         """
-        out = np.empty((len(self), image_size, image_size, 3), np.uint8)
+        shape = (len(self), image_size, image_size, 3)
+        _check_memory(shape)
+        out = np.empty(shape, np.uint8)
 
         def visit(i, image):
             out[i] = fit_square(image, image_size)
@@ -73,7 +89,7 @@ class ImageData:
     """A labelled image data set in three parts.
 
     Attributes:
-        format: digits | mhist | class_folders | zip_folders | medmnist.
+        format: digits | mhist | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
         path: as it was given.
         classes: names in the order of the labels.
         split_hash: SHA-256 over the sorted lines "id<tab>part".
@@ -101,6 +117,7 @@ def open_images(
     path: str | Path = "digits",
     *,
     group: str | None = None,
+    labels: str = "fine",
     val_fraction: float = 0.1,
     seed: int = 0,
     strict: bool = True,
@@ -114,10 +131,11 @@ def open_images(
 
     Args:
         path: "digits" (the embedded default; a folder of that name is "./digits"), or class folders, a zip of
-            them, a MedMNIST .npz, a folder with MHIST's annotations.csv, or a folder with one such archive
-            and other files.
+            them, a MedMNIST .npz, a folder with MHIST's annotations.csv, CIFAR-10 or CIFAR-100 as published,
+            ImageNet's folders, or a folder with one such archive and other files.
         group: a column whose images stay on one side, such as the patient's: of MHIST's table, else of a
             `groups.csv` or `metadata.csv` with a column `file` beside the data. Every image needs a value.
+        labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20).
         val_fraction: in (0, 1); without effect where the data have a validation part.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
@@ -127,7 +145,7 @@ def open_images(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    contents = read_contents(str(path), group)
+    contents = read_contents(str(path), group, labels)
     _check(contents)
     parts = _divide(contents, val_fraction, seed)
     splits = _splits(contents, parts, group is not None)
@@ -164,6 +182,15 @@ def _splits(contents, parts, grouped):
     return {split.name: split for split in together}
 
 
+def _check_memory(shape):
+    memory = machine_memory()
+    if memory is not None and prod(shape) > memory:
+        raise DataError(
+            f"{count(shape[0], 'image')} of {shape[1]} x {shape[2]} need {prod(shape) >> 20:,} MiB of memory, this "
+            f"machine has {memory >> 20:,}; take fewer (data.limit) or smaller ones (data.image_size)"
+        )
+
+
 def find_unreadable(split: Split) -> list[str]:
     """Decode every image; a problem for each that fails."""
     failures = for_each_image(split._load, split._keys, lambda i, image: None)
@@ -178,7 +205,7 @@ def _check(contents):
     """Report what is wrong across parts: empty parts, classes that cannot be learnt, groups on two sides."""
     counts = {part: Counter(item.label for item in contents.items if item.part == part) for part in PARTS}
     published = any(counts.values())
-    if contents.problems and not contents.items:
+    if contents.incomplete or (contents.problems and not contents.items):
         return  # that is why
     for part in ("train", "test"):
         if not counts[part] and (published or not contents.items):
@@ -190,7 +217,15 @@ def _check(contents):
         contents.problems.append(f"only one class, {contents.classes[0]!r}; a classifier needs at least two")
     if not published:
         return
+    empty = [name for name in contents.classes if not any(part[name] for part in counts.values())]
+    if len(empty) > MANY:
+        contents.problems.append(
+            f"{len(empty):,} classes have no images anywhere ({some(empty)}); mend the label that is out of range, or "
+            "remove them"
+        )
     for name in contents.classes:
+        if len(empty) > MANY and name in empty:
+            continue
         elsewhere = {part: counts[part][name] for part in ("val", "test") if counts[part][name]}
         if counts["train"] and not counts["train"][name]:
             seen = " and ".join(f"{n:,} in {part}" for part, n in elsewhere.items()) or "none anywhere"

@@ -69,6 +69,7 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         items=items,
         load=ArrayPictures(images),
         problems=problems,
+        incomplete=any(f"{part}_labels" in arrays and part not in images for part in PARTS),
     )
 
 
@@ -77,7 +78,7 @@ def _read_arrays(path, problems):
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         check_archive(path, list(infos.values()))
-        memory, size = _memory(), sum(info.file_size for info in infos.values())
+        memory, size = machine_memory(), sum(info.file_size for info in infos.values())
         if memory is not None and size > memory:
             problems.append(f"{path.name}: needs {size >> 20:,} MiB of memory, this machine has {memory >> 20:,}")
             return arrays
@@ -148,7 +149,7 @@ def _class_names(path, number, problems):
     return tuple(str(i) for i in range(number))
 
 
-def _memory():
+def machine_memory() -> int | None:
     """Bytes of this machine's memory, or None where it cannot be asked."""
     names = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:

@@ -49,6 +49,7 @@ class TimmConfig:
 
 
 _FAMILY = ("resnet_mamba", "resnet_mamba")
+_MAMBAVISION, _VIM = ("mambavision", "mambavision"), ("vim", "vim")
 MODELS: dict[str, ModelEntry] = {
     "resnet18": ModelEntry(*_FAMILY, "ResNet-18"),
     "resnet18_mamba": ModelEntry(*_FAMILY, "ResNet-18 + Mamba"),
@@ -57,6 +58,41 @@ MODELS: dict[str, ModelEntry] = {
     "resnet50_mamba": ModelEntry(*_FAMILY, "ResNet-50 + Mamba"),
     "resnet_test": ModelEntry(*_FAMILY, "a small ResNet for tests"),
     "resnet_mamba_test": ModelEntry(*_FAMILY, "a small ResNet + Mamba for tests"),
+    "vmamba_tiny": ModelEntry("vmamba", "vmamba", "VMamba-T, s1l8"),
+    "vmamba_small": ModelEntry("vmamba", "vmamba", "VMamba-S, s2l15"),
+    "vmamba_base": ModelEntry("vmamba", "vmamba", "VMamba-B, s2l15"),
+    "vmamba_tiny_s1l8": ModelEntry("vmamba", "vmamba", "VMamba-T, s1l8"),
+    "vmamba_tiny_s2l5": ModelEntry("vmamba", "vmamba", "VMamba-T, s2l5"),
+    "vmamba_tiny_v0": ModelEntry("vmamba", "vmamba", "VMamba-T, first release"),
+    "vmamba_small_s1l20": ModelEntry("vmamba", "vmamba", "VMamba-S, s1l20"),
+    "vmamba_small_s2l15": ModelEntry("vmamba", "vmamba", "VMamba-S, s2l15"),
+    "vmamba_small_v0": ModelEntry("vmamba", "vmamba", "VMamba-S, first release"),
+    "vmamba_base_s1l20": ModelEntry("vmamba", "vmamba", "VMamba-B, s1l20"),
+    "vmamba_base_s2l15": ModelEntry("vmamba", "vmamba", "VMamba-B, s2l15"),
+    "vmamba_base_v0": ModelEntry("vmamba", "vmamba", "VMamba-B, first release"),
+    "vmamba_test": ModelEntry("vmamba", "vmamba", "a small VMamba for tests"),
+    "medmamba_tiny": ModelEntry("medmamba", "medmamba", "MedMamba-T"),
+    "medmamba_small": ModelEntry("medmamba", "medmamba", "MedMamba-S"),
+    "medmamba_base": ModelEntry("medmamba", "medmamba", "MedMamba-B"),
+    "medmamba_test": ModelEntry("medmamba", "medmamba", "a small MedMamba for tests"),
+    "mambavision_tiny": ModelEntry(*_MAMBAVISION, "MambaVision-T"),
+    "mambavision_tiny2": ModelEntry(*_MAMBAVISION, "MambaVision-T2"),
+    "mambavision_small": ModelEntry(*_MAMBAVISION, "MambaVision-S"),
+    "mambavision_base": ModelEntry(*_MAMBAVISION, "MambaVision-B"),
+    "mambavision_large": ModelEntry(*_MAMBAVISION, "MambaVision-L"),
+    "mambavision_large2": ModelEntry(*_MAMBAVISION, "MambaVision-L2"),
+    "mambavision_base_21k": ModelEntry(*_MAMBAVISION, "MambaVision-B, weights from ImageNet-21K"),
+    "mambavision_large_21k": ModelEntry(*_MAMBAVISION, "MambaVision-L, weights from ImageNet-21K"),
+    "mambavision_large2_512_21k": ModelEntry(*_MAMBAVISION, "MambaVision-L2 at 512 x 512, weights from ImageNet-21K"),
+    "mambavision_large3_256_21k": ModelEntry(*_MAMBAVISION, "MambaVision-L3 at 256 x 256, weights from ImageNet-21K"),
+    "mambavision_large3_512_21k": ModelEntry(*_MAMBAVISION, "MambaVision-L3 at 512 x 512, weights from ImageNet-21K"),
+    "mambavision_test": ModelEntry(*_MAMBAVISION, "a small MambaVision for tests"),
+    "vim_tiny": ModelEntry(*_VIM, "Vim-Ti"),
+    "vim_small": ModelEntry(*_VIM, "Vim-S"),
+    "vim_base": ModelEntry(*_VIM, "Vim-B"),
+    "vim_tiny_stride8": ModelEntry(*_VIM, "Vim-Ti+, patches every 8 pixels"),
+    "vim_small_stride8": ModelEntry(*_VIM, "Vim-S+, patches every 8 pixels"),
+    "vim_test": ModelEntry(*_VIM, "a small Vim for tests"),
 }
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from ssmlab.errors import ModelError, ShapeError
 from ssmlab.models.backbones import STRIDES, build_backbone, choose_output_stride, map_sizes
-from ssmlab.models.registry import Preset, create_model
+from ssmlab.models.registry import Preset
 from ssmlab.models.vision import VisionModel
 from ssmlab.nn import Bidirectional, ClassifierHead, Mamba, Residual
 
@@ -243,30 +242,3 @@ CONFIGS: dict[str, Preset] = {
     "resnet_test": Preset(ResNetBaseline, ResNetConfig, {"backbone": "test_resnet", "head_hidden": 32}),
     "resnet_mamba_test": Preset(ResNetMamba, ResNetMambaConfig, {"backbone": "test_resnet", "head_hidden": 32}),
 }
-
-
-def _register_with_timm() -> None:
-    """Let `timm.create_model` build the hybrids; the baselines have their names there already."""
-
-    def entry(name):
-        def build(pretrained=False, *, num_classes=1000, img_size=None, in_chans=3, pretrained_cfg=None,
-                  pretrained_cfg_overlay=None, cache_dir=None, **options):  # fmt: skip
-            # timm passes the three arguments about its own published weights, of which there are none, to every model
-            return create_model(
-                name,
-                num_classes=num_classes,
-                image_size=img_size,
-                in_chans=in_chans,
-                pretrained=pretrained,
-                **options,
-            )
-
-        build.__name__, build.__module__ = name, __name__
-        return build
-
-    for name, preset in CONFIGS.items():
-        if preset.network is ResNetMamba and not timm.is_model(name):
-            timm.models.register_model(entry(name))
-
-
-_register_with_timm()

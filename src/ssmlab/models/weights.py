@@ -78,7 +78,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
 def _tied(model: nn.Module) -> dict[str, str]:
     """Keys that are the same parameter as an earlier one: it fills them too. And the other way round."""
     names: dict[int, str] = {}
-    tied = {}
+    tied: dict[str, str] = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
         first = names.setdefault(id(tensor), key)
         if first != key:

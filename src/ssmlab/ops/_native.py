@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 2  # of the C interface in native/include/ssmlab.h
+VERSION = 3  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
 PAGE, FRESH = 4096, 2**25  # bytes; an allocation above 32 MiB is always fresh memory in glibc's allocator
 _FILES = ("_native.so", "_native.dylib", "_native.dll", "_native.pyd")
@@ -128,8 +129,10 @@ def address(tensor: Tensor | None) -> int:
 
 
 def vector(tensor: Tensor | None) -> Tensor | None:
-    """Contiguous float32, as the small parameters are passed."""
-    return None if tensor is None else tensor.float().contiguous()
+    """Contiguous float32, or complex64, as the small parameters are passed."""
+    if tensor is None:
+        return None
+    return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32).resolve_conj().contiguous()
 
 
 def touch(tensor: Tensor) -> None:

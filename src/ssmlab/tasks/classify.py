@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.augment import Augment
+from ssmlab.tasks.augment import Augment, Mix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class Classify:
         label_smoothing: 0 to 1, in training only.
         class_weights: a factor per class in the training loss, or None.
         augment: applied to training batches only, or None.
+        mix: blends the images of a training batch and their labels, or None.
     """
 
     classes: tuple[str, ...]
@@ -27,28 +28,39 @@ class Classify:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     augment: Augment | None = None
+    mix: Mix | None = None
 
     def prepare(self, images: Tensor, *, training: bool = False) -> Tensor:
         """Images (b, c, h, w) uint8 to what the model reads: float32, augmented in training, normalised."""
+        augment = self.augment if training else None
+        if augment is not None:
+            images = augment.policy(images)
         x = images.contiguous().float() / 255  # images may be a view of (b, h, w, c)
-        if training and self.augment is not None:
-            x = self.augment(x)
+        if augment is not None:
+            x = augment(x)
         mean = torch.tensor(self.mean, device=x.device)[:, None, None]
         std = torch.tensor(self.std, device=x.device)[:, None, None]
-        return (x - mean) / std
+        x = (x - mean) / std
+        return x if augment is None else augment.erase(x)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats (a scalar) and the logits (b, classes) of a batch {"images", "labels"}.
 
         A model in evaluation mode gets plain cross-entropy, comparable between recipes: no smoothing, no weights.
         """
-        logits = model(self.prepare(batch["images"], training=model.training)).float()
+        x, labels = self.prepare(batch["images"], training=model.training), batch["labels"]
         if not model.training:
-            return F.cross_entropy(logits, batch["labels"]), logits
+            logits = model(x).float()
+            return F.cross_entropy(logits, labels), logits
+        smoothing = self.label_smoothing
+        if self.mix is not None:
+            x, labels = self.mix(x, labels, len(self.classes), smoothing)
+            smoothing = 0.0  # the mixed labels are smoothed already
+        logits = model(x).float()
         weight = None
         if self.class_weights is not None:
             weight = torch.tensor(self.class_weights, device=logits.device)
-        loss = F.cross_entropy(logits, batch["labels"], weight=weight, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
         return loss, logits
 
 

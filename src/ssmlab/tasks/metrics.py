@@ -5,6 +5,8 @@ import numpy as np
 from ssmlab.reports.intervals import wilson
 from ssmlab.reports.record import Record
 
+WHOLE = 20  # more classes leave the empty cells out of the confusion matrix: a thousand have a million cells
+
 
 def classification_metrics(
     logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], *, positive: str = ""
@@ -98,6 +100,7 @@ def _per_class(labels, predicted, classes) -> list[Record]:
         Record(metric="confusion", value=int(counts[i, j]), class_=f"{true} -> {guess}", unit="count", n=n)
         for i, true in enumerate(classes)
         for j, guess in enumerate(classes)
+        if counts[i, j] or len(classes) <= WHOLE
     ]
     return records
 

@@ -10,7 +10,7 @@ from transformers import set_seed
 from ssmlab.models import create_model, save_model
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.record import Record
-from ssmlab.tasks.augment import Augment
+from ssmlab.tasks.augment import Augment, Mix
 from ssmlab.tasks.classify import Classify, balanced_weights
 from ssmlab.tasks.metrics import classification_metrics
 from ssmlab.training import trainer
@@ -19,15 +19,16 @@ from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.images import Images, Part
 from ssmlab.training.measure import costs, curves, predict
 from ssmlab.training.outputs import write_predictions
+from ssmlab.training.parameters import freeze
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import ModelConfig, Recipe
 
 
 def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int) -> nn.Module:
-    """The network of a recipe's model with its initial weights."""
+    """The network of a recipe's model with its initial weights, and what is frozen in it."""
     set_seed(seed)
     weights = Path(model.weights) if model.weights else None
-    return create_model(
+    network = create_model(
         model.name,
         num_classes=len(images.classes),
         image_size=recipe.data.image_size,
@@ -35,6 +36,8 @@ def build(model: ModelConfig, recipe: Recipe, images: Images, seed: int) -> nn.M
         weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
         **model.options,
     )
+    freeze(network, recipe.training.freeze)
+    return network
 
 
 def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConfig) -> Classify:
@@ -50,7 +53,8 @@ def task_of(recipe: Recipe, images: Images, network: nn.Module, model: ModelConf
         std=std,
         label_smoothing=config.label_smoothing,
         class_weights=weights,
-        augment=Augment(**config.augment.model_dump()),
+        augment=Augment(**config.augment.model_dump(), fill=mean),
+        mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
     )
 
 
@@ -68,6 +72,8 @@ def estimate(job, recipe: Recipe, images: Images, placement: Placement) -> float
     """Seconds that training and testing the model will take. Whatever cannot be built is told here, before training."""
     network = build(job.model, recipe, images, job.seed)
     config = recipe.training
+    if config.layer_decay < 1:
+        trainer.optimizer_groups(network, config)
     few = slice(0, config.batch_size)
     epochs, steps = trainer.length(config, len(images.train.labels))
     return estimate_seconds(

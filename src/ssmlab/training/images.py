@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.data import ImageData, check_images, open_images
+from ssmlab.data import CheckReport, ImageData, check_images, open_images
 from ssmlab.errors import RecipeError
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import Recipe
@@ -48,12 +48,16 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
     """
     config, progress = recipe.data, progress or Progress()
     data = open_images(
-        config.path, group=config.group or None, val_fraction=config.val_fraction, seed=config.split_seed
+        config.path,
+        group=config.group or None,
+        labels=config.labels,
+        val_fraction=config.val_fraction,
+        seed=config.split_seed,
     )
     positive = recipe.evaluation.positive
     if positive and positive not in data.classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
-    warnings = _check(data, progress)
+    report = _check(data, progress)
     parts = {name: _read(data, name, config, progress) for name in PARTS}
     mean, std = channel_statistics(parts["train"].images)
     describe = {
@@ -64,15 +68,15 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "split_hash": data.split_hash,
         "image_size": config.image_size,
         "notes": [
-            *data.notes,
-            *warnings,
+            *report.notes,
+            *report.warnings,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
     return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
 
 
-def _check(data: ImageData, progress: Progress) -> list[str]:
+def _check(data: ImageData, progress: Progress) -> CheckReport:
     """Decode everything once, so that all damaged files and all images in two parts are told before training."""
     progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
     try:
@@ -81,21 +85,19 @@ def _check(data: ImageData, progress: Progress) -> list[str]:
         progress.stop()
     for warning in report.warnings:
         progress.say(f"warning: {warning}")
-    return report.warnings
+    return report
 
 
 def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
     split = getattr(data, name)
+    if config.limit and config.limit < len(split):
+        split = split.take(spread_over_classes(split.labels, config.limit, config.split_seed))
     progress.start(f"reading {name}", len(split))
     try:
         images = split.array(config.image_size, progress=lambda done, total: progress.update(done))
     finally:
         progress.stop()
-    labels, ids = np.asarray(split.labels), list(split.ids)
-    if config.limit and config.limit < len(labels):
-        keep = spread_over_classes(labels, config.limit, config.split_seed)
-        images, labels, ids = images[keep], labels[keep], [ids[i] for i in keep]
-    return Part(images, labels, ids)
+    return Part(images, np.asarray(split.labels), list(split.ids))
 
 
 def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -3,11 +3,12 @@
 No field is optional in the sense of None: TOML has no null, and the resolved recipe of a run shows every default.
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssmlab.errors import RecipeError
 from ssmlab.models.registry import describe
@@ -15,7 +16,14 @@ from ssmlab.training.overrides import apply_override, explain, parse_override
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
 _BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
-DATA_FORMS = "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, or digits"
+DATA_FORMS = "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, CIFAR, ImageNet, or digits"
+
+
+_POLICY = re.compile(
+    r"(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+    r"|rand(-(m\d+|n\d+|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw|3a)))*"
+    r"|augmix(-(m\d+|w\d+|d\d+|b[01]|mstd\d+(\.\d+)?))*"
+)
 
 
 class _Table(BaseModel):
@@ -28,6 +36,7 @@ class DataConfig(_Table):
     path: str = ""
     image_size: int = Field(32, ge=8, le=1024)
     group: str = ""  # a column whose images stay on one side of the split, e.g. the patient
+    labels: Literal["fine", "coarse"] = "fine"  # of CIFAR-100: 100 classes, or 20 superclasses
     val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
     split_seed: int = 0
     limit: int = Field(0, ge=0)  # at most so many images of each part, drawn class by class; 0 = all
@@ -40,6 +49,19 @@ class AugmentConfig(_Table):
     shift: float = Field(0.0, ge=0, le=0.5)  # largest shift, as a fraction of the image
     scale: float = Field(0.0, ge=0, lt=1)  # sizes between 1 - scale and 1 + scale
     rotate: float = Field(0.0, ge=0, le=180)  # largest angle in degrees
+    auto_augment: str = ""  # a policy of timm, such as rand-m9-mstd0.5-inc1, original, 3a or augmix-m3
+    random_erasing: float = Field(0.0, ge=0, le=1)  # the fraction of images in which a rectangle is erased
+    erasing: Literal["const", "rand", "pixel"] = "pixel"  # what fills it: the mean, a random colour, noise
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _policy(cls, text):
+        if text and not _POLICY.fullmatch(text):
+            raise ValueError(
+                f"{text!r} is no policy of timm; expected original, originalr, v0, v0r or 3a, each with -mstd0.5, or "
+                "rand or augmix with settings, such as rand-m9-n2-mstd0.5-inc1 or augmix-m3-w3"
+            )
+        return text
 
 
 class TrainingConfig(_Table):
@@ -60,7 +82,19 @@ class TrainingConfig(_Table):
     channels_last: Literal["auto", "yes", "no"] = "auto"
     keep: Literal["last", "best"] = "last"  # best: the epoch with the highest validation accuracy
     checkpoint_steps: int = Field(0, ge=0)  # a checkpoint every so many steps, besides one each epoch
+    freeze: list[str] = []  # "backbone" (a linear probe), or names of parameters or modules, with * and ?
+    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate falls by it from each layer to the one before
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of a running average of the weights, which is then what is kept
+    ema_warmup: bool = True  # the average starts short and grows: decay 1 - step^(-2/3) at most
+    mixup: float = Field(0.0, ge=0)  # alpha: two images are blended, by a share drawn from Beta(alpha, alpha)
+    cutmix: float = Field(0.0, ge=0)  # alpha: a rectangle is taken from another image; with mixup, half the batches
+    mix_probability: float = Field(1.0, ge=0, le=1)  # the fraction of batches that are mixed at all
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_or_several(cls, value):
+        return [value] if isinstance(value, str) and value else value or []
 
 
 class ModelConfig(_Table):

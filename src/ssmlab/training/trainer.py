@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.errors import UserError
 from ssmlab.tasks.classify import Classify
+from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Watch
 from ssmlab.training.checkpoints import PARTIAL, commit, newest_complete
 from ssmlab.training.device import Placement, same_random
+from ssmlab.training.parameters import decayed, frozen_modules, layer_groups
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import TrainingConfig
 
@@ -34,7 +37,15 @@ class TaskModule(nn.Module):
     def __init__(self, network: nn.Module, task: Classify):
         super().__init__()
         self.network, self.task = network, task
+        self.frozen = frozen_modules(network)
         self.seen = self.correct = 0  # of the training images since the last log
+
+    def train(self, mode: bool = True):
+        """As of any module, except that what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss, logits = self.task.loss(self.network, {"images": images, "labels": labels})
@@ -85,25 +96,29 @@ class Clock:
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `train`."""
 
-    def __init__(self, *args, label: str, learning_rate: float, **kwargs):
-        self.label, self.learning_rate = label, learning_rate
+    def __init__(self, *args, label: str, config: TrainingConfig, **kwargs):
+        self.label, self.config = label, config
         self.clock = Clock()
         super().__init__(*args, **kwargs)
+        self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
+        if self.average:
+            self.add_callback(self.average)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            step, epoch = self.state.global_step + 1, self.state.epoch or 0
+            step, epoch, rate = self.state.global_step + 1, self.state.epoch or 0, self.config.learning_rate
             raise UserError(
                 f"{self.label}: the loss is {loss.item()} at step {step} (epoch {epoch:.1f}); the last checkpoint is "
-                f"kept; try a lower training.learning_rate (now {self.learning_rate:g}) or training.precision=float32"
+                f"kept; try a lower training.learning_rate (now {rate:g}) or training.precision=float32"
             )
         return loss
 
     def evaluate(self, *args, **kwargs):
-        """As the Trainer's, but training goes on with the random numbers that it would have had without it."""
+        """As the Trainer's, of the averaged weights if there are; training goes on with its own, and with the random
+        numbers that it would have had without it."""
         self.clock.pause()
-        with same_random(self.args.device.type):
+        with same_random(self.args.device.type), self._kept_weights():
             metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train:
             self.clock.run()
@@ -117,8 +132,18 @@ class SsmTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop
 
+    def _kept_weights(self):
+        return self.average.applied() if self.average else nullcontext()
+
     def get_decay_parameter_names(self, model) -> list[str]:
-        return decayed(model)
+        return [f"network.{name}" for name in decayed(model.network)]
+
+    def create_optimizer(self, model=None):
+        if self.config.layer_decay == 1 or self.optimizer is not None:
+            return super().create_optimizer(model)
+        kind, options = self.optimizer_cls_and_kwargs
+        self.optimizer = kind(optimizer_groups(self.model.network, self.config), **options)
+        return self.optimizer
 
     def _get_output_dir(self, trial) -> str:
         return os.path.join(self.args.output_dir, PARTIAL)
@@ -130,6 +155,8 @@ class SsmTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
+        if self.average:
+            self.average.save(folder / PARTIAL / name)
         commit(folder, name)
         self.clock.run()
 
@@ -142,7 +169,8 @@ class SsmTrainer(Trainer):
         better = super()._determine_best_metric(metrics, trial)
         if better:
             temporary = Path(self.args.output_dir) / "best.partial"
-            _save_weights(self.model, temporary)
+            with self._kept_weights():
+                _save_weights(self.model, temporary)
             os.replace(temporary, Path(self.args.output_dir) / "best.safetensors")
         return better
 
@@ -190,7 +218,7 @@ def train(
         module,
         arguments,
         label=label,
-        learning_rate=config.learning_rate,
+        config=config,
         data_collator=lambda batch: batch,
         train_dataset=train_part,
         eval_dataset=val_part,
@@ -204,6 +232,8 @@ def train(
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
         trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
+        if trainer.average:
+            trainer.average.load(checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -215,17 +245,18 @@ def train(
     if config.keep == "best" and (folder / "best.safetensors").exists():
         module.load_state_dict(load_file(folder / "best.safetensors"))
         epoch = trainer.state.best_global_step / trainer.state.max_steps * trainer.state.num_train_epochs
+    elif trainer.average:
+        trainer.average.apply()
     network.to(memory_format=torch.contiguous_format)
     return Trained(
         seconds=trainer.clock.seconds, steps=trainer.state.global_step, epoch=epoch, log=trainer.state.log_history
     )
 
 
-def decayed(model: nn.Module) -> list[str]:
-    """Parameters that weight decay applies to: matrices and filters, not vectors (norms, biases, D), and none that the
-    model's `no_weight_decay()` names, as timm's models do and ours with the scan's A."""
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared]
+def optimizer_groups(network: nn.Module, config: TrainingConfig) -> list[dict]:
+    """The groups of an optimizer whose learning rate depends on the layer; the first one has the rate of the log."""
+    groups = layer_groups(network, config.learning_rate, config.weight_decay, config.layer_decay)
+    return sorted(groups, key=lambda group: -group["lr"])
 
 
 def length(config: TrainingConfig, images: int) -> tuple[int, int]:

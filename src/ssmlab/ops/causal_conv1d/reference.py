@@ -23,11 +23,12 @@ def differentiable(x, weight, bias, activation, initial_state, seq_idx):
     length, width = x.shape[2], weight.shape[1]
     past = x.new_zeros(*x.shape[:2], width - 1) if initial_state is None else initial_state.to(x.dtype)
     inputs = torch.cat([past, x], dim=2)
+    wide = inputs.to(dtype)  # once, so that the taps' gradients are added before they are rounded
     sequence = sequence_numbers(seq_idx, x, width)
     y = torch.zeros_like(x, dtype=dtype)
     for k in range(width):
         same = sequence[:, None, k : k + length] == sequence[:, None, width - 1 :]
-        tap = torch.where(same, inputs[:, :, k : k + length].to(dtype), 0.0)
+        tap = torch.where(same, wide[:, :, k : k + length], 0.0)
         y = y + weight[:, k, None].to(dtype) * tap
     if bias is not None:
         y = y + bias.to(dtype)[:, None]

@@ -5,13 +5,17 @@ from torch import Tensor
 
 from ssmlab.ops import _native
 from ssmlab.ops._native import address, vector, view
-from ssmlab.ops.selective_scan.operator import NativeScan, call
+from ssmlab.ops.selective_scan.operator import NativeScan, call, numbers
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
-    if any(tensor is not None and tensor.is_complex() for tensor in tensors):
-        return "A is complex"
+    if len({t.shape[1] for t in tensors[3:5] if t is not None and t.dim() == 4} - {1}) > 1:
+        return "B and C have different numbers of groups"
+    A = tensors[2] if tensors else None
+    if A is not None and A.is_complex():  # then constant maps and the initial state may be complex too
+        kinds = [None if t is None else t.dtype for t in tensors]
+        tensors = tuple(t for i, t in enumerate(tensors) if i not in (2, 3, 4, 8) or kinds[i] != torch.complex64)
     return _native.unusable(tensors)
 
 
@@ -26,11 +30,13 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     _native.touch(y)
     if 0 in x.shape[:2]:
         return y, final, saved
-    A, D, dt_bias, restart = vector(A), vector(D), vector(dt_bias), restarts(seq_idx)
-    initial_state = None if initial_state is None else initial_state.float()
+    A, D, dt_bias, restart, B, C = vector(A), vector(D), vector(dt_bias), restarts(seq_idx), _real(B), _real(C)
+    if initial_state is not None:
+        initial_state = initial_state.to(state_dtype(A))
+        initial_state = vector(initial_state) if A.is_complex() else initial_state
     members = _header(x, A, B, C, dt_softplus)
     members += [*view(x), *view(dt), *view(z), *view(y), *_map_view(B), *_map_view(C)]
-    members += [address(A), address(D), address(dt_bias), *view(initial_state), address(final)]
+    members += [address(A), address(D), address(dt_bias), *_state_view(A, initial_state), address(final)]
     members += [address(saved) if save else 0, address(restart), 0] + [0] * (4 * 6 + 7)
     _native.Call(members, WORKSPACE).run("ssm_scan_forward_workspace", "ssm_scan_forward")
     return y, final, saved
@@ -38,21 +44,26 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
 
 def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
     """Gradients of (x, dt, A, B, C, D, z, dt_bias, initial_state); those of absent arguments are empty."""
-    b, d, l = x.shape
-    n = A.shape[1]
+    (b, d, _), n = x.shape, A.shape[1]
     gx, gdt = torch.empty_like(x), torch.empty_like(dt)
     gz = x.new_empty(0) if z is None else torch.empty_like(z)
     for gradient in (gx, gdt, gz):
         _native.touch(gradient)
-    float32 = {"dtype": torch.float32, "device": x.device}
-    gA, gh0 = torch.zeros(b, d, n, **float32), torch.zeros(b, d, n, **float32)
-    gD, gbias = torch.zeros(b, d, **float32), torch.zeros(b, d, **float32)
+    gA, gD = torch.zeros(b, d, n, dtype=state_dtype(A)), torch.zeros(b, d, dtype=torch.float32)
+    gh0, gbias = torch.zeros_like(gA), torch.zeros_like(gD)
     A32, D32, bias32, restart, g_final = vector(A), vector(D), vector(dt_bias), restarts(seq_idx), vector(g_final)
-    members = _header(x, A, B, C, dt_softplus)
-    members += [*view(x), *view(dt), *view(z), *view(None), *_map_view(B), *_map_view(C)]
-    members += [address(A32), address(D32), address(bias32), *view(None), 0, address(saved), address(restart), 0]
+    B32, C32 = _real(B), _real(C)
+    members = _header(x, A, B32, C32, dt_softplus)
+    members += [*view(x), *view(dt), *view(z), *view(None), *_map_view(B32), *_map_view(C32)]
+    members += [address(A32), address(D32), address(bias32), *_state_view(A, None), 0, address(saved)]
+    members += [address(restart), 0]
     segments = _native.Call(members, WORKSPACE).size("ssm_scan_segments")
-    gB, gC = (torch.empty((segments, b, l, n) if map_.dim() > 2 else (b, d, n), **float32) for map_ in (B, C))
+    gB, gC = (
+        torch.empty(b, d, n, dtype=state_dtype(A))
+        if map_.dim() == 2
+        else torch.empty(segments, b, map_.shape[-1], n, dtype=torch.float32)
+        for map_ in (B, C)
+    )
     members += [*view(gy), *view(gx), *view(gdt), *view(gz if z is not None else None), address(g_final)]
     members += [address(t) for t in (gh0, gA, gB, gC, gD, gbias)]
     if 0 not in (b, d):
@@ -60,7 +71,7 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     gB, gC = _map_gradient(gB, B), _map_gradient(gC, C)
     gD = x.new_empty(0) if D is None else gD.sum(0).to(D.dtype)
     gbias = x.new_empty(0) if dt_bias is None else gbias.sum(0).to(dt_bias.dtype)
-    gh0 = x.new_empty(0) if initial_state is None else gh0.to(initial_state.dtype)
+    gh0 = x.new_empty(0) if initial_state is None else _like(gh0, initial_state)
     return gx, gdt, gA.sum(0).to(A.dtype), gB, gC, gD, gz, gbias, gh0
 
 
@@ -71,13 +82,17 @@ WORKSPACE = 12 + 6 * 6 + 3 + 6 + 3
 def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Unfilled y, final state and saved states; also what the operator's fake kernel returns."""
     b, d, l = x.shape
-    final = x.new_empty(b, d, A.shape[1], dtype=torch.float32)
-    shape = (b, -(-l // interval(A.shape[1])), A.shape[1], d) if save else (0,)
+    final = x.new_empty(b, d, A.shape[1], dtype=state_dtype(A))
+    shape = (b, -(-l // interval(numbers(A))), numbers(A), d) if save else (0,)
     return torch.empty_like(x), final, x.new_empty(shape, dtype=torch.float32)
 
 
+def state_dtype(A: Tensor) -> torch.dtype:
+    return torch.complex64 if A.is_complex() else torch.float32
+
+
 def interval(n: int) -> int:
-    """Tokens between saved states: more for large states, so that what is saved stays below the size of x."""
+    """Tokens between saved states of n numbers: more for many, so that what is saved stays below the size of x."""
     return _native.CHUNK * -(-n // 16)
 
 
@@ -91,11 +106,23 @@ def restarts(seq_idx: Tensor | None) -> Tensor | None:
 
 
 def _header(x, A, B, C, dt_softplus) -> list[int]:
-    groups = next((map_.shape[1] for map_ in (B, C) if map_.dim() == 4), 1)
+    groups = max(map_.shape[1] if map_.dim() == 4 else 1 for map_ in (B, C))
     constant = [int(map_.dim() == 2) for map_ in (B, C)]
     b, d, l = x.shape
     n = A.shape[1]
-    return [b, d, l, n, groups, *constant, int(dt_softplus), interval(n), _native.threads(), 0, 0]
+    between = interval(numbers(A))
+    return [b, d, l, n, groups, *constant, int(dt_softplus), between, _native.threads(), 0, 0]
+
+
+def _real(map_: Tensor) -> Tensor:
+    """A constant complex map as real and imaginary parts, (d, 2n); any other as it is."""
+    return torch.view_as_real(map_.to(torch.complex64).resolve_conj()).flatten(1) if map_.is_complex() else map_
+
+
+def _state_view(A: Tensor, state: Tensor | None) -> list[int]:
+    """`h0`, whose dtype says also of an absent one whether the state is complex."""
+    strides = (0, 0, 0) if state is None else state.stride()
+    return [address(state), _native.COMPLEX64 if A.is_complex() else 0, *strides, 0]
 
 
 def _map_view(map_: Tensor) -> list[int]:
@@ -103,8 +130,8 @@ def _map_view(map_: Tensor) -> list[int]:
     strides = map_.stride()
     if map_.dim() == 2:
         strides = (strides[0], 0, strides[1], 0)
-    elif map_.dim() == 3:
-        strides = (strides[0], 0, *strides[1:])
+    elif map_.dim() == 3 or map_.shape[1] == 1:  # one group serves all
+        strides = (strides[0], 0, *strides[-2:])
     return [map_.data_ptr(), _native.DTYPES[map_.dtype], *strides]
 
 
@@ -116,3 +143,8 @@ def _map_gradient(partial: Tensor, map_: Tensor) -> Tensor:
         return partial.sum(0).mT.to(map_.dtype)
     groups = partial.unflatten(0, (map_.shape[1], -1)).sum(1)  # (g, b, l, n)
     return groups.permute(1, 0, 3, 2).to(map_.dtype)
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A state's gradient in the dtype of the state; a real one is moved by the real part."""
+    return gradient.to(tensor.dtype) if tensor.is_complex() else gradient.real.to(tensor.dtype).contiguous()

@@ -1,6 +1,7 @@
 """The selective scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
@@ -76,19 +77,27 @@ for _name in ("selective_scan", "selective_scan_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
 
 
-@register_flop_formula(torch.ops.ssmlab.selective_scan)
-def scan_flops(x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+def numbers(A: Tensor) -> int:
+    """How many real numbers the states of a channel are: n, or 2n where A is complex."""
+    return A.shape[1] * (2 if A.is_complex() else 1)
+
+
+def scan_flops(x_shape, dt_shape, A_shape) -> int:
     """Twice the multiply-accumulates that VMamba counts, 9 b d l n + b d l."""
     b, d, l = x_shape
     return 2 * (9 * b * d * l * A_shape[1] + b * d * l)
 
 
-@register_flop_formula(torch.ops.ssmlab.selective_scan_backward)
-def scan_backward_flops(
-    gy_shape, g_final_shape, saved_shape, x_shape, dt_shape, A_shape, *args, out_shape=None, **kwargs
-) -> int:
+@register_flop_formula(torch.ops.ssmlab.selective_scan, get_raw=True)
+def _flops(x, dt, A, *args, **kwargs) -> int:
+    """A complex state counts as the two real numbers that it is."""
+    return scan_flops(x.shape, dt.shape, (A.shape[0], numbers(A)))
+
+
+@register_flop_formula(torch.ops.ssmlab.selective_scan_backward, get_raw=True)
+def _backward_flops(gy, g_final, saved, x, dt, A, *args, **kwargs) -> int:
     """By the usual rule, twice the forward."""
-    return 2 * scan_flops(x_shape, dt_shape, A_shape)
+    return 2 * _flops(x, dt, A)
 
 
 class NativeScan(torch.autograd.Function):

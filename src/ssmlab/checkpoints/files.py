@@ -1,0 +1,163 @@
+"""Language models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
+
+layout          config.json                            weights
+"ssmlab"        {"model": name, "config": {...}}       model.safetensors
+"state-spaces"  arguments of the original              pytorch_model.bin, which the original reads
+"huggingface"   {"model_type": "mamba", ...}           model.safetensors, or several with an index
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssmlab.checkpoints import convert, family_module, from_upstream
+from ssmlab.errors import ModelError
+from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.models.weights import fit, read_state_dict
+
+# names of weights files, the first that is there is read
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# model_type of Hugging Face, layer of state-spaces
+HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
+STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2"}
+LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
+
+
+def load_language_model(folder: str | Path) -> Any:
+    """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
+
+    Tensors keep their values and take the dtype of the model, float32. No code in a file is run.
+
+    Raises:
+        ModelError: a file is missing or is of another kind of model; keys that do not fit are listed together.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give the folder of a language model")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    state = read_weights(folder)
+    if config.get("model") in LANGUAGE_MODELS:
+        model = create_language_model(config["model"], **config["config"])
+        fit(model, state, str(folder))
+        return model.eval()
+    return from_upstream(family_of(config), config, state)
+
+
+def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab") -> Path:
+    """Write a language model so that `load_language_model` builds it again, and the original does its own layout.
+
+    Every file gets a temporary name first, so that a folder never holds half a file.
+
+    Args:
+        model: of `create_language_model` or `from_upstream`.
+        folder: made where it is missing.
+        layout: "ssmlab" for any model, "state-spaces" or "huggingface" for those that the originals have.
+    Raises:
+        ModelError: an unknown layout, or one that cannot hold this model.
+    """
+    if layout not in LAYOUTS:
+        raise ModelError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if layout == "ssmlab":
+        config, state = {"model": model.registry_name, "config": asdict(model.config)}, model.state_dict()
+    else:
+        config, state = to_upstream(model, family_for(model, layout))
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2) + "\n"
+    if layout == "state-spaces":  # the original wants every key in this file, twice where tied
+        _write(folder / "pytorch_model.bin", lambda path: torch.save(state, path))
+    else:
+        if model.config.tie_embeddings:
+            del state["lm_head.weight"]
+        _write(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+    _write(folder / "config.json", lambda path: path.write_text(text, "utf-8"))
+    return folder
+
+
+def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An original's configuration and tensors, by its names, for a model of ours: the inverse of `from_upstream`.
+
+    Raises:
+        ModelError: an unknown family, one without a way back, or one that cannot hold this model.
+    """
+    module = family_module(family)
+    if not hasattr(module, "export"):
+        raise ModelError(f"models cannot be written as {family} yet; the families that can have an `export`")
+    return module.export(model.config), convert(model.state_dict(), module.INVERSE)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's weights, from one file or from the parts that an index names.
+
+    Raises:
+        ModelError: there is no weights file, or a part is missing or holds more than tensors.
+    """
+    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not found:
+        raise ModelError(f"{folder} has no weights; one of {', '.join(WEIGHTS)} must be there")
+    if found[0].suffix != ".json":
+        return read_state_dict(found[0])
+    parts = sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        state |= read_state_dict(folder / part)
+    return state
+
+
+def family_of(config: dict[str, Any]) -> str:
+    """Which family an original's config.json is of.
+
+    Raises:
+        ModelError: of none that we have.
+    """
+    kind = config.get("model_type")
+    if kind in HUGGING_FACE:
+        return HUGGING_FACE[kind]
+    layer = (config.get("ssm_cfg") or {}).get("layer", "Mamba1")
+    if kind is None and "d_model" in config and layer in STATE_SPACES:
+        return STATE_SPACES[layer]
+    raise ModelError(
+        f"config.json is of model_type={kind!r}, layer={layer!r}; known are {', '.join((*HUGGING_FACE, *STATE_SPACES))}"
+    )
+
+
+def family_for(model: nn.Module, layout: str) -> str:
+    """The family that a layout stores a model as.
+
+    Raises:
+        ModelError: the layout has no such models.
+    """
+    family = LANGUAGE_MODELS[str(model.registry_name)].family
+    normed = getattr(model.config, "mixer_norm_eps", None) is not None
+    families = {
+        ("state-spaces", "mamba_lm"): "mamba1",
+        ("state-spaces", "mamba2_lm"): "mamba2",
+        ("huggingface", "mamba_lm"): "falcon_mamba" if normed else "mamba1_hf",
+        ("huggingface", "mamba2_lm"): "mamba2_hf",
+    }
+    if (layout, family) not in families:
+        raise ModelError(f'the layout {layout!r} has no models of the family {family}; save it with layout="ssmlab"')
+    return families[layout, family]
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name beside it, then give it its own in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""`ssmlab bench`: how fast the operators are here, against other code and against the machine itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+OPS = ("selective_scan", "causal_conv1d", "directional_scan", "ssd", "lti")
+DEVICES = ("cpu", "cuda")
+
+
+@app.callback()
+def main() -> None:
+    """Measure this machine: correctness first, then time."""
+
+
+@app.command("ops")
+def bench_ops(
+    op: Annotated[
+        list[str], typer.Option(help="An operator; give it again for another.", metavar="|".join(OPS))
+    ] = list(OPS),  # noqa: B006  Typer copies it
+    quick: Annotated[bool, typer.Option("--quick", help="A few small shapes: seconds instead of minutes.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Threads on the CPU; 0: as many as torch takes.")] = 0,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time for the repeats of a shape, by all that compute it.")
+    ] = 0.2,
+    limit: Annotated[
+        float, typer.Option(min=0.0, help="Seconds; what would take longer for a call is skipped and estimated.")
+    ] = 0.5,
+    output: Annotated[
+        Path, typer.Option(help="Folder of the tables, records and plots; those of an earlier time are replaced.")
+    ] = Path("runs/bench-ops"),
+) -> None:
+    """Time every operator against its reference, mambapy, transformers, torch.exp and a copy.
+
+    First every backend is compared with the reference in float64; if one is wrong, nothing is timed and the exit code
+    is 1. What computes a shape is timed in turns in one process.
+    """
+    _check(op, device)
+    from ssmlab.cli.display import Display
+
+    display = Display()
+    try:
+        settings, rows, verdicts = _measure(display, op, quick, device, threads, seconds, limit)
+    except KeyboardInterrupt:
+        display.stop()
+        display.say("interrupted; nothing was written")
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
+    _show(display, rows, verdicts)
+    _write(output, settings, rows, verdicts)
+    display.say(f"table, records, plots and settings: {output}")
+
+
+def _check(ops: list[str], device: str) -> None:
+    """What can be told before torch is imported comes first."""
+    from difflib import get_close_matches
+
+    from ssmlab.errors import UserError
+
+    for op in ops:
+        if op not in OPS:
+            close = get_close_matches(op, OPS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OPS)}"
+            raise UserError(f"unknown operator {op!r}; {hint}")
+    if device not in DEVICES:
+        raise UserError(f"--device must be cpu or cuda, got {device!r}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("there is no CUDA device here, or this torch cannot use it; leave --device cuda out")
+
+
+def _measure(display, ops, quick, device, threads, seconds, limit):
+    """The settings, the rows and the verdicts; exit code 1 where a backend of ours is wrong."""
+    import torch
+
+    from ssmlab.profiling import bench
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = _settings(device, {"quick": quick, "ops": ops, "seconds_per_shape": seconds, "skip_above": limit})
+    for name in ("machine", "versions", "instructions", "threads", "commit"):
+        display.say(f"{name:13} {settings[name]}")
+    shapes = [shape for op in OPS if op in ops for shape in bench.grid(op, quick=quick)]
+    left_out = _gate(display, shapes, device)
+    display.start("bench ops", len(shapes), unit="shapes")
+    rows = []
+    for row in bench.bench_ops(shapes, device=device, budget=seconds, limit=limit, left_out=left_out):
+        rows.append(row)
+        display.update(len(rows), row.shape.text)
+    display.stop()
+    return settings, rows, bench.verdicts(rows)
+
+
+def _gate(display, shapes, device: str) -> frozenset:
+    """What is left out because it computes something else. Nothing is timed if that is ours."""
+    from ssmlab.cli.selftest import self_test
+    from ssmlab.profiling.bench import disagreements
+
+    wrong = [
+        f"{test.op} {test.backend}: outputs {test.output_error:.1e}, gradients {test.gradient_error:.1e}"
+        for test in self_test()
+        if not test.passed
+    ]
+    found = disagreements(shapes, device)
+    wrong += [f"{case.op} {case.candidate}, {case.dtype}: {case.what}" for case in found if case.ours]
+    if wrong:
+        for line in wrong:
+            display.say(f"FAIL  {line}")
+        display.say("nothing is timed: these differ from the reference in float64; see ssmlab doctor")
+        raise typer.Exit(1)
+    display.say("correctness   every backend agrees with the reference in float64, forward and backward")
+    for case in found:
+        display.say(f"left out: {case.op} {case.candidate}, {case.dtype}: {case.what}")
+    return frozenset((case.op, case.candidate, case.dtype) for case in found)
+
+
+def _settings(device: str, options: dict) -> dict:
+    """Everything that a time depends on."""
+    import shlex
+    import sys
+
+    import torch
+
+    from ssmlab.ops import _native
+    from ssmlab.profiling.bench.opponents import package_version
+    from ssmlab.training.environment import commit, machine, now, versions
+
+    return {
+        "command": shlex.join(["ssmlab", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(device),
+        "versions": f"{versions()}, mambapy {package_version('mambapy') or 'not installed'}",
+        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native {_native.isa() or 'none'}",
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "started": now(),
+        **options,
+    }
+
+
+def _show(display, rows, verdicts) -> None:
+    from ssmlab.profiling.bench import LEGEND, to_markdown
+
+    display.say(to_markdown(rows))
+    display.say(f"\n{LEGEND}\n")
+    for line in _lines(verdicts):
+        display.say(line)
+
+
+def _lines(verdicts) -> list[str]:
+    return [line for verdict in verdicts for line in (verdict.line, *(f"       {text}" for text in verdict.offenders))]
+
+
+def _write(output: Path, settings: dict, rows, verdicts) -> None:
+    from ssmlab.profiling import bench
+    from ssmlab.training.checkpoints import write_atomically
+    from ssmlab.training.environment import Stamp
+    from ssmlab.training.outputs import write_json, write_records
+
+    stamp = Stamp(
+        run=output.name, task="bench ops", **{k: settings[k] for k in ("command", "commit", "machine", "versions")}
+    )
+    lines = ["# ssmlab bench ops", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
+    lines += ["## Verdicts", "", "```", *_lines(verdicts), "```", ""]
+    lines += ["## Tables", "", bench.LEGEND, "", bench.to_markdown(rows), ""]
+    write_records(output / "records.jsonl", stamp.on(bench.records(rows)))
+    write_json(output / "settings.json", settings)
+    write_atomically(output / "table.md", "\n".join(lines))
+    write_atomically(output / "table.csv", bench.to_csv(rows))
+    for name, svg in bench.plots(rows).items():
+        write_atomically(output / "plots" / f"{name}.svg", svg)

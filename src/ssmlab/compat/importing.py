@@ -1,0 +1,176 @@
+"""The finder that lends our packages their originals' names, and who answers to which name at present."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+# What code that was written for the original packages imports; the last three are compiled modules, VMamba's names.
+PACKAGES = (
+    "mamba_ssm", "causal_conv1d", "selective_scan_cuda", "selective_scan_cuda_core", "selective_scan_cuda_oflex",
+)  # fmt: skip
+TRANSFORMERS = (5, 23)  # the first that asks for the packages by name, on any device
+
+
+class Provider(NamedTuple):
+    """Who answers to `import name`: "ssmlab", "installed" (a real installation), or "nobody"."""
+
+    name: str
+    provider: str
+    detail: str
+
+
+class _Alias(Loader):
+    """Hands over one of our modules under its original's name."""
+
+    def __init__(self, own: str):
+        self.own = own
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(self.own)
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # the import system has put the alias there
+
+
+class _Finder(MetaPathFinder):
+    """First in line, for the sub-modules of our packages; a package itself is left to a real installation."""
+
+    force = False
+
+    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
+        top, _, inside = fullname.partition(".")
+        if top not in PACKAGES:
+            return None
+        if inside and not _is_ours(sys.modules.get(top)):
+            return None
+        if not inside and not self.force and _installed(top) is not None:
+            return None
+        own = f"{__package__}.{fullname}"
+        try:
+            found = importlib.util.find_spec(own)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise ModuleNotFoundError(
+                f"{fullname} has no counterpart in ssmlab {_version('ssmlab')}, which stands in for {top} here "
+                "(ssmlab.compat)", name=fullname,
+            )  # fmt: skip
+        return ModuleSpec(fullname, _Alias(own), is_package=found.submodule_search_locations is not None)
+
+
+_FINDER = _Finder()
+
+
+def _is_ours(module: ModuleType | None) -> bool:
+    return module is not None and module.__name__.startswith(f"{__package__}.")
+
+
+def _installed(name: str) -> ModuleSpec | None:
+    """The real package, as the other finders see it."""
+    for finder in sys.meta_path:
+        if finder is not _FINDER and hasattr(finder, "find_spec"):
+            spec = finder.find_spec(name, None)
+            if spec is not None:
+                return spec
+    return None
+
+
+def install(*, force: bool = False) -> list[Provider]:
+    """Let `import mamba_ssm`, `import causal_conv1d` and VMamba's compiled names find our operators.
+
+    Call it before the code that imports them: a model file of transformers asks when it is first imported.
+
+    Args:
+        force: also where the real package is installed; otherwise that one keeps its name, and a warning says so where
+            it cannot run on this machine.
+    Returns:
+        Who answers to each name from now on.
+    """
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    _FINDER.force = force
+    if force:
+        _forget(own=False)
+    found = providers()
+    for name, provider, detail in found:
+        if provider == "installed":
+            log.warning("%s: the installed one (%s) keeps its name; install(force=True) replaces it", name, detail)
+    _explain_transformers()
+    return found
+
+
+def uninstall() -> None:
+    """Take the names back; modules that were imported meanwhile stay with those who hold them."""
+    if _FINDER in sys.meta_path:
+        sys.meta_path.remove(_FINDER)
+    _forget(own=True)
+
+
+def providers() -> list[Provider]:
+    """Who answers to each of `PACKAGES` now."""
+    return [_provider(name) for name in PACKAGES]
+
+
+def _provider(name: str) -> Provider:
+    real = _installed(name)
+    module = sys.modules.get(name)
+    if module is not None and not _is_ours(module):
+        return Provider(name, "installed", getattr(module, "__file__", None) or "a module without a file")
+    if module is not None or (_FINDER in sys.meta_path and (real is None or _FINDER.force)):
+        return Provider(name, "ssmlab", f"ssmlab {_version('ssmlab')}")
+    if real is None:
+        return Provider(name, "nobody", "ssmlab.compat.install() or `ssmlab exec SCRIPT` provides it")
+    version = _version(name.replace("_", "-"))
+    return Provider(name, "installed", f"{version}, {real.origin}" if version else real.origin or "")
+
+
+def _forget(*, own: bool) -> None:
+    """Drop the modules of these names from `sys.modules`: ours, or those of a real installation."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in PACKAGES and _is_ours(sys.modules[name]) == own:
+            del sys.modules[name]
+
+
+def _explain_transformers() -> None:
+    version = _version("transformers")
+    if version is None:
+        return
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < TRANSFORMERS:
+        log.warning(
+            "transformers %s does not look for these kernels on a CPU, its state space models stay on their slow path; "
+            "%d.%d or later does", version, *TRANSFORMERS,
+        )  # fmt: skip
+        return
+    loaded = [m.split(".")[2] for m in sys.modules if m.startswith("transformers.models.") and ".modeling_" in m]
+    slow = sorted(name for name in loaded if name in _asking_models())
+    if slow:
+        log.warning(
+            "transformers' %s was imported before install() and stays on its slow path; call install() first",
+            ", ".join(slow),
+        )
+
+
+def _asking_models() -> Sequence[str]:
+    return ("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "granitemoehybrid",
+            "nemotron_h")  # fmt: skip
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,91 @@
+"""The selective scan and what Mamba-1 computes around it, by the original's signatures.
+
+Where the original fuses, these call one operator after the other; autograd differentiates the composition. Unlike the
+original, the gradient flows out of the last state too.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssmlab.ops import causal_conv1d, selective_scan
+
+__all__ = ["mamba_inner_fn", "mamba_inner_ref", "rms_norm_forward", "selective_scan_fn", "selective_scan_ref"]
+
+
+def selective_scan_fn(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+):  # fmt: skip
+    """u, delta, z (b, d, l), A (d, n), B, C (b, n, l), (b, g, n, l) or (d, n) -> out (b, d, l)[, last state]."""
+    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, None)
+
+
+def selective_scan_ref(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+):  # fmt: skip
+    """The same by its definition, a loop over time."""
+    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, "reference")
+
+
+def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend):
+    y, state = selective_scan(
+        u, delta, A, B, C, D, z=z, dt_bias=delta_bias, dt_softplus=bool(delta_softplus), backend=backend
+    )
+    return (y, state) if return_last_state else y
+
+
+def mamba_inner_fn(
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias,
+    A, B=None, C=None, D=None, delta_bias=None, B_proj_bias=None, C_proj_bias=None, delta_softplus=True,
+    checkpoint_lvl=1, b_rms_weight=None, c_rms_weight=None, dt_rms_weight=None, b_c_dt_rms_eps=1e-6,
+):  # fmt: skip
+    """All of a Mamba block but its first projection: xz (b, 2 d, l) -> (b, l, d_model).
+
+    Args:
+        B, C: constant maps (d, n); None takes them from x_proj.
+        b_rms_weight, c_rms_weight, dt_rms_weight: norms of FalconMamba, with `b_c_dt_rms_eps`.
+        checkpoint_lvl: how much the original recomputes in its backward pass; not used here.
+    """
+    x, z = xz.chunk(2, dim=1)
+    x, _ = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
+    rank, n = delta_proj_weight.shape[1], A.shape[1] * (2 if A.is_complex() else 1)
+    found = F.linear(x.mT, x_proj_weight)  # (b, l, rank + ...)
+    if B is None:
+        B = _map(found[..., rank : rank + n], B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A)
+    if C is None:
+        C = _map(found[..., found.shape[-1] - n :], C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A)
+    delta = F.linear(found[..., :rank], delta_proj_weight)
+    if dt_rms_weight is not None:
+        delta = F.rms_norm(delta, dt_rms_weight.shape, dt_rms_weight, b_c_dt_rms_eps)
+    y = selective_scan_fn(x, delta.mT, A, B, C, D, z, delta_bias, delta_softplus)
+    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+
+
+def mamba_inner_ref(
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias,
+    A, B=None, C=None, D=None, delta_bias=None, B_proj_bias=None, C_proj_bias=None, delta_softplus=True,
+):  # fmt: skip
+    """The same; the original's too calls `selective_scan_fn`, so that the two agree to the last bit here."""
+    return mamba_inner_fn(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias,
+        A, B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
+    )  # fmt: skip
+
+
+def _map(values: Tensor, bias: Tensor | None, norm: Tensor | None, eps: float, A: Tensor) -> Tensor:
+    """B or C per token: (b, l, n) as (b, n, l); with a complex A the pairs of (b, l, 2 n) follow time, (b, n, 2 l)."""
+    if bias is not None:
+        values = values + bias.to(values.dtype)
+    if norm is not None:
+        values = F.rms_norm(values, norm.shape, norm, eps)
+    if not A.is_complex():
+        return values.mT
+    return values.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
+
+
+def rms_norm_forward(x, weight, bias, eps=1e-6, is_rms_norm=True):
+    """The norm that FalconMamba applies to dt, B and C, over the last axis."""
+    if not is_rms_norm:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    y = F.rms_norm(x, weight.shape, weight, eps)
+    return y if bias is None else torch.add(y, bias)

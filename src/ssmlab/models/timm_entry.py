@@ -1,0 +1,78 @@
+"""The models of the table as `timm.create_model` builds them. Registering them builds and imports none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import timm
+from torch import nn
+
+from ssmlab.errors import ModelError
+from ssmlab.models.registry import MODELS, create_model
+
+FAMILIES = ("resnet_mamba", "vmamba", "medmamba", "mambavision", "vim")
+
+
+def register() -> None:
+    """Put the vision models of the table into timm's, except names that timm uses itself."""
+    for name, line in MODELS.items():
+        if line.family in FAMILIES and not timm.is_model(name):
+            timm.models.register_model(_entry(name))
+
+
+def _entry(name: str) -> Callable[..., nn.Module]:
+    def build(
+        pretrained: bool = False,
+        *,
+        num_classes: int = 1000,
+        img_size: int | Sequence[int] | None = None,
+        in_chans: int = 3,
+        features_only: bool = False,
+        out_indices: int | Sequence[int] | None = None,
+        feature_cls: str = "getter",
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        cache_dir: Any = None,
+        **options: Any,
+    ) -> nn.Module:
+        # timm hands the last three to every model; of what they can say only a file of weights means something here
+        weights = (pretrained_cfg_overlay or {}).get("file")
+        if not options.get("drop_rate"):
+            options.pop("drop_rate", None)  # timm's training script gives it to every model, 0 where nobody asked
+        model = create_model(
+            name,
+            num_classes=num_classes,
+            image_size=_side(img_size),
+            in_chans=in_chans,
+            pretrained=pretrained and weights is None,
+            weights=weights,
+            **options,
+        )
+        return _features(model, out_indices, feature_cls) if features_only else model
+
+    build.__name__, build.__module__ = name, __name__
+    return build
+
+
+def _side(img_size: int | Sequence[int] | None) -> int | None:
+    if img_size is None or isinstance(img_size, int):
+        return img_size
+    height, width = img_size
+    if height != width:
+        raise ModelError(f"img_size is the side of square images, got {tuple(img_size)}; any size goes through anyway")
+    return height
+
+
+def _features(model: Any, out_indices: int | Sequence[int] | None, feature_cls: str) -> nn.Module:
+    if feature_cls != "getter":
+        raise ModelError(f'feature_cls must be "getter", got {feature_cls!r}')
+    if not hasattr(model, "forward_intermediates"):
+        raise ModelError(f"{model.registry_name} has no pyramid of feature maps; take its backbone from timm instead")
+    from timm.models._features import FeatureGetterNet
+
+    indices = list(range(len(model.feature_info))) if out_indices is None else out_indices
+    description = dict(model.default_cfg)
+    network = FeatureGetterNet(model, out_indices=indices)
+    network.pretrained_cfg = network.default_cfg = description | {"num_classes": 0, "classifier": None}
+    return network

@@ -1,0 +1,29 @@
+"""Operators against their references, other people's code and the machine's own speed; `ssmlab bench ops` runs it."""
+
+from ssmlab.profiling.bench.gate import Disagreement, disagreements
+from ssmlab.profiling.bench.measure import BUDGET, LIMIT, Row, bench_ops, records
+from ssmlab.profiling.bench.plot import plots
+from ssmlab.profiling.bench.shapes import OPS, Shape, grid
+from ssmlab.profiling.bench.table import LEGEND, to_csv, to_markdown
+from ssmlab.profiling.bench.timing import Timing
+from ssmlab.profiling.bench.verdict import Verdict, verdicts
+
+__all__ = [
+    "BUDGET",
+    "LEGEND",
+    "LIMIT",
+    "OPS",
+    "Disagreement",
+    "Row",
+    "Shape",
+    "Timing",
+    "Verdict",
+    "bench_ops",
+    "disagreements",
+    "grid",
+    "plots",
+    "records",
+    "to_csv",
+    "to_markdown",
+    "verdicts",
+]

@@ -1,0 +1,96 @@
+"""Which parameters of a model are trained, which of them decay, and at which learning rate."""
+
+from fnmatch import filter as matching
+
+from torch import nn
+
+from ssmlab.errors import UserError
+from ssmlab.nn import ClassifierHead
+
+BACKBONE = "backbone"
+
+
+def decayed(model: nn.Module) -> list[str]:
+    """Parameters that weight decay applies to: matrices and filters, not vectors (norms, biases, D), and none that the
+    model's `no_weight_decay()` names, as timm's models do and ours with the scan's A."""
+    spared = _spared(model)
+    return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and name not in spared]
+
+
+def _spared(model) -> set[str]:
+    return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+
+
+def layer_groups(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float) -> list[dict]:
+    """Groups for an optimizer with a learning rate that falls by a factor from each layer to the one before it.
+
+    Layer i of L learns at learning_rate * layer_decay^(L - 1 - i), the classifier at learning_rate. Source: BEiT (Bao
+    et al. 2021, arXiv:2106.08254), by timm's `param_groups_layer_decay`.
+
+    Raises:
+        UserError: the model does not say, by `group_matcher`, what its layers are.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    if not hasattr(model, "group_matcher"):
+        raise UserError(
+            f"training.layer_decay needs to know the layers: {_name(model)} has no group_matcher(), as timm's models "
+            "have; leave it at 1.0"
+        )
+    groups = param_groups_layer_decay(
+        model, weight_decay=weight_decay, no_weight_decay_list=_spared(model), layer_decay=layer_decay
+    )
+    return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> None:
+    """Take parameters out of the training.
+
+    Args:
+        patterns: "backbone" for everything but the classifier (with the hidden layer of ours), which leaves a linear
+            probe; or names of parameters or modules, with the wildcards * and ?, such as "layer1" or "*.norm.*".
+    Raises:
+        UserError: a pattern names nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        found = _backbone(model) if pattern == BACKBONE else _named(parameters, pattern)
+        if not found:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise UserError(
+                f"training.freeze: {_name(model)} has no parameter {pattern!r}; its parts are {parts}, and "
+                f"{BACKBONE!r} is everything but the classifier"
+            )
+        for name in found:
+            parameters[name].requires_grad = False
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UserError(f"training.freeze={patterns} leaves nothing of {_name(model)} to train")
+
+
+def _named(parameters, pattern):
+    return [*matching(parameters, pattern), *matching(parameters, f"{pattern}.*")]
+
+
+def _backbone(model):
+    head = getattr(model, "head", None)
+    if not isinstance(head, ClassifierHead):
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    heads = head if isinstance(head, (tuple, list)) else [head]  # timm's distilled models have two
+    kept = {id(parameter) for part in heads if part is not None for parameter in part.parameters()}
+    return [name for name, parameter in model.named_parameters() if kept and id(parameter) not in kept]
+
+
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules whose parameters are all frozen: their batch norms and dropouts stay as in evaluation."""
+    found = []
+    for module in model.children():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            found.append(module)
+        else:
+            found += frozen_modules(module)
+    return found
+
+
+def _name(model):
+    return getattr(model, "registry_name", type(model).__name__)

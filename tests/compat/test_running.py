@@ -1,0 +1,53 @@
+"""`ssmlab exec`: arguments, `__main__`, modules, and code that enters the GPU's context on a CPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+import torch
+import neighbour
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+x = torch.ones(1, 2, 3)
+with torch.cuda.device(x.device):
+    with torch.cuda.device(x.device.index):
+        y = selective_scan_fn(x, x, -torch.ones(2, 1), torch.ones(1, 1, 3), torch.ones(1, 1, 3))
+print(__name__, sys.argv[1:], tuple(y.shape), neighbour.name)
+"""
+
+
+def execute(*arguments, folder):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ssmlab", "exec", *arguments], capture_output=True, text=True, cwd=folder
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "program.py").write_text(PROGRAM)
+    (tmp_path / "code" / "neighbour.py").write_text("name = 'found'\n")
+    return tmp_path
+
+
+def test_a_script(folder):
+    done = execute("code/program.py", "--lr", "1", "-m", "x", "--force", folder=folder)
+    assert done.stdout.split("\n")[0] == "__main__ ['--lr', '1', '-m', 'x', '--force'] (1, 2, 3) found", done.stderr
+
+
+def test_a_module(folder):
+    done = execute("-m", "program", "-h", folder=folder / "code")
+    assert done.stdout.split("\n")[0] == "__main__ ['-h'] (1, 2, 3) found", done.stderr
+
+
+def test_its_exit_code_is_its_own(folder):
+    (folder / "fails.py").write_text("raise SystemExit(7)\n")
+    assert execute("fails.py", folder=folder).returncode == 7
+
+
+@pytest.mark.parametrize("arguments", [("nothing.py",), ("-m",)])
+def test_nothing_to_run(folder, arguments):
+    done = execute(*arguments, folder=folder)
+    assert done.returncode == 2 and done.stderr.startswith("ssmlab: ") and done.stderr.count("\n") == 1, done.stderr

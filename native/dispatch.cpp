@@ -17,11 +17,15 @@ struct Kernels {
     int64_t (*conv_workspace)(const ssm_conv *);
     void (*conv_forward)(const ssm_conv *);
     void (*conv_backward)(const ssm_conv *);
+    void (*conv_step)(const ssm_conv_step *);
+    void (*head_step)(const ssm_head_step *);
+    void (*linear)(const ssm_linear *);
 };
 
 #define SSM_TABLE(isa, runs)                                                                                                \
     {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
-     scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa}
+     scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa,     \
+     conv_step_##isa, head_step_##isa, linear_##isa}
 
 bool always() { return true; }
 #if defined(SSM_HAS_AVX2)
@@ -55,7 +59,7 @@ const Kernels *active = fastest();
 
 extern "C" {
 
-int64_t ssm_version(void) { return 3; }
+int64_t ssm_version(void) { return 4; }
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)
@@ -71,4 +75,7 @@ int64_t ssm_conv_pieces(const ssm_conv *a) { return active->conv_pieces(a); }
 int64_t ssm_conv_workspace(const ssm_conv *a) { return active->conv_workspace(a); }
 void ssm_conv_forward(const ssm_conv *a) { active->conv_forward(a); }
 void ssm_conv_backward(const ssm_conv *a) { active->conv_backward(a); }
+void ssm_conv_step_(const ssm_conv_step *a) { active->conv_step(a); }
+void ssm_head_step_(const ssm_head_step *a) { active->head_step(a); }
+void ssm_linear_(const ssm_linear *a) { active->linear(a); }
 }

@@ -42,7 +42,10 @@
     int64_t conv_pieces_##isa(const ssm_conv *);                     \
     int64_t conv_workspace_##isa(const ssm_conv *);                  \
     void conv_forward_##isa(const ssm_conv *);                       \
-    void conv_backward_##isa(const ssm_conv *);
+    void conv_backward_##isa(const ssm_conv *);                      \
+    void conv_step_##isa(const ssm_conv_step *);                     \
+    void head_step_##isa(const ssm_head_step *);                     \
+    void linear_##isa(const ssm_linear *);
 
 SSM_DECLARE(baseline)
 SSM_DECLARE(avx2)

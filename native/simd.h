@@ -151,7 +151,7 @@ INLINE void cos_sin(vf step, vf rest, Turns rate, vf *cosine, vf *sine) {
     vf x = (product - (t - round)) + (step * rate.fine + rest * rate.coarse);
     vf u = x + round;
     x -= u - round;
-    vi sign = ((vi)t + (vi)u) << 31;  // an odd number of half turns
+    vu sign = ((vu)t + (vu)u) << 31;  // an odd number of half turns
     vf q = x * x;
     vf s = 0.07722013f * q - 0.59804517f;
     s = s * q + 2.55003138f;
@@ -161,8 +161,8 @@ INLINE void cos_sin(vf step, vf rest, Turns rate, vf *cosine, vf *sine) {
     c = c * q - 1.3352161f;
     c = c * q + 4.0587096f;
     c = c * q - 4.93480216f;
-    *cosine = (vf)((vi)(c * q + 1.f) ^ sign);
-    *sine = (vf)((vi)(s * x) ^ sign);
+    *cosine = (vf)((vu)(c * q + 1.f) ^ sign);
+    *sine = (vf)((vu)(s * x) ^ sign);
 }
 
 // Half precisions, as 16-bit storage.

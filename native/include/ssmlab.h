@@ -70,6 +70,40 @@ typedef struct {
     float *gweight;           /* [f32] (b * pieces, width + 1, d): the taps' gradients, then the bias's; to be summed */
 } ssm_conv;
 
+/* One token of the convolution. All are float32; the channels of x and y lie side by side. */
+typedef struct {
+    int64_t batch, dim, width, length, silu;
+    const float *x;           /* (b, d) */
+    int64_t x_stride;         /* from one row of x to the next */
+    float *state;             /* (b, d, length >= width - 1), contiguous: the inputs before x, newest last; moved on */
+    const float *weight, *bias; /* (d, width), (d) or 0, contiguous */
+    float *y;                 /* (b, d), contiguous */
+} ssm_conv_step;
+
+/* One token of a scan with one decay a head. All are float32; channels and states lie side by side. */
+typedef struct {
+    int64_t batch, heads, headdim, states, groups, softplus, threads;
+    const float *x, *z, *dt;  /* (b, h p), (b, h p) or 0, (b, h) */
+    int64_t x_stride, z_stride, dt_stride[2];
+    const float *A, *D, *dt_bias; /* (h), (h) or 0, (h) or 0 */
+    int64_t A_stride, D_stride, dt_bias_stride;
+    const float *B, *C;       /* (b, g n) */
+    int64_t B_stride, C_stride;
+    float *state;             /* (b, h, p, n), contiguous; updated */
+    float *y;                 /* (b, h p), contiguous */
+} ssm_head_step;
+
+/* A linear layer for few rows: x (rows, inputs) and y (rows, outputs) float32, weight (outputs, inputs) of any dtype. */
+typedef struct {
+    int64_t rows, inputs, outputs, dtype, threads;
+    const float *x;
+    int64_t x_stride;
+    const void *weight;
+    int64_t weight_stride;
+    const float *bias;        /* [f32] (outputs), or 0 */
+    float *y;                 /* contiguous */
+} ssm_linear;
+
 SSM_EXPORT const char *ssm_isa(void);
 /* Select "baseline", "avx2", "avx512" or "neon"; 0 on success, -1 where this machine or build lacks it. */
 SSM_EXPORT int ssm_set_isa(const char *name);
@@ -85,6 +119,10 @@ SSM_EXPORT int64_t ssm_conv_pieces(const ssm_conv *);
 SSM_EXPORT int64_t ssm_conv_workspace(const ssm_conv *);
 SSM_EXPORT void ssm_conv_forward(const ssm_conv *);
 SSM_EXPORT void ssm_conv_backward(const ssm_conv *);
+
+SSM_EXPORT void ssm_conv_step_(const ssm_conv_step *);
+SSM_EXPORT void ssm_head_step_(const ssm_head_step *);
+SSM_EXPORT void ssm_linear_(const ssm_linear *);
 
 #ifdef __cplusplus
 }

@@ -88,6 +88,7 @@ def test_fast_rotations_keep_their_phase(dt_softplus, largest):
 @settings(max_examples=15, deadline=None)
 @given(sizes=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(2, 90), st.integers(1, 9)), data=st.data())
 def test_halves_and_steps_equal_the_whole(backend, sizes, data):
+    torch.manual_seed(0)  # for every example
     arguments = {k: t.float() for k, t in make(*sizes, complex_=True).items()}
     y, state = complex_scan(**arguments, dt_softplus=True, backend=backend)
     cut = data.draw(st.integers(0, sizes[2]))
@@ -98,8 +99,7 @@ def test_halves_and_steps_equal_the_whole(backend, sizes, data):
         piece |= {k: arguments[k][..., 2 * begin : 2 * end] for k in "BC"} | {"initial_state": carried}
         part, carried = complex_scan(**piece, dt_softplus=True, backend=backend)
         parts.append(part)
-    torch.testing.assert_close(torch.cat(parts, dim=-1), y, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(carried, state, atol=1e-5, rtol=1e-4)
+    assert relative_error(torch.cat(parts, dim=-1), y) < 5e-6 and relative_error(carried, state) < 5e-6
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])

@@ -189,6 +189,7 @@ def test_autocast_does_not_reach_the_products(grad):
     data=st.data(),
 )
 def test_halves_and_steps_equal_the_whole(backend, sizes, chunk_size, data):
+    torch.manual_seed(0)  # for every example
     b, l, r, p, g, n = sizes
     arguments, options = make_float(b, l, r * g, p, g, n), {"dt_softplus": True, "backend": backend}
     y, state = ssd(**arguments, chunk_size=chunk_size, **options)

@@ -16,6 +16,7 @@ def doctor() -> None:
     _environment(console)
     _devices(console)
     _kernels(console)
+    _stand_ins(console)
     if not _tests(console):
         raise typer.Exit(1)
 
@@ -75,6 +76,14 @@ def _kernels(console) -> None:
         from ssmlab.training.run import SLOWER
 
         console.print(f"  {SLOWER}", markup=False)
+
+
+def _stand_ins(console) -> None:
+    from ssmlab.compat import providers
+
+    console.print("[bold]Other people's code[/bold] (who answers to an import)")
+    for name, provider, detail in providers():
+        console.print(f"  {name:26} {provider:10} {detail}", markup=False)
 
 
 def _tests(console) -> bool:

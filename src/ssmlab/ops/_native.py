@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 3  # of the C interface in native/include/ssmlab.h
+VERSION = 4  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -20,7 +20,10 @@ _SIZES = (
     "ssm_version", "ssm_scan_segments", "ssm_scan_forward_workspace", "ssm_scan_backward_workspace",
     "ssm_conv_pieces", "ssm_conv_workspace",
 )  # fmt: skip
-_CALLS = ("ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward")
+_CALLS = (
+    "ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward", "ssm_conv_step_",
+    "ssm_head_step_", "ssm_linear_",
+)  # fmt: skip
 _forked = False
 
 
@@ -48,14 +51,15 @@ def _open() -> ctypes.CDLL:
         lib = ctypes.CDLL(str(found[0]))
     except OSError as error:
         raise BackendError(f"the native library {found[0]} cannot be loaded: {error}") from error
+    lib.ssm_version.restype = ctypes.c_int64
+    if lib.ssm_version() != VERSION:
+        raise BackendError(f"{found[0]} has interface {lib.ssm_version()}, expected {VERSION}; install ssmlab again")
     lib.ssm_isa.restype = ctypes.c_char_p
     lib.ssm_set_isa.argtypes = [ctypes.c_char_p]
     for name in _SIZES:
         getattr(lib, name).restype = ctypes.c_int64
     for name in (*_SIZES[1:], *_CALLS):
         getattr(lib, name).argtypes = [ctypes.c_void_p]
-    if lib.ssm_version() != VERSION:
-        raise BackendError(f"{found[0]} has interface {lib.ssm_version()}, expected {VERSION}; install ssmlab again")
     wanted = os.environ.get("SSMLAB_ISA")
     if wanted and lib.ssm_set_isa(wanted.encode()):
         fastest = lib.ssm_isa().decode()

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ssmlab.errors import UserError
 from ssmlab.ops import causal_conv1d
+from ssmlab.ops.steps import conv_step
 
 __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
 
@@ -72,6 +73,10 @@ def causal_conv1d_update(
     """
     activation = _name(activation)
     with torch.no_grad():
+        if conv_state_indices is None and cache_seqlens is None and x.shape[2:].numel() == 1:
+            y = conv_step(x.view(x.shape[:2]), conv_state, weight, bias, activation is not None)
+            if y is not None:
+                return y.view(x.shape)
         if conv_state_indices is None:
             return _update(x, conv_state, weight, bias, activation, cache_seqlens, None)
         rows = conv_state_indices.long()

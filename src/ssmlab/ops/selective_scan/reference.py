@@ -23,11 +23,11 @@ def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, se
     u, delta, A = x.to(dtype), step_size(dt.to(dtype), dt_bias, dt_softplus), A.to(torch.promote_types(A.dtype, dtype))
     B, C = (per_channel(map_, u, A) for map_ in (B, C))
     h = A.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(A.dtype)
-    keep = keeps_state(seq_idx, x)
+    keep, added = keeps_state(seq_idx, x), delta * u
     outputs = []
     for t in range(x.shape[2]):
         h = h * keep[:, t, None, None] * torch.exp(delta[:, :, t, None] * A)
-        h = h + (delta * u)[:, :, t, None] * B[..., t if B.shape[-1] > 1 else 0]
+        h = h + added[:, :, t, None] * B[..., t if B.shape[-1] > 1 else 0]
         y = (h * C[..., t if C.shape[-1] > 1 else 0]).sum(-1)
         outputs.append(2 * y.real if A.is_complex() else y)
     y = torch.stack(outputs, dim=-1) if outputs else torch.zeros_like(u)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.ops import selective_scan, ssd
+from ssmlab.ops.steps import head_step, scan_step
 
 __all__ = ["selective_state_update", "selective_state_update_ref"]
 
@@ -25,6 +26,9 @@ def selective_state_update(
     arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     with torch.no_grad():
         if state_batch_indices is None:
+            out = _in_place(state, *arguments)
+            if out is not None:
+                return out
             out, after = _step(state, *arguments, None)
             state.copy_(after)
             return out
@@ -33,6 +37,17 @@ def selective_state_update(
         out, after = _step(state[rows.clamp(min=0)], *arguments, None)
         state[rows[kept]] = after[kept].to(state.dtype)
         return out * kept.view(-1, *[1] * (out.dim() - 1))
+
+
+def _in_place(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus) -> Tensor | None:
+    """The kernels made for single tokens, where they take these tensors."""
+    if state.dim() == 3:
+        return scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    if not _one_decay_a_head(dt, A, D, dt_bias) or (D is not None and D.stride(-1) != 0):
+        return None
+    B, C = (t if t.dim() == 3 else t[:, None] for t in (B, C))
+    D, dt_bias = (None if t is None else t[:, 0] for t in (D, dt_bias))
+    return head_step(state, x, dt[..., 0], A[:, 0, 0], B, C, D, z, dt_bias, dt_softplus)
 
 
 def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
@@ -50,12 +65,12 @@ def _step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, backend) -> tuple[T
     D, dt_bias = (None if t is None else t.reshape(-1) for t in (D, dt_bias))
     y, after = selective_scan(
         flat[0], flat[1], A.reshape(-1, n), B[..., None], C[..., None], D, z=flat[2], dt_bias=dt_bias,
-        dt_softplus=dt_softplus, initial_state=state.reshape(b, -1, n).to(after_dtype(state)), backend=backend,
+        dt_softplus=dt_softplus, initial_state=state.reshape(b, -1, n).to(_wide(state)), backend=backend,
     )  # fmt: skip
     return y.reshape(b, *heads), after.reshape(state.shape)
 
 
-def after_dtype(state: Tensor) -> torch.dtype:
+def _wide(state: Tensor) -> torch.dtype:
     return torch.promote_types(state.dtype, torch.float32)
 
 

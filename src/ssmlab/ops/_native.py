@@ -106,12 +106,13 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     if MISSING is not None:
         return MISSING
     for tensor in tensors:
-        if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
+        if tensor is None or (tensor.dtype in DTYPES and tensor.is_cpu):
+            continue
+        if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}"
-        if tensor.dtype not in DTYPES:
-            return f"a tensor is {tensor.dtype}, the kernels take float32, bfloat16 and float16"
+        return f"a tensor is {tensor.dtype}, the kernels take float32, bfloat16 and float16"
     return None
 
 
@@ -134,8 +135,8 @@ def address(tensor: Tensor | None) -> int:
 
 def vector(tensor: Tensor | None) -> Tensor | None:
     """Contiguous float32, or complex64, as the small parameters are passed."""
-    if tensor is None:
-        return None
+    if tensor is None or (tensor.dtype is torch.float32 and tensor.is_contiguous()):
+        return tensor
     return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32).resolve_conj().contiguous()
 
 

@@ -10,9 +10,9 @@ from ssmlab.ops.selective_scan.operator import NativeScan, call, numbers
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
-    if len({t.shape[1] for t in tensors[3:5] if t is not None and t.dim() == 4} - {1}) > 1:
+    A, *maps = tensors[2:5] or (None,)
+    if len({t.shape[1] for t in maps if t.dim() == 4} - {1}) > 1:
         return "B and C have different numbers of groups"
-    A = tensors[2] if tensors else None
     if A is not None and A.is_complex():  # then constant maps and the initial state may be complex too
         kinds = [None if t is None else t.dtype for t in tensors]
         tensors = tuple(t for i, t in enumerate(tensors) if i not in (2, 3, 4, 8) or kinds[i] != torch.complex64)
@@ -82,8 +82,8 @@ WORKSPACE = 12 + 6 * 6 + 3 + 6 + 3
 def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Unfilled y, final state and saved states; also what the operator's fake kernel returns."""
     b, d, l = x.shape
-    final = x.new_empty(b, d, A.shape[1], dtype=state_dtype(A))
-    shape = (b, -(-l // interval(numbers(A))), numbers(A), d) if save else (0,)
+    final = A.new_empty((b, d, A.shape[1]), dtype=state_dtype(A))
+    shape = (b, -(-l // interval(numbers(A))), numbers(A), d) if save else 0
     return torch.empty_like(x), final, x.new_empty(shape, dtype=torch.float32)
 
 

@@ -1,7 +1,8 @@
 """Run golden cases of the original implementations: `python tests/parity.py FOLDER`.
 
 FOLDER is the root of a set of cases (with `fill.py`) or one family's folder in it. Prints each case's largest error
-over its tolerance and exits with 1 where one is above 1 or a family is unknown.
+over its tolerance and exits with 1 where one is above 1 or a family is unknown. `--record FILE` writes what
+`ssmlab models --parity` shows, src/ssmlab/checkpoints/parity.json.
 """
 
 import argparse
@@ -186,22 +187,44 @@ def load_fill(root: Path):
     return module
 
 
+def record(file: Path, cases: list[tuple[dict, float, str]]) -> None:
+    """Write every family's number of cases, its worst one, and where the original stands."""
+    from ssmlab.training.environment import commit, now, versions
+
+    families: dict[str, dict] = {}
+    for case, worst, where in cases:
+        row = families.setdefault(case["family"], {"cases": 0, "passed": 0, "worst": 0.0, "where": "", "originals": []})
+        row["cases"] += 1
+        row["passed"] += worst <= 1
+        if worst >= row["worst"]:
+            row["worst"], row["where"] = round(worst, 4), f"{case['case']}: {where}"
+        original = [case["source"]["repo"], case["source"]["commit"]]
+        row["originals"] += [] if original in row["originals"] else [original]
+    content = {"date": now(), "commit": commit(), "versions": versions(), "families": dict(sorted(families.items()))}
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    root, paths = cases_in(parser.parse_args().folder)
-    fill, failures, unknown = load_fill(root), 0, {}
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the worst error of every family as JSON")
+    options = parser.parse_args()
+    root, paths = cases_in(options.folder)
+    fill, failures, unknown, done = load_fill(root), 0, {}, []
     for path in paths:
         family = json.loads(path.read_text())["family"]
         if family not in RUNNERS and family not in MODEL_RUNNERS:
             unknown[family] = unknown.get(family, 0) + 1
             continue
         worst, where = check_case(root, path, fill)
+        done.append((json.loads(path.read_text()), worst, where))
         failures += worst > 1
         print(f"{'ok  ' if worst <= 1 else 'FAIL'} {family}/{path.stem}: {worst:.3f} of the tolerance ({where})")
     for family, count in unknown.items():
         print(f"FAIL {family}: unknown family, {count} cases not run")
     print(f"{len(paths) - failures - sum(unknown.values())} passed, {failures + sum(unknown.values())} failed")
+    if options.record:
+        record(options.record, done)
     return 1 if failures or unknown or not paths else 0
 
 

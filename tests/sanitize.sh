@@ -10,7 +10,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
 cmake -S "$root" -B "$build" -DSSM_SANITIZE=ON -DCMAKE_BUILD_TYPE=Release
-cmake --build "$build"
+cmake --build "$build" --parallel 2
 
 # Python imports sitecustomize before anything else: every process of the tests finds this library first.
 mkdir "$build/site"

@@ -132,10 +132,11 @@ def test_memory_format_of_the_images_does_not_matter():
 
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["model.", "encoder.", "module."])
-def test_names_with_a_prefix_are_translated(prefix, tmp_path):
+def test_names_with_a_prefix_are_translated_and_the_licence_is_told(prefix, tmp_path, caplog):
     source, x = build(), torch.randn(1, 3, 64, 64)
     torch.save({"state_dict": {prefix + k: v for k, v in source.state_dict().items()}}, tmp_path / "w.pth")
     assert torch.equal(build(weights=tmp_path / "w.pth")(x), source(x))
+    assert "published weights of mambavision are under CC-BY-NC-SA-4.0, not for commercial use" in caplog.text
 
 
 def test_dropout_is_for_training_only():

@@ -7,8 +7,23 @@ import torch
 from torch import nn
 
 from ssmlab.models import create_model
+from ssmlab.models.language import create_language_model
 from ssmlab.nn import Mamba
-from ssmlab.profiling import count_flops, count_parameters, images_per_second, memory, peak_memory
+from ssmlab.ops import directional_scan
+from ssmlab.profiling import (
+    Call,
+    Timings,
+    TrainingStep,
+    count_flops,
+    count_parameters,
+    forward_call,
+    images_per_second,
+    in_rounds,
+    memory,
+    peak_memory,
+    weight_bytes,
+)
+from ssmlab.profiling.language import PROMPT, token_costs
 
 MIB = 2**20
 
@@ -27,7 +42,7 @@ class First(nn.Module):
 def test_flops_of_products_and_convolutions():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 10))
     macs = 8 * 8 * 4 * 3 * 9 + 4 * 8 * 8 * 10
-    assert count_flops(model, torch.randn(1, 3, 8, 8)) == (macs, 2 * macs, 0, 0)
+    assert count_flops(model, torch.randn(1, 3, 8, 8))[:4] == (macs, 2 * macs, 0, 0)
     assert count_flops(model, torch.randn(2, 3, 8, 8)).macs == 2 * macs
 
 
@@ -148,3 +163,112 @@ def test_peak_memory_of_a_gpu():
         del block
     assert peak.method == "cuda"
     assert peak.extra == 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "printed"),
+    [
+        ("vmamba_tiny", ("convolutions", "linear layers", "batched products", "scans"), 4.88),
+        ("mambavision_tiny", ("convolutions", "linear layers"), 4.46),
+        ("mambavision_tiny", ("convolutions", "linear layers", "batched products"), 4.57),
+    ],
+)
+def test_counts_are_those_of_the_authors_within_one_per_cent(name, parts, printed):
+    with torch.device("meta"):
+        counts = count_flops(create_model(name, num_classes=1000), torch.zeros(1, 3, 224, 224))
+    assert sum(counts.parts[part] for part in parts) / 1e9 == pytest.approx(printed, rel=0.01)
+    assert sum(counts.parts.values()) == counts.macs and counts.parts["scans"] == counts.scan_macs > 0
+
+
+def test_every_kind_of_scan_is_one():
+    b, k, d, h, w, n = 1, 4, 3, 5, 6, 2
+    arguments = [torch.randn(b, d, h, w), torch.randn(b, k, d, h, w), -torch.ones(k, d, n)]
+    arguments += [torch.randn(b, k, n, h, w), torch.randn(b, k, n, h, w)]
+
+    class Scan(nn.Module):
+        def forward(self, *tensors):
+            return directional_scan(*tensors)
+
+    assert count_flops(Scan(), tuple(arguments)).scan_macs == k * (9 * d * h * w * n + d * h * w)
+    counts = count_flops(create_language_model("mamba2_lm_test"), torch.zeros(1, 7, dtype=torch.int64))
+    assert 0 < counts.scan_macs < counts.macs
+
+
+def test_meta_models_cost_the_same():
+    x = torch.randn(1, 3, 32, 32)
+    for name in ("resnet_mamba_test", "vmamba_test", "mambavision_test", "vim_test", "medmamba_test"):
+        with torch.device("meta"):
+            unreal = count_flops(create_model(name, num_classes=3, image_size=32), x.to("meta"))
+        assert count_flops(create_model(name, num_classes=3, image_size=32), x) == unreal
+
+
+def test_calls_take_turns_and_another_one_begins_each_round(monkeypatch):
+    now, said, turns = [0.0], [], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def call(name, cold, warm):
+        def function():
+            now[0] += warm if name in said else cold
+            said.append(name)
+
+        return Call(function, 4, torch.device("cpu"))
+
+    calls = {"a": call("a", 5.0, 1.0), "b": call("b", 7.0, 2.0), "c": call("c", 9.0, 4.0)}
+    found = in_rounds(calls, 3, warmup=1, progress=turns.append)
+    assert "".join(said) == "abc" + "abc" + "abc" + "bca" + "cab" and turns == list(range(1, 10))
+    assert found["b"] == Timings(4, 7.0, (2.0, 2.0, 2.0))
+    assert found["c"].throughput == (1.0, 1.0, 1.0, 9.0)
+    assert len(in_rounds(calls, 2, calls_a_round=5, warmup=0)["a"].seconds) == 10
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        in_rounds(calls, 0)
+
+
+def test_percentiles():
+    times = Timings(1, 0.0, (5.0, 1.0, 3.0, 2.0, 4.0))
+    assert [times.percentile(p) for p in (0, 50, 90, 100)] == pytest.approx([1.0, 3.0, 4.6, 5.0])
+    assert Timings(1, 0.0, (2.0,)).percentile(99) == 2.0
+
+
+def test_a_forward_call_is_inference():
+    model = Watched().eval()
+    assert forward_call(model, torch.zeros(3, 1)).seconds() >= 0 and forward_call(model, torch.zeros(3, 1)).items == 3
+    assert model.calls == [(False, False, True)]
+
+
+def test_a_training_step_learns_and_knows_what_stays():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).eval()
+    step = TrainingStep(model, torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))
+    values = sum(p.numel() for p in model.parameters())
+    buffers = 4 * (5 + 5) + 8
+    assert step.resident_bytes() == weight_bytes(model) == 4 * values + buffers
+    before = model[0].weight.detach().clone()
+    assert step.call.seconds() > 0 and step.call.items == 4 and model.training
+    assert not torch.equal(model[0].weight, before)
+    counters = 4 * len(list(model.parameters()))  # AdamW counts its steps, for every parameter
+    assert step.resident_bytes() == 4 * 4 * values + buffers + counters
+    model[2].weight = model[0].weight  # shared weights are there once
+    assert weight_bytes(model) == 4 * (values - 15) + buffers
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_that_was_freed_before_does_not_hide_a_peak():
+    blocks = [bytearray(64 * 1024) for _ in range(16 * 40)]
+    pin = bytearray(64 * 1024)  # behind these 40 MiB: the allocator keeps them when they are freed
+    del blocks
+    with peak_memory("cpu") as peak:
+        blocks = [bytearray(64 * 1024) for _ in range(16 * 40)]
+    assert len(blocks) == 640 and pin and peak.extra > 30 * MIB
+
+
+def test_costs_of_a_token():
+    with torch.device("meta"):
+        mamba, transformer = (create_language_model(f"{name}_lm_test") for name in ("mamba", "transformer"))
+    costs = token_costs(mamba)
+    d, n, layers = 32, 4, 2
+    assert costs.state_bytes == 4 * layers * (d * n + d * 3) and costs.growth_bytes == 0
+    assert costs.step.scan_macs == layers * (9 * d * n + d)
+    assert costs.prompt.flops == PROMPT * costs.step.flops
+    grown = token_costs(transformer)
+    assert grown.growth_bytes >= 4 * 2 * 2 * 16 and grown.prompt.flops > PROMPT * grown.step.flops
+    assert mamba.training, "modes come back"

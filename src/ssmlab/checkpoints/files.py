@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssmlab.checkpoints import convert, family_module, from_upstream
+from ssmlab.checkpoints import Rule, convert, family_module
 from ssmlab.errors import ModelError
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.models.language_model import NO_DECAY
 from ssmlab.models.weights import fit, read_state_dict
 
 # names of weights files, the first that is there is read
@@ -32,27 +33,89 @@ STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2"}
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
-def load_language_model(folder: str | Path) -> Any:
+def load_language_model(path: str | Path, dtype: torch.dtype | None = None) -> Any:
     """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
 
-    Tensors keep their values and take the dtype of the model, float32. No code in a file is run.
+    The tensors become the model's parameters as they are read, without initial values before or a copy behind. No code
+    in a file is run.
 
+    Args:
+        path: the folder, the folder of a run with one language model in it, or a file in one of these.
+        dtype: of the parameters; None takes the file's, that of the embedding. `NO_DECAY`, the dynamics, stay as wide
+            as they are in the file: they are few, and rounding them moves the slow states.
     Raises:
         ModelError: a file is missing or is of another kind of model; keys that do not fit are listed together.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give the folder of a language model")
+    folder = find_language_model(path)
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    state = read_weights(folder)
-    if config.get("model") in LANGUAGE_MODELS:
-        model = create_language_model(config["model"], **config["config"])
-        fit(model, state, str(folder))
-        return model.eval()
-    return from_upstream(family_of(config), config, state)
+    with torch.device("meta"):
+        model, rules = _from_config(config, folder)
+    return fill(model, convert(read_weights(folder), rules), str(folder), dtype).eval()
+
+
+def find_language_model(path: str | Path) -> Path:
+    """The folder of the language model that a path means.
+
+    Raises:
+        ModelError: there is none, or several.
+    """
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if (folder / "config.json").is_file():
+        return folder
+    found = sorted(file.parent for file in (folder / "models").glob("*/config.json"))
+    if len(found) > 1:
+        raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
+    if not found:
+        raise ModelError(f"{path} has no config.json; give the folder of a language model")
+    return found[0]
+
+
+def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:
+    """The network that a config.json describes, and the map from the names in its files."""
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} must hold an object, got {type(config).__name__}")
+    if "model" not in config:
+        module = family_module(family_of(config))
+        return module.build(config), module.RULES
+    own = config.get("config")
+    if config["model"] not in LANGUAGE_MODELS or not isinstance(own, dict):
+        raise ModelError(f"{folder} holds {config['model']!r}, which is no language model of ours")
+    return create_language_model(config["model"], **own), []
+
+
+def fill(model: Any, state: dict[str, Tensor], source: str, dtype: torch.dtype | None = None) -> Any:
+    """Make tensors the parameters of a network that was built on the meta device.
+
+    Args:
+        source: what the message calls the tensors' origin, usually a path.
+        dtype: as in `load_language_model`. `state` is emptied on the way, so that no tensor is kept twice.
+    Raises:
+        ModelError: names or shapes disagree; all of them are listed.
+    """
+    with torch.device("meta"):  # compares names and shapes, copies nothing
+        fit(model, {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}, source)
+    tied, head, embedding = model.config.tie_embeddings, "lm_head.weight", "backbone.embedding.weight"
+    if tied and embedding not in state:
+        state[embedding] = state[head]
+    if tied:
+        state.pop(head, None)
+    dtype = state[embedding].dtype if dtype is None else dtype
+    other = state[embedding].dtype != dtype  # then no tensor may keep the mapped file in memory
+    parameters = {}
+    for name in list(state):
+        tensor = state.pop(name)
+        wide = torch.promote_types(tensor.dtype, dtype) if name.rpartition(".")[2] in NO_DECAY else dtype
+        parameters[name] = tensor.to(wide, copy=other)
+    if tied:
+        parameters[head] = parameters[embedding]
+    model.load_state_dict(parameters, assign=True)
+    if tied:
+        model.lm_head.weight = model.backbone.embedding.weight
+    return model
 
 
 def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab") -> Path:
@@ -73,17 +136,19 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
         config, state = {"model": model.registry_name, "config": asdict(model.config)}, model.state_dict()
     else:
         config, state = to_upstream(model, family_for(model, layout))
+    if layout == "huggingface":
+        config["dtype"] = str(model.backbone.embedding.weight.dtype).removeprefix("torch.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2) + "\n"
     if layout == "state-spaces":  # the original wants every key in this file, twice where tied
-        _write(folder / "pytorch_model.bin", lambda path: torch.save(state, path))
+        write_file(folder / "pytorch_model.bin", lambda path: torch.save(state, path))
     else:
         if model.config.tie_embeddings:
             del state["lm_head.weight"]
-        _write(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
-    _write(folder / "config.json", lambda path: path.write_text(text, "utf-8"))
+        write_file(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+    write_file(folder / "config.json", lambda path: path.write_text(text, "utf-8"))
     return folder
 
 
@@ -110,7 +175,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise ModelError(f"{folder} has no weights; one of {', '.join(WEIGHTS)} must be there")
     if found[0].suffix != ".json":
         return read_state_dict(found[0])
-    parts = sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))
+    try:
+        parts = sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{found[0]} is no index of weights files; copy it again") from error
     state: dict[str, Tensor] = {}
     for part in parts:
         state |= read_state_dict(folder / part)
@@ -153,7 +221,7 @@ def family_for(model: nn.Module, layout: str) -> str:
     return families[layout, family]
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name beside it, then give it its own in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -6,7 +6,22 @@ import sys
 import typer
 
 import ssmlab
-from ssmlab.cli import bench, classify, data, demo, doctor, execute, models, recipes, report, run, sweep
+from ssmlab.cli import (
+    bench,
+    classify,
+    compare,
+    convert,
+    data,
+    demo,
+    doctor,
+    execute,
+    generate,
+    models,
+    recipes,
+    report,
+    run,
+    sweep,
+)
 from ssmlab.errors import UserError
 
 app = typer.Typer(
@@ -21,9 +36,12 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("classify")(classify.classify)
+app.command("generate")(generate.generate)
+app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("models")(models.models)
+app.command("compare")(compare.compare)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)
 app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(

@@ -1,64 +1,235 @@
-"""`ssmlab models`: the models by name, and what one is made of."""
+"""`ssmlab models`: the models by name, what one is made of, and how closely each family follows its original."""
 
 import typer
+
+# A family's place in the list; baselines are what state space models are compared with.
+GROUPS = ("Vision", "Language", "Baselines")
+BASELINES = ("resnet18", "resnet50", "resnet_test")
 
 
 def models(
     name: str = typer.Argument(None, help="A model to show; timm/<name> is any model of timm."),
-    depth: int = typer.Option(2, min=1, help="Levels of the module tree."),
-    classes: int = typer.Option(10, min=1, help="Size of the output."),
+    depth: int = typer.Option(3, min=1, help="Levels of the module tree."),
+    classes: int = typer.Option(10, min=1, help="Size of the output of a vision model."),
     image_size: int = typer.Option(None, min=8, help="Side of the images; the model's own if not given."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="List the models with their number of parameters."),
+    parity: bool = typer.Option(False, "--parity", help="How closely each family agrees with the original code."),
 ) -> None:
-    """List the models, or show one: its modules and how many parameters each has."""
+    """List the models, or show one: its modules, parameters and operations. Nothing is downloaded or computed."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    if name is None:
-        _list(console)
+    if parity:
+        _parity(console)
+    elif name is None:
+        _list(console, verbose)
     else:
         _show(console, name, depth, classes, image_size)
 
 
-def _list(console) -> None:
+def _list(console, verbose: bool) -> None:
     from rich.table import Table
 
-    from ssmlab.models.registry import describe, list_models
+    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.registry import MODELS
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for known in list_models():
-        table.add_row(f"[bold]{known}[/bold]", describe(known))
-    console.print(table)
-    console.print("timm/<name> is any model of timm, e.g. timm/convnext_tiny", markup=False)
+    for group in GROUPS:
+        console.print(f"[bold]{group}[/bold]")
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+        for known, entry in (MODELS | LANGUAGE_MODELS).items():
+            if _group(known, entry) == group:
+                table.add_row(f"[bold]{known}[/bold]", entry.title, _parameters(known) if verbose else "")
+        console.print(table)
+    console.print("    timm/<name>, any model of timm, e.g. timm/convnext_tiny", markup=False)
+    console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
+
+
+def _group(name: str, entry) -> str:
+    from ssmlab.models.language import LANGUAGE_MODELS
+
+    if name in BASELINES or entry.family == "transformer_lm":
+        return "Baselines"
+    return "Language" if name in LANGUAGE_MODELS else "Vision"
+
+
+def _parameters(name: str) -> str:
+    """Counted on the meta device, where a model of any size takes no memory; vision models with 1000 classes."""
+    from ssmlab.reports.formats import large
+
+    return large(_count(_build(name, 1000, None)))
+
+
+def _build(name: str, classes: int, image_size: int | None):
+    """The model without memory for its weights, in evaluation mode."""
+    import torch
+
+    from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+    from ssmlab.models.registry import create_model
+
+    with torch.device("meta"):
+        if name in LANGUAGE_MODELS:
+            return create_language_model(name).eval()
+        return create_model(name, num_classes=classes, image_size=image_size).eval()
 
 
 def _show(console, name: str, depth: int, classes: int, image_size: int | None) -> None:
     from rich.markup import escape
     from rich.tree import Tree
 
-    from ssmlab.models.registry import create_model, describe, entry
+    from ssmlab.models.language import LANGUAGE_MODELS
 
-    if not name.startswith("timm/"):
-        entry(name)  # a misspelt name is told before torch is imported
-    model = create_model(name, num_classes=classes, image_size=image_size)
+    language = name in LANGUAGE_MODELS
+    title = LANGUAGE_MODELS[name].title if language else _describe(name)
+    model = _build(name, classes, image_size)
     total = _count(model)
     tokens = getattr(model, "num_tokens", None)
-    title = f"[bold]{escape(name)}[/bold] {escape(describe(name))}: {total:,} parameters"
-    console.print(title + (f", {tokens} tokens" if tokens else ""), soft_wrap=True)
+    head = f"[bold]{escape(name)}[/bold] {escape(title)}: {total:,} parameters"
+    console.print(head + (f", {tokens} tokens" if tokens else ""), soft_wrap=True)
+    lines = _language_costs(model) if language else _vision_costs(model, image_size)
+    for line in [*lines, *_printed(name)]:
+        console.print(line, markup=False, soft_wrap=True)
     tree = Tree("", hide_root=True)
     _grow(tree, model, total, depth)
     console.print(tree)
 
 
+def _describe(name: str) -> str:
+    """The title of a vision model; a misspelt name is told before torch is imported."""
+    from ssmlab.errors import ModelError
+    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.registry import MODELS, describe, did_you_mean
+
+    if name.startswith("timm/") or name in MODELS:
+        return describe(name)
+    hint = did_you_mean(name, [*MODELS, *LANGUAGE_MODELS]) or "; `ssmlab models` lists them, timm/<name> is any of timm"
+    raise ModelError(f"unknown model {name!r}{hint}")
+
+
+def _vision_costs(model, image_size: int | None) -> list[str]:
+    import torch
+
+    from ssmlab.errors import ModelError
+    from ssmlab.profiling import count_flops
+    from ssmlab.reports.formats import large
+
+    channels, *size = model.default_cfg["input_size"]
+    side = image_size or size[-1]
+    try:
+        counts = count_flops(model, torch.zeros(1, channels, side, side, device="meta"))
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"no images of {side} x {side} pixels go through it: {str(error).splitlines()[0]}") from error
+    parts = ", ".join(f"{name} {large(macs)}" for name, macs in counts.parts.items() if macs)
+    lines = [f"an image of {side} x {side}: {large(counts.macs)} MAC = {large(counts.flops)} FLOP ({parts})"]
+    if counts.scan_macs:
+        macs, flops = counts.macs - counts.scan_macs, counts.flops - counts.scan_flops
+        lines.append(f"without the scan: {large(macs)} MAC = {large(flops)} FLOP")
+    return lines
+
+
+def _language_costs(model) -> list[str]:
+    from ssmlab.profiling.language import PROMPT, token_costs
+    from ssmlab.reports.formats import large, size
+
+    costs = token_costs(model)
+    prompt, scan = costs.prompt.flops / PROMPT, costs.step.scan_flops
+    state = f"state of a sequence: {size(costs.state_bytes)} in float32"
+    if costs.growth_bytes:
+        state += f" after two tokens, {size(costs.growth_bytes)} more with each"
+    else:
+        state += ", however long it is"
+    share = f", of which the scan {large(scan)}" if scan else ""
+    return [
+        state,
+        f"a token written: {large(costs.step.flops)} FLOP{share}",
+        f"a token of a prompt of {PROMPT:,}: {large(prompt)} FLOP",
+    ]
+
+
+def _printed(name: str) -> list[str]:
+    """What its authors say, where they say something."""
+    from ssmlab.reports.formats import large, percent
+    from ssmlab.training.compare import published
+
+    known = published(name)
+    if known is None:
+        return []
+    said = [
+        f"{percent(known.top1)} top-1 on ImageNet-1K" if known.top1 else "",
+        f"{large(known.parameters)} parameters" if known.parameters else "",
+        f"{large(known.macs)} MAC, printed as FLOPs" if known.macs else "",
+    ]
+    return [f"published: {', '.join(filter(None, said))} at {known.image_size} x {known.image_size} ({known.source})"]
+
+
 def _grow(tree, module, total: int, depth: int) -> None:
+    """A branch for every child and every parameter of the module's own; equal neighbours share one, as torch prints."""
     from rich.markup import escape
 
-    for child_name, child in module.named_children():
+    for parameter_name, parameter in module.named_parameters(recurse=False):
+        if any(True for _ in module.children()):
+            tree.add(f"{escape(parameter_name)} {escape(_shape(parameter))}")
+    for names, child in _runs(module):
         count = _count(child)
-        line = f"{escape(child_name)} [dim]{type(child).__name__}[/dim] {count:,} ({count / max(total, 1):.1%})"
-        branch = tree.add(line)
+        share = f"{count:,}" + (f" each ({len(names) * count / max(total, 1):.1%})" if len(names) > 1 else "")
+        share += "" if len(names) > 1 else f" ({count / max(total, 1):.1%})"
+        name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, {len(names)} ×"
+        branch = tree.add(f"{escape(name)} [dim]{escape(_called(child))}[/dim] {share}")
         if depth > 1:
             _grow(branch, child, total, depth - 1)
 
 
+def _runs(module) -> list[tuple[list[str], object]]:
+    """Children, neighbours of a list that print alike together."""
+    from torch import nn
+
+    found: list[tuple[list[str], object, str]] = []
+    for name, child in module.named_children():
+        text = repr(child)
+        if found and isinstance(module, (nn.ModuleList, nn.Sequential)) and found[-1][2] == text:
+            found[-1][0].append(name)
+        else:
+            found.append(([name], child, text))
+    return [(names, child) for names, child, _ in found]
+
+
+def _called(module) -> str:
+    """Its class with its sizes; those of parameters where it says none."""
+    extra = module.extra_repr()
+    if not extra and not any(True for _ in module.children()):
+        own = module.named_parameters(recurse=False)
+        extra = ", ".join(f"{name} {_shape(parameter)}" for name, parameter in own)
+    return f"{type(module).__name__}({extra})" if extra else type(module).__name__
+
+
+def _shape(parameter) -> str:
+    return "(" + ", ".join(map(str, parameter.shape)) + ")"
+
+
 def _count(module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _parity(console) -> None:
+    """The table that `tests/parity.py --record` wrote."""
+    import json
+    from importlib.resources import files
+
+    from rich.table import Table
+
+    # by the package's folder: importing ssmlab.checkpoints loads torch
+    content = json.loads((files("ssmlab") / "checkpoints" / "parity.json").read_text(encoding="utf-8"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, justify in (("family", "left"), ("cases", "right"), ("passed", "right"), ("worst error", "right")):
+        table.add_column(column, justify=justify)
+    table.add_column("original")
+    for family, row in content["families"].items():
+        worst = f"{row['worst']:.3f}"
+        originals = ", ".join(f"{repo} @ {commit[:12]}" for repo, commit in row["originals"])
+        table.add_row(family, f"{row['cases']}", f"{row['passed']}", worst, originals)
+    console.print(table)
+    console.print(
+        "worst error: over the tolerance of the case, 1 is the limit; outputs, features by module and gradients of the "
+        "original's own code, in float32",
+        soft_wrap=True,
+    )
+    console.print(f"recorded {content['date']} at {content['commit']}: {content['versions']}", soft_wrap=True)

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError, ShapeError
+from ssmlab.models.generation import generate
+from ssmlab.models.reading import read
 from ssmlab.nn import Attention, GatedMLP
 
 NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
@@ -185,6 +187,8 @@ class LanguageModel(nn.Module):
         _init(self)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
+
+    read, generate = read, generate  # methods, of models.reading and models.generation
 
     def forward(
         self,

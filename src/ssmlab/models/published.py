@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ssmlab.errors import ModelError
 from ssmlab.models.weights import fit, read_state_dict
 from ssmlab.nn import Blocks
 
+log = logging.getLogger(__name__)
 LAYOUTS = ("NCHW", "NHWC")
 IMAGENET: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),
@@ -231,8 +233,8 @@ class PublishedModel(nn.Module, ABC):
         if weights is None:
             return
         # the maps stand a floor above, beside everything else about checkpoints; only a file needs them
-        rules = import_module(f"ssmlab.checkpoints.upstream.{self.family}").RULES
-        state = import_module("ssmlab.checkpoints").convert(read_state_dict(weights), rules)
+        upstream = import_module(f"ssmlab.checkpoints.upstream.{self.family}")
+        state = import_module("ssmlab.checkpoints").convert(read_state_dict(weights), upstream.RULES)
         stem = f"{self.stem_path}.weight"
         if stem in state and state[stem].shape[1] == 3 != self.config.in_chans:
             from timm.models import adapt_input_conv
@@ -241,6 +243,8 @@ class PublishedModel(nn.Module, ABC):
         if self.num_classes == 0:
             state = {key: value for key, value in state.items() if not key.startswith(f"{self.classifier_path}.")}
         fit(self, state, str(weights), replaceable=self.classifier_path)
+        use = ", not for commercial use" if "-NC" in upstream.LICENSE else ""
+        log.warning("%s: the published weights of %s are under %s%s", weights, self.family, upstream.LICENSE, use)
 
 
 def taken_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:

@@ -110,6 +110,10 @@ class ResNetBaseline(VisionModel):
         """Feature map -> logits (b, num_classes), or the hidden features before them."""
         return self.head(x.mean((2, 3)), pre_logits=pre_logits)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
+        return _groups(coarse)
+
 
 class ResNetMamba(VisionModel):
     """The backbone, its feature map as a sequence of tokens, bidirectional Mamba, mean over tokens, the classifier.
@@ -176,6 +180,10 @@ class ResNetMamba(VisionModel):
         """Parameters that decay would pull away from their meaning: the scan's A and D (read by timm's optimisers)."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in ("A_log", "D")}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
+        return _groups(coarse)
+
     def _level_of_token(self, tokens: Tensor) -> Tensor | None:
         if self.config.scales == 1:
             return None
@@ -185,6 +193,17 @@ class ResNetMamba(VisionModel):
                 f"got {tokens.shape[1]}; build the model with the image_size of the images"
             )
         return self.level.expand(tokens.shape[0], -1)
+
+
+def _groups(coarse: bool) -> dict[str, Any]:
+    """The stem; the backbone's stages, or the blocks in them, as timm numbers both; the scans; the head, unmatched."""
+    stage = r"^backbone\.(?:layer|(?:stages|blocks|layers)[_.])(\d+)"
+    blocks = [(stage + r"\.downsample", (0,)), (stage + r"\.\D*(\d+)", None), (stage, (0,))]
+    return {
+        "stem": r"^backbone\.(?:conv1|bn1|stem|patch_embed|conv_stem)",
+        "backbone": [(stage, None)] if coarse else blocks,
+        "scan": [(r"^level_proj", (0,)), (r"^layers\.(\d+)", None)],
+    }
 
 
 def _check(config: ResNetConfig | ResNetMambaConfig, positive: tuple[str, ...]) -> None:

@@ -9,24 +9,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+# Operators by what they are; whatever else the counter knows, such as bmm and attention kernels, is a batched product.
+_KINDS = {
+    "convolutions": ("aten.convolution", "aten._convolution", "ssmlab.causal_conv1d"),
+    "linear layers": ("aten.mm", "aten.addmm"),
+    "scans": ("ssmlab.selective_scan", "ssmlab.directional_scan", "ssmlab.ssd"),
+}
+PARTS = ("convolutions", "linear layers", "batched products", "scans")
+
 
 class Counts(NamedTuple):
     """Cost of one forward pass. A multiply-accumulate (MAC) is two floating-point operations (FLOP).
 
     macs, flops: of everything, the scan included.
-    scan_macs, scan_flops: of the selective scans alone, 9 b d l n + b d l MACs each.
+    scan_macs, scan_flops: of the scans alone: 9 b d l n + b d l MACs for a selective scan and for every direction of a
+        directional one, the matrix products of ssd.
+    parts: MACs by `PARTS`; "batched products" are attention, and projections with other weights for every direction.
     """
 
     macs: int
     flops: int
     scan_macs: int
     scan_flops: int
+    parts: dict[str, int]
 
 
 def count_flops(model: nn.Module, inputs: Tensor | tuple) -> Counts:
     """Count one forward pass in evaluation mode; for the cost per image give one image.
 
-    Products, convolutions, attention and scans are counted; norms, activations and sums are not, as is the custom.
+    Products, convolutions, attention and scans are counted; norms, activations, sums and Fourier transforms are not, as
+    is the custom. A model and inputs on the meta device are counted without computing anything.
+
+    With the scan VMamba-T (224 x 224, 1000 classes) has 4.88 G MAC, the number that its authors give; the scan's share
+    is 0.06 G. MambaVision-T has 4.46 G in convolutions and linear layers, 4.57 with attention, where its authors print
+    4.4; they count no scan, which adds 0.01.
 
     Args:
         inputs: the model's argument, or a tuple of them, on the model's device.
@@ -35,9 +51,14 @@ def count_flops(model: nn.Module, inputs: Tensor | tuple) -> Counts:
     with FlopCounterMode(display=False) as counter, evaluation(model), torch.no_grad():
         model(*inputs)
     flops = counter.get_total_flops()
-    by_op = counter.get_flop_counts().get("Global", {})
-    scans = sum(count for op, count in by_op.items() if "selective_scan" in str(op))
-    return Counts(flops // 2, flops, scans // 2, scans)
+    parts = dict.fromkeys(PARTS, 0)
+    for op, count in counter.get_flop_counts().get("Global", {}).items():
+        parts[_kind(str(op))] += count // 2
+    return Counts(flops // 2, flops, parts["scans"], 2 * parts["scans"], parts)
+
+
+def _kind(op: str) -> str:
+    return next((kind for kind, ops in _KINDS.items() if op in ops), "batched products")
 
 
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -92,6 +93,7 @@ class _HighWater:
     method = "high-water mark"
 
     def start(self) -> int | None:
+        _give_back()
         _reset_high_water()
         return _status("VmRSS")
 
@@ -105,6 +107,7 @@ class _Sampled:
     method = "sampled"
 
     def start(self) -> int | None:
+        _give_back()
         before = _resident()
         self._most, self._end = before or 0, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -141,6 +144,13 @@ class _Lifetime:
         if self._usage is None:
             return None
         return self._usage() * (1 if sys.platform == "darwin" else 1024)
+
+
+def _give_back() -> None:
+    """Freed memory that glibc has kept goes back, or a block that is served from it would seem to need none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _reset_high_water() -> bool:

@@ -10,9 +10,10 @@ from ssmlab.ops.selective_scan.operator import NativeScan, call, numbers
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
-    A, *maps = tensors[2:5] or (None,)
-    if len({t.shape[1] for t in maps if t.dim() == 4} - {1}) > 1:
+    grouped = [t for t in tensors[3:5] if t is not None and t.dim() == 4]
+    if len(grouped) == 2 and len({t.shape[1] for t in grouped} - {1}) > 1:
         return "B and C have different numbers of groups"
+    A = tensors[2] if tensors else None
     if A is not None and A.is_complex():  # then constant maps and the initial state may be complex too
         kinds = [None if t is None else t.dtype for t in tensors]
         tensors = tuple(t for i, t in enumerate(tensors) if i not in (2, 3, 4, 8) or kinds[i] != torch.complex64)

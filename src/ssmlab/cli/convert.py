@@ -1,0 +1,44 @@
+"""`ssmlab convert`: a language model from one layout to another."""
+
+from pathlib import Path
+
+import typer
+
+from ssmlab.cli.generate import DTYPE, MODEL
+
+LAYOUTS = ("huggingface", "state-spaces", "ssmlab")
+# files that belong to a model and are the same in every layout
+COMPANIONS = (
+    *("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.json", "merges.txt", "generation_config.json"),
+)
+
+
+def convert(
+    model: str = MODEL,
+    output: Path = typer.Argument(metavar="OUTPUT", help="The folder to write; new or empty."),
+    to: str = typer.Option("huggingface", "--to", help=f"{', '.join(LAYOUTS)}."),
+    dtype: str = DTYPE,
+) -> None:
+    """Write a language model in another layout, its tokenizer beside it; transformers opens Hugging Face's."""
+    from ssmlab.cli.generate import check_model, open_model
+    from ssmlab.errors import UserError
+
+    check_model(model, dtype)
+    if to not in LAYOUTS:
+        raise UserError(f"--to must be one of {', '.join(LAYOUTS)}, got {to!r}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is there already and not empty; name a new folder")
+    import shutil
+
+    from ssmlab.checkpoints.files import find_language_model, save_language_model
+
+    network = open_model(model, dtype)
+    save_language_model(network, output, layout=to)
+    if Path(model).exists():
+        folder = find_language_model(model)
+        for name in COMPANIONS:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, output / name)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    typer.echo(f"{count:,} parameters in {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")

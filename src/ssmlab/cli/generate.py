@@ -1,0 +1,186 @@
+"""`ssmlab generate`: text from a language model."""
+
+import json
+import time
+from pathlib import Path
+
+import typer
+
+MODEL = typer.Argument(
+    metavar="MODEL",
+    help="The folder of a language model in any layout (ours, state-spaces', Hugging Face's), of a run with one, "
+    "or a name such as mamba_lm_130m, which gets random weights.",
+)
+DEVICES = ("auto", "cuda", "mps", "cpu")
+DTYPES = ("float32", "bfloat16", "float16")
+DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(DTYPES)}; that of the file if not given.")
+
+
+def generate(
+    model: str = MODEL,
+    prompt: str = typer.Option(None, "--prompt", "-p", help="The text to write on behind."),
+    prompt_file: Path = typer.Option(None, "--prompt-file", help="A file that holds it, whole."),
+    batch: Path = typer.Option(
+        None, "--batch", help="A file of prompts, one a line, empty lines left out. A line of JSON is printed for each."
+    ),
+    tokenizer: str = typer.Option(
+        None,
+        "--tokenizer",
+        help="A tokenizer.json, a sentencepiece model, or bytes. If not given: the one beside the weights, "
+        "else bytes if the vocabulary is that small.",
+    ),
+    max_tokens: int = typer.Option(100, "--max-tokens", min=0, help="New tokens at most; 0 only reads the prompt."),
+    temperature: float = typer.Option(0.0, "--temperature", min=0, help="0 takes the likeliest token every time."),
+    top_k: int = typer.Option(0, "--top-k", min=0, help="Draw among the k likeliest; 0: among all."),
+    top_p: float = typer.Option(1.0, "--top-p", help="Draw among the likeliest that have this probability together."),
+    min_p: float = typer.Option(0.0, "--min-p", help="Draw among those with this share of the best's probability."),
+    repetition_penalty: float = typer.Option(
+        1.0, "--repetition-penalty", help="Above 1, tokens that were there become less likely."
+    ),
+    stop: list[str] = typer.Option([], "--stop", help="End before this text; may be given several times."),
+    seed: int = typer.Option(0, "--seed", help="Of the random numbers, the same for every prompt of a batch."),
+    beams: int = typer.Option(1, "--beams", min=1, help="Texts kept while searching for the likeliest; 1: no search."),
+    load_state: Path = typer.Option(None, "--load-state", help="A file of --save-state to go on from."),
+    save_state: Path = typer.Option(None, "--save-state", help="Write the model's state behind the prompt to a file."),
+    chunk: int = typer.Option(1024, "--chunk", min=1, help="Tokens of the prompt that are read at once."),
+    stream: bool = typer.Option(True, "--stream/--no-stream", help="Print text as soon as it is certain."),
+    dtype: str = DTYPE,
+    device: str = typer.Option("auto", "--device", help=f"{', '.join(DEVICES)}."),
+) -> None:
+    """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
+    prompts = _prompts(prompt, prompt_file, batch, load_state)
+    check_model(model, dtype, device)
+    from ssmlab.models.sampling import Sampling
+
+    choice = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    Sampling(**choice).processor()  # a mistake is told at once, and what this imports is not timed below
+    network, words = _open(model, tokenizer, dtype, device)
+    rows = [_encode(words, text, load_state) for text in prompts]
+    begin = time.perf_counter()
+    reading = _read(network, rows, load_state, save_state, chunk)
+    _tell("prompt", sum(map(len, rows)), 0, time.perf_counter() - begin)
+    streamed = stream and batch is None and beams == 1
+    begin = time.perf_counter()
+    written = network.generate(
+        reading,
+        max_tokens=max_tokens,
+        seed=seed,
+        beams=beams,
+        eos=words.eos,
+        decode=words.decode,
+        stop=stop,
+        on_text=(lambda row, text: typer.echo(text, nl=False)) if streamed else None,
+        **choice,
+    )
+    seconds = time.perf_counter() - begin
+    if batch is None:
+        for row in written:
+            typer.echo("" if streamed else row.text)
+    else:
+        for text, row in zip(prompts, written, strict=True):
+            values = {"prompt": text, "text": row.text, "reason": row.reason, "tokens": len(row.tokens)}
+            typer.echo(json.dumps(values | {"score": row.score}, ensure_ascii=False))
+    if max_tokens:
+        _tell("text", sum(len(row.tokens) for row in written), len(written), seconds)
+
+
+def check_model(model: str, dtype: str | None, device: str = "auto") -> None:
+    """Tell what is misspelt before torch is imported."""
+    from ssmlab.errors import ModelError, UserError
+    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.registry import did_you_mean
+
+    if not Path(model).exists() and model not in LANGUAGE_MODELS:
+        hint = did_you_mean(model, LANGUAGE_MODELS) or "; give its folder, or a name such as mamba_lm_130m"
+        raise ModelError(f"there is no language model {model!r}{hint}")
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if device not in DEVICES:
+        raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
+
+
+def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
+    """The network of a path, or of a name with random weights; a path wins."""
+    import torch
+
+    from ssmlab.checkpoints.files import load_language_model
+    from ssmlab.models.language import create_language_model
+
+    kind = None if dtype is None else getattr(torch, dtype)
+    if Path(model).exists():
+        return load_language_model(model, kind)
+    typer.echo(f"{model} is a name: its weights are random, and so is what it writes", err=True)
+    return create_language_model(model, vocab_size=vocab_size).to(kind).eval()
+
+
+def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_state: Path | None) -> list[str]:
+    from ssmlab.errors import UserError
+
+    given = [source for source in (prompt, file, batch) if source is not None]
+    if len(given) > 1 or (not given and load_state is None):
+        raise UserError("give one of --prompt, --prompt-file and --batch; --load-state goes without too")
+    if prompt is not None or not given:
+        return [prompt or ""]
+    path = file or batch
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a text in UTF-8: {error}") from error
+    if file is not None:
+        return [text]
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    if not lines:
+        raise UserError(f"{path} has no prompts; put one on every line")
+    return lines
+
+
+def _open(model: str, tokenizer: str | None, dtype: str | None, device: str):
+    """The network and its tokenizer."""
+    from ssmlab.checkpoints.files import find_language_model
+    from ssmlab.data.tokenizers import find_tokenizer, load_tokenizer
+    from ssmlab.errors import DataError
+    from ssmlab.training.device import choose_placement
+
+    place = choose_placement(device).device
+    if not Path(model).exists():
+        words = load_tokenizer(tokenizer or "bytes")
+        return open_model(model, dtype, words.size).to(place), words
+    words = None if tokenizer is None else load_tokenizer(tokenizer)
+    network = open_model(model, dtype)
+    if words is None:
+        words = find_tokenizer(find_language_model(model), network.config.vocab_size)
+    if words.size > network.config.padded_vocab:
+        raise DataError(
+            f"the tokenizer has {words.size} tokens, the model {network.config.vocab_size}; give the model's own"
+        )
+    return network.to(place), words
+
+
+def _encode(words, text: str, load_state: Path | None) -> list[int]:
+    """Tokens; a text begins with what the tokenizer puts there, and an empty one with the end of another."""
+    tokens = words.encode(text, special=load_state is None)
+    return tokens if tokens or load_state is not None or words.eos is None else [words.eos]
+
+
+def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):
+    from ssmlab.checkpoints.readings import load_reading, save_reading
+
+    before = None if load_state is None else load_reading(load_state, network)
+    if before is not None and rows == [[]]:
+        rows = [[]] * len(before.tokens)
+    reading = network.read(rows, before, chunk=chunk)
+    if save_state is not None:
+        save_reading(reading, save_state, network)
+    return reading
+
+
+def _tell(what: str, tokens: int, free: int, seconds: float) -> None:
+    """Tokens and their speed; the first new token of a row comes with the reading and is free."""
+    speed = f", {(tokens - free) / seconds:.1f} tokens/s" if tokens > free else ""
+    typer.echo(f"{what}: {tokens} tokens{speed}", err=True)

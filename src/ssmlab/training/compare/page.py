@@ -1,0 +1,188 @@
+"""The files of a comparison: records, table, plots and one self-contained page."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from ssmlab.reports import formats
+from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.plots import Plot
+from ssmlab.reports.record import Record
+from ssmlab.reports.sections import figure, named
+from ssmlab.reports.tables import Table
+from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
+from ssmlab.training.compare.published import Published, published
+from ssmlab.training.compare.subjects import Subject
+from ssmlab.training.compare.table import make_table, to_html, to_markdown
+from ssmlab.training.environment import Stamp
+from ssmlab.training.outputs import write_json, write_records
+
+METHOD = (
+    (
+        "Speed",
+        "Batches of noise in evaluation mode, float32, without reading files. In every round each model has its turn, "
+        "another one first each time, so that a machine that slows down slows all. The first calls are not among them.",
+    ),
+    ("First call", "One image through a model that has computed nothing yet; torch itself had computed before."),
+    ("Latency", "Of one image at a time. The percentiles are of all warm calls."),
+    (
+        "Operations",
+        "Products, convolutions, attention and scans; norms, activations and sums are not counted. One "
+        "multiply-accumulate (MAC) is two operations (FLOP). A selective scan is 9·d·l·n + d·l MAC for every "
+        "direction. What authors print as FLOPs are MAC.",
+    ),
+    (
+        "Memory",
+        "The weights and the most that comes on top of them at once; for training that is gradients, both moments of "
+        "AdamW and what the backward pass reads. On a CPU by the resident memory of the process.",
+    ),
+    ("Training", "Forward, cross-entropy, backward and AdamW on a batch of noise, without reading files."),
+    ("Accuracy", "On the test part. Trained models see it as they saw their training images."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished comparison.
+
+    Args:
+        reasons: label -> why there is no accuracy.
+        settings: the options as they were used. stamp: the circumstances.
+    """
+
+    folder: Path
+    subjects: list[Subject]
+    records: list[Record]
+    reasons: dict[str, str]
+    settings: dict
+    stamp: Stamp
+    started: str
+    finished: str
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return {subject.label: subject.title for subject in self.subjects}
+
+    @property
+    def batch(self) -> int:
+        return self.settings["batch"]
+
+    @cached_property
+    def table(self) -> Table:
+        return make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+
+    @property
+    def printed(self) -> dict[str, Published | None]:
+        """Of networks whose size is the published one; a trained model of that name has other weights."""
+        found = {s.label: None if s.folder else published(s.name) for s in self.subjects}
+        sizes = {r.model: r.value for r in self.records if r.metric == "image_size"}
+        return {label: p if p and p.image_size == sizes[label] else None for label, p in found.items()}
+
+    def spots(self, axis: Axis) -> list[Spot]:
+        """The models that have both numbers."""
+        speeds = {
+            r.model: r
+            for r in self.records
+            if r.metric == "images_per_second" and r.class_ == f"batch {self.batch}" and r.spread
+        }
+        return [
+            Spot(r.model, list(self.titles).index(r.model), speeds[r.model].value, speeds[r.model].spread, r.value,
+                 r.spread)
+            for r in self.records
+            if r.metric == axis.name and r.model in speeds
+        ]  # fmt: skip
+
+    @property
+    def axis(self) -> Axis:
+        """What speed is weighed against: accuracy, or operations where nothing was tested."""
+        return ACCURACY if self.spots(ACCURACY) else MACS
+
+    @property
+    def answer(self) -> str:
+        """One sentence: the models that no other one beats."""
+        ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis.better)]
+        against = "accuracy" if self.axis is ACCURACY else "operations"
+        return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+
+
+def write_result(result: Result) -> Path:
+    """Write everything, each file in one step, the page last."""
+    folder = result.folder
+    models = [
+        {
+            "label": s.label,
+            "title": s.title,
+            "name": s.name,
+            "weights": s.state,
+            "accuracy": result.reasons.get(s.label),
+        }
+        for s in result.subjects
+    ]
+    circumstances = {key: getattr(result.stamp, key) for key in ("command", "commit", "machine", "versions")}
+    content = {"models": models, "settings": result.settings, **circumstances}
+    write_json(folder / "compare.json", content | {"started": result.started, "finished": result.finished})
+    write_records(folder / "records.jsonl", result.records)
+    lines = [f"- {key}: {value}" for key, value in circumstances.items()]
+    weights = [f"- {model['label']}: weights {model['weights']}" for model in models]
+    table = to_markdown(result.table)
+    write_atomically(
+        folder / "table.md", "\n".join(["# ssmlab compare", "", f"{result.answer}.", "", *lines, *weights, "", table])
+    )
+    drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, MACS)]
+    plots = [each for each in drawn if each is not None]
+    for each in plots:
+        write_atomically(folder / "plots" / f"{each.name}.svg", each.svg)
+    path = folder / "report.html"
+    write_atomically(path, page(result, plots))
+    return path
+
+
+def page(result: Result, plots: list[Plot]) -> str:
+    """The page's text."""
+    names = [named(i, title) for i, title in enumerate(result.titles.values())]
+    body = el(
+        "main",
+        el(
+            "header",
+            el("p", f"ssmlab compare · {result.folder.name}", class_="eyebrow"),
+            el("h1", f"{formats.plural(len(result.subjects), 'model')} side by side"),
+            el("p", el("strong", result.answer), ".", class_="answer"),
+        ),
+        el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
+        el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),
+        el("section", el("h2", "How these numbers were made"), el("div", _list(METHOD), class_="card")),
+        el("section", el("h2", "Models, settings, machine"), el("div", _list(_facts(result)), class_="card")),
+        el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
+    )
+    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", f"{', '.join(result.titles.values())} – ssmlab compare"),
+        el("style", style),
+    )
+    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    models = "; ".join(f"{s.title}: {s.name}, weights {s.state}" for s in result.subjects)
+    set_ = {key: value for key, value in result.settings.items() if value not in (None, "", (), 0)}
+    return [
+        ("Models", models),
+        ("Settings", ", ".join(f"{key} {json.dumps(value, default=str)}" for key, value in set_.items())),
+        ("Command", result.stamp.command or ""),
+        ("Commit", result.stamp.commit or "not a checkout"),
+        ("Machine", result.stamp.machine),
+        ("Versions", result.stamp.versions),
+        ("Started", result.started),
+        ("Finished", result.finished),
+    ]
+
+
+def _list(rows) -> Html:
+    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

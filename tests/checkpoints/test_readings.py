@@ -1,0 +1,84 @@
+"""Saved readings: what is loaded goes on as if nothing had been saved; files of others are refused."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ssmlab.checkpoints.readings import fingerprint, load_reading, save_reading
+from ssmlab.errors import ModelError
+from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+
+SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    return create_language_model(name, **options).eval()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_read_save_load_continue_equals_in_one_go(name, dtype, tmp_path):
+    model = build(name).to(dtype)
+    options = {"max_tokens": 6, "temperature": 1.0, "repetition_penalty": 1.5}
+    path = save_reading(model.read(PROMPTS), tmp_path / "state.safetensors", model)
+    loaded = load_reading(path, model)
+    assert loaded.tokens == tuple(map(tuple, PROMPTS))
+    assert model.generate(loaded, **options) == model.generate(PROMPTS, **options)
+    for layer, own in zip(loaded.state, model.read(PROMPTS).state):
+        assert type(layer) is type(own)
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(layer, own))
+    longer = model.read([[6], [6], [6]], loaded)
+    assert model.generate(longer, **options) == model.generate(
+        model.read([[6], [6], [6]], model.read(PROMPTS)), **options
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_the_header_tells_what_was_read(tmp_path):
+    model = build("mamba_lm_test")
+    path = save_reading(model.read(PROMPTS), tmp_path / "state", model)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert (header["model"], header["tokens"]) == ("mamba_lm_test", "9")
+    assert header["model_hash"] == fingerprint(model) and len(header["text_hash"]) == 64
+
+
+def test_another_model_is_refused_in_one_line(tmp_path):
+    model = build("mamba_lm_test")
+    path = save_reading(model.read(PROMPTS), tmp_path / "state", model)
+    trained = build("mamba_lm_test")
+    with torch.no_grad():
+        trained.backbone.layers[1].mixer.D.add_(1e-3)
+    for other in (
+        trained,
+        build("mamba_lm_test").bfloat16(),
+        build("mamba_lm_test", norm_eps=1e-6),
+        build("mamba2_lm_test"),
+    ):
+        with pytest.raises(ModelError, match=r"is of another model, or of other weights .* \(mamba_lm_test\)") as error:
+            load_reading(path, other)
+        assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_readings(tmp_path):
+    model = build("mamba_lm_test")
+    path = tmp_path / "state"
+    with pytest.raises(ModelError, match="there is no saved state"):
+        load_reading(path, model)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="is no saved state: "):
+        load_reading(path, model)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="is no saved state of this version"):
+        load_reading(path, model)
+    save_reading(model.read(PROMPTS), path, model)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    save_file(load_file(path) | {"tokens": torch.zeros(9, dtype=torch.int64)}, tmp_path / "changed", metadata=header)
+    with pytest.raises(ModelError, match="is damaged, its tokens are not those of its header"):
+        load_reading(tmp_path / "changed", model)
+    with pytest.raises(ModelError, match="cannot be written"):
+        save_reading(model.read(PROMPTS), tmp_path / "nowhere" / "state", model)

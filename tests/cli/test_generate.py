@@ -1,0 +1,209 @@
+"""`ssmlab generate` and `ssmlab convert`: the same text by every way, one line for a mistake."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.cli.main import main
+from ssmlab.models.language import create_language_model
+
+
+def call(*arguments):
+    """In this process; returns the exit code."""
+    try:
+        main(list(map(str, arguments)))
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of bytes with large weights, so that it writes different ones."""
+    torch.manual_seed(0)
+    model = create_language_model("mamba_lm_test", vocab_size=256)
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(20)
+    return save_language_model(model, tmp_path_factory.mktemp("models") / "bytes")
+
+
+@pytest.fixture
+def generate(folder, capsys):
+    """Calls the command; returns what it printed."""
+
+    def called(*arguments, model=folder, code=0):
+        assert call("generate", model, "--device", "cpu", *arguments) == code
+        return capsys.readouterr()
+
+    return called
+
+
+SAMPLED = (
+    "--temperature",
+    "0.9",
+    "--top-k",
+    "50",
+    "--top-p",
+    "0.95",
+    "--min-p",
+    "0.001",
+    "--repetition-penalty",
+    "1.1",
+)
+
+
+@pytest.mark.parametrize("options", [(), (*SAMPLED, "--seed", "4")], ids=["greedy", "sampled"])
+def test_streamed_whole_and_in_a_batch_the_text_is_the_same(generate, folder, tmp_path, options):
+    options = (*options, "--max-tokens", "12")
+    streamed = generate("--prompt", "Hello", *options)
+    assert generate("--prompt", "Hello", "--no-stream", *options).out == streamed.out
+    assert re.fullmatch(r"prompt: 5 tokens, [\d.]+ tokens/s\ntext: 12 tokens, [\d.]+ tokens/s\n", streamed.err)
+    (tmp_path / "prompt.txt").write_bytes(b"Hello")
+    assert generate("--prompt-file", tmp_path / "prompt.txt", "--chunk", "2", *options).out == streamed.out
+    (tmp_path / "batch.txt").write_bytes("Good morning\r\n\nHello\né\n".encode())
+    rows = [json.loads(line) for line in generate("--batch", tmp_path / "batch.txt", *options).out.split("\n") if line]
+    assert [row["prompt"] for row in rows] == ["Good morning", "Hello", "é"]
+    assert rows[1]["text"] + "\n" == streamed.out
+    assert all(row["reason"] == "length" and row["tokens"] == 12 and row["score"] < 0 for row in rows)
+    if not options[:-2]:
+        (expected,) = load_language_model(folder).generate([list(b"Hello")], max_tokens=12)
+        assert streamed.out == bytes(expected.tokens).decode("utf-8", "replace") + "\n"
+
+
+def test_a_saved_state_goes_on_as_the_whole_prompt_does(generate, tmp_path):
+    state, options = tmp_path / "state.safetensors", (*SAMPLED, "--max-tokens", "9")
+    whole = generate("--prompt", "A long text. A question", *options).out
+    saved = generate("--prompt", "A long text.", "--save-state", state, "--max-tokens", "0")
+    assert saved.out == "\n" and saved.err.startswith("prompt: 12 tokens") and "text" not in saved.err
+    assert generate("--load-state", state, "--prompt", " A question", *options).out == whole
+    without = generate("--load-state", state, *options)
+    assert without.out == generate("--prompt", "A long text.", *options).out
+    assert without.err.startswith("prompt: 0 tokens\n")
+    (tmp_path / "batch").write_text(" A question\n Another\n")
+    rows = generate("--load-state", state, "--batch", tmp_path / "batch", *options).out.split("\n")
+    assert json.loads(rows[0])["text"] + "\n" == whole
+
+
+def test_beams_and_stop_strings(generate):
+    greedy = generate("--prompt", "Hello", "--max-tokens", "8")
+    assert generate("--prompt", "Hello", "--max-tokens", "8", "--beams", "1").out == greedy.out
+    searched = generate("--prompt", "Hello", "--max-tokens", "8", "--beams", "4").out
+    assert searched != greedy.out and len(searched) > 1
+    stop = greedy.out[3:5]
+    stopped = generate("--prompt", "Hello", "--max-tokens", "8", "--stop", "never", "--stop", stop)
+    assert stopped.out == greedy.out[: greedy.out.index(stop)] + "\n"
+
+
+def test_a_name_has_random_weights_and_says_so(generate):
+    told = generate("--prompt", "Hello", "--max-tokens", "2", model="mamba2_lm_test")
+    assert "mamba2_lm_test is a name: its weights are random" in told.err
+
+
+def test_a_tokenizer_beside_the_weights_goes_with_them(generate, tmp_path, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<|endoftext|>": 0, "to": 1, "be": 2, "or": 3, "not": 4}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    torch.manual_seed(0)
+    model = save_language_model(create_language_model("mamba_lm_test", vocab_size=8), tmp_path / "words")
+    tokenizer.save(str(model / "tokenizer.json"))
+    options = ("--max-tokens", "6", "--temperature", "3")
+    written = generate("--prompt", "to be or", *options, model=model)
+    assert set(written.out.split()) <= set(words) and written.err.startswith("prompt: 3 tokens")
+    assert generate("--prompt", "", "--max-tokens", "1", model=model).err.startswith("prompt: 1 tokens")
+    for layout in ("huggingface", "state-spaces", "ssmlab"):
+        other = tmp_path / layout
+        assert call("convert", model, other, "--to", layout) == 0
+        assert f"parameters in {other}: config.json" in capsys.readouterr().out
+        assert (other / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+        assert generate("--prompt", "to be or", *options, model=other).out == written.out
+        assert generate("--prompt", "to be or", *options, "--tokenizer", other, model=other).out == written.out
+    too_large = generate("--prompt", "x", "--tokenizer", "bytes", model=model, code=2)
+    assert too_large.err == "ssmlab: the tokenizer has 256 tokens, the model 8; give the model's own\n"
+
+
+def test_converted_models_open_in_transformers_with_the_same_logits(folder, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([list(b"Hello")])
+    for name, dtype in (("mamba_lm_test", "float32"), ("mamba2_lm_test", "bfloat16")):
+        model = tmp_path / name
+        save_language_model(create_language_model(name, vocab_size=256), model)
+        assert call("convert", model, tmp_path / "hf" / name, "--dtype", dtype) == 0
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf" / name).dtype == getattr(torch, dtype)
+        # both in float32: in half precision they round A_log, which the file holds in full
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf" / name, dtype=torch.float32)
+        with torch.no_grad():
+            expected = theirs(ids).logits
+            logits = load_language_model(tmp_path / "hf" / name, torch.float32)(ids)[0]
+        assert (logits - expected).abs().max() <= 2e-6 * expected.abs().max()
+    assert call("convert", folder, tmp_path / "hf" / name) == 2
+    assert "is there already and not empty; name a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "mamba_lm_tst", "--prompt", "x"], "no language model 'mamba_lm_tst'; did you mean mamba_lm_test"),
+        (["generate", "/nowhere", "--prompt", "x"], "no language model '/nowhere'; give its folder"),
+        (["generate", "mamba_lm_test"], "give one of --prompt, --prompt-file and --batch"),
+        (["generate", "mamba_lm_test", "--prompt", "x", "--batch", "y"], "give one of --prompt"),
+        (["generate", "mamba_lm_test", "--prompt-file", "/nowhere"], "/nowhere cannot be read"),
+        (["generate", "mamba_lm_test", "--batch", "/dev/null"], "/dev/null has no prompts"),
+        (["generate", "mamba_lm_test", "--prompt", "x", "--dtype", "int8"], "--dtype must be one of float32, bfloat16"),
+        (["generate", "mamba_lm_test", "--prompt", "x", "--top-k", "3"], "so temperature must be above 0"),
+        (["generate", "mamba_lm_test", "--prompt", "x", "--tokenizer", "/nowhere"], "there is no tokenizer /nowhere"),
+        (
+            ["generate", "mamba_lm_test", "--prompt", "x", "--load-state", "/nowhere"],
+            "there is no saved state /nowhere",
+        ),
+        (
+            ["generate", "mamba_lm_test", "--prompt", "x", "--device", "abacus"],
+            "--device must be one of auto, cuda, mps, cpu, got 'abacus'",
+        ),
+        (["generate", "mamba_lm_test", "--prompt", ""], "prompt 0 has no tokens"),
+        (["convert", "mamba_lm_test", "/nowhere/x", "--to", "onnx"], "--to must be one of huggingface, state-spaces"),
+        (["convert", "s4d_lm_test", "/nowhere/x"], "no models of the family s4d_lm"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    line = captured.err.removeprefix(f"{arguments[1]} is a name: its weights are random, and so is what it writes\n")
+    assert message in line and line.startswith("ssmlab: ") and line.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_help_is_fast_and_shows_every_default():
+    spent, shown = [], ""
+    for _ in range(3):
+        begin = os.times()
+        done = subprocess.run(
+            [sys.executable, "-m", "ssmlab", "generate", "--help"], capture_output=True, text=True, check=True
+        )
+        end = os.times()  # the command's own time, whatever else the machine does
+        spent.append(end.children_user + end.children_system - begin.children_user - begin.children_system)
+        shown = done.stdout
+    assert min(spent) < 0.5, spent
+    for option in ("max-tokens", "temperature", "top-k", "top-p", "min-p", "seed", "beams", "chunk", "device"):
+        assert re.search(rf"--{option}\b(?:(?!--).)*\[default:", shown, re.S), option
+
+
+def test_mistakes_import_nothing_heavy():
+    code = (
+        "import sys; from ssmlab.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print('exit', end.code)\n"
+        "print('heavy', sorted({'torch', 'transformers', 'tokenizers'} & set(sys.modules)))"
+    )
+    for arguments in (["generate", "nothing", "--prompt", "x"], ["generate", "mamba_lm"], ["convert", "nothing", "x"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.stdout.splitlines() == ["exit 2", "heavy []"], done

@@ -1,0 +1,244 @@
+"""Comparisons: what a name means, what is measured, what is written."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from ssmlab.data import open_images
+from ssmlab.errors import ModelError, UserError
+from ssmlab.models import create_model, save_model
+from ssmlab.reports.record import Record, read_records
+from ssmlab.training.compare import Options, compare, published
+from ssmlab.training.compare.pareto import ACCURACY, MACS, Spot, front, plot
+from ssmlab.training.compare.subjects import find_subjects
+from ssmlab.training.compare.table import make_table, to_markdown
+from ssmlab.training.inference import Classifier
+from ssmlab.training.measure import predict
+from ssmlab.training.progress import Progress
+
+QUICK = {"batch": 2, "repeats": 2, "device": "cpu"}
+DIGITS = tuple("0123456789")
+
+
+def save(folder, name="resnet_test", classes=DIGITS, image_size=32, seed=0):
+    torch.manual_seed(seed)
+    model = create_model(name, num_classes=len(classes), image_size=image_size)
+    preprocess = {"image_size": image_size, "mean": [0.3] * 3, "std": [0.2] * 3, "classes": list(classes)}
+    return save_model(model, folder, preprocess | {"channels": 3})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two "trained" models in a run."""
+    folder = tmp_path_factory.mktemp("runs")
+    save(folder / "first" / "models" / "plain")
+    save(folder / "first" / "models" / "hybrid", "resnet_mamba_test", classes=DIGITS[::-1], seed=1)
+    return folder
+
+
+def test_what_a_name_means(runs):
+    both = find_subjects(["first"], runs=runs)
+    assert [(s.label, s.name, s.folder) for s in both] == [
+        ("first/hybrid", "resnet_mamba_test", runs / "first" / "models" / "hybrid"),
+        ("first/plain", "resnet_test", runs / "first" / "models" / "plain"),
+    ]
+    plain = runs / "first" / "models" / "plain"
+    for place in (plain, plain / "model.safetensors"):
+        (one,) = find_subjects([str(place)], runs=runs)
+        assert one == both[1] and one.state == f"trained, {plain}"
+    named = find_subjects([str(plain), "resnet_test", "vim_test", "timm/test_vit"], runs=runs)
+    assert [s.state for s in named[1:]] == ["random"] * 3
+    assert [s.title for s in named] == ["first/plain", "resnet_test", "a small Vim for tests", "test_vit"]
+
+
+def test_weights_belong_to_a_network(runs, tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"")
+    assert find_subjects(["vim_test"], [str(file)])[0].weights == file
+    two = find_subjects(["vim_test", "vmamba_test"], [f"vmamba_test={file}"])
+    assert [s.weights for s in two] == [None, file]
+    folder = runs / "first" / "models" / "plain"
+    assert find_subjects(["resnet_test"], [str(folder)])[0].weights == folder / "model.safetensors"
+    with pytest.raises(UserError, match=r"Give --weights vim_test=FILE, --weights vmamba_test=FILE"):
+        find_subjects(["vim_test", "vmamba_test"], [str(file)])
+    with pytest.raises(UserError, match="a trained model has its own"):
+        find_subjects(["first"], [str(file)], runs)
+    with pytest.raises(UserError, match="there is no file nothing.pth"):
+        find_subjects(["vim_test"], ["nothing.pth"])
+
+
+def test_mistakes_in_models(runs, tmp_path):
+    for model, message in (
+        ("resnet81", "there is no model 'resnet81'; did you mean resnet18"),
+        ("frst", "did you mean first?"),
+        ("mamba_lm_130m", "mamba_lm_130m is a language model, compare takes vision models"),
+        (str(tmp_path), "no trained model in .*; train one first"),
+        (str(runs / "first" / "models" / "plain" / "config.json") + "x", "there is no model"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            find_subjects([model], runs=runs)
+    with pytest.raises(UserError, match="vim_test is there twice"):
+        find_subjects(["vim_test", "vim_test"])
+    alone = tmp_path / "w.pth"
+    alone.write_bytes(b"x")
+    with pytest.raises(ModelError, match="a file of weights needs a name: NAME --weights FILE"):
+        find_subjects([str(alone)])
+    broken = save(tmp_path / "broken")
+    (broken / "preprocess.json").write_text("{}")
+    with pytest.raises(ModelError, match="lacks image_size, mean, std, classes"):
+        find_subjects([str(broken)])
+
+
+def spot(label, x, y, index=0):
+    return Spot(label, index, x, (x, x), y)
+
+
+def test_the_front():
+    spots = [spot("slow", 1, 0.9), spot("fast", 9, 0.5), spot("beaten", 5, 0.5), spot("middle", 6, 0.7)]
+    assert front(spots, 1) == ["slow", "middle", "fast"]
+    assert front(spots, -1) == ["fast"]
+    assert front([spot("a", 1, 1), spot("b", 1, 1)], 1) == ["a", "b"], "equals do not beat each other"
+    assert front([], 1) == []
+
+
+def test_the_plot_marks_the_front_and_separates_names():
+    spots = [spot("abc"[i], 100 + i, 0.9, i) for i in range(3)]
+    made = plot(spots, ACCURACY, {label: f"Model {label}" for label in "abc"}, 8)
+    assert "On the Pareto front, filled and joined: Model c." in made.caption
+    assert "Model a 90.0 % at 100 images/s" in made.alt
+    found = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>Model (.)<', made.svg)
+    assert sorted(label for _, _, label in found) == ["a", "b", "c"]
+    places = [(float(x), float(y)) for x, y, _ in found]
+    for i, (x, y) in enumerate(places):
+        assert all(abs(x - other) >= 36 or abs(y - above) >= 11 for other, above in places[:i])
+    assert plot([], MACS, {}, 8) is None
+
+
+def test_published_numbers():
+    tiny = published("vmamba_tiny")
+    assert (tiny.top1, tiny.parameters, tiny.macs, tiny.images_per_second) == pytest.approx((0.826, 30e6, 4.9e9, 1686))
+    assert tiny.hardware == "A100, batch 128" and "VMamba" in tiny.source and published("resnet18") is None
+    from ssmlab.models.registry import MODELS
+    from ssmlab.training.compare.published import _table
+
+    assert all(name in MODELS or name.startswith("timm/") for name in _table())
+
+
+@pytest.mark.parametrize("name", ["mambavision_tiny", "mambavision_small", "vmamba_tiny", "vmamba_base", "vim_tiny"])
+def test_published_sizes_are_those_of_our_networks(name):
+    with torch.device("meta"):
+        ours = sum(p.numel() for p in create_model(name, num_classes=1000).parameters())
+    assert ours == pytest.approx(published(name).parameters, rel=0.025)
+
+
+def test_names_alone_are_measured_by_cost(tmp_path):
+    names = ["resnet_test", "vmamba_test", "mambavision_test", "vim_test", "medmamba_test", "timm/test_vit"]
+    result = compare(names, Options(**QUICK, image_size=32), runs=tmp_path)
+    records = read_records(result.folder / "records.jsonl")
+    assert records == result.records and {r.model for r in records} == set(names)
+    found = {(r.model, r.metric, r.class_): r for r in records}
+    for name in names:
+        assert found[name, "macs", None].value > found[name, "scan_macs", None].value >= 0
+        assert found[name, "image_size", None].value == 32
+        single, many = (found[name, "images_per_second", f"batch {b}"] for b in (1, 2))
+        assert (single.n, many.n) == (20, 2) and many.spread[0] <= many.value <= many.spread[1]
+        latencies = [found[name, "latency", f"percentile {p}"].value for p in (50, 90, 99)]
+        assert latencies == sorted(latencies) and found[name, "cold_seconds", None].n == 1
+        assert found[name, "train_images_per_second", "batch 2"].unit == "images/s"
+        used, trained = (found[name, f"peak_memory_{p}", "batch 2"].value for p in ("inference", "training"))
+        weights = 4 * found[name, "parameters", None].value
+        assert used > weights and trained > 4 * weights, "gradients and two moments besides the weights"
+    assert not any(r.metric == "accuracy" for r in records)
+    assert all(r.commit == result.stamp.commit and r.machine and r.versions and r.command for r in records)
+    page = (result.folder / "report.html").read_text()
+    assert "on the Pareto front of operations and images per second" in page and "no --data" in page
+    assert (result.folder / "plots" / "macs-throughput.svg").is_file()
+    assert not (result.folder / "plots" / "accuracy-throughput.svg").exists()
+    settings = json.loads((result.folder / "compare.json").read_text())
+    assert settings["settings"]["image_size"] == 32 and settings["models"][0]["weights"] == "random"
+    assert not list(result.folder.rglob("*partial*"))
+
+
+def exact(folder, limit):
+    """Accuracy by hand."""
+    from ssmlab.training.images import spread_over_classes
+
+    data = open_images("digits")
+    part = data.test.take(spread_over_classes(data.test.labels, limit, 0))
+    model = Classifier(folder, "cpu")
+    images = torch.from_numpy(part.array(32)).permute(0, 3, 1, 2)
+    said = predict(model.network, model.task, images, batch_size=7, placement=model.placement).logits.argmax(1)
+    return sum(model.classes[i] == data.classes[j] for i, j in zip(said, part.labels)) / limit
+
+
+def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
+    said = []
+
+    class Watch(Progress):
+        def start(self, title, total, done=0, unit="images", per_step=1):
+            said.append(title)
+
+    options = Options(**QUICK, data="digits", limit=60, train=False)
+    result = compare(["first", "vim_test"], options, runs=runs, output=tmp_path / "c", progress=Watch())
+    found = {r.model: r for r in result.records if r.metric == "accuracy"}
+    for label in ("plain", "hybrid"):  # the hybrid's classes stand in another order
+        record = found[f"first/{label}"]
+        assert record.value == pytest.approx(exact(runs / "first" / "models" / label, 60))
+        assert (record.n, record.split) == (60, "test") and record.spread[0] <= record.value <= record.spread[1]
+    assert "vim_test" not in found and result.reasons == {"vim_test": "random weights"}
+    sizes = {r.model: r.value for r in result.records if r.metric == "image_size"}
+    assert set(sizes.values()) == {32}, "a network by name takes the size of the trained ones beside it"
+    assert not any("train" in r.metric for r in result.records)
+    assert said[:2] == ["building", "timing"] and "testing first/plain" in said
+    table = (tmp_path / "c" / "table.md").read_text()
+    assert "| Accuracy |" in table and "not measured random weights" in table and "Macro F1" in table
+    page = (tmp_path / "c" / "report.html").read_text()
+    assert "Test accuracy" in page and "front of accuracy and images per second" in page
+
+
+def test_weights_of_a_file_are_tested_where_the_classifier_is_theirs(runs, tmp_path):
+    plain = runs / "first" / "models" / "plain"
+    few = save(tmp_path / "few", classes=("a", "b"))
+    options = {**QUICK, "repeats": 1, "data": "digits", "limit": 20, "train": False, "image_size": 32}
+    good = compare(["resnet_test"], Options(**options, weights=(str(plain),)), output=tmp_path / "good")
+    assert [r.n for r in good.records if r.metric == "accuracy"] == [20] and good.reasons == {}
+    other = compare(["resnet_test"], Options(**options, weights=(str(few),)), output=tmp_path / "other")
+    assert other.reasons == {"resnet_test": "the classifier is not the file's"}
+    assert not any(r.metric == "accuracy" for r in other.records)
+
+
+def test_mistakes_are_told_before_anything_is_measured(runs, tmp_path):
+    folder = tmp_path / "data"
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (8, 8), (i * 9, len(part), len(name))).save(folder / part / name / f"{i}.png")
+    message = r"first/hybrid was trained on 10 classes \(9, 8, 7, 6, ...\), .* has 2 classes \(cat, dog\)"
+    with pytest.raises(UserError, match=message):
+        compare(["first"], Options(**QUICK, data=str(folder)), runs=runs)
+    with pytest.raises(UserError, match="--image-size is for networks by name"):
+        compare(["first"], Options(**QUICK, image_size=64), runs=runs)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="holds files that are not a comparison's"):
+        compare(["vim_test"], Options(**QUICK), output=tmp_path / "full")
+    with pytest.raises(ModelError, match="patch"):
+        compare(["vim_test"], Options(**QUICK, image_size=3), output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_published_numbers_stand_beside_those_of_the_same_size():
+    records = [
+        Record(metric=metric, value=value, model="m")
+        for metric, value in (("macs", 9.0), ("scan_macs", 1.0), ("flops", 18.0), ("scan_flops", 2.0))
+    ]
+    table = make_table(records, {"m": "M"}, {"m": "no --data"}, {"m": published("vmamba_tiny")}, 32)
+    text = to_markdown(table)
+    assert "## Published by the authors, not measured here" in text and "| MAC, printed as FLOPs | 4.9 G" in text
+    assert "| MAC without the scan | 8 |" in text and "82.6 %" in text and "A100, batch 128" in text
+    nothing = make_table(records, {"m": "M"}, {}, {"m": None}, 32)
+    assert "Published" not in to_markdown(nothing)

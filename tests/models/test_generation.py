@@ -149,12 +149,13 @@ def test_equal_to_hugging_faces_generation(name, tmp_path):
 
     from ssmlab.checkpoints.files import save_language_model
 
-    for seed in range(3):
+    for seed in range(4):
         model = build(name, seed, vocab_size=64).float()
         theirs = AutoModelForCausalLM.from_pretrained(
             save_language_model(model, tmp_path / str(seed), layout="huggingface")
         )
-        for beams, eos, penalty in itertools.product((1, 3), (None, 20), (1.0, 1.3)):
+        free = model.generate(PROMPTS[:1], max_tokens=8, beams=3)[0].tokens
+        for beams, eos, penalty in itertools.product((1, 2, 3, 5), (None, free[1], free[4], free[7]), (1.0, 1.3)):
             (row,) = model.generate(PROMPTS[:1], max_tokens=8, beams=beams, eos=eos, repetition_penalty=penalty)
             expected = theirs.generate(
                 torch.tensor(PROMPTS[:1]), max_new_tokens=8, num_beams=beams, eos_token_id=eos, pad_token_id=0,
@@ -200,6 +201,12 @@ def test_the_end_token_ends_a_row_and_the_others_go_on():
         assert row.reason == ("eos" if eos in before.tokens else "length")
     assert rows[1].reason == "eos" and rows[1].text == decode(rows[1].tokens[:-1])
     assert {len(row.tokens) for row in rows} != {8}
+    drawn = {"temperature": 2.0, "max_tokens": 30}
+    drawn["eos"] = model.generate(PROMPTS[:1], seed=5, **drawn)[0].tokens[3]  # the first row leaves before the others
+    together = model.generate(PROMPTS, seed=[5, 6, 7], **drawn)
+    assert len(together[0].tokens) < min(len(row.tokens) for row in together[1:])
+    for prompt, seed, row in zip(PROMPTS, (5, 6, 7), together):
+        assert model.generate([prompt], seed=seed, **drawn)[0].tokens == row.tokens
     assert model.generate(PROMPTS, max_tokens=0)[2] == ([], "", "length", 0.0)
 
 

@@ -38,9 +38,8 @@ class TextStream:
         new = text[self._taken : settled]
         self._taken = settled
         if len(self._window) > WINDOW and settled == len(text):
-            tail = _tail(self._decode, self._window)
-            if text.endswith(self._decode(tail)):
-                self._window, self._taken = tail, len(self._decode(tail))
+            self._window = _tail(self._decode, self._window)
+            self._taken = len(self._decode(self._window))
         return self._hand_out(new)
 
     def end(self) -> str:

@@ -1,11 +1,11 @@
-# make demo | test | test-all | check | bench | bench-compat | docs-pictures | clean
+# make demo | test | test-all | check | bench | bench-compat | bench-decode | docs-pictures | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check bench bench-compat docs-pictures clean
+.PHONY: demo test test-all check bench bench-compat bench-decode docs-pictures clean
 
 demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
@@ -26,6 +26,9 @@ bench: $(VENV)/.bench
 
 bench-compat: $(VENV)/.package
 	$(BIN)/python benchmarks/transformers_models.py
+
+bench-decode: $(VENV)/.package
+	$(BIN)/python benchmarks/decode.py
 
 docs-pictures: $(VENV)/.package
 	$(BIN)/python docs/screenshot.py runs/demo

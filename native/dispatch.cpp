@@ -20,12 +20,18 @@ struct Kernels {
     void (*conv_step)(const ssm_conv_step *);
     void (*head_step)(const ssm_head_step *);
     void (*linear)(const ssm_linear *);
+    int64_t (*ssd_segments)(const ssm_ssd *);
+    int64_t (*ssd_forward_workspace)(const ssm_ssd *);
+    int64_t (*ssd_backward_workspace)(const ssm_ssd *);
+    void (*ssd_forward)(const ssm_ssd *);
+    void (*ssd_backward)(const ssm_ssd *);
 };
 
 #define SSM_TABLE(isa, runs)                                                                                                \
     {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
      scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa,     \
-     conv_step_##isa, head_step_##isa, linear_##isa}
+     conv_step_##isa, head_step_##isa, linear_##isa, \
+     ssd_segments_##isa, ssd_forward_workspace_##isa, ssd_backward_workspace_##isa, ssd_forward_##isa, ssd_backward_##isa}
 
 bool always() { return true; }
 #if defined(SSM_HAS_AVX2)
@@ -59,7 +65,7 @@ const Kernels *active = fastest();
 
 extern "C" {
 
-int64_t ssm_version(void) { return 4; }
+int64_t ssm_version(void) { return 6; }
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)
@@ -78,4 +84,9 @@ void ssm_conv_backward(const ssm_conv *a) { active->conv_backward(a); }
 void ssm_conv_step_(const ssm_conv_step *a) { active->conv_step(a); }
 void ssm_head_step_(const ssm_head_step *a) { active->head_step(a); }
 void ssm_linear_(const ssm_linear *a) { active->linear(a); }
+int64_t ssm_ssd_segments(const ssm_ssd *a) { return active->ssd_segments(a); }
+int64_t ssm_ssd_forward_workspace(const ssm_ssd *a) { return active->ssd_forward_workspace(a); }
+int64_t ssm_ssd_backward_workspace(const ssm_ssd *a) { return active->ssd_backward_workspace(a); }
+void ssm_ssd_forward(const ssm_ssd *a) { active->ssd_forward(a); }
+void ssm_ssd_backward(const ssm_ssd *a) { active->ssd_backward(a); }
 }

@@ -45,7 +45,12 @@
     void conv_backward_##isa(const ssm_conv *);                      \
     void conv_step_##isa(const ssm_conv_step *);                     \
     void head_step_##isa(const ssm_head_step *);                     \
-    void linear_##isa(const ssm_linear *);
+    void linear_##isa(const ssm_linear *);                           \
+    int64_t ssd_segments_##isa(const ssm_ssd *);                     \
+    int64_t ssd_forward_workspace_##isa(const ssm_ssd *);            \
+    int64_t ssd_backward_workspace_##isa(const ssm_ssd *);           \
+    void ssd_forward_##isa(const ssm_ssd *);                         \
+    void ssd_backward_##isa(const ssm_ssd *);
 
 SSM_DECLARE(baseline)
 SSM_DECLARE(avx2)

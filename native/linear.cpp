@@ -1,14 +1,16 @@
 // y = x W^T + bias for a few rows of x: what decoding does all the time, limited by how fast W can be read.
 //
-// The rows of W are read one after the other, each once: several streams at a time were slower.
+// The rows of W are read one after the other, each once: several streams at a time were slower. Weights of 8 bits become
+// floats on the way: memory is slower than that, so x keeps its precision.
 #include "kernels.h"
 #include "tile.h"
 
 namespace {
 
-constexpr int ROWS = 4;  // rows of x that share the loads of a row of W
+constexpr int ROWS = 4, OUTPUTS = 4;  // rows of x that share the loads of a row of W; rows of W summed over lanes together
 
-template <int R, class E> INLINE void products(const E *w, const float *x, int64_t x_stride, int64_t inputs, float *out) {
+// x times one row of W, of which W sums per row of x remain; those of a row are OUTPUTS vectors apart.
+template <int R, class E> INLINE void products(const E *w, const float *x, int64_t x_stride, int64_t inputs, vf *out) {
     vf even[R] = {}, odd[R] = {};
     int64_t k = 0;
     for (; k + 2 * W <= inputs; k += 2 * W) {
@@ -18,27 +20,48 @@ template <int R, class E> INLINE void products(const E *w, const float *x, int64
             odd[r] += second * load(x + r * x_stride + k + W);
         }
     }
+    if (k + W <= inputs) {
+        for (int r = 0; r < R; r++) even[r] += load_vec(w + k) * load(x + r * x_stride + k);
+        k += W;
+    }
     for (int r = 0; r < R; r++) {
-        vf both = even[r] + odd[r];
-        float sum = 0;
-        for (int i = 0; i < W; i++) sum += both[i];
-        for (int64_t i = k; i < inputs; i++) sum += to_float(w[i]) * x[r * x_stride + i];
-        out[r] = sum;
+        vf sum = even[r] + odd[r];
+        for (int64_t i = k; i < inputs; i++) sum[0] += to_float(w[i]) * x[r * x_stride + i];
+        out[r * OUTPUTS] = sum;
     }
 }
 
+// What is left of OUTPUTS vectors: lane by lane it took longer than the products of a short row.
+INLINE void sum_lanes(const vf *sums, float *out) {
+    float lanes[W];
+    store(lanes, merge<OUTPUTS>(sums));
+    for (int m = 0; m < OUTPUTS; m++) {
+        out[m] = lanes[m * (W / OUTPUTS)];
+        for (int i = 1; i < W / OUTPUTS; i++) out[m] += lanes[m * (W / OUTPUTS) + i];
+    }
+}
+
+template <class E> INLINE void some_rows(const E *w, const ssm_linear &a, int64_t row, int64_t count, vf *out) {
+    const float *x = a.x + row * a.x_stride;
+    if (count == 4) products<4>(w, x, a.x_stride, a.inputs, out);
+    else if (count == 3) products<3>(w, x, a.x_stride, a.inputs, out);
+    else if (count == 2) products<2>(w, x, a.x_stride, a.inputs, out);
+    else products<1>(w, x, a.x_stride, a.inputs, out);
+}
+
 template <class E> void outputs(const ssm_linear &a, int64_t first, int64_t last) {
-    for (int64_t m = first; m < last; m++) {
-        const E *w = (const E *)a.weight + m * a.weight_stride;
+    for (int64_t m = first; m < last; m += OUTPUTS) {
+        const int64_t some = min64(OUTPUTS, last - m);
         for (int64_t row = 0, count; row < a.rows; row += count) {
             count = min64(ROWS, a.rows - row);
-            const float *x = a.x + row * a.x_stride;
-            float sums[ROWS];
-            if (count == 4) products<4>(w, x, a.x_stride, a.inputs, sums);
-            else if (count == 3) products<3>(w, x, a.x_stride, a.inputs, sums);
-            else if (count == 2) products<2>(w, x, a.x_stride, a.inputs, sums);
-            else products<1>(w, x, a.x_stride, a.inputs, sums);
-            for (int64_t r = 0; r < count; r++) a.y[(row + r) * a.outputs + m] = sums[r] + (a.bias ? a.bias[m] : 0.f);
+            vf sums[ROWS * OUTPUTS] = {};
+            for (int64_t i = 0; i < some; i++) some_rows((const E *)a.weight + (m + i) * a.weight_stride, a, row, count, sums + i);
+            for (int64_t r = 0; r < count; r++) {
+                float y[OUTPUTS];
+                sum_lanes(sums + r * OUTPUTS, y);
+                for (int64_t i = 0; i < some; i++)
+                    a.y[(row + r) * a.outputs + m + i] = y[i] * (a.scale ? a.scale[m + i] : 1.f) + (a.bias ? a.bias[m + i] : 0.f);
+            }
         }
     }
 }
@@ -46,7 +69,8 @@ template <class E> void outputs(const ssm_linear &a, int64_t first, int64_t last
 void piece(const ssm_linear &a, int64_t first, int64_t last) {
     if (a.dtype == SSM_FLOAT32) outputs<float>(a, first, last);
     else if (a.dtype == SSM_BFLOAT16) outputs<bf16>(a, first, last);
-    else outputs<f16>(a, first, last);
+    else if (a.dtype == SSM_FLOAT16) outputs<f16>(a, first, last);
+    else outputs<int8_t>(a, first, last);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE4_1__)
+#include <smmintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
 #elif defined(__ARM_NEON)
@@ -173,6 +175,7 @@ INLINE float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); r
 INLINE uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
 
 INLINE float to_float(float x) { return x; }
+INLINE float to_float(int8_t x) { return x; }
 INLINE float to_float(bf16 x) { return bits_to_float((uint32_t)x.bits << 16); }
 INLINE float to_float(f16 x) {
     // Shift the exponent by a product, which also makes the subnormal halves right; then mend infinity and NaN.
@@ -197,7 +200,28 @@ INLINE void from_float(f16 *p, float x) {
 }
 
 INLINE vf load_vec(const float *p) { return load(p); }
-INLINE vf load_vec(const bf16 *p) { return (vf)(__builtin_convertvector(load_as<vh>(p), vu) << 16); }
+INLINE vf load_vec(const bf16 *p) {  // GCC 12 takes such conversions apart
+#if defined(__AVX512F__)
+    vu wide = (vu)_mm512_cvtepu16_epi32(load_as<__m256i>(p));
+#elif defined(__AVX2__)
+    vu wide = (vu)_mm256_cvtepu16_epi32(load_as<__m128i>(p));
+#else
+    vu wide = __builtin_convertvector(load_as<vh>(p), vu);
+#endif
+    return (vf)(wide << 16);
+}
+INLINE vf load_vec(const int8_t *p) {
+#if defined(__AVX512F__)
+    return __builtin_convertvector((vi)_mm512_cvtepi8_epi32(load_as<__m128i>(p)), vf);
+#elif defined(__AVX2__)
+    return __builtin_convertvector((vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(load_as<int64_t>(p))), vf);
+#elif defined(__SSE4_1__)
+    return __builtin_convertvector((vi)_mm_cvtepi8_epi32(_mm_cvtsi32_si128(load_as<int32_t>(p))), vf);
+#else
+    typedef int8_t bytes __attribute__((vector_size(W)));
+    return __builtin_convertvector(__builtin_convertvector(load_as<bytes>(p), vi), vf);
+#endif
+}
 INLINE vf load_vec(const f16 *p) {
 #if defined(__AVX512F__)
     return (vf)_mm512_cvtph_ps(load_as<__m256i>(p));

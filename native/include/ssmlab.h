@@ -18,7 +18,7 @@ extern "C" {
 #define SSM_EXPORT __attribute__((visibility("default")))
 #endif
 
-enum ssm_dtype { SSM_FLOAT32 = 0, SSM_BFLOAT16 = 1, SSM_FLOAT16 = 2, SSM_COMPLEX64 = 3 };
+enum ssm_dtype { SSM_FLOAT32 = 0, SSM_BFLOAT16 = 1, SSM_FLOAT16 = 2, SSM_COMPLEX64 = 3, SSM_INT8 = 4 };
 
 /* A strided view; data == 0 where the argument is absent. Strides follow the axes named beside each member. */
 typedef struct {
@@ -93,7 +93,8 @@ typedef struct {
     float *y;                 /* (b, h p), contiguous */
 } ssm_head_step;
 
-/* A linear layer for few rows: x (rows, inputs) and y (rows, outputs) float32, weight (outputs, inputs) of any dtype. */
+/* A linear layer for few rows: x (rows, inputs) and y (rows, outputs) float32, weight (outputs, inputs) float32, a half
+ * precision or SSM_INT8. A row of weights is multiplied by its scale. */
 typedef struct {
     int64_t rows, inputs, outputs, dtype, threads;
     const float *x;
@@ -102,7 +103,28 @@ typedef struct {
     int64_t weight_stride;
     const float *bias;        /* [f32] (outputs), or 0 */
     float *y;                 /* contiguous */
+    const float *scale;       /* [f32] (outputs), or 0 */
 } ssm_linear;
+
+/* Forward and backward of the state space dual: chunks of `chunk` tokens, at most SSM_CHUNK. dt is the step size itself. */
+typedef struct {
+    int64_t batch, length, heads, headdim, states, groups, chunk, threads;
+    ssm_tensor x, z, y;       /* (b, l, h, p) */
+    ssm_tensor dt;            /* (b, l, h) */
+    ssm_tensor B, C;          /* (b, l, g, n) */
+    float *A, *D;             /* [f32] (h), (h, p) or 0 */
+    float *h0, *h_final;      /* [f32] (b, h, p, n), the first may be 0 */
+    float *saved;             /* [f32] (ceil(l / chunk), b, h, n, p rounded up to 16): the state before every chunk, or 0 */
+    float *inner;             /* [f32] (b, l, h, p): y before its gate, where there is `saved` and z */
+    uint8_t *restart;         /* (b, l), 1 where a new sequence begins, or 0 */
+    float *workspace;         /* ssm_ssd_*_workspace floats, 64-byte aligned */
+    /* backward only */
+    ssm_tensor gy, gx, gz;    /* (b, l, h, p) */
+    float *g_final;           /* [f32] (b, h, p, n), or 0 */
+    float *gh0, *gdt;         /* [f32] (b, h, p, n), (b, l, h) */
+    float *gA, *gD;           /* [f32] (b, h), (b, h, p) */
+    float *gB, *gC;           /* [f32] (segments, b, l, g, n), to be summed over the segments */
+} ssm_ssd;
 
 SSM_EXPORT const char *ssm_isa(void);
 /* Select "baseline", "avx2", "avx512" or "neon"; 0 on success, -1 where this machine or build lacks it. */
@@ -123,6 +145,12 @@ SSM_EXPORT void ssm_conv_backward(const ssm_conv *);
 SSM_EXPORT void ssm_conv_step_(const ssm_conv_step *);
 SSM_EXPORT void ssm_head_step_(const ssm_head_step *);
 SSM_EXPORT void ssm_linear_(const ssm_linear *);
+
+SSM_EXPORT int64_t ssm_ssd_segments(const ssm_ssd *);            /* first axis of gB and gC */
+SSM_EXPORT int64_t ssm_ssd_forward_workspace(const ssm_ssd *);   /* in floats */
+SSM_EXPORT int64_t ssm_ssd_backward_workspace(const ssm_ssd *);
+SSM_EXPORT void ssm_ssd_forward(const ssm_ssd *);
+SSM_EXPORT void ssm_ssd_backward(const ssm_ssd *);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,6 @@
 """The laws of the state space dual, every backend against the definition in float64, outputs and all gradients."""
 
+import platform
 import sys
 from itertools import pairwise
 
@@ -12,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import assert_equal_runs, laid_out, relative_error, rounded, run
 from ssmlab.errors import BackendError, ShapeError
-from ssmlab.ops import selective_scan, ssd
+from ssmlab.ops import _native, selective_scan, ssd
 
-BACKENDS = ["reference", "chunked"]
+BUILT = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
+FAST = ["chunked", pytest.param("native", marks=BUILT)]
+BACKENDS = ["reference", *FAST]
 OPTIONAL = ("D", "z", "dt_bias", "initial_state")
 PER_TOKEN = ("x", "dt", "B", "C", "z", "seq_idx")
 parts = sys.modules["ssmlab.ops.ssd.parts"]
@@ -74,37 +77,43 @@ def with_options(sizes, options):
     return options
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
-def test_chunked_equals_definition(case):
+def test_equals_definition(case, backend):
     sizes, form, options = CASES[case]
     options = with_options(sizes, options)
     arguments = rounded(make(*sizes, **form), torch.float32)
     exact = run(ssd, arguments, torch.float64, "reference", **options)
-    for dtype in (torch.float64, torch.float32):
-        assert_equal_runs(run(ssd, arguments, dtype, "chunked", **options), exact, dtype)
+    for dtype in (torch.float64, torch.float32) if backend == "chunked" else (torch.float32,):
+        assert_equal_runs(run(ssd, arguments, dtype, backend, **options), exact, dtype)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
-def test_without_gradients_the_same(case):
+def test_without_gradients_the_same(case, backend):
     sizes, form, options = CASES[case]
-    options = with_options(sizes, options)
+    options = with_options(sizes, options) | {"backend": backend}
     arguments = make_float(*sizes, **form)
     leaves = {k: t.clone().requires_grad_() for k, t in arguments.items()}
     for found, wanted in zip(ssd(**arguments, **options), ssd(**leaves, **options)):
         assert found.is_contiguous()
-        torch.testing.assert_close(found, wanted.detach(), atol=1e-6, rtol=1e-5)
+        if backend == "native" and sizes[1] > 1:
+            assert torch.equal(found, wanted)
+        else:
+            torch.testing.assert_close(found, wanted.detach(), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("length", [1, 70])
 @pytest.mark.parametrize("layout", ["channels", "gaps"])
-def test_strides(layout, length):
+def test_strides(layout, length, backend):
     arguments = rounded(make(2, length, 4, 6, 2, 5), torch.float32)
     exact = run(ssd, arguments, torch.float64, "reference", dt_softplus=True)
-    found = run(ssd, arguments, torch.float32, "chunked", layout, dt_softplus=True)
+    found = run(ssd, arguments, torch.float32, backend, layout, dt_softplus=True)
     assert_equal_runs(found, exact, torch.float32)
     strided = {k: laid_out(t.float(), layout) for k, t in arguments.items()}
-    for backend in BACKENDS:
-        y, state = ssd(**strided, dt_softplus=True, backend=backend)
+    for form in (backend, "reference"):
+        y, state = ssd(**strided, dt_softplus=True, backend=form)
         assert y.is_contiguous() and state.is_contiguous()  # as the fake kernel says
         assert relative_error(y.double(), exact["out0"]) < 1e-6
 
@@ -146,17 +155,21 @@ def test_is_a_selective_scan_whose_heads_share_their_decay(backend):
     arguments = make(b, l, h, p, g, n, channel_skip=True)
     options = {"dt_softplus": True, "seq_idx": packed(b, l, 20)}
     exact = run(as_scan, arguments, torch.float64, "reference", **options)
-    assert_equal_runs(run(ssd, arguments, torch.float64, backend, **options), exact, torch.float64)
+    dtype = torch.float32 if backend == "native" else torch.float64
+    assert_equal_runs(run(ssd, arguments, dtype, backend, **options), exact, dtype)
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("absent", [(), ("z",)])
 @pytest.mark.parametrize("length", [1, 70])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precisions_keep_a_float32_state(dtype, length):
-    arguments = rounded(make(2, length, 4, 8, 2, 16), dtype)
+def test_half_precisions_keep_a_float32_state(dtype, length, absent, backend):
+    arguments = {k: t for k, t in make(2, length, 4, 8, 2, 16, absent=absent).items() if t is not None}
+    arguments = rounded(arguments, dtype)
     exact = run(ssd, arguments, torch.float64, "reference", dt_softplus=True)
-    assert_equal_runs(run(ssd, arguments, dtype, "chunked", dt_softplus=True), exact, dtype)
+    assert_equal_runs(run(ssd, arguments, dtype, backend, dt_softplus=True), exact, dtype)
     cast = {k: t.to(dtype) for k, t in arguments.items()}
-    y, state = ssd(**cast, dt_softplus=True)
+    y, state = ssd(**cast, dt_softplus=True, backend=backend)
     assert (y.dtype, state.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(y.double(), exact["out0"], atol=5e-2, rtol=2e-2)
     assert relative_error(state.double(), exact["out1"]) < 1e-6
@@ -203,7 +216,8 @@ def test_halves_and_steps_equal_the_whole(backend, sizes, chunk_size, data):
     torch.testing.assert_close(carried, state, atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_cross_a_carried_state():
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_cross_a_carried_state(backend):
     arguments = make(2, 50, 4, 3, 2, 4)
 
     def in_two(backend, **tensors):
@@ -211,8 +225,10 @@ def test_gradients_cross_a_carried_state():
         y_, state = ssd(**piece(tensors, 33, 50, initial_state=state), backend=backend)
         return torch.cat([y, y_], dim=1), state
 
+    dtype = torch.float32 if backend == "native" else torch.float64
+    arguments = rounded(arguments, dtype)
     exact = run(ssd, arguments, torch.float64, "reference")
-    assert_equal_runs(run(in_two, arguments, torch.float64, "chunked"), exact, torch.float64)
+    assert_equal_runs(run(in_two, arguments, dtype, backend), exact, dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -265,39 +281,42 @@ def test_empty(backend, sizes):
 def test_double_precision_gradcheck():
     arguments = make(1, 3, 2, 2, 1, 2)
     names, leaves = list(arguments), [t.requires_grad_() for t in arguments.values()]
-    for backend in BACKENDS:
+    for backend in ("reference", "chunked"):
         assert torch.autograd.gradcheck(
             lambda *t, backend=backend: ssd(**dict(zip(names, t)), dt_softplus=True, chunk_size=2, backend=backend),
             leaves,
         )
 
 
-def test_extreme_step_sizes_do_not_overflow():
+@pytest.mark.parametrize("backend", FAST)
+def test_extreme_step_sizes_do_not_overflow(backend):
     arguments = rounded(make(1, 90, 2, 4, 1, 4), torch.float32)
     arguments["dt"] = torch.tensor([-200.0, -30.0, 0.0, 30.0, 200.0], dtype=torch.float64).repeat(18)[None, :, None]
     arguments["dt"] = arguments["dt"].repeat(1, 1, 2)
     exact = run(ssd, arguments, torch.float64, "reference", dt_softplus=True)
-    found = run(ssd, arguments, torch.float32, "chunked", dt_softplus=True)
+    found = run(ssd, arguments, torch.float32, backend, dt_softplus=True)
     assert_equal_runs(found, exact, torch.float32)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("rate", [1e-4, 1.0, 30.0])
-def test_a_head_of_any_decay_keeps_its_digits(rate):
+def test_a_head_of_any_decay_keeps_its_digits(rate, backend):
     """Heads are judged one by one: the gradient of a strong decay is small beside what its sums are made of."""
     arguments = rounded(make(1, 256, 3, 4, 1, 4, absent=("dt_bias",)), torch.float32)
     arguments["A"] = torch.full((3,), -rate, dtype=torch.float64)
     arguments["dt"] = arguments["dt"] + 0.2
     arguments = rounded(arguments, torch.float32)
     exact = run(ssd, arguments, torch.float64, "reference", chunk_size=256)
-    found = run(ssd, arguments, torch.float32, "chunked", chunk_size=256)
+    found = run(ssd, arguments, torch.float32, backend, chunk_size=256)
     assert_equal_runs(found, exact, torch.float32)
 
 
-def test_growth_is_followed_too():
+@pytest.mark.parametrize("backend", FAST)
+def test_growth_is_followed_too(backend):
     arguments = rounded(make(1, 50, 2, 4, 1, 4), torch.float32)
     arguments["A"] = -arguments["A"] / 4
     exact = run(ssd, arguments, torch.float64, "reference")
-    assert_equal_runs(run(ssd, arguments, torch.float32, "chunked"), exact, torch.float32)
+    assert_equal_runs(run(ssd, arguments, torch.float32, backend), exact, torch.float32)
 
 
 def test_no_tensor_of_tokens_times_states():
@@ -322,7 +341,8 @@ def test_no_tensor_of_tokens_times_states():
     assert saved.numel() == (l // 64 + 1) * b * h * p * n
 
 
-def test_saved_for_backward():
+@pytest.mark.parametrize("backend", FAST)
+def test_saved_for_backward(backend):
     sizes = {}
 
     def pack(t):
@@ -332,8 +352,8 @@ def test_saved_for_backward():
     b, l, h, p, g, n = 1, 1024, 4, 16, 1, 32
     leaves = {k: t.requires_grad_() for k, t in make_float(b, l, h, p, g, n, absent=("z",)).items()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        ssd(**leaves, dt_softplus=True, chunk_size=128)
-    states = (l // 128 + 1) * b * h * p * n
+        ssd(**leaves, dt_softplus=True, chunk_size=128, backend=backend)
+    states = (l // 128 + 1 if backend == "chunked" else l // 64) * b * h * p * n
     assert sum(sizes.values()) < 1.1 * (states + sum(t.numel() for t in leaves.values()) + l * h)
 
 
@@ -361,7 +381,13 @@ def test_wrong_arguments_say_what_to_do(change, text):
 
 
 def test_unknown_backend_is_refused():
-    with pytest.raises(BackendError, match="unknown backend 'native'; there are chunked, reference"):
+    with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, chunked, reference"):
+        ssd(**make(1, 4, 2, 2, 1, 2), backend="cuda")
+
+
+@BUILT
+def test_native_refuses_double_precision():
+    with pytest.raises(BackendError, match="float64"):
         ssd(**make(1, 4, 2, 2, 1, 2), backend="native")
 
 
@@ -371,14 +397,16 @@ def positional(absent=(), sizes=(2, 70, 4, 3, 2, 5)):
     return *named, True, a["initial_state"], None, 16
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("absent", [(), OPTIONAL])
 @pytest.mark.parametrize("save", [True, False])
-def test_opcheck(absent, save):
+def test_opcheck(absent, save, backend):
     arguments = positional(absent)
-    torch.library.opcheck(torch.ops.ssmlab.ssd, (*arguments, save, "chunked"))
+    torch.library.opcheck(torch.ops.ssmlab.ssd, (*arguments, save, backend))
     torch.library.opcheck(torch.ops.ssmlab.ssd, (*arguments, False, "reference"))
-    y, state, saved = torch.ops.ssmlab.ssd(*arguments, True, "chunked")
-    torch.library.opcheck(torch.ops.ssmlab.ssd_backward, (y, state, saved, *arguments[:6], None, 16))
+    y, state, saved = torch.ops.ssmlab.ssd(*arguments, True, backend)
+    z = arguments[6] if backend == "native" else None
+    torch.library.opcheck(torch.ops.ssmlab.ssd_backward, (y, state, saved, *arguments[:6], None, 16, z, backend))
 
 
 @pytest.mark.parametrize("length", [1, 70])
@@ -443,13 +471,14 @@ def test_the_products_are_counted(backend):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         ssd(x, dt, A, B, C, chunk_size=q, backend=backend)
     assert counter.get_total_flops() == 2 * macs
-    if backend == "chunked":
+    if backend != "reference":
         with FlopCounterMode(display=False) as counter:
-            ssd(x.requires_grad_(), dt, A, B, C, chunk_size=q)[0].sum().backward()
+            ssd(x.requires_grad_(), dt, A, B, C, chunk_size=q, backend=backend)[0].sum().backward()
         assert counter.get_total_flops() == 3 * 2 * macs
 
 
-def test_second_derivatives_are_refused_but_by_the_definition():
+@pytest.mark.parametrize("backend", FAST)
+def test_second_derivatives_are_refused_but_by_the_definition(backend):
     x, dt, A, B, C, *_ = positional(sizes=(1, 5, 2, 2, 1, 2))
     x.requires_grad_()
 
@@ -461,4 +490,51 @@ def test_second_derivatives_are_refused_but_by_the_definition():
     penalty("reference").backward()
     assert x.grad.isfinite().all()
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        penalty("chunked").backward()
+        penalty(backend).backward()
+
+
+SETS = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["neon"]
+
+
+@BUILT
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (67, 4, 7), (33, 17, 15), (70, 33, 34), (130, 64, 20), (5, 100, 130)])
+def test_every_instruction_set_at_sizes_around_its_width(isa, sizes):
+    library = _native.library()
+    before = library.ssm_isa()
+    if library.ssm_set_isa(isa.encode()):
+        pytest.skip(f"this machine cannot run {isa}")
+    try:
+        l, p, n = sizes
+        arguments = rounded(make(2, l, 4, p, 2, n), torch.float32)
+        options = {"dt_softplus": True, "seq_idx": packed(2, l, 40)}
+        exact = run(ssd, arguments, torch.float64, "reference", **options)
+        for layout in ("tokens", "channels"):
+            found = run(ssd, arguments, torch.float32, "native", layout, **options)
+            assert_equal_runs(found, exact, torch.float32)
+    finally:
+        library.ssm_set_isa(before)
+
+
+@BUILT
+def test_any_number_of_threads_gives_the_same_bits():
+    arguments, before, results = make(3, 150, 12, 8, 2, 9), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(run(ssd, arguments, torch.float32, "native", dt_softplus=True, seq_idx=packed(3, 150, 60)))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in results[0].items():
+        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+
+
+@BUILT
+@pytest.mark.parametrize("length", [1, 70])
+def test_without_the_library_the_chunks_are_taken(length, monkeypatch):
+    arguments = make_float(2, length, 4, 3, 2, 5)
+    exact, _ = ssd(**arguments, backend="chunked")
+    monkeypatch.setattr(_native, "MISSING", "the native library was not built")
+    assert torch.equal(ssd(**arguments)[0], exact)
+    with pytest.raises(BackendError, match="was not built"):
+        ssd(**arguments, backend="native")

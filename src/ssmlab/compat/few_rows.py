@@ -3,11 +3,10 @@ memory's speed, so `install` lets the layer ask our kernel first. The numbers ag
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.ops.steps import linear_step
+from ssmlab.ops.steps import linear_step, unobserved
 
 _ORIGINAL = nn.Linear.forward
 
@@ -25,20 +24,8 @@ def uninstall() -> None:
 
 
 def _forward(self: nn.Linear, input: Tensor) -> Tensor:
-    if not torch.is_grad_enabled() and _plain(input, self.weight):
+    if unobserved(input, self.weight):
         y = linear_step(input, self.weight, self.bias)
         if y is not None:
             return y
     return F.linear(input, self.weight, self.bias)
-
-
-def _plain(input: Tensor, weight: Tensor) -> bool:
-    """Whether nobody looks at the tensors on their way: compilers, transformations, counters, autocast, subclasses."""
-    return not (
-        torch.compiler.is_compiling()
-        or type(input) is not Tensor
-        or type(weight) not in (nn.Parameter, Tensor)
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch.is_autocast_enabled("cpu")
-    )

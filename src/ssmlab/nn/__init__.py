@@ -8,6 +8,7 @@ from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.drop_path import DropPath, drop_path_rates
 from ssmlab.nn.head import ClassifierHead
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d, Mlp, PatchMerging, Permute
+from ssmlab.nn.linear import Linear, QuantizedLinear, quantize_linear_
 from ssmlab.nn.mamba import Mamba, MambaState
 from ssmlab.nn.mamba2 import Mamba2, Mamba2State
 from ssmlab.nn.mambavision_mixer import MambaVisionMixer, SameConv1d
@@ -32,6 +33,7 @@ __all__ = [
     "GatedMLP",
     "GatedRMSNorm",
     "LayerNorm2d",
+    "Linear",
     "Linear2d",
     "Mamba",
     "Mamba2",
@@ -41,9 +43,11 @@ __all__ = [
     "Mlp",
     "PatchMerging",
     "Permute",
+    "QuantizedLinear",
     "Residual",
     "S4DState",
     "SameConv1d",
     "SelfAttention",
     "drop_path_rates",
+    "quantize_linear_",
 ]

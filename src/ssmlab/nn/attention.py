@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.packing import places, runs
 from ssmlab.nn.padding import Padding
 
@@ -78,9 +79,9 @@ class Attention(nn.Module):
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= head_dim:
             raise ModelError(f"Attention: rotary_dim must be even and at most head_dim={head_dim}, got {rotary_dim}")
         channels = head_dim * (num_heads + 2 * kv_heads)
-        self.in_proj = nn.Linear(d_model, channels, bias=qkv_bias)
+        self.in_proj = Linear(d_model, channels, bias=qkv_bias)
         self.conv1d = CausalConv1d(channels, d_conv, activation=None) if d_conv else None
-        self.out_proj = nn.Linear(head_dim * num_heads, d_model, bias=out_bias)
+        self.out_proj = Linear(head_dim * num_heads, d_model, bias=out_bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

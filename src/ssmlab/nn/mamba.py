@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.padding import NO_STEP, Padding
 from ssmlab.ops import selective_scan
+from ssmlab.ops.steps import scan_token, unobserved
 
 
 class MambaState(NamedTuple):
@@ -51,6 +53,8 @@ class Mamba(nn.Module):
         ModelError: a size is not positive, or the range of dt is empty.
     """
 
+    _kept_A: tuple[Tensor, tuple[int, int], Tensor] | None = None
+
     def __init__(
         self,
         d_model: int,
@@ -70,13 +74,13 @@ class Mamba(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
+        self.in_proj = Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
-        self.x_proj = nn.Linear(d_inner, rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(rank, d_inner)
+        self.x_proj = Linear(d_inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
-        self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
+        self.out_proj = Linear(d_inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
         _init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
@@ -109,28 +113,50 @@ class Mamba(nn.Module):
             seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
         x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
         inputs = x
-        x, last = self.conv1d(x, conv_state, seq_idx=seq_idx)
+        token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
+        one = convolved_token(self.conv1d, x, conv_state) if token else None
+        x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = self.dt_proj(dt)
         if padding is not None:
             dt = dt.masked_fill(~padding.token[..., None], NO_STEP)
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
-        y, ssm = selective_scan(
-            x,
-            dt.mT,
-            self._A(),
-            B.mT,
-            C.mT,
-            self.D,
-            z=z,
-            dt_softplus=True,
-            initial_state=ssm_state,
-            seq_idx=seq_idx,
-        )
+        scanned = self._scan_token(ssm_state, x, dt, B, C, z) if token else None
+        if scanned is None:
+            self._kept_A = None
+            scanned = selective_scan(
+                x,
+                dt.mT,
+                self._A(),
+                B.mT,
+                C.mT,
+                self.D,
+                z=z,
+                dt_softplus=True,
+                initial_state=ssm_state,
+                seq_idx=seq_idx,
+            )
+        y, ssm = scanned
         y = self.dropout(self.out_proj(y.mT))
         if padding is not None:
             y = padding.unpack(y)
         return y, MambaState(last, ssm)
+
+    def _scan_token(self, state, x, dt, B, C, z) -> tuple[Tensor, Tensor] | None:
+        """The scan of one token without a gradient, or None. A is computed once for as long as A_log is the same.
+
+        Writing through `A_log.data` leaves no trace; such a change is seen behind the next call that is not one token.
+        """
+        A_log = self.A_log
+        if A_log.is_inference():
+            A = self._A()
+        else:
+            key = (A_log.data_ptr(), A_log._version)
+            if self._kept_A is None or self._kept_A[0] is not A_log or self._kept_A[1] != key:
+                self._kept_A = A_log, key, self._A()
+            A = self._kept_A[2]
+        one = scan_token(state, x.squeeze(2), dt.squeeze(1), A, B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2))
+        return None if one is None else (one[0].unsqueeze(2), one[1])
 
     def _A(self) -> Tensor:
         # in float32 (float64 stays) even if the module was cast: exp of a rounded logarithm moves the slow modes

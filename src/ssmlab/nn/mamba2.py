@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import NO_STEP, Padding
 from ssmlab.ops import ssd
 from ssmlab.ops.ssd import CHUNK_SIZE
+from ssmlab.ops.steps import head_token, unobserved
 
 
 class Mamba2State(NamedTuple):
@@ -99,7 +101,7 @@ class Mamba2(nn.Module):
         self.nheads = d_ssm // headdim
         self.d_mlp = self.d_inner - d_ssm
         d_conv_in = d_ssm + 2 * ngroups * d_state
-        self.in_proj = nn.Linear(d_model, 2 * self.d_mlp + d_ssm + d_conv_in + self.nheads, bias=bias)
+        self.in_proj = Linear(d_model, 2 * self.d_mlp + d_ssm + d_conv_in + self.nheads, bias=bias)
         self.conv1d = CausalConv1d(d_conv_in, d_conv, bias=conv_bias)
         self.dt_bias = nn.Parameter(_initial_dt(self.nheads, dt_min, dt_max, dt_init_floor))
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(A_min, A_max).log())
@@ -107,7 +109,7 @@ class Mamba2(nn.Module):
         self.norm = (
             GatedRMSNorm(d_ssm, groups=ngroups, eps=norm_eps, norm_before_gate=norm_before_gate) if rmsnorm else None
         )
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -140,10 +142,12 @@ class Mamba2(nn.Module):
         d_conv_in = self.d_ssm + 2 * self.ngroups * self.d_state
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
-        xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx)
+        token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
+        one = convolved_token(self.conv1d, inputs, conv_state) if token else None
+        xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
         if padding is not None:
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
-        y, ssm = self._ssd(xBC.mT, z, dt, padding, ssm_state, seq_idx)
+        y, ssm = self._ssd(xBC.mT, z, dt, padding, ssm_state, seq_idx, token)
         if self.norm is not None:
             y = self.norm(y, z)
         if self.d_mlp:
@@ -154,9 +158,9 @@ class Mamba2(nn.Module):
         return y, Mamba2State(last, ssm)
 
     def _ssd(
-        self, xBC: Tensor, z: Tensor, dt: Tensor, padding: Padding | None, state, seq_idx
+        self, xBC: Tensor, z: Tensor, dt: Tensor, padding: Padding | None, state, seq_idx, token: bool
     ) -> tuple[Tensor, Tensor]:
-        """y (b, l, d_ssm), gated where no norm will do it, and the state of the heads."""
+        """y (b, l, d_ssm), gated where no norm will do it, and the heads' state; `token`: one, without a gradient."""
         width = self.ngroups * self.d_state
         x, B, C = xBC.split([self.d_ssm, width, width], dim=-1)
         clamped = self.dt_limit is not None
@@ -165,15 +169,27 @@ class Mamba2(nn.Module):
             dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).clamp(*self.dt_limit)
         if padding is not None:
             dt = dt.masked_fill(~padding.token[..., None], 0.0 if clamped else NO_STEP)
+        x = x.unflatten(-1, (self.nheads, self.headdim))
+        B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
+        gate = None if self.norm is not None else z.unflatten(-1, (self.nheads, self.headdim))
+        D = self.D if len(self.D) == self.nheads else self.D.unflatten(0, (self.nheads, self.headdim))
+        dt_bias = None if clamped else self.dt_bias
+        if token:
+            first = None if gate is None else gate[:, 0]
+            one = head_token(
+                state, x[:, 0], dt[:, 0], self._A(), B[:, 0], C[:, 0], D, first, dt_bias, dt_softplus=not clamped
+            )
+            if one is not None:
+                return one[0].flatten(1)[:, None], one[1]
         y, ssm = ssd(
-            x.unflatten(-1, (self.nheads, self.headdim)),
+            x,
             dt,
             self._A(),
-            B.unflatten(-1, (self.ngroups, self.d_state)),
-            C.unflatten(-1, (self.ngroups, self.d_state)),
-            self.D if len(self.D) == self.nheads else self.D.unflatten(0, (self.nheads, self.headdim)),
-            z=None if self.norm is not None else z.unflatten(-1, (self.nheads, self.headdim)),
-            dt_bias=None if clamped else self.dt_bias,
+            B,
+            C,
+            D,
+            z=gate,
+            dt_bias=dt_bias,
             dt_softplus=not clamped,
             chunk_size=self.chunk_size,
             initial_state=state,

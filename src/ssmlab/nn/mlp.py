@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.errors import ModelError
+from ssmlab.nn.linear import Linear
 
 
 class GatedMLP(nn.Module):
@@ -30,8 +31,8 @@ class GatedMLP(nn.Module):
             if value < 1:
                 raise ModelError(f"GatedMLP: {name} must be at least 1, got {value}")
         hidden = -(-hidden // multiple_of) * multiple_of
-        self.fc1 = nn.Linear(d_model, 2 * hidden, bias=bias)
-        self.fc2 = nn.Linear(hidden, d_model, bias=bias)
+        self.fc1 = Linear(d_model, 2 * hidden, bias=bias)
+        self.fc2 = Linear(hidden, d_model, bias=bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """u (..., d_model) -> y (..., d_model)."""

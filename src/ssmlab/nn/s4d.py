@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.packing import places, runs
 from ssmlab.nn.padding import Padding
 from ssmlab.ops import discretize, lti
@@ -74,7 +75,7 @@ class S4D(nn.Module):
         _check(self, init, discretization, dt_min, dt_max)
         self.gate, self.init, self.discretization = gate, init, discretization
         d, n = self.d_inner, d_state if init == "real" else d_state // 2
-        self.in_proj = nn.Linear(d_model, 2 * d if gate else d, bias=bias)
+        self.in_proj = Linear(d_model, 2 * d if gate else d, bias=bias)
         self.conv1d = CausalConv1d(d, d_conv) if d_conv else None
         self.log_dt = nn.Parameter(torch.empty(d).uniform_(math.log(dt_min), math.log(dt_max)))
         A = initial_A(n, init)
@@ -82,7 +83,7 @@ class S4D(nn.Module):
         self.A_imag = nn.Parameter(A.imag.repeat(d, 1)) if A.is_complex() else None
         self.C = nn.Parameter(torch.randn(d, n) if self.A_imag is None else torch.randn(d, n, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.ones(d))
-        self.out_proj = nn.Linear(d, d_model, bias=bias)
+        self.out_proj = Linear(d, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -13,7 +13,7 @@ BACKENDS = {
     "selective_scan": ("native", "chunked", "reference"),
     "causal_conv1d": ("native", "reference"),
     "directional_scan": ("native", "chunked", "reference"),
-    "ssd": ("chunked", "reference"),
+    "ssd": ("native", "chunked", "reference"),
 }
 NAMES = ("native", "chunked", "reference")
 
@@ -49,7 +49,7 @@ def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> Mo
 
 
 def _from_environment(backends: tuple[str, ...]) -> str | None:
-    """SSMLAB_BACKEND; an operator without it (`ssd` has no native one, a convolution no chunks) takes the next."""
+    """SSMLAB_BACKEND; an operator without it (a convolution has no chunks) takes the next."""
     asked = os.environ.get("SSMLAB_BACKEND")
     if not asked:
         return None

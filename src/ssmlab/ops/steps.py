@@ -9,7 +9,8 @@ then takes the operator.
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from ssmlab.ops import _native
 from ssmlab.ops._native import Call, address
@@ -19,6 +20,8 @@ _ALONE = 1 << 16  # states; fewer are one thread's work
 # Rows (half as many in half precision) and weights: with more of the ones or less of the others torch's product is as
 # fast. Two threads of a Zen 4, (1, 768) times (768, 3072): 0.12 ms, torch 0.54; 8 rows: 0.48 and 0.85.
 FEW, LARGE = 8, 1 << 15
+FEW_OF_INT8 = 32  # rows; torch's product needs the weights as floats first
+INT8 = 4  # SSM_INT8
 
 
 def conv_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
@@ -40,12 +43,13 @@ def conv_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, sil
 
 def scan_step(
     state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    dt_bias: Tensor | None, dt_softplus: bool,
+    dt_bias: Tensor | None, dt_softplus: bool, into: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
     """Advance a selective scan by one token.
 
     Args:
         state: (b, d, n). x, dt, z: (b, d). A: (d, n). B, C: (b, n). D, dt_bias: (d,).
+        into: what takes the new state, contiguous and of the same shape; None: `state` itself.
     Returns:
         y (b, d); None where the operator must be called.
     """
@@ -55,7 +59,8 @@ def scan_step(
     threads = 1 if b * d * n < _ALONE else _native.threads()
     members = [b, d, 1, n, 1, 0, 0, dt_softplus, interval(n), threads, 0, 0]
     members += [*_row(x), *_row(dt), *_row(z), *_row(y), *_map(B), *_map(C)]
-    members += [A.data_ptr(), address(D), address(dt_bias), state.data_ptr(), 0, d * n, n, 1, 0, state.data_ptr()]
+    members += [A.data_ptr(), address(D), address(dt_bias), state.data_ptr(), 0, d * n, n, 1, 0]
+    members += [(state if into is None else into).data_ptr()]
     Call(members + [0] * 34, WORKSPACE).run("ssm_scan_forward_workspace", "ssm_scan_forward")
     return y
 
@@ -84,38 +89,136 @@ def head_step(
     return y
 
 
-def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+def conv_token(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor] | None:
+    """`conv_step` with a new state instead of a changed one, in half precision too.
+
+    Returns:
+        y (b, d) and the new state, both in the dtype of x; None where the operator must be called.
+    """
+    if x.dtype not in _native.DTYPES or not x.is_cpu:
+        return None
+    if x.dtype is torch.float32 is state.dtype:
+        after = state.clone(memory_format=torch.contiguous_format)
+        y = conv_step(x, after, weight, bias, silu)
+        return None if y is None else (y, after)
+    after = state.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    y = conv_step(x.float(), after, weight.float(), _native.vector(bias), silu)
+    return None if y is None else (y.to(x.dtype), after.to(x.dtype))
+
+
+def scan_token(
+    state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """`scan_step` with softplus, and with a new state instead of a changed one, in half precision too.
+
+    Returns:
+        y (b, d) in the dtype of x, and the new state; None where the operator must be called.
+    """
+    if x.dtype not in _native.DTYPES or not state.is_cpu:
+        return None
+    after = torch.empty_like(state, memory_format=torch.contiguous_format)
+    if x.dtype is torch.float32:
+        y = scan_step(state, x, dt, A, B, C, D, z, None, True, after)
+        return None if y is None else (y, after)
+    y = scan_step(state, *(t.float() for t in (x, dt, A, B, C, D, z)), None, True, after)
+    return None if y is None else (y.to(x.dtype), after)
+
+
+def head_token(
+    state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
+    dt_bias: Tensor | None, dt_softplus: bool,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """`head_step` with a new state instead of a changed one, in half precision too; D (h,) alone.
+
+    Returns:
+        y (b, h, p) in the dtype of x, and the new state; None where the operator must be called.
+    """
+    if x.dtype not in _native.DTYPES or D.ndim > 1 or not (state.is_cpu and state.dtype is torch.float32):
+        return None
+    after = state.clone(memory_format=torch.contiguous_format)
+    inputs = (x.float(), dt.float(), A, B.float(), C.float(), D.float(), None if z is None else z.float())
+    y = head_step(after, *inputs, _native.vector(dt_bias), dt_softplus)
+    return None if y is None else (y.to(x.dtype), after)
+
+
+def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor | None:
     """A linear layer for few rows; a product of two matrices reads the weights at half the memory's speed.
 
     Args:
-        x: (..., inputs), float32, bfloat16 or float16; at most `FEW` rows. weight: (outputs, inputs), of its dtype.
+        x: (..., inputs), float32, bfloat16 or float16; at most `FEW` rows, half as many in half precision.
+        weight: (outputs, inputs), of the dtype of x, or int8 with a `scale`.
+        bias: (outputs,).
+        scale: (outputs,), what a row of int8 weights is multiplied by; as many as `FEW_OF_INT8` rows of x then.
     Returns:
         x weight^T + bias, (..., outputs), in the dtype of x; None where torch's own product must be called.
     """
-    inputs, outputs = weight.shape[1], weight.shape[0]
-    rows = x.numel() // max(1, inputs)
-    few = FEW if x.dtype is torch.float32 else FEW // 2
-    if not (0 < rows <= few and outputs * inputs >= LARGE and _usable_any() and weight.dtype is x.dtype):
+    (outputs, inputs), dtype, count = weight.shape, x.dtype, x.numel()
+    kind = _native.DTYPES.get(dtype)
+    if scale is not None:
+        few, least = FEW_OF_INT8, 0
+    else:
+        few, least = FEW if dtype is torch.float32 else FEW // 2, LARGE
+    if kind is None or not 0 < count <= few * inputs or outputs * inputs < least:
         return None
-    if x.dtype not in _native.DTYPES or not (x.is_cpu and weight.is_cpu and weight.stride(1) == 1):
+    if weight.dtype is not (dtype if scale is None else torch.int8) or not (x.is_cpu and weight.is_cpu):
         return None
-    flat, y = x.reshape(rows, inputs).float().contiguous(), torch.empty(*x.shape[:-1], outputs)
-    bias = _native.vector(bias)
-    members = [rows, inputs, outputs, _native.DTYPES[x.dtype], _native.threads(), flat.data_ptr(), inputs]
-    members += [weight.data_ptr(), weight.stride(0), address(bias), y.data_ptr()]
+    if weight.layout is not torch.strided or weight.stride(1) != 1 or not _asked():
+        return None
+    flat = x if dtype is torch.float32 and x.is_contiguous() else x.float().contiguous()
+    y = flat.new_empty((*x.shape[:-1], outputs))
+    bias, scale = _native.vector(bias), _native.vector(scale)
+    members = [
+        count // inputs,
+        inputs,
+        outputs,
+        kind if scale is None else INT8,
+        _native.threads(),
+        flat.data_ptr(),
+        inputs,
+    ]
+    members += [weight.data_ptr(), weight.stride(0), address(bias), y.data_ptr(), address(scale)]
     _run("ssm_linear_", members)
-    return y if x.dtype is torch.float32 else y.to(x.dtype)
+    return y if dtype is torch.float32 else y.to(dtype)
+
+
+def unobserved(x: Tensor, weight: Tensor) -> bool:
+    """Whether nobody follows a call, so that a function without a gradient may take an operator's place: no gradient in
+    either mode, no compiler, transformation, counter, tracer, autocast or subclass of Tensor."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or type(weight) not in (nn.Parameter, Tensor)
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+    )
 
 
 def _usable(*tensors: Tensor | None) -> bool:
-    return _usable_any(*tensors) and all(t is None or t.stride(-1) == 1 for t in tensors)
+    """Whether `_asked`, and all are float32 on the CPU with the last axis side by side. A loop, which is faster."""
+    if not _asked():
+        return False
+    for t in tensors:
+        if t is not None and not (t.dtype is torch.float32 and t.is_cpu and t.stride(-1) == 1):
+            return False
+    return True
 
 
 def _usable_any(*tensors: Tensor | None) -> bool:
-    """Whether the kernels are there, nobody asks for another backend, and all are float32 on the CPU."""
-    if _native.LIBRARY is None or _native.REFUSED or os.environ.get("SSMLAB_BACKEND", "native") != "native":
+    """The same with any strides."""
+    return _asked() and all(t is None or (t.dtype is torch.float32 and t.is_cpu) for t in tensors)
+
+
+def _asked() -> bool:
+    """Whether the kernels are there and nobody asks for another backend."""
+    if _native.LIBRARY is None or _native.REFUSED:
         return False
-    return all(t is None or (t.dtype is torch.float32 and t.is_cpu) for t in tensors)
+    return os.environ.get("SSMLAB_BACKEND", "native") == "native"
 
 
 def _run(function: str, members: list) -> None:

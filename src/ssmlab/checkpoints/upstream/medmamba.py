@@ -11,7 +11,7 @@ from ssmlab.checkpoints.rules import Rule
 from ssmlab.errors import ModelError
 from ssmlab.models.medmamba import MedMamba, MedMambaConfig
 
-LICENSE = "no stated licence: the repository YubiaoYue/MedMamba has no licence file, so ask its authors before other use"
+LICENSE = "no stated licence: YubiaoYue/MedMamba has no licence file, so ask its authors before other use"
 RULES: list[Rule] = []
 
 DIRECT = ("patch_size", "in_chans", "depths", "drop_path_rate")

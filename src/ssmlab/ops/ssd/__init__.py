@@ -6,12 +6,14 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops._dispatch import choose
 
-# Measured with (b, l, h, p) = (1, 2048, 24, 64), n = 128, g = 1, D, float32, on one Zen 4 thread (its CPU time, the
-# other one busy; the least of 12 calls and 3 runs), milliseconds:
+# Measured of "chunked" with (b, l, h, p) = (1, 2048, 24, 64), n = 128, g = 1, D, float32, on one Zen 4 thread (its
+# CPU time, the other one busy; the least of 12 calls and 3 runs), milliseconds:
 #   chunk_size                             32     64    128    256
 #   forward                                45     41     47     69
 #   its matrix products alone              22     23     27     43
 #   forward and backward                  191    142    170    240
+# At 1024 tokens and chunks of 64, another machine (AVX-512, one thread), forward and the backward pass alone:
+#   chunked 15 and 38, native 5 and 13
 CHUNK_SIZE = 64
 
 
@@ -39,9 +41,9 @@ def ssd(
     states and the p channels of a head. Any strides are accepted. Gradients flow into every floating-point argument,
     into the initial state and out of the final state. One step is `l = 1`.
 
-    The result does not depend on `chunk_size` but for rounding. "chunked" is causal to rounding; only a NaN or an
-    infinity reaches back to the start of its chunk. None leaves its row of the batch. Its derivative can be taken once;
-    "reference" has all of them.
+    The result does not depend on `chunk_size` but for rounding. "native" and "chunked" are causal to rounding; only a
+    NaN or an infinity reaches back to the start of its chunk. None leaves its row of the batch. Their derivative can be
+    taken once; "reference" has all of them.
 
     Args:
         x: input, (b, l, h, p), float32, bfloat16, float16 or float64.
@@ -51,11 +53,12 @@ def ssd(
         D: skip weights, (h,) or (h, p).
         z: gate before silu, (b, l, h, p).
         dt_bias: added to dt before softplus, (h,).
-        chunk_size: tokens whose pairs are multiplied out; between chunks the state carries on.
+        chunk_size: tokens whose pairs are multiplied out; between chunks the state carries on. "native" takes 64 of
+            a longer chunk at a time.
         initial_state: H before the first token, (b, h, p, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
-        backend: "chunked" (plain torch, any device) or "reference"; None takes SSMLAB_BACKEND from the environment,
-            else the fastest that can run this call.
+        backend: "native" (C++ on the CPU), "chunked" (plain torch, any device) or "reference"; None takes
+            SSMLAB_BACKEND from the environment, else the fastest that can run this call.
     Returns:
         y (b, l, h, p) in the dtype of x, and the state after the last step (b, h, p, n) in float32 (float64 where x
         is float64).

@@ -43,7 +43,7 @@ def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, se
         state = u.new_zeros(b, h, p, n) if initial_state is None else initial_state  # so that A has a gradient, of zero
         y, final = one_token(u, delta, A, B, C, state)
         return finish(y, u, D, z).to(x.dtype), final
-    y, final, _ = ChunkedScan.apply(u, delta, A, B, C, D, initial_state, seq_idx, chunk_size)
+    y, final, _ = ChunkedScan.apply(u, delta, A, B, C, D, None, initial_state, seq_idx, chunk_size, "chunked")
     return finish(y, u, None, z).to(x.dtype), final
 
 

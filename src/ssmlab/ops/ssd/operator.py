@@ -1,4 +1,4 @@
-"""The state space dual as a torch operator: fake kernels, FLOP counts, and the gradient of the chunked computation."""
+"""The state space dual as a torch operator: fake kernels, FLOP counts, and the gradient of what goes by chunks."""
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -14,8 +14,8 @@ _ARGUMENTS = (
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define(f"ssd({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    f"ssd_backward(Tensor gy, Tensor? g_final, Tensor saved, {_TENSORS}, Tensor? D, Tensor? seq_idx, int chunk_size) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"ssd_backward(Tensor gy, Tensor? g_final, Tensor saved, {_TENSORS}, Tensor? D, Tensor? seq_idx, int chunk_size, "
+    'Tensor? z=None, str backend="chunked") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)'
 )
 
 
@@ -32,7 +32,7 @@ def _forward(*arguments):
     x, initial_state = inputs[0], inputs[9]
     module = load("ssd", backend)
     with torch.no_grad(), full_precision(x):
-        if backend == "chunked":
+        if backend != "reference":
             return module.scan_forward(*inputs, save)
         y, final = module.differentiable(*inputs)
     if x.shape[1] == 0 and initial_state is not None:  # an operator may not return an input
@@ -49,18 +49,23 @@ def _forward_fake(
     y, final = x.new_empty(x.shape), x.new_empty((b, h, p, n), dtype=dtype)
     if not save:
         return y, final, x.new_empty(0)
+    if backend == "native":
+        return y, final, x.new_empty(load("ssd", "native").saved_size(x, n, z, chunk_size), dtype=dtype)
     return y, final, x.new_empty((-(-l // chunk_size) + 1, b, g, n, h // g * p), dtype=dtype)
 
 
-def _backward(*arguments):
-    with torch.no_grad(), full_precision(arguments[0]):
-        return load("ssd", "chunked").scan_backward(*arguments)
+def _backward(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size, z=None, backend="chunked"):
+    inputs = (gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size)
+    with torch.no_grad(), full_precision(x):
+        if backend == "native":
+            return load("ssd", "native").scan_backward(*inputs, z)
+        return *load("ssd", "chunked").scan_backward(*inputs), x.new_empty(0)
 
 
-def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size):
+def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size, z=None, backend="chunked"):
     b, _, h, p = x.shape
-    gradients = [x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, dt, A, B, C, D)]
-    return *gradients, x.new_empty(b, h, p, B.shape[3])
+    *gradients, gz = [x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, dt, A, B, C, D, z)]
+    return *gradients, x.new_empty(b, h, p, B.shape[3], dtype=dt.dtype), gz
 
 
 LIBRARY.impl("ssd", _forward, "CompositeExplicitAutograd")
@@ -101,18 +106,19 @@ def ssd_backward_flops(
 
 
 class ChunkedScan(torch.autograd.Function):
-    """The scan without its gate, dt as it is used, and its gradient; a second derivative is refused."""
+    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native" or "chunked";
+    the latter leaves z to its caller."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, delta, A, B, C, D, initial_state, seq_idx, chunk_size):
-        options = (None, None, False, initial_state, seq_idx, chunk_size, True, "chunked")
+    def forward(x, delta, A, B, C, D, z, initial_state, seq_idx, chunk_size, backend):
+        options = (z, None, False, initial_state, seq_idx, chunk_size, True, backend)
         return torch.ops.ssmlab.ssd(x, delta, A, B, C, D, *options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, initial_state, seq_idx, ctx.chunk_size = inputs
+        *tensors, initial_state, seq_idx, ctx.chunk_size, ctx.backend = inputs
         ctx.given = initial_state is not None
         ctx.save_for_backward(*tensors, seq_idx, output[2])
         ctx.mark_non_differentiable(output[2])
@@ -121,9 +127,10 @@ class ChunkedScan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gy, g_final, _):
-        *tensors, D, seq_idx, saved = ctx.saved_tensors
+        *tensors, D, z, seq_idx, saved = ctx.saved_tensors
         gy = torch.zeros_like(tensors[0]) if gy is None else gy
-        *found, gD, g_initial = torch.ops.ssmlab.ssd_backward(
-            gy, g_final, saved, *tensors, D, seq_idx, ctx.chunk_size
+        *found, gD, g_initial, gz = torch.ops.ssmlab.ssd_backward(
+            gy, g_final, saved, *tensors, D, seq_idx, ctx.chunk_size, z, ctx.backend
         )  # fmt: skip
-        return *found, None if D is None else gD, g_initial if ctx.given else None, None, None
+        gD, gz, g_initial = None if D is None else gD, None if z is None else gz, g_initial if ctx.given else None
+        return *found, gD, gz, g_initial, None, None, None, None

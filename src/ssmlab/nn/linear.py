@@ -1,0 +1,123 @@
+"""Linear layers that decode at the memory's speed, with weights of any precision or of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmlab.errors import ModelError
+from ssmlab.nn.conv import CausalConv1d
+from ssmlab.ops.steps import conv_token, linear_step, unobserved
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, with its parameters, names and initial values, and a product of our own for few rows.
+
+    That product is taken without a gradient, on the CPU, where nobody follows the call (`ops.steps.unobserved`): when
+    decoding. The numbers agree with torch's to rounding.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        weight, bias = self.weight, self.bias  # once: looking up a parameter takes as long as adding two small tensors
+        if unobserved(input, weight):
+            y = linear_step(input, weight, bias)
+            if y is not None:
+                return y
+        return F.linear(input, weight, bias)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer with weights of 8 bits and one scale for every output: w = scale * q.
+
+    q is w / scale rounded to the nearest, scale the row's largest |w| / 127: no weight moves by more than half a scale.
+    Inputs, sums and outputs keep their precision. `weight` (int8) and `scale` (float32) are buffers; a gradient
+    flows into the input and the bias.
+
+    Args:
+        in_features, out_features: channels of input and output.
+        bias: whether there is one.
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(out_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> QuantizedLinear:
+        """The layer with its weights rounded; the bias is shared."""
+        with torch.device("meta"):
+            layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1) / 127
+        layer.scale = torch.where(scale > 0, scale, 1.0)
+        layer.weight = (weight / layer.scale[:, None]).round().to(torch.int8)
+        layer.bias = linear.bias
+        return layer.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), in the dtype of the input."""
+        weight, bias, scale = self.weight, self.bias, self.scale
+        if unobserved(input, weight):
+            y = linear_step(input, weight, bias, scale)
+            if y is not None:
+                return y
+        return F.linear(input, (weight.to(scale.dtype) * scale[:, None]).to(input.dtype), bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module:
+    """Put a `QuantizedLinear` in the place of every `Linear` of a module: a quarter of float32's memory to read.
+
+    The embedding that a head shares stays as it is; the head gets weights of its own. To load weights that were saved
+    behind this, build the model, call this, then `load_state_dict`.
+
+    Args:
+        module: changed in place.
+        skip: layers that keep their weights, by their whole name or its last part, such as "dt_proj".
+    Returns:
+        The module.
+    Raises:
+        ModelError: the module has no `Linear`, or a name in `skip` is none.
+    """
+    found = [name for name, child in module.named_modules(remove_duplicate=False) if name and isinstance(child, Linear)]
+    unknown = [name for name in skip if not any(name in (full, full.rpartition(".")[2]) for full in found)]
+    if not found:
+        raise ModelError(f"{type(module).__name__} has no layers of ssmlab.nn.Linear inside to quantize")
+    if unknown:
+        known = sorted({name.rpartition(".")[2] for name in found})
+        raise ModelError(f"skip names no linear layer: {', '.join(unknown)}; there are {', '.join(known)}")
+    done: dict[nn.Module, QuantizedLinear] = {}
+    for name in found:
+        parent, _, last = name.rpartition(".")
+        if name in skip or last in skip:
+            continue
+        linear = module.get_submodule(name)
+        if linear not in done:
+            done[linear] = QuantizedLinear.of(linear)  # type: ignore[arg-type]
+        setattr(module.get_submodule(parent), last, done[linear])
+    return module
+
+
+def convolved_token(conv: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What a causal convolution returns for one token x (b, d, 1) without a gradient; None where it must be called:
+    it is wrapped, has hooks or another class, or the kernels cannot do it."""
+    if type(conv) is not CausalConv1d or "forward" in conv.__dict__ or _hooked(conv):
+        return None
+    one = conv_token(x.squeeze(2), state, conv.weight.squeeze(1), conv.bias, conv.activation is not None)
+    return None if one is None else (one[0].unsqueeze(2), one[1])
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook())

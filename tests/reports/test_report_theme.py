@@ -91,7 +91,7 @@ def test_formulas_in_names_are_text_and_log_axes_have_plain_numbers():
     def paint(figure):
         axes = figure.add_subplot(title="$x$ < y")
         axes.plot([1, 2], [0.01, 100])
-        plots._log(axes.yaxis, axes.set_yscale)
+        plots.log_axis(axes.yaxis, axes.set_yscale)
 
     svg = theme.draw((200, 100), paint, "x")
     assert "$x$ &lt; y" in svg

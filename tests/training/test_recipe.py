@@ -13,14 +13,19 @@ from ssmlab.training.recipe import Recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 MHIST = "classification/mhist_resnet18_vs_hybrid"
+OFFLINE = {
+    "classify": {"digits"}, "language": {"pydoc", "generated"}, "classify_sequence": {"generated"},
+    "synthetic": {"selective_copying", "induction_heads"}, "scaling": {"random"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
 def test_packaged_recipes(name):
     full = load_recipe(name, ["data.path=somewhere"])
     tiny = load_recipe(name, smoke=True)
-    assert tiny.name == f"{full.name}-smoke" and tiny.data.path == "digits"
-    assert all(model.name.endswith("_test") for model in tiny.models)
+    assert tiny.name == f"{full.name}-smoke" and tiny.data.path in OFFLINE[tiny.task]
+    small = all(model.name.endswith("_test") or model.name.startswith("timm/") for model in tiny.models)
+    assert tiny.task != "classify" or small
     comment = dict(list_recipes())[name]
     assert comment.startswith("ssmlab ") and comment.count("|") == 3, "command | hardware | time | expected result"
 
@@ -84,6 +89,34 @@ def test_mistakes(override, message):
     assert message in str(caught.value)
     if "override" not in message:
         assert str(caught.value).startswith(f"recipe {DIGITS}: ")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        ("text", "task=speech", "task should be one of classify, language"),
+        ("text", "models.0.name=mamba_lm_13m", "unknown language model 'mamba_lm_13m'; did you mean mamba_lm"),
+        ("text", "models.0.options.vocab_size=3", "option vocab_size is set by the recipe"),
+        ("text", "models.1.training.learning_rte=1", "models.1.training.learning_rte: Extra inputs are not permitted"),
+        ("text", "models.0.weights=nowhere", "weights nowhere: no such folder"),
+        ("text", "data.lenght=3", "unknown key data.lenght; did you mean data.length?"),
+        ("text", "training.mixup=1", "unknown key training.mixup"),
+        ("finetune", "data.template.user=hello", "template.user must hold {text} once"),
+        ("finetune", "training.carry_state=true", "carry_state is for streams"),
+        ("classify_text", "head.pool=middle", "head.pool should be 'mean' or 'last'"),
+    ],
+)
+def test_mistakes_about_sequences(recipe, override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(f"language/{recipe}", ["data.path=x", override])
+    assert message in str(caught.value)
+
+
+def test_a_model_may_be_trained_differently():
+    recipe = load_recipe("language/text", ["data.path=x", "models.1.training.learning_rate=0.5"])
+    rates = [recipe.training_of(model).learning_rate for model in recipe.models]
+    assert rates[1] == 0.5 and set(rates[:1] + rates[2:]) == {recipe.training.learning_rate}
+    assert type(recipe).model_validate(tomllib.loads(recipe.to_toml())) == recipe
 
 
 def test_all_mistakes_are_reported_together():

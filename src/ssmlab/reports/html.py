@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from ssmlab.reports import plots, provenance, sections, series
+from ssmlab.reports import lengths, plots, provenance, sections, series
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
@@ -37,6 +37,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
     table = comparison(run.records, run.titles)
     parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
+        ("lengths", "Against length", lambda: sections.lengths(run, drawn)),
         ("confusion", "Confusion", lambda: sections.confusion(run)),
         ("roc", "ROC and throughput", lambda: sections.roc_and_speed(run, drawn)),
         ("classes", "Per class", lambda: sections.per_class(run)),
@@ -75,10 +76,11 @@ def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:
     made = [
         plots.margin(run, verdict),
         plots.curves(run, "loss"),
-        plots.curves(run, "accuracy"),
+        plots.curves(run, run.deciding.metric),
         plots.roc(run),
         plots.speed(run),
     ]
+    made += lengths.plots(run)
     for label in run.labels:
         matrix = series.confusion(run, label, run.classes)
         if matrix is not None:

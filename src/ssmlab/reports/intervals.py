@@ -83,3 +83,40 @@ def mean_interval(values, confidence: float = 0.95) -> Interval:
     half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * values.std(ddof=1) / len(values) ** 0.5
     mean = float(values.mean())
     return Interval(mean, mean - float(half), mean + float(half))
+
+
+def ratio_interval(parts, wholes, seed: int = 0, *, resamples: int = 2000, confidence: float = 0.95) -> Interval:
+    """A ratio of sums over rows, such as bits by bytes, with its percentile bootstrap interval over rows.
+
+    Args:
+        parts, wholes: of every row, (rows,).
+    """
+    return ratio_difference(parts, np.zeros_like(parts), wholes, seed, resamples=resamples, confidence=confidence)
+
+
+def ratio_difference(
+    parts_a, parts_b, wholes, seed: int = 0, *, resamples: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """Difference of two ratios of sums over the same rows, with its percentile bootstrap interval.
+
+    Rows are drawn with replacement, the same ones for both models; with several seeds, seeds are drawn as well.
+
+    Args:
+        parts_a, parts_b: numerators, (rows,) or (seeds, rows). wholes: denominators, (rows,).
+        seed: of the resampling.
+    Raises:
+        ValueError: the shapes differ or there are no rows.
+    """
+    a, b = (np.atleast_2d(np.asarray(parts, np.float64)) for parts in (parts_a, parts_b))
+    wholes = np.asarray(wholes, np.float64)
+    if a.shape != b.shape or a.shape[1:] != wholes.shape or a.size == 0:
+        raise ValueError(f"ratio_difference: shapes {a.shape}, {b.shape} and {wholes.shape} do not belong together")
+    rng = np.random.default_rng(seed)
+    seeds, rows = a.shape
+    found = []
+    for _ in range(resamples):  # one by one: all at once would need resamples x rows numbers
+        row_weights = np.bincount(rng.integers(0, rows, rows), minlength=rows)
+        seed_weights = np.bincount(rng.integers(0, seeds, seeds), minlength=seeds) / seeds
+        found.append(seed_weights @ ((a - b) @ row_weights) / (wholes @ row_weights))
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float((a - b).mean(0).sum() / wholes.sum()), float(low), float(high))

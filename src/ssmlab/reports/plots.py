@@ -9,6 +9,7 @@ from ssmlab.reports.run_folder import Run
 from ssmlab.reports.verdict import Winner
 
 _WIDTH = 380
+_TITLES = {"accuracy": "Accuracy, %", "loss": "Loss, nats"}
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Plot:
     caption: str = ""
 
 
-def _log(axis, set_scale) -> None:
+def log_axis(axis, set_scale, text=formats.large) -> None:
     """A logarithmic axis with plain numbers; matplotlib's own labels need its formula parser."""
     set_scale("log")
-    axis.set_major_formatter(lambda value, _: formats.large(value))
+    axis.set_major_formatter(lambda value, _: text(value))
     axis.set_minor_formatter(lambda value, _: "")
 
 
@@ -33,24 +34,30 @@ def margin(run: Run, verdict: Winner) -> Plot | None:
     difference = verdict.difference
     if difference is None or not np.isfinite(difference).all():
         return None
-    value, low, high = (100 * number for number in difference)
+    metric = run.deciding
+    value, low, high = (metric.scale * number for number in difference)
     first = run.labels.index(verdict.leader)
     mark = theme.colour(first) if verdict.clear else theme.MUTED
-    reach = max(abs(low), abs(high), abs(value), 0.5) * 1.15
+    reach = max(abs(low), abs(high), abs(value), metric.scale / 200) * 1.15
 
     def paint(figure):
         axes = figure.add_subplot()
         axes.axvline(0, color=theme.INK, linewidth=1.2)
         axes.plot([low, high], [0, 0], color=mark, linewidth=5, solid_capstyle="butt", alpha=0.45)
         axes.plot([value], [0], theme.marker(first), color=mark, markersize=9)
-        axes.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[], xlabel="percentage points")
+        axes.set(
+            xlim=(-reach, reach),
+            ylim=(-1, 1),
+            yticks=[],
+            xlabel="percentage points" if metric.fraction else f"{metric.name}, fewer to the right",
+        )
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
 
     a, b = run.titles[verdict.leader], run.titles[verdict.runner_up]
     alt = (
-        f"Accuracy of {a} minus accuracy of {b}: {formats.points(difference.value)} points, 95 % interval "
-        f"{formats.points(difference.low)} to {formats.points(difference.high)}."
+        f"{metric.name.capitalize()} of {a} minus {metric.name} of {b}: {metric.gap(difference.value)} {metric.unit}"
+        f"{metric.better}, 95 % interval {metric.gap(difference.low)} to {metric.gap(difference.high)}."
     )
     return Plot("margin", theme.draw((300, 78), paint, "margin"), alt)
 
@@ -62,7 +69,7 @@ def curves(run: Run, metric: str) -> Plot | None:
         return None
     axis = lines[0].axis
     values = np.concatenate([line.y for line in lines])
-    fraction = metric == "accuracy"
+    fraction, higher = metric == "accuracy", metric == run.deciding.metric and run.deciding.higher
 
     def paint(figure):
         axes = figure.add_subplot()
@@ -80,15 +87,15 @@ def curves(run: Run, metric: str) -> Plot | None:
                 marker=theme.marker(index) if solid and len(line.x) <= 40 else None,
                 markersize=4 if len(line.x) > 1 else 7,
             )
-        axes.set(xlabel=axis, title="Accuracy, %" if fraction else "Loss, nats")
+        axes.set(xlabel=axis, title=_TITLES.get(metric) or metric.replace("_", " ").capitalize())
         positive = values[values > 0]
         if not fraction and len(positive) == len(values) and values.max() > 50 * values.min():
-            _log(axes.yaxis, axes.set_yscale)
+            log_axis(axes.yaxis, axes.set_yscale)
         axes.margins(x=0.02)
 
     ends = []
     for label in run.labels:
-        best = series.best_validation(lines, label, higher=fraction)
+        best = series.best_validation(lines, label, higher=higher)
         if best:
             number = formats.percent(best[1]) if fraction else f"{best[1]:.3f}"
             ends.append(f"{run.titles[label]} {number} at {axis} {best[0]:.3g}")
@@ -128,10 +135,11 @@ def roc(run: Run) -> Plot | None:
 
 
 def speed(run: Run) -> Plot | None:
-    """Accuracy against images per second, both with their intervals."""
-    spots = series.speeds(run)
+    """Accuracy, or what else decides, against images or tokens per second, both with their intervals."""
+    spots, metric = series.speeds(run), run.deciding
     if not spots:
         return None
+    rated = spots[0].rated
 
     def paint(figure):
         axes = figure.add_subplot()
@@ -139,9 +147,12 @@ def speed(run: Run) -> Plot | None:
             index = run.labels.index(spot.label)
             axes.errorbar(
                 spot.speed,
-                100 * spot.accuracy,
+                metric.scale * spot.accuracy,
                 xerr=[[max(spot.speed - spot.speed_low, 0)], [max(spot.speed_high - spot.speed, 0)]],
-                yerr=[[100 * max(spot.accuracy - spot.low, 0)], [100 * max(spot.high - spot.accuracy, 0)]],
+                yerr=[
+                    [metric.scale * max(spot.accuracy - spot.low, 0)],
+                    [metric.scale * max(spot.high - spot.accuracy, 0)],
+                ],
                 fmt=theme.marker(index),
                 color=theme.colour(index),
                 markersize=8,
@@ -149,15 +160,16 @@ def speed(run: Run) -> Plot | None:
             )
         speeds = [spot.speed for spot in spots]
         if max(speeds) > 10 * min(speeds) > 0:
-            _log(axes.xaxis, axes.set_xscale)
+            log_axis(axes.xaxis, axes.set_xscale)
         else:
             axes.set_xlim(0, 1.12 * max(spot.speed_high for spot in spots))
             axes.xaxis.set_major_formatter(lambda value, _: formats.large(value))
-        axes.set(xlabel="images per second, prediction after warm-up", title="Test accuracy, %")
+        name = f"Test {metric.name}{', %' if metric.fraction else ''}"
+        axes.set(xlabel=f"{rated} per second, prediction after warm-up", title=name)
         axes.margins(y=0.12)
 
-    said = [f"{run.titles[s.label]} {formats.percent(s.accuracy)} at {formats.rate(s.speed)} images/s" for s in spots]
-    caption = f"{'; '.join(said)}. Up and to the right is better."
+    said = [f"{run.titles[s.label]} {metric.text(s.accuracy)} at {formats.rate(s.speed)} {rated}/s" for s in spots]
+    caption = f"{'; '.join(said)}. {'Up' if metric.higher else 'Down'} and to the right is better."
     return Plot("accuracy-throughput", theme.draw((_WIDTH, 240), paint, "speed"), caption, caption)
 
 

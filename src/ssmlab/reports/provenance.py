@@ -27,6 +27,9 @@ _COST_METHODS = (
 )
 
 
+_ROWS = ("language", "synthetic")  # tasks whose intervals are over rows of tokens
+
+
 def method(run: Run, table: Table) -> Html:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
     metrics = {r.metric for r in run.records}
@@ -39,16 +42,24 @@ def method(run: Run, table: Table) -> Html:
         times = f", median of {repeats} repeats" if repeats else ""
         how = f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and the fastest. "
         rows.append(("Images per second", how + "The first batch, before anything is warm, is given apart."))
+    if "tokens_per_second" in metrics:
+        rows.append(("Tokens per second", "Reading whole rows in batches, after warm-up; in parentheses the range."))
     rows += [(name, how) for needed, name, how in _COST_METHODS if needed & metrics]
     return el("div", _list(rows), class_="card")
 
 
 def _quality_method(run: Run) -> list[tuple[str, str]]:
-    tested = [r for r in run.records if r.metric == "accuracy" and r.split == "test" and r.step is None]
+    metric = run.deciding
+    tested = [r for r in run.records if r.metric == metric.metric and r.split == "test" and r.step is None]
     if not tested:
         return []
-    n = f"{tested[0].n:,} images" if tested[0].n else "the images"
-    interval = "The interval of an accuracy is Wilson's 95 % score interval over the test images."
+    many = run.items[1]
+    n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
+    interval = f"The interval of an accuracy is Wilson's 95 % score interval over the test {many}."
+    if run.task in _ROWS:
+        interval = (
+            f"The interval of {metric.name} is a 95 % percentile interval of a bootstrap over rows of the test part."
+        )
     if len({r.seed for r in tested}) > 1:
         interval = "Means over seeds carry Student's t interval over the seeds."
     return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]
@@ -58,10 +69,11 @@ def _margin_method(run: Run) -> list[tuple[str, str]]:
     if len(run.labels) < 2:
         return []
     several = len(run.seeds) > 1
+    many = "rows" if run.task in _ROWS else run.items[1]
     how = (
-        "Accuracy of one model minus that of the other on the same images, with the 95 % percentile interval of a "
-        f"paired bootstrap over test images{' and seeds' if several else ''}. The winner is clear when it excludes "
-        "zero. "
+        f"{run.deciding.name.capitalize()} of one model minus that of the other on the same {many}, with the 95 % "
+        f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. The winner is "
+        "clear when it excludes zero. "
     )
     if not several:
         how += "It covers this test part, not the luck of the seed: for that, run several seeds. "
@@ -76,7 +88,12 @@ def data(run: Run) -> Html | None:
     rows = [
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
-        ("Images", _counts(facts.get("counts"))),
+        (str(facts.get("items") or "images").capitalize(), _counts(facts.get("counts"))),
+        ("Tokens asked for", _counts(facts.get("tokens"))),
+        ("Documents", _counts(facts.get("documents"))),
+        ("Vocabulary", facts.get("vocabulary")),
+        ("Tokenizer", facts.get("tokenizer")),
+        ("Row", facts.get("row")),
         ("Classes", f"{len(run.classes)}" if run.classes else None),
         ("Image size", _size(facts.get("image_size"))),
         ("Split hash", facts.get("split_hash")),
@@ -175,7 +192,7 @@ def _balance(run: Run) -> Html | None:
     head = el(
         "tr",
         el("th", "Class", scope="col", class_="left"),
-        [el("th", f"{part} images", scope="col") for part in parts],
+        [el("th", f"{part} {run.items[1]}", scope="col") for part in parts],
     )
     rows = []
     for name in classes:

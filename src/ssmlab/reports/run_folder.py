@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.errors import UserError
+from ssmlab.reports.deciding import Deciding, deciding, items, task_of
 from ssmlab.reports.record import Record, read_records
 
 # (model, metric, class) -> seed -> record
 Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]
 _SEED_SUFFIX = re.compile(r"_seed(\d+)$")
-_DIFFERENCE = "accuracy_difference"
+_DIFFERENCE = "_difference"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,19 @@ class Run:
         return list(seeds) if isinstance(seeds, (list, tuple)) else [seeds]
 
     @property
+    def task(self) -> str | None:
+        return self.info.get("task") or task_of(self.records)
+
+    @property
+    def items(self) -> tuple[str, str]:
+        """What its test part counts: "image", "images"."""
+        return items(self.task)
+
+    @cached_property
+    def deciding(self) -> Deciding:
+        return deciding(self.records)
+
+    @property
     def finished(self) -> bool:
         return bool(self.info.get("finished"))
 
@@ -143,7 +157,7 @@ def load_run(folder: Path) -> Run:
 
 def model_labels(records: list[Record]) -> list[str]:
     """The models of some records in the order of their first appearance."""
-    return list(dict.fromkeys(r.model for r in records if r.model is not None and r.metric != _DIFFERENCE))
+    return list(dict.fromkeys(r.model for r in records if r.model is not None and not r.metric.endswith(_DIFFERENCE)))
 
 
 def final_records(records: list[Record]) -> Finals:

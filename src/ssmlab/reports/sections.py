@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.reports import formats, series, theme
+from ssmlab.reports import lengths as by_length
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
@@ -21,6 +22,7 @@ _PRICES = (
     ("macs", "MAC per image"),
     ("train_seconds", "Training time"),
     ("images_per_second", "Images per second"),
+    ("tokens_per_second", "Tokens per second"),
 )
 
 
@@ -92,7 +94,7 @@ def _how_far(run: Run) -> Html:
     parts = []
     for label in run.labels:
         steps = [r.step for r in run.records if r.model == label and r.step is not None]
-        if run.final(label, "accuracy") is not None:
+        if run.final(label, run.deciding.metric) is not None:
             parts.append(f"{run.titles[label]} is tested")
         elif steps:
             parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
@@ -154,13 +156,11 @@ def _cell(cell: Cell) -> Html:
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     if verdict.difference is None:
         return None
-    leader, other = run.titles[verdict.leader], run.titles[verdict.runner_up]
+    leader, other, decides = run.titles[verdict.leader], run.titles[verdict.runner_up], run.deciding
     _, low, high = verdict.difference
     known = low == low
     interval = (
-        f"95 % interval {formats.points(low)} to {formats.points(high)}"
-        if known
-        else "no interval: predictions missing"
+        f"95 % interval {decides.gap(low)} to {decides.gap(high)}" if known else "no interval: predictions missing"
     )
     conclusion = "The interval excludes zero." if verdict.clear else "The interval includes zero: no clear winner."
     prices = []
@@ -171,8 +171,8 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
     return el(
         "aside",
-        el("h3", words(f"{leader} minus {other}, test accuracy")),
-        el("p", formats.points(verdict.difference.value), " ", el("small", "points"), class_="big"),
+        el("h3", words(f"{leader} {'minus' if decides.higher else 'below'} {other}, test {decides.name}")),
+        el("p", decides.gap(verdict.difference.value), " ", el("small", decides.unit), class_="big"),
         el("p", interval + ". " + (conclusion if known else ""), class_="note"),
         drawing,
         [el("h3", words(f"Cost relative to {other}")), el("dl", prices)] if prices else None,
@@ -193,10 +193,18 @@ def legend(run: Run, *, strokes: bool = False) -> Html:
 
 
 def curves(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    found = [drawn[name] for name in ("curves-loss", "curves-accuracy") if name in drawn]
+    found = [drawn[name] for name in ("curves-loss", f"curves-{run.deciding.metric}") if name in drawn]
     if not found:
         return None
     return join([legend(run, strokes=True), el("div", [figure(plot) for plot in found], class_="grid")])
+
+
+def lengths(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """Plots and tables of what was measured at several lengths."""
+    found = [figure(plot) for name, plot in drawn.items() if name.startswith("length-")]
+    if not found:
+        return None
+    return join([legend(run), el("div", found, class_="grid"), by_length.tables(run)])
 
 
 def roc_and_speed(run: Run, drawn: dict[str, Plot]) -> Html | None:
@@ -222,7 +230,9 @@ def confusion(run: Run) -> Html | None:
             table = _scroll(_matrix(matrix, classes, index), f"Confusion matrix of {run.titles[label]}")
         title = el("h3", named(index, run.titles[label]))
         boxes.append(el("figure", title, table, el("figcaption", caption), class_="card"))
-    lede = "Counts of test images: rows are true classes, columns predictions; the shade is the share of the row."
+    lede = (
+        f"Counts of test {run.items[1]}: rows are true classes, columns predictions; the shade is the share of the row."
+    )
     if len(classes) > _LARGEST_MATRIX:
         lede = f"The matrices of {len(classes)} classes are in plots/; here are the most frequent mistakes."
     if len(run.seeds) > 1:
@@ -270,7 +280,7 @@ def per_class(run: Run) -> Html | None:
     ]
     left = [
         el("th", "Class", scope="col", rowspan=2, class_="left"),
-        el("th", "Images", scope="col", rowspan=2),
+        el("th", run.items[1].capitalize(), scope="col", rowspan=2),
     ]
     table = el(
         "table",

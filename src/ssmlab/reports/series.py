@@ -35,7 +35,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Speed:
-    """Accuracy with its interval and images per second with their range, of one model."""
+    """Accuracy, or what else decides, with its interval, and images or tokens per second with their range."""
 
     label: str
     accuracy: float
@@ -44,6 +44,7 @@ class Speed:
     speed: float
     speed_low: float
     speed_high: float
+    rated: str = "images"
 
 
 def shorten(name: str, length: int = 18) -> str:
@@ -131,11 +132,12 @@ def mistakes(matrix: np.ndarray, classes: list[str], most: int) -> list[tuple[st
 
 
 def speeds(run: Run) -> list[Speed]:
-    """Accuracy and throughput of every model that has both."""
-    spots = []
+    """Accuracy, or what else decides, and throughput of every model that has both."""
+    spots, metric = [], run.deciding
+    rated = "tokens" if any(r.metric == "tokens_per_second" for r in run.records) else "images"
     for label in run.labels:
-        accuracies = list(run.finals.get((label, "accuracy", None), {}).values())
-        rates = list(run.finals.get((label, "images_per_second", None), {}).values())
+        accuracies = list(run.finals.get((label, metric.metric, None), {}).values())
+        rates = list(run.finals.get((label, f"{rated}_per_second", None), {}).values())
         if not accuracies or not rates or not all(np.isfinite([r.value for r in accuracies + rates])):
             continue
         value = float(np.mean([r.value for r in accuracies]))
@@ -143,11 +145,12 @@ def speeds(run: Run) -> list[Speed]:
         low = high = value
         if len(accuracies) > 1:
             _, low, high = mean_interval([r.value for r in accuracies])
-        elif first.spread or first.n:
+        elif first.spread or (first.n and metric.fraction):
             low, high = first.spread or wilson(round(first.value * first.n), first.n)
         spread = [bound for r in rates for bound in (r.spread or (r.value, r.value))]
         rate = float(np.mean([r.value for r in rates]))
-        spots.append(Speed(label, value, max(low, 0), min(high, 1), rate, min(spread), max(spread)))
+        low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])
+        spots.append(Speed(label, value, low, high, rate, min(spread), max(spread), rated))
     return spots
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssmlab.reports import formats
+from ssmlab.reports.deciding import UNITS, deciding
 from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
@@ -78,18 +79,26 @@ _MEASURES = (
     _Measure("sensitivity", "Sensitivity", _QUALITY, 1, formats.percent, "*", help="recall of"),
     _Measure("specificity", "Specificity", _QUALITY, 1, formats.percent, "*", help="recall of all but"),
     _Measure("roc_auc", "ROC AUC", _QUALITY, 1, formats.decimal(4), help="area under the ROC curve"),
+    *(_Measure(f"bits_per_{unit}", f"Bits per {unit}", _QUALITY, -1, formats.decimal(3)) for unit in UNITS),
+    _Measure("perplexity", "Perplexity", _QUALITY, -1, formats.rate, help="exp of the loss"),
+    _Measure("token_accuracy", "Tokens told", _QUALITY, 1, formats.percent, help="share of next tokens told correctly"),
+    _Measure("all_right", "Without a mistake", _QUALITY, 1, formats.percent, help="share of whole sequences"),
     _Measure("loss", "Loss", _QUALITY, -1, formats.decimal(3), help="cross-entropy in nats"),
     _Measure("tokens", "Tokens", _COST, 0, formats.whole, help="positions that are scanned"),
     _Measure("parameters", "Parameters", _COST, -1, formats.large),
     _Measure("macs", "MAC per image", _COST, -1, formats.large, part="scan_macs", help="multiply-accumulates"),
     _Measure("flops", "FLOP per image", _COST, -1, formats.large, part="scan_flops", help="operations"),
+    _Measure("macs_per_token", "MAC per token", _COST, -1, formats.large, part="scan_macs_per_token"),
     _Measure("images_per_second", "Images per second", _COST, 1, formats.rate, help="after warm-up"),
+    _Measure("tokens_per_second", "Tokens per second", _COST, 1, formats.rate, help="read, after warm-up"),
     _Measure("cold_seconds", "First batch", _COST, -1, formats.seconds, help="cold"),
     _Measure("train_seconds", "Training time", _COST, -1, formats.seconds),
     _Measure("test_seconds", "Testing time", _COST, -1, formats.seconds),
     _Measure("peak_memory", "Peak memory", _COST, -1, formats.size),
 )
-_INTERVALS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "roc_auc")
+_FRACTIONS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "roc_auc")
+_INTERVALS = (*_FRACTIONS, *(f"bits_per_{unit}" for unit in UNITS))
+_RATES = ("images_per_second", "tokens_per_second")
 
 
 def comparison(records: list[Record], titles: dict[str, str] | None = None) -> Table:
@@ -105,12 +114,13 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     titles = titles or {label: label for label in model_labels(records)}
     values = final_records(records)
     rows = [_row(measure, list(titles), values) for measure in _MEASURES]
-    seeds = {len(values.get((label, "accuracy", None), {})) for label in titles}
+    metric = deciding(records).metric
+    seeds = {len(values.get((label, metric, None), {})) for label in titles}
     notes = []
     if max(seeds, default=0) > 1:
         notes.append(f"Mean of {max(seeds)} seeds; intervals are Student's t over seeds.")
         if len(seeds) > 1:
-            counts = [f"{titles[m]} {len(values.get((m, 'accuracy', None), {}))}" for m in titles]
+            counts = [f"{titles[m]} {len(values.get((m, metric, None), {}))}" for m in titles]
             notes.append(f"Not every seed is there: {formats.listing(counts)}.")
     return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), tuple(notes))
 
@@ -175,7 +185,7 @@ def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) ->
             detail = f"of which scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
     elif measure.metric in _INTERVALS:
         detail = _interval(measure, found, numbers)
-    elif measure.metric == "images_per_second" and all(record.spread for record in found):
+    elif measure.metric in _RATES and all(record.spread for record in found):
         low, high = min(r.spread[0] for r in found), max(r.spread[1] for r in found)
         detail = f"({formats.rate(low)} to {formats.rate(high)})"
     return Cell(measure.format(mean), detail)
@@ -184,7 +194,7 @@ def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) ->
 def _interval(measure: _Measure, found: list[Record], numbers: list[float]) -> str:
     if len(found) > 1:
         _, low, high = mean_interval(numbers)
-        low, high = max(low, 0.0), min(high, 1.0)
+        low, high = max(low, 0.0), min(high, 1.0) if measure.metric in _FRACTIONS else high
     elif found[0].spread:
         low, high = found[0].spread
     elif measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.reports.formats import listing, percent, plural, points
+from ssmlab.reports.deciding import Deciding, deciding, items, task_of
+from ssmlab.reports.formats import listing, plural
 from ssmlab.reports.intervals import Interval, mean_interval, paired_bootstrap_difference, wilson
 from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Predictions, model_labels
@@ -20,8 +21,8 @@ class Winner:
             "partial" (a model has no result yet) or "none" (no model has).
         headline, detail: the two halves of the sentence.
         leader, runner_up: labels of the best model and of the next best, None where there is none.
-        difference: accuracy of the leader minus that of the runner-up with its 95 % interval; the bounds are nan where
-            neither the records nor the predictions give them.
+        difference: by how much the leader is better than the runner-up in the deciding metric, with its 95 % interval;
+            the bounds are nan where neither the records nor the predictions give them.
         n, seeds: test images, and seeds that the accuracy is a mean over.
     """
 
@@ -48,38 +49,42 @@ def winner(
     predictions: dict[str, dict[int | None, Predictions]] | None = None,
     titles: dict[str, str] | None = None,
 ) -> Winner:
-    """Compare the test accuracies of a run.
+    """Compare the test accuracies of a run, or what else decides.
 
     Args:
-        records: of the run; the interval of the difference is taken from `accuracy_difference` where it was recorded.
+        records: of the run; the interval of the difference is taken from `<metric>_difference` where it was recorded.
         predictions: label -> seed -> Predictions, to compute that interval where it was not.
         titles: label -> what to call the model; also says which models were to be measured.
     """
     titles = titles or {label: label for label in model_labels(records)}
-    accuracies = {label: _accuracies(records, label) for label in titles}
+    metric = deciding(records)
+    _, many = items(task_of(records))
+    accuracies = {label: _accuracies(records, label, metric) for label in titles}
     measured = {label: values for label, values in accuracies.items() if values}
     missing = [titles[label] for label, values in accuracies.items() if not values]
+    if not measured and task_of(records) == "scaling":
+        return Winner("none", "Time and memory against length", "no model is better or worse here; see the plots.")
     if not measured:
         return Winner("none", "No result yet", "no model of this run was tested.")
-    ranking = sorted(measured, key=lambda label: _mean(measured[label]), reverse=True)
+    ranking = sorted(measured, key=lambda label: _rank(measured[label], metric), reverse=True)
     leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
     facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
     if missing:
-        results = listing([f"{titles[label]} reaches {_accuracy(measured[label])}" for label in ranking])
+        results = listing([f"{titles[label]} reaches {_accuracy(measured[label], metric)}" for label in ranking])
         return Winner("partial", "Not finished", f"{results}; no test result of {listing(missing)} yet.", **facts)
     if len(ranking) == 1:
-        return Winner("single", titles[leader], _alone(measured[leader]), **facts)
+        return Winner("single", titles[leader], _alone(measured[leader], metric, many), **facts)
     facts["runner_up"] = ranking[1]
-    facts["difference"] = _difference(records, predictions or {}, measured, leader, ranking[1])
-    return _compared(titles, measured, len(ranking), facts)
+    facts["difference"] = _difference(records, predictions or {}, measured, leader, ranking[1], metric)
+    return _compared(titles, measured, len(ranking), facts, metric, many)
 
 
-def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict) -> Winner:
+def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict, metric: Deciding, many: str) -> Winner:
     leader, second, difference = facts["leader"], facts["runner_up"], facts["difference"]
-    basis = f"on {facts['n']:,} test images" if facts["n"] else "on the test images"
+    basis = f"on {facts['n']:,} test {many}" if facts["n"] else f"on the test {many}"
     if facts["seeds"] > 1:
         basis += f", mean of {facts['seeds']} seeds"
-    first_text, second_text = _accuracy(measured[leader]), _accuracy(measured[second])
+    first_text, second_text = _accuracy(measured[leader], metric), _accuracy(measured[second], metric)
     a, b = titles[leader], titles[second] + ("" if models == 2 else f", the next of {models}")
     if math.isnan(difference.low):
         return Winner(
@@ -89,33 +94,40 @@ def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict) 
             "margin has no interval.",
             **facts,
         )
-    interval = f"95 % interval {points(difference.low)} to {points(difference.high)}"
+    interval = f"95 % interval {metric.gap(difference.low)} to {metric.gap(difference.high)}"
+    ahead = metric.gap(difference.value).lstrip("+")
     if difference.low > 0:
-        detail = f"{first_text} against {second_text} for {b}, {basis}; {points(difference.value)} points"
+        margin = f"{ahead if metric.better else metric.gap(difference.value)} {metric.unit}{metric.better}"
+        detail = f"{first_text} against {second_text} for {b}, {basis}; {margin}"
         return Winner("clear", f"{a} wins", f"{detail} ({interval}).", **facts)
     if difference.value == 0:
         return Winner(
             "unclear",
             "No clear winner",
-            f"{a} and {b} both reach {first_text} {basis} (difference 0.0 points, {interval}).",
+            f"{a} and {b} both reach {first_text} {basis} (difference {metric.gap(0.0)} {metric.unit}, {interval}).",
             **facts,
         )
     return Winner(
         "unclear",
         "No clear winner",
-        f"{a} is {points(difference.value).lstrip('+')} points ahead of {b} ({first_text} against {second_text} "
+        f"{a} is {ahead} {metric.unit} ahead of {b} ({first_text} against {second_text} "
         f"{basis}), but the {interval} includes zero.",
         **facts,
     )
 
 
-def _accuracies(records: list[Record], label: str) -> dict[int | None, Record]:
-    """The final test accuracy of a model by seed; the last one counts where a run was repeated."""
+def _accuracies(records: list[Record], label: str, metric: Deciding) -> dict[int | None, Record]:
+    """The deciding final number of a model by seed; the last one counts where a run was repeated."""
     return {
         r.seed: r
         for r in records
-        if r.model == label and r.metric == "accuracy" and r.split == "test" and r.step is None and r.class_ is None
+        if r.model == label and r.metric == metric.metric and r.split == "test" and r.step is None and r.class_ is None
     }
+
+
+def _rank(values: dict[int | None, Record], metric: Deciding) -> float:
+    mean = _mean(values)
+    return metric.sign * mean if math.isfinite(mean) else -math.inf
 
 
 def _mean(values: dict[int | None, Record]) -> float:
@@ -123,30 +135,35 @@ def _mean(values: dict[int | None, Record]) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _accuracy(values: dict[int | None, Record]) -> str:
-    return percent(float(np.mean([record.value for record in values.values()])))
+def _accuracy(values: dict[int | None, Record], metric: Deciding) -> str:
+    return metric.text(float(np.mean([record.value for record in values.values()])))
 
 
-def _alone(values: dict[int | None, Record]) -> str:
+def _alone(values: dict[int | None, Record], metric: Deciding, many: str) -> str:
     record = next(iter(values.values()))
-    images = f" of {record.n:,} test images" if record.n else " of the test images"
+    images = f" of {record.n:,} test {many}" if record.n else f" of the test {many}"
     if len(values) > 1:
         mean, low, high = mean_interval([r.value for r in values.values()])
-        low, high = max(low, 0.0), min(high, 1.0)
+        low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])
         images += f", mean of {plural(len(values), 'seed')}"
     elif record.spread:
         mean, (low, high) = record.value, record.spread
-    elif record.n:
+    elif record.n and metric.fraction:
         mean, (low, high) = record.value, wilson(round(record.value * record.n), record.n)
     else:
-        return f"classifies {percent(record.value)}{images} correctly."
-    return f"classifies {percent(mean)}{images} correctly (95 % interval {percent(low)} to {percent(high)})."
+        return f"classifies {metric.text(record.value)}{images} correctly."
+    interval = f"(95 % interval {metric.text(low)} to {metric.text(high)})"
+    if not metric.fraction:
+        return f"needs {metric.text(mean)}{images.replace(' of', ' on', 1)} {interval}."
+    return f"classifies {metric.text(mean)}{images} correctly {interval}."
 
 
-def _difference(records, predictions, measured, a: str, b: str) -> Interval:
-    value = _mean(measured[a]) - _mean(measured[b])
-    for name, sign in ((f"{a} - {b}", 1), (f"{b} - {a}", -1)):
-        rows = [r for r in records if r.model == name and r.metric == "accuracy_difference" and r.split != "val"]
+def _difference(records, predictions, measured, a: str, b: str, metric: Deciding) -> Interval:
+    value = metric.sign * (_mean(measured[a]) - _mean(measured[b]))
+    for name, sign in ((f"{a} - {b}", metric.sign), (f"{b} - {a}", -metric.sign)):
+        rows = [
+            r for r in records if r.model == name and r.metric == f"{metric.metric}_difference" and r.split != "val"
+        ]
         rows = [r for r in rows if r.spread is not None]
         if rows:
             # With several seeds one record may stand for all (seed null) beside one for each seed.

@@ -1,12 +1,15 @@
 """Image classification: batches of uint8 images to a loss, and logits to numbers."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.tasks.augment import Augment, Mix
+from ssmlab.tasks.metrics import loss_and_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,9 @@ class Classify:
     class_weights: tuple[float, ...] | None = None
     augment: Augment | None = None
     mix: Mix | None = None
+
+    decides: ClassVar[str] = "accuracy"
+    higher: ClassVar[bool] = True
 
     def prepare(self, images: Tensor, *, training: bool = False) -> Tensor:
         """Images (b, c, h, w) uint8 to what the model reads: float32, augmented in training, normalised."""
@@ -62,6 +68,14 @@ class Classify:
             weight = torch.tensor(self.class_weights, device=logits.device)
         loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
         return loss, logits
+
+    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Images classified correctly, and all; of mixed images by their first label."""
+        return (outputs.argmax(1) == labels).sum(), len(labels)
+
+    def validation(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Loss and accuracy of a part."""
+        return loss_and_accuracy(outputs, labels)
 
 
 def balanced_weights(labels, classes: int) -> tuple[float, ...]:

@@ -46,6 +46,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
+def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Cross-entropy in nats and accuracy of logits (n, classes), every row counted once."""
+    losses = -log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
+    return {"loss": float(losses.mean()), "accuracy": float((logits.argmax(1) == labels).mean())}
+
+
 def roc_auc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
     """Area under the ROC curve: of the second class if there are two, else the mean of one against the rest.
 

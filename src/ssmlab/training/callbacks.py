@@ -53,6 +53,20 @@ class Checkpoints(TrainerCallback):
             self._before = None
 
 
+class Epochs(TrainerCallback):
+    """Tells a training part that changes between epochs which one begins, also when a resumed training begins in one.
+
+    The loader's own `set_epoch` is not told where batches are skipped.
+    """
+
+    def __init__(self, part):
+        self.part = part
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if hasattr(self.part, "begin_epoch"):
+            self.part.begin_epoch(state.global_step * state.num_train_epochs // state.max_steps)
+
+
 class Watch(TrainerCallback):
     """Adds the training accuracy to the log and tells the progress display."""
 
@@ -73,10 +87,14 @@ class Watch(TrainerCallback):
         if "loss" in logs:
             accuracy = self.trainer.model.take_accuracy()
             if accuracy is not None:
-                logs["accuracy"] = state.log_history[-1]["accuracy"] = accuracy
+                name = "accuracy" if self.trainer.model.task.decides == "accuracy" else "token_accuracy"
+                logs[name] = state.log_history[-1][name] = accuracy
             self.loss = f"loss {logs['loss']:.3f}"
-        if "eval_accuracy" in logs:
-            self.accuracy = f"validation {logs['eval_accuracy']:.1%}"
+        task = self.trainer.model.task
+        value = logs.get(f"eval_{task.decides}")
+        if value is not None:
+            text = f"{value:.1%}" if task.decides == "accuracy" else f"{value:.3f} {task.decides.replace('_', ' ')}"
+            self.accuracy = f"validation {text}"
 
     def on_train_end(self, args, state, control, **kwargs):
         self.progress.stop()

@@ -74,3 +74,13 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def contiguous(state: dict) -> dict:
+    """Tensors as safetensors takes them: in one piece, and none that shares memory with another, as tied weights do."""
+    seen, separate = set(), {}
+    for name, tensor in state.items():
+        tensor = tensor.contiguous()
+        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return separate

@@ -1,6 +1,8 @@
 """Where a run computes, and in which precision."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -43,3 +45,25 @@ def choose_placement(device: str = "auto", precision: str = "auto", channels_las
         raise UserError("training.precision=fp16 needs a GPU; on the CPU use float32 or bf16")
     yes = device == "cuda" if channels_last == "auto" else channels_last == "yes"
     return Placement(device=device, precision=precision, channels_last=yes)
+
+
+@contextmanager
+def memory_advice(label: str, config: Any):
+    """Where memory does not suffice, one line that says what would help.
+
+    Args:
+        config: the training table of the recipe.
+    Raises:
+        UserError: instead of the allocator's error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        advice = f"training.batch_size={max(1, config.batch_size // 2)} (now {config.batch_size})"
+        if getattr(config, "gradient_checkpointing", True) is False:
+            advice += ", training.gradient_checkpointing=true, a smaller data.length"
+        raise UserError(
+            f"{label}: out of memory; try {advice}, and --resume goes on from the last checkpoint"
+        ) from None

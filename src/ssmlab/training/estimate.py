@@ -6,18 +6,18 @@ import time
 import torch
 from torch import nn
 
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.device import Placement, same_random
+from ssmlab.tasks.task import Task
+from ssmlab.training.device import Placement, memory_advice, same_random
 from ssmlab.training.measure import autocast
-from ssmlab.training.recipe import TrainingConfig
+from ssmlab.training.schema import Optimisation
 
 STEPS = 3
 
 
 def estimate_seconds(
     network: nn.Module,
-    task: Classify,
-    config: TrainingConfig,
+    task: Task,
+    config: Optimisation,
     images: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -27,16 +27,39 @@ def estimate_seconds(
 ) -> float:
     """Seconds for `steps` training steps and for predicting `evaluated` images.
 
-    Neither the network nor any random number is touched: the steps run on a copy, and the generators are put back.
-
     Args:
         images, labels: of the training part, on the CPU.
     """
     b = min(config.batch_size, len(labels))
-    with same_random(placement.device):
+    batch = {"images": images[:b], "labels": labels[:b]}
+    return seconds_of(network, task, config, batch, steps=steps, evaluated=evaluated, placement=placement)
+
+
+def seconds_of(
+    network: nn.Module,
+    task: Task,
+    config: Optimisation,
+    batch: dict[str, torch.Tensor],
+    *,
+    steps: int,
+    evaluated: int,
+    placement: Placement,
+) -> float:
+    """Seconds for `steps` training steps on such batches, and for predicting `evaluated` of their rows.
+
+    Neither the network nor any random number is touched: the steps run on a copy, and the generators are put back.
+
+    Args:
+        batch: on the CPU.
+    Raises:
+        UserError: memory does not suffice.
+    """
+    b = len(batch["labels"])
+    task = copy.deepcopy(task)  # it may carry a state
+    with same_random(placement.device), memory_advice(getattr(network, "registry_name", "the model"), config):
         network = copy.deepcopy(network).to(placement.device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.0)
-        batch = {"images": images[:b].to(placement.device), "labels": labels[:b].to(placement.device)}
+        batch = {name: tensor.to(placement.device) for name, tensor in batch.items()}
 
         def train_step():
             with autocast(placement):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
+from ssmlab.reports.deciding import UNITS
 from ssmlab.reports.record import Record
 from ssmlab.tasks.classify import Classify
 from ssmlab.training.device import Placement
@@ -92,9 +93,10 @@ def costs(
 
 
 def curves(log: list[dict]) -> dict[str, list[Record]]:
-    """The Trainer's log as records, by part: loss, accuracy, learning rate and epoch at every step that was logged."""
+    """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
     found: dict[str, list[Record]] = {"train": [], "val": []}
-    units = {"loss": "nats", "accuracy": "fraction", "learning_rate": None, "epoch": None}
+    units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
+    units |= {f"bits_per_{unit}": "bits" for unit in UNITS}
     for row in log:
         part = "val" if "eval_loss" in row else "train" if "loss" in row else None
         prefix = "eval_" if part == "val" else ""

@@ -1,27 +1,23 @@
 """A run: data, models on the same splits and seeds, evaluation, costs, records and report.
 
-Nothing heavy is imported before the recipe, the folder and every image have been checked.
+Nothing heavy is imported before the recipe, the folder and all data have been checked.
 """
 
 import os
 import shutil
 import sys
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ssmlab.errors import UserError
-from ssmlab.reports.intervals import paired_bootstrap_difference
 from ssmlab.reports.record import Record, read_records
-from ssmlab.reports.run_folder import read_predictions
 from ssmlab.training.environment import Stamp, commit, machine, now, versions
 from ssmlab.training.folder import check_folder, make_folder, read_json
-from ssmlab.training.images import Images, load_images
-from ssmlab.training.outputs import write_json, write_records, write_samples
+from ssmlab.training.kinds import load_data, work_of
+from ssmlab.training.outputs import write_json, write_records
 from ssmlab.training.progress import Progress, duration
-from ssmlab.training.recipe import ModelConfig, Recipe
+from ssmlab.training.schema import AnyRecipe
 
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
 
@@ -30,7 +26,7 @@ SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower;
 class Job:
     """One model with one seed, and the folder of its results."""
 
-    model: ModelConfig
+    model: Any
     seed: int
     folder: Path
 
@@ -44,7 +40,7 @@ class Job:
 
 
 def run_recipe(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     *,
     output: Path | str = "runs",
     resume: bool = False,
@@ -63,7 +59,8 @@ def run_recipe(
     Returns:
         the run's folder.
     Raises:
-        UserError: the recipe, the data or the folder are not in order, or a loss is not finite.
+        UserError: the recipe, the data or the folder are not in order, a loss is not finite, or memory does not
+            suffice.
         KeyboardInterrupt: the run can be resumed.
     """
     progress = progress or Progress()
@@ -73,10 +70,10 @@ def run_recipe(
     if resume and read_json(folder / "run.json").get("finished"):
         progress.say(f"{folder} is finished already")
         return folder
-    images = load_images(recipe, progress)
+    data = load_data(recipe, progress)
     if resume:
-        _same_split(folder, images)
-    run = Run(recipe, folder, images, resume, command, progress)
+        _same_split(folder, data.describe)
+    run = Run(recipe, folder, data, resume, command, progress)
     run.announce()
     make_folder(recipe, folder, overwrite=overwrite)
     run.describe()
@@ -88,7 +85,7 @@ def run_recipe(
     return folder
 
 
-def jobs_of(recipe: Recipe, folder: Path) -> list[Job]:
+def jobs_of(recipe: AnyRecipe, folder: Path) -> list[Job]:
     """Every model with every seed; the folder carries the seed where there are several."""
     several = len(recipe.seeds) > 1
     return [
@@ -101,50 +98,40 @@ def jobs_of(recipe: Recipe, folder: Path) -> list[Job]:
 class Run:
     """A run under way. Results live in files, so that a resumed run goes on from those of the interrupted one."""
 
-    def __init__(self, recipe, folder, images, resume, command, progress):
-        from ssmlab.training.device import choose_placement
-
-        config = recipe.training
-        self.recipe, self.folder, self.images = recipe, folder, images
+    def __init__(self, recipe, folder, data, resume, command, progress):
+        self.recipe, self.folder, self.data = recipe, folder, data
         self.resume, self.progress = resume, progress
-        self.placement = choose_placement(recipe.device, config.precision, config.channels_last)
+        self.work = work_of(recipe, data)
+        self.placements = {model.label: self.work.placement(model) for model in recipe.models}
+        self.device = self.placements[recipe.models[0].label].device
         self.jobs = jobs_of(recipe, folder)
         self.stamp = Stamp(
             run=recipe.name,
             task=recipe.task,
             command=command or " ".join(sys.argv),
             commit=commit(),
-            machine=machine(self.placement.device),
+            machine=machine(self.device),
             versions=versions(),
         )
 
     def announce(self) -> None:
         """Say how long what is left will take, and what makes it slow."""
         from ssmlab.ops import _native
-        from ssmlab.training.fit import estimate
 
-        if self.placement.device == "cpu" and _native.MISSING:
+        if self.device == "cpu" and _native.MISSING:
             self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
         left = [job for job in self.jobs if not (self.resume and job.finished)]
-        seconds = sum(estimate(job, self.recipe, self.images, self.placement) for job in left)
-        where = f"{self.placement.device}, {self.placement.precision}"
+        seconds = sum(self.work.estimate(job) for job in left)
+        precisions = dict.fromkeys(self.placements[job.model.label].precision for job in left)
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
+            where = f"{self.device}, {' and '.join(precisions)}"
             self.progress.say(f"training {names} on {where}: about {duration(max(1.0, seconds))}")
 
     def fit(self, job: Job) -> None:
         """Train and measure one model; its records are written last."""
-        from ssmlab.training.fit import fit
-
-        records = fit(
-            job,
-            self.recipe,
-            self.images,
-            self.placement,
-            logs=self.folder / "logs" / job.folder.name,
-            progress=self.progress,
-            resume=self.resume,
-        )
+        logs = self.folder / "logs" / job.folder.name
+        records = self.work.fit(job, logs=logs, progress=self.progress, resume=self.resume)
         stamped = [
             record
             for split, rows in records.items()
@@ -163,7 +150,7 @@ class Run:
             "name": self.recipe.name,
             "task": self.recipe.task,
             "description": self.recipe.description,
-            "data": self.images.describe,
+            "data": self.data.describe,
             "models": [self._model(model, records) for model in self.recipe.models],
             **{key: getattr(self.stamp, key) for key in ("command", "commit", "machine", "versions")},
             "started": previous.get("started") or now(),
@@ -172,7 +159,7 @@ class Run:
         }
         write_json(self.folder / "run.json", content)
 
-    def _model(self, model: ModelConfig, records: list[Record]) -> dict:
+    def _model(self, model: Any, records: list[Record]) -> dict:
         measured = {record.metric: record.value for record in records if record.model == model.label}
         return {
             "name": model.name,
@@ -184,50 +171,27 @@ class Run:
         }
 
     def finish(self) -> None:
-        """Compare the models, choose the samples, write the report."""
-        first = self.recipe.seeds[0]
-        said = {
-            job.model.label: read_predictions(job.folder / "predictions.csv").probabilities
-            for job in self.jobs
-            if job.seed == first
-        }
-        test = self.images.test
-        count = self.recipe.evaluation.samples
-        write_samples(self.folder / "samples", test.images, test.labels, test.ids, self.images.classes, said, count)
+        """Compare the models, write what the report needs, and the report."""
+        self.work.finish(self.jobs, self.folder)
         self.describe(finished=now())
         from ssmlab.reports.html import write_report
 
         write_report(self.folder)
 
     def compared(self) -> list[Record]:
-        """The difference of every two models' test accuracies, with its paired interval over images and seeds."""
-        correct = {
-            model.label: np.stack(
-                [read_predictions(job.folder / "predictions.csv").correct for job in self.jobs if job.model is model]
-            )
-            for model in self.recipe.models
-        }
-        records = []
-        for first, second in combinations(correct, 2):
-            interval = paired_bootstrap_difference(
-                correct[second], correct[first], resamples=self.recipe.evaluation.bootstrap
-            )
-            record = Record(
-                metric="accuracy_difference",
-                value=interval.value,
-                unit="fraction",
-                n=correct[first].shape[1],
-                spread=(interval.low, interval.high),
-            )
-            seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
-            records += self.stamp.on([record], model=f"{second} - {first}", split="test", seed=seed)
-        return records
+        """The differences of every two models on the test part."""
+        seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
+        return [
+            record
+            for pair, difference in self.work.compared(self.jobs)
+            for record in self.stamp.on([difference], model=pair, split="test", seed=seed)
+        ]
 
 
-def _same_split(folder: Path, images: Images) -> None:
+def _same_split(folder: Path, data: dict) -> None:
     before = read_json(folder / "run.json").get("data", {}).get("split_hash")
-    if before not in (None, images.describe["split_hash"]):
+    if before not in (None, data["split_hash"]):
         raise UserError(
-            f"{folder}: the images or their parts are not those that the run was started with; "
+            f"{folder}: the {data.get('items', 'images')} or their parts are not those that the run was started with; "
             "put them back, or start again with --overwrite"
         )

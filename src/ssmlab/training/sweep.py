@@ -11,24 +11,37 @@ import numpy as np
 from ssmlab.errors import RecipeError, UserError
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.folder import check_folder, make_folder
-from ssmlab.training.images import load_images
+from ssmlab.training.kinds import load_data, work_of
 from ssmlab.training.progress import Progress, duration
-from ssmlab.training.recipe import Recipe, load_recipe
+from ssmlab.training.recipe import load_recipe
 from ssmlab.training.run import jobs_of
+from ssmlab.training.schema import AnyRecipe
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the grid: what was changed, the recipe, and the validation accuracy of every model and seed."""
+    """One point of the grid: what was changed, the recipe, and the validation part's numbers.
+
+    Args:
+        accuracies: of every model and seed the value of `metric`, which for classification is the accuracy.
+        higher: whether more of it is better.
+    """
 
     changes: dict[str, str]
-    recipe: Recipe
+    recipe: AnyRecipe
     accuracies: dict[str, list[float]]
+    metric: str = "accuracy"
+    higher: bool = True
 
     @property
     def score(self) -> float:
         """Mean over models and seeds, so that the choice favours no model."""
         return float(np.mean([value for values in self.accuracies.values() for value in values]))
+
+    def goodness(self, label: str = "") -> float:
+        """The score, or that of one model, with the sign with which more is better."""
+        value = float(np.mean(self.accuracies[label])) if label else self.score
+        return value if self.higher else -value
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,20 @@ class Sweep:
 
     @property
     def best(self) -> Trial:
-        return max(self.trials, key=lambda trial: trial.score)  # of equals the first
+        return max(self.trials, key=Trial.goodness)  # of equals the first
+
+    @property
+    def recipe(self) -> AnyRecipe:
+        """The best trial's recipe. Where models may be trained differently, each one with its own best of the grid."""
+        best = self.best.recipe
+        if not all(key.startswith("training.") for key in self.best.changes) or not hasattr(best.models[0], "training"):
+            return best
+        table = best.model_dump()
+        for model in table["models"]:
+            own = max(self.trials, key=lambda trial: trial.goodness(model["label"])).recipe.training.model_dump()
+            changed = [key.split(".")[1] for key in self.best.changes]
+            model["training"] = model["training"] | {key: own[key] for key in changed}
+        return type(best).model_validate(table)
 
 
 def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -106,52 +132,48 @@ def run_sweep(
     ]
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
-    cache = {recipes[0].data.model_dump_json(): load_images(recipes[0], progress)}
+    cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
     make_folder(named, folder, overwrite=overwrite)
     _same_grid(folder, grid)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
         key = recipe.data.model_dump_json()
         if key not in cache:
-            cache = {key: load_images(recipe, progress)}
+            cache = {key: load_data(recipe, progress)}
         trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
     sweep = Sweep(folder, trials)
-    write_atomically(folder / "best.toml", sweep.best.recipe.to_toml())
+    write_atomically(folder / "best.toml", sweep.recipe.to_toml())
     return sweep
 
 
-def _trial(folder, number, count, point, recipe, images, progress) -> Trial:
+def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
     """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
-    from ssmlab.training.device import choose_placement
-    from ssmlab.training.fit import estimate, train_job, validate
-
-    config = recipe.training
-    placement = choose_placement(recipe.device, config.precision, config.channels_last)
+    work = work_of(recipe, data)
     known = {(row["trial"], row["model"], row["seed"]): row for row in _read(folder / "sweep.jsonl")}
-    work = folder / "trials" / str(number)
-    jobs = jobs_of(recipe, work)
+    scratch = folder / "trials" / str(number)
+    jobs = jobs_of(recipe, scratch)
     left = [job for job in jobs if (number, job.model.label, job.seed) not in known]
     text = " ".join(f"{key}={value}" for key, value in point.items())
     if left:
-        seconds = sum(estimate(job, recipe, images, placement) for job in left)
+        seconds = sum(work.estimate(job) for job in left)
         progress.say(f"trial {number + 1} of {count}: {text}, about {duration(max(1.0, seconds))}")
     accuracies: dict[str, list[float]] = {}
     for job in jobs:
         row = known.get((number, job.model.label, job.seed))
         if row is None:
-            network, task, trained, _ = train_job(job, recipe, images, placement, progress=progress, resume=True)
+            network, task, trained, _ = work.train(job, progress=progress, resume=True)
             row = {
                 "trial": number,
                 **point,
                 "model": job.model.label,
                 "seed": job.seed,
-                **validate(network, task, recipe, images, placement),
+                **work.validate(network, task, job),
                 "train_seconds": trained.seconds,
             }
             _append(folder / "sweep.jsonl", row)
-        accuracies.setdefault(job.model.label, []).append(row["val_accuracy"])
-    shutil.rmtree(work, ignore_errors=True)
-    return Trial(point, recipe, accuracies)
+        accuracies.setdefault(job.model.label, []).append(row[f"val_{work.decides}"])
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Trial(point, recipe, accuracies, work.decides, work.higher)
 
 
 def _same_grid(folder: Path, grid: dict) -> None:

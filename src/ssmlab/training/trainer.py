@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,14 +17,15 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.errors import UserError
-from ssmlab.tasks.classify import Classify
+from ssmlab.tasks.task import Task
 from ssmlab.training.average import Average
-from ssmlab.training.callbacks import Checkpoints, Watch
-from ssmlab.training.checkpoints import PARTIAL, commit, newest_complete
-from ssmlab.training.device import Placement, same_random
+from ssmlab.training.callbacks import Checkpoints, Epochs, Watch
+from ssmlab.training.carried import load_carried, save_carried
+from ssmlab.training.checkpoints import PARTIAL, commit, contiguous, newest_complete
+from ssmlab.training.device import Placement, memory_advice, same_random
 from ssmlab.training.parameters import decayed, frozen_modules, layer_groups
 from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import TrainingConfig
+from ssmlab.training.schema import Optimisation
 
 
 class TaskModule(nn.Module):
@@ -34,11 +34,13 @@ class TaskModule(nn.Module):
     It also keeps the network's own `config` away from the Trainer, which writes into it.
     """
 
-    def __init__(self, network: nn.Module, task: Classify):
+    accepts_loss_kwargs = False  # or the Trainer would take **batch for a wish to count tokens
+
+    def __init__(self, network: nn.Module, task: Task):
         super().__init__()
         self.network, self.task = network, task
         self.frozen = frozen_modules(network)
-        self.seen = self.correct = 0  # of the training images since the last log
+        self.seen = self.correct = 0  # predictions of training batches since the last log
 
     def train(self, mode: bool = True):
         """As of any module, except that what is frozen stays in evaluation mode."""
@@ -47,16 +49,16 @@ class TaskModule(nn.Module):
             module.eval()
         return self
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss, logits = self.task.loss(self.network, {"images": images, "labels": labels})
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        loss, outputs = self.task.loss(self.network, batch)
         if self.training:
-            self.seen += len(labels)
-            self.correct = self.correct + (logits.detach().argmax(1) == labels).sum()
-        return {"loss": loss, "logits": logits}
+            correct, seen = self.task.right(outputs.detach(), batch["labels"])
+            self.correct, self.seen = self.correct + correct, self.seen + seen
+        return {"loss": loss, "logits": outputs}
 
     def take_accuracy(self) -> float | None:
-        """Accuracy on the (augmented) training images since the last call."""
-        accuracy = float(self.correct) / self.seen if self.seen else None
+        """Accuracy on the (augmented) training batches since the last call."""
+        accuracy = float(self.correct) / float(self.seen) if self.seen else None
         self.seen = self.correct = 0
         return accuracy
 
@@ -96,7 +98,7 @@ class Clock:
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `train`."""
 
-    def __init__(self, *args, label: str, config: TrainingConfig, **kwargs):
+    def __init__(self, *args, label: str, config: Optimisation, **kwargs):
         self.label, self.config = label, config
         self.clock = Clock()
         super().__init__(*args, **kwargs)
@@ -105,7 +107,8 @@ class SsmTrainer(Trainer):
             self.add_callback(self.average)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with memory_advice(self.label, self.config):
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             step, epoch, rate = self.state.global_step + 1, self.state.epoch or 0, self.config.learning_rate
             raise UserError(
@@ -157,6 +160,7 @@ class SsmTrainer(Trainer):
         (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
         if self.average:
             self.average.save(folder / PARTIAL / name)
+        save_carried(self.model.task, folder / PARTIAL / name)
         commit(folder, name)
         self.clock.run()
 
@@ -187,10 +191,10 @@ class Trained:
 
 def train(
     network: nn.Module,
-    task: Classify,
-    config: TrainingConfig,
-    train_part: Images,
-    val_part: Images,
+    task: Task,
+    config: Optimisation,
+    train_part: torch.utils.data.Dataset,
+    val_part: torch.utils.data.Dataset,
     *,
     folder: Path,
     label: str,
@@ -203,17 +207,19 @@ def train(
     """Train `network` in place; with `resume` from the newest complete checkpoint in `folder`, bit-equal on the CPU.
 
     Args:
+        train_part, val_part: serve batches by lists of indices; with `begin_epoch` the training part may change between
+            epochs, and where it has `lanes`, it is read in its order, so many rows at a time.
         folder: for checkpoints (one is kept) and the best epoch's weights.
         label: how messages call the model.
         logs: a folder for TensorBoard, or None.
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss is not finite, or memory does not suffice.
         KeyboardInterrupt: after a checkpoint of the step that was under way.
     """
     module = TaskModule(network, task)
     if placement.channels_last:
         network.to(memory_format=torch.channels_last)
-    arguments = _arguments(config, len(train_part), folder, seed, placement)
+    arguments = _arguments(config, task, train_part, folder, seed, placement)
     trainer = SsmTrainer(
         module,
         arguments,
@@ -222,18 +228,19 @@ def train(
         data_collator=lambda batch: batch,
         train_dataset=train_part,
         eval_dataset=val_part,
-        compute_metrics=_validation_metrics,
+        compute_metrics=lambda found: task.validation(found.predictions, found.label_ids),
         optimizer_cls_and_kwargs=_optimizer(config, placement),
     )
     trainer.remove_callback(ProgressCallback)
     checkpoints = Checkpoints(trainer, config.checkpoint_steps)
-    for callback in (*_watchers(trainer, logs, progress or Progress()), checkpoints):
+    for callback in (*_watchers(trainer, logs, progress or Progress()), Epochs(train_part), checkpoints):
         trainer.add_callback(callback)
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
         trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
         if trainer.average:
             trainer.average.load(checkpoint)
+        load_carried(task, network.to(placement.device), checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -253,14 +260,14 @@ def train(
     )
 
 
-def optimizer_groups(network: nn.Module, config: TrainingConfig) -> list[dict]:
+def optimizer_groups(network: nn.Module, config: Optimisation) -> list[dict]:
     """The groups of an optimizer whose learning rate depends on the layer; the first one has the rate of the log."""
     groups = layer_groups(network, config.learning_rate, config.weight_decay, config.layer_decay)
     return sorted(groups, key=lambda group: -group["lr"])
 
 
-def length(config: TrainingConfig, images: int) -> tuple[int, int]:
-    """Epochs, and all optimisation steps, for so many training images.
+def length(config: Optimisation, images: int) -> tuple[int, int]:
+    """Epochs, and all optimisation steps, for so many training images or rows.
 
     Whole batches only, so that no batch of one image meets a batch norm; a part smaller than a batch is one batch.
     """
@@ -269,13 +276,15 @@ def length(config: TrainingConfig, images: int) -> tuple[int, int]:
     return epochs, epochs * per_epoch
 
 
-def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, placement: Placement):
+def _arguments(config: Optimisation, task: Task, part, folder: Path, seed: int, placement: Placement):
+    images, lanes = len(part), getattr(part, "lanes", 0)
     epochs, steps = length(config, images)
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=max(config.batch_size, 64),
+        per_device_eval_batch_size=lanes or max(config.batch_size, 64),
+        train_sampling_strategy="sequential" if lanes else "random",
         dataloader_drop_last=images >= config.batch_size,
         dataloader_pin_memory=placement.device == "cuda",
         max_grad_norm=config.clip_norm,
@@ -289,8 +298,8 @@ def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, pla
         data_seed=seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        metric_for_best_model="accuracy" if config.keep == "best" else None,
-        greater_is_better=True if config.keep == "best" else None,
+        metric_for_best_model=task.decides if config.keep == "best" else None,
+        greater_is_better=task.higher if config.keep == "best" else None,
         logging_strategy="steps",
         logging_steps=max(1, steps // 200),
         logging_nan_inf_filter=False,
@@ -308,7 +317,7 @@ def _arguments(config: TrainingConfig, images: int, folder: Path, seed: int, pla
     return arguments
 
 
-def _optimizer(config: TrainingConfig, placement: Placement):
+def _optimizer(config: Optimisation, placement: Placement):
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind, {"lr": config.learning_rate, "fused": placement.device in ("cpu", "cuda")}
 
@@ -322,15 +331,5 @@ def _watchers(trainer, logs, progress):
     return callbacks
 
 
-def _validation_metrics(prediction) -> dict[str, float]:
-    """The Trainer's own loss weights the last, smaller batch like a whole one; this one counts every image once."""
-    from ssmlab.tasks.metrics import log_softmax
-
-    logits, labels = prediction.predictions, prediction.label_ids
-    losses = -log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
-    return {"loss": float(losses.mean()), "accuracy": float((logits.argmax(1) == labels).mean())}
-
-
 def _save_weights(module: nn.Module, path: Path) -> None:
-    # safetensors takes contiguous tensors only, and channels_last weights are not.
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path, {"format": "pt"})
+    save_file(contiguous(module.state_dict()), path, {"format": "pt"})

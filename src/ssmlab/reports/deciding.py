@@ -1,0 +1,84 @@
+"""The number by which the models of a run are compared, and the words for it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ssmlab.reports import formats
+from ssmlab.reports.record import Record
+
+UNITS = ("byte", "base", "sample")
+# what the test part counts, by task: one, many
+ITEMS = {
+    "classify": ("image", "images"),
+    "classify_sequence": ("sequence", "sequences"),
+    "language": ("token", "tokens"),
+    "synthetic": ("answer", "answers"),
+}
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """A metric of the test part.
+
+    Args:
+        metric: its name in records; that of the recorded differences ends in _difference.
+        name: in words, "accuracy" or "bits per byte".
+        higher: whether more is better.
+        unit, better: of a difference: 1.2 "points", 0.05 "bits" " fewer".
+        text, gap: a value and a difference with its sign, as people write them.
+        bounds: the range that values lie in.
+    """
+
+    metric: str
+    name: str
+    higher: bool
+    unit: str
+    better: str
+    text: Callable[[float], str]
+    gap: Callable[[float], str]
+    bounds: tuple[float, float]
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.higher else -1
+
+    @property
+    def fraction(self) -> bool:
+        return self.metric == "accuracy"
+
+    @property
+    def scale(self) -> float:
+        """What a plot multiplies values with."""
+        return 100.0 if self.fraction else 1.0
+
+
+ACCURACY = Deciding("accuracy", "accuracy", True, "points", "", formats.percent, formats.points, (0.0, 1.0))
+
+
+def _bits(unit: str) -> Deciding:
+    def text(value: float) -> str:
+        return f"{formats.decimal(3)(value)} bits per {unit}"
+
+    return Deciding(f"bits_per_{unit}", f"bits per {unit}", False, "bits", " fewer", text, signed, (0.0, float("inf")))
+
+
+def signed(value: float) -> str:
+    """A difference with three decimals and its sign."""
+    number = f"{abs(value):.3f}"
+    return number if number == "0.000" else ("+" if value > 0 else "−") + number
+
+
+def deciding(records: Iterable[Record]) -> Deciding:
+    """Bits where a run has measured some, else the accuracy."""
+    found = {record.metric for record in records if record.metric.startswith("bits_per_")}
+    return next((_bits(unit) for unit in UNITS if f"bits_per_{unit}" in found), ACCURACY)
+
+
+def items(task: str | None) -> tuple[str, str]:
+    """What the test part of a task counts: "image", "images"."""
+    return ITEMS.get(task or "classify", ITEMS["classify"])
+
+
+def task_of(records: Iterable[Record]) -> str | None:
+    """The task that the records name."""
+    return next((record.task for record in records if record.task), None)

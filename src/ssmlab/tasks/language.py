@@ -1,0 +1,89 @@
+"""Next-token prediction: rows of tokens to a loss, and to the bits that a byte, a base or a sample costs."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+NATS, ASKED, RIGHT = range(3)  # columns of the outputs
+
+
+@dataclass(kw_only=True)
+class Language:
+    """Cross-entropy of the next token, where it is asked for (labels other than -100).
+
+    The outputs of a row are three sums: nats, tokens that were asked for, tokens that were right.
+
+    Args:
+        vocab_size: tokens; what a model has beyond them is left out of the softmax.
+        unit: what bits are counted by, such as "byte"; the deciding metric is `bits_per_<unit>`.
+        tokens_per_unit: asked tokens for each of them; 1 where tokens are bytes.
+        carry: hand the state of every step on to the next one, without gradient (truncated back-propagation).
+        carried: that state, of training and of evaluation.
+    """
+
+    vocab_size: int
+    unit: str = "byte"
+    tokens_per_unit: float = 1.0
+    carry: bool = False
+    carried: dict[bool, Any] = field(default_factory=lambda: {True: None, False: None}, repr=False)
+
+    higher: ClassVar[bool] = False
+
+    @property
+    def decides(self) -> str:
+        return f"bits_per_{self.unit}"
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The mean over the batch's asked tokens in nats, and the sums (b, 3) float32 of every row.
+
+        Args:
+            batch: "tokens" (b, l), "labels" (b, l); where documents meet in rows, "seq_idx" (b, l); where states are
+                carried, "fresh" (b,), the rows whose state begins anew.
+        """
+        state = self._state(model.training, batch["fresh"]) if self.carry else None
+        logits, after = model(batch["tokens"], state, seq_idx=batch.get("seq_idx"))
+        if self.carry:
+            self.carried[model.training] = tree_map(lambda tensor: tensor.detach(), after)
+        return token_loss(logits[..., : self.vocab_size], batch["labels"])
+
+    def _state(self, training: bool, fresh: Tensor) -> Any:
+        """The carried state; zero, which is where a recurrence starts, in fresh rows."""
+        state = self.carried[training]
+        if state is None or bool(fresh.all()):
+            return None
+        return tree_map(lambda tensor: tensor * (~fresh).view(-1, *(1,) * (tensor.ndim - 1)), state)
+
+    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens told correctly, and all that were asked for."""
+        return outputs[:, RIGHT].sum(), outputs[:, ASKED].sum()
+
+    def validation(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+        """Loss in nats a token, perplexity, bits a unit and the share of tokens told correctly, of all rows (n, 3)."""
+        nats, asked, right = outputs.astype(np.float64).sum(0)
+        loss = nats / max(asked, 1)
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            self.decides: loss / math.log(2) * self.tokens_per_unit,
+            "token_accuracy": right / max(asked, 1),
+        }
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy in nats over the labels that are not -100, and every row's sums (b, 3).
+
+    Args:
+        logits: (b, l, v). labels: (b, l), int64.
+    """
+    nats = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    asked = labels != -100
+    with torch.no_grad():
+        right = (logits.argmax(-1) == labels).float().sum(1)
+        sums = torch.stack([nats.detach().sum(1), asked.float().sum(1), right], 1)
+    return nats.sum() / asked.sum().clamp(min=1), sums

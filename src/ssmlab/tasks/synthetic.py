@@ -1,0 +1,46 @@
+"""Synthetic tasks: some places of a sequence ask for something that stands earlier in it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from ssmlab.tasks.language import ASKED, NATS, RIGHT, token_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Cross-entropy of the answers; the metric is the share of them that is right.
+
+    Args:
+        vocab_size: tokens; what a model has beyond them is left out of the softmax.
+    """
+
+    vocab_size: int
+
+    decides: ClassVar[str] = "accuracy"
+    higher: ClassVar[bool] = True
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The mean over answers in nats, and of every row the sums of nats, answers and right answers, (b, 3).
+
+        Args:
+            batch: "tokens" (b, l), "labels" (b, l), -100 where nothing is asked.
+        """
+        logits, _ = model(batch["tokens"])
+        return token_loss(logits[..., : self.vocab_size], batch["labels"])
+
+    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Right answers, and all."""
+        return outputs[:, RIGHT].sum(), outputs[:, ASKED].sum()
+
+    def validation(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+        """Loss in nats an answer, the share of right answers, and that of sequences without a mistake; rows (n, 3)."""
+        sums = outputs.astype(np.float64)
+        nats, asked, right = sums.sum(0)[[NATS, ASKED, RIGHT]]
+        return {
+            "loss": nats / asked,
+            "accuracy": right / asked,
+            "all_right": float((sums[:, RIGHT] == sums[:, ASKED]).mean()),
+        }

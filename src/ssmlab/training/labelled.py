@@ -1,0 +1,108 @@
+"""Sequences with labels of a run in memory: read and checked with numpy alone, before torch is imported."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.data.fasta import BASES
+from ssmlab.data.labelled import Labelled, assign_parts, read_labelled
+from ssmlab.data.splits import split_hash
+from ssmlab.data.wav import LEVELS
+from ssmlab.errors import DataError, RecipeError
+from ssmlab.training.images import spread_over_classes
+from ssmlab.training.progress import Progress
+from ssmlab.training.schema import AnyRecipe
+from ssmlab.training.texts import PARTS, encoded, tokenizer_of
+
+
+@dataclass(frozen=True)
+class SequencePart:
+    """Tokens of every sequence, labels (n,) and stable ids."""
+
+    tokens: list[np.ndarray]
+    labels: np.ndarray
+    ids: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """All parts of a run's data.
+
+    Args:
+        classes: in the order of the label numbers.
+        vocab_size: numbers of tokens are below it.
+        tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
+        describe: what run.json says about the data.
+    """
+
+    train: SequencePart
+    val: SequencePart
+    test: SequencePart
+    classes: tuple[str, ...]
+    vocab_size: int
+    tokenizer: str
+    describe: dict
+
+
+def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequences:
+    """Read every sequence of a recipe.
+
+    Raises:
+        DataError: with all problems by file name.
+        RecipeError: the recipe names a class that the data do not have.
+    """
+    config, progress = recipe.data, progress or Progress()
+    progress.say(f"reading {config.path}")
+    items, notes = read_labelled(config.path, config.kind)
+    classes = tuple(sorted({item.label for item in items}))
+    positive = recipe.evaluation.positive
+    if positive and positive not in classes:
+        raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(classes)}")
+    tokens, size, tokenizer = _tokens(recipe, items)
+    empty = [item.id for item, found in zip(items, tokens, strict=True) if not len(found)]
+    if empty:
+        raise DataError(f"{config.path}: {len(empty)} sequences are empty", [f"{id}: remove it" for id in empty[:20]])
+    held = assign_parts(items, val_fraction=config.val_fraction, seed=config.split_seed)
+    numbers = np.array([classes.index(item.label) for item in items])
+    parts = {}
+    for name in PARTS:
+        chosen = np.array(held[name])
+        if config.limit and config.limit < len(chosen):
+            chosen = chosen[spread_over_classes(numbers[chosen], config.limit, config.split_seed)]
+        parts[name] = SequencePart([tokens[i] for i in chosen], numbers[chosen], [items[i].id for i in chosen])
+    lengths = np.array([len(found) for found in tokens])
+    cut = int((lengths > config.length).sum())
+    if cut:
+        notes.append(f"{cut:,} of {len(lengths):,} sequences are longer than {config.length:,} tokens and are cut")
+    if config.limit:
+        notes.append(f"at most {config.limit:,} sequences of each part are used")
+    describe = {
+        "format": config.kind,
+        "path": config.path,
+        "items": "sequences",
+        "counts": {name: len(part.labels) for name, part in parts.items()},
+        "classes": list(classes),
+        "vocabulary": size,
+        "tokenizer": tokenizer,
+        "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
+        "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
+        "notes": notes,
+    }
+    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, describe=describe, **parts)
+
+
+def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray], int, str]:
+    """The tokens of every sequence, how many there are, and the tokenizer's name."""
+    if recipe.data.kind == "dna":
+        return [np.asarray(item.content) for item in items], len(BASES), ""
+    if recipe.data.kind == "audio":
+        return [np.asarray(item.content) for item in items], LEVELS, ""
+    tokenizer, name = tokenizer_of(recipe)
+    return [encoded(str(item.content), tokenizer, name) for item in items], tokenizer.size, str(Path(name))
+
+
+def _id(item: Labelled, tokens: np.ndarray) -> str:
+    """Name and content, so that a changed file is noticed when a run is resumed."""
+    return f"{item.id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"

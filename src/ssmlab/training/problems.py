@@ -1,0 +1,93 @@
+"""The sequences of a synthetic task, made when they are asked for: every epoch has new ones."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.data.contents import did_you_mean
+from ssmlab.data.synthetic import induction_heads, selective_copying
+from ssmlab.errors import DataError
+from ssmlab.training.progress import Progress
+from ssmlab.training.schema import AnyRecipe
+from ssmlab.training.schema_sequences import SyntheticData
+
+NAMES = ("selective_copying", "induction_heads")
+VAL, TEST = 1, 2  # numbers in the seeds of the parts; an epoch's is EPOCHS and more
+EPOCHS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A synthetic task.
+
+    Args:
+        config: its sizes.
+        epochs: of the training.
+        val, test: tokens (n, l) uint8 and labels (n, l); `further` the same for other lengths.
+        describe: what run.json says about the data.
+    """
+
+    config: SyntheticData
+    epochs: int
+    val: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    further: dict[int, tuple[np.ndarray, np.ndarray]]
+    describe: dict
+
+    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The training sequences of an epoch; those of the same number are the same."""
+        config, share = self.config, 1.0
+        if config.grow:
+            share = min(1.0, 1 / 8 + 7 / 8 * number / max(1, config.grow * self.epochs))
+        size = {"length": max(8, round(share * config.length))}
+        if config.path == "selective_copying":
+            size["data_tokens"] = max(1, round(share * config.data_tokens))
+        return make(config.model_copy(update=size), config.examples, [config.split_seed, EPOCHS + number])
+
+
+def make(config: SyntheticData, count: int, seed, length: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of the recipe's task, of its length or another one."""
+    length = length or config.length
+    if config.path == "selective_copying":
+        return selective_copying(count, length, config.data_tokens, config.vocab, seed)
+    return induction_heads(count, length, config.vocab, seed)
+
+
+def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem:
+    """Make the parts that stay the same.
+
+    Raises:
+        DataError: there is no such task, or its sizes are none.
+    """
+    config = recipe.data
+    if config.path not in NAMES:
+        raise DataError(
+            f"data.path={config.path!r} is no synthetic task{did_you_mean(config.path, NAMES)}; there are "
+            f"{', '.join(NAMES)}"
+        )
+    short = min(config.length, *config.test_lengths) if config.test_lengths else config.length
+    if config.path == "selective_copying" and config.data_tokens > short:
+        raise DataError(f"data.data_tokens={config.data_tokens} do not fit into a length of {short}")
+    val = make(config, config.test_examples, [config.split_seed, VAL])
+    test = make(config, config.test_examples, [config.split_seed, TEST])
+    further = {}
+    for length in config.test_lengths:
+        # so many that an evaluation costs what the test part costs, and at least a few dozen
+        count = max(64, min(config.test_examples, config.test_examples * config.length // length))
+        further[length] = make(config, count, [config.split_seed, TEST, length], length)
+    counts = {"train": config.examples, "val": len(val[0]), "test": len(test[0])}
+    describe = {
+        "format": config.path,
+        "path": config.path,
+        "items": "sequences",
+        "counts": counts,
+        "vocabulary": config.vocab,
+        "row": f"{val[0].shape[1]:,} tokens",
+        "split_hash": hashlib.sha256(val[0].tobytes() + test[0].tobytes()).hexdigest(),
+        "notes": [
+            f"generated; every epoch has {config.examples:,} new sequences for training",
+            *([f"in the first {config.grow:.0%} of the epochs training sequences are shorter"] if config.grow else []),
+        ],
+    }
+    return Problem(config=config, epochs=recipe.training.epochs, val=val, test=test, further=further, describe=describe)

@@ -1,0 +1,207 @@
+"""The tables of recipes on sequences: language models, classifiers, synthetic tasks, and what length costs."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from ssmlab.models.language import LANGUAGE_MODELS
+from ssmlab.models.registry import did_you_mean
+from ssmlab.training.schema import AnyRecipe, Optimisation, Table, check_names
+
+KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is, where no tokenizer says otherwise
+
+
+class SequenceModel(Table):
+    """One model of the comparison: a name from the table of language models, and its options."""
+
+    name: str = ""  # may be left out where `weights` or the recipe's `model` is a folder
+    label: str = ""  # of the folder and the records; the name where it is not given
+    title: str = ""  # for the reports
+    weights: str = ""  # the folder of a language model to start from, in any layout
+    options: dict[str, Any] = Field({})  # of the model's config, such as d_model
+    training: dict[str, Any] = Field({})  # keys of [training] that are different for this model, such as learning_rate
+
+    @model_validator(mode="after")
+    def _fill(self):
+        if self.name and self.name not in LANGUAGE_MODELS:
+            hint = did_you_mean(self.name, LANGUAGE_MODELS) or f"; there are {', '.join(LANGUAGE_MODELS)}"
+            raise ValueError(f"unknown language model {self.name!r}{hint}")
+        if self.weights and not Path(self.weights).is_dir():
+            raise ValueError(f"weights {self.weights}: no such folder")
+        self.label = self.label or self.name or Path(self.weights).name or "model"
+        known = LANGUAGE_MODELS[self.name].title.removesuffix(", of any size") if self.name else self.label
+        self.title = self.title or known
+        check_names(self.label, self.options, {"vocab_size"})
+        return self
+
+
+class SequenceTraining(Optimisation):
+    """How every model of the recipe is trained on sequences. What the trainer knows besides is for images only."""
+
+    layer_decay: ClassVar[float] = 1.0
+    ema: ClassVar[float] = 0.0
+
+    gradient_checkpointing: bool = False  # compute every layer again in the backward pass: less memory, more time
+
+
+class LanguageTraining(SequenceTraining):
+    """How language models are trained."""
+
+    carry_state: bool = False  # rows continue where those of the last step ended, with their state
+
+
+class SequenceEvaluation(Table):
+    """What is measured after training, once, on the test part."""
+
+    batch_size: int = Field(32, ge=1)
+    positive: str = ""  # the positive class of two; the second in order where it is not given
+    throughput_batch: int = Field(8, ge=1)
+    throughput_repeats: int = Field(5, ge=1)
+    bootstrap: int = Field(2000, ge=100)  # resamples for the intervals
+
+
+class Template(Table):
+    """How a message of a chat becomes text; {text} stands for it. A prompt is a user's message, a response ours."""
+
+    system: str = "{text}\n\n"
+    user: str = "User: {text}\n"
+    assistant: str = "Assistant: {text}\n"
+
+    @model_validator(mode="after")
+    def _has_text(self):
+        for name in ("system", "user", "assistant"):
+            if getattr(self, name).count("{text}") != 1:
+                raise ValueError(f"template.{name} must hold {{text}} once, got {getattr(self, name)!r}")
+        return self
+
+
+class LanguageData(Table):
+    """Which texts, bases or sounds. A token is a byte, a base, a sample of 8 bits, or what the tokenizer makes."""
+
+    path: str = ""
+    kind: Literal["text", "dna", "audio", "chat"] = "text"
+    tokenizer: str = ""  # a tokenizer.json, a sentencepiece model, or bytes; bytes, or that of the weights, if empty
+    length: int = Field(256, ge=2)  # tokens of a row
+    documents: Literal["file", "line"] = "file"  # what a document is, which nothing leaks out of
+    reverse_complement: bool = False  # of DNA: train on both strands
+    template: Template = Template()
+    val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    test_fraction: float = Field(0.1, gt=0, lt=0.5)
+    split_seed: int = 0
+    limit: int = Field(0, ge=0)  # at most so many rows of each part; 0 = all
+
+
+class LabelledData(Table):
+    """Which sequences with labels."""
+
+    path: str = ""
+    kind: Literal["text", "dna", "audio"] = "text"
+    tokenizer: str = ""
+    length: int = Field(1024, ge=2)  # longer sequences are cut
+    crop: Literal["start", "random"] = "start"  # which part is kept in training; in evaluation it is the start
+    val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    split_seed: int = 0
+    limit: int = Field(0, ge=0)  # at most so many sequences of each part, drawn class by class; 0 = all
+
+
+class SyntheticData(Table):
+    """Generated sequences; every epoch has new ones."""
+
+    path: str = ""  # selective_copying or induction_heads
+    vocab: int = Field(16, ge=4, le=250)
+    length: int = Field(256, ge=8)  # of a sequence, without the places of the answers
+    data_tokens: int = Field(16, ge=1)  # of selective copying: how many are to be remembered
+    examples: int = Field(6400, ge=1)  # of an epoch
+    grow: float = Field(0.0, ge=0, le=1)  # the share of the epochs in which training sequences grow from an eighth
+    test_examples: int = Field(1000, ge=1)
+    test_lengths: list[int] = Field([])  # further lengths that are tested, such as four times the training's
+    split_seed: int = 0
+
+
+class ScalingData(Table):
+    """What is measured: lengths in tokens. The tokens are random."""
+
+    path: str = "random"
+    vocab: int = Field(256, ge=2)
+    prefill: list[int] = Field(min_length=1)
+    training: list[int] = Field([])
+    decoding: list[int] = Field([])  # after a prompt of so many tokens
+    decoded: int = Field(16, ge=1)  # tokens that are written
+    most_seconds: float = Field(60.0, gt=0)  # a pass that would take longer is extrapolated
+
+
+class Head(Table):
+    """What makes one prediction of a sequence: the mean over its tokens, or what stands at the last one."""
+
+    pool: Literal["mean", "last"] = "mean"
+
+
+class SequenceRecipe(AnyRecipe):
+    """What the recipes on sequences share."""
+
+    training: SequenceTraining = SequenceTraining()
+    models: list[SequenceModel] = Field(min_length=1)
+    evaluation: SequenceEvaluation = SequenceEvaluation()
+
+    @model_validator(mode="after")
+    def _own_training(self):
+        for i, model in enumerate(self.models):
+            try:
+                self.training_of(model)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, ("training", *first["loc"])))
+                raise ValueError(f"models.{i}.{where}: {first['msg']}, got {first['input']!r}") from None
+        return self
+
+
+class LanguageRecipe(SequenceRecipe):
+    """A run of language models: next token, or the answers of a chat."""
+
+    forms: ClassVar[str] = (
+        "text: a .txt file, a folder of them, or pydoc; DNA: FASTA, or generated; audio: a folder of .wav, or "
+        "generated; chat: a .jsonl, or generated"
+    )
+
+    task: Literal["language"] = "language"
+    model: str = ""  # the folder of a language model that models without weights of their own start from
+    data: LanguageData = LanguageData()
+    training: LanguageTraining = LanguageTraining()
+
+    @model_validator(mode="after")
+    def _streams(self):
+        if self.training.carry_state and self.data.kind == "chat":
+            raise ValueError("training.carry_state is for streams; the messages of a chat are apart")
+        return self
+
+
+class LabelledRecipe(SequenceRecipe):
+    """A run of classifiers of sequences."""
+
+    forms: ClassVar[str] = (
+        "text: class folders of .txt; DNA: a folder of FASTA files, one a class; audio: a folder of <class>_*.wav; or "
+        "generated"
+    )
+
+    task: Literal["classify_sequence"] = "classify_sequence"
+    data: LabelledData = LabelledData()
+    head: Head = Head()
+
+
+class SyntheticRecipe(SequenceRecipe):
+    """A run of a synthetic task."""
+
+    forms: ClassVar[str] = "selective_copying or induction_heads"
+
+    task: Literal["synthetic"] = "synthetic"
+    data: SyntheticData = SyntheticData()
+
+
+class ScalingRecipe(SequenceRecipe):
+    """Time and memory against length."""
+
+    forms: ClassVar[str] = "random"
+
+    task: Literal["scaling"] = "scaling"
+    data: ScalingData

@@ -1,0 +1,235 @@
+"""Text, DNA, sound and chats from files: what is read, and that every problem is told by its file's name."""
+
+import gzip
+import json
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pytest
+
+from ssmlab.data.fasta import parse_fasta, read_fasta, reverse_complement
+from ssmlab.data.jsonl import chat_tokens, read_chats
+from ssmlab.data.labelled import assign_parts, read_labelled
+from ssmlab.data.synthetic import ASK, NOISE, generated_bases, induction_heads, selective_copying
+from ssmlab.data.text import Document, divide, read_texts
+from ssmlab.data.wav import from_mu_law, mu_law, read_wav, read_wavs
+from ssmlab.errors import DataError
+
+
+def test_texts_by_file_and_by_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.txt").write_text("drei ß")
+    (tmp_path / "SOURCE.md").write_text("not this one")
+    assert read_texts(tmp_path) == [("a.txt", "one\n\ntwo\n"), ("deep/b.txt", "drei ß")]
+    assert read_texts(tmp_path, "line") == [("a.txt:1", "one"), ("a.txt:3", "two"), ("deep/b.txt:1", "drei ß")]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "void.txt").write_text(" \n")
+    with pytest.raises(DataError) as caught:
+        read_texts(tmp_path)
+    assert caught.value.problems == [
+        "latin.txt: not UTF-8 at byte 3; convert it, e.g. with iconv -t utf-8",
+        "void.txt: holds no text; remove it",
+    ]
+    with pytest.raises(DataError, match=r"no such file or folder; did you mean 'deep'"):
+        read_texts(tmp_path / "deap")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no .txt in it, found nothing"):
+        read_texts(tmp_path / "empty")
+
+
+def test_the_prose_of_python_is_there():
+    texts = read_texts("pydoc")
+    assert len(texts) > 50 and sum(len(text) for _, text in texts) > 300_000
+
+
+def test_division_is_by_name_by_stretch_or_by_document():
+    def parts(documents, **options):
+        return divide(documents, **({"val_fraction": 0.1, "test_fraction": 0.2, "seed": 0} | options))[0]
+
+    one = parts([Document("a.txt", np.arange(100))])
+    assert [one[name][0].tokens.tolist() for name in ("train", "val", "test")] == [
+        list(range(70)), list(range(70, 80)), list(range(80, 100)),
+    ]  # fmt: skip
+    many = [Document(f"{i}.txt", np.full(3, i)) for i in range(50)]
+    divided = parts(many)
+    assert {name: len(held) for name, held in divided.items()} == {"train": 35, "val": 5, "test": 10}
+    assert sorted(d.id for held in divided.values() for d in held) == sorted(d.id for d in many)
+    again = parts(many[::-1])
+    assert {d.id for d in again["test"]} == {d.id for d in divided["test"]}, "whatever the order of the files"
+    named = parts([Document(name, np.arange(9)) for name in ("train/a.txt", "valid/b.txt", "test/c.txt")])
+    assert [held[0].id for held in named.values()] == ["train/a.txt", "valid/b.txt", "test/c.txt"]
+
+
+def test_fasta(tmp_path):
+    (tmp_path / "a.fa").write_text(">first some words\nACGT\nnnRY\n>second\nacgu\n")
+    (tmp_path / "b.fa.gz").write_bytes(gzip.compress(b">z\nTTT\n"))
+    found = read_fasta(tmp_path)
+    assert [d.id for d in found] == ["a.fa:first", "a.fa:second", "b.fa.gz:z"]
+    assert [d.tokens.tolist() for d in found] == [[0, 1, 2, 3, 4, 4, 4, 4], [0, 1, 2, 3], [3, 3, 3]]
+    for content, message in (
+        (b"ACGT", "line 1: a FASTA file begins with >name"),
+        (b">a\nAC1T", "line 2: '1' is no base"),
+        (b">a\n>b\nACG", "record a has no bases"),
+        (b"", "has no records"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_fasta("x", content)
+    (tmp_path / "bad.fa").write_text("hello")
+    with pytest.raises(DataError, match="bad.fa: line 1"):
+        read_fasta(tmp_path)
+
+
+def test_the_other_strand():
+    bases = np.array([0, 1, 2, 3, 4, 0], np.uint8)
+    assert reverse_complement(bases).tolist() == [3, 4, 0, 1, 2, 3]
+    assert np.array_equal(reverse_complement(reverse_complement(bases)), bases)
+
+
+def write_wav(path, values, *, width=2, channels=1, rate=8000):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        full = 2 ** (8 * width - 1) - 1
+        whole = np.round(np.asarray(values) * full).astype(np.int64)
+        content = (whole + 128).astype(np.uint8) if width == 1 else whole.astype("<i4")
+        raw = content.tobytes() if width == 1 else content.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+        file.writeframes(raw)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_samples_of_every_width(tmp_path, width):
+    values = np.sin(np.arange(50) / 5) * 0.9
+    write_wav(tmp_path / "x.wav", values, width=width)
+    samples, rate = read_wav(tmp_path / "x.wav")
+    assert rate == 8000 and np.abs(samples - values).max() < 2.0 ** (2 - 8 * min(width, 2))
+
+
+def test_sounds_of_a_folder(tmp_path):
+    write_wav(tmp_path / "a.wav", np.zeros(5))
+    write_wav(tmp_path / "b.wav", np.repeat([0.5, -0.5], 3), channels=2)
+    found, rate = read_wavs(tmp_path)
+    assert rate == 8000 and [len(d.tokens) for d in found] == [5, 3]
+    assert set(found[0].tokens.tolist()) == {128}, "silence"
+    write_wav(tmp_path / "c.wav", np.zeros(5), rate=16000)
+    (tmp_path / "d.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError) as caught:
+        read_wavs(tmp_path)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["d.wav", "c.wav"]
+
+
+def test_mu_law_is_finest_where_it_is_quiet():
+    tokens = np.arange(256, dtype=np.uint8)
+    levels = from_mu_law(tokens)
+    assert np.array_equal(mu_law(levels), tokens) and levels[0] == -1 and levels[-1] == pytest.approx(1)
+    steps = np.diff(levels)
+    assert steps[127] == steps.min() and (np.diff(steps[128:]) > 0).all()
+
+
+CHAT = {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"},
+                     {"role": "assistant", "content": "A"}]}  # fmt: skip
+
+
+def test_chats_and_what_is_learned_of_them(tmp_path):
+    file = tmp_path / "my.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "response": "r"}) + "\n\n" + json.dumps(CHAT) + "\n")
+    chats = read_chats(file)
+    assert chats[0] == ("my.jsonl:1", [("user", "p"), ("assistant", "r")])
+    assert [role for role, _ in chats[1][1]] == ["system", "user", "assistant"]
+    template = {"system": "<{text}>", "user": "U:{text}|", "assistant": "A:{text}."}
+    document = chat_tokens("x", chats[1][1], template, lambda text: list(text.encode()), 256)
+    assert bytes(document.tokens[:-1].tolist()).decode() == "<S>U:U|A:A." and document.tokens[-1] == 256
+    assert bytes(document.tokens[document.learned][:-1].tolist()).decode() == "A.", "the answer, not what is before it"
+
+
+def test_lines_that_are_no_chats_are_all_told(tmp_path):
+    file = tmp_path / "my.jsonl"
+    wrong = [
+        "{",
+        "[]",
+        '{"prompt": "p"}',
+        '{"prompt": "p", "response": 3}',
+        '{"messages": [{"role": "bot", "content": ""}]}',
+    ]
+    file.write_text("\n".join([json.dumps(CHAT), *wrong]))
+    with pytest.raises(DataError) as caught:
+        read_chats(file)
+    said = caught.value.problems
+    assert [text.split(":")[0] for text in said] == [f"my.jsonl, line {i}" for i in range(2, 7)]
+    for text, part in zip(
+        said, ("not JSON", "an object", "has the keys prompt", "a string", "role must be"), strict=True
+    ):
+        assert part in text
+
+
+def test_labels_come_from_folders_files_and_names(tmp_path):
+    for part in ("train", "test"):
+        for label in ("neg", "pos"):
+            (tmp_path / "films" / part / label).mkdir(parents=True)
+            for i in range(4):
+                (tmp_path / "films" / part / label / f"{i}.txt").write_text(f"{label} {i}")
+    items, _ = read_labelled(str(tmp_path / "films"), "text")
+    held = assign_parts(items, val_fraction=0.25, seed=0)
+    assert {name: len(found) for name, found in held.items()} == {"train": 6, "val": 2, "test": 8}
+    assert {items[i].part for i in held["test"]} == {"test"}
+
+    (tmp_path / "genes").mkdir()
+    for name, count in (("A", 6), ("B", 6), ("C", 2)):
+        records = "".join(f">{i}\n{'ACGT' * (i + 1)}\n" for i in range(count))
+        (tmp_path / "genes" / f"{name}.fa").write_text(records)
+    items, notes = read_labelled(str(tmp_path / "genes"), "dna")
+    assert {item.label for item in items} == {"A", "B"} and "left out: C" in notes[-1]
+
+    (tmp_path / "words").mkdir()
+    for digit in (0, 1):
+        for index in range(8):
+            write_wav(tmp_path / "words" / f"{digit}_ada_{index}.wav", np.zeros(4))
+    items, _ = read_labelled(str(tmp_path / "words"), "audio")
+    held = assign_parts(items, val_fraction=0.3, seed=0)
+    assert {items[i].id for i in held["test"]} == {f"{digit}_ada_{i}.wav" for digit in (0, 1) for i in range(5)}
+
+
+@pytest.mark.parametrize("kind", ["text", "dna", "audio"])
+def test_generated_sequences_have_all_parts(kind):
+    items, _ = read_labelled("generated", kind)
+    held = assign_parts(items, val_fraction=0.1, seed=0)
+    assert all(len({items[i].label for i in found}) == len({item.label for item in items}) for found in held.values())
+
+
+@pytest.mark.parametrize(("length", "data_tokens", "vocab"), [(32, 4, 16), (256, 16, 16), (9, 9, 5)])
+def test_selective_copying_can_be_answered(length, data_tokens, vocab):
+    tokens, labels = selective_copying(50, length, data_tokens, vocab, 0)
+    assert tokens.shape == labels.shape == (50, length + data_tokens)
+    for row, asked in zip(tokens, labels, strict=True):
+        read = row[:length]
+        assert read[read != NOISE].tolist() == asked[asked != -100].tolist(), "what stands in the noise, in its order"
+        assert (row[length:] == ASK).all() and (asked[:length] == -100).all()
+    assert set(labels[labels != -100].tolist()) <= set(range(2, vocab)) and tokens.max() < vocab
+    places = np.nonzero(tokens[:, :length])[1]
+    assert places.min() == 0 and places.max() == length - 1
+
+
+@pytest.mark.parametrize("length", [8, 256])
+def test_induction_heads_can_be_answered(length):
+    tokens, labels = induction_heads(200, length, 16, 0)
+    for row, asked in zip(tokens, labels, strict=True):
+        places = np.nonzero(row == 15)[0]
+        assert len(places) == 2 and places[1] == length - 1
+        assert asked[-1] == row[places[0] + 1] < 15 and (asked[:-1] == -100).all()
+    assert len(set(labels[:, -1].tolist())) > 10
+
+
+def test_seeds_decide_what_is_generated():
+    first, again, other = (selective_copying(5, 32, 4, 16, seed)[0] for seed in (1, 1, [1, 2]))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    a, b = (generated_bases(4, 60, seed)[0][1].tokens for seed in (0, 1))
+    assert not np.array_equal(a, b)
+
+
+def test_readers_do_without_torch():
+    names = "fasta, jsonl, labelled, packing, synthetic, text, tokenizers, wav"
+    code = f"import sys; from ssmlab.data import {names}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

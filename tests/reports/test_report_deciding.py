@@ -1,0 +1,68 @@
+"""Runs that bits decide, and numbers against length: words, ranking, plots."""
+
+from ssmlab.reports import lengths
+from ssmlab.reports.deciding import deciding, items, signed
+from ssmlab.reports.record import Record, append_records
+from ssmlab.reports.run_folder import load_run
+from ssmlab.reports.tables import comparison
+from ssmlab.reports.verdict import winner
+
+
+def bits(model, value, seed=0, spread=None):
+    return Record(
+        task="language", model=model, split="test", metric="bits_per_base", value=value, unit="bits", n=900, seed=seed,
+        spread=spread or (value - 0.1, value + 0.1),
+    )  # fmt: skip
+
+
+def difference(pair, value, low, high):
+    return Record(
+        task="language", model=pair, split="test", metric="bits_per_base_difference", value=value, spread=(low, high)
+    )
+
+
+def test_fewer_bits_win():
+    records = [bits("a", 1.9), bits("b", 1.7), difference("b - a", -0.2, -0.3, -0.1)]
+    answer = winner(records)
+    assert answer.clear and answer.leader == "b" and answer.difference == (0.2, 0.1, 0.3)
+    assert answer.detail == (
+        "1.700 bits per base against 1.900 bits per base for a, on 900 test tokens; 0.200 bits fewer "
+        "(95 % interval +0.100 to +0.300)."
+    )
+    unclear = winner([*records[:2], difference("a - b", 0.2, -0.1, 0.5)])
+    assert unclear.kind == "unclear" and "b is 0.200 bits ahead of a" in unclear.detail
+    alone = winner(records[:1])
+    assert alone.detail.startswith("needs 1.900 bits per base on 900 test tokens (95 % interval 1.800")
+
+
+def test_the_row_of_bits_marks_the_least_and_has_an_interval_over_seeds():
+    records = [bits(model, value + seed / 10, seed) for model, value in (("a", 1.9), ("b", 1.7)) for seed in (0, 1, 2)]
+    row = next(row for row in comparison(records).rows if row.label == "Bits per base")
+    assert [cell.best for cell in row.cells] == [False, True] and row.cells[1].text == "1.800 [1.552, 2.048]"
+
+
+def test_what_decides():
+    assert deciding([bits("a", 1.0)]).name == "bits per base" and deciding([]).metric == "accuracy"
+    assert items("classify") == ("image", "images") == items(None) and items("synthetic")[1] == "answers"
+    assert [signed(value) for value in (0.05, -0.05, 0.0001)] == ["+0.050", "−0.050", "0.000"]
+
+
+def test_values_by_length_are_means_and_say_what_was_extrapolated(tmp_path):
+    def record(length, value, seed, n):
+        return Record(
+            task="scaling", model="a", metric="prefill_seconds", value=value, class_=f"length {length}", seed=seed, n=n
+        )
+
+    append_records(
+        tmp_path / "records.jsonl",
+        [record(1024, 1.0, 0, 3), record(1024, 2.0, 1, 3), record(256, 0.1, 0, 3), record(4096, 9.0, 0, 0)],
+    )
+    run = load_run(tmp_path)
+    (found,) = lengths.series(run, "prefill_seconds")
+    assert found.lengths == (256, 1024, 4096) and found.values == (0.1, 1.5, 9.0)
+    assert found.measured == (True, True, False)
+    (plot,) = lengths.plots(run)
+    assert plot.name == "length-prefill_seconds" and "Dashed: extrapolated" in plot.caption
+    text = str(lengths.tables(run))
+    assert "[9.00 s]" in text and "1.50 s" in text and "[1.50 s]" not in text
+    assert winner(run.records).headline == "Time and memory against length"

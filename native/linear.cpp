@@ -55,12 +55,13 @@ template <class E> void outputs(const ssm_linear &a, int64_t first, int64_t last
         for (int64_t row = 0, count; row < a.rows; row += count) {
             count = min64(ROWS, a.rows - row);
             vf sums[ROWS * OUTPUTS] = {};
-            for (int64_t i = 0; i < some; i++) some_rows((const E *)a.weight + (m + i) * a.weight_stride, a, row, count, sums + i);
+            for (int64_t i = 0; i < some; i++)
+                some_rows((const E *)a.weight + (m + i) * a.weight_stride, a, row, count, sums + i);
             for (int64_t r = 0; r < count; r++) {
                 float y[OUTPUTS];
                 sum_lanes(sums + r * OUTPUTS, y);
-                for (int64_t i = 0; i < some; i++)
-                    a.y[(row + r) * a.outputs + m + i] = y[i] * (a.scale ? a.scale[m + i] : 1.f) + (a.bias ? a.bias[m + i] : 0.f);
+                for (int64_t i = 0, o = m; i < some; i++, o++)
+                    a.y[(row + r) * a.outputs + o] = y[i] * (a.scale ? a.scale[o] : 1.f) + (a.bias ? a.bias[o] : 0.f);
             }
         }
     }

@@ -158,7 +158,7 @@ def test_converted_models_open_in_transformers_with_the_same_logits(folder, tmp_
         (["generate", "mamba_lm_test", "--prompt", "x", "--batch", "y"], "give one of --prompt"),
         (["generate", "mamba_lm_test", "--prompt-file", "/nowhere"], "/nowhere cannot be read"),
         (["generate", "mamba_lm_test", "--batch", "/dev/null"], "/dev/null has no prompts"),
-        (["generate", "mamba_lm_test", "--prompt", "x", "--dtype", "int8"], "--dtype must be one of float32, bfloat16"),
+        (["generate", "mamba_lm_test", "--prompt", "x", "--dtype", "int4"], "--dtype must be one of float32, bfloat16"),
         (["generate", "mamba_lm_test", "--prompt", "x", "--top-k", "3"], "so temperature must be above 0"),
         (["generate", "mamba_lm_test", "--prompt", "x", "--tokenizer", "/nowhere"], "there is no tokenizer /nowhere"),
         (

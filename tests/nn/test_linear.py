@@ -74,6 +74,7 @@ def test_gradients_are_torchs(calls):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)) and not calls
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", [Linear, QuantizedLinear])
 @torch.no_grad()
 def test_whoever_follows_the_call_sees_torchs_product(calls, kind):
@@ -89,6 +90,7 @@ def test_whoever_follows_the_call_sees_torchs_product(calls, kind):
     exported = torch.export.export(layer, (x,)).module()
     traced = torch.jit.trace(layer, x)
     other = x + 1
+    calls.clear()
     for way in (torch.func.vmap(layer), compiled, exported, traced):
         way(x)
         assert not calls

@@ -5,7 +5,7 @@ import torch
 
 from ops.common import relative_error
 from ssmlab.ops import _native, causal_conv1d, selective_scan, ssd
-from ssmlab.ops.steps import FEW, conv_step, head_step, linear_step, scan_step
+from ssmlab.ops.steps import FEW, FEW_OF_INT8, conv_step, head_step, linear_step, scan_step
 
 pytestmark = pytest.mark.skipif(_native.LIBRARY is None, reason=_native.MISSING or "")
 LIMIT = 1e-6
@@ -89,6 +89,41 @@ def test_linear(inputs, outputs, dtype):
     wide = torch.randn(outputs, inputs + 5).to(dtype)[:, :inputs]  # rows of a larger matrix
     x = torch.randn(1, inputs).to(dtype)
     assert torch.equal(linear_step(x, wide), linear_step(x, wide.contiguous()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (15, 6), (33, 7), (768, 64), (48, 1537)])
+def test_linear_of_bytes(inputs, outputs, dtype):
+    weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    scale, bias = torch.rand(outputs), torch.randn(outputs)
+    for rows in (1, 2, 3, 4, 5, FEW_OF_INT8):
+        x = torch.randn(rows, inputs).to(dtype)
+        exact = torch.nn.functional.linear(x.double(), weight.double() * scale.double()[:, None], bias.double())
+        found = linear_step(x, weight, bias, scale)
+        assert found.dtype == dtype and relative_error(found, exact) < (LIMIT if dtype is torch.float32 else 5e-3)
+        assert torch.equal(linear_step(x[-1:], weight, bias, scale), found[-1:]), "a row does not feel the others"
+    assert linear_step(torch.randn(FEW_OF_INT8 + 1, inputs), weight, bias, scale) is None
+    assert linear_step(torch.randn(1, inputs), weight.float(), bias, scale) is None
+
+
+@torch.no_grad()
+def test_a_default_dtype_changes_nothing():
+    x, weight = torch.randn(1, 200), torch.randn(300, 200)
+    expected = linear_step(x, weight)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(linear_step(x, weight), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_scan_can_leave_its_state_alone():
+    i = [torch.randn(2, 37), torch.rand(2, 37), -torch.rand(37, 5), torch.randn(2, 5), torch.randn(2, 5)]
+    state, after = torch.randn(2, 37, 5), torch.empty(2, 37, 5)
+    before = state.clone()
+    y = scan_step(state, *i, None, None, None, True, after)
+    assert torch.equal(state, before)
+    assert torch.equal(scan_step(state, *i, None, None, None, True), y) and torch.equal(state, after)
 
 
 def test_any_number_of_threads_gives_the_same_bits():

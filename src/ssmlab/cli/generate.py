@@ -13,7 +13,8 @@ MODEL = typer.Argument(
 )
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("float32", "bfloat16", "float16")
-DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(DTYPES)}; that of the file if not given.")
+WRITING = (*DTYPES, "int8")  # weights of linear layers alone; nothing is stored so
+DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(WRITING)}; that of the file if not given.")
 
 
 def generate(
@@ -49,7 +50,7 @@ def generate(
 ) -> None:
     """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
     prompts = _prompts(prompt, prompt_file, batch, load_state)
-    check_model(model, dtype, device)
+    check_model(model, dtype, device, WRITING)
     from ssmlab.models.sampling import Sampling
 
     choice = {
@@ -90,7 +91,7 @@ def generate(
         _tell("text", sum(len(row.tokens) for row in written), len(written), seconds)
 
 
-def check_model(model: str, dtype: str | None, device: str = "auto") -> None:
+def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tuple[str, ...] = DTYPES) -> None:
     """Tell what is misspelt before torch is imported."""
     from ssmlab.errors import ModelError, UserError
     from ssmlab.models.language import LANGUAGE_MODELS
@@ -99,8 +100,8 @@ def check_model(model: str, dtype: str | None, device: str = "auto") -> None:
     if not Path(model).exists() and model not in LANGUAGE_MODELS:
         hint = did_you_mean(model, LANGUAGE_MODELS) or "; give its folder, or a name such as mamba_lm_130m"
         raise ModelError(f"there is no language model {model!r}{hint}")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype is not None and dtype not in dtypes:
+        raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
     if device not in DEVICES:
         raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
 
@@ -112,6 +113,10 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
     from ssmlab.checkpoints.files import load_language_model
     from ssmlab.models.language import create_language_model
 
+    if dtype == "int8":
+        from ssmlab.nn import quantize_linear_
+
+        return quantize_linear_(open_model(model, None, vocab_size))
     kind = None if dtype is None else getattr(torch, dtype)
     if Path(model).exists():
         return load_language_model(model, kind)

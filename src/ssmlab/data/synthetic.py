@@ -65,7 +65,7 @@ def generated_bases(count: int, length: int, seed: int = 0, classes: int = 4) ->
 
 
 def generated_sounds(count: int, length: int, seed: int = 0, classes: int = 4) -> list[tuple[str, np.ndarray]]:
-    """(class, samples from -1 to 1): a tone, two overtones and noise, 8,000 samples a second; the class is its pitch."""
+    """(class, samples from -1 to 1): a tone, overtones and noise, 8,000 samples a second; the pitch is its class."""
     rng = np.random.default_rng([seed, 2])
     time = np.arange(length) / 8000
     made = []

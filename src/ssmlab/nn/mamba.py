@@ -114,7 +114,7 @@ class Mamba(nn.Module):
         x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
         inputs = x
         token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
-        one = convolved_token(self.conv1d, x, conv_state) if token else None
+        one = convolved_token(self.conv1d, x, conv_state) if token and conv_state is not None else None
         x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = self.dt_proj(dt)

@@ -143,7 +143,7 @@ class Mamba2(nn.Module):
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
         token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
-        one = convolved_token(self.conv1d, inputs, conv_state) if token else None
+        one = convolved_token(self.conv1d, inputs, conv_state) if token and conv_state is not None else None
         xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
         if padding is not None:
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)

@@ -122,7 +122,7 @@ def scan_token(
     if x.dtype is torch.float32:
         y = scan_step(state, x, dt, A, B, C, D, z, None, True, after)
         return None if y is None else (y, after)
-    y = scan_step(state, *(t.float() for t in (x, dt, A, B, C, D, z)), None, True, after)
+    y = scan_step(state, x.float(), dt.float(), A, B.float(), C.float(), D.float(), z.float(), None, True, after)
     return None if y is None else (y.to(x.dtype), after)
 
 

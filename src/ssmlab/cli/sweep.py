@@ -43,15 +43,16 @@ def sweep(
 def _show(console, result) -> None:
     from rich.table import Table
 
-    labels = list(result.best.accuracies)
-    table = Table(box=None, caption="validation accuracy, mean over seeds", caption_justify="left")
+    labels, metric = list(result.best.accuracies), result.best.metric
+    form = "{:.1%}" if metric == "accuracy" else "{:.4g}"
+    table = Table(box=None, caption=f"validation {metric.replace('_', ' ')}, mean over seeds", caption_justify="left")
     for column in (*result.best.changes, *labels, "mean"):
         table.add_column(column)
     for trial in result.trials:
         means = [sum(trial.accuracies[label]) / len(trial.accuracies[label]) for label in labels]
         style = "bold green" if trial is result.best else None
         mark = " *" if trial is result.best else ""
-        cells = [f"{mean:.1%}" for mean in (*means, trial.score)]
+        cells = [form.format(mean) for mean in (*means, trial.score)]
         table.add_row(*trial.changes.values(), *cells[:-1], cells[-1] + mark, style=style)
     console.print(table)
     best = result.folder / "best.toml"

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError, ShapeError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.mamba import _check_sizes, _checked_rank, _init_dt
+from ssmlab.nn.dt import checked_rank, init_dt
+from ssmlab.nn.mamba import _check_sizes
 from ssmlab.nn.padding import Padding
 from ssmlab.ops import selective_scan
 
@@ -60,7 +61,7 @@ class BiMamba(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ModelError(f"BiMamba: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        rank = _checked_rank(dt_rank, d_model)
+        rank = checked_rank("Mamba", dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
@@ -73,13 +74,13 @@ class BiMamba(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
         self.A_b_log = nn.Parameter(self.A_log.detach().clone())
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
-        _init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
+        init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
         if kind == "v2":
             self.conv1d_b = CausalConv1d(d_inner, d_conv, bias=conv_bias)
             self.x_proj_b = nn.Linear(d_inner, rank + 2 * d_state, bias=False)
             self.dt_proj_b = nn.Linear(rank, d_inner)
             self.D_b = nn.Parameter(torch.ones(d_inner))
-            _init_dt(self.dt_proj_b, dt_min, dt_max, dt_init_floor)
+            init_dt(self.dt_proj_b, dt_min, dt_max, dt_init_floor)
 
     def forward(
         self, u: Tensor, state: None = None, *, mask: Tensor | None = None, seq_idx: Tensor | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import checked_rank, init_dt
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.padding import NO_STEP, Padding
 from ssmlab.ops import selective_scan
@@ -70,7 +70,7 @@ class Mamba(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        rank = _checked_rank(dt_rank, d_model)
+        rank = checked_rank("Mamba", dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
@@ -82,7 +82,7 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        _init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
+        init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
     def forward(
         self,
@@ -178,26 +178,9 @@ class Mamba(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
 
 
-def _checked_rank(dt_rank: int | str, d_model: int) -> int:
-    if dt_rank == "auto":
-        return math.ceil(d_model / 16)
-    if not isinstance(dt_rank, int) or dt_rank < 1:
-        raise ModelError(f"Mamba: dt_rank must be 'auto' or at least 1, got {dt_rank!r}")
-    return dt_rank
-
-
 def _check_sizes(*, dt_min: float, dt_max: float, **sizes: int):
     for name, value in sizes.items():
         if value < 1:
             raise ModelError(f"Mamba: {name} must be at least 1, got {value}")
     if not 0 < dt_min <= dt_max:
         raise ModelError(f"Mamba: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")
-
-
-@torch.no_grad()
-def _init_dt(dt_proj: nn.Linear, dt_min: float, dt_max: float, floor: float):
-    """Step sizes log-uniform in [dt_min, dt_max], written into the bias through the inverse of softplus."""
-    bound = dt_proj.in_features**-0.5
-    nn.init.uniform_(dt_proj.weight, -bound, bound)
-    dt = torch.empty_like(dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
-    dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

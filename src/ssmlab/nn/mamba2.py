@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import fill_dt_bias
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import NO_STEP, Padding
@@ -103,7 +103,7 @@ class Mamba2(nn.Module):
         d_conv_in = d_ssm + 2 * ngroups * d_state
         self.in_proj = Linear(d_model, 2 * self.d_mlp + d_ssm + d_conv_in + self.nheads, bias=bias)
         self.conv1d = CausalConv1d(d_conv_in, d_conv, bias=conv_bias)
-        self.dt_bias = nn.Parameter(_initial_dt(self.nheads, dt_min, dt_max, dt_init_floor))
+        self.dt_bias = nn.Parameter(fill_dt_bias(torch.empty(self.nheads), dt_min, dt_max, dt_init_floor))
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(A_min, A_max).log())
         self.D = nn.Parameter(torch.ones(d_ssm if D_has_hdim else self.nheads))
         self.norm = (
@@ -241,9 +241,3 @@ def _check_ranges(**ranges: tuple[float, float]):
     for name, (low, high) in ranges.items():
         if not 0 < low <= high:
             raise ModelError(f"Mamba2: 0 < {name}_min <= {name}_max must hold, got {low} and {high}")
-
-
-def _initial_dt(heads: int, dt_min: float, dt_max: float, floor: float) -> Tensor:
-    """Step sizes log-uniform in [dt_min, dt_max], through the inverse of softplus."""
-    dt = torch.empty(heads).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
-    return dt + torch.log(-torch.expm1(-dt))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
-from ssmlab.nn.mamba import _init_dt
+from ssmlab.nn.dt import init_dt
 from ssmlab.ops import selective_scan
 
 
@@ -100,7 +100,7 @@ class MambaVisionMixer(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(half, 1))
         self.D = nn.Parameter(torch.ones(half))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        _init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
+        init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
     def forward(self, u: Tensor) -> Tensor:
         """u (b, l, d_model) -> (b, l, d_model).

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
+from ssmlab.nn.dt import checked_rank, fill_dt_bias
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d
 from ssmlab.ops import directional_scan
 
@@ -55,7 +54,7 @@ class SS2D(nn.Module):
     ):
         super().__init__()
         self.d_inner = d_inner = int(expand * d_model)
-        self.dt_rank = _checked_rank(dt_rank, d_model)
+        self.dt_rank = checked_rank("SS2D", dt_rank, d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner)
         self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
         self.gate, self.channel_first = gate, channel_first
@@ -77,8 +76,7 @@ class SS2D(nn.Module):
         """Initial values of what belongs to the scan: A = -1 .. -n, D = 1, step sizes log-uniform in [0.001, 0.1]."""
         nn.init.uniform_(self.x_proj_weight, -(self.d_inner**-0.5), self.d_inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        dt = torch.empty_like(self.dt_projs_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
-        self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        fill_dt_bias(self.dt_projs_bias, DT_MIN, DT_MAX, DT_FLOOR)
         self.A_logs.copy_(torch.arange(1, self.d_state + 1).log())
         nn.init.ones_(self.Ds)
 
@@ -133,14 +131,6 @@ class SS2D(nn.Module):
     def extra_repr(self) -> str:
         sizes = "d_model d_inner d_state d_conv dt_rank gate channel_first"
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
-
-
-def _checked_rank(dt_rank: int | str, d_model: int) -> int:
-    if dt_rank == "auto":
-        return math.ceil(d_model / 16)
-    if not isinstance(dt_rank, int) or dt_rank < 1:
-        raise ModelError(f"SS2D: dt_rank must be 'auto' or at least 1, got {dt_rank!r}")
-    return dt_rank
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
 # Lower floors first; a module may import its own floor's package and any below.
 FLOORS = [
     ("errors", "_timm"), ("checks", "reports"), ("ops",), ("nn",), ("models",), ("checkpoints", "data", "profiling"),
-    ("tasks",), ("training", "adapt"), ("robustness", "interpret"), ("compat",), ("cli",), ("__main__",),
+    ("tasks",), ("adapt",), ("training",), ("robustness", "interpret"), ("compat",), ("cli",), ("__main__",),
 ]  # fmt: skip
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 

@@ -1,0 +1,1 @@
+"""Adapting a trained model: adapters, factorised weights, freezing, and what is forgotten."""

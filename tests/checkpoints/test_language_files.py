@@ -14,6 +14,7 @@ from ssmlab.checkpoints.files import family_for, load_language_model, save_langu
 from ssmlab.checkpoints.upstream import falcon_mamba, mamba1, mamba1_hf, mamba2, mamba2_hf
 from ssmlab.errors import ModelError
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.nn import quantize_linear_
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "parity_data/manifests/language_models.json").read_text())
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
@@ -146,9 +147,9 @@ def test_every_field_has_its_place_in_every_layout():
     theirs = set(mamba1_hf.FIXED) | attention | free  # without attn_layers, attention means nothing
     for name, layouts in {
         "mamba_lm_test": [
-            original | set(mamba1.BLOCK) | {"mixer_norm_eps"},
-            theirs | {*mamba1_hf.FIELDS.values(), *mamba1_hf.RANK.values(), "mixer_norm_eps"},
-            theirs | set(falcon_mamba.FIELDS.values()),
+            original | set(mamba1.BLOCK) | {"mixer_norm_eps", *mamba1.REAL},
+            theirs | {*mamba1.REAL, *mamba1_hf.FIELDS.values(), *mamba1_hf.RANK.values(), "mixer_norm_eps"},
+            theirs | {*mamba1.REAL, *falcon_mamba.FIELDS.values()},
         ],
         "mamba2_lm_test": [
             original | set(mamba2.BLOCK),
@@ -169,6 +170,8 @@ def test_what_a_layout_cannot_hold_is_listed(tmp_path):
         ("mamba2_attention_lm_test", {}, "huggingface", r"d_intermediate=24, attn_layers=\(1,\)"),
         ("mamba2_lm_test", {"rmsnorm": False, "norm": "layer"}, "huggingface", "norm='layer', rmsnorm=False"),
         ("mamba_lm_test", {"expand": 1.5}, "huggingface", "whole expansions only, got expand=1.5"),
+        ("mamba_lm_test", {"init": "lin"}, "huggingface", "init='lin'"),
+        ("mamba_lm_test", {"init": "lin"}, "state-spaces", "init='lin'"),
         ("mamba_lm_test", {}, "zip", "layout must be one of ssmlab, state-spaces, huggingface, got 'zip'"),
     ]:  # fmt: skip
         with pytest.raises(ModelError, match=words):
@@ -177,6 +180,12 @@ def test_what_a_layout_cannot_hold_is_listed(tmp_path):
     with pytest.raises(ModelError, match="cannot be written as mambavision"):
         to_upstream(build("mamba_lm_test"), "mambavision")
     assert family_for(build("mamba_lm_test"), "huggingface") == "mamba1_hf"
+
+
+def test_int8_weights_are_not_written(tmp_path):
+    with pytest.raises(ModelError, match="int8 weights .*backbone.layers.0.*before quantize_linear_"):
+        save_language_model(quantize_linear_(build("mamba_lm_test")), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_unknown_arguments_of_the_original_are_refused():

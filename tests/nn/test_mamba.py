@@ -13,6 +13,7 @@ CASES = [
     {"d_conv": 1, "expand": 1},
     {"d_state": 1, "dt_rank": 3, "bias": True},
     {"conv_bias": False, "d_conv": 2},
+    {"d_state": 4, "init": "lin"},
 ]
 MASKS = {
     "left": [[0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1, 1]],
@@ -39,7 +40,9 @@ def inputs(batch=2, length=LENGTH):
 def random_state(model, batch=2):
     return MambaState(
         torch.randn(batch, model.d_inner, model.d_conv - 1, dtype=torch.float64),
-        torch.randn(batch, model.d_inner, model.d_state, dtype=torch.float64),
+        torch.randn(
+            batch, model.d_inner, model.kept, dtype=torch.complex128 if model.A_imag is not None else torch.float64
+        ),
     )
 
 
@@ -66,7 +69,7 @@ def test_halves_equal_whole_with_gradients_through_the_state(options, cut):
     weight = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
 
     def gradients(y, state):
-        loss = (y * weight).sum() + state.ssm.square().sum() + state.conv.square().sum()
+        loss = (y * weight).sum() + state.ssm.abs().square().sum() + state.conv.square().sum()
         return torch.autograd.grad(loss, [u, *model.parameters()])
 
     first, state = model(u[:, :cut])
@@ -79,7 +82,7 @@ def test_halves_equal_whole_with_gradients_through_the_state(options, cut):
 
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("kind", MASKS)
-@pytest.mark.parametrize("options", CASES[:2], ids=str)
+@pytest.mark.parametrize("options", [*CASES[:2], CASES[-1]], ids=str)
 def test_padded_equals_alone(kind, options, with_state):
     model, mask = block(**options), torch.tensor(MASKS[kind]).bool()
     initial = random_state(model) if with_state else None
@@ -87,18 +90,20 @@ def test_padded_equals_alone(kind, options, with_state):
     weight = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
     y, state = model(u.masked_fill(~mask[..., None], float("nan")), initial, mask=mask)
     assert torch.equal(y[~mask], torch.zeros_like(y[~mask]))
-    padded_loss, alone_loss = (y * weight).sum() + state.ssm.sum() + state.conv.square().sum(), 0.0
+    padded_loss, alone_loss = (y * weight).sum() + state.ssm.abs().sum() + state.conv.square().sum(), 0.0
     for row in range(2):
         own = None if initial is None else MambaState(*(part[row : row + 1] for part in initial))
         if not mask[row].any():
             expected = own or MambaState(torch.zeros_like(state.conv[:1]), torch.zeros_like(state.ssm[:1]))
             assert_close(MambaState(state.conv[row : row + 1], state.ssm[row : row + 1]), expected)
-            alone_loss = alone_loss + expected.ssm.sum() + expected.conv.square().sum()
+            alone_loss = alone_loss + expected.ssm.abs().sum() + expected.conv.square().sum()
             continue
         alone, last = model(u[row : row + 1, mask[row]], own)
         assert_close(y[row, mask[row]], alone[0])
         assert_close(MambaState(state.conv[row : row + 1], state.ssm[row : row + 1]), last)
-        alone_loss = alone_loss + (alone * weight[row, mask[row]]).sum() + last.ssm.sum() + last.conv.square().sum()
+        alone_loss = (
+            alone_loss + (alone * weight[row, mask[row]]).sum() + last.ssm.abs().sum() + last.conv.square().sum()
+        )
     wanted = [u, *model.parameters()]
     assert_close(torch.autograd.grad(padded_loss, wanted), torch.autograd.grad(alone_loss, wanted))
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ssmlab.errors import ModelError, ShapeError
 from ssmlab.nn import S4D, S4DState
-from ssmlab.nn.s4d import initial_A
+from ssmlab.nn.eigenvalues import initial_A
 from ssmlab.ops import discretize
 
 CASES = [

@@ -24,6 +24,8 @@ from ssmlab.errors import ModelError
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
 from ssmlab.models.language_model import NO_DECAY
 from ssmlab.models.weights import fit, read_state_dict
+from ssmlab.nn.factorized import factorize_like_, factorized_ranks
+from ssmlab.nn.linear import QuantizedLinear
 
 # names of weights files, the first that is there is read
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -84,7 +86,7 @@ def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:
     own = config.get("config")
     if config["model"] not in LANGUAGE_MODELS or not isinstance(own, dict):
         raise ModelError(f"{folder} holds {config['model']!r}, which is no language model of ours")
-    return create_language_model(config["model"], **own), []
+    return factorize_like_(create_language_model(config["model"], **own), config.get("factorized", {})), []
 
 
 def fill(model: Any, state: dict[str, Tensor], source: str, dtype: torch.dtype | None = None) -> Any:
@@ -132,8 +134,16 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
     """
     if layout not in LAYOUTS:
         raise ModelError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    small = [name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+    if small:
+        raise ModelError(
+            f"{len(small)} layers have int8 weights ({small[0]}, ...), which no layout holds; save the model as it was "
+            "before quantize_linear_, and quantise again after loading: it takes seconds"
+        )
     if layout == "ssmlab":
         config, state = {"model": model.registry_name, "config": asdict(model.config)}, model.state_dict()
+        if ranks := factorized_ranks(model):
+            config["factorized"] = ranks
     else:
         config, state = to_upstream(model, family_for(model, layout))
     if layout == "huggingface":

@@ -28,6 +28,7 @@ class MambaLMConfig(LanguageConfig):
     dt_rank: int | str = "auto"
     conv_bias: bool = True
     bias: bool = False
+    init: str = "real"
     mixer_norm_eps: float | None = None
 
     def block(self) -> nn.Module:
@@ -40,6 +41,7 @@ class MambaLMConfig(LanguageConfig):
             self.dt_rank,
             conv_bias=self.conv_bias,
             bias=self.bias,
+            init=self.init,
         )
         if self.mixer_norm_eps is not None:
             block.x_proj = NormedParts(block.x_proj, (block.dt_rank, self.d_state, self.d_state), self.mixer_norm_eps)

@@ -11,6 +11,7 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
+from ssmlab.nn.eigenvalues import initial_A, kept_states
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.padding import NO_STEP, Padding
 from ssmlab.ops import selective_scan
@@ -21,7 +22,7 @@ class MambaState(NamedTuple):
     """What a Mamba block remembers between two calls.
 
     conv: the last inputs of the convolution, newest last, (b, d_inner, d_conv - 1).
-    ssm: the state of the scan, (b, d_inner, d_state), float32.
+    ssm: the state of the scan, (b, d_inner, d_state), float32; (b, d_inner, d_state / 2), complex64, with complex A.
     """
 
     conv: Tensor
@@ -40,7 +41,7 @@ class Mamba(nn.Module):
 
     Args:
         d_model: channels of input and output.
-        d_state: n, states of every inner channel.
+        d_state: n, states of every inner channel; complex ones come in conjugate pairs, so that half of them are kept.
         d_conv: width of the causal convolution.
         expand: d_inner = expand * d_model.
         dt_rank: rank of the step size's projection; "auto" is ceil(d_model / 16).
@@ -49,8 +50,10 @@ class Mamba(nn.Module):
         conv_bias: bias of the convolution.
         bias: bias of in_proj and out_proj.
         dropout: probability of dropout on the block's output, the residual branch.
+        init: the initial A as in `nn.S4D`: "real" -(n + 1); complex, which suits signals such as sound (section 3.6),
+            "lin" -1/2 + i pi n or "inv". The imaginary part is a parameter of its own, `A_imag` (d_inner, d_state / 2).
     Raises:
-        ModelError: a size is not positive, or the range of dt is empty.
+        ModelError: a size is not positive, the range of dt is empty, or there is no such `init`.
     """
 
     _kept_A: tuple[Tensor, tuple[int, int], Tensor] | None = None
@@ -68,17 +71,21 @@ class Mamba(nn.Module):
         conv_bias: bool = True,
         bias: bool = False,
         dropout: float = 0.0,
+        init: str = "real",
     ):
         super().__init__()
         rank = checked_rank("Mamba", dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
+        self.kept = kept_states("Mamba", init, d_state)
         self.in_proj = Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
         self.x_proj = Linear(d_inner, rank + 2 * d_state, bias=False)
         self.dt_proj = Linear(rank, d_inner)
-        self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
+        A = initial_A(self.kept, init)
+        self.A_log = nn.Parameter((-A.real).log().repeat(d_inner, 1))
+        self.A_imag = nn.Parameter(A.imag.repeat(d_inner, 1)) if A.is_complex() else None
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
@@ -128,8 +135,8 @@ class Mamba(nn.Module):
                 x,
                 dt.mT,
                 self._A(),
-                B.mT,
-                C.mT,
+                self._per_token(B),
+                self._per_token(C),
                 self.D,
                 z=z,
                 dt_softplus=True,
@@ -142,12 +149,20 @@ class Mamba(nn.Module):
             y = padding.unpack(y)
         return y, MambaState(last, ssm)
 
+    def _per_token(self, map_: Tensor) -> Tensor:
+        """B or C (b, l, n) as the operator takes it, (b, n, l); with complex A (b, n / 2, 2 l), parts interleaved."""
+        if self.A_imag is None:
+            return map_.mT
+        return map_.unflatten(-1, (self.kept, 2)).transpose(1, 2).flatten(2)
+
     def _scan_token(self, state, x, dt, B, C, z) -> tuple[Tensor, Tensor] | None:
         """The scan of one token without a gradient, or None. A is computed once for as long as A_log is the same.
 
         Writing through `A_log.data` leaves no trace; such a change is seen behind the next call that is not one token.
         """
         A_log = self.A_log
+        if self.A_imag is not None:
+            return None
         if A_log.is_inference():
             A = self._A()
         else:
@@ -160,7 +175,9 @@ class Mamba(nn.Module):
 
     def _A(self) -> Tensor:
         # in float32 (float64 stays) even if the module was cast: exp of a rounded logarithm moves the slow modes
-        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+        A = -torch.exp(self.A_log.to(wide))
+        return A if self.A_imag is None else torch.complex(A, self.A_imag.to(wide))
 
     def _check(self, u, state, mask, seq_idx):
         conv, ssm = (None, None) if state is None else state
@@ -168,7 +185,7 @@ class Mamba(nn.Module):
             "Mamba",
             u=(u, f"b l {self.d_model}"),
             conv_state=(conv, f"b {self.d_inner} {self.d_conv - 1}"),
-            ssm_state=(ssm, f"b {self.d_inner} {self.d_state}"),
+            ssm_state=(ssm, f"b {self.d_inner} {self.kept}"),
             mask=(mask, "b l"),
             seq_idx=(seq_idx, "b l"),
         )

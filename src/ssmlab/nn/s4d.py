@@ -12,12 +12,11 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.eigenvalues import initial_A, kept_states
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.packing import places, runs
 from ssmlab.nn.padding import Padding
 from ssmlab.ops import discretize, lti
-
-INITS = ("lin", "inv", "real")
 
 
 class S4DState(NamedTuple):
@@ -72,9 +71,9 @@ class S4D(nn.Module):
     ):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.d_inner = d_model, d_state, d_conv, int(expand * d_model)
-        _check(self, init, discretization, dt_min, dt_max)
+        _check(self, discretization, dt_min, dt_max)
         self.gate, self.init, self.discretization = gate, init, discretization
-        d, n = self.d_inner, d_state if init == "real" else d_state // 2
+        d, n = self.d_inner, kept_states("S4D", init, d_state)
         self.in_proj = Linear(d_model, 2 * d if gate else d, bias=bias)
         self.conv1d = CausalConv1d(d, d_conv) if d_conv else None
         self.log_dt = nn.Parameter(torch.empty(d).uniform_(math.log(dt_min), math.log(dt_max)))
@@ -198,28 +197,12 @@ class S4D(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in options.split())
 
 
-def initial_A(n: int, init: str) -> Tensor:
-    """The n initial eigenvalues, complex64 or for "real" float32.
-
-    Source: Gu et al. 2022 (arXiv:2206.11893), section 4: S4D-Lin, S4D-Inv (with N = 2 n), S4D-Real.
-    """
-    k = torch.arange(n, dtype=torch.float32)
-    if init == "real":
-        return -(k + 1)
-    imaginary = math.pi * k if init == "lin" else 2 * n / math.pi * (2 * n / (2 * k + 1) - 1)
-    return torch.complex(torch.full((n,), -0.5), imaginary)
-
-
-def _check(block: S4D, init: str, discretization: str, dt_min: float, dt_max: float):
+def _check(block: S4D, discretization: str, dt_min: float, dt_max: float):
     for name in ("d_model", "d_state", "d_inner"):
         if getattr(block, name) < 1:
             raise ModelError(f"S4D: {name} must be at least 1, got {getattr(block, name)}")
     if block.d_conv < 0:
         raise ModelError(f"S4D: d_conv must not be negative, got {block.d_conv}")
-    if init not in INITS:
-        raise ModelError(f"S4D: init must be one of {', '.join(INITS)}, got {init!r}")
-    if init != "real" and block.d_state % 2:
-        raise ModelError(f"S4D: complex states come in pairs, so d_state must be even, got {block.d_state}")
     if discretization not in ("zoh", "bilinear"):
         raise ModelError(f"S4D: discretization must be zoh or bilinear, got {discretization!r}")
     if not 0 < dt_min <= dt_max:

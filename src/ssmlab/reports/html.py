@@ -39,7 +39,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
         ("lengths", "Against length", lambda: sections.lengths(run, drawn)),
         ("confusion", "Confusion", lambda: sections.confusion(run)),
-        ("roc", "ROC and throughput", lambda: sections.roc_and_speed(run, drawn)),
+        ("roc", "ROC and throughput" if "roc" in drawn else "Throughput", lambda: sections.roc_and_speed(run, drawn)),
         ("classes", "Per class", lambda: sections.per_class(run)),
         ("samples", "Sample images", lambda: sections.samples(run)),
         ("method", "How these numbers were made", lambda: provenance.method(run, table)),

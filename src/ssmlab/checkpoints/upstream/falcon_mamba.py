@@ -9,6 +9,7 @@ from torch import nn
 from ssmlab.checkpoints.fields import read, refuse, write
 from ssmlab.checkpoints.rules import Rule
 from ssmlab.checkpoints.upstream import mamba1_hf
+from ssmlab.checkpoints.upstream.mamba1 import REAL
 from ssmlab.models.language import create_language_model
 
 LICENSE = "TII Falcon-Mamba License 2.0"
@@ -34,6 +35,6 @@ def export(config: Any) -> dict[str, Any]:
     Raises:
         ModelError: their class has no name for something in it; all of that is listed.
     """
-    refuse("the layout of Hugging Face's FalconMamba", config, mamba1_hf.FIXED)
+    refuse("the layout of Hugging Face's FalconMamba", config, mamba1_hf.FIXED | REAL)
     own = write(config, FIELDS) | {"time_step_rank": config.block().dt_rank}
     return mamba1_hf.header("falcon_mamba", "FalconMambaForCausalLM") | own | mamba1_hf.sizes(config)

@@ -47,6 +47,7 @@ ATTENTION_DEFAULTS = {"attn_rotary": 0, "attn_qkv_bias": True, "attn_out_bias": 
 ATTENTION_FIXED = {"causal": True, "mlp_dim": 0, "softmax_scale": None, "rotary_emb_interleaved": False}
 # and the other way round
 FIXED = {"norm_eps": 1e-5}
+REAL = {"init": "real"}  # no layout holds a complex A
 
 
 def build(config: dict[str, Any]) -> nn.Module:
@@ -67,7 +68,7 @@ def export(config: Any) -> dict[str, Any]:
     Raises:
         ModelError: the original has no name for something in it; all of that is listed.
     """
-    return model_config(config, BLOCK, {"mixer_norm_eps": None}, "Mamba1")
+    return model_config(config, BLOCK, {"mixer_norm_eps": None} | REAL, "Mamba1")
 
 
 def model_values(config: dict[str, Any], block: dict[str, str], ignored: tuple[str, ...]) -> dict[str, Any]:

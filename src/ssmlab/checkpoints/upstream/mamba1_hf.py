@@ -8,6 +8,7 @@ from torch import nn
 
 from ssmlab.checkpoints.fields import read, refuse, write
 from ssmlab.checkpoints.rules import Rule
+from ssmlab.checkpoints.upstream.mamba1 import REAL
 from ssmlab.errors import ModelError
 from ssmlab.models.language import create_language_model
 
@@ -51,7 +52,7 @@ def export(config: Any) -> dict[str, Any]:
     Raises:
         ModelError: their class has no name for something in it; all of that is listed.
     """
-    refuse("the layout of Hugging Face's Mamba", config, FIXED | {"mixer_norm_eps": None})
+    refuse("the layout of Hugging Face's Mamba", config, FIXED | REAL | {"mixer_norm_eps": None})
     own = write(config, FIELDS) | {"time_step_rank": config.block().dt_rank}
     return header("mamba", "MambaForCausalLM") | own | sizes(config)
 

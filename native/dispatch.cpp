@@ -20,6 +20,7 @@ struct Kernels {
     void (*conv_step)(const ssm_conv_step *);
     void (*head_step)(const ssm_head_step *);
     void (*linear)(const ssm_linear *);
+    void (*program)(const ssm_program *);
     int64_t (*ssd_segments)(const ssm_ssd *);
     int64_t (*ssd_forward_workspace)(const ssm_ssd *);
     int64_t (*ssd_backward_workspace)(const ssm_ssd *);
@@ -30,7 +31,7 @@ struct Kernels {
 #define SSM_TABLE(isa, runs)                                                                                                \
     {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
      scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa,     \
-     conv_step_##isa, head_step_##isa, linear_##isa, \
+     conv_step_##isa, head_step_##isa, linear_##isa, program_##isa,                                          \
      ssd_segments_##isa, ssd_forward_workspace_##isa, ssd_backward_workspace_##isa, ssd_forward_##isa, ssd_backward_##isa}
 
 bool always() { return true; }
@@ -65,7 +66,7 @@ const Kernels *active = fastest();
 
 extern "C" {
 
-int64_t ssm_version(void) { return 6; }
+int64_t ssm_version(void) { return 7; }
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)
@@ -84,6 +85,7 @@ void ssm_conv_backward(const ssm_conv *a) { active->conv_backward(a); }
 void ssm_conv_step_(const ssm_conv_step *a) { active->conv_step(a); }
 void ssm_head_step_(const ssm_head_step *a) { active->head_step(a); }
 void ssm_linear_(const ssm_linear *a) { active->linear(a); }
+void ssm_program_(const ssm_program *a) { active->program(a); }
 int64_t ssm_ssd_segments(const ssm_ssd *a) { return active->ssd_segments(a); }
 int64_t ssm_ssd_forward_workspace(const ssm_ssd *a) { return active->ssd_forward_workspace(a); }
 int64_t ssm_ssd_backward_workspace(const ssm_ssd *a) { return active->ssd_backward_workspace(a); }

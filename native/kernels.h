@@ -46,6 +46,9 @@
     void conv_step_##isa(const ssm_conv_step *);                     \
     void head_step_##isa(const ssm_head_step *);                     \
     void linear_##isa(const ssm_linear *);                           \
+    void linear_part_##isa(const ssm_linear *, int64_t first, int64_t last); \
+    void heads_part_##isa(const ssm_head_step *, const float *before, float *after, int64_t first, int64_t last); \
+    void program_##isa(const ssm_program *);                         \
     int64_t ssd_segments_##isa(const ssm_ssd *);                     \
     int64_t ssd_forward_workspace_##isa(const ssm_ssd *);            \
     int64_t ssd_backward_workspace_##isa(const ssm_ssd *);           \

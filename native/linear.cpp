@@ -67,19 +67,19 @@ template <class E> void outputs(const ssm_linear &a, int64_t first, int64_t last
     }
 }
 
-void piece(const ssm_linear &a, int64_t first, int64_t last) {
-    if (a.dtype == SSM_FLOAT32) outputs<float>(a, first, last);
-    else if (a.dtype == SSM_BFLOAT16) outputs<bf16>(a, first, last);
-    else if (a.dtype == SSM_FLOAT16) outputs<f16>(a, first, last);
-    else outputs<int8_t>(a, first, last);
-}
-
 }  // namespace
+
+void KERNEL(linear_part)(const ssm_linear *a, int64_t first, int64_t last) {
+    if (a->dtype == SSM_FLOAT32) outputs<float>(*a, first, last);
+    else if (a->dtype == SSM_BFLOAT16) outputs<bf16>(*a, first, last);
+    else if (a->dtype == SSM_FLOAT16) outputs<f16>(*a, first, last);
+    else outputs<int8_t>(*a, first, last);
+}
 
 void KERNEL(linear)(const ssm_linear *a) {
     const int64_t pieces = max64(1, min64(a->threads, a->outputs));
     PARALLEL_TASKS(a->threads, pieces, {
         (void)thread;
-        piece(*a, task * a->outputs / pieces, (task + 1) * a->outputs / pieces);
+        KERNEL(linear_part)(a, task * a->outputs / pieces, (task + 1) * a->outputs / pieces);
     })
 }

@@ -106,6 +106,52 @@ typedef struct {
     const float *scale;       /* [f32] (outputs), or 0 */
 } ssm_linear;
 
+/* A program: what one token of a whole model takes, run in one call by one team of threads. State tensors are found by
+ * their slot in the tables of a call; they are contiguous, and those that come out are others than those that go in. */
+enum { SSM_NORM, SSM_MATVEC, SSM_CONV_TOKEN, SSM_SCAN_TOKEN, SSM_HEADS_TOKEN };
+
+/* The root mean square norm in groups of channels: of residual + x, which residual becomes, or of x silu(gate). */
+typedef struct {
+    int64_t rows, dim, groups;
+    float *residual;          /* (rows, dim), contiguous, or 0 */
+    const float *x, *gate;    /* (rows, dim), either may be 0 */
+    int64_t x_stride, gate_stride;
+    const float *weight;      /* (dim) */
+    double eps;
+    float *y;                 /* (rows, dim), contiguous */
+} ssm_norm;
+
+/* One token of the convolution; the state (rows, dim, width - 1) is of any dtype. */
+typedef struct {
+    int64_t rows, dim, width, silu, dtype;
+    const float *x;
+    int64_t x_stride;
+    const float *weight, *bias; /* (dim, width), (dim) or 0 */
+    float *y;                 /* (rows, dim), contiguous */
+} ssm_conv_token;
+
+/* One token of the selective scan with softplus, the bias added to dt before; the state (rows, dim, states) is float32. */
+typedef struct {
+    int64_t rows, dim, states;
+    const float *x, *dt, *z;  /* (rows, dim) */
+    int64_t x_stride, dt_stride, z_stride;
+    const float *B, *C;       /* (rows, states) */
+    int64_t B_stride, C_stride;
+    const float *A, *D;       /* (dim, states), (dim) */
+    float *y;                 /* (rows, dim), contiguous */
+} ssm_scan_token;
+
+typedef struct {
+    int64_t kind, slot;
+    const void *call;         /* ssm_norm, ssm_linear, ssm_conv_token, ssm_scan_token or ssm_head_step without its state */
+} ssm_step;
+
+typedef struct {
+    int64_t steps, threads;
+    const ssm_step *step;
+    void *const *before, *const *after; /* by slot: the states that go in and those that come out */
+} ssm_program;
+
 /* Forward and backward of the state space dual: chunks of `chunk` tokens, at most SSM_CHUNK. dt is the step size itself. */
 typedef struct {
     int64_t batch, length, heads, headdim, states, groups, chunk, threads;
@@ -145,6 +191,7 @@ SSM_EXPORT void ssm_conv_backward(const ssm_conv *);
 SSM_EXPORT void ssm_conv_step_(const ssm_conv_step *);
 SSM_EXPORT void ssm_head_step_(const ssm_head_step *);
 SSM_EXPORT void ssm_linear_(const ssm_linear *);
+SSM_EXPORT void ssm_program_(const ssm_program *);
 
 SSM_EXPORT int64_t ssm_ssd_segments(const ssm_ssd *);            /* first axis of gB and gC */
 SSM_EXPORT int64_t ssm_ssd_forward_workspace(const ssm_ssd *);   /* in floats */

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError, ShapeError
+from ssmlab.models import one_token
 from ssmlab.models.generation import generate
 from ssmlab.models.reading import read
 from ssmlab.nn import Attention, GatedMLP, Linear
@@ -216,6 +217,9 @@ class LanguageModel(nn.Module):
         check_shapes("language model", input_ids=(input_ids, "b l"), mask=(mask, "b l"), seq_idx=(seq_idx, "b l"))
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"language model: input_ids must be int64, got {input_ids.dtype}; pass input_ids.long()")
+        one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None
+        if one is not None:
+            return one
         hidden, states = self.backbone(self.backbone.embedding(input_ids), state, mask=mask, seq_idx=seq_idx)
         if last_only:
             hidden = last_token(hidden, mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 6  # of the C interface in native/include/ssmlab.h
+VERSION = 7  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -23,7 +23,7 @@ _SIZES = (
 )  # fmt: skip
 _CALLS = (
     "ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward", "ssm_conv_step_",
-    "ssm_head_step_", "ssm_linear_",
+    "ssm_head_step_", "ssm_linear_", "ssm_program_",
     "ssm_ssd_forward", "ssm_ssd_backward",
 )  # fmt: skip
 _forked = False

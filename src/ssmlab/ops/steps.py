@@ -164,7 +164,7 @@ def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Te
         return None
     if weight.dtype is not (dtype if scale is None else torch.int8) or not (x.is_cpu and weight.is_cpu):
         return None
-    if weight.layout is not torch.strided or weight.stride(1) != 1 or not _asked():
+    if weight.layout is not torch.strided or weight.stride(1) != 1 or not available():
         return None
     flat = x if dtype is torch.float32 and x.is_contiguous() else x.float().contiguous()
     y = flat.new_empty((*x.shape[:-1], outputs))
@@ -200,8 +200,8 @@ def unobserved(x: Tensor, weight: Tensor) -> bool:
 
 
 def _usable(*tensors: Tensor | None) -> bool:
-    """Whether `_asked`, and all are float32 on the CPU with the last axis side by side. A loop, which is faster."""
-    if not _asked():
+    """Whether `available`, and all are float32 on the CPU with the last axis side by side. A loop, which is faster."""
+    if not available():
         return False
     for t in tensors:
         if t is not None and not (t.dtype is torch.float32 and t.is_cpu and t.stride(-1) == 1):
@@ -211,10 +211,10 @@ def _usable(*tensors: Tensor | None) -> bool:
 
 def _usable_any(*tensors: Tensor | None) -> bool:
     """The same with any strides."""
-    return _asked() and all(t is None or (t.dtype is torch.float32 and t.is_cpu) for t in tensors)
+    return available() and all(t is None or (t.dtype is torch.float32 and t.is_cpu) for t in tensors)
 
 
-def _asked() -> bool:
+def available() -> bool:
     """Whether the kernels are there and nobody asks for another backend."""
     if _native.LIBRARY is None or _native.REFUSED:
         return False

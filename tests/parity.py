@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from parity_language import run_language
-from parity_models import check_model, run_images
-from ssmlab.ops import causal_conv1d, cross_merge, cross_scan, selective_scan, ssd
+from parity_language import run_language, run_mamba3
+from parity_models import check_model, run_images, run_segmenter
+from ssmlab.ops import Mamba3State, causal_conv1d, cross_merge, cross_scan, mamba3, selective_scan, ssd
+from ssmlab.ops.mamba3.parts import rates, turn
 
 Found = dict[str, torch.Tensor]
 
@@ -128,16 +129,42 @@ def _split_conv1d_scan(
     return y if outproj_weight is None else F.linear(y, outproj_weight)
 
 
+def run_mamba3_ops(case: dict, inputs: Found) -> Found:
+    i = dict(inputs)
+    if "angle_proj" in i:
+        pairs = "interleaved" if case["options"]["rotate_pairwise"] else "halves"
+        theta = i["angle_state"] + rates(i["angle_proj"][:, None], torch.float32)[:, 0] * i["dt"][..., None]
+        q, k = (turn(i[name] + i[f"bias_{name}"], theta[:, None], pairs) for name in "qk")
+        return {"out": q, "k": k, "angle_state": theta}
+    mimo = {f"mimo_{name[-1].lower()}": i[name] for name in ("MIMO_Z", "MIMO_O") if name in i}
+    B, C, biases = i["K"], i["Q"], {"B_bias": i["K_bias"], "C_bias": i["Q_bias"]}
+    states = [i[f"{name}_State"] for name in ("Angle", "SSM", "K", "V")] if "K_State" in i else None
+    if "MIMO_V" in i:
+        mimo["mimo_x"] = i["MIMO_V"]
+    else:
+        B, C, biases = B.unsqueeze(2), C.unsqueeze(2), {name: bias.unsqueeze(1) for name, bias in biases.items()}
+        states = states and [*states[:2], *(t.unsqueeze(2) for t in states[2:])]
+    y, state = mamba3(
+        i["V"], i["DT"].mT, i["ADT"].mT, i["Trap"].mT, B, C, i["Angles"], i.get("D"), z=i.get("Z"), **biases, **mimo,
+        initial_state=states and Mamba3State(*states),
+    )  # fmt: skip
+    found = {"out": y, **{f"{name}_state": part for name, part in state._asdict().items()}}
+    return found if "MIMO_V" in i else found | {name: found[name].squeeze(2) for name in ("k_state", "v_state")}
+
+
 RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
     "selective_scan": run_selective_scan,
     "causal_conv1d": run_causal_conv1d,
     "vmamba_ops": run_vmamba_ops,
     "mamba2_ops": run_mamba2_ops,
+    "mamba3_ops": run_mamba3_ops,
 }
 
 
 MODEL_RUNNERS = dict.fromkeys(("mambavision", "medmamba", "vim", "vmamba"), run_images)
 MODEL_RUNNERS |= dict.fromkeys(("mamba1", "mamba2"), run_language)
+MODEL_RUNNERS["mamba3"] = run_mamba3
+MODEL_RUNNERS["umamba"] = run_segmenter
 
 
 def check_case(root: Path, path: Path, fill) -> tuple[float, str]:

@@ -1,9 +1,12 @@
 """What golden cases of language models hold besides logits: eight decoded steps, and the states behind them."""
 
+import re
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from ssmlab.nn import Mamba3State
 
 Found = dict[str, Tensor]
 
@@ -31,6 +34,30 @@ def run_language(case: dict, inputs: Found, model: nn.Module) -> Found:
         found[f"conv_state_{name}"] = torch.cat(inputs_of[layer], 2)[..., -model.config.d_conv :]
         found[f"ssm_state_{name}"] = state[layer].ssm
     return found
+
+
+def run_mamba3(case: dict, inputs: Found, model: nn.Module) -> Found:
+    """Logits of a text; or the output of one block, and where asked the same again with a prompt (its length stands in
+    the notes), one token at a time behind it, and the states after both."""
+    if "u" not in inputs:
+        return run_language(case, inputs, model)
+    u = inputs["u"]
+    found = {"out": model(u)[0]}
+    if "recurrent_out" in case["outputs"]:
+        prompt = int(re.findall(r"first (\d+) tokens", case["notes"])[0])
+        y, state = model(u[:, :prompt])
+        steps, found = [y], found | _mamba3_states("prompt", state)
+        for t in range(prompt, u.shape[1]):
+            y, state = model(u[:, t : t + 1], state)
+            steps.append(y)
+        found |= {"recurrent_out": torch.cat(steps, 1), **_mamba3_states("final", state)}
+    return found
+
+
+def _mamba3_states(when: str, state: Mamba3State) -> Found:
+    """By the original's names and shapes; with one input a head its k and v have no axis for it."""
+    k, v = (part.squeeze(2) if part.shape[2] == 1 else part for part in (state.k, state.v))
+    return {f"{when}_{name}_state": part for name, part in state._replace(k=k, v=v)._asdict().items()}
 
 
 @contextmanager

@@ -17,12 +17,12 @@ each_model = pytest.mark.parametrize("name", SMALL)
 
 
 def build(name, seed=0, **options):
-    """In float64, so that equal means equal; large weights, so that tokens differ."""
+    """In float64, so that equal means equal; large weights, and steps that do not vanish, so that tokens differ."""
     torch.manual_seed(seed)
     model = create_language_model(name, **options).double().eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
+        for key, parameter in model.named_parameters():
+            parameter.mul_(1 if key.endswith("dt_bias") else 3)
     return model
 
 

@@ -212,6 +212,8 @@ def test_no_weight_decay_names_the_dynamics(name):
             "mamba_lm_test": {"A_log", "D"},
             "mamba2_lm_test": {"A_log", "D", "dt_bias"},
             "mamba2_attention_lm_test": {"A_log", "D", "dt_bias"},
+            "mamba3_lm_test": {"D", "dt_bias"},
+            "mamba3_mimo_lm_test": {"D", "dt_bias"},
             "s4d_lm_test": {"D", "log_dt", "log_A_real", "A_imag"},
             "transformer_lm_test": set(),
         }[name]

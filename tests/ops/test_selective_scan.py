@@ -210,7 +210,7 @@ def test_wrong_shapes_say_what_to_do(change, text):
 
 def test_unknown_backend_is_refused(monkeypatch):
     arguments = make(1, 4, 8, 3)
-    with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, chunked, reference"):
+    with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, triton, chunked, reference"):
         selective_scan(**arguments, backend="cuda")
     monkeypatch.setenv("SSMLAB_BACKEND", "fast")
     with pytest.raises(BackendError, match="SSMLAB_BACKEND=fast"):

@@ -381,7 +381,7 @@ def test_wrong_arguments_say_what_to_do(change, text):
 
 
 def test_unknown_backend_is_refused():
-    with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, chunked, reference"):
+    with pytest.raises(BackendError, match="unknown backend 'cuda'; there are native, triton, chunked, reference"):
         ssd(**make(1, 4, 2, 2, 1, 2), backend="cuda")
 
 

@@ -15,7 +15,9 @@ DIGITS = "classification/digits_resnet18_vs_hybrid"
 MHIST = "classification/mhist_resnet18_vs_hybrid"
 OFFLINE = {
     "classify": {"digits"}, "language": {"pydoc", "generated"}, "classify_sequence": {"generated"},
-    "synthetic": {"selective_copying", "induction_heads"}, "scaling": {"random"},
+    "synthetic": {"selective_copying", "induction_heads", "parity"}, "scaling": {"random"}, "robustness": {"digits"},
+    "misclassified": {"digits"},
+    "segment": {"shapes"},
 }  # fmt: skip
 
 

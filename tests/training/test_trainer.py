@@ -17,7 +17,7 @@ from ssmlab.training.device import Placement, choose_placement
 from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.progress import Progress
 from ssmlab.training.recipe import TrainingConfig
-from ssmlab.training.trainer import Images, length, train
+from ssmlab.training.trainer import Images, _optimizer, length, train
 
 CPU = Placement(device="cpu")
 
@@ -70,6 +70,26 @@ class At(Progress):
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_nesterov_and_the_polynomial_decay_of_nnunet(tmp_path):
+    """Three epochs of six steps; the rate is (1 - t / 18)^0.9 of the first, and the first step is the gradient's."""
+
+    class Settings(TrainingConfig):
+        optimizer: str
+        schedule: str
+
+    asked = {"optimizer": "sgd", "schedule": "polynomial", "weight_decay": 0.0, "warmup": 0.0}
+    settings = Settings(epochs=3, batch_size=8, learning_rate=1e-3, **asked)
+    kind, options = _optimizer(settings, CPU)
+    assert kind is torch.optim.SGD
+    assert options == {"lr": 1e-3, "momentum": 0.99, "nesterov": True}
+    task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment())
+    trained = train(
+        network(), task, settings, part(50, 0), part(12, 1), folder=tmp_path, label="tiny", seed=3, placement=CPU
+    )
+    rates = values(trained, "learning_rate")
+    assert rates == pytest.approx([1e-3 * (1 - t / 18) ** 0.9 for t in range(18)], rel=1e-6)
 
 
 def test_it_learns_and_logs(tmp_path):

@@ -31,7 +31,7 @@ from ssmlab.nn.linear import QuantizedLinear
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # model_type of Hugging Face, layer of state-spaces
 HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
-STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2"}
+STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
@@ -223,6 +223,7 @@ def family_for(model: nn.Module, layout: str) -> str:
     families = {
         ("state-spaces", "mamba_lm"): "mamba1",
         ("state-spaces", "mamba2_lm"): "mamba2",
+        ("state-spaces", "mamba3_lm"): "mamba3",
         ("huggingface", "mamba_lm"): "falcon_mamba" if normed else "mamba1_hf",
         ("huggingface", "mamba2_lm"): "mamba2_hf",
     }

@@ -35,6 +35,9 @@ def bench_ops(
 ) -> None:
     """Time every operator against its reference, mambapy, transformers, torch.exp and a copy.
 
+    On a GPU the opponents are mamba_ssm, causal_conv1d and flash-linear-attention where they are installed, and the
+    yardsticks exponentials in registers and attention; the lti has no kernel there and is left out.
+
     First every backend is compared with the reference in float64; if one is wrong, nothing is timed and the exit code
     is 1. What computes a shape is timed in turns in one process.
     """
@@ -86,7 +89,8 @@ def _measure(display, ops, quick, device, threads, seconds, limit):
     settings = _settings(device, {"quick": quick, "ops": ops, "seconds_per_shape": seconds, "skip_above": limit})
     for name in ("machine", "versions", "instructions", "threads", "commit"):
         display.say(f"{name:13} {settings[name]}")
-    shapes = [shape for op in OPS if op in ops for shape in bench.grid(op, quick=quick)]
+    grid = bench.gpu.shapes if device == "cuda" else bench.grid
+    shapes = [shape for op in OPS if op in ops for shape in grid(op, quick=quick)]
     left_out = _gate(display, shapes, device)
     display.start("bench ops", len(shapes), unit="shapes")
     rows = []

@@ -54,7 +54,7 @@ def compare(
         batch=batch,
         repeats=repeats,
         threads=threads,
-        device=_device(device),
+        device=checked_device(device),
         train=train,
         weights=tuple(weights or ()),
     )
@@ -71,7 +71,7 @@ def compare(
     _show(display.console, result)
 
 
-def _device(device: str) -> str:
+def checked_device(device: str) -> str:
     from ssmlab.errors import UserError
 
     if device not in ("auto", "cuda", "mps", "cpu"):

@@ -17,18 +17,28 @@ def main() -> None:
 @app.command()
 def check(
     path: Annotated[
-        str, typer.Argument(help="Class folders, a zip of them, a MedMNIST .npz, MHIST, CIFAR, ImageNet, or: digits")
+        str,
+        typer.Argument(
+            help="Class folders, a zip of them, a MedMNIST .npz, MHIST, CIFAR, ImageNet, images with masks, or: digits"
+        ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine (100 classes) or coarse (20)")] = "fine",
     val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Images with masks, where folders' names do not say so")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
     """Decode every image; print format, sizes, balance, duplicates, problems. Exit code 2 with problems."""
     from ssmlab.data import check_images, open_images
+    from ssmlab.data.masks import has_masks
     from ssmlab.errors import DataError
 
+    if masks or has_masks(path):
+        _check_masks(path, val_fraction, seed, as_json)
+        return
     try:
         data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
         with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
@@ -46,6 +56,66 @@ def check(
         _show(report)
     if not report.ok:
         raise typer.Exit(2)
+
+
+def _check_masks(path, val_fraction, seed, as_json):
+    """The same for images with masks."""
+    from ssmlab.data.masks import open_masks
+    from ssmlab.errors import DataError
+
+    try:
+        data = open_masks(path, val_fraction=val_fraction, seed=seed, strict=False)
+    except DataError as error:
+        problems = error.problems or [str(error)]
+        typer.echo(
+            json.dumps({"ok": False, "path": path, "problems": problems}) if as_json else str(error), err=not as_json
+        )
+        raise typer.Exit(2) from None
+    counts = {part: len(getattr(data, part)) for part in ("train", "val", "test")}
+    facts = {
+        "ok": not data.problems,
+        "path": path,
+        "format": data.format,
+        "classes": list(data.classes),
+        "counts": counts,
+        "shares": list(data.shares),
+        "channels": data.channels,
+        "sizes": data.sizes,
+        "spacing": list(data.spacing),
+        "split_hash": data.split_hash,
+        "notes": data.notes,
+        "problems": data.problems,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _show_masks(data, counts)
+    if data.problems:
+        raise typer.Exit(2)
+
+
+def _show_masks(data, counts):
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text.assemble((data.name, "bold"), f"  {data.format}  {data.path}"), soft_wrap=True)
+    shares = data.shares or [None] * len(data.classes)
+    said = [name if share is None else f"{name} {share:.1%}" for name, share in zip(data.classes, shares, strict=True)]
+    sizes = [f"{low} to {high}, median {middle}" for low, middle, high in data.sizes]
+    console.print(f"classes {', '.join(said)} of the training pixels", highlight=False, soft_wrap=True)
+    console.print("images  " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
+    console.print(f"sizes   {' x '.join(sizes)}; {data.channels} channels", highlight=False, soft_wrap=True)
+    console.print(f"split   {data.split_hash}", highlight=False, soft_wrap=True)
+    for title, lines, style in (("Notes", data.notes, ""), ("Problems", data.problems, "red")):
+        if lines:
+            console.print(Text(f"{title} ({len(lines):,})", f"bold {style}"))
+        for line in lines[:MOST_LINES]:
+            console.print(Text("  " + line, style), soft_wrap=True)
+        if len(lines) > MOST_LINES:
+            console.print(f"  and {len(lines) - MOST_LINES:,} more (all with --json)", highlight=False)
+    if not data.problems:
+        console.print(Text("All images and masks can be read.", "green"))
 
 
 def _progress(total):

@@ -7,19 +7,24 @@ import typer
 
 import ssmlab
 from ssmlab.cli import (
+    adapt,
     bench,
     classify,
     compare,
+    compress,
     convert,
     data,
     demo,
     doctor,
     execute,
+    explain,
     generate,
     models,
     recipes,
     report,
+    robustness,
     run,
+    segment,
     sweep,
 )
 from ssmlab.errors import UserError
@@ -36,12 +41,17 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("classify")(classify.classify)
+app.command("segment")(segment.segment)
 app.command("generate")(generate.generate)
 app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("models")(models.models)
 app.command("compare")(compare.compare)
+app.command("compress")(compress.compress)
+app.add_typer(adapt.app, name="adapt")
+app.command("robustness")(robustness.robustness)
+app.command("explain", cls=explain.TakesSeveral)(explain.explain)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)
 app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(

@@ -28,6 +28,8 @@ LANGUAGE_MODELS: dict[str, ModelEntry] = {
     **_family("mamba2_lm", "mamba_lm", "Mamba-2", ("130m", "370m", "780m", "1.3b", "2.7b")),
     "mamba2_attention_lm_2.7b": ModelEntry("mamba2_lm", "mamba_lm", "Mamba-2 with six layers of attention, 2.7b"),
     "mamba2_attention_lm_test": ModelEntry("mamba2_lm", "mamba_lm", "Mamba-2 with attention, small, for tests"),
+    **_family("mamba3_lm", "mamba3_lm", "Mamba-3", ()),
+    "mamba3_mimo_lm_test": ModelEntry("mamba3_lm", "mamba3_lm", "Mamba-3 with two inputs a head, small, for tests"),
     **_family("s4d_lm", "s4d_lm", "S4D", _SIZES),
     **_family("transformer_lm", "transformer_lm", "Transformer", _SIZES),
 }

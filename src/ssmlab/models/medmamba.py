@@ -30,6 +30,7 @@ class MedMambaConfig:
     d_state: n, states of every inner channel.
     patch_size: side of the patches that the first map is made of.
     drop_path_rate: probability of leaving out the SS2D branch of the last block; it grows linearly from 0.
+    residual_dropout: probability of dropout on what both branches add to the residual stream.
     """
 
     num_classes: int = 6
@@ -40,6 +41,7 @@ class MedMambaConfig:
     d_state: int = 16
     patch_size: int = 4
     drop_path_rate: float = 0.1
+    residual_dropout: float = 0.0
 
     def __post_init__(self):
         sizes_tuple(self, "depths", "dims")
@@ -70,14 +72,16 @@ class SSConvSSM(nn.Module):
         width: channels, even.
         d_state: states of SS2D's inner channels.
         drop_path: probability of leaving the SS2D branch out in training.
+        dropout: probability of dropout on what is added to the input.
     """
 
-    def __init__(self, width: int, d_state: int, drop_path: float):
+    def __init__(self, width: int, d_state: int, drop_path: float, dropout: float = 0.0):
         super().__init__()
         half = width // 2
         self.ln_1 = nn.LayerNorm(half)
         self.self_attention = SS2D(half, d_state)
         self.drop_path = DropPath(drop_path)
+        self.dropout = nn.Dropout(dropout)
         self.conv33conv33conv11 = nn.Sequential(
             nn.BatchNorm2d(half),
             nn.Conv2d(half, half, 3, padding=1),
@@ -97,7 +101,7 @@ class SSConvSSM(nn.Module):
         left = left.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         left = self.conv33conv33conv11(left).permute(0, 2, 3, 1)
         # the shuffle: channels of the two branches by turns
-        return torch.stack((left, right), dim=-1).flatten(-2) + x
+        return self.dropout(torch.stack((left, right), dim=-1).flatten(-2)) + x
 
 
 class Stage(nn.Module):
@@ -193,7 +197,7 @@ def _stage(config: MedMambaConfig, i: int, rates: Sequence[float]) -> Stage:
     width = config.dims[i]
     last = i == len(config.dims) - 1
     return Stage(
-        [SSConvSSM(width, config.d_state, rate) for rate in rates],
+        [SSConvSSM(width, config.d_state, rate, config.residual_dropout) for rate in rates],
         nn.Identity() if last else PatchMerging(width, config.dims[i + 1], pad=False),
     )
 

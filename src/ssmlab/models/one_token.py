@@ -1,7 +1,7 @@
 """One token of a language model as one native call, where nothing stands between the model and its numbers.
 
-`step` answers for a model of Mamba or Mamba-2 layers that nobody has changed: no adapter, no hook, no attention, no MLP.
-Everything else gets None, and the modules are called one by one. What a program was built from is compared before
+`step` answers for a model of Mamba or Mamba-2 layers that nobody has changed: no adapter, no hook, no attention, no
+MLP. Everything else gets None, and the modules are called one by one. What a program was built from is compared before
 every token: modules, parameters, their memory, and the versions of those of which it holds a converted copy.
 """
 
@@ -189,7 +189,7 @@ class OneToken:
         return child
 
     def _weight(self, module: Any, name: str) -> Tensor:
-        """A parameter or buffer. A change of its values is seen too, since converted copies of the small ones are kept."""
+        """A parameter or buffer. A change of its values is seen too: converted copies of the small ones are kept."""
         held = module._parameters if name in module._parameters else module._buffers
         tensor = held.get(name)
         plain = tensor is not None and type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu

@@ -311,3 +311,5 @@ def check_vision_config(config: Any, positive: Sequence[str] = ()) -> None:
         raise ModelError(f"num_classes must not be negative, got {config.num_classes}")
     if not 0 <= config.drop_path_rate < 1:
         raise ModelError(f"drop_path_rate must be in [0, 1), got {config.drop_path_rate}")
+    if not 0 <= getattr(config, "residual_dropout", 0.0) < 1:
+        raise ModelError(f"residual_dropout must be in [0, 1), got {config.residual_dropout}")

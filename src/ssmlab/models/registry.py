@@ -171,12 +171,28 @@ def create_model(
     return _named(_create_own(preset.network, preset.config(**values), pretrained, path), name)
 
 
+def _factorized(network, config, weights: Path) -> nn.Module | None:
+    """The network of a trained model whose config.json, beside the weights, lists factorised layers; else None."""
+    beside = weights.parent / "config.json"
+    ranks = json.loads(beside.read_text("utf-8")).get("factorized") if beside.is_file() else None
+    if not ranks:
+        return None
+    from ssmlab.models.weights import fit, read_state_dict
+    from ssmlab.nn.factorized import factorize_like_
+
+    model = factorize_like_(network(config), ranks)
+    fit(model, read_state_dict(weights), str(weights), replaceable=getattr(model, "classifier_path", "head.classifier"))
+    return model
+
+
 def _create_own(network, config, pretrained: bool, weights: Path | None) -> nn.Module:
     """Weights may be the whole model's, whose names begin with its parts, or the timm network's inside it."""
     if weights is None:
         return network(config, pretrained=pretrained)
     from ssmlab.models.weights import fit, read_state_dict
 
+    if (model := _factorized(network, config, weights)) is not None:
+        return model
     state = read_state_dict(weights)
     if not any(key.startswith("backbone.") for key in state):
         return network(config, backbone_weights=weights)
@@ -219,11 +235,15 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any]) -> Pa
     """
     from safetensors.torch import save_file
 
+    from ssmlab.nn.factorized import factorized_ranks
+
     if not hasattr(model, "registry_name"):
         raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": model.registry_name, "config": asdict(model.config)}
+    if ranks := factorized_ranks(model):
+        config["factorized"] = ranks
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     _replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
     _replace(
@@ -241,6 +261,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: a file is missing or does not fit; all disagreeing keys are listed.
     """
     from ssmlab.models.weights import fit, read_state_dict
+    from ssmlab.nn.factorized import factorize_like_
 
     folder = Path(folder)
     files = [folder / name for name in ("config.json", "preprocess.json", "model.safetensors")]
@@ -250,10 +271,18 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"{folder} has no {', '.join(missing)}; give the folder of a trained model, runs/<name>/models/<model>"
         )
     stored = json.loads(files[0].read_text("utf-8"))
-    config = dict(stored["config"])
-    model = create_model(stored["model"], **(config.pop("options", {}) | config))
+    model = _rebuilt(stored["model"], dict(stored["config"]))
+    factorize_like_(model, stored.get("factorized", {}))
     fit(model, read_state_dict(files[2]), str(files[2]))
     return model.eval(), json.loads(files[1].read_text("utf-8"))
+
+
+def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS, rebuild_segmenter
+
+    if name in SEGMENTATION_MODELS:
+        return rebuild_segmenter(name, config)
+    return create_model(name, **(config.pop("options", {}) | config))
 
 
 def _replace(path: Path, write) -> None:

@@ -52,6 +52,7 @@ class VimConfig:
     residual_in_fp32: whether the residual stream is float32 in a network of half precision.
     drop_rate: dropout of the embedded tokens.
     drop_path_rate: of the last branch; it grows linearly from zero at the second layer's input.
+    residual_dropout: probability of dropout on every layer's branch before it is added to the residual stream.
     """
 
     num_classes: int
@@ -71,6 +72,7 @@ class VimConfig:
     residual_in_fp32: bool = True
     drop_rate: float = 0.0
     drop_path_rate: float = 0.1
+    residual_dropout: float = 0.0
 
     def __post_init__(self):
         check_vision_config(self, ("patch_size", "stride", "embed_dim", "depth", "d_state"))
@@ -297,6 +299,7 @@ class Layer(nn.Module):
         else:
             self.mixer = BiMamba(width, d_state, kind=config.scans, divide=config.divide_out and config.scans == "v2")
         self.norm = _norm(config)
+        self.dropout = nn.Dropout(config.residual_dropout)
         self.drop_path = DropPath(drop_path)
         self.residual_in_fp32 = config.residual_in_fp32
         self._init_mixer(config.depth)
@@ -319,7 +322,7 @@ class Layer(nn.Module):
         else:
             residual = hidden
         hidden, _ = self.mixer(_apply_norm(self.norm, residual))
-        return hidden, residual
+        return self.dropout(hidden), residual
 
 
 def _norm(config: VimConfig) -> nn.Module:

@@ -47,6 +47,7 @@ class VMambaConfig:
     stem_convs: 2, two convolutions of stride patch_size / 2, which must then be a multiple of 4, or 1.
     merging: how the map is halved between stages: "conv3" or "conv2", a convolution of that side, or "patch".
     drop_path_rate: probability of leaving out a branch of the last block; it grows linearly from 0.
+    residual_dropout: probability of dropout on every branch before it is added to the residual stream.
     """
 
     num_classes: int = 1000
@@ -65,6 +66,7 @@ class VMambaConfig:
     stem_convs: int = 2
     merging: str = "conv3"
     drop_path_rate: float = 0.2
+    residual_dropout: float = 0.0
 
     def __post_init__(self):
         sizes_tuple(self, "depths", "dims")
@@ -107,6 +109,7 @@ class VSSBlock(nn.Module):
             gate=config.gate,
             channel_first=first,
         )
+        self.dropout = nn.Dropout(config.residual_dropout)
         self.drop_path = DropPath(drop_path)
         self.has_mlp = config.mlp_ratio > 0
         if self.has_mlp:
@@ -115,8 +118,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A map in the layout of the network -> the same shape."""
-        x = x + self.drop_path(self.op(self.norm(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x))) if self.has_mlp else x
+        x = x + self.drop_path(self.dropout(self.op(self.norm(x))))
+        return x + self.drop_path(self.dropout(self.mlp(self.norm2(x)))) if self.has_mlp else x
 
 
 class VMamba(PublishedModel):

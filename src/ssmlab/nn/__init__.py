@@ -6,11 +6,13 @@ from ssmlab.nn.bimamba import BiMamba
 from ssmlab.nn.blocks import Blocks
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.drop_path import DropPath, drop_path_rates
+from ssmlab.nn.factorized import Factorized, factorize_like_, factorized_ranks
 from ssmlab.nn.head import ClassifierHead
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d, Mlp, PatchMerging, Permute
 from ssmlab.nn.linear import Linear, QuantizedLinear, quantize_linear_
 from ssmlab.nn.mamba import Mamba, MambaState
 from ssmlab.nn.mamba2 import Mamba2, Mamba2State
+from ssmlab.nn.mamba3 import Mamba3, Mamba3State
 from ssmlab.nn.mambavision_mixer import MambaVisionMixer, SameConv1d
 from ssmlab.nn.mlp import GatedMLP
 from ssmlab.nn.norm import GatedRMSNorm
@@ -30,6 +32,7 @@ __all__ = [
     "CausalConv1d",
     "ClassifierHead",
     "DropPath",
+    "Factorized",
     "GatedMLP",
     "GatedRMSNorm",
     "LayerNorm2d",
@@ -38,6 +41,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "Mamba2State",
+    "Mamba3",
+    "Mamba3State",
     "MambaState",
     "MambaVisionMixer",
     "Mlp",
@@ -49,5 +54,7 @@ __all__ = [
     "SameConv1d",
     "SelfAttention",
     "drop_path_rates",
+    "factorize_like_",
+    "factorized_ranks",
     "quantize_linear_",
 ]

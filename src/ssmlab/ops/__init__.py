@@ -5,6 +5,7 @@ from ssmlab.ops.causal_conv1d import causal_conv1d
 from ssmlab.ops.cross_scan import cross_merge, cross_scan
 from ssmlab.ops.directional_scan import directional_scan
 from ssmlab.ops.lti import discretize, lti, lti_convolution, lti_kernel, lti_recurrence
+from ssmlab.ops.mamba3 import Mamba3State, mamba3
 from ssmlab.ops.selective_scan import selective_scan
 from ssmlab.ops.ssd import ssd
 
@@ -14,6 +15,7 @@ for _op, _names in BACKENDS.items():
         load(_op, _name)
 
 __all__ = [
+    "Mamba3State",
     "active_backend",
     "causal_conv1d",
     "cross_merge",
@@ -25,6 +27,7 @@ __all__ = [
     "lti_convolution",
     "lti_kernel",
     "lti_recurrence",
+    "mamba3",
     "selective_scan",
     "ssd",
 ]

@@ -10,12 +10,12 @@ from ssmlab.errors import BackendError
 
 # Fastest first; `choose` takes the first that can run the call.
 BACKENDS = {
-    "selective_scan": ("native", "chunked", "reference"),
-    "causal_conv1d": ("native", "reference"),
-    "directional_scan": ("native", "chunked", "reference"),
-    "ssd": ("native", "chunked", "reference"),
+    "selective_scan": ("native", "triton", "chunked", "reference"),
+    "causal_conv1d": ("native", "triton", "reference"),
+    "directional_scan": ("native", "triton", "chunked", "reference"),
+    "ssd": ("native", "triton", "chunked", "reference"),
 }
-NAMES = ("native", "chunked", "reference")
+NAMES = ("native", "triton", "chunked", "reference")
 
 
 _MODULES: dict[tuple[str, str], ModuleType] = {}

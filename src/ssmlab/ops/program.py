@@ -57,7 +57,7 @@ class Program:
         return y
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """x weight^T + bias; weight (outputs, inputs) of any dtype, or int8 with a scale (outputs,); (rows, outputs)."""
+        """x weight^T + bias, (rows, outputs); weight (outputs, inputs) of any dtype, int8 with a scale (outputs,)."""
         kind = _native.DTYPES[weight.dtype] if scale is None else INT8
         y, bias, scale = self.buffer(weight.shape[0]), self._optional(bias), self._optional(scale)
         members = [self.rows, weight.shape[1], weight.shape[0], kind, 1, x.data_ptr(), x.stride(0), weight.data_ptr()]

@@ -2,8 +2,8 @@
 
 The operators do the same with `l = 1`, and return a new state. These write into the one they are given and skip what a
 single token does not need, so that a call takes 10 to 20 microseconds instead of 40. They have no gradient. Each takes
-float32 tensors on the CPU whose last axis lies side by side in memory, and returns None for anything else: the caller
-then takes the operator.
+float32 tensors on the CPU whose last axis lies side by side in memory, the first three CUDA tensors too, and returns
+None for anything else: the caller then takes the operator.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ssmlab.ops import _native
+from ssmlab.ops import _native, _triton_steps
 from ssmlab.ops._native import Call, address
 from ssmlab.ops.selective_scan.native import WORKSPACE, interval
 
@@ -33,7 +33,7 @@ def conv_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, sil
         y (b, d); None where the operator must be called.
     """
     if not (_usable(x, state, weight, bias) and state.is_contiguous() and weight.is_contiguous()):
-        return None
+        return _triton_steps.conv_step(x, state, weight, bias, silu)
     (b, d), y = x.shape, torch.empty(x.shape)
     members = [b, d, weight.shape[1], state.shape[2], silu, x.data_ptr(), x.stride(0), state.data_ptr()]
     members += [weight.data_ptr(), address(bias), y.data_ptr()]
@@ -54,7 +54,7 @@ def scan_step(
         y (b, d); None where the operator must be called.
     """
     if not (_usable(state, x, dt, A, B, C, D, z, dt_bias) and state.is_contiguous() and A.is_contiguous()):
-        return None
+        return _triton_steps.scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, into)
     (b, d, n), y = state.shape, torch.empty(x.shape)
     threads = 1 if b * d * n < _ALONE else _native.threads()
     members = [b, d, 1, n, 1, 0, 0, dt_softplus, interval(n), threads, 0, 0]
@@ -77,7 +77,7 @@ def head_step(
         y (b, h, p); None where the operator must be called.
     """
     if not (_usable(state, x, B, C, z) and _usable_any(dt, A, D, dt_bias) and state.is_contiguous()):
-        return None
+        return _triton_steps.head_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     if not all(t is None or t.stride(1) == t.shape[2] for t in (x, z, B, C)):
         return None
     (b, h, p, n), y = state.shape, torch.empty(x.shape)

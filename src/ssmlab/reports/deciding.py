@@ -13,6 +13,7 @@ ITEMS = {
     "classify_sequence": ("sequence", "sequences"),
     "language": ("token", "tokens"),
     "synthetic": ("answer", "answers"),
+    "segment": ("image", "images"),
 }
 
 
@@ -68,9 +69,18 @@ def signed(value: float) -> str:
     return number if number == "0.000" else ("+" if value > 0 else "−") + number
 
 
+def _dice(value: float) -> str:
+    return f"Dice {formats.decimal(3)(value)}"
+
+
+DICE = Deciding("dice", "Dice", True, "Dice", "", _dice, signed, (0.0, 1.0))
+
+
 def deciding(records: Iterable[Record]) -> Deciding:
-    """Bits where a run has measured some, else the accuracy."""
-    found = {record.metric for record in records if record.metric.startswith("bits_per_")}
+    """Bits where a run has measured some, or Dice, else the accuracy."""
+    found = {record.metric for record in records if record.metric.startswith("bits_per_") or record.metric == "dice"}
+    if "dice" in found:
+        return DICE
     return next((_bits(unit) for unit in UNITS if f"bits_per_{unit}" in found), ACCURACY)
 
 

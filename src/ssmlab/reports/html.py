@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from ssmlab.reports import lengths, plots, provenance, sections, series
+from ssmlab.reports import gradients, lengths, plots, provenance, sections, segmentation, series
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
@@ -37,6 +37,10 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
     table = comparison(run.records, run.titles)
     parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
+        ("seconds", "Against seconds", lambda: segmentation.seconds(run, drawn, sections.legend(run), sections.figure)),
+        ("differences", "Differences", lambda: segmentation.differences(run)),
+        ("overlays", "Marked images", lambda: segmentation.overlays(run)),
+        ("gradients", "Gradients", lambda: gradients.section(run, drawn, sections.figure)),
         ("lengths", "Against length", lambda: sections.lengths(run, drawn)),
         ("confusion", "Confusion", lambda: sections.confusion(run)),
         ("roc", "ROC and throughput" if "roc" in drawn else "Throughput", lambda: sections.roc_and_speed(run, drawn)),
@@ -81,6 +85,8 @@ def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:
         plots.speed(run),
     ]
     made += lengths.plots(run)
+    made += segmentation.plots(run)
+    made += gradients.plots(run)
     for label in run.labels:
         matrix = series.confusion(run, label, run.classes)
         if matrix is not None:

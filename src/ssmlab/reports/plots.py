@@ -49,7 +49,9 @@ def margin(run: Run, verdict: Winner) -> Plot | None:
             xlim=(-reach, reach),
             ylim=(-1, 1),
             yticks=[],
-            xlabel="percentage points" if metric.fraction else f"{metric.name}, fewer to the right",
+            xlabel="percentage points"
+            if metric.fraction
+            else f"{metric.name}{'' if metric.higher else ', fewer to the right'}",
         )
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)

@@ -60,6 +60,11 @@ def _quality_method(run: Run) -> list[tuple[str, str]]:
         interval = (
             f"The interval of {metric.name} is a 95 % percentile interval of a bootstrap over rows of the test part."
         )
+    if run.task == "segment":
+        interval = (
+            "A class that neither mask of an image has is left out of the image's mean; one that only one of them has "
+            "counts as 0. Intervals are 95 % percentile intervals of a bootstrap over images."
+        )
     if len({r.seed for r in tested}) > 1:
         interval = "Means over seeds carry Student's t interval over the seeds."
     return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]

@@ -84,6 +84,20 @@ _MEASURES = (
     _Measure("token_accuracy", "Tokens told", _QUALITY, 1, formats.percent, help="share of next tokens told correctly"),
     _Measure("all_right", "Without a mistake", _QUALITY, 1, formats.percent, help="share of whole sequences"),
     _Measure("loss", "Loss", _QUALITY, -1, formats.decimal(3), help="cross-entropy in nats"),
+    _Measure("dice", "Dice", _QUALITY, 1, formats.decimal(3), help="overlap; mean over images and classes"),
+    _Measure("total_dice", "Dice in total", _QUALITY, 1, formats.decimal(3), help="pixels of all images together"),
+    _Measure("iou", "IoU", _QUALITY, 1, formats.decimal(3), help="intersection over union"),
+    _Measure("precision", "Precision", _QUALITY, 1, formats.decimal(3), help="share of what is marked that is right"),
+    _Measure("recall", "Recall", _QUALITY, 1, formats.decimal(3), help="share of what is there that is marked"),
+    _Measure("surface_dice", "Surface Dice", _QUALITY, 1, formats.decimal(3), help="outlines within the tolerance"),
+    _Measure("hausdorff95", "95 % Hausdorff", _QUALITY, -1, formats.rate, help="distance of outlines"),
+    *(
+        _Measure(f"base_bits_per_{unit}", "Old task", _QUALITY, -1, formats.decimal(3), help=f"bits per {unit}")
+        for unit in UNITS
+    ),
+    *(_Measure(f"forgotten_bits_per_{unit}", "Forgotten", _QUALITY, -1, formats.decimal(3)) for unit in UNITS),
+    _Measure("base_accuracy", "Old task", _QUALITY, 1, formats.percent, help="accuracy, with its own head"),
+    _Measure("forgotten_accuracy", "Forgotten", _QUALITY, -1, formats.percent, help="accuracy lost since"),
     _Measure("tokens", "Tokens", _COST, 0, formats.whole, help="positions that are scanned"),
     _Measure("parameters", "Parameters", _COST, -1, formats.large),
     _Measure("macs", "MAC per image", _COST, -1, formats.large, part="scan_macs", help="multiply-accumulates"),
@@ -92,12 +106,16 @@ _MEASURES = (
     _Measure("images_per_second", "Images per second", _COST, 1, formats.rate, help="after warm-up"),
     _Measure("tokens_per_second", "Tokens per second", _COST, 1, formats.rate, help="read, after warm-up"),
     _Measure("cold_seconds", "First batch", _COST, -1, formats.seconds, help="cold"),
+    _Measure("trained_parameters", "Trained parameters", _COST, -1, formats.large),
     _Measure("train_seconds", "Training time", _COST, -1, formats.seconds),
+    _Measure("seconds_per_iteration", "Iteration", _COST, -1, formats.seconds, help="mean over the training"),
+    _Measure("pretraining_seconds", "Pretraining time", _COST, -1, formats.seconds, help="once, shared by strategies"),
     _Measure("test_seconds", "Testing time", _COST, -1, formats.seconds),
     _Measure("peak_memory", "Peak memory", _COST, -1, formats.size),
 )
 _FRACTIONS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "roc_auc")
-_INTERVALS = (*_FRACTIONS, *(f"bits_per_{unit}" for unit in UNITS))
+_SHARES = ("dice", "total_dice", "iou", "precision", "recall", "surface_dice")
+_INTERVALS = (*_FRACTIONS, *_SHARES, "hausdorff95", *(f"bits_per_{unit}" for unit in UNITS))
 _RATES = ("images_per_second", "tokens_per_second")
 
 
@@ -194,7 +212,7 @@ def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) ->
 def _interval(measure: _Measure, found: list[Record], numbers: list[float]) -> str:
     if len(found) > 1:
         _, low, high = mean_interval(numbers)
-        low, high = max(low, 0.0), min(high, 1.0) if measure.metric in _FRACTIONS else high
+        low, high = max(low, 0.0), min(high, 1.0) if measure.metric in (*_FRACTIONS, *_SHARES) else high
     elif found[0].spread:
         low, high = found[0].spread
     elif measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):

@@ -154,7 +154,8 @@ def _alone(values: dict[int | None, Record], metric: Deciding, many: str) -> str
         return f"classifies {metric.text(record.value)}{images} correctly."
     interval = f"(95 % interval {metric.text(low)} to {metric.text(high)})"
     if not metric.fraction:
-        return f"needs {metric.text(mean)}{images.replace(' of', ' on', 1)} {interval}."
+        verb = "reaches" if metric.higher else "needs"
+        return f"{verb} {metric.text(mean)}{images.replace(' of', ' on', 1)} {interval}."
     return f"classifies {metric.text(mean)}{images} correctly {interval}."
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssmlab.tasks.language import ASKED, NATS, RIGHT, token_loss
 
@@ -15,9 +16,11 @@ class Recall:
 
     Args:
         vocab_size: tokens; what a model has beyond them is left out of the softmax.
+        label_smoothing: 0 to 1, in training only.
     """
 
     vocab_size: int
+    label_smoothing: float = 0.0
 
     decides: ClassVar[str] = "accuracy"
     higher: ClassVar[bool] = True
@@ -29,7 +32,11 @@ class Recall:
             batch: "tokens" (b, l), "labels" (b, l), -100 where nothing is asked.
         """
         logits, _ = model(batch["tokens"])
-        return token_loss(logits[..., : self.vocab_size], batch["labels"])
+        logits, labels = logits[..., : self.vocab_size], batch["labels"]
+        loss, sums = token_loss(logits, labels)
+        if model.training and self.label_smoothing:
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing)
+        return loss, sums
 
     def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Right answers, and all."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from ssmlab.adapt.factorize import factorize
 from ssmlab.models import create_model, save_model
 from ssmlab.reports.intervals import paired_bootstrap_difference
 from ssmlab.reports.record import Record
@@ -41,6 +42,11 @@ class Classification(Work):
             weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
             **model.options,
         )
+        if rule := model.compress.rule:
+            size = self.recipe.data.image_size
+            example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
+            chosen = model.compress
+            factorize(network, chosen.targets, **rule, residual_rank=chosen.residual_rank, inputs=example)
         freeze(network, self.recipe.training.freeze)
         return network
 

@@ -8,11 +8,14 @@ from ssmlab.training.schema import AnyRecipe
 
 # module and function that read the data with numpy alone; module and class of the work on them
 KINDS = {
-    "classify": ("images:load_images", "classification:Classification"),
+    "classify": ("images:load_images", "robustness:Classified"),
     "language": ("texts:load_texts", "language:LanguageWork"),
     "classify_sequence": ("labelled:load_labelled", "labelling:LabellingWork"),
     "synthetic": ("problems:load_problem", "recall:RecallWork"),
     "scaling": ("lengths:load_lengths", "scaling:ScalingWork"),
+    "robustness": ("robustness_data:load_named", "robustness:RobustnessWork"),
+    "misclassified": ("images:load_images", "misclassified:MisclassifiedWork"),
+    "segment": ("segmentation_data:load_masks", "segmentation:SegmentationWork"),
 }
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmlab.data.contents import did_you_mean
+from ssmlab.data.state_tracking import modular_arithmetic, modular_sum, parity
 from ssmlab.data.synthetic import induction_heads, selective_copying
 from ssmlab.errors import DataError
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
 from ssmlab.training.schema_sequences import SyntheticData
 
-NAMES = ("selective_copying", "induction_heads")
+NAMES = ("selective_copying", "induction_heads", "parity", "modular_sum", "modular_arithmetic")
 VAL, TEST = 1, 2  # numbers in the seeds of the parts; an epoch's is EPOCHS and more
 EPOCHS = 1000
 
@@ -43,12 +44,20 @@ class Problem:
         size = {"length": max(8, round(share * config.length))}
         if config.path == "selective_copying":
             size["data_tokens"] = max(1, round(share * config.data_tokens))
-        return make(config.model_copy(update=size), config.examples, [config.split_seed, EPOCHS + number])
+        return make(config.model_copy(update=size), config.examples, [config.split_seed, EPOCHS + number], every=True)
 
 
-def make(config: SyntheticData, count: int, seed, length: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of the recipe's task, of its length or another one."""
+def make(
+    config: SyntheticData, count: int, seed, length: int = 0, every: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of the recipe's task, of its length or another one; `every`: a state is asked for at every token."""
     length = length or config.length
+    if config.path == "parity":
+        return parity(count, length, seed, every=every)
+    if config.path == "modular_sum":
+        return modular_sum(count, length, config.vocab - 1, seed, every=every)
+    if config.path == "modular_arithmetic":
+        return modular_arithmetic(count, length, config.vocab - 3, seed, every=every)
     if config.path == "selective_copying":
         return selective_copying(count, length, config.data_tokens, config.vocab, seed)
     return induction_heads(count, length, config.vocab, seed)

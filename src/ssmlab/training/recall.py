@@ -33,7 +33,8 @@ class RecallWork(Work):
         return network
 
     def task(self, model: SequenceModel | None, network: nn.Module | None) -> Recall:
-        return Recall(vocab_size=self.recipe.data.vocab)
+        config = self.recipe.training if model is None else self.recipe.training_of(model)
+        return Recall(vocab_size=self.recipe.data.vocab, label_smoothing=config.label_smoothing)
 
     def parts(self, model: SequenceModel | None) -> tuple[Served, Served]:
         return Epochs(self.data), _served(self.data.val)

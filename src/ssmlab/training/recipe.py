@@ -16,7 +16,10 @@ from ssmlab.training.schema import (
     Recipe,
     TrainingConfig,
 )
+from ssmlab.training.schema_explain import MisclassifiedRecipe
+from ssmlab.training.schema_segmentation import SegmentationRecipe
 from ssmlab.training.schema_sequences import LabelledRecipe, LanguageRecipe, ScalingRecipe, SyntheticRecipe
+from ssmlab.training.schema_tested import RobustnessRecipe
 
 __all__ = [
     "SCHEMAS",
@@ -40,6 +43,9 @@ SCHEMAS: dict[str, type[AnyRecipe]] = {
     "classify_sequence": LabelledRecipe,
     "synthetic": SyntheticRecipe,
     "scaling": ScalingRecipe,
+    "robustness": RobustnessRecipe,
+    "misclassified": MisclassifiedRecipe,
+    "segment": SegmentationRecipe,
 }
 
 

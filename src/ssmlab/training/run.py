@@ -70,6 +70,10 @@ def run_recipe(
     if resume and read_json(folder / "run.json").get("finished"):
         progress.say(f"{folder} is finished already")
         return folder
+    if recipe.base.recipe or recipe.base.weights:
+        from ssmlab.training.adapting import run_base
+
+        run_base(recipe, Path(output), progress, overwrite)
     data = load_data(recipe, progress)
     if resume:
         _same_split(folder, data.describe)

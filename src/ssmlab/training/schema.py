@@ -10,6 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ssmlab.models.registry import describe
+from ssmlab.training.schema_adapt import AdaptConfig, BaseRun, checked_method, with_short_form
+from ssmlab.training.schema_compress import CompressConfig
+from ssmlab.training.schema_freeze import FreezeByGradient
+from ssmlab.training.schema_remedy import RemedyConfig
+from ssmlab.training.schema_robustness import RobustnessConfig
 
 _BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
 _POLICY = re.compile(
@@ -75,6 +80,8 @@ class Optimisation(Table):
     keep: Literal["last", "best"] = "last"  # best: the epoch that is best on the validation part
     checkpoint_steps: int = Field(0, ge=0)  # a checkpoint every so many steps, besides one each epoch
     freeze: list[str] = []  # "backbone" (a linear probe), or names of parameters or modules, with * and ?
+    freeze_by_gradient: FreezeByGradient = FreezeByGradient()  # freeze what hardly learns
+    watch_gradients: int = Field(0, ge=0)  # write the norms of all gradients every so many steps; 0 = never
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -105,12 +112,16 @@ class ModelConfig(Table):
     title: str = ""  # for the reports; the registry's where it is not given
     pretrained: bool = False
     weights: str = ""  # a file of weights, or the folder of a trained model
+    adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
+    remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
+    compress: CompressConfig = CompressConfig()  # factorised layers, from the weights that it starts with
     options: dict[str, Any] = {}  # of the model's config, such as depth
 
     @model_validator(mode="after")
     def _fill(self):
         self.title = self.title or describe(self.name)  # also says whether there is such a model
         self.label = self.label or self.name.replace("/", "_")
+        checked_method(self.adapt)
         if self.pretrained and self.weights:
             raise ValueError("pretrained and weights both say where weights come from; give one of them")
         if self.weights and not Path(self.weights).exists():
@@ -128,6 +139,7 @@ class EvaluationConfig(Table):
     throughput_repeats: int = Field(10, ge=1)
     bootstrap: int = Field(2000, ge=100)  # resamples for the interval of the difference
     samples: int = Field(12, ge=0, le=12)  # images in the report
+    robustness: RobustnessConfig = RobustnessConfig()  # how models hold when images change
 
 
 class AnyRecipe(Table):
@@ -150,6 +162,13 @@ class AnyRecipe(Table):
     training: Any
     models: list[Any]
     evaluation: Any
+    adapt: AdaptConfig = AdaptConfig()
+    base: BaseRun = BaseRun()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, table):
+        return with_short_form(table)
 
     @model_validator(mode="after")
     def _distinct(self):

@@ -8,6 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.models.registry import did_you_mean
 from ssmlab.training.schema import AnyRecipe, Optimisation, Table, check_names
+from ssmlab.training.schema_adapt import checked_method
+from ssmlab.training.schema_remedy import RemedyConfig
 
 KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is, where no tokenizer says otherwise
 
@@ -19,6 +21,8 @@ class SequenceModel(Table):
     label: str = ""  # of the folder and the records; the name where it is not given
     title: str = ""  # for the reports
     weights: str = ""  # the folder of a language model to start from, in any layout
+    adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
+    remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
     options: dict[str, Any] = Field({})  # of the model's config, such as d_model
     training: dict[str, Any] = Field({})  # keys of [training] that are different for this model, such as learning_rate
 
@@ -33,6 +37,7 @@ class SequenceModel(Table):
         known = LANGUAGE_MODELS[self.name].title.removesuffix(", of any size") if self.name else self.label
         self.title = self.title or known
         check_names(self.label, self.options, {"vocab_size"})
+        checked_method(self.adapt)
         return self
 
 
@@ -43,6 +48,12 @@ class SequenceTraining(Optimisation):
     ema: ClassVar[float] = 0.0
 
     gradient_checkpointing: bool = False  # compute every layer again in the backward pass: less memory, more time
+
+
+class SyntheticTraining(SequenceTraining):
+    """How models of a synthetic task are trained."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 class LanguageTraining(SequenceTraining):
@@ -108,8 +119,8 @@ class LabelledData(Table):
 class SyntheticData(Table):
     """Generated sequences; every epoch has new ones."""
 
-    path: str = ""  # selective_copying or induction_heads
-    vocab: int = Field(16, ge=4, le=250)
+    path: str = ""  # selective_copying, induction_heads, parity, modular_sum or modular_arithmetic
+    vocab: int = Field(16, ge=4, le=250)  # of a modular sum modulo 1 less, modular arithmetic 3 less
     length: int = Field(256, ge=8)  # of a sequence, without the places of the answers
     data_tokens: int = Field(16, ge=1)  # of selective copying: how many are to be remembered
     examples: int = Field(6400, ge=1)  # of an epoch
@@ -192,10 +203,11 @@ class LabelledRecipe(SequenceRecipe):
 class SyntheticRecipe(SequenceRecipe):
     """A run of a synthetic task."""
 
-    forms: ClassVar[str] = "selective_copying or induction_heads"
+    forms: ClassVar[str] = "selective_copying, induction_heads, parity, modular_sum or modular_arithmetic"
 
     task: Literal["synthetic"] = "synthetic"
     data: SyntheticData = SyntheticData()
+    training: SyntheticTraining = SyntheticTraining()
 
 
 class ScalingRecipe(SequenceRecipe):

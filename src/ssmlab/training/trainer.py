@@ -17,12 +17,14 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.errors import UserError
+from ssmlab.reports.record import Record
 from ssmlab.tasks.task import Task
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Epochs, Watch
 from ssmlab.training.carried import load_carried, save_carried
 from ssmlab.training.checkpoints import PARTIAL, commit, contiguous, newest_complete
 from ssmlab.training.device import Placement, memory_advice, same_random
+from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, layer_groups
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import Optimisation
@@ -98,8 +100,8 @@ class Clock:
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `train`."""
 
-    def __init__(self, *args, label: str, config: Optimisation, **kwargs):
-        self.label, self.config = label, config
+    def __init__(self, *args, label: str, config: Optimisation, gradients: Gradients | None = None, **kwargs):
+        self.label, self.config, self.gradients = label, config, gradients
         self.clock = Clock()
         super().__init__(*args, **kwargs)
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
@@ -107,14 +109,18 @@ class SsmTrainer(Trainer):
             self.add_callback(self.average)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        with memory_advice(self.label, self.config):
+        number = self.state.global_step + 1
+        with memory_advice(self.label, self.config), self.gradients.step(number) if self.gradients else nullcontext():
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            step, epoch, rate = self.state.global_step + 1, self.state.epoch or 0, self.config.learning_rate
+            epoch, rate = self.state.epoch or 0, self.config.learning_rate
             raise UserError(
-                f"{self.label}: the loss is {loss.item()} at step {step} (epoch {epoch:.1f}); the last checkpoint is "
+                f"{self.label}: the loss is {loss.item()} at step {number} (epoch {epoch:.1f}); the last checkpoint is "
                 f"kept; try a lower training.learning_rate (now {rate:g}) or training.precision=float32"
             )
+        if self.gradients:
+            scaler = self.accelerator.scaler
+            self.gradients.after_backward(number, scaler.get_scale() if scaler is not None else 1.0)
         return loss
 
     def evaluate(self, *args, **kwargs):
@@ -143,9 +149,12 @@ class SsmTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         if self.config.layer_decay == 1 or self.optimizer is not None:
-            return super().create_optimizer(model)
-        kind, options = self.optimizer_cls_and_kwargs
-        self.optimizer = kind(optimizer_groups(self.model.network, self.config), **options)
+            super().create_optimizer(model)
+        else:
+            kind, options = self.optimizer_cls_and_kwargs
+            self.optimizer = kind(optimizer_groups(self.model.network, self.config), **options)
+        if self.gradients:
+            self.gradients.restore(self.optimizer, self.model)
         return self.optimizer
 
     def _get_output_dir(self, trial) -> str:
@@ -160,6 +169,8 @@ class SsmTrainer(Trainer):
         (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
         if self.average:
             self.average.save(folder / PARTIAL / name)
+        if self.gradients:
+            self.gradients.save(folder / PARTIAL / name)
         save_carried(self.model.task, folder / PARTIAL / name)
         commit(folder, name)
         self.clock.run()
@@ -181,12 +192,13 @@ class SsmTrainer(Trainer):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training leaves besides the weights: the seconds it took and the Trainer's log."""
+    """What training leaves besides the weights: the seconds it took, the Trainer's log, and what freezing saved."""
 
     seconds: float
     steps: int
     epoch: float  # of the weights that were kept
     log: list[dict]
+    records: list[Record] = field(default_factory=list)
 
 
 def train(
@@ -203,6 +215,7 @@ def train(
     logs: Path | None = None,
     progress: Progress | None = None,
     resume: bool = False,
+    gradients: Path | None = None,
 ) -> Trained:
     """Train `network` in place; with `resume` from the newest complete checkpoint in `folder`, bit-equal on the CPU.
 
@@ -212,6 +225,7 @@ def train(
         folder: for checkpoints (one is kept) and the best epoch's weights.
         label: how messages call the model.
         logs: a folder for TensorBoard, or None.
+        gradients: the folder of gradients.npz, where `config.watch_gradients` or `freeze_by_gradient` asks for it.
     Raises:
         UserError: the loss is not finite, or memory does not suffice.
         KeyboardInterrupt: after a checkpoint of the step that was under way.
@@ -220,11 +234,13 @@ def train(
     if placement.channels_last:
         network.to(memory_format=torch.channels_last)
     arguments = _arguments(config, task, train_part, folder, seed, placement)
+    watch = Gradients(network, config, label, progress or Progress()) if Gradients.wanted(config) else None
     trainer = SsmTrainer(
         module,
         arguments,
         label=label,
         config=config,
+        gradients=watch,
         data_collator=lambda batch: batch,
         train_dataset=train_part,
         eval_dataset=val_part,
@@ -233,13 +249,16 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)
     checkpoints = Checkpoints(trainer, config.checkpoint_steps)
-    for callback in (*_watchers(trainer, logs, progress or Progress()), Epochs(train_part), checkpoints):
+    watchers = _watchers(trainer, logs, progress or Progress())
+    for callback in (*watchers, Epochs(train_part), *([watch] if watch else []), checkpoints):
         trainer.add_callback(callback)
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
         trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
         if trainer.average:
             trainer.average.load(checkpoint)
+        if watch:
+            watch.load(checkpoint)
         load_carried(task, network.to(placement.device), checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -255,8 +274,14 @@ def train(
     elif trainer.average:
         trainer.average.apply()
     network.to(memory_format=torch.contiguous_format)
+    if watch and gradients is not None:
+        watch.write(gradients)
     return Trained(
-        seconds=trainer.clock.seconds, steps=trainer.state.global_step, epoch=epoch, log=trainer.state.log_history
+        seconds=trainer.clock.seconds,
+        steps=trainer.state.global_step,
+        epoch=epoch,
+        log=trainer.state.log_history,
+        records=watch.records if watch else [],
     )
 
 
@@ -293,6 +318,7 @@ def _arguments(config: Optimisation, task: Task, part, folder: Path, seed: int, 
         lr_scheduler_type=config.schedule
         if config.warmup == 0 or config.schedule != "constant"
         else "constant_with_warmup",
+        lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0} if config.schedule == "polynomial" else {},
         warmup_steps=math.ceil(config.warmup * steps),
         seed=seed,
         data_seed=seed,
@@ -318,6 +344,8 @@ def _arguments(config: Optimisation, task: Task, part, folder: Path, seed: int, 
 
 
 def _optimizer(config: Optimisation, placement: Placement):
+    if config.optimizer == "sgd":  # as nnU-Net has it
+        return torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.99, "nesterov": True}
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind, {"lr": config.learning_rate, "fused": placement.device in ("cpu", "cuda")}
 

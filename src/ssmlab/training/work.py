@@ -11,7 +11,7 @@ from torch import nn
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.record import Record
 from ssmlab.tasks.task import Task
-from ssmlab.training import trainer
+from ssmlab.training import adapting, remedies, trainer
 from ssmlab.training.device import Placement, choose_placement
 from ssmlab.training.estimate import seconds_of
 from ssmlab.training.measure import curves
@@ -29,6 +29,7 @@ class Work(ABC):
 
     decides: str = "accuracy"  # the validation metric by which a sweep chooses
     higher: bool = True
+    _base: adapting.BaseTask | None = None
 
     def __init__(self, recipe: AnyRecipe, data: Any):
         self.recipe, self.data = recipe, data
@@ -72,7 +73,7 @@ class Work(ABC):
 
     def estimate(self, job: Any) -> float:
         """Seconds that a model will take. Whatever cannot be built is told here, before training."""
-        network = self.build(job.model, job.seed)
+        network = self.adapted(job)
         config = self.recipe.training_of(job.model)
         if config.layer_decay < 1:
             trainer.optimizer_groups(network, config)
@@ -88,16 +89,28 @@ class Work(ABC):
             placement=self.placement(job.model),
         )
 
+    def adapted(self, job: Any) -> nn.Module:
+        """The network with its initial weights and, where the recipe has some for it, adapters that are seen to act."""
+        network = self.build(job.model, job.seed)
+        if not adapting.asked(self.recipe, job.model):
+            return network
+        part = self.parts(job.model)[0]
+        rows = min(self.recipe.training_of(job.model).batch_size, len(part), 8)
+        task, precision = self.task(job.model, network), self.placement(job.model).precision
+        adapting.put_on(self.recipe, job.model, network, task, part.__getitems__(list(range(rows))), precision)
+        return network
+
     def train(self, job: Any, *, logs=None, progress=None, resume=False):
         """Build and train; returns the network, its task, what training left, and the peak of memory."""
-        network = self.build(job.model, job.seed)
+        network = self.adapted(job)
         task = self.task(job.model, network)
         placement = self.placement(job.model)
         train_part, val_part = self.parts(job.model)
-        with peak_memory(placement.device) as peak:
+        learned = remedies.remembering(self.old_task(), job.model, network, task, placement.device)
+        with learned as with_remedy, peak_memory(placement.device) as peak:
             trained = trainer.train(
                 network,
-                task,
+                with_remedy,
                 self.recipe.training_of(job.model),
                 train_part,
                 val_part,
@@ -108,7 +121,9 @@ class Work(ABC):
                 logs=logs,
                 progress=progress,
                 resume=resume,
+                gradients=job.folder,
             )
+        trained.records.extend(remedies.switched_off(self.old_task(), network))
         return network, task, trained, peak
 
     def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
@@ -118,15 +133,30 @@ class Work(ABC):
             records by part; None holds those of no part, the costs.
         """
         network, task, trained, peak = self.train(job, logs=logs, progress=progress, resume=resume)
+        trained_numbers = adapting.trained_numbers(network)
+        whole = adapting.settle(network, job.folder)
         measured = self.measure(job, network, task, progress)
+        if not whole:  # no file of weights can stand for it: its base and the adapter's folder do
+            (job.folder / "model.safetensors").unlink()
         records = {**curves(trained.log), "test": [], None: []}
         for split, found in measured.items():
             records.setdefault(split, []).extend(found)
         costs = [Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)]
         if peak.bytes is not None:
             records[None].append(Record(metric="peak_memory", value=peak.bytes, unit="bytes"))
-        records[None] = costs + records[None]
+        records[None] = [*costs, trained_numbers, *trained.records, *self.forgotten(network), *records[None]]
         return records
+
+    def forgotten(self, network: nn.Module) -> list[Record]:
+        """What a trained network still knows of the run that it started from, where the recipe has one."""
+        base = self.old_task()
+        return [] if base is None else base.forgotten(network)
+
+    def old_task(self) -> adapting.BaseTask | None:
+        """The run that the models started from; None where the recipe names none."""
+        if self._base is None and self.recipe.base.weights:
+            self._base = adapting.BaseTask(Path(self.recipe.base.weights))
+        return self._base
 
 
 class Served(torch.utils.data.Dataset):

@@ -33,7 +33,7 @@ def causal_conv1d(
         activation: None or "silu".
         initial_state: the width - 1 inputs before the first token, (b, d, width - 1), newest last.
         seq_idx: integers, (b, l); nothing crosses from one value to the next. The initial state belongs to the first.
-        backend: "native" or "reference"; None takes the fastest that can run this call.
+        backend: "native", "triton" (GPUs) or "reference"; None takes the fastest that can run this call.
     Returns:
         y (b, d, l) in the dtype of x, and the last width - 1 inputs of the last sequence (b, d, width - 1), newest
         last, before bias and activation, in the dtype of x.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssmlab.ops import _native
 from ssmlab.ops._native import address, vector, view
-from ssmlab.ops.causal_conv1d.operator import NativeConv, call
+from ssmlab.ops.causal_conv1d.operator import KernelConv, call
 
 MAX_WIDTH = 64
 WORKSPACE = 6 + 2 * 6 + 2 + 6 + 1  # position of `workspace` in ssm_conv
@@ -20,7 +20,12 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
 
 def forward(x, weight, bias, activation, initial_state, seq_idx):
     """See the contract in `ssmlab.ops.causal_conv1d`."""
-    return call("native", NativeConv.apply, x, weight, bias, activation, initial_state, seq_idx)
+    return call("native", differentiable, x, weight, bias, activation, initial_state, seq_idx)
+
+
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return KernelConv.apply(*arguments, "native")
 
 
 def conv_forward(x, weight, bias, activation, initial_state, seq_idx):
@@ -36,7 +41,7 @@ def conv_forward(x, weight, bias, activation, initial_state, seq_idx):
 
 def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_idx):
     """Gradients of (x, weight, bias, initial_state); those of absent arguments are empty."""
-    width, length = weight.shape[1], x.shape[2]
+    width = weight.shape[1]
     taps = taps_inside(seq_idx, x, width)
     filters, bias32, past = weight.float().t().contiguous(), vector(bias), like_input(initial_state, x)
     gx = torch.empty_like(x)
@@ -48,25 +53,31 @@ def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_i
     if x.numel():
         call_ = _native.Call([*members, address(partial)], WORKSPACE)
         call_.run("ssm_conv_workspace", "ssm_conv_backward")
-    if g_final is not None:  # the final state is a copy of inputs
-        kept = _kept(taps, x, width)
-        g_final = g_final if kept is None else torch.where(kept, g_final, 0.0)
-        from_past = max(0, width - 1 - length)
-        gx[:, :, length - (width - 1 - from_past) :] += g_final[:, :, from_past:].to(gx.dtype)
-        if from_past:
-            gpast[:, :, length:] += g_final[:, :, :from_past]
+    state_gradients(gx, gpast, g_final, taps, width)
     gweight = partial[:, :width].sum(0).t().contiguous().to(weight.dtype)
     gbias = x.new_empty(0) if bias is None else partial[:, width].sum(0).to(bias.dtype)
     gpast = x.new_empty(0) if initial_state is None else gpast.to(initial_state.dtype)
     return gx, gweight, gbias, gpast
 
 
+def state_gradients(gx: Tensor, gpast: Tensor, g_final: Tensor | None, taps: Tensor | None, width: int) -> None:
+    """Add what the final state, a copy of inputs, hands back to them."""
+    if g_final is None:
+        return
+    length, kept = gx.shape[2], _kept(taps, gx, width)
+    g_final = g_final if kept is None else torch.where(kept, g_final, 0.0)
+    from_past = max(0, width - 1 - length)
+    gx[:, :, length - (width - 1 - from_past) :] += g_final[:, :, from_past:].to(gx.dtype)
+    if from_past:
+        gpast[:, :, length:] += g_final[:, :, :from_past]
+
+
 def taps_inside(seq_idx: Tensor | None, x: Tensor, width: int) -> Tensor | None:
     """(b, l) uint8: how many taps (1..width) of a token stay inside its own sequence; the past counts to the first."""
     if seq_idx is None:
         return None
-    position = torch.arange(x.shape[2])
-    begins = torch.zeros(seq_idx.shape, dtype=torch.int64)
+    position = torch.arange(x.shape[2], device=seq_idx.device)
+    begins = torch.zeros(seq_idx.shape, dtype=torch.int64, device=seq_idx.device)
     begins[:, 1:] = torch.where(seq_idx[:, 1:] != seq_idx[:, :-1], position[1:], 0)
     start = begins.cummax(dim=1).values
     inside = position - start + 1
@@ -95,7 +106,7 @@ def _kept(taps: Tensor | None, x: Tensor, width: int) -> Tensor | None:
     """Which of the last width - 1 inputs belong to the last token's sequence, (b, 1, width - 1)."""
     if taps is None or not x.shape[2]:
         return None
-    return (torch.arange(width - 1, 0, -1) <= taps[:, -1:])[:, None]
+    return (torch.arange(width - 1, 0, -1, device=taps.device) <= taps[:, -1:])[:, None]
 
 
 def _header(x, weight, activation) -> list[int]:

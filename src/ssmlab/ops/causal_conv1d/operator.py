@@ -1,4 +1,4 @@
-"""The causal convolution as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+"""The causal convolution as a torch operator: fake kernels, FLOP counts, and the gradient of the kernels."""
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -9,7 +9,11 @@ from ssmlab.ops._torch import differentiates, one_by_one
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? seq_idx"
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define(f"causal_conv1d({_ARGUMENTS}, str backend) -> (Tensor, Tensor)")
-LIBRARY.define(f"causal_conv1d_backward(Tensor gy, Tensor? g_final, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    f'causal_conv1d_backward(Tensor gy, Tensor? g_final, {_ARGUMENTS}, str backend="native") -> '
+    "(Tensor, Tensor, Tensor, Tensor)"
+)
+KERNELS = ("native", "triton")  # the backends with a backward pass of their own
 
 
 def call(backend, differentiable, *arguments):
@@ -22,18 +26,19 @@ def call(backend, differentiable, *arguments):
 def _forward(*arguments):
     *inputs, backend = arguments
     module = load("causal_conv1d", backend)
-    return module.conv_forward(*inputs) if backend == "native" else module.differentiable(*inputs)
+    return module.conv_forward(*inputs) if backend in KERNELS else module.differentiable(*inputs)
 
 
 def _forward_fake(x, weight, bias, activation, initial_state, seq_idx, backend):
     return torch.empty_like(x), x.new_empty(*x.shape[:2], weight.shape[1] - 1)
 
 
-def _backward(*arguments):
-    return load("causal_conv1d", "native").conv_backward(*arguments)
+def _backward(gy, g_final, x, weight, bias, activation, initial_state, seq_idx, backend="native"):
+    arguments = (gy, g_final, x, weight, bias, activation, initial_state, seq_idx)
+    return load("causal_conv1d", backend).conv_backward(*arguments)
 
 
-def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_idx):
+def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_idx, backend="native"):
     def contiguous(t):
         return x.new_empty(0) if t is None else t.new_empty(t.shape)
 
@@ -41,7 +46,7 @@ def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_
 
 
 LIBRARY.impl("causal_conv1d", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("causal_conv1d_backward", _backward, "CPU")
+LIBRARY.impl("causal_conv1d_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ssmlab::causal_conv1d", _forward_fake, lib=LIBRARY)
 torch.library.register_fake("ssmlab::causal_conv1d_backward", _backward_fake, lib=LIBRARY)
 
@@ -62,19 +67,19 @@ def conv_backward_flops(gy_shape, g_final_shape, x_shape, weight_shape, *args, o
     return 2 * conv_flops(x_shape, weight_shape)
 
 
-class NativeConv(torch.autograd.Function):
-    """The native forward and backward; a second derivative is refused by autograd."""
+class KernelConv(torch.autograd.Function):
+    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments):
-        return torch.ops.ssmlab.causal_conv1d(*arguments, "native")
+        return torch.ops.ssmlab.causal_conv1d(*arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.activation = inputs[3]
-        ctx.save_for_backward(*inputs[:3], *inputs[4:])
+        ctx.activation, ctx.backend = inputs[3], inputs[6]
+        ctx.save_for_backward(*inputs[:3], *inputs[4:6])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -83,5 +88,5 @@ class NativeConv(torch.autograd.Function):
         x, weight, bias, initial_state, seq_idx = ctx.saved_tensors
         gy = torch.zeros_like(x) if gy is None else gy
         arguments = (x, weight, bias, ctx.activation, initial_state, seq_idx)
-        gx, gweight, gbias, gpast = torch.ops.ssmlab.causal_conv1d_backward(gy, g_final, *arguments)
-        return gx, gweight, None if bias is None else gbias, None, None if initial_state is None else gpast, None
+        gx, gweight, gbias, gpast = torch.ops.ssmlab.causal_conv1d_backward(gy, g_final, *arguments, ctx.backend)
+        return gx, gweight, None if bias is None else gbias, None, None if initial_state is None else gpast, None, None

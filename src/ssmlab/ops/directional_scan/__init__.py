@@ -40,7 +40,7 @@ def directional_scan(
         D: skip weights, (k, d).
         dt_bias: added to dt before softplus, (k, d).
         directions: 1 (rows), 2 (rows and columns) or 4.
-        backend: "native", "chunked" or "reference"; None takes the fastest that can run this call.
+        backend: "native", "triton" (GPUs), "chunked" or "reference"; None takes the fastest that can run this call.
     Returns:
         y (b, d, h, w) in the dtype of x.
     Raises:

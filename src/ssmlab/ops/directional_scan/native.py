@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssmlab.ops import _native
 from ssmlab.ops._native import address, vector
-from ssmlab.ops.directional_scan.operator import NativeDirectional, call
+from ssmlab.ops.directional_scan.operator import KernelDirectional, call
 from ssmlab.ops.selective_scan.native import WORKSPACE, interval, unusable
 
 __all__ = ["forward", "outputs", "scan_backward", "scan_forward", "unusable"]
@@ -13,10 +13,15 @@ __all__ = ["forward", "outputs", "scan_backward", "scan_forward", "unusable"]
 NO_TENSOR = [0] * 6
 
 
-def forward(x, dt, A, B, C, D, dt_bias, dt_softplus):
+def forward(*arguments):
     """See the contract in `ssmlab.ops.directional_scan`."""
-    result = call("native", NativeDirectional.apply, x, dt, A, B, C, D, dt_bias, dt_softplus)
+    result = call("native", differentiable, *arguments)
     return result[0] if isinstance(result, tuple) else result
+
+
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return KernelDirectional.apply(*arguments, "native")
 
 
 def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor]:
@@ -69,12 +74,12 @@ def scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
         for name, part in parts.items():
             found[name].append(part.sum(0))
         for name, part in zip("BC", partial, strict=True):
-            found[name].append(_to_map(part.sum(0), k, h, w))
+            found[name].append(to_map(part.sum(0), k, h, w))
     if total is not gx:
         gx.copy_(total)
     arguments = {"A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}
     axes = {"B": 1, "C": 1}  # of the directions; the first of the others
-    return gx, gdt, *(_stacked(found[name], axes.get(name, 0), t, x) for name, t in arguments.items())
+    return gx, gdt, *(stacked(found[name], axes.get(name, 0), t, x) for name, t in arguments.items())
 
 
 _FINAL = 12 + 6 * 6 + 3 + 6  # position of `h_final` in ssm_scan
@@ -114,7 +119,7 @@ def _order(t: Tensor, k: int) -> tuple[int, int, int]:
     return (start, column, row) if k % 2 else (start, row, column)
 
 
-def _to_map(gradient: Tensor, k: int, h: int, w: int) -> Tensor:
+def to_map(gradient: Tensor, k: int, h: int, w: int) -> Tensor:
     """(b, l, n) in the order of direction k to (b, n, h, w)."""
     gradient = gradient.flip(1) if k >= 2 else gradient
     if k % 2:
@@ -122,7 +127,7 @@ def _to_map(gradient: Tensor, k: int, h: int, w: int) -> Tensor:
     return gradient.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
 
-def _stacked(parts: list[Tensor], dim: int, argument: Tensor | None, x: Tensor) -> Tensor:
+def stacked(parts: list[Tensor], dim: int, argument: Tensor | None, x: Tensor) -> Tensor:
     """The directions' gradients as one contiguous tensor in the dtype of the argument; empty where it is absent."""
     if argument is None:
         return x.new_empty(0)

@@ -1,4 +1,4 @@
-"""The directional scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+"""The directional scan as a torch operator: fake kernels, FLOP counts, and the gradient of the kernels."""
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -11,9 +11,10 @@ _ARGUMENTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tens
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define(f"directional_scan({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor)")
 LIBRARY.define(
-    f"directional_scan_backward(Tensor gy, Tensor saved, {_ARGUMENTS}) -> "
+    f'directional_scan_backward(Tensor gy, Tensor saved, {_ARGUMENTS}, str backend="native") -> '
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+KERNELS = ("native", "triton")  # the backends with a backward pass of their own
 
 
 def call(backend, differentiable, *arguments):
@@ -26,23 +27,23 @@ def call(backend, differentiable, *arguments):
 def _forward(*arguments):
     *inputs, save, backend = arguments
     module = load("directional_scan", backend)
-    if backend == "native":
+    if backend in KERNELS:
         return module.scan_forward(*inputs, save)
     y = module.differentiable(*inputs)
     return y, y.new_empty(0)
 
 
 def _forward_fake(x, dt, A, B, C, D, dt_bias, dt_softplus, save, backend):
-    if backend == "native":
-        return load("directional_scan", "native").outputs(x, A, save)
+    if backend in KERNELS:
+        return load("directional_scan", backend).outputs(x, A, save)
     return x.new_empty(x.shape), x.new_empty(0)
 
 
-def _backward(*arguments):
-    return load("directional_scan", "native").scan_backward(*arguments)
+def _backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus, backend="native"):
+    return load("directional_scan", backend).scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus)
 
 
-def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
+def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus, backend="native"):
     def contiguous(t):
         return x.new_empty(0) if t is None else t.new_empty(t.shape)
 
@@ -50,7 +51,7 @@ def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
 
 
 LIBRARY.impl("directional_scan", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("directional_scan_backward", _backward, "CPU")
+LIBRARY.impl("directional_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ssmlab::directional_scan", _forward_fake, lib=LIBRARY)
 torch.library.register_fake("ssmlab::directional_scan_backward", _backward_fake, lib=LIBRARY)
 
@@ -74,18 +75,18 @@ def directional_backward_flops(
     return 2 * directional_flops(x_shape, dt_shape, A_shape)
 
 
-class NativeDirectional(torch.autograd.Function):
-    """The native forward and backward; a second derivative is refused by autograd."""
+class KernelDirectional(torch.autograd.Function):
+    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments):
-        return torch.ops.ssmlab.directional_scan(*arguments, True, "native")
+        return torch.ops.ssmlab.directional_scan(*arguments[:-1], True, arguments[-1])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.dt_softplus = inputs[7]
+        ctx.dt_softplus, ctx.backend = inputs[7], inputs[8]
         ctx.save_for_backward(*inputs[:7], output[1])
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
@@ -95,6 +96,6 @@ class NativeDirectional(torch.autograd.Function):
     def backward(ctx, gy, _):
         *tensors, saved = ctx.saved_tensors
         if gy is None:
-            return (None,) * 8
-        gradients = torch.ops.ssmlab.directional_scan_backward(gy, saved, *tensors, ctx.dt_softplus)
-        return *(g if t is not None else None for g, t in zip(gradients, tensors, strict=True)), None
+            return (None,) * 9
+        gradients = torch.ops.ssmlab.directional_scan_backward(gy, saved, *tensors, ctx.dt_softplus, ctx.backend)
+        return *(g if t is not None else None for g, t in zip(gradients, tensors, strict=True)), None, None

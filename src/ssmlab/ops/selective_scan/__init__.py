@@ -42,8 +42,8 @@ def selective_scan(
         dt_bias: added to dt before softplus, (d,).
         initial_state: h before the first token, (b, d, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
-        backend: "native", "chunked" (plain torch, any device) or "reference"; None takes SSMLAB_BACKEND from the
-            environment, else the fastest that can run this call.
+        backend: "native", "triton" (GPUs), "chunked" (plain torch, any device) or "reference"; None takes
+            SSMLAB_BACKEND from the environment, else the fastest that can run this call.
     Returns:
         y (b, d, l) in the dtype of x, and the state after the last step (b, d, n) in float32 (complex64 where A is
         complex; float64 or complex128 where x is float64).

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssmlab.ops import _native
 from ssmlab.ops._native import address, vector, view
-from ssmlab.ops.selective_scan.operator import NativeScan, call, numbers
+from ssmlab.ops.selective_scan.operator import KernelScan, call, numbers
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -20,9 +20,14 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     return _native.unusable(tensors)
 
 
-def forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def forward(*arguments):
     """See the contract in `ssmlab.ops.selective_scan`."""
-    return call("native", NativeScan.apply, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+    return call("native", differentiable, *arguments)
+
+
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return KernelScan.apply(*arguments, "native")
 
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):

@@ -1,4 +1,4 @@
-"""The selective scan as a torch operator: fake kernels, FLOP counts, and the gradient of the native kernels."""
+"""The selective scan as a torch operator: fake kernels, FLOP counts, and the gradient of the kernels."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ _ARGUMENTS = (
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define(f"selective_scan({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    f"selective_scan_backward(Tensor gy, Tensor? g_final, Tensor saved, {_ARGUMENTS}) -> "
+    f'selective_scan_backward(Tensor gy, Tensor? g_final, Tensor saved, {_ARGUMENTS}, str backend="native") -> '
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+KERNELS = ("native", "triton")  # the backends with a backward pass of their own
 
 
 def call(backend, differentiable, *arguments):
@@ -29,7 +30,7 @@ def call(backend, differentiable, *arguments):
 def _forward(*arguments):
     *inputs, save, backend = arguments
     module = load("selective_scan", backend)
-    if backend == "native":
+    if backend in KERNELS:
         return module.scan_forward(*inputs, save)
     with torch.no_grad():
         y, final = module.differentiable(*inputs)
@@ -40,18 +41,22 @@ def _forward(*arguments):
 
 
 def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save, backend):
-    y, final, saved = load("selective_scan", "native").outputs(x, A, save)
-    if backend == "native":
+    kernels = backend in KERNELS
+    y, final, saved = load("selective_scan", backend if kernels else "native").outputs(x, A, save)
+    if kernels:
         return y, final, saved
     state = torch.promote_types(A.dtype, torch.promote_types(x.dtype, torch.float32))
     return x.new_empty(x.shape), final.to(state), saved
 
 
-def _backward(*arguments):
-    return load("selective_scan", "native").scan_backward(*arguments)
+def _backward(gy, g_final, saved, *arguments):
+    *inputs, backend = arguments if len(arguments) > 11 else (*arguments, "native")
+    return load("selective_scan", backend).scan_backward(gy, g_final, saved, *inputs)
 
 
-def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def _backward_fake(
+    gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, backend="native"
+):
     def like(t):
         return x.new_empty(0) if t is None else torch.empty_like(t)
 
@@ -61,6 +66,8 @@ def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplu
     def map_(t):  # summed as (g, b, l, n)
         if t.dim() == 2:
             return contiguous(t)
+        if backend == "triton":
+            return contiguous(t)
         b, *g, n, l = t.shape
         return t.new_empty(*g, b, l, n).movedim(0, 1).mT if g else t.new_empty(b, l, n).mT
 
@@ -69,7 +76,7 @@ def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplu
 
 
 LIBRARY.impl("selective_scan", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("selective_scan_backward", _backward, "CPU")
+LIBRARY.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ssmlab::selective_scan", _forward_fake, lib=LIBRARY)
 torch.library.register_fake("ssmlab::selective_scan_backward", _backward_fake, lib=LIBRARY)
 
@@ -100,19 +107,19 @@ def _backward_flops(gy, g_final, saved, x, dt, A, *args, **kwargs) -> int:
     return 2 * _flops(x, dt, A)
 
 
-class NativeScan(torch.autograd.Function):
-    """The native forward and backward; a second derivative is refused by autograd."""
+class KernelScan(torch.autograd.Function):
+    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments):
-        return torch.ops.ssmlab.selective_scan(*arguments, True, "native")
+        return torch.ops.ssmlab.selective_scan(*arguments[:-1], True, arguments[-1])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.dt_softplus = inputs[8]
-        ctx.save_for_backward(*inputs[:8], *inputs[9:], output[2])
+        ctx.dt_softplus, ctx.backend = inputs[8], inputs[11]
+        ctx.save_for_backward(*inputs[:8], *inputs[9:11], output[2])
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
 
@@ -122,7 +129,7 @@ class NativeScan(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         arguments = (*tensors[:8], ctx.dt_softplus, *tensors[8:])
         gy = torch.zeros_like(arguments[0]) if gy is None else gy
-        gradients = torch.ops.ssmlab.selective_scan_backward(gy, g_final, saved, *arguments)
+        gradients = torch.ops.ssmlab.selective_scan_backward(gy, g_final, saved, *arguments, ctx.backend)
         present = [t is not None for t in (*tensors[:8], tensors[8])]
         found = [g if here else None for g, here in zip(gradients, present, strict=True)]
-        return *found[:8], None, found[8], None
+        return *found[:8], None, found[8], None, None

@@ -41,8 +41,8 @@ def ssd(
     states and the p channels of a head. Any strides are accepted. Gradients flow into every floating-point argument,
     into the initial state and out of the final state. One step is `l = 1`.
 
-    The result does not depend on `chunk_size` but for rounding. "native" and "chunked" are causal to rounding; only a
-    NaN or an infinity reaches back to the start of its chunk. None leaves its row of the batch. Their derivative can be
+    The result does not depend on `chunk_size` but for rounding. All but "reference" are causal to rounding; only a NaN
+    or an infinity reaches back to the start of its chunk. None leaves its row of the batch. Their derivative can be
     taken once; "reference" has all of them.
 
     Args:
@@ -54,11 +54,11 @@ def ssd(
         z: gate before silu, (b, l, h, p).
         dt_bias: added to dt before softplus, (h,).
         chunk_size: tokens whose pairs are multiplied out; between chunks the state carries on. "native" takes 64 of
-            a longer chunk at a time.
+            a longer chunk at a time, "triton" always its own number.
         initial_state: H before the first token, (b, h, p, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
-        backend: "native" (C++ on the CPU), "chunked" (plain torch, any device) or "reference"; None takes
-            SSMLAB_BACKEND from the environment, else the fastest that can run this call.
+        backend: "native" (C++ on the CPU), "triton" (GPUs), "chunked" (plain torch, any device) or "reference"; None
+            takes SSMLAB_BACKEND from the environment, else the fastest that can run this call.
     Returns:
         y (b, l, h, p) in the dtype of x, and the state after the last step (b, h, p, n) in float32 (float64 where x
         is float64).

@@ -51,14 +51,16 @@ def _forward_fake(
         return y, final, x.new_empty(0)
     if backend == "native":
         return y, final, x.new_empty(load("ssd", "native").saved_size(x, n, z, chunk_size), dtype=dtype)
+    if backend == "triton":
+        return y, final, x.new_empty(load("ssd", "triton").saved_shape(x, n), dtype=dtype)
     return y, final, x.new_empty((-(-l // chunk_size) + 1, b, g, n, h // g * p), dtype=dtype)
 
 
 def _backward(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size, z=None, backend="chunked"):
     inputs = (gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size)
     with torch.no_grad(), full_precision(x):
-        if backend == "native":
-            return load("ssd", "native").scan_backward(*inputs, z)
+        if backend != "chunked":
+            return load("ssd", backend).scan_backward(*inputs, z)
         return *load("ssd", "chunked").scan_backward(*inputs), x.new_empty(0)
 
 
@@ -106,8 +108,8 @@ def ssd_backward_flops(
 
 
 class ChunkedScan(torch.autograd.Function):
-    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native" or "chunked";
-    the latter leaves z to its caller."""
+    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native", or "triton"
+    or "chunked", which leave z to their caller."""
 
     generate_vmap_rule = True
 

@@ -1,5 +1,6 @@
 """Operators against their references, other people's code and the machine's own speed; `ssmlab bench ops` runs it."""
 
+from ssmlab.profiling.bench import gpu
 from ssmlab.profiling.bench.gate import Disagreement, disagreements
 from ssmlab.profiling.bench.measure import BUDGET, LIMIT, Row, bench_ops, records
 from ssmlab.profiling.bench.plot import plots
@@ -20,6 +21,7 @@ __all__ = [
     "Verdict",
     "bench_ops",
     "disagreements",
+    "gpu",
     "grid",
     "plots",
     "records",

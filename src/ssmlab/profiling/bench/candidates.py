@@ -12,7 +12,7 @@ from torch import Tensor
 from ssmlab import ops
 from ssmlab.ops import _dispatch
 from ssmlab.ops.directional_scan import reference as directions
-from ssmlab.profiling.bench import opponents
+from ssmlab.profiling.bench import gpu, opponents
 from ssmlab.profiling.bench.shapes import CHANNEL, DIRECTIONS, HEAD, WIDTH, Shape
 
 
@@ -78,9 +78,10 @@ def field(shape: Shape, inputs: dict[str, Tensor]) -> Field:
         for name in names
     ]
     ours = _dispatch.choose(shape.op, tensors, None).__name__.rsplit(".", 1)[-1]
-    torch_path = next((name for name in names if name != "native"), None)
+    torch_path = next((name for name in names if name not in ("native", "triton")), None)
     missing = {}
-    for name, make, costs in _OPPONENTS[shape.op]:
+    others = _OPPONENTS[shape.op] + (gpu.OPPONENTS[shape.op] if tensors[0].is_cuda else [])
+    for name, make, costs in others:
         try:
             found.append(Candidate(name, make(shape), False, **costs))
         except opponents.Missing as why:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ssmlab.profiling.bench import candidates
+from ssmlab.profiling.bench import candidates, gpu
 from ssmlab.profiling.bench.shapes import Shape
 from ssmlab.profiling.bench.timing import Timing, interleaved
 from ssmlab.reports.record import Record
@@ -91,7 +91,8 @@ def bench_ops(
             timings[entrant.name] = skipped or Timing()
             if not skipped:
                 calls[entrant.name] = candidates.runner(entrant.call, inputs, grad)
-        timings |= interleaved(calls | room.yardsticks(shape, inputs), budget, wait)
+        yardsticks = (gpu.yardsticks(shape, inputs) if device == "cuda" else {}) | room.yardsticks(shape, inputs)
+        timings |= interleaved(calls | yardsticks, budget, wait)
         for entrant in entrants.candidates:
             if entrant.name in calls:
                 known.setdefault(_kind(entrant, shape), []).append((shape, timings[entrant.name].median or 0.0))

@@ -77,13 +77,13 @@ def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, de
             subject.name, num_classes=len(classes), image_size=image_size, weights=subject.weights
         ).eval()
         how = dict(network.default_cfg) | {"image_size": image_size or network.default_cfg["input_size"][-1]}
-        names, unmeasured = classes, _why_not(network, subject.weights)
+        names, unmeasured = classes, why_not(network, subject.weights)
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
     task = Classify(classes=names, mean=tuple(mean), std=tuple(std))
     return Built(subject, network.to(device), int(how["image_size"]), task, unmeasured)
 
 
-def _why_not(network: nn.Module, weights: Path | None) -> str | None:
+def why_not(network: nn.Module, weights: Path | None) -> str | None:
     """The classifier of a file for other classes is not taken over, and then says nothing."""
     if weights is None:
         return "random weights"

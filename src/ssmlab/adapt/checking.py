@@ -1,0 +1,271 @@
+"""Whether an adaptation happens: what of it receives gradient, how much it reaches, and whether merging changes it.
+
+A layer that is wrapped but never called trains nothing, and nothing fails: a block that reads `layer.weight` and
+multiplies by it itself sees the base's weight. The probe below runs the model once, forward and backward.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssmlab.adapt.applying import base_state
+from ssmlab.adapt.lora import merge_layers, wrapped
+from ssmlab.adapt.low_rank import attached, bake
+from ssmlab.errors import ModelError
+
+_SHOWN = 8  # names in a message; more are told by pattern
+_PERTURBATION = 0.02  # of what starts at zero, which would hold back the gradient of its partner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A tensor with an adapter.
+
+    name: of the base's tensor, or of what stands beside the weights.
+    parameters: numbers that are trained for it.
+    gradient: the smallest norm of the gradient among them; 0 where one received none, NaN where it is not finite.
+    merged: the largest difference between the layer's merged and unmerged output, over the largest output; None where
+        the update acts on the tensor itself, so that both are the same computation, or cannot be merged.
+    """
+
+    name: str
+    parameters: int
+    gradient: float
+    merged: float | None
+
+    @property
+    def inert(self) -> bool:
+        """Whether nothing will be learned here."""
+        return not 0 < self.gradient < float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `check` found.
+
+    rows: every adapted tensor.
+    layers: layers of the model that training reaches, and all that have parameters.
+    parameters: numbers in the base's tensors that training reaches, and all of them.
+    trainable: numbers that are trained.
+    merged: the largest difference between merged and unmerged outputs, over the largest output; None where it cannot
+        be merged.
+    """
+
+    rows: tuple[Row, ...]
+    layers: tuple[int, int]
+    parameters: tuple[int, int]
+    trainable: int
+    merged: float | None
+
+    @property
+    def inert(self) -> list[str]:
+        """The tensors whose adapter learns nothing."""
+        return [row.name for row in self.rows if row.inert]
+
+    def raise_for_inert(self) -> None:
+        """Stop where an adapter learns nothing.
+
+        Raises:
+            ModelError: with the names.
+        """
+        if self.inert:
+            raise ModelError(
+                f"{len(self.inert)} of {len(self.rows)} adapters receive no gradient: {shortened(self.inert)}; the "
+                "model's forward does not call these layers (for transformers' models see ssmlab.adapt.prepare), or "
+                "the loss does not depend on them; leave them out of the method, or repair the forward"
+            )
+
+
+def check(model: Any, batch: Any = None, *, task: Any = None, seed: int = 0) -> Report:
+    """Run a model with adapters once, forward and backward, in training mode; it is left as it was.
+
+    What starts at zero is set to small random values for this, and dropout is off.
+
+    Args:
+        model: of `adapt.apply`, or any other whose trained parameters require a gradient, PEFT's included.
+        batch: what the model is called with (a tensor, a tuple, or a dict of keywords), or with `task` a batch of
+            it; None makes one of random tokens or pixels.
+        task: a `tasks.Task`, whose loss is taken; without it a random direction in the outputs.
+        seed: of everything random.
+    Returns:
+        What was found; `Report.raise_for_inert` makes an error of it.
+    Raises:
+        ModelError: nothing is trained, or the model does not say what it reads and no batch is given.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ModelError(f"{type(model).__name__} has no adapters: no parameter requires a gradient")
+    if batch is None:
+        batch = example_batch(model, seed)
+    with _as_it_was(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        _perturb(trained)
+        _train_without_chance(model)
+        gradients = torch.autograd.grad(_loss(model, batch, task), list(trained.values()), allow_unused=True)
+        norms = {
+            name: 0.0 if g is None else g.float().norm().item() for name, g in zip(trained, gradients, strict=True)
+        }
+        merged, layers = _merged_difference(model.eval(), batch, task)
+    return _report(model, trained, norms, merged, layers)
+
+
+def example_batch(model: Any, seed: int = 0) -> Any:
+    """Random input of the form that a model reads: tokens (2, 32), or two images in the dtype of its weights.
+
+    Raises:
+        ModelError: the model does not say.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config, first = getattr(model, "config", None), next(model.parameters())
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary:
+        tokens = torch.randint(0, vocabulary, (2, 32), generator=generator).to(first.device)
+        return {"input_ids": tokens, "use_cache": False} if hasattr(config, "model_type") else tokens
+    known = getattr(model, "default_cfg", None)
+    if known is None:
+        raise ModelError(f"{type(model).__name__} does not say what it reads; give check a batch")
+    channels, side, _ = known["input_size"]
+    side = getattr(config, "image_size", None) or side
+    dtype = first.dtype if first.is_floating_point() else torch.float32
+    return torch.randn(2, channels, side, side, generator=generator).to(first.device, dtype)
+
+
+def shortened(names: list[str]) -> str:
+    """The names; many of them by pattern, with * for numbers and how often."""
+    if len(names) <= _SHOWN:
+        return ", ".join(names)
+    patterns = Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names)
+    return ", ".join(f"{pattern} ({count})" if count > 1 else pattern for pattern, count in patterns.items())
+
+
+def adapted_tensor(parameter: str) -> str:
+    """The base's tensor that a trained parameter belongs to, by its name; its own where there is none."""
+    name = re.sub(r"\.lora_.*$", ".weight", parameter)
+    name = re.sub(r"(^|\.)parametrizations\.([^.]+)\.\d+\..*$", r"\1\2", name)
+    return re.sub(r"\.base_layer(?=\.|$)", "", name)
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Parameters that are trained, buffers and modes are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    values = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in (*buffers, *values):
+                tensor.copy_(value)
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def _perturb(trained: dict[str, nn.Parameter]) -> None:
+    for parameter in trained.values():
+        parameter.copy_(torch.where(parameter == 0, _PERTURBATION * torch.randn_like(parameter), parameter))
+
+
+def _train_without_chance(model: nn.Module) -> None:
+    """Training mode, but what drops or counts is as in evaluation: a dropped branch is not an inert adapter."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) or "Drop" in type(module).__name__:
+            module.eval()
+
+
+def _loss(model: Any, batch: Any, task: Any) -> Tensor:
+    if task is not None:
+        return task.loss(model, batch)[0]
+    output = _output(model, batch).float()
+    return (output * torch.randn_like(output)).mean()
+
+
+def _output(model: Any, batch: Any) -> Tensor:
+    if isinstance(batch, dict):
+        found = model(**batch)
+    else:
+        found = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    return _first(found)
+
+
+def _first(found: Any) -> Tensor:
+    """The first tensor of what a model returns; its logits where they have a name."""
+    if isinstance(found, Tensor):
+        return found
+    if hasattr(found, "logits"):
+        return found.logits
+    return _first(next(iter(found.values() if isinstance(found, dict) else found)))
+
+
+@torch.no_grad()
+def _merged_difference(model: Any, batch: Any, task: Any) -> tuple[float | None, dict[str, float]]:
+    """Of the whole model, and of every layer that is wrapped, by name."""
+    if any(hasattr(module, "beside_active") for module in model.modules()):
+        return None, {}
+    run: Callable[[Any], Tensor] = lambda m: _output(m, batch) if task is None else task.loss(m, batch)[1]  # noqa: E731
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = [layer.register_forward_hook(_keeping(calls, name)) for name, layer in wrapped(model)]
+    try:
+        unmerged = run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    merged = copy.deepcopy(model)
+    bake(merged)
+    merge_layers(merged)
+    layers = {name: _difference(merged.get_submodule(name)(x), y) for name, (x, y) in calls.items()}
+    return _difference(run(merged), unmerged), layers
+
+
+def _keeping(calls: dict, name: str) -> Callable:
+    def hook(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        calls[name] = inputs[0], output
+
+    return hook
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)).item()
+
+
+def _report(model: Any, trained: dict, norms: dict[str, float], merged: float | None, layers: dict) -> Report:
+    sizes: Counter[str] = Counter()
+    smallest: dict[str, float] = {}
+    for name, parameter in trained.items():
+        tensor = adapted_tensor(name)
+        sizes[tensor] += parameter.numel()
+        smallest[tensor] = min(smallest.get(tensor, float("inf")), norms[name], key=lambda v: (v == v, v))
+    rows = tuple(
+        Row(name=name, parameters=sizes[name], gradient=smallest[name], merged=layers.get(name.rpartition(".")[0]))
+        for name in sizes
+    )
+    reached = {row.name for row in rows if not row.inert}
+    base = {name: tensor.numel() for name, tensor in base_state(model).items()}
+    base |= {name: p.numel() for name, p in trained.items() if adapted_tensor(name) == name}
+    owners = {name.rpartition(".")[0] for name in base}
+    return Report(
+        rows=rows,
+        layers=(len(owners & {name.rpartition(".")[0] for name in reached}), len(owners)),
+        parameters=(sum(base[name] for name in reached & base.keys()), sum(base.values())),
+        trainable=sum(p.numel() for p in trained.values()),
+        merged=merged,
+    )
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether a model has adapters of any kind that `check` knows."""
+    if hasattr(model, "adaptation") or attached(model):
+        return True
+    return any(True for _ in wrapped(model))

@@ -1,0 +1,101 @@
+"""`ssmlab explain`: what a model looked for in a picture, and where."""
+
+from pathlib import Path
+
+import click
+import typer
+from typer.core import TyperCommand
+
+SEVERAL = "--classes"
+
+
+class TakesSeveral(TyperCommand):
+    """`--classes guacamole plate` is `--classes guacamole --classes plate`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, SEVERAL))
+
+
+def spread(args: list[str], option: str) -> list[str]:
+    """Repeat an option before every value that follows it, up to the next option."""
+    out: list[str] = []
+    values = False  # whether what comes is the option's
+    for i, arg in enumerate(args):
+        if arg == option:
+            values = True
+            if i + 1 == len(args) or args[i + 1].startswith("-"):
+                out.append(option)  # without a value, as click shall say
+        elif values and not arg.startswith("-"):
+            out += [option, arg]
+        else:
+            values = False
+            out.append(arg)
+    return out
+
+
+def explain(
+    model: str = typer.Argument(
+        metavar="MODEL",
+        help="A run's folder, a trained model's, its weights file, a name of `ssmlab models`, or timm/<name>.",
+    ),
+    images: list[Path] = typer.Argument(metavar="IMAGE...", help="Pictures, and folders of them."),
+    classes: list[str] = typer.Option(
+        None, SEVERAL, metavar="CLASS...", help="By name or index; the predicted one and the runner-up if not given."
+    ),
+    weights: str = typer.Option(None, help="A file of weights for a network by name; else they are random."),
+    steps: int = typer.Option(128, min=0, help="Of the search for learned features; 0 leaves them out."),
+    scores: bool = typer.Option(True, "--scores/--no-scores", help="Deletion, insertion and the sanity check."),
+    seed: int = typer.Option(0, min=0, help="Of features, random maps and random weights."),
+    device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
+    output: Path = typer.Option(None, help="The folder; runs/explain-<model> if not given."),
+) -> None:
+    """Show what a model says about pictures, what it looks for, and where it found it, on one page.
+
+    Classes stand behind the pictures: ssmlab explain runs/cats cat.jpg --classes cat dog
+    """
+    import shlex
+    import sys
+
+    from ssmlab.cli.display import Display
+    from ssmlab.errors import DataError
+    from ssmlab.training.inference import find_pictures
+
+    files, problems = find_pictures(images)
+    from ssmlab.interpret.explain import Options
+    from ssmlab.interpret.explain import explain as find
+    from ssmlab.interpret.opening import find_classes, open_model, read_pictures
+    from ssmlab.interpret.page import said
+    from ssmlab.interpret.result import check_folder, write_explanation
+    from ssmlab.interpret.visualise import Search
+    from ssmlab.training.environment import Stamp, commit, machine, versions
+
+    display = Display()
+    opened, why = open_model(model, weights=weights, device=device)
+    asked = tuple(find_classes(classes or [], opened.classes))
+    folder = check_folder(output or Path("runs") / f"explain-{Path(model).name}")
+    files, pictures, unreadable = read_pictures(files, opened.image_size)
+    problems += unreadable
+    if not files:
+        raise DataError("there is no picture to explain", problems)
+    if why:
+        display.say(why)
+    if opened.untrained:
+        display.say(f"{model} has random weights and has learnt nothing; give --weights FILE or a trained model")
+    search = Search(steps=steps, colour="grey" if opened.grey else "imagenet", seed=seed)
+    options = Options(classes=asked, search=search, score_steps=16 if scores else 0, seed=seed)
+    stamp = Stamp(run=folder.name, task="explain", command=shlex.join(["ssmlab", *sys.argv[1:]]), commit=commit(),
+                  machine=machine(opened.device), versions=versions())  # fmt: skip
+    try:
+        found = find(opened, pictures, [str(file) for file in files], options, progress=display)
+    except KeyboardInterrupt:
+        display.stop()
+        display.say("interrupted; nothing was written")
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
+    path = write_explanation(folder, found, stamp)
+    for picture in found.pictures:
+        typer.echo(f"{picture.name}: {said(found, picture)}")
+    typer.echo(f"report: {path}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(files) + len(problems)} pictures cannot be read", problems)

@@ -1,0 +1,41 @@
+"""`ssmlab segment`: what a trained network marks in images and volumes."""
+
+from pathlib import Path
+
+import typer
+
+
+def segment(
+    model: Path = typer.Argument(
+        metavar="MODEL", help="A run's folder, a model's folder in it, or a checkpoint (.pth) of U-Mamba's trainers."
+    ),
+    images: list[Path] = typer.Argument(metavar="IMAGE...", help="Images, NIfTI volumes, and folders of them."),
+    out: Path = typer.Option(..., "--out", help="Folder for masks and overlays; made where it is missing."),
+    probabilities: bool = typer.Option(False, "--probabilities", help="Write every class's probabilities too (.npz)."),
+    mirror: bool = typer.Option(False, "--mirror", help="Average over mirrored images: 4 or 8 times the time."),
+    overlap: float = typer.Option(0.5, min=0, max=0.95, help="Share of a window that the next one covers again."),
+    batch_size: int = typer.Option(1, min=1, help="Windows at once."),
+    device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
+) -> None:
+    """Mark the classes in images, window by window. Exit code 2 if some cannot be read."""
+    from ssmlab.cli.display import Display
+    from ssmlab.errors import DataError
+    from ssmlab.training.segmenting import Segmenter, find_images, find_network
+
+    segmenter = Segmenter(find_network(model), device, overlap=overlap, mirror=mirror, batch=batch_size)
+    cases = find_images(images, segmenter.channels)
+    display = Display(stderr=True)
+    marked, problems = [], []
+    display.start("segmenting", len(cases))
+    try:
+        for done, found in enumerate(segmenter.run(cases, out, probabilities=probabilities), start=1):
+            (problems if isinstance(found, str) else marked).append(found)
+            display.update(done)
+    finally:
+        display.stop()
+    for found in marked:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in list(found.shares.items())[1:])
+        typer.echo(f"{found.name}: {shares}")
+    display.say(f"{len(marked)} masks in {out}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(cases)} images cannot be segmented", problems)

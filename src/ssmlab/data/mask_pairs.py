@@ -1,0 +1,260 @@
+"""Which file is an image, which one is its mask: by folders' names, by files' suffixes, or as a recipe says.
+
+folders   images | image | img ..., and masks | labels | groundtruth | 1st_manual ...; in any case and at any depth
+suffixes  a_mask.png, a_manual1.gif, a_labels.tif ... beside a.png or in a folder of masks; a_sat, a_training of images
+parts     a folder train | val | test (or training, validation, testing) above or below them
+Massachusetts Roads   {train,val,test} and {train,val,test}_labels
+field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
+"""
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from ssmlab.data.contents import PARTS, count, some
+from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.folders import PART_NAMES
+from ssmlab.data.shapes import GeneratedFiles
+from ssmlab.data.volumes import SUFFIXES, is_volume
+
+IMAGE_FOLDERS = frozenset(("images", "image", "img", "imgs", "input", "inputs", "sat", "satellite", "scans", "photos"))
+FIRM_MASK_FOLDERS = frozenset(
+    [
+        "1st_manual",
+        "manual",
+        "manual1",
+        "labels",
+        "label",
+        "groundtruth",
+        "ground_truth",
+        "gt",
+        "annotations",
+        "targets",
+        "target",
+        "map",
+        "maps",
+        "segmentation",
+        "segmentations",
+        "seg",
+        "av",
+    ]
+)
+MASK_FOLDERS = FIRM_MASK_FOLDERS | {"masks", "mask"}
+FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
+SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
+MASK_SUFFIXES = (
+    *("_masks", "_mask", "_manual1", "_manual", "_labels", "_label", "_groundtruth", "_ground_truth", "_gt"),
+    *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label"),
+)
+IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
+PART_SUFFIX = "_labels"  # of Massachusetts Roads
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image with its mask.
+
+    Attributes:
+        id: the image's path below the data's root. part: as published, or None.
+        images: names of files, one for each channel; a picture of several channels is one.
+        mask: the mask's name. view: that of the field of view, or None.
+    """
+
+    id: str
+    part: str | None
+    images: tuple[str, ...]
+    mask: str
+    view: str | None = None
+
+
+@dataclass(kw_only=True)
+class MaskContents:
+    """What a reader found.
+
+    Attributes:
+        format: mask_folders | massachusetts | nnunet.
+        classes: names in the order of the label numbers, or empty where the data do not say.
+        values: what stands in a mask -> label number, or empty where the data do not say; -1 is not counted.
+        problems: what must be mended, by file name. notes: what the user should know.
+    """
+
+    name: str
+    format: str
+    cases: list[Case]
+    classes: tuple[str, ...] = ()
+    values: dict[int, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    name: str
+    role: str  # image | mask | view
+    part: str | None
+
+
+def read_pairs(
+    files: FolderFiles | ZipFiles, images: str = "", masks: str = "", views: str = ""
+) -> MaskContents | None:
+    """Pair the pictures or volumes of a folder.
+
+    Args:
+        images, masks, views: folders below the root, where their names do not say what they hold.
+    Returns:
+        None where nothing is a mask.
+    """
+    contents = MaskContents(
+        name=files.path.stem if isinstance(files, ZipFiles) else files.path.resolve().name,
+        format="generated" if isinstance(files, GeneratedFiles) else "mask_folders",
+        cases=[],
+        problems=list(files.problems),
+    )
+    pictures = [name for name in files.files if is_volume(name) or is_image(files, name)]
+    if images or masks:
+        found = _by_setting(pictures, {"image": images, "mask": masks, "view": views}, contents)
+    else:
+        pictures, published = _massachusetts(pictures)
+        contents.format = "massachusetts" if published else contents.format
+        found = published or _by_name(pictures, contents)
+    if not any(item.role == "mask" for item in found):
+        return None
+    _pair(found, contents)
+    return contents
+
+
+def _by_setting(pictures, folders, contents):
+    found = []
+    for role, folder in folders.items():
+        inside = [name for name in pictures if folder and name.startswith(folder.strip("/") + "/")]
+        if folder and not inside:
+            contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
+        found += [_Found(name, role, _part(name)) for name in inside]
+    return found
+
+
+def _massachusetts(pictures):
+    """All pictures, and those below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
+    tops: dict[str, list[_Found]] = {}
+    for name in pictures:
+        steps = name.split("/")
+        if len(steps) < 2:
+            continue
+        folder = steps[-2].casefold()
+        base = folder.removesuffix(PART_SUFFIX)
+        if base in PART_NAMES:
+            role = "mask" if folder != base else "image"
+            tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, role, PART_NAMES[base]))
+    both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
+    best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
+    return pictures, both[best] if best is not None else None
+
+
+def _by_name(pictures, contents):
+    folders = {step.casefold() for name in pictures for step in name.split("/")[:-1]}
+    second = [name for name in pictures if _has(name, SECOND_FOLDERS)]
+    if second:
+        contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
+    firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
+    sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
+    found, others = [], []
+    for name in pictures:
+        role = None if _has(name, SECOND_FOLDERS) else _role(name, firm, sorted_by_folder)
+        if role:
+            found.append(_Found(name, role, _part(name)))
+        elif name not in second:
+            others.append(name)
+    if others and any(item.role == "mask" for item in found):
+        contents.notes.append(f"left out: {count(len(others), 'picture')} outside of these folders ({some(others)})")
+    return found
+
+
+def _role(name, firm, sorted_by_folder):
+    for step in reversed(name.casefold().split("/")[:-1]):
+        if step in FOV_FOLDERS or (firm and step in ("mask", "masks")):
+            return "view"
+        if step in MASK_FOLDERS:
+            return "mask"
+        if step in IMAGE_FOLDERS:
+            return "image"
+    if sorted_by_folder:
+        return None
+    return "mask" if _without(_stem(name), MASK_SUFFIXES) != _stem(name) else "image"
+
+
+def _has(name, folders):
+    return any(step in folders for step in name.casefold().split("/")[:-1])
+
+
+def _part(name):
+    steps = [step for step in name.casefold().split("/")[:-1] if step in PART_NAMES]
+    return PART_NAMES[steps[-1]] if steps else None
+
+
+def _stem(name):
+    name = PurePosixPath(name).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return PurePosixPath(name).stem
+
+
+def _without(stem, suffixes):
+    for suffix in suffixes:
+        if stem.casefold().endswith(suffix.casefold()) and len(stem) > len(suffix):
+            return stem[: -len(suffix)]
+    return stem
+
+
+def _plain(stem):
+    """A stem without what tells an image from its mask: 21_training, 21_manual1 and 21_training_mask are 21."""
+    return _without(_without(stem, MASK_SUFFIXES), IMAGE_SUFFIXES)
+
+
+def _pair(found, contents):
+    unmasked: dict[str | None, list[str]] = {}
+    for part in dict.fromkeys(item.part for item in found):
+        of_part = [item for item in found if item.part == part]
+        images, masks, views = ([i.name for i in of_part if i.role == role] for role in ("image", "mask", "view"))
+        if part == "test" and images and not masks:
+            contents.notes.append(f"left out: {count(len(images), 'image')} of test, which has no masks")
+            continue
+        mask_of, lonely = _match(images, masks, "mask", contents.problems)
+        view_of, _ = _match(images, views, "field of view", contents.problems)
+        contents.cases += [
+            Case(image, part, (image,), mask_of[image], view_of.get(image)) for image in images if image in mask_of
+        ]
+        unmasked[part] = [image for image in images if image not in mask_of]
+        contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]
+        if views:
+            contents.problems += [
+                f"{name}: has no field of view, as others have" for name in images if name not in view_of
+            ]
+    for part in (*PARTS, None):
+        contents.problems += [
+            f"{name}: an image without a mask; add one, or remove it" for name in unmasked.get(part, ())
+        ]
+
+
+def _match(images, others, what, problems):
+    """The mask of every image: of the same stem, else of the same stem without known suffixes; and masks left over."""
+    matched: dict[str, str] = {}
+    left = list(others)
+    for key in (_stem, lambda name: _plain(_stem(name))):
+        open_images = [name for name in images if name not in matched]
+        by_key: dict[str, list[str]] = {}
+        for name in left:
+            by_key.setdefault(key(name), []).append(name)
+        named: dict[str, list[str]] = {}
+        for image in open_images:
+            named.setdefault(key(image), []).append(image)
+        for stem, same in named.items():
+            candidates = by_key.get(stem, [])
+            if candidates and (len(same) > 1 or len(candidates) > 1):
+                problems.append(
+                    f"{' and '.join(same)}: {'they share' if len(same) > 1 else 'has'} "
+                    f"{count(len(candidates), what)} ({some(candidates)}); one each is expected"
+                )
+            for image, candidate in zip(same, candidates, strict=False):
+                matched[image] = candidate
+            left = [name for name in left if name not in candidates]
+    return matched, left

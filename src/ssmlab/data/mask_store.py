@@ -1,0 +1,162 @@
+"""Images and masks read from their files: looked at once all together, then served and kept while memory lasts."""
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ssmlab.data.decode import Progress, UnreadableImage, decode, for_each_image
+from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.mask_pairs import Case
+from ssmlab.data.mask_values import IGNORE, MOST_CLASSES, Rule, Seen, decode_mask, scaled, seen
+from ssmlab.data.medmnist import machine_memory
+from ssmlab.data.volumes import is_volume, read_volume
+from ssmlab.errors import DataError
+
+KEPT_SHARE = 0.25  # of the machine's memory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image (c, *spatial) uint8, int16 or float32, its labels (*spatial) uint8, the distance of its pixels."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+
+
+@dataclass
+class Checked:
+    """What was seen of a case. `values` is None where its mask cannot be read."""
+
+    case: Case
+    problems: list[str] = field(default_factory=list)
+    values: Seen | None = None
+    size: tuple[int, ...] = ()
+    channels: int = 0
+    spacing: tuple[float, ...] = ()
+    digest: str = ""
+
+
+class MaskStore:
+    """Reads cases. Pictures are RGB by the rule of ssmlab.data.decode; several files of one case are grey channels."""
+
+    def __init__(self, files: FolderFiles | ZipFiles):
+        self.files = files
+        self.rule: Rule | None = None
+        self._kept: dict[str, Sample] = {}
+        self._left = int(KEPT_SHARE * (machine_memory() or 4 << 30))
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo) -> "MaskStore":
+        return self  # it only reads; a copy would hold every image twice
+
+    def check(self, cases: list[Case], progress: Progress | None = None) -> list[Checked]:
+        """Look at every case once, on a few threads."""
+        found = [Checked(case) for case in cases]
+        for_each_image(lambda checked: _look(self.files, checked), found, lambda i, _: None, progress)
+        return found
+
+    def sample(self, case: Case) -> Sample:
+        """A case; raises DataError where a file has changed since it was checked."""
+        kept = self._kept.get(case.id)
+        if kept is not None:
+            return kept
+        try:
+            image, spacing = read_image(self.files, case)
+            raw, _ = read_mask(self.files, case.mask)
+            view = read_mask(self.files, case.view)[0] if case.view else None
+        except UnreadableImage as error:
+            raise DataError("an image cannot be read", [f"{case.id}: cannot be read ({error})"]) from error
+        assert self.rule is not None
+        labels = self.rule.labels(raw)
+        if view is not None:
+            view = view.max(-1) if view.ndim > labels.ndim else view
+            labels[view < _half(view)] = IGNORE
+        sample = Sample(image, labels, spacing)
+        with self._lock:
+            size = image.nbytes + labels.nbytes
+            if size <= self._left and case.id not in self._kept:
+                self._kept[case.id] = sample
+                self._left -= size
+        return sample
+
+
+def read_image(files, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
+    """An image (c, *spatial) and its spacing. Raises UnreadableImage, with the file's name where there are several."""
+    channels, spacing = [], ()
+    for name in case.images:
+        try:
+            if is_volume(name):
+                volume = read_volume(files, name)
+                channels.append(_small(volume.voxels)[None])
+                spacing = volume.spacing
+            else:
+                picture = decode(files.read(name))
+                pixels = np.asarray(picture if len(case.images) == 1 else picture.convert("L"))
+                channels.append(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
+                spacing = (1.0, 1.0)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{name}: {error}" if len(case.images) > 1 else str(error)) from error
+    if len({channel.shape[1:] for channel in channels}) > 1:
+        shapes = " and ".join(_size(channel.shape[1:]) for channel in channels)
+        raise UnreadableImage(f"its channels have different sizes, {shapes}")
+    return np.ascontiguousarray(np.concatenate(channels)), spacing
+
+
+def read_mask(files, name: str) -> tuple[np.ndarray, int]:
+    """Raw values (*spatial), or colours (h, w, 3), and the largest value that the file could hold."""
+    if not is_volume(name):
+        return decode_mask(files.read(name))
+    voxels = read_volume(files, name).voxels
+    if voxels.dtype.kind == "f":
+        return scaled(voxels)
+    if voxels.dtype.kind == "b":
+        return voxels.astype(np.uint8), 1
+    return voxels, MOST_CLASSES
+
+
+def _look(files, checked: Checked) -> None:
+    case = checked.case
+    try:
+        image, checked.spacing = read_image(files, case)
+        checked.size, checked.channels = image.shape[1:], image.shape[0]
+        checked.digest = hashlib.sha256(str((image.shape, image.dtype)).encode() + image.tobytes()).hexdigest()
+    except UnreadableImage as error:
+        checked.problems.append(f"{case.id}: cannot be read ({error}); replace the file, or take it out of the data")
+    for name in (case.mask, case.view):
+        if name is None:
+            continue
+        try:
+            raw, full = read_mask(files, name)
+        except UnreadableImage as error:
+            checked.problems.append(f"{name}: cannot be read ({error}); replace the file, or take it out of the data")
+            continue
+        coloured = raw.ndim == 3 and not is_volume(name)
+        size = raw.shape[:2] if coloured else raw.shape
+        if checked.size and size != checked.size:
+            checked.problems.append(f"{name}: is {_size(size)}, its image {case.id} is {_size(checked.size)}")
+        if name == case.mask:
+            checked.values = seen(name, raw, full, coloured)
+
+
+def _small(voxels: np.ndarray) -> np.ndarray:
+    """Whole numbers as uint8 or int16 where they fit, else float32."""
+    if voxels.dtype == np.float32:
+        return voxels
+    low, high = int(voxels.min()), int(voxels.max())
+    for kind in (np.uint8, np.int16):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return voxels.astype(kind)
+    return voxels.astype(np.float32)
+
+
+def _half(view: np.ndarray) -> int:
+    """Inside the field of view is what reaches half; 0 and 1 count as they are."""
+    top = int(view.max())
+    return 1 if top <= 1 else (top + 1) // 2
+
+
+def _size(shape) -> str:
+    return " x ".join(str(axis) for axis in reversed(shape))

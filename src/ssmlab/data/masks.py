@@ -1,0 +1,283 @@
+"""`open_masks`: images with masks, in folders, a zip, Massachusetts' or nnU-Net's layout, as three checked parts.
+
+Everything that is wrong is found before anything runs, and told at once by file name: files that cannot be read, images
+without masks, masks without images, sizes that differ, values that stand for no class.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.data.contents import PARTS, count, did_you_mean, some
+from ssmlab.data.decode import Progress
+from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.mask_pairs import IMAGE_FOLDERS, MASK_FOLDERS, Case, MaskContents, read_pairs
+from ssmlab.data.mask_store import Checked, MaskStore, Sample
+from ssmlab.data.mask_values import Rule, decide
+from ssmlab.data.nnunet import is_nnunet, read_nnunet
+from ssmlab.data.shapes import GENERATED, GeneratedFiles
+from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
+from ssmlab.data.volumes import is_volume, require_nibabel
+from ssmlab.errors import DataError
+
+ACCEPTED = (
+    "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks beside images (a.png and "
+    "a_mask.png), Massachusetts Roads (tiff/train and tiff/train_labels), nnU-Net's raw layout (imagesTr, labelsTr, "
+    "dataset.json), a zip of such folders, or the generated sets: shapes, cells"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSplit:
+    """One part: images with their labels, read when they are asked for and kept while memory lasts.
+
+    Attributes:
+        ids: stable names, the image's path below the data's root.
+    """
+
+    name: str
+    ids: list[str]
+    _cases: list[Case] = field(repr=False)
+    _store: MaskStore = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sample(self, i: int) -> Sample:
+        """Image (c, *spatial), labels (*spatial) uint8 with 255 where nothing is counted, spacing. Raises DataError."""
+        return self._store.sample(self._cases[i])
+
+    def take(self, positions) -> "MaskSplit":
+        """The split with the cases at these positions only."""
+        chosen = [self._cases[i] for i in positions]
+        return replace(self, ids=[case.id for case in chosen], _cases=chosen)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskData:
+    """Images with masks in three parts.
+
+    Attributes:
+        format: mask_folders | massachusetts | nnunet | generated.
+        classes: names in the order of the labels; the first is the background.
+        channels, dimensions: of every image; 2 or 3 dimensions.
+        sizes: (smallest, median, largest) of each axis, in pixels; spacing: the median of each axis.
+        shares: the share of every class in the counted pixels of train.
+        problems: empty unless opened with strict=False.
+    """
+
+    name: str
+    format: str
+    path: str
+    classes: tuple[str, ...]
+    channels: int
+    dimensions: int
+    sizes: list[tuple[int, int, int]]
+    spacing: tuple[float, ...]
+    shares: tuple[float, ...]
+    train: MaskSplit
+    val: MaskSplit
+    test: MaskSplit
+    split_hash: str
+    notes: list[str]
+    problems: list[str]
+
+
+def open_masks(
+    path: str | Path,
+    *,
+    images: str = "",
+    masks: str = "",
+    views: str = "",
+    classes: tuple[str, ...] = (),
+    colours: dict[str, object] | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = TEST_FRACTION,
+    seed: int = 0,
+    strict: bool = True,
+    progress: Progress | None = None,
+) -> MaskData:
+    """Open images with masks, and look at every one of them once.
+
+    The parts are those published. Where there is no test part, `test_fraction` of what is there becomes one, with seed
+    0, and of the rest `val_fraction` with `seed`, chosen by the hash of their names.
+
+    Args:
+        path: see `ACCEPTED`.
+        images, masks, views: folders below the path, where their names do not say what they hold.
+        classes: names in the order of the labels; two classes where not given and the data do not say.
+        colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
+        strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
+    Raises:
+        DataError: with every problem, by file name.
+    """
+    contents, files = _read(Path(path).expanduser(), images, masks, views)
+    names, table = _meaning(contents, classes, colours or {})
+    store = MaskStore(files)
+    checked = store.check(contents.cases, progress)
+    rule, unknown, notes = decide([c.values for c in checked if c.values is not None], names, table)
+    store.rule = rule
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
+    good = [c for c in checked if not c.problems]
+    parts = _divide(contents, [c.case for c in good], val_fraction, test_fraction, seed, problems)
+    if strict and problems:
+        raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
+    splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
+    return MaskData(
+        name=contents.name,
+        format=contents.format,
+        path=str(path),
+        classes=rule.classes,
+        **_measures(good),
+        shares=_shares(splits["train"], rule) if not problems else (),
+        **splits,
+        split_hash=split_hash({part: split.ids for part, split in splits.items()}),
+        notes=[*contents.notes, *notes, *_twice(good, parts)],
+        problems=problems,
+    )
+
+
+def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles | ZipFiles | GeneratedFiles]:
+    if str(path) in GENERATED:
+        files = GeneratedFiles(str(path))
+        contents = read_pairs(files)
+        assert contents is not None
+        return contents, files
+    if path.is_dir():
+        files = FolderFiles(path)
+    elif path.is_file() and path.suffix.lower() == ".zip":
+        files = ZipFiles(path)
+    elif path.exists():
+        raise DataError(f"{path}: not images with masks in a known layout; expected {ACCEPTED}")
+    else:
+        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}")
+    prefix = None if images or masks else is_nnunet(files)
+    contents = read_pairs(files, images, masks, views) if prefix is None else read_nnunet(files, prefix)
+    if contents is None or not (contents.cases or contents.problems):
+        found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
+        raise DataError(
+            f"{path}: no images with masks in a known layout, found {found}; expected {ACCEPTED}; or name the folders "
+            "with data.images=... data.masks=..."
+        )
+    if any(is_volume(name) for case in contents.cases for name in (*case.images, case.mask)):
+        require_nibabel()
+    return contents, files
+
+
+def _meaning(contents, classes, colours):
+    """Names of the classes and the table of values: as the user says, else as the data say, else neither."""
+    if not colours:
+        if contents.values and classes and len(classes) != len(contents.classes):
+            raise DataError(f"data.classes names {len(classes)} classes, dataset.json {len(contents.classes)}")
+        return classes or contents.classes, contents.values
+    names = classes or tuple(name for name in colours if name != "ignore")
+    strange = [name for name in (*colours, *names) if (name not in names and name != "ignore") or name not in colours]
+    if strange:
+        raise DataError(
+            f"data.classes and data.colours must name the same classes; {some(strange)} stand in one of them"
+        )
+    table = {_value(name, value): names.index(name) if name in names else -1 for name, value in colours.items()}
+    if len(table) != len(colours):
+        raise DataError(f"data.colours gives two classes the same value: {colours}")
+    if any(isinstance(value, tuple) for value in table):  # grey values among colours
+        table = {value if isinstance(value, tuple) else (value,) * 3: label for value, label in table.items()}
+    return names, table
+
+
+def _value(name, value):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    try:
+        parts = tuple(bytes.fromhex(value.removeprefix("#"))) if isinstance(value, str) else tuple(map(int, value))
+    except (TypeError, ValueError):
+        parts = ()
+    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
+        raise DataError(f'data.colours.{name} is {value!r}; expected a grey value, "#rrggbb" or [r, g, b]')
+    return parts
+
+
+def _alike(checked: list[Checked]) -> list[str]:
+    """Images whose number of dimensions or channels is another than that of most."""
+    problems = []
+    for what, of in (("dimensions", lambda c: len(c.size)), ("channels", lambda c: c.channels)):
+        numbers = [of(c) for c in checked if not c.problems]
+        usual = max(set(numbers), key=numbers.count, default=None)
+        problems += [
+            f"{c.case.id}: has {of(c)} {what}, the other images {usual}"
+            for c in checked
+            if not c.problems and of(c) != usual
+        ]
+    return problems
+
+
+def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dict[str, list[Case]]:
+    """The three parts; says in the notes which were published and which taken."""
+    parts = {part: [case for case in cases if case.part == part] for part in PARTS}
+    parts["train"] += [case for case in cases if case.part is None]
+    if not parts["test"]:
+        parts["train"], parts["test"] = _take(contents, parts["train"], test_fraction, 0, "test", problems)
+    if not parts["val"]:
+        parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", problems)
+    return parts
+
+
+def _take(contents, cases, fraction, seed, part, problems):
+    chosen = held_out([case.id for case in cases], [0] * len(cases), fraction=fraction, seed=seed, part=part)
+    if not chosen and not problems:
+        problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
+    of = "train" if part == "val" else "all"
+    contents.notes.append(
+        f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {count(len(cases), 'image')}), "
+        f"seed {seed}"
+    )
+    rest = [case for i, case in enumerate(cases) if i not in chosen]
+    return rest, [case for i, case in enumerate(cases) if i in chosen]
+
+
+def _measures(good: list[Checked]) -> dict:
+    if not good:
+        return {"channels": 0, "dimensions": 0, "sizes": [], "spacing": ()}
+    dimensions = len(good[0].size)
+    sizes = np.array([c.size for c in good if len(c.size) == dimensions])
+    spacings = np.array([c.spacing for c in good if len(c.size) == dimensions])
+    return {
+        "channels": good[0].channels,
+        "dimensions": dimensions,
+        "sizes": [(int(axis.min()), int(np.median(axis)), int(axis.max())) for axis in sizes.T],
+        "spacing": tuple(float(value) for value in np.median(spacings, 0)),
+    }
+
+
+def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
+    counts = np.zeros(len(rule.classes))
+    for i in range(len(train)):
+        counts += np.bincount(train.sample(i).labels.ravel(), minlength=256)[: len(rule.classes)]
+    return tuple(float(share) for share in counts / max(counts.sum(), 1))
+
+
+def _twice(good: list[Checked], parts) -> list[str]:
+    """Equal images in different parts: a test on what was trained with says nothing."""
+    part_of = {case.id: part for part, cases in parts.items() for case in cases}
+    same: dict[str, list[Checked]] = {}
+    for c in good:
+        same.setdefault(c.digest, []).append(c)
+    return [
+        "equal images in different parts: " + " = ".join(f"{part_of[c.case.id]}: {c.case.id}" for c in found)
+        for found in same.values()
+        if len({part_of[c.case.id] for c in found}) > 1
+    ]
+
+
+def has_masks(path: str | Path) -> bool:
+    """Whether a path's folders are named as images with masks are: nnU-Net's, Massachusetts', images/ and masks/ ..."""
+    path = Path(path).expanduser()
+    if str(path) in GENERATED:
+        return True
+    if not path.is_dir():
+        return False
+    files = FolderFiles(path)
+    steps = {step.casefold() for folder in files.folders for step in folder.split("/")}
+    published = any(f"{part}_labels" in steps and part in steps for part in PARTS)
+    return published or bool(is_nnunet(files) is not None or (steps & IMAGE_FOLDERS and steps & MASK_FOLDERS))

@@ -1,0 +1,255 @@
+"""The selective scan in Triton on a GPU: states recomputed in the backward pass, no atomics, any strides."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssmlab.ops import _triton
+from ssmlab.ops._triton import ceil, launch, power, restarts, vector
+from ssmlab.ops.selective_scan.operator import KernelScan, call
+
+# By bytes of an element: tokens and channels of a tile, and warps. A lane loads 16 bytes, 32 of them are a tile's row,
+# and a warp has two rows. Not measured.
+TILES = {2: (256, 8, 4), 4: (128, 8, 4)}
+PROGRAMS = 512  # time is cut into segments, at the price of another pass, where there are fewer
+
+
+class View(NamedTuple):
+    """A tensor and the strides with which its tokens are walked through: (b, d, line, token), of a map (b, g, n, line,
+    token)."""
+
+    tensor: Tensor
+    strides: tuple[int, ...]
+
+
+class Form(NamedTuple):
+    """What a scan is besides its tensors."""
+
+    b: int
+    d: int
+    l: int
+    n: int
+    groups: int = 1
+    line: int = 0  # tokens of a line of a map, 0 without lines
+    softplus: bool = False
+    constant: tuple[bool, bool] = (False, False)  # B, C
+    add: bool = False  # y, and in the backward pass gx, are added to
+
+    def tile(self, dtype: torch.dtype) -> tuple[int, int, int]:
+        """Tokens, channels and warps."""
+        tokens, channels, warps = TILES[dtype.itemsize]
+        return min(tokens, power(self.l)), channels, warps
+
+    def cut(self, dtype: torch.dtype) -> tuple[int, int, int, int]:
+        """(programs of a group, chunks, segments, chunks of a segment)."""
+        tokens, channels, _ = self.tile(dtype)
+        chunks, blocks = ceil(self.l, tokens), ceil(self.d // self.groups, channels)
+        wanted = min(chunks, max(1, PROGRAMS // max(1, self.b * blocks * self.groups)))
+        each = ceil(chunks, wanted) if chunks else 0
+        return blocks, chunks, ceil(chunks, each) if chunks else 0, each
+
+
+class Arguments(NamedTuple):
+    """The tensors of a scan as the kernels take them; the parameters in float32."""
+
+    x: View
+    dt: View
+    z: View | None
+    B: View
+    C: View
+    A: Tensor
+    D: Tensor | None
+    bias: Tensor | None
+    restart: Tensor | None
+
+
+def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why this call cannot run here, or None."""
+    if len(tensors) > 4:
+        grouped = {t.shape[1] for t in tensors[3:5] if t is not None and t.dim() == 4}
+        if len(grouped - {1}) > 1:
+            return "B and C have different numbers of groups"
+        if tensors[2] is not None and tensors[2].is_complex():
+            return "A is complex; the kernels take real states"
+    return _triton.unusable(tensors)
+
+
+def forward(*arguments):
+    """See the contract in `ssmlab.ops.selective_scan`."""
+    return call("triton", differentiable, *arguments)
+
+
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return KernelScan.apply(*arguments, "triton")
+
+
+def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Unfilled y, final state and saved states; also what the operator's fake kernel returns."""
+    (b, d, l), n = x.shape, A.shape[1]
+    saved = x.new_empty((b, ceil(l, Form(b, d, l, n).tile(x.dtype)[0]), n, d) if save else 0, dtype=torch.float32)
+    return torch.empty_like(x), x.new_empty((b, d, n), dtype=torch.float32), saved
+
+
+def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):
+    """(y, final state, the states before every chunk if `save`)."""
+    y, final, saved = outputs(x, A, save)
+    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx)
+    if form.l == 0:
+        return y, final.zero_() if initial_state is None else final.copy_(initial_state), saved
+    start = None if initial_state is None else initial_state.float().mT
+    run_forward(form, arguments, flat(y), start, final, saved if save else None)
+    return y, final, saved
+
+
+def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+    """Gradients of (x, dt, A, B, C, D, z, dt_bias, initial_state); those of absent arguments are empty."""
+    gx, gdt = torch.empty_like(x), torch.empty_like(dt)
+    gz = x.new_empty(0) if z is None else torch.empty_like(z)
+    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx)
+    gh0 = torch.zeros(form.b, form.d, form.n, dtype=torch.float32, device=x.device)
+    if form.l == 0 and g_final is not None:
+        gh0.copy_(g_final)
+    g_final = None if g_final is None else g_final.float().mT
+    gz_ = None if z is None else flat(gz)
+    gA, gB, gC, gD, gbias = run_backward(form, arguments, flat(gy), flat(gx), flat(gdt), gz_, saved, g_final, gh0)
+    gB, gC = _map_gradient(gB, B), _map_gradient(gC, C)
+    absent = x.new_empty(0)
+    gD = absent if D is None else gD.to(D.dtype)
+    gbias = absent if dt_bias is None else gbias.to(dt_bias.dtype)
+    gh0 = absent if initial_state is None else gh0.to(initial_state.dtype)
+    return gx, gdt, gA.to(A.dtype), gB, gC, gD, gz, gbias, gh0
+
+
+def run_forward(form: Form, given: Arguments, y: View, start: Tensor | None, final: Tensor, saved: Tensor | None):
+    """Fill y, the final state (b, d, n) and the states before every chunk, from `start` (b, n, d)."""
+    from ssmlab.ops.selective_scan import triton_forward as kernels
+
+    b, d, l, n = form[:4]
+    x = given.x.tensor
+    blocks, chunks, segments, each = form.cut(x.dtype)
+    views = (given.x, given.dt, given.z or given.x, y, given.B, given.C)
+    data = [view.tensor for view in views] + _parameters(given)
+    sizes = (b, d, l, n, form.line, d // form.groups, blocks, chunks, each)
+    numbers = [*sizes, *(stride for view in views for stride in view.strides)]
+    grid, options = (form.groups * blocks, segments, b), _options(form, given)
+    states = _room(x, b, 2 * segments, n, d) if saved is None else saved
+    slot = 2 if saved is None else each  # from segment to segment
+    if segments > 1:
+        ends, decay, slots = _room(x, b, segments, n, d), _room(x, b, segments, n, d), _room(x, b, 2 * segments, n, d)
+        slots.zero_()
+        launch(
+            kernels.scan_forward, grid, *data, slots, ends, decay, *numbers, segments * n * d, n * d, 1, d, **options,
+            ADD=False, SAVE=False, ENDS=True,
+        )  # fmt: skip
+        _carry(ends, decay, start, states, slot, reverse=False)
+    else:
+        states[:, 0] = 0.0 if start is None else start
+    launch(
+        kernels.scan_forward, grid, *data, states, final, final, *numbers, d * n, 0, n, 1, **options, ADD=form.add,
+        SAVE=saved is not None, ENDS=False,
+    )  # fmt: skip
+
+
+def run_backward(
+    form: Form, given: Arguments, gy: View, gx: View, gdt: View, gz: View | None, saved: Tensor, g_final: Tensor | None,
+    gh0: Tensor,
+):  # fmt: skip
+    """Fill gx, gdt, gz and gh0 (b, d, n), and return the gradients of A, B, C, D and the bias in float32: of maps per
+    token (b, g, n, l), of constant ones (d, n). `g_final` is (b, n, d)."""
+    from ssmlab.ops.selective_scan import triton_backward as kernels
+
+    b, d, l, n = form[:4]
+    x = given.x.tensor
+    blocks, chunks, segments, each = form.cut(x.dtype)
+    programs = form.groups * blocks
+    gA, gD, gbias = _room(x, b, chunks, n, d), _room(x, b, chunks, d), _room(x, b, chunks, d)
+    gB, gC = (_room(x, b, chunks, n, d) if constant else _room(x, b, programs, n, l) for constant in form.constant)
+    views = (given.x, given.dt, given.z or given.x, gy, gx, gdt, gz or gx, given.B, given.C)
+    data = [view.tensor for view in views] + _parameters(given) + [saved]
+    sums, sizes = (gA, gB, gC, gD, gbias), (b, d, l, n, form.line, d // form.groups, blocks, chunks, each)
+    numbers = [*sizes, *(stride for view in views for stride in view.strides)]
+    grid, options = (programs, segments, b), _options(form, given)
+    after = _room(x, b, 2 * segments, n, d)
+    if segments > 1:
+        firsts, decay, slots = _room(x, b, segments, n, d), _room(x, b, segments, n, d), torch.zeros_like(after)
+        launch(
+            kernels.scan_backward, grid, *data, slots, firsts, decay, *sums, *numbers, segments * n * d, n * d, 1, d,
+            **options, ADD=False, ENDS=True,
+        )  # fmt: skip
+        _carry(firsts, decay, g_final, after, 2, reverse=True)
+    elif segments:
+        after[:, 0] = 0.0 if g_final is None else g_final
+    launch(
+        kernels.scan_backward, grid, *data, after, gh0, gh0, *sums, *numbers, d * n, 0, n, 1, **options, ADD=form.add,
+        ENDS=False,
+    )  # fmt: skip
+    gB, gC = (
+        g.sum((0, 1)).mT if constant else g.unflatten(1, (form.groups, blocks)).sum(2)
+        for g, constant in zip((gB, gC), form.constant, strict=True)
+    )
+    return gA.sum((0, 1)).mT.contiguous(), gB, gC, gD.sum((0, 1)), gbias.sum((0, 1))
+
+
+def flat(t: Tensor) -> View:
+    """(b, d, l)."""
+    return View(t, (t.stride(0), t.stride(1), 0, t.stride(2)))
+
+
+def _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx) -> tuple[Form, Arguments]:
+    groups = max(map_.shape[1] if map_.dim() == 4 else 1 for map_ in (B, C))
+    (b, d, l), constant = x.shape, (B.dim() == 2, C.dim() == 2)
+    form = Form(b, d, l, A.shape[1], groups, softplus=dt_softplus, constant=constant)
+    z = None if z is None else flat(z)
+    D, dt_bias, A = vector(D), vector(dt_bias), A.float().contiguous()
+    return form, Arguments(flat(x), flat(dt), z, _map_view(B), _map_view(C), A, D, dt_bias, restarts(seq_idx))
+
+
+def _map_view(map_: Tensor) -> View:
+    """B or C; of a constant one the first stride is that of the channels."""
+    if map_.dim() > 2 and map_.stride(-1) != 1:
+        map_ = map_.contiguous()  # small, and read for every channel
+    strides = map_.stride()
+    if map_.dim() == 2:
+        return View(map_, (strides[0], 0, strides[1], 0, 0))
+    group = strides[1] if map_.dim() == 4 and map_.shape[1] > 1 else 0
+    return View(map_, (strides[0], group, strides[-2], 0, strides[-1]))
+
+
+def _map_gradient(gradient: Tensor, map_: Tensor) -> Tensor:
+    """(b, g, n, l), or (d, n), in the shape and dtype of B or C."""
+    if map_.dim() == 3 or (map_.dim() == 4 and map_.shape[1] == 1):
+        gradient = gradient.sum(1, keepdim=map_.dim() == 4)
+    return gradient.to(map_.dtype).contiguous()
+
+
+def _parameters(given: Arguments) -> list[Tensor]:
+    """Kernels take no None: A stands for what is absent, and is not read."""
+    return [given.A if t is None else t for t in (given.A, given.D, given.bias, given.restart)]
+
+
+def _options(form: Form, given: Arguments) -> dict:
+    tokens, channels, warps = form.tile(given.x.tensor.dtype)
+    present = {"SKIP": given.D, "GATE": given.z, "BIAS": given.bias, "RESTART": given.restart}
+    return {
+        **{name: t is not None for name, t in present.items()},
+        "SOFTPLUS": form.softplus, "CONSTANT_B": form.constant[0], "CONSTANT_C": form.constant[1],
+        "LINES": form.line > 0, "TOKENS": tokens, "CHANNELS": channels, "num_warps": warps,
+    }  # fmt: skip
+
+
+def _room(x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+
+def _carry(local: Tensor, decay: Tensor, start: Tensor | None, out: Tensor, slot: int, *, reverse: bool) -> None:
+    """Write what stands before (or after) every segment into every `slot`-th state of `out` (b, slots, n, d)."""
+    from ssmlab.ops.selective_scan import triton_parts as kernels
+
+    b, segments, n, d = local.shape
+    start = torch.zeros_like(local[:, 0]) if start is None else start.contiguous()
+    launch(
+        kernels.carry, (ceil(n * d, 256), b), local, decay, start, out, segments, n * d, out.stride(0),
+        slot * out.stride(1), REVERSE=reverse, BLOCK=256,
+    )  # fmt: skip

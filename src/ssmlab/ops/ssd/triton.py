@@ -1,0 +1,161 @@
+"""The state space dual in Triton on a GPU: matrix products within chunks, states carried by a pass over the chunks."""
+
+import torch
+from torch import Tensor
+
+from ssmlab.ops import _triton
+from ssmlab.ops._triton import ceil, launch, power, restarts, vector
+from ssmlab.ops.ssd import chunked
+from ssmlab.ops.ssd.operator import ChunkedScan, call
+from ssmlab.ops.ssd.reference import finish, step_size
+
+# By bytes of an element: tokens of a chunk, states of a block, warps forward and backward. Not measured.
+TILES = {2: (64, 64, 4, 8), 4: (32, 32, 4, 8)}
+MAX_P = 128  # channels of a head, which a program holds at once
+PROGRAMS = 512  # a program of the backward pass takes as many heads in turns as leave this many
+
+
+def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why this call cannot run here, or None."""
+    if tensors and tensors[0] is not None and tensors[0].shape[3] > MAX_P:
+        return f"a head has {tensors[0].shape[3]} channels, the kernels take up to {MAX_P}"
+    return _triton.unusable(tensors)
+
+
+def forward(*arguments):
+    """See the contract in `ssmlab.ops.ssd`."""
+    return call("triton", differentiable, *arguments)
+
+
+def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size):
+    """The scan with the gradient of its kernels; step sizes and gate through autograd."""
+    if x.shape[1] == 1:
+        return chunked.differentiable(
+            x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size
+        )  # fmt: skip
+    delta = step_size(dt, dt_bias, dt_softplus, x)
+    A, D = (None if t is None else t.float() for t in (A, D))
+    y, final, _ = ChunkedScan.apply(x, delta, A, B, C, D, None, initial_state, seq_idx, chunk_size, "triton")
+    return (y if z is None else finish(y.float(), y, None, z).to(x.dtype)), final
+
+
+def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):
+    """(y, final state, the states before every chunk if `save`), without autograd."""
+    if x.shape[1] == 1 and not save:
+        return chunked.scan_forward(
+            x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, False
+        )  # fmt: skip
+    from ssmlab.ops.ssd import triton_kernels as kernels
+
+    (b, l, h, p), n = x.shape, B.shape[3]
+    y, final = x.new_empty(x.shape), x.new_empty((b, h, p, n), dtype=torch.float32)
+    delta = step_size(dt, dt_bias, dt_softplus, x).contiguous()
+    restart, A, skip, start = restarts(seq_idx), vector(A), _skip(D, x), _state(initial_state, final)
+    states, decay = _room(x, n), x.new_empty((b, chunks(x), h), dtype=torch.float32)
+    _states(x, delta, A, B, restart, states, decay, back=False)
+    _carry(states, decay, start, final, reverse=False)
+    fresh = A if restart is None else restart
+    launch(
+        kernels.chunk_output, (chunks(x), h, b), x, delta, A, B, C, A if skip is None else skip, fresh, states, y, l, h,
+        p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *C.stride(), SKIP=skip is not None,
+        STATES=_precision(x),
+        **_options(x, n, restart),
+    )  # fmt: skip
+    y = y if z is None else finish(y.float(), y, None, z).to(x.dtype)
+    return y, final, states if save else x.new_empty(0)
+
+
+def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size, z):
+    """The gradients of x, delta, A, B, C, D, the initial state and z, which is none of the kernels' business."""
+    from ssmlab.ops.ssd import triton_kernels as kernels
+
+    (b, l, h, p), (g, n) = x.shape, B.shape[2:]
+    heads = _heads(x, g)
+    gx, gdelta, g_initial = x.new_empty(x.shape), delta.new_empty((b, l, h)), delta.new_empty((b, h, p, n))
+    gA, gD = delta.new_empty((b, chunks(x), h)), delta.new_empty((b, chunks(x), h, p))
+    gB, gC = delta.new_empty((2, b, l, h // heads, n))
+    delta, restart, A32, skip = delta.contiguous(), restarts(seq_idx), vector(A), _skip(D, x)
+    after, decay = torch.empty_like(saved), torch.empty_like(gA)
+    _states(gy, delta, A32, C, restart, after, decay, back=True)
+    _carry(after, decay, _state(g_final, g_initial), g_initial, reverse=True)
+    fresh = A32 if restart is None else restart
+    launch(
+        kernels.chunk_backward, (chunks(x), h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, fresh,
+        saved, after, gy, gx, gdelta, gA, gB, gC, gD, l, h, p, n, h // g, chunks(x), heads, *x.stride(), *B.stride(),
+        *C.stride(), *gy.stride(), SKIP=skip is not None, STATES=_precision(x),
+        **_options(x, n, restart, backward=True),
+    )  # fmt: skip
+    gB, gC = (part.unflatten(2, (g, -1)).sum(3).to(map_.dtype) for part, map_ in ((gB, B), (gC, C)))
+    if D is None:
+        gD = x.new_empty(0)
+    else:
+        gD = (gD.sum((0, 1)) if D.dim() == 2 else gD.sum((0, 1, 3))).to(D.dtype)
+    return gx, gdelta, gA.sum((0, 1)).to(A.dtype), gB, gC, gD, g_initial, x.new_empty(0)
+
+
+def chunks(x: Tensor) -> int:
+    return ceil(x.shape[1], TILES[x.dtype.itemsize][0])
+
+
+def saved_shape(x: Tensor, n: int) -> tuple[int, ...]:
+    """A state of each head before every chunk."""
+    b, _, h, p = x.shape
+    return b, chunks(x), h, p, n
+
+
+def _room(x: Tensor, n: int) -> Tensor:
+    return x.new_empty(saved_shape(x, n), dtype=torch.float32)
+
+
+def _states(x, delta, A, B, restart, states, decay, *, back: bool) -> None:
+    """What every chunk adds to the states."""
+    from ssmlab.ops.ssd import triton_parts as kernels
+
+    (b, l, h, p), n = x.shape, B.shape[3]
+    options = _options(x, n, restart)
+    fresh = A if restart is None else restart
+    launch(
+        kernels.chunk_states, (chunks(x) * ceil(n, options["N"]), h, b), x, delta, A, B, fresh, states, decay, l, h, p,
+        n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), BACK=back, **options,
+    )  # fmt: skip
+
+
+def _carry(states, decay, start, final, *, reverse: bool) -> None:
+    from ssmlab.ops.ssd import triton_parts as kernels
+
+    b, chunks_, h, p, n = states.shape
+    grid = (ceil(p * n, 256), h, b)
+    launch(kernels.carry, grid, states, decay, start, final, h, p * n, chunks_, REVERSE=reverse, BLOCK=256)
+
+
+def _options(x: Tensor, n: int, restart: Tensor | None, *, backward: bool = False) -> dict:
+    """Loops over blocks of states have two turns, too few to load ahead: with one stage the tiles fit shared memory.
+
+    Triton's interpreter multiplies bfloat16 wrongly, so there products are taken in float32."""
+    import triton.language as tl
+
+    tokens, states, *warps = TILES[x.dtype.itemsize]
+    kinds = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+    dot = tl.float32 if _triton.INTERPRETED and x.dtype == torch.bfloat16 else kinds[x.dtype]
+    sizes = {"TOKENS": tokens, "P": power(x.shape[3], 16), "N": min(states, power(n, 16))}
+    return {"RESTART": restart is not None, "DOT": dot, "num_warps": warps[backward], "num_stages": 1, **sizes}
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def _heads(x: Tensor, g: int) -> int:
+    """Heads that a program of the backward pass takes in turns: the most of a group that leave `PROGRAMS`."""
+    b, _, h, _ = x.shape
+    divisors = [k for k in range(1, h // g + 1) if h // g % k == 0]
+    return max((k for k in divisors if b * chunks(x) * h // k >= PROGRAMS), default=1)
+
+
+def _state(state: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if state is None else state.float().contiguous()
+
+
+def _skip(D: Tensor | None, x: Tensor) -> Tensor | None:
+    """D for every channel, (h, p)."""
+    return None if D is None else vector((D if D.dim() == 2 else D[:, None]).expand(x.shape[2:]))

@@ -1,0 +1,96 @@
+"""What the state space dual's kernels share, and those that carry states from chunk to chunk."""
+
+import triton
+import triton.language as tl
+
+FORGETS: tl.constexpr = tl.constexpr(-128.0)  # the log decay of a restart, and the least of a token
+GRID: tl.constexpr = tl.constexpr(512.0)
+
+
+@triton.jit
+def decays(delta, rate, restart, t, valid, stride, RESTART: tl.constexpr):
+    """A chunk's step sizes, and the sums of its log decays up to and with every token as coarse + fine: the coarse ones
+    are multiples of 1 / GRID, whose sums and differences are exact (see `ssd.parts.log_decay`)."""
+    step = tl.load(delta + t * stride, mask=valid, other=0.0)
+    each = tl.maximum(step * rate, FORGETS)
+    if RESTART:
+        each = tl.where(tl.load(restart + t, mask=valid, other=0) != 0, FORGETS, each)
+    coarse = tl.floor(each * GRID + 0.5) / GRID
+    return step, tl.cumsum(coarse, 0), tl.cumsum(each - coarse, 0)
+
+
+@triton.jit
+def total_of(sums, TOKENS: tl.constexpr):
+    """The last of a chunk's sums."""
+    return tl.sum(tl.where(tl.arange(0, TOKENS) == TOKENS - 1, sums, 0.0), 0)
+
+
+@triton.jit
+def pairs(coarse, fine, TOKENS: tl.constexpr):
+    """(i, j): the decay from token j to token i, 0 where j is later."""
+    i = tl.arange(0, TOKENS)
+    log = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
+    causal = i[:, None] >= i[None, :]
+    return tl.where(causal, tl.exp(tl.where(causal, log, 0.0)), 0.0)
+
+
+@triton.jit
+def tile(pointer, rows, row_stride, row_mask, columns, column_stride, column_mask):
+    """A matrix, zero where masked."""
+    at = rows.to(tl.int64)[:, None] * row_stride + columns[None, :] * column_stride
+    return tl.load(pointer + at, mask=row_mask[:, None] & column_mask[None, :], other=0.0)
+
+
+@triton.jit
+def product(a, b, DOT: tl.constexpr):
+    """a b with operands of the type DOT, summed in float32."""
+    return tl.dot(a.to(DOT), b.to(DOT), input_precision="ieee", out_dtype=tl.float32)
+
+
+@triton.jit
+def state_product(a, b, PRECISION: tl.constexpr):
+    """a b where one of them is a state or its gradient: these are float32 and stay it, or in half precision have 10
+    bits, since the gradients of decays are sums in which the digits of larger numbers cancel."""
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION, out_dtype=tl.float32)
+
+
+@triton.jit
+def chunk_states(
+    x, delta, A, B, restart, states, decay, l, h, p, n, group, chunks, x_b, x_l, x_h, x_p, B_b, B_l, B_g, B_n,
+    BACK: tl.constexpr, RESTART: tl.constexpr, DOT: tl.constexpr, TOKENS: tl.constexpr, P: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
+    """What a chunk adds to the state of a head, (b, chunks, h, p, n), and its decay (b, chunks, h). With BACK what the
+    chunk's outputs add to the gradient of the state before it: x is then their gradient, and B is C."""
+    row, head, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0) // tl.cdiv(n, N)
+    t = chunk * TOKENS + tl.arange(0, TOKENS)
+    valid = t < l
+    step, coarse, fine = decays(delta + row * l * h + head, tl.load(A + head), restart + row * l, t, valid, h, RESTART)
+    end_coarse, end_fine = total_of(coarse, TOKENS), total_of(fine, TOKENS)
+    if BACK:
+        factor = tl.exp(coarse + fine)
+    else:
+        factor = step * tl.exp((end_coarse - coarse) + (end_fine - fine))
+    channel, state = tl.arange(0, P), tl.program_id(0) % tl.cdiv(n, N) * N + tl.arange(0, N)
+    x_ = tile(x + row * x_b + head * x_h, t, x_l, valid, channel, x_p, channel < p).to(tl.float32)
+    B_ = tile(B + row * B_b + head // group * B_g, t, B_l, valid, state, B_n, state < n)
+    found = product(tl.trans(x_ * factor[:, None]), B_, DOT)
+    place = ((row * chunks + chunk) * h + head) * p * n + channel[:, None] * n + state[None, :]
+    tl.store(states + place, found, mask=(channel < p)[:, None] & (state < n)[None, :])
+    tl.store(decay + (row * chunks + chunk) * h + head, tl.exp(end_coarse + end_fine))
+
+
+@triton.jit
+def carry(states, decay, start, final, h, size, chunks, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
+    """Turn what every chunk adds (b, chunks, h, size) into what stands before it; with REVERSE, after it."""
+    row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < size
+    state = tl.load(start + (row * h + head) * size + place, mask=mask, other=0.0)
+    for i in range(chunks):
+        chunk = chunks - 1 - i if REVERSE else i
+        at = (row * chunks + chunk) * h + head
+        added = tl.load(states + at * size + place, mask=mask, other=0.0)
+        tl.store(states + at * size + place, state, mask=mask)
+        state = tl.load(decay + at) * state + added
+    tl.store(final + (row * h + head) * size + place, state, mask=mask)

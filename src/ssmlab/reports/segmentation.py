@@ -1,0 +1,150 @@
+"""What the page of a segmentation run has besides: curves against seconds, differences of all models, marked images."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.reports import formats, theme
+from ssmlab.reports.deciding import signed
+from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.plots import Plot
+from ssmlab.reports.record import Record
+from ssmlab.reports.run_folder import Run
+
+TASK = "segment"
+CURVES = (("loss", "Loss, nats + (1 − Dice)"), ("dice", "Dice, validation part"))
+DIFFERENCES = {
+    "dice_difference": "at equal iterations",
+    "dice_at_equal_seconds_difference": "at equal seconds",
+}
+_LARGEST_IMAGE = 2_000_000
+
+
+def against_seconds(run: Run, metric: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """By model a curve a seed, seconds of optimisation and values: the loss of training, the Dice of validation."""
+    split = "train" if metric == "loss" else "val"
+    values: dict[tuple, dict[int, float]] = {}
+    seconds: dict[tuple, dict[int, float]] = {}
+    for record in run.records:
+        if record.step is not None and record.split == split and record.metric in (metric, "seconds"):
+            found = seconds if record.metric == "seconds" else values
+            found.setdefault((record.model, record.seed), {})[record.step] = record.value
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for (label, seed), points in values.items():
+        times = seconds.get((label, seed), {})
+        steps = sorted(step for step in points if step in times and np.isfinite(points[step]))
+        if steps and label in run.titles:
+            x, y = np.array([times[step] for step in steps]), np.array([points[step] for step in steps])
+            curves.setdefault(label, []).append((x, y))
+    return curves
+
+
+def plots(run: Run) -> list[Plot]:
+    """Loss and Dice against seconds."""
+    if run.task != TASK:
+        return []
+    drawn = [_plot(run, metric, title, against_seconds(run, metric)) for metric, title in CURVES]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _plot(run: Run, metric: str, title: str, curves) -> Plot | None:
+    if not curves:
+        return None
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        for label, lines in curves.items():
+            index = run.labels.index(label)
+            for x, y in lines:
+                few = len(x) <= 40
+                look = {"color": theme.colour(index), "alpha": 1 if len(lines) == 1 else 0.6}
+                axes.plot(x, y, linewidth=1.6, marker=theme.marker(index) if few else None, markersize=4, **look)
+        axes.set(xlabel="seconds of optimisation", title=title)
+        axes.margins(x=0.02)
+
+    ends = [
+        f"{run.titles[label]} {np.mean([y[-1] for _, y in lines]):.3f} after "
+        f"{formats.seconds(float(np.mean([x[-1] for x, _ in lines])))}"
+        for label, lines in curves.items()
+    ]
+    caption = f"Last values: {'; '.join(ends)}. Pretraining is not counted."
+    return Plot(
+        f"seconds-{metric}", theme.draw((380, 240), paint, f"s{metric}"), f"{title} by seconds. {caption}", caption
+    )
+
+
+def seconds(run: Run, drawn: dict[str, Plot], legend: Html, figure) -> Html | None:
+    """The section of these plots."""
+    found = [figure(plot) for name, plot in drawn.items() if name.startswith("seconds-")]
+    return join([legend, el("div", found, class_="grid")]) if found else None
+
+
+def differences(run: Run) -> Html | None:
+    """Every two models' difference in test Dice, at equal iterations and at equal seconds."""
+    if run.task != TASK:
+        return None
+    last: dict[tuple[str, str], Record] = {}
+    for record in run.records:
+        if record.metric in DIFFERENCES and record.model and record.spread:
+            last[record.model, record.metric] = record
+    if not last:
+        return None
+    pairs = list(dict.fromkeys(pair for pair, _ in last))
+    shown = [metric for metric in DIFFERENCES if any(found == metric for _, found in last)]
+    head = el("tr", el("th", "Dice, test part", scope="col", class_="left"), [_head(metric) for metric in shown])
+    rows = []
+    for pair in pairs:
+        cells = [el("td", _difference(last.get((pair, metric)))) for metric in shown]
+        rows.append(el("tr", el("th", _titled(run, pair), scope="row"), cells))
+    note = (
+        "The first model's Dice minus the second's on the same images, with the 95 % interval of a paired bootstrap "
+        "over images and seeds. At equal seconds: with the weights that each had when the fastest model was ready."
+    )
+    table = el("table", el("caption", note), el("thead", head), el("tbody", rows), class_="wide")
+    return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+
+
+def _head(metric: str) -> Html:
+    return el("th", DIFFERENCES[metric], scope="col")
+
+
+def _difference(record: Record | None) -> str:
+    if record is None or record.spread is None:
+        return formats.UNKNOWN
+    return f"{signed(record.value)} [{signed(record.spread[0])}, {signed(record.spread[1])}]"
+
+
+def _titled(run: Run, pair: str) -> str:
+    first, _, second = pair.partition(" - ")
+    return f"{run.titles.get(first, first)} − {run.titles.get(second, second)}"
+
+
+def overlays(run: Run) -> Html | None:
+    """Test images with what every model marked: green right, red too much, blue missed."""
+    folder = run.folder / "overlays"
+    if not (folder / "overlays.json").is_file():
+        return None
+    try:
+        listed = json.loads((folder / "overlays.json").read_text(encoding="utf-8"))
+        cards = [_card(run, folder, row) for row in listed]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        run.problems.append("overlays/overlays.json is damaged.")
+        return None
+    lede = "Test images at equal distances in the list. Green: marked by both; red: by the model alone; blue: missed."
+    return join([el("p", lede, class_="lede"), cards]) if cards else None
+
+
+def _card(run: Run, folder: Path, row: dict) -> Html:
+    pictures = [("truth", row["truth"]), *((run.titles.get(m, m), file) for m, file in row["models"].items())]
+    items = [el("li", _image(folder / Path(file).name, f"{row['id']}, {title}"), el("p", title), class_="card")
+             for title, file in pictures]  # fmt: skip
+    return join([el("h3", str(row["id"])), el("ul", items, class_="samples")])
+
+
+def _image(file: Path, alt: str) -> Html | None:
+    content = file.read_bytes()
+    if len(content) > _LARGEST_IMAGE:
+        return None
+    return el("img", src=f"data:image/png;base64,{base64.b64encode(content).decode()}", alt=alt)

@@ -1,0 +1,95 @@
+"""A model under a condition: what it says about every image, kept in a file so that a killed run goes on."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssmlab.robustness.attacks import NUMBER, Attack
+from ssmlab.robustness.conditions import Condition
+from ssmlab.robustness.philox import Draws
+from ssmlab.robustness.scores import Outcome
+from ssmlab.tasks.classify import Classify
+from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.progress import Progress
+
+FORMAT = 1  # of the files and of the transformations behind them; another one, and all is measured again
+
+
+def measure(
+    network: nn.Module,
+    task: Classify,
+    condition: Condition | Attack,
+    images: np.ndarray,
+    labels: np.ndarray,
+    index: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    seed: int,
+    batch: int,
+    device: str,
+    title: str,
+    progress: Progress,
+) -> Outcome:
+    """What a model says about images (n, h, w, 3) uint8 under a condition.
+
+    Args:
+        labels: positions in `classes`, which hold what the model knows, in any order. index: of the generator.
+    """
+    columns = torch.tensor([task.classes.index(name) for name in classes], device=device)
+    truth, keys = torch.from_numpy(labels), torch.from_numpy(index)
+    found = []
+    progress.start(title, len(labels))
+    try:
+        with torch.no_grad():
+            for start in range(0, len(labels), batch):
+                few = slice(start, start + batch)
+                x = torch.from_numpy(images[few]).permute(0, 3, 1, 2).to(device)
+                known = columns[truth[few].to(device)]
+                if isinstance(condition, Attack):
+                    x = condition.change(network, task, x, known, Draws(seed, keys[few], NUMBER))
+                else:
+                    x = condition.change(x, seed, keys[few])
+                found.append(_said(network(task.prepare(x)).float()[:, columns].cpu(), truth[few]))
+                progress.update(min(start + batch, len(labels)))
+    finally:
+        progress.stop()
+    return Outcome(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _said(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
+    confidence, predicted = logits.softmax(1).max(1)
+    own = logits.gather(1, labels[:, None])
+    return (
+        predicted.to(torch.int32).numpy(),
+        (predicted == labels).numpy(),
+        ((logits > own).sum(1) < 5).numpy(),
+        confidence.numpy(),
+    )
+
+
+def fingerprint(**circumstances: Any) -> str:
+    """Of everything that an outcome depends on."""
+    lines = [f"{key}={value!r}" for key, value in sorted((circumstances | {"format": FORMAT}).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_outcome(path: Path, outcome: Outcome, mark: str) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, mark=np.array(mark), **vars(outcome))
+    write_atomically(path, content.getvalue())
+
+
+def read_outcome(path: Path, mark: str) -> Outcome | None:
+    """The outcome of a file, or None where there is none or it belongs to other circumstances."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["mark"]) != mark:
+                return None
+            return Outcome(*(file[name] for name in ("predicted", "correct", "in_five", "confidence")))
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,77 @@
+"""Dice and cross-entropy of logits, over several resolutions, and what masks have in common, by class and image.
+
+Label 255 is counted nowhere.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE = 255
+SMOOTH = 1e-5
+
+
+def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats, plus 1 - Dice of the softmax, the mean over images and all classes but the first.
+
+        Dice = (2 sum p t + s) / (sum p + sum t + s),   s = 1e-5
+
+    Source: Isensee et al. 2021 (nnU-Net, doi:10.1038/s41592-020-01008-z); Dice by Milletari et al. 2016
+    (arXiv:1606.04797). nnU-Net subtracts the Dice, which is the same gradient; here the loss is never negative.
+
+    Args:
+        logits: (b, k, *spatial). labels: (b, *spatial) integers below k, or 255.
+    """
+    k, counted = logits.shape[1], labels != IGNORE
+    logits, target = logits.float(), torch.where(counted, labels, 0).long()
+    nats = F.cross_entropy(logits, target, reduction="none") * counted
+    truth = F.one_hot(target, k).movedim(-1, 1)[:, 1:] * counted[:, None]
+    guess = logits.softmax(1)[:, 1:] * counted[:, None]
+    both, either = (guess * truth).flatten(2).sum(-1), (guess + truth).flatten(2).sum(-1)
+    dice = (2 * both + SMOOTH) / (either + SMOOTH)
+    return nats.sum() / counted.sum().clamp(min=1) + (1 - dice).mean()
+
+
+def scale_weights(scales: int) -> list[float]:
+    """Weights of the resolutions, the highest first: 1, 1/2, 1/4 ..., the lowest 0 where there are several; sum 1."""
+    weights = [0.5**i for i in range(scales)]
+    if scales > 1:
+        weights[-1] = 0.0
+    return [weight / sum(weights) for weight in weights]
+
+
+def deep_loss(outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+    """`dice_cross_entropy` of every resolution, weighted; labels become smaller by their nearest value.
+
+    Args:
+        outputs: logits (b, k, *spatial), or a list of them, the highest resolution first.
+        labels: (b, *spatial) of the highest.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    total = outputs[0].new_zeros((), dtype=torch.float32)
+    for weight, logits in zip(scale_weights(len(outputs)), outputs, strict=True):
+        if weight:
+            total = total + weight * dice_cross_entropy(logits, resized(labels, logits.shape[2:]))
+    return total
+
+
+def resized(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels (b, *spatial) at another size, by the nearest value."""
+    if tuple(labels.shape[1:]) == tuple(size):
+        return labels
+    return F.interpolate(labels[:, None].float(), tuple(size), mode="nearest")[:, 0].to(labels.dtype)
+
+
+def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """True positives, false positives, false negatives of every class, (classes, 3) int64, of one image.
+
+    Args:
+        predicted, labels: integers of any equal shape; where labels are 255, nothing counts.
+    """
+    counted = labels != IGNORE
+    pairs = labels[counted].long() * classes + predicted[counted].long()
+    table = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+    right = table.diagonal()
+    return torch.stack([right, table.sum(0) - right, table.sum(1) - right], 1)

@@ -1,0 +1,219 @@
+"""A trained segmentation network on new images: masks, overlays and probability maps as files."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmlab.data.decode import UnreadableImage
+from ssmlab.data.files import IMAGE_SUFFIXES
+from ssmlab.data.mask_pairs import Case
+from ssmlab.data.mask_store import read_image
+from ssmlab.data.volumes import SUFFIXES, is_volume, require_nibabel
+from ssmlab.errors import DataError, ModelError
+from ssmlab.reports.theme import SERIES
+from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.segmentation_outputs import picture, plane_of
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's names of the channels of one image
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What was marked in an image: `shares` of its pixels by class, and the files that were written."""
+
+    name: str
+    shares: dict[str, float]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """Reads a file by its path, for the readers that take names."""
+
+    def read(self, name: str) -> bytes:
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(error.strerror or str(error)) from error
+
+
+def find_network(path: Path) -> Path:
+    """The folder of a trained network, or a checkpoint of nnU-Net's trainer.
+
+    Raises:
+        ModelError: there is none, or several.
+    """
+    if path.suffix == ".pth":
+        return path
+    folder = path.parent if path.is_file() else path
+    found = (
+        [folder]
+        if (folder / "config.json").is_file()
+        else sorted(f.parent for f in folder.glob("models/*/config.json"))
+    )
+    if not found:
+        raise ModelError(f"no trained model in {path}; give runs/<name>/models/<model>")
+    if len(found) > 1:
+        raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
+    return found[0]
+
+
+def find_images(paths: Sequence[Path], channels: int) -> list[Case]:
+    """Images in files and folders; files of nnU-Net's names, a_0000 and a_0001, are the channels of one image.
+
+    Raises:
+        DataError: files that are not there, folders without images, or names that would overwrite each other's masks;
+            all of them are listed.
+    """
+    files, problems = [], []
+    for path in paths:
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if _is_image(file)]
+            files += inside
+            problems += [] if inside else [f"{path}: no images in this folder"]
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    cases: dict[str, list[Path]] = {}
+    for file in files:
+        match = CHANNEL.fullmatch(stem(file.name)) if channels > 1 else None
+        cases.setdefault(str(file.parent / match[1]) if match else str(file), []).append(file)
+    names: dict[str, str] = {}
+    for case in cases:
+        other = names.setdefault(stem(Path(case).name), case)
+        if other != case:
+            problems.append(f"{case}: its mask would overwrite that of {other}; rename one, or run them apart")
+    if problems:
+        raise DataError(f"{len(problems)} of the images given cannot be used", problems)
+    return [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
+
+
+def stem(name: str) -> str:
+    """A file's name without its suffix, without .nii.gz as a whole."""
+    ending = next((end for end in SUFFIXES if name.lower().endswith(end)), Path(name).suffix)
+    return name[: len(name) - len(ending)] if ending else name
+
+
+def _is_image(file: Path) -> bool:
+    known = file.suffix.lower() in IMAGE_SUFFIXES or is_volume(file.name)
+    return known and file.is_file() and not file.name.startswith(".")
+
+
+class Segmenter:
+    """A network that `save_model` wrote, with what its images went through; or one of nnU-Net's trainer, whose images
+    are normalised each by its own mean and standard deviation and not resampled.
+
+    Args:
+        overlap, mirror, batch: see `predict_windows`; `mirror` means every axis.
+    Raises:
+        ModelError: the folder is incomplete, or the model is no segmentation network.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", *, overlap: float = 0.5, mirror: bool = False, batch: int = 1):
+        from ssmlab.tasks.segment import windows_of
+        from ssmlab.training.device import choose_placement
+
+        network, how = _loaded(path)
+        self.plan = network.config.plan
+        self.placement = choose_placement(device, "float32")
+        self.network = network.to(self.placement.device).eval()
+        self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
+        self.mean, self.std = tuple(how["mean"]), tuple(how["std"])
+        axes = range(self.plan.dims) if mirror else ()
+        self.windows = windows_of(self.plan.patch_size, overlap=overlap, mirror=axes, batch=batch)
+
+    def run(self, cases: Sequence[Case], out: Path, *, probabilities: bool = False) -> Iterator[Marked | str]:
+        """Write the files of every image, and yield what was marked, or why an image cannot be used."""
+        for case in cases:
+            try:
+                image, _ = read_image(_Disk(), case)
+                yield self._write(case, self._fitting(image), out, probabilities)
+            except UnreadableImage as error:
+                yield f"{case.images[0]}: {error}"
+
+    def _fitting(self, image: np.ndarray) -> np.ndarray:
+        """The image with the axes and channels that the network was trained on."""
+        if image.ndim - 1 != self.plan.dims:
+            raise UnreadableImage(f"is {image.ndim - 1}-D, the network takes images in {self.plan.dims}-D")
+        if self.channels == 1 and len(image) == 3 and image.dtype == np.uint8:
+            return np.rint(np.tensordot((0.299, 0.587, 0.114), image, 1)).astype(np.uint8)[None]
+        if len(image) != self.channels:
+            raise UnreadableImage(f"has {len(image)} channels, the network takes {self.channels}")
+        return image
+
+    def _write(self, case: Case, image: np.ndarray, out: Path, keep: bool) -> Marked:
+        import torch
+
+        from ssmlab.tasks.segment import normalised
+
+        pixels = normalised(torch.from_numpy(image).to(self.placement.device), self.mean, self.std)
+        found = self.windows(self.network, pixels).cpu().numpy()
+        labels = found.argmax(0).astype(np.uint8 if len(found) <= 256 else np.int16)
+        plane = plane_of(labels)
+        drawn = overlay(picture(image[(slice(None), *plane)]), labels[plane])
+        files = {out / f"{case.id}_overlay.png": _png(drawn)}
+        if is_volume(case.images[0]):
+            files[out / f"{case.id}.nii.gz"] = _nifti(labels, Path(case.images[0]))
+        else:
+            files[out / f"{case.id}.png"] = _png(labels * np.uint8(255) if len(self.classes) == 2 else labels)
+        if keep:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, probabilities=found.astype(np.float16), classes=np.array(self.classes))
+            files[out / f"{case.id}_probabilities.npz"] = buffer.getvalue()
+        for file, content in files.items():
+            write_atomically(file, content)
+        shares = {name: float((labels == i).mean()) for i, name in enumerate(self.classes)}
+        return Marked(case.id, shares, tuple(files))
+
+
+def _loaded(path: Path) -> tuple[Any, dict[str, Any]]:
+    if path.suffix == ".pth":
+        from ssmlab.checkpoints.upstream.umamba import from_trainer
+
+        network: Any = from_trainer(path)
+        names = ["background", *(f"class {i}" for i in range(1, network.config.num_classes))]
+        return network, {"classes": names, "mean": [], "std": []}
+    from ssmlab.models import load_model
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+
+    network, how = load_model(path)
+    if getattr(network, "registry_name", None) not in SEGMENTATION_MODELS:
+        raise ModelError(f"{path} is no segmentation network; `ssmlab classify` is for classifiers")
+    missing = [name for name in ("classes", "mean", "std") if name not in how]
+    if missing:
+        raise ModelError(f"{path / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
+    return network, how
+
+
+def overlay(shown: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A picture (h, w, 3) with every class but the first in a colour of its own, half transparent."""
+    out = shown.astype(np.float32)
+    for label in range(1, int(labels.max()) + 1):
+        colour = SERIES[(label - 1) % len(SERIES)].removeprefix("#")
+        where = labels == label
+        out[where] = 0.5 * out[where] + 0.5 * np.frombuffer(bytes.fromhex(colour), np.uint8)
+    return out.astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _nifti(labels: np.ndarray, source: Path) -> bytes:
+    """The labels where the source's voxels lie: its affine, axes reversed back."""
+    import gzip
+
+    require_nibabel()
+    import nibabel
+
+    return gzip.compress(nibabel.Nifti1Image(labels.T, nibabel.load(source).affine).to_bytes())

@@ -1,0 +1,133 @@
+"""The proof: gradients of every adapter, coverage, and models that bypass their adapters."""
+
+import pytest
+import torch
+from families import BARS, LANGUAGE, VISION, batch_for, build
+from torch import nn
+from torch.nn import functional as F
+
+from ssmlab import adapt
+from ssmlab.adapt.checking import adapted_tensor, shortened
+from ssmlab.errors import ModelError
+
+METHODS = [name for name in adapt.METHODS if name not in ("mlp", "vocabulary", "z_half")]
+
+
+@pytest.mark.parametrize("name", [*LANGUAGE, *VISION])
+def test_every_method_gives_every_adapter_gradient(name):
+    for method in METHODS:
+        if name == "mamba2_lm_test" and method in ("x_proj", "dt_proj"):
+            continue  # it has neither
+        if name == "resnet_mamba_test" and method == "bias":
+            continue  # the last norm of an untrained residual block multiplies by zero what the biases before it add
+        model = build(name)
+        adapted = adapt.apply(model, method)
+        report = adapt.check(model)
+        assert not report.inert, (method, report.inert)
+        assert {row.name for row in report.rows} <= set(adapted.adapted), method
+        assert report.merged is None or report.merged <= 2e-5, method
+        assert all(row.merged is None or row.merged <= 1e-6 for row in report.rows), method
+        assert report.trainable == adapted.trainable
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_each_layer_merges_to_rounding_in_float64(name):
+    model = build(name).double()
+    adapt.apply(model, "projections")
+    report = adapt.check(model)
+    assert report.merged <= 1e-12 and all(row.merged is None or row.merged <= 1e-12 for row in report.rows)
+
+
+class Bypassing(nn.Module):
+    """A block that calls one layer and multiplies by the weight of another itself."""
+
+    def __init__(self, d: int = 8):
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.x_proj = nn.Linear(d, d)
+
+    def forward(self, u):
+        x = F.linear(self.in_proj(u), self.x_proj.weight)
+        return F.linear(x, self.out_proj.weight, self.out_proj.bias)
+
+
+def test_bypassed_adapters_are_caught_by_name():
+    model = nn.Sequential(Bypassing(), Bypassing())
+    adapt.apply(model, "in_proj+out_proj+x_proj")
+    report = adapt.check(model, torch.randn(3, 8))
+    assert sorted(report.inert) == ["0.out_proj.weight", "0.x_proj.weight", "1.out_proj.weight", "1.x_proj.weight"]
+    assert report.merged > 1e-3  # and merging would change the outputs
+    with pytest.raises(ModelError, match=r"4 of 6 adapters receive no gradient: 0\.out_proj\.weight, 0\.x_proj"):
+        report.raise_for_inert()
+
+
+def test_an_update_of_the_weight_itself_cannot_be_bypassed():
+    model = nn.Sequential(Bypassing())
+    adapt.apply(model, "bias")
+    assert adapt.check(model, torch.randn(3, 8)).inert == ["0.x_proj.bias"]  # which that forward never reads
+
+
+def test_the_check_leaves_the_model_as_it_was():
+    model = build("mambavision_test").train()
+    adapt.apply(model, "all", dropout=0.5)
+    model.get_submodule("levels").eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    adapt.check(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+    with torch.no_grad():
+        model.eval()(batch_for("mambavision_test"))
+
+
+def test_coverage_counts_layers_and_numbers():
+    model = build("mamba_lm_test")
+    adapt.apply(model, "in_proj")
+    report = adapt.check(model)
+    layers = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    inside = sum(layer.mixer.in_proj.weight.numel() for layer in model.backbone.layers)
+    total = sum(p.numel() for p in build("mamba_lm_test").parameters())
+    # the head shares its tensor with the embedding, and PEFT's layers hold matrices of their own
+    assert report.layers[0] == 2 and report.layers[1] < len(layers)
+    assert report.parameters == (inside, total)
+
+
+def test_a_task_and_its_batch():
+    from ssmlab.tasks.language import Language
+
+    model = build("mamba_lm_test")
+    adapt.apply(model, "projections")
+    tokens = batch_for("mamba_lm_test")
+    batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
+    report = adapt.check(model, batch, task=Language(vocab_size=40))
+    assert not report.inert and report.merged < 2e-5
+
+
+def test_a_loss_that_ignores_a_part_makes_it_inert():
+    class FirstHalf:
+        def loss(self, model, batch):
+            return model[0](batch).sum(), model[0](batch)
+
+    model = nn.Sequential(Bypassing(), Bypassing())
+    adapt.apply(model, "in_proj")
+    assert adapt.check(model, torch.randn(3, 8), task=FirstHalf()).inert == ["1.in_proj.weight"]
+
+
+def test_what_cannot_be_checked_is_told():
+    with pytest.raises(ModelError, match="has no adapters"):
+        adapt.check(build("mamba_lm_test").requires_grad_(False))
+    model = nn.Sequential(Bypassing())
+    adapt.apply(model, "in_proj")
+    with pytest.raises(ModelError, match="give check a batch"):
+        adapt.check(model)
+
+
+def test_names():
+    name = "a.0.in_proj.lora_A.default.weight"
+    assert adapted_tensor(name) == "a.0.in_proj.weight"
+    assert adapted_tensor("a.dt_proj.base_layer.parametrizations.bias.0.delta") == "a.dt_proj.bias"
+    assert adapted_tensor("parametrizations.A_log.0.B") == "A_log"
+    assert shortened([f"layers.{i}.x_proj.weight" for i in range(24)]) == "layers.*.x_proj.weight (24)"

@@ -1,0 +1,101 @@
+"""transformers' models: what is inert without preparation, and that preparation changes nothing else."""
+
+import pytest
+import torch
+import transformers
+from families import relative, shake
+
+from ssmlab import adapt
+from ssmlab.errors import ModelError
+
+SIZES = {"vocab_size": 50, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2}
+HEADS = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "expand": 2, "chunk_size": 8}
+KINDS = {"Mamba": {}, "FalconMamba": {}, "Mamba2": HEADS}
+
+
+def build(kind):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SIZES, **KINDS[kind])
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_numbers_stay(kind):
+    model = build(kind)
+    tokens = torch.randint(1, 50, (2, 14), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[0, :3] = 0
+    call = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad():
+        logits, written = model(tokens, attention_mask=mask).logits, model.generate(tokens, **call)
+        adapt.prepare(model)
+        assert relative(model(tokens, attention_mask=mask).logits, logits) < 2e-6
+        assert torch.equal(model.generate(tokens, **call), written)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "FalconMamba"])
+def test_dt_proj_is_inert_without_preparation(kind):
+    model = build(kind)
+    adapt.apply(model, "projections")
+    report = adapt.check(model)
+    assert report.inert == [f"backbone.layers.{i}.mixer.dt_proj.weight" for i in range(2)]
+    adapt.prepare(model)
+    report = adapt.check(model)
+    assert not report.inert and report.merged < 2e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["projections", "all", "x_half", "additional_scan"])
+def test_everything_is_reached_with_preparation(kind, method):
+    model = adapt.prepare(build(kind))
+    adapt.apply(model, method)
+    report = adapt.check(model)
+    assert not report.inert and report.merged < 2e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generation_sees_the_adapters(kind):
+    model = adapt.prepare(build(kind))
+    adapt.apply(model, "all")
+    shake(model, size=0.1)
+    tokens = torch.randint(1, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+    call = {"max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad():
+        assert torch.equal(model.generate(tokens, **call), model.generate(tokens, use_cache=False, **call))
+
+
+OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT still asks for it
+
+
+@OF_PEFT
+def test_pefts_refusal_is_lifted_for_this_model_alone():
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["in_proj", "x_proj", "dt_proj", "out_proj"])
+    model = get_peft_model(adapt.prepare(build("Mamba")), config)
+    report = adapt.check(model)
+    assert len(report.rows) == 8 and not report.inert
+    with pytest.raises(ValueError, match="out_proj"):
+        get_peft_model(build("Mamba"), config)
+
+
+@OF_PEFT
+def test_models_of_peft_are_checked_too():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build("Mamba"), LoraConfig(target_modules=["x_proj", "dt_proj"]))
+    inert = adapt.check(model).inert
+    assert len(inert) == 2 and all("dt_proj" in name for name in inert)
+
+
+def test_other_models_are_told():
+    with pytest.raises(ModelError, match="has no MambaMixer"):
+        adapt.prepare(torch.nn.Linear(2, 2))

@@ -1,0 +1,162 @@
+"""`ssmlab segment`: masks, overlays and probabilities of images and volumes, and one report for what is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssmlab.cli.main import main
+from ssmlab.models import save_model
+from ssmlab.models.plans import Plan
+from ssmlab.models.segmentation import create_segmenter
+from ssmlab.tasks.segment import normalised
+from ssmlab.tasks.sliding import predict_windows
+
+
+def call(*arguments):
+    """In this process; returns the exit code."""
+    try:
+        main(list(map(str, arguments)))
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc"):
+    plan = Plan(
+        patch_size=(16,) * dims,
+        features=(4, 8),
+        kernel_sizes=((3,) * dims,) * 2,
+        strides=((1,) * dims, (2,) * dims),
+        n_conv_encoder=(1, 1),
+        n_conv_decoder=(1,),
+    )
+    network = create_segmenter(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
+    how = {"task": "segment", "classes": list(classes), "mean": [0.4] * channels, "std": [0.2] * channels}
+    return network, save_model(network, folder, how)
+
+
+def picture(path, size=(30, 25), seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def test_masks_overlays_and_probabilities(tmp_path, capsys):
+    network, _ = saved(tmp_path / "run" / "models" / "enc")
+    pixels = picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "b.tif", (16, 40), 1)
+    out = tmp_path / "out"
+    options = ("--probabilities", "--mirror", "--overlap", "0.25", "--batch-size", "2")
+    assert call("segment", tmp_path / "run", tmp_path / "images", "--out", out, *options) == 0
+    assert {f.name for f in out.iterdir()} == {
+        f"{name}{end}" for name in "ab" for end in (".png", "_overlay.png", "_probabilities.npz")
+    }
+    expected = predict_windows(network, normalised(pixels, [0.4] * 3, [0.2] * 3), (16, 16), 0.25, mirror=(0, 1))
+    stored = np.load(out / "a_probabilities.npz")
+    np.testing.assert_allclose(stored["probabilities"], expected.numpy(), atol=1e-3)
+    assert list(stored["classes"]) == ["background", "road"]
+    mask = np.asarray(Image.open(out / "a.png"))
+    np.testing.assert_array_equal(mask, expected.argmax(0).numpy() * 255)
+    assert 0 < (mask == 255).mean() < 1
+    shown, drawn = pixels.permute(1, 2, 0).numpy(), np.asarray(Image.open(out / "a_overlay.png"))
+    np.testing.assert_array_equal((drawn != shown).any(-1), mask == 255)
+    assert capsys.readouterr().out.startswith(f"a: road {(mask == 255).mean():.1%}\nb: road ")
+
+
+def test_more_classes_are_numbered(tmp_path):
+    network, folder = saved(tmp_path / "model", classes=("background", "one", "two", "three"), channels=1)
+    pixels = picture(tmp_path / "a.png")
+    assert call("segment", folder, tmp_path / "a.png", "--out", tmp_path / "out") == 0
+    grey = np.rint(pixels.double().numpy().T @ [0.299, 0.587, 0.114]).T.astype(np.uint8)[None]
+    expected = predict_windows(network, normalised(torch.from_numpy(grey), [0.4], [0.2]), (16, 16)).argmax(0)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected.numpy())
+    assert expected.unique().numel() > 2
+
+
+def test_volumes_lie_where_their_images_do(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    network, folder = saved(tmp_path / "model", dims=3, channels=2)
+    affine = np.diag([0.5, 0.75, 2.0, 1.0])
+    affine[:3, 3] = (1, 2, 3)
+    voxels = np.random.default_rng(0).normal(size=(2, 18, 20, 16)).astype(np.float32)
+    for i, channel in enumerate(voxels):
+        nibabel.save(nibabel.Nifti1Image(channel, affine), tmp_path / f"case_{i:04d}.nii.gz")
+    files = [tmp_path / f"case_{i:04d}.nii.gz" for i in range(2)]
+    assert call("segment", folder, *files, "--out", tmp_path / "out") == 0
+    mask = nibabel.load(tmp_path / "out" / "case.nii.gz")
+    np.testing.assert_array_equal(mask.affine, affine)
+    image = normalised(torch.from_numpy(voxels.transpose(0, 3, 2, 1).copy()), [0.4] * 2, [0.2] * 2)
+    expected = predict_windows(network, image, (16,) * 3).argmax(0).numpy().T
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), expected)
+    with Image.open(tmp_path / "out" / "case_overlay.png") as overlay:
+        assert overlay.size == (18, 20)
+
+
+def test_everything_wrong_is_told_at_once(tmp_path, capsys):
+    _, folder = saved(tmp_path / "model", channels=3)
+    for name in ("x", "y"):
+        picture(tmp_path / name / "same.png")
+    (tmp_path / "empty").mkdir()
+    given = [tmp_path / name for name in ("x", "y", "empty", "none.png")]
+    assert call("segment", folder, *given, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    for words in ("would overwrite that of", "no images in this folder", "no such file or folder", "3 of the images"):
+        assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(tmp_path, capsys):
+    _, folder = saved(tmp_path / "model")
+    picture(tmp_path / "images" / "good.png")
+    (tmp_path / "images" / "bad.png").write_bytes(b"\x89PNG\r\n")
+    assert call("segment", folder, tmp_path / "images", "--out", tmp_path / "out") == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 images cannot be segmented" in captured.err and "bad.png" in captured.err
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
+def test_another_kind_of_image_is_told(tmp_path, capsys):
+    _, folder = saved(tmp_path / "model", channels=4)
+    picture(tmp_path / "a.png")
+    assert call("segment", folder, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    assert "a.png: has 3 channels, the network takes 4" in capsys.readouterr().err
+
+
+def test_models_that_are_none(tmp_path, capsys):
+    picture(tmp_path / "a.png")
+    for name in ("one", "two"):
+        saved(tmp_path / "run" / "models" / name)
+    assert call("segment", tmp_path / "run", tmp_path / "a.png", "--out", tmp_path) == 2
+    assert "has 2 models; name one: " in capsys.readouterr().err
+    assert call("segment", tmp_path / "none", tmp_path / "a.png", "--out", tmp_path) == 2
+    assert "no trained model in" in capsys.readouterr().err
+    from ssmlab.models import create_model
+
+    save_model(create_model("medmamba_test", num_classes=2), tmp_path / "classifier", {"classes": []})
+    assert call("segment", tmp_path / "classifier", tmp_path / "a.png", "--out", tmp_path) == 2
+    assert "is no segmentation network" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_the_originals_trainer(tmp_path):
+    sizes = {
+        "patch_size": [16, 16],
+        "conv_kernel_sizes": [[3, 3]] * 2,
+        "pool_op_kernel_sizes": [[1, 1], [2, 2]],
+        "n_conv_per_stage_encoder": [2] * 2,
+        "n_conv_per_stage_decoder": [2],
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 8,
+    }
+    network = create_segmenter("umamba_bot", plan=sizes, num_classes=2, seed=0).eval()
+    content = {
+        "network_weights": network.state_dict(),
+        "init_args": {"plans": {"configurations": {"2d": sizes}}, "configuration": "2d"},
+        "trainer_name": "nnUNetTrainerUMambaBot",
+    }
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    pixels = picture(tmp_path / "a.png")
+    assert call("segment", tmp_path / "checkpoint_final.pth", tmp_path / "a.png", "--out", tmp_path / "out") == 0
+    expected = predict_windows(network, normalised(pixels, (), ()), (16, 16)).argmax(0) * 255
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected.numpy())

@@ -1,0 +1,178 @@
+"""Scores and their intervals; which images are drawn; attacks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssmlab.data import open_images
+from ssmlab.errors import UserError
+from ssmlab.reports.record import Record
+from ssmlab.robustness.attacks import Attack
+from ssmlab.robustness.philox import Draws
+from ssmlab.robustness.sample import draw_sample
+from ssmlab.robustness.scores import Answers, Outcome, expected_calibration_error, mean_right, scores
+from ssmlab.robustness.table import interval_of
+from ssmlab.tasks.classify import Classify
+
+
+def outcome(correct, predicted=None, confidence=0.9, in_five=None):
+    correct = np.asarray(correct, bool)
+    predicted = np.zeros(len(correct), np.int32) if predicted is None else np.asarray(predicted, np.int32)
+    confidence = np.broadcast_to(np.float32(confidence), correct.shape)
+    return Outcome(predicted, correct, correct if in_five is None else np.asarray(in_five, bool), confidence)
+
+
+def test_calibration_error_by_hand():
+    confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0, 1 / 15], np.float32)
+    correct = np.array([1, 0, 1, 1, 1, 0], bool)
+    # bins: the last holds 0.95, 0.95 and 1.0; that of 0.55 two; the first 1/15
+    by_hand = (abs(2 - 2.9) + abs(2 - 1.1) + abs(0 - 1 / 15)) / 6
+    assert expected_calibration_error(confidence, correct) == pytest.approx(by_hand, abs=1e-6)
+    assert expected_calibration_error(np.full(10, 0.8), np.arange(10) < 8) == pytest.approx(0, abs=1e-6)
+
+
+def found(answers, **options):
+    return {(r.metric, r.class_): r for r in scores(answers, **options)}
+
+
+def test_every_score_by_hand():
+    n = np.arange(400)
+    answers = Answers(
+        outcomes={
+            "original": [outcome(n % 10 < 8, predicted=n % 3)],
+            "a": [outcome(n % 10 < 6, predicted=n % 3, in_five=n % 10 < 9), outcome(n % 10 < 4, predicted=n % 2)],
+            "b": [outcome(n % 10 < 8, predicted=n % 3)],
+            "attack": [outcome(n < 0)],
+        },
+        classes=10,
+        apart=("attack",),
+        reference={"original": 0.4, "a": 0.5, "b": 0.8},
+    )
+    values = {key: record.value for key, record in found(answers, resamples=100).items()}
+    wanted = {
+        ("accuracy", "original"): 0.8,
+        ("accuracy", "a"): 0.5,
+        ("accuracy", "attack"): 0.0,
+        ("accuracy_drop", "a"): 0.3,
+        ("accuracy_drop", "b"): 0.0,
+        ("agreement", "b"): 1.0,
+        ("agreement", "a"): (1 + (n % 3 == n % 2).mean()) / 2,
+        ("top5_accuracy", "a"): (0.9 + 0.4) / 2,
+        ("ece", "a"): (0.3 + 0.5) / 2,
+        ("mean_corruption_error", None): (0.5 + 0.2) / 2,
+        ("mean_drop", None): 0.15,
+        ("mce", None): (0.5 / 0.5 + 0.2 / 0.8) / 2,
+        ("relative_mce", None): (0.3 / 0.1 + 0.0 / 0.4) / 2,
+    }
+    assert {key: values[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+    np.testing.assert_allclose(mean_right(answers).mean(), 0.65)
+
+
+def test_intervals_are_as_wide_as_theory_says():
+    right = np.random.default_rng(0).random(2000) < 0.7
+    worse = right & (np.arange(2000) % 5 > 0)
+    records = found(
+        Answers(outcomes={"original": [outcome(right)], "a": [outcome(worse)]}, classes=3), resamples=2000, seed=1
+    )
+    assert ("top5_accuracy", "a") not in records, "of three classes every answer is among the first five"
+    for key, part in ((("accuracy", "original"), right), (("accuracy_drop", "a"), right & ~worse)):
+        low, high = records[key].spread
+        half = 1.96 * part.std() / 2000**0.5
+        assert (low, high) == pytest.approx((part.mean() - half, part.mean() + half), abs=0.1 * half)
+    assert records["agreement", "a"].spread == (1, 1) and records["accuracy", "a"].n == 2000
+
+
+def test_seeds_have_students_interval():
+    records = [Record(metric="accuracy", value=value, spread=(0.0, 1.0)) for value in (0.5, 0.6, 0.7)]
+    assert interval_of(records) == pytest.approx(
+        (0.6, 0.6 - 4.3027 * 0.1 / 3**0.5, 0.6 + 4.3027 * 0.1 / 3**0.5), abs=1e-4
+    )
+    assert interval_of(records[:1]) == (0.5, 0.0, 1.0)
+
+
+def test_a_sample_depends_on_names_and_seed_alone():
+    data = open_images("digits")
+    sample = draw_sample(data, "test", 7, 0)
+    assert np.bincount(sample.labels).tolist() == [7] * 10 and sample.scarce == 0
+    assert sample.ids == draw_sample(data, "test", 7, 0).ids != draw_sample(data, "test", 7, 1).ids
+    assert set(sample.ids) < set(draw_sample(data, "test", 9, 0).ids) <= set(data.test.ids)
+    everything = draw_sample(data, "all", 0, 0)
+    assert len(everything.ids) == sum(map(len, data.splits.values())) == len(set(everything.keys.tolist()))
+    keys = dict(zip(everything.ids, everything.keys))
+    assert [keys[i] for i in sample.ids] == sample.keys.tolist() and sample.keys.min() >= 0
+    of_two_parts = draw_sample(data, "all", 3, 0)
+    read = of_two_parts.read(12, 1.0)
+    assert read.shape == (30, 12, 12, 3)
+    by_id = {i: split for split in of_two_parts.splits for i in split.ids}
+    number = of_two_parts.ids.index(of_two_parts.splits[-1].ids[0])
+    np.testing.assert_array_equal(read[number], by_id[of_two_parts.ids[number]].array(12)[0])
+    assert draw_sample(data, "test", 10_000, 0).scarce == 10
+    with pytest.raises(UserError, match="--part must be test, val, train, all"):
+        draw_sample(data, "rest", 1, 0)
+
+
+def test_the_middle_is_cropped():
+    data = open_images("digits")
+    sample = draw_sample(data, "test", 1, 0)
+    np.testing.assert_array_equal(sample.read(8, 0.5), sample.read(16, 1.0)[:, 4:12, 4:12])
+
+
+class Line(nn.Module):
+    """Logits that are linear in the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3 * 4 * 5, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T
+
+
+@pytest.fixture
+def attacked():
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (6, 3, 4, 5), generator=random).to(torch.uint8)
+    task = Classify(classes=("a", "b", "c"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+    return Line(), task, images, torch.randint(0, 3, (6,), generator=random), Draws(0, torch.arange(6), 1000)
+
+
+def test_fgsm_follows_the_formula(attacked):
+    network, task, images, labels, draws = attacked
+    changed = Attack(name="fgsm", epsilon=4 / 255).change(network, task, images, labels, draws)
+    # of a linear model: sum over classes of (p - 1[class = label]) w, divided by a positive standard deviation
+    with torch.no_grad():
+        p = network(task.prepare(images)).softmax(1)
+    gradient = (p - nn.functional.one_hot(labels, 3)) @ network.weight.detach()
+    wanted = (images + 4 * gradient.sign().view_as(images)).clamp(0, 255)
+    assert torch.allclose(changed, wanted)
+    assert network.weight.grad is None
+
+
+def test_pgd_stays_near_and_is_stronger(attacked):
+    network, task, images, labels, draws = attacked
+
+    def loss(x):
+        return nn.functional.cross_entropy(network(task.prepare(x)), labels, reduction="none").detach()
+
+    fgsm = Attack(name="fgsm", epsilon=2 / 255).change(network, task, images, labels, draws)
+    pgd = Attack(name="pgd", epsilon=2 / 255, steps=10).change(network, task, images, labels, draws)
+    assert (pgd - images).abs().max() <= 2 + 1e-4 and pgd.min() >= 0 and pgd.max() <= 255
+    assert (loss(fgsm) > loss(images)).all() and (loss(pgd) >= loss(fgsm) - 1e-3).all()
+    alone = Attack(name="pgd", epsilon=2 / 255, steps=10).change(
+        network, task, images[2:3], labels[2:3], Draws(0, torch.tensor([2]), 1000)
+    )
+    assert torch.allclose(alone[0], pgd[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cw", "epsilon": 0.1}, "the attacks are fgsm, pgd, got 'cw'"),
+        ({"name": "fgsm", "epsilon": 4}, "a fraction of the range, such as 4/255"),
+        ({"name": "pgd", "epsilon": 0.1, "steps": 0}, "at least one step"),
+    ],
+)
+def test_attacks_refuse(options, message):
+    with pytest.raises(UserError, match=message):
+        Attack(**options)

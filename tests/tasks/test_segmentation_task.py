@@ -1,0 +1,189 @@
+"""Dice and cross-entropy, overlaps, outlines, empty masks, and whole images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssmlab.tasks.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
+from ssmlab.tasks.segment import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
+from ssmlab.tasks.surface import surface_distances
+
+NAN = float("nan")
+
+
+def example(k=3, shape=(2, 5, 6), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape[0], k, *shape[1:], generator=generator, dtype=torch.float64)
+    return logits, torch.randint(0, k, shape, generator=generator).to(torch.uint8)
+
+
+def by_hand(logits, labels):
+    p = logits.softmax(1)
+    dice = []
+    for b in range(len(logits)):
+        for k in range(1, logits.shape[1]):
+            counted, truth = labels[b] != IGNORE, labels[b] == k
+            both, either = p[b, k][truth].sum(), p[b, k][counted].sum() + truth.sum()
+            dice.append((2 * both + 1e-5) / (either + 1e-5))
+    target = labels.long().masked_fill(labels == IGNORE, -100)
+    return F.cross_entropy(logits, target, ignore_index=-100) + 1 - torch.stack(dice).mean()
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 3, 4, 5)])
+def test_the_loss_is_its_definition(shape):
+    logits, labels = example(shape=shape)
+    torch.testing.assert_close(dice_cross_entropy(logits, labels), by_hand(logits, labels).float())
+    labels[:, 0] = IGNORE
+    torch.testing.assert_close(dice_cross_entropy(logits, labels), by_hand(logits, labels).float())
+
+
+def test_what_is_not_counted_has_no_gradient():
+    logits, labels = example()
+    labels[:, :2] = IGNORE
+    logits.requires_grad_(True)
+    dice_cross_entropy(logits, labels).backward()
+    assert (logits.grad[:, :, :2] == 0).all() and (logits.grad[:, :, 2:] != 0).any()
+    assert dice_cross_entropy(logits, torch.full_like(labels, IGNORE)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_perfect_prediction_costs_nothing():
+    _, labels = example()
+    logits = 50.0 * F.one_hot(labels.long(), 3).movedim(-1, 1)
+    assert dice_cross_entropy(logits, labels).item() < 1e-4
+
+
+def test_weights_of_the_resolutions():
+    assert scale_weights(1) == [1.0] and scale_weights(2) == [1.0, 0.0]
+    assert scale_weights(4) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0])
+    logits, labels = example(shape=(2, 8, 8))
+    small = F.avg_pool2d(logits, 2)
+    smaller = F.avg_pool2d(logits, 4)
+    expected = (2 * dice_cross_entropy(logits, labels) + dice_cross_entropy(small, labels[:, ::2, ::2])) / 3
+    torch.testing.assert_close(deep_loss([logits, small, smaller], labels), expected)
+    torch.testing.assert_close(deep_loss(logits, labels), dice_cross_entropy(logits, labels))
+
+
+def test_labels_become_smaller_by_their_nearest_value():
+    labels = torch.tensor([[[0, 0, 2, 255], [0, 0, 2, 255], [1, 1, 0, 0], [1, 1, 0, 0]]], dtype=torch.uint8)
+    assert resized(labels, (2, 2)).tolist() == [[[0, 2], [1, 0]]]
+    assert resized(labels, (4, 4)) is labels
+
+
+def test_overlaps_count_pixels():
+    truth = torch.tensor([0, 0, 1, 1, 2, 255])
+    said = torch.tensor([0, 1, 1, 1, 0, 2])
+    assert overlaps(said, truth, 3).tolist() == [[1, 1, 1], [2, 1, 0], [0, 0, 1]]
+
+
+def test_empty_masks():
+    # images x classes x (right, wrong, missed): ordinary, absent in both, marked where there is none, not found
+    counts = np.array([[[9, 0, 0], [4, 2, 2]], [[9, 0, 0], [0, 0, 0]], [[9, 0, 0], [0, 3, 0]], [[9, 0, 0], [0, 0, 3]]])
+    found = per_image(counts)
+    np.testing.assert_allclose(found["dice"][:, 1], [2 / 3, NAN, 0, 0])
+    np.testing.assert_allclose(found["iou"][:, 1], [0.5, NAN, 0, 0])
+    np.testing.assert_allclose(found["precision"][:, 1], [2 / 3, NAN, 0, 0])
+    np.testing.assert_allclose(found["recall"][:, 1], [2 / 3, NAN, NAN, 0])
+    assert mean_of(found["dice"]) == pytest.approx(2 / 9)
+    np.testing.assert_allclose(by_image(found["dice"]), [2 / 3, NAN, 0, 0])
+    assert in_total(counts)["dice"][1] == pytest.approx(8 / (8 + 5 + 5))
+    assert math.isnan(mean_of(found["dice"][1:2]))
+
+
+def test_outlines():
+    a = np.zeros((20, 20), bool)
+    a[5:10, 5:10] = True
+    same = surface_distances(a, a, (1, 1), 1.0)
+    assert same == (1.0, 0.0)
+    moved = surface_distances(np.roll(a, 3, 0), a, (2.0, 1.0), 1.0)
+    assert moved.hausdorff95 == 6.0 and 0 < moved.normalised < 1  # three pixels of 2 millimetres
+    assert surface_distances(np.roll(a, 3, 0), a, (2.0, 1.0), 6.0).normalised == 1.0
+    nothing = np.zeros_like(a)
+    assert surface_distances(nothing, a, (1, 1), 1.0) == (0.0, pytest.approx(math.hypot(20, 20)))
+    assert all(math.isnan(value) for value in surface_distances(nothing, nothing, (1, 1), 1.0))
+    counted = np.zeros_like(a)
+    counted[:, :4] = True
+    assert math.isnan(surface_distances(np.roll(a, 3, 0), a, (1, 1), 1.0, counted).normalised)
+    assert surface_distances(~nothing, ~nothing, (1, 1), 1.0) == (1.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+def test_outlines_agree_with_monai():
+    metrics = pytest.importorskip("monai.metrics")
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        a, b = (np.kron(rng.random((5, 6)) < 0.5, np.ones((6, 5), bool)) for _ in range(2))
+        a[:3] = a[-3:] = b[:3] = b[-3:] = a[:, :3] = a[:, -3:] = b[:, :3] = b[:, -3:] = False
+        ours = surface_distances(a, b, (1, 1), 2.0)
+        pair = [torch.from_numpy(np.stack([~m, m]))[None].float() for m in (a, b)]
+        theirs = metrics.compute_hausdorff_distance(*pair, include_background=False, percentile=95)
+        assert ours.hausdorff95 == pytest.approx(theirs.item(), abs=1e-5)
+        near = metrics.compute_surface_dice(*pair, class_thresholds=[2.0], include_background=False)
+        assert ours.normalised == pytest.approx(near.item(), abs=1e-5)
+
+
+def test_normalisation():
+    image = torch.arange(24, dtype=torch.uint8).view(2, 3, 4) * 10
+    by_set = normalised(image, (0.5, 0.25), (0.1, 0.2))
+    torch.testing.assert_close(by_set[1], (image[1] / 255 - 0.25) / 0.2)
+    alone = normalised(image.float(), (), ())
+    torch.testing.assert_close(alone.flatten(1).mean(1), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone.flatten(1).std(1), torch.ones(2))
+    assert normalised(torch.zeros(1, 2, 2), (), ()).abs().max() == 0
+
+
+class Brightness(nn.Module):
+    """Says foreground where an image is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x):
+        return torch.stack([-x[:, 0], x[:, 0]], 1) * self.scale
+
+
+def task(images, labels):
+    def windows(model, image):
+        return model(image[None])[0].softmax(0)
+
+    return Segment(
+        classes=("no", "yes"), mean=(0.5,), std=(0.25,), windows=windows, fetch=lambda i: (images[i], labels[i])
+    )
+
+
+def test_whole_images_of_different_sizes():
+    images = [torch.zeros(1, 4, 6, dtype=torch.uint8), torch.zeros(1, 5, 3, dtype=torch.uint8)]
+    images[0][0, :2], images[1][0, 0] = 255, 255
+    labels = [(image[0] > 0).to(torch.uint8) for image in images]
+    labels[1][1] = 1  # a row is missed
+    labels[1][4] = IGNORE
+    found = task(images, labels)
+    model = Brightness().eval()
+    loss, sums = found.loss(model, {"cases": torch.tensor([0, 1]), "labels": torch.zeros(2)})
+    assert sums.shape == (2, 8) and sums[:, -1].tolist() == [24, 12]
+    numbers = found.validation(sums.detach().numpy())
+    assert numbers["loss"] == pytest.approx(loss.item())
+    assert numbers["dice"] == pytest.approx((1 + 2 * 3 / (2 * 3 + 3)) / 2)
+    assert found.right(sums, labels[0]) == (0, 0) and (found.decides, found.higher) == ("dice", True)
+
+
+def test_patches_train():
+    model = Brightness()
+    images = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = (images[:, 0] > 0).to(torch.uint8)
+    found = task([], [])
+    loss, logits = found.loss(model, {"images": images, "labels": labels})
+    loss.backward()
+    assert logits.shape == (2, 2, 4, 4) and model.scale.grad < 0
+    torch.testing.assert_close(loss, dice_cross_entropy(logits, labels))
+
+
+def test_sums_of_probabilities():
+    probabilities = torch.tensor([[[0.9, 0.2]], [[0.1, 0.8]]])
+    sums = image_sums(probabilities, torch.tensor([[0, IGNORE]], dtype=torch.uint8))
+    assert sums[:6].tolist() == [1, 0, 0, 0, 0, 0]
+    assert sums[6].item() == pytest.approx(-math.log(0.9)) and sums[7] == 1

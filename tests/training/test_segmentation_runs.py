@@ -1,0 +1,257 @@
+"""Segmentation from end to end: strategies, pretraining once a seed, the report, resuming, and what is wrong."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssmlab.errors import DataError, ModelError, RecipeError
+from ssmlab.reports.record import read_records
+from ssmlab.training import load_recipe
+from ssmlab.training.progress import Progress
+from ssmlab.training.run import run_recipe
+from ssmlab.training.segmentation_metrics import ImageTable
+
+ROADS = "segmentation/roads_umamba"
+SCRATCH, TUNED, PLAIN = (
+    "{name='umamba_bot',label='scratch'}",
+    "{name='umamba_bot',label='fine_tuned',start='pretrained'}",
+    "{name='residual_unet'}",
+)
+
+
+class Said(Progress):
+    def __init__(self, until: int = 0):
+        self.lines, self.titles, self.until = [], [], until
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def start(self, title, total, done=0, unit="images", per_step=1):
+        self.titles.append(title)
+
+    def update(self, done, note=""):
+        if self.until and self.titles[-1] == "fine_tuned" and done == self.until:
+            raise KeyboardInterrupt
+
+
+def recipe(*changes):
+    return load_recipe(ROADS, list(changes), smoke=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    said = Said()
+    folder = run_recipe(recipe(), output=tmp_path_factory.mktemp("runs"), command="ssmlab run", progress=said)
+    return folder, read_records(folder / "records.jsonl"), said
+
+
+def test_a_run_measures_every_strategy(run):
+    _, records, said = run
+    models = ("scratch", "fine_tuned", "gradient_freezing", "residual_unet")
+    for label in models:
+        own = [r for r in records if r.model == label]
+        final = {(r.split, r.metric, r.class_): r for r in own if r.step is None}
+        for metric in ("dice", "iou", "precision", "recall", "surface_dice", "hausdorff95", "total_dice"):
+            found = final["test", metric, None]
+            low, high = found.spread
+            assert low <= found.value <= high and np.isfinite(found.value), metric
+            assert ("test", metric, "road") in final
+        assert final[None, "seconds_per_iteration", None].value > 0
+        steps = [r.step for r in own if r.metric == "dice" and r.split == "val" and r.step]
+        times = {r.step: r.value for r in own if r.metric == "seconds" and r.split == "val"}
+        assert steps == [4, 8] and 0 < times[4] < times[8]
+        assert ((None, "pretraining_seconds", None) in final) == (label in models[1:3])
+    assert said.titles.count("umamba_bot_seed0") == 1, "pretrained once, for both strategies"
+    assert any(line.startswith("gradient_freezing: frozen behind step 2") for line in said.lines)
+
+
+def test_differences_at_equal_iterations_and_seconds(run):
+    folder, records, _ = run
+    for metric in ("dice_difference", "dice_at_equal_seconds_difference"):
+        pairs = {r.model: r for r in records if r.metric == metric}
+        assert len(pairs) == 6
+        found = pairs["fine_tuned - scratch"]
+        low, high = found.spread
+        assert low <= found.value <= high
+    dice = {r.model: r.value for r in records if (r.split, r.metric, r.class_, r.step) == ("test", "dice", None, None)}
+    difference = next(r for r in records if (r.model, r.metric) == ("fine_tuned - scratch", "dice_difference"))
+    assert difference.value == pytest.approx(dice["fine_tuned"] - dice["scratch"], abs=1e-5)
+    assert not list(folder.glob("models/*/snapshots"))
+
+
+def test_what_a_run_leaves(run):
+    folder, _, _ = run
+    table = ImageTable.read(folder / "models" / "scratch" / "images.csv")
+    assert len(table.ids) == 8 and table.classes == ("background", "road")
+    assert (table.counts.sum((1, 2)) > 0).all()
+    preprocess = json.loads((folder / "models" / "scratch" / "preprocess.json").read_text())
+    assert preprocess["classes"] == ["background", "road"] and preprocess["patch_size"] == [32, 32]
+    assert len(preprocess["mean"]) == 3 and (folder / "models" / "scratch" / "plan.toml").is_file()
+    described = json.loads((folder / "run.json").read_text())["data"]
+    assert described["counts"] == {"train": 20, "val": 2, "test": 8} and len(described["split_hash"]) == 64
+    listed = json.loads((folder / "overlays" / "overlays.json").read_text())
+    assert len(listed) == 2 and set(listed[0]["models"]) == {
+        "scratch",
+        "fine_tuned",
+        "gradient_freezing",
+        "residual_unet",
+    }
+    with Image.open(folder / "overlays" / listed[0]["truth"]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_the_report(run):
+    page = (run[0] / "report.html").read_text()
+    for title in ("Against seconds", "Differences", "Marked images", "Surface Dice", "Pretraining time", "Iteration"):
+        assert title in page, title
+    assert "Dice, test part" in page and page.count("data:image/png") >= 10
+    assert {"curves-dice.svg", "curves-loss.svg", "seconds-dice.svg", "seconds-loss.svg"} <= {
+        file.name for file in (run[0] / "plots").iterdir()
+    }
+    assert "not a number" not in page
+
+
+def test_the_saved_model_is_the_one_that_was_tested(run):
+    from ssmlab.models import load_model
+    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.training.segmentation_predict import predict_part
+
+    folder, records, _ = run
+    loaded, _ = load_model(folder / "models" / "fine_tuned")
+    work = work_of(found := recipe(), load_data(found))
+    predicted = predict_part(loaded, work.task(None, loaded), work.data.test, work.placement(found.models[1]))
+    dice = next(r for r in records if (r.model, r.split, r.metric, r.class_) == ("fine_tuned", "test", "dice", None))
+    assert predicted.numbers["dice"] == pytest.approx(dice.value, abs=1e-5)
+
+
+def test_an_interrupted_run_goes_on_bit_equal(tmp_path, run):
+    stopped, again, only = Said(until=5), Said(), recipe(f"models=[{TUNED}]")
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(only, output=tmp_path, progress=stopped)
+    folder = run_recipe(only, output=tmp_path, resume=True, progress=again)
+    assert "umamba_bot_seed0" in stopped.titles and "umamba_bot_seed0" not in again.titles
+    tables = [(root / "models" / "fine_tuned" / "images.csv").read_text() for root in (folder, run[0])]
+    assert tables[0] == tables[1]
+    seconds = json.loads((folder / "models" / "fine_tuned" / "seconds.json").read_text())
+    assert sorted(map(int, seconds)) == list(range(9))
+    assert "reaches Dice 0." in (folder / "report.html").read_text()
+
+
+def test_patterns_freeze_what_they_name(tmp_path):
+    from ssmlab.training.kinds import load_data, work_of
+
+    found = recipe('models.1.training={freeze=["*.mamba.*"]}')
+    work = work_of(found, load_data(found))
+    network = work.build(found.models[1], 0)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen and all(".mamba." in name for name in frozen)
+    assert frozen == {name for name, _ in network.named_parameters() if ".mamba." in name}
+    assert all(p.requires_grad for p in work.build(found.models[0], 0).parameters())
+
+
+def test_given_weights_start_everything_but_the_heads(run):
+    from ssmlab.models import load_model
+    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.training.segmentation_start import HEADS
+
+    trained, _ = load_model(run[0] / "models" / "scratch")
+    found = recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}")
+    work = work_of(found, load_data(found))
+    state, initial = work.build(found.models[0], 0).state_dict(), work._network("umamba_bot", work.data, 0).state_dict()
+    for name, value in trained.state_dict().items():
+        assert torch.equal(state[name], initial[name] if HEADS in name else value), name
+    other = recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}", "plan.features=[4,6]")
+    with pytest.raises(ModelError, match="keys disagree"):
+        work_of(other, work.data).build(other.models[0], 0)
+
+
+def test_seeds_are_distinct_and_shared_by_the_strategies(run):
+    from ssmlab.training.kinds import load_data, work_of
+
+    work = work_of(found := recipe(), load_data(found))
+    one, two = (work._patches(work.data, found.training, seed).__getitems__([0, 1]) for seed in (0, 1))
+    assert not torch.equal(one["images"], two["images"])
+    again = work._patches(work.data, found.training_of(found.models[2]), 0).__getitems__([0, 1])
+    torch.testing.assert_close(again["images"], one["images"], rtol=0, atol=0)
+
+
+def test_everything_wrong_in_data_and_source_is_told_before_torch(tmp_path):
+    for i in range(4):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 8), 255 * (i % 2), np.uint8)).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "masks" / "0.png").unlink()
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        run_recipe(recipe(f"data.path={tmp_path}", f"source.path={tmp_path}"), output=tmp_path / "runs")
+    assert len(caught.value.problems) == 4 and caught.value.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["source.path="], "need images to start on"),
+        (["training.iterations=7"], "must be a multiple of validations=2"),
+        (["models.0.name=umamba_bott"], "unknown segmentation model 'umamba_bott'; did you mean"),
+        (["models.1.training={lerning_rate=1}"], r"models\.1\.training\.lerning_rate"),
+        (["models.1.weights=nowhere"], "both say where weights come from|no such file"),
+        (["training.min_steps=3"], "min_steps"),
+    ],
+)
+def test_mistakes_in_the_recipe(tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(recipe(*changes), output=tmp_path)
+
+
+def test_a_mean_over_seeds(tmp_path):
+    changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=2", "data.limit=4"]
+    folder = run_recipe(recipe(*changes), output=tmp_path)
+    assert not (folder / "pretrained").exists()
+    page = re.sub(r"<[^>]+>", "", (folder / "report.html").read_text())
+    assert "mean of 2 seeds" in page and "at most 4 images of each part are used" in page
+
+
+def volumes(root, count=6):
+    nibabel = pytest.importorskip("nibabel")
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for i in range(count):
+        voxels = np.random.default_rng(i).normal(size=(20, 18, 16)).astype(np.float32)
+        labels = np.zeros(voxels.shape, np.uint8)
+        labels[4:12, 4:12, 4 : 6 + i], labels[14:17, 4:9, 4:9] = 1, 2
+        voxels += 2 * labels
+        for name, array in ((f"imagesTr/case{i}_0000", voxels), (f"labelsTr/case{i}", labels)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / f"{name}.nii.gz")
+    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "tumour": 2}}
+    (root / "dataset.json").write_text(json.dumps(described | {"numTraining": count, "file_ending": ".nii.gz"}))
+    return root
+
+
+PLAN_3D = (
+    "plan={patch_size=[8,8,8],features=[4,8],kernel_sizes=[[3,3,3],[3,3,3]],strides=[[1,1,1],[2,2,2]],"
+    "n_conv_encoder=[1,1],n_conv_decoder=[1]}"
+)
+
+
+def test_volumes(tmp_path):
+    changes = [f"models=[{SCRATCH}]", "data.classes=[]", "evaluation.mirror=true"]
+    folder = run_recipe(recipe(f"data.path={volumes(tmp_path / 'data')}", PLAN_3D, *changes), output=tmp_path)
+    records = read_records(folder / "records.jsonl")
+    found = {(r.metric, r.class_): r for r in records if r.model == "scratch" and r.split == "test"}
+    assert {("dice", "organ"), ("dice", "tumour"), ("surface_dice", "tumour"), ("hausdorff95", None)} <= set(found)
+    preprocess = json.loads((folder / "models" / "scratch" / "preprocess.json").read_text())
+    assert preprocess["mean"] == [] and preprocess["channels"] == 1, "volumes are normalised each by itself"
+    assert len(json.loads((folder / "overlays" / "overlays.json").read_text())) == 2
+
+
+def test_a_plan_is_proposed_where_none_is_given():
+    from ssmlab.training.kinds import load_data, work_of
+
+    found = recipe("training.batch_size=2").model_copy(update={"plan": ""})
+    plan = work_of(found, load_data(found)).plan
+    assert plan.patch_size == (64, 64) and plan.batch_size == 2 and plan.n_stages > 2

@@ -92,6 +92,9 @@ def show_result(folder) -> None:
 
     run = load_run(folder)
     console = Console(highlight=False)
-    console.print(to_rich(comparison(run.records, run.titles)))
+    table = comparison(run.records, run.titles)
+    room = max(2, (console.width - 26) // 24)  # models side by side
+    for first in range(0, len(table.columns), room):
+        console.print(to_rich(table, slice(first, first + room)))
     console.print(winner(run.records, run.predictions, run.titles).sentence, markup=False, style="bold")
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)

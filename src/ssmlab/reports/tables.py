@@ -143,8 +143,8 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), tuple(notes))
 
 
-def to_rich(table: Table):
-    """The table for the terminal; best values are bold and carry a dot, so that colour is not needed."""
+def to_rich(table: Table, which: slice = slice(None)):
+    """The table for the terminal, or some of its models; best values are bold and carry a dot: colour is not needed."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -153,14 +153,14 @@ def to_rich(table: Table):
     caption = "\n".join((*table.notes, "● best of the row"))
     rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     rich.add_column("", no_wrap=True)
-    for column in table.columns:
+    for column in table.columns[which]:
         rich.add_column(escape(column), justify="right")
     group = None
     for row in table.rows:
         if row.group != group:
             group = row.group
             rich.add_row(f"[dim]{escape(group)}[/dim]")
-        marked = [("[bold green]● {}[/]" if cell.best else "{}").format(escape(cell.text)) for cell in row.cells]
+        marked = [("[bold green]● {}[/]" if cell.best else "{}").format(escape(cell.text)) for cell in row.cells[which]]
         rich.add_row(escape(row.label), *marked)
     return rich
 

@@ -76,9 +76,9 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.model.take_accuracy()
-        self.progress.start(
-            self.trainer.label, state.max_steps, state.global_step, per_step=args.per_device_train_batch_size
-        )
+        unit = getattr(self.trainer.train_dataset, "unit", "images")
+        size = args.per_device_train_batch_size
+        self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.progress.update(state.global_step, ", ".join(filter(None, (self.loss, self.accuracy))))

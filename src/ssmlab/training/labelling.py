@@ -91,7 +91,7 @@ class Padded(torch.utils.data.Dataset):
         random: cut out a stretch at random, another one in every epoch, instead of the start.
     """
 
-    lanes = 0
+    lanes, unit = 0, "sequences"
 
     def __init__(self, part: SequencePart, length: int, *, random: bool = False):
         self.part, self.length, self.random, self.epoch = part, length, random, 0

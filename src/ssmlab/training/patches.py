@@ -34,6 +34,8 @@ class Patches(torch.utils.data.Dataset):
         begins: called with the number of iterations that are done when a stretch begins.
     """
 
+    unit = "patches"
+
     def __init__(
         self,
         fetch: Fetch,

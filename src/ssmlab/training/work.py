@@ -167,6 +167,8 @@ class Served(torch.utils.data.Dataset):
         lanes: as in `data.packing.Rows`.
     """
 
+    unit = "rows"
+
     def __init__(self, arrays: dict[str, np.ndarray], lanes: int = 0):
         self.arrays, self.lanes = arrays, lanes
 

@@ -72,5 +72,9 @@ def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
         ]
         assert set(trial.accuracies) == {row["model"] for row in rows} and 0 <= trial.score <= 1
     assert sweep.best.score == max(trial.score for trial in sweep.trials)
-    assert load_recipe(folder / "best.toml") == sweep.best.recipe
+    best = load_recipe(folder / "best.toml")
+    assert best == sweep.recipe
+    for model in best.models:  # each has the rate of its own best trial
+        own = max(sweep.trials, key=lambda trial: trial.accuracies[model.label]).recipe.training.learning_rate
+        assert best.training_of(model).learning_rate == own
     assert not list(folder.rglob("*.safetensors"))

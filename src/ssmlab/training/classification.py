@@ -47,12 +47,12 @@ class Classification(Work):
             example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
             chosen = model.compress
             factorize(network, chosen.targets, **rule, residual_rank=chosen.residual_rank, inputs=example)
-        freeze(network, self.recipe.training.freeze)
+        freeze(network, self.recipe.training_of(model).freeze)
         return network
 
     def task(self, model: ModelConfig, network: nn.Module) -> Classify:
         """Images are normalised as initial weights were trained with, or by the training part's statistics."""
-        config, classes = self.recipe.training, self.data.classes
+        config, classes = self.recipe.training_of(model), self.data.classes
         mean, std = _statistics(model, network) or (self.data.mean, self.data.std)
         weights = None
         if config.class_weights == "balanced":

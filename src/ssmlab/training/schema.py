@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssmlab.models.registry import describe
 from ssmlab.training.schema_adapt import AdaptConfig, BaseRun, checked_method, with_short_form
@@ -116,6 +116,7 @@ class ModelConfig(Table):
     remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
     compress: CompressConfig = CompressConfig()  # factorised layers, from the weights that it starts with
     options: dict[str, Any] = {}  # of the model's config, such as depth
+    training: dict[str, Any] = {}  # keys of [training] that are different for this model, such as learning_rate
 
     @model_validator(mode="after")
     def _fill(self):
@@ -180,6 +181,17 @@ class AnyRecipe(Table):
             raise ValueError(f"seeds has one twice: {self.seeds}")
         if self.name and not names_folder(self.name):
             raise ValueError(f"name {self.name!r} names a folder below runs/: use letters, digits, - _ . +")
+        return self
+
+    @model_validator(mode="after")
+    def _own_training(self):
+        for i, model in enumerate(self.models):
+            try:
+                self.training_of(model)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, ("training", *first["loc"])))
+                raise ValueError(f"models.{i}.{where}: {first['msg']}, got {first['input']!r}") from None
         return self
 
     def training_of(self, model: Any) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.models.registry import did_you_mean
@@ -154,17 +154,6 @@ class SequenceRecipe(AnyRecipe):
     training: SequenceTraining = SequenceTraining()
     models: list[SequenceModel] = Field(min_length=1)
     evaluation: SequenceEvaluation = SequenceEvaluation()
-
-    @model_validator(mode="after")
-    def _own_training(self):
-        for i, model in enumerate(self.models):
-            try:
-                self.training_of(model)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, ("training", *first["loc"])))
-                raise ValueError(f"models.{i}.{where}: {first['msg']}, got {first['input']!r}") from None
-        return self
 
 
 class LanguageRecipe(SequenceRecipe):

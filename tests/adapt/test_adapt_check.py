@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ssmlab import adapt
 from ssmlab.adapt.checking import adapted_tensor, shortened
+from ssmlab.adapt.factorize import factorize
 from ssmlab.errors import ModelError
 
 METHODS = [name for name in adapt.METHODS if name not in ("mlp", "vocabulary", "z_half")]
@@ -131,3 +132,34 @@ def test_names():
     assert adapted_tensor("a.dt_proj.base_layer.parametrizations.bias.0.delta") == "a.dt_proj.bias"
     assert adapted_tensor("parametrizations.A_log.0.B") == "A_log"
     assert shortened([f"layers.{i}.x_proj.weight" for i in range(24)]) == "layers.*.x_proj.weight (24)"
+
+
+def test_a_model_that_bypasses_every_adapter_is_told():
+    model = build("mamba_lm_test")
+    adapt.apply(model, "in_proj")
+    for layer in model.backbone.layers:
+        wrapped = layer.mixer.in_proj
+        wrapped.forward = wrapped.base_layer.forward
+    report = adapt.check(model)
+    assert len(report.inert) == len(report.rows) == 2 and report.layers[0] == report.parameters[0] == 0
+
+
+def test_an_adapter_that_is_switched_off_is_inert():
+    model = build("mamba_lm_test")
+    adapt.apply(model, "projections")
+    numbers = adapt.check(model).parameters[1]
+    model.backbone.layers[1].mixer.x_proj.enable_adapters(False)
+    report = adapt.check(model)
+    assert report.inert == ["backbone.layers.1.mixer.x_proj.weight"] and report.parameters[1] == numbers
+
+
+@pytest.mark.parametrize("method", ["projections", "x_half", "all", "bias"])
+@pytest.mark.parametrize("name", ["mamba_lm_test", "mamba2_lm_test", "vmamba_test"])
+def test_a_factorised_layer_is_adapted_in_its_factors(name, method):
+    model = build(name)
+    factorize(model, "in_proj", rank=4)
+    adapt.apply(model, method)
+    report = adapt.check(model)
+    assert not report.inert and report.merged <= 2e-5
+    if method != "bias":
+        assert any(row.name.endswith("in_proj.P.weight") for row in report.rows)

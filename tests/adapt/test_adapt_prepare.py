@@ -96,6 +96,19 @@ def test_models_of_peft_are_checked_too():
     assert len(inert) == 2 and all("dt_proj" in name for name in inert)
 
 
+@OF_PEFT
+def test_what_peft_itself_put_on_parameters_and_tokens_is_checked():
+    from peft import LoraConfig, get_peft_model
+
+    for config, tensor in (
+        (LoraConfig(target_modules=["in_proj"], target_parameters=["mixer.A_log"]), "mixer.A_log"),
+        (LoraConfig(target_modules=["in_proj"], trainable_token_indices=[1, 2]), "in_proj.weight"),
+    ):
+        report = adapt.check(get_peft_model(adapt.prepare(build("Mamba")), config))
+        assert not report.inert and report.merged < 2e-5
+        assert sum(row.name.endswith(tensor) for row in report.rows) == 2
+
+
 def test_other_models_are_told():
     with pytest.raises(ModelError, match="has no MambaMixer"):
         adapt.prepare(torch.nn.Linear(2, 2))

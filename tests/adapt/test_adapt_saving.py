@@ -1,5 +1,6 @@
 """Adapters to a folder and back."""
 
+import copy
 import json
 
 import pytest
@@ -101,3 +102,35 @@ def test_damage_is_told(tmp_path):
     save_file(tensors, tmp_path / "adapter.safetensors")
     with pytest.raises(ModelError, match="another format"):
         adapt.load(build(ONE), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["norm", "bias"])
+@pytest.mark.parametrize("name", ["mambavision_test", "medmamba_test", "resnet_mamba_test"])
+def test_statistics_of_batch_norms_stay_the_bases(name, method, tmp_path):
+    base = build(name).eval()
+    model = copy.deepcopy(base)
+    adapt.apply(model, method)
+    shake(model)
+    batch = batch_for(name, 4)
+    model.train()(batch)
+    adapt.save(model.eval(), tmp_path)
+    again = copy.deepcopy(base)
+    adapt.load(again, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(output(again, batch), output(model, batch))
+        with adapt.disabled(model):
+            assert torch.equal(output(model, batch), output(base, batch))
+
+
+def test_statistics_of_what_is_trained_whole_are_in_the_adapter(tmp_path):
+    base = build("mambavision_test").eval()
+    norms = [name for name, module in base.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    model = copy.deepcopy(base)
+    adapt.apply(model, "x_half", train=(norms[0],))
+    batch = batch_for("mambavision_test", 4)
+    model.train()(batch)
+    adapt.save(model.eval(), tmp_path)
+    again = copy.deepcopy(base)
+    adapt.load(again, tmp_path)
+    assert not torch.equal(again.get_submodule(norms[0]).running_mean, base.get_submodule(norms[0]).running_mean)
+    assert torch.equal(output(again, batch), output(model, batch))

@@ -88,3 +88,24 @@ def test_what_a_device_or_a_model_cannot_do_is_one_line():
         adapting.keep_base(build("vmamba_test"), "bf16", "float32")
     with pytest.raises(RecipeError, match="cannot compute its blocks again"):
         adapting.checkpoint_blocks(torch.nn.Linear(2, 2))
+
+
+def test_keys_that_would_do_nothing_are_told():
+    with pytest.raises(RecipeError, match="'segment' would ignore it"):
+        load_recipe("segmentation/roads_umamba", ["lora=all"], smoke=True)
+    recipe = load_recipe(FOLDER, ["lora=projections", "training.freeze=backbone"], smoke=True)
+    with pytest.raises(RecipeError, match="training.freeze: with adapters"):
+        adapting.put_on(recipe, recipe.models[0], build("vmamba_test"), None, {}, "float32")
+
+
+def test_orthogonal_tuning_is_not_for_adapters():
+    from ssmlab.training.remedies import remembering
+
+    recipe = load_recipe("adapt/forgetting_vision", ["models.4.adapt=projections"], smoke=True)
+    network = build("vmamba_test")
+    adapt.apply(network, "projections")
+    with (
+        pytest.raises(RecipeError, match="leave adapters out"),
+        remembering(object(), recipe.models[4], network, None, "cpu"),
+    ):
+        raise AssertionError

@@ -160,3 +160,30 @@ def test_a_checkpoint_of_the_originals_trainer(tmp_path):
     assert call("segment", tmp_path / "checkpoint_final.pth", tmp_path / "a.png", "--out", tmp_path / "out") == 0
     expected = predict_windows(network, normalised(pixels, (), ()), (16, 16)).argmax(0) * 255
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected.numpy())
+
+
+def test_counted_photographs_are_no_channels(tmp_path):
+    saved(tmp_path / "model")
+    for i in range(3):
+        picture(tmp_path / "images" / f"road_{i:04}.png", seed=i)
+    again = tmp_path / "images" / "road_0001.png"
+    assert call("segment", tmp_path / "model", tmp_path / "images", again, "--out", tmp_path / "out") == 0
+    masks = {file.name for file in (tmp_path / "out").iterdir() if "overlay" not in file.name}
+    assert masks == {"road_0000.png", "road_0001.png", "road_0002.png"}
+
+
+def test_images_are_never_overwritten(tmp_path, capsys):
+    saved(tmp_path / "model")
+    picture(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert call("segment", tmp_path / "model", tmp_path / "a.png", "--out", tmp_path) == 2
+    assert (tmp_path / "a.png").read_bytes() == before and "would overwrite an image" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_and_a_strange_device_are_one_line(tmp_path, capsys):
+    saved(tmp_path / "model")
+    picture(tmp_path / "a.png")
+    (tmp_path / "x.pth").write_bytes(b"junk")
+    for model, *more in ((tmp_path / "x.pth",), (tmp_path / "model", "--device", "gpu")):
+        assert call("segment", model, tmp_path / "a.png", "--out", tmp_path / "out", *more) == 2
+    assert "is no file of PyTorch" in capsys.readouterr().err

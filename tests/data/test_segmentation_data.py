@@ -44,6 +44,9 @@ def folders(root, count=10, images="images", masks="masks", suffix="", value=255
         ("training/images", "training/1st_manual", "_manual1"),
         (".", ".", "_mask"),
         ("Images", "Ground_Truth", "_seg"),
+        ("Original", "Ground Truth", ""),
+        ("train_images", "train-masks", ""),
+        ("train", "train_masks", "_mask"),
     ],
 )
 def test_pairs_are_found(tmp_path, images, masks, suffix):
@@ -55,6 +58,28 @@ def test_pairs_are_found(tmp_path, images, masks, suffix):
     assert sample.image.shape == (3, 12, 16) and sample.image.dtype == np.uint8
     np.testing.assert_array_equal(sample.image.transpose(1, 2, 0), picture(number))
     np.testing.assert_array_equal(sample.labels, blocks(number, value=1))
+
+
+@pytest.mark.parametrize(("images", "masks"), [(".", "."), ("images", "masks")])
+def test_masks_are_told_by_what_their_names_begin_with(tmp_path, images, masks):
+    for i in range(10):
+        save(tmp_path / images / f"img_{i}.png", picture(i))
+        save(tmp_path / masks / f"mask_{i}.png", blocks(i))
+    assert len(open_masks(tmp_path).train) == 7 and has_masks(tmp_path)
+
+
+def test_a_second_expert_beside_the_first_is_left_out(tmp_path):
+    for i in range(10):
+        save(tmp_path / f"{i}L.png", picture(i))
+        for number in ("1st", "2nd"):
+            save(tmp_path / f"{i}L_{number}HO.png", blocks(i))
+    data = open_masks(tmp_path)
+    assert len(data.train) == 7 and data.notes[0] == "left out: 10 masks by a second expert"
+
+
+def test_masks_that_are_all_empty_are_told(tmp_path):
+    with pytest.raises(DataError, match="no mask marks anything: every value in all 10 is 0"):
+        open_masks(folders(tmp_path, value=0))
 
 
 def test_named_folders(tmp_path):
@@ -236,6 +261,16 @@ def test_nnunet_volumes(tmp_path):
     sample = data.train.sample(0)
     assert sample.image.shape == (2, 7, 8, 9) and sample.image.dtype == np.float32
     np.testing.assert_array_equal(sample.labels[0, 0], [1, 1, 1, 1, 2, 2, 0, 0, 0])
+
+
+def test_nnunet_pictures_hold_three_channels(tmp_path):
+    described = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "road": 1}}
+    for i in range(10):
+        save(tmp_path / "imagesTr" / f"road_{i}_0000.png", picture(i))
+        save(tmp_path / "labelsTr" / f"road_{i}.png", blocks(i, value=1))
+    (tmp_path / "dataset.json").write_text(json.dumps(described | {"numTraining": 10, "file_ending": ".png"}))
+    data = open_masks(tmp_path)
+    assert (len(data.train), data.channels, data.classes) == (7, 3, ("background", "road"))
 
 
 def test_nnunet_version_1_and_ignored_labels(tmp_path):

@@ -84,9 +84,10 @@ def test_directional_scan(compiled):
     assert set(compiled) == {"scan_forward", "scan_backward", "carry"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_ssd(compiled, dtype):
-    arguments = make_ssd(1, 192, 4, 64, 1, 128, absent=("z",))
+@pytest.mark.parametrize("absent", [(), ("z",)], ids=["gate", "no gate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_ssd(compiled, dtype, absent):
+    arguments = make_ssd(1, 192, 4, 64, 1, 128, absent=absent)
     differentiate(ssd, {k: t for k, t in arguments.items() if t is not None}, dtype, dt_softplus=True)
     assert set(compiled) == {"chunk_states", "carry", "chunk_output", "chunk_backward"}
 

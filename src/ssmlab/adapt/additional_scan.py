@@ -15,6 +15,7 @@ from torch import Tensor
 from ssmlab.adapt.low_rank import Inserted, attach
 from ssmlab.adapt.parts import head_sizes, scans
 from ssmlab.errors import ModelError
+from ssmlab.nn import Factorized
 
 _SIZES = ("d_state", "ssm_state_size")
 
@@ -97,6 +98,8 @@ def _B_and_C(rank: int, n: int, states: int) -> tuple[list[int], list[int]]:
 
 
 def _insert_rows(module: Any, tensor: str, B: list[int], C: list[int], weight: Tensor) -> None:
+    if isinstance(module, Factorized):
+        raise ModelError("method 'additional_scan': a layer that makes B and C is factorised; give it a dense model")
     weight = weight.detach()
     width = weight.shape[-1]
     extra = weight.new_zeros(*weight.shape[:-2], len(B) + len(C), width)

@@ -64,11 +64,13 @@ class Adapted:
     model: the model itself.
     spec: what was asked.
     adapted: names of the base's tensors that an adapter acts on.
+    total: how many numbers the model without adapters has.
     """
 
     model: Any
     spec: Spec
     adapted: tuple[str, ...]
+    total: int
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
@@ -78,11 +80,6 @@ class Adapted:
     def trainable(self) -> int:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-    @property
-    def total(self) -> int:
-        """How many numbers the model without adapters has."""
-        return sum(tensor.numel() for tensor in base_state(self.model).values())
 
 
 def apply(model: Any, method: str = "projections", *, alpha: float | None = None, **options: Any) -> Adapted:
@@ -110,6 +107,7 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
     if hasattr(model, "adaptation") or hasattr(model, "peft_config"):
         raise ModelError(f"{_name(model)} has adapters already; adapt.merge(model) makes them part of it")
     there, base = parts(model), {id(parameter) for parameter in model.parameters()}
+    total = sum(parameter.numel() for parameter in model.parameters())
     whole = _trained_whole(model, methods, there, spec)
     chosen = _chosen(model, methods, there, whole)
     for parameter in model.parameters():
@@ -134,9 +132,9 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
     trained = {id(parameter) for parameter in whole.values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) not in base or id(parameter) in trained)
-    _keep_statistics(model)
+    _keep_statistics(model, trained)
     model.adaptation = spec
-    return Adapted(model, spec, tuple(dict.fromkeys([*names, *whole])))
+    return Adapted(model, spec, tuple(dict.fromkeys([*names, *whole])), total)
 
 
 def _trained_whole(model: Any, methods: dict, there: list[Part], spec: Spec) -> dict[str, nn.Parameter]:
@@ -288,10 +286,10 @@ def base_state(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def _keep_statistics(model: nn.Module) -> None:
-    """Frozen batch norms keep their statistics in training too: these are the base's, and no adapter holds them."""
+def _keep_statistics(model: nn.Module, whole: set[int]) -> None:
+    """Batch norms keep their statistics in training too, which are the base's, unless they are trained whole."""
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, _BatchNorm) and not any(id(parameter) in whole for parameter in module.parameters()):
             module.ssmlab_handle = module.register_forward_pre_hook(_evaluate)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssmlab.adapt.applying import base_state
-from ssmlab.adapt.lora import merge_layers, wrapped
+from ssmlab.adapt.lora import wrapped
 from ssmlab.adapt.low_rank import attached, bake
 from ssmlab.errors import ModelError
 
@@ -103,7 +103,8 @@ def check(model: Any, batch: Any = None, *, task: Any = None, seed: int = 0) -> 
         ModelError: nothing is trained, or the model does not say what it reads and no batch is given.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trained:
+    idle = _switched_off(model)
+    if not trained and not idle:
         raise ModelError(f"{type(model).__name__} has no adapters: no parameter requires a gradient")
     if batch is None:
         batch = example_batch(model, seed)
@@ -111,12 +112,9 @@ def check(model: Any, batch: Any = None, *, task: Any = None, seed: int = 0) -> 
         torch.manual_seed(seed)
         _perturb(trained)
         _train_without_chance(model)
-        gradients = torch.autograd.grad(_loss(model, batch, task), list(trained.values()), allow_unused=True)
-        norms = {
-            name: 0.0 if g is None else g.float().norm().item() for name, g in zip(trained, gradients, strict=True)
-        }
+        norms = dict.fromkeys(idle, 0.0) | _gradient_norms(_loss(model, batch, task), trained)
         merged, layers = _merged_difference(model.eval(), batch, task)
-    return _report(model, trained, norms, merged, layers)
+    return _report(model, trained | idle, norms, merged, layers)
 
 
 def example_batch(model: Any, seed: int = 0) -> Any:
@@ -152,6 +150,10 @@ def adapted_tensor(parameter: str) -> str:
     """The base's tensor that a trained parameter belongs to, by its name; its own where there is none."""
     name = re.sub(r"\.lora_.*$", ".weight", parameter)
     name = re.sub(r"(^|\.)parametrizations\.([^.]+)\.\d+\..*$", r"\1\2", name)
+    return _plain(name)
+
+
+def _plain(name: str) -> str:
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
 
 
@@ -183,6 +185,24 @@ def _train_without_chance(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm) or "Drop" in type(module).__name__:
             module.eval()
+
+
+def _switched_off(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of PEFT's adapters that somebody has switched off, which takes their gradient."""
+    return {
+        f"{name}.{own}": parameter
+        for name, layer in wrapped(model)
+        if layer.disable_adapters
+        for own, parameter in layer.named_parameters()
+        if own.partition(".")[0] in layer.adapter_layer_names and not parameter.requires_grad  # type: ignore[operator]
+    }
+
+
+def _gradient_norms(loss: Tensor, trained: dict[str, nn.Parameter]) -> dict[str, float]:
+    if not loss.requires_grad:  # nothing that is trained had a part in it
+        return dict.fromkeys(trained, 0.0)
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {name: 0.0 if g is None else g.float().norm().item() for name, g in zip(trained, gradients, strict=True)}
 
 
 def _loss(model: Any, batch: Any, task: Any) -> Tensor:
@@ -224,8 +244,10 @@ def _merged_difference(model: Any, batch: Any, task: Any) -> tuple[float | None,
             handle.remove()
     merged = copy.deepcopy(model)
     bake(merged)
-    merge_layers(merged)
-    layers = {name: _difference(merged.get_submodule(name)(x), y) for name, (x, y) in calls.items()}
+    for _, layer in wrapped(merged):  # PEFT's layers for parameters and tokens cannot be taken out one by one
+        if not layer.merged:
+            layer.merge()  # type: ignore[operator]
+    layers = {_plain(name): _difference(merged.get_submodule(name)(x), y) for name, (x, y) in calls.items()}
     return _difference(run(merged), unmerged), layers
 
 
@@ -243,8 +265,11 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 def _report(model: Any, trained: dict, norms: dict[str, float], merged: float | None, layers: dict) -> Report:
     sizes: Counter[str] = Counter()
     smallest: dict[str, float] = {}
+    of_parameters = {name: layer.parameter_name for name, layer in wrapped(model) if hasattr(layer, "parameter_name")}
     for name, parameter in trained.items():
-        tensor = adapted_tensor(name)
+        layer, lora, _ = name.partition(".lora_")
+        own = lora and of_parameters.get(layer)  # PEFT's form for a parameter, in which a whole block is wrapped
+        tensor = f"{_plain(layer)}.{own}" if own else adapted_tensor(name)
         sizes[tensor] += parameter.numel()
         smallest[tensor] = min(smallest.get(tensor, float("inf")), norms[name], key=lambda v: (v == v, v))
     rows = tuple(
@@ -252,7 +277,7 @@ def _report(model: Any, trained: dict, norms: dict[str, float], merged: float | 
         for name in sizes
     )
     reached = {row.name for row in rows if not row.inert}
-    base = {name: tensor.numel() for name, tensor in base_state(model).items()}
+    base = {name: t.numel() for name, t in base_state(model).items() if adapted_tensor(name) == name}
     base |= {name: p.numel() for name, p in trained.items() if adapted_tensor(name) == name}
     owners = {name.rpartition(".")[0] for name in base}
     return Report(

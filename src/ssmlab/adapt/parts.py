@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssmlab.nn import Factorized
+
 _A = ("A_log", "A_b_log", "A_logs", "log_A_real", "A_imag")
 _D = ("D", "D_b", "Ds")
 _DT_BIAS = ("dt_bias", "dt_projs_bias", "log_dt")
@@ -60,7 +62,8 @@ def parts(model: nn.Module) -> list[Part]:
         if "Norm" in type(module).__name__:
             own = dict(module.named_parameters(recurse=False))
             found += [Part("norm", name, tensor) for tensor in own]
-        own_bias = isinstance(getattr(module, "bias", None), nn.Parameter) and not _of(name, heads)
+        shown = isinstance(module, Factorized)  # its weight and bias are those of the layers inside
+        own_bias = isinstance(getattr(module, "bias", None), nn.Parameter) and not shown and not _of(name, heads)
         if own_bias and not name.rpartition(".")[2].startswith("dt_proj"):
             found.append(Part("bias", name, "bias"))
     return found
@@ -82,23 +85,39 @@ def scans(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _of_block(name: str, block: nn.Module) -> list[Part]:
     own = dict(block.named_parameters(recurse=False))
     layers = dict(block.named_children())
-    whole = [layer for layer in _LINEAR if hasattr(layers.get(layer), "weight")]  # a factorised layer has none
-    found = [Part(_LINEAR[layer], _join(name, layer), "weight") for layer in whole]
+    found = [
+        Part(_LINEAR[layer], _join(name, inner), "weight")
+        for layer in _LINEAR
+        if hasattr(layers.get(layer), "weight")
+        for inner in _factors(layer, layers[layer])
+    ]
     found += [Part(role, name, tensor) for tensor, role in _STACKED.items() if tensor in own]
     for role, known in (("A", _A), ("D", _D), ("dt_bias", _DT_BIAS)):
         found += [Part(role, name, tensor) for tensor in known if tensor in own]
     for layer in ("dt_proj", "dt_proj_b"):
         if getattr(layers.get(layer), "bias", None) is not None:
-            found.append(Part("dt_bias", _join(name, layer), "bias"))
+            found.append(Part("dt_bias", _join(name, last_factor(layer, layers[layer])), "bias"))
     found += [Part("conv", _join(name, layer), "weight") for layer in _CONV if layer in layers]
     return found + slices(name, block)
+
+
+def _factors(layer: str, module: nn.Module) -> list[str]:
+    """The names of the linear layers that a layer consists of: itself, or those of a factorised one."""
+    if not isinstance(module, Factorized):
+        return [layer]
+    return [f"{layer}.{inner}" for inner, child in module.named_children() if isinstance(child, nn.Linear)]
+
+
+def last_factor(layer: str, module: nn.Module) -> str:
+    """The name of the linear layer whose rows are a layer's outputs: itself, or P of a factorised one."""
+    return f"{layer}.P" if isinstance(module, Factorized) else layer
 
 
 def slices(name: str, block: Any) -> list[Part]:
     """The parts of a block's projections: the x and z halves of in_proj, and what makes dt, B and C."""
     if not _has_scan(block) or not hasattr(block.in_proj, "weight"):
         return []
-    inside, total = _join(name, "in_proj"), block.in_proj.weight.shape[0]
+    inside, total = _join(name, last_factor("in_proj", block.in_proj)), block.in_proj.weight.shape[0]
     if hasattr(block, "num_angles"):  # Mamba-3, whose list of parts begins with z, x, B, C, dt
         ends = [0, *accumulate(block.parts)]
         roles = ("in_proj.z", "in_proj.x", "B", "C", "dt")
@@ -112,7 +131,8 @@ def slices(name: str, block: Any) -> list[Part]:
     for layer, dt in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b")):
         if hasattr(block, layer):
             rank, rows = getattr(block, dt).in_features, getattr(block, layer).weight.shape[0]
-            found += _dt_B_C(_join(name, layer), "weight", rank, (rows - rank) // 2)
+            inside = _join(name, last_factor(layer, getattr(block, layer)))
+            found += _dt_B_C(inside, "weight", rank, (rows - rank) // 2)
     if hasattr(block, "x_proj_weight"):
         rank, rows = block.dt_projs_weight.shape[-1], block.x_proj_weight.shape[-2]
         found += _dt_B_C(name, "x_proj_weight", rank, (rows - rank) // 2)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssmlab.adapt.applying import Adapted, Spec, _spec, apply, base_state
 from ssmlab.adapt.low_rank import attached
@@ -95,13 +96,16 @@ def digest(model: nn.Module) -> str:
 
 
 def _own(model: nn.Module) -> dict[str, Tensor]:
-    """What an adapter consists of: everything that is trained, and which entries of a tensor are."""
+    """What an adapter consists of: everything that is trained, which entries of a tensor are, and what is counted."""
     found: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for module_name, module, tensor in attached(model):
         for i, update in enumerate(module.parametrizations[tensor]):
             if hasattr(update, "index"):
                 prefix = f"{module_name}." if module_name else ""
                 found[f"{prefix}parametrizations.{tensor}.{i}.index"] = update.index
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not hasattr(module, "ssmlab_handle"):
+            found |= {f"{name}.{buffer}": value for buffer, value in module.named_buffers(recurse=False)}
     return found
 
 

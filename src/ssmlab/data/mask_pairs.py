@@ -1,12 +1,15 @@
 """Which file is an image, which one is its mask: by folders' names, by files' suffixes, or as a recipe says.
 
-folders   images | image | img ..., and masks | labels | groundtruth | 1st_manual ...; in any case and at any depth
-suffixes  a_mask.png, a_manual1.gif, a_labels.tif ... beside a.png or in a folder of masks; a_sat, a_training of images
-parts     a folder train | val | test (or training, validation, testing) above or below them
-Massachusetts Roads   {train,val,test} and {train,val,test}_labels
+folders   images | image | img ..., and masks | labels | groundtruth | 1st_manual ...; in any case and at any depth, its
+          words apart by "_", "-" or a space
+names     a_mask.png, mask_a.png, a_manual1.gif, a_labels.tif ... beside a.png or in a folder of masks; a_sat, img_a,
+          a_training of images
+parts     a folder train | val | test (or training, validation, testing) above or below them; train_images, train_masks
+Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,val,test}_masks and so on
 field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -16,26 +19,17 @@ from ssmlab.data.folders import PART_NAMES
 from ssmlab.data.shapes import GeneratedFiles
 from ssmlab.data.volumes import SUFFIXES, is_volume
 
-IMAGE_FOLDERS = frozenset(("images", "image", "img", "imgs", "input", "inputs", "sat", "satellite", "scans", "photos"))
+IMAGE_FOLDERS = frozenset(
+    [
+        *("images", "image", "img", "imgs", "input", "inputs", "sat", "satellite", "scans", "photos"),
+        *("original", "originals", "jpegimages"),
+    ]
+)
 FIRM_MASK_FOLDERS = frozenset(
     [
-        "1st_manual",
-        "manual",
-        "manual1",
-        "labels",
-        "label",
-        "groundtruth",
-        "ground_truth",
-        "gt",
-        "annotations",
-        "targets",
-        "target",
-        "map",
-        "maps",
-        "segmentation",
-        "segmentations",
-        "seg",
-        "av",
+        *("1st_manual", "manual", "manual1", "labels", "label", "groundtruth", "ground_truth", "gt", "av"),
+        *("annotations", "annotation", "targets", "target", "map", "maps", "segmentation", "segmentations", "seg"),
+        "segmentationclass",
     ]
 )
 MASK_FOLDERS = FIRM_MASK_FOLDERS | {"masks", "mask"}
@@ -45,8 +39,10 @@ MASK_SUFFIXES = (
     *("_masks", "_mask", "_manual1", "_manual", "_labels", "_label", "_groundtruth", "_ground_truth", "_gt"),
     *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label"),
 )
+MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
+SECOND_SUFFIXES = ("_2ndHO", "_manual2")
 IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
-PART_SUFFIX = "_labels"  # of Massachusetts Roads
+IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,8 @@ def read_pairs(
         found = _by_setting(pictures, {"image": images, "mask": masks, "view": views}, contents)
     else:
         pictures, published = _massachusetts(pictures)
-        contents.format = "massachusetts" if published else contents.format
+        if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
+            contents.format = "massachusetts"
         found = published or _by_name(pictures, contents)
     if not any(item.role == "mask" for item in found):
         return None
@@ -137,28 +134,34 @@ def _massachusetts(pictures):
     tops: dict[str, list[_Found]] = {}
     for name in pictures:
         steps = name.split("/")
-        if len(steps) < 2:
-            continue
-        folder = steps[-2].casefold()
-        base = folder.removesuffix(PART_SUFFIX)
-        if base in PART_NAMES:
-            role = "mask" if folder != base else "image"
-            tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, role, PART_NAMES[base]))
+        part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
+        if part and (not rest or rest in MASK_FOLDERS):
+            tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
     both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
     best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
     return pictures, both[best] if best is not None else None
 
 
+def folder_meaning(step: str) -> tuple[str | None, str]:
+    """The part that a folder's name tells, and the rest of the name: of Train-Masks "train" and "masks"."""
+    words = re.split(r"[ _-]+", step.casefold())
+    for i in (0, -1):
+        if words[i] in PART_NAMES:
+            part = PART_NAMES[words.pop(i)]
+            return part, "_".join(words)
+    return None, "_".join(words)
+
+
 def _by_name(pictures, contents):
-    folders = {step.casefold() for name in pictures for step in name.split("/")[:-1]}
-    second = [name for name in pictures if _has(name, SECOND_FOLDERS)]
+    folders = {step for name in pictures for step in _folders(name)}
+    second = {name for name in pictures if _second(name)}
     if second:
         contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
     firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
     sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
     found, others = [], []
     for name in pictures:
-        role = None if _has(name, SECOND_FOLDERS) else _role(name, firm, sorted_by_folder)
+        role = None if name in second else _role(name, firm, sorted_by_folder)
         if role:
             found.append(_Found(name, role, _part(name)))
         elif name not in second:
@@ -169,7 +172,7 @@ def _by_name(pictures, contents):
 
 
 def _role(name, firm, sorted_by_folder):
-    for step in reversed(name.casefold().split("/")[:-1]):
+    for step in reversed(_folders(name)):
         if step in FOV_FOLDERS or (firm and step in ("mask", "masks")):
             return "view"
         if step in MASK_FOLDERS:
@@ -178,16 +181,35 @@ def _role(name, firm, sorted_by_folder):
             return "image"
     if sorted_by_folder:
         return None
-    return "mask" if _without(_stem(name), MASK_SUFFIXES) != _stem(name) else "image"
+    return "mask" if named_as_mask(name) else "image"
 
 
-def _has(name, folders):
-    return any(step in folders for step in name.casefold().split("/")[:-1])
+def _folders(name):
+    return [folder_meaning(step)[1] for step in name.split("/")[:-1]]
+
+
+def _second(name):
+    stem = _stem(name)
+    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or _without(stem, SECOND_SUFFIXES) != stem
+
+
+def named_as_mask(name: str) -> bool:
+    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png."""
+    stem = _stem(name)
+    return _without(stem, MASK_SUFFIXES, MASK_PREFIXES) != stem
+
+
+def beside_images(files: FolderFiles | ZipFiles) -> bool:
+    """Whether half of the pictures have a mask beside them in their folder."""
+    pictures = [name for name in files.files if is_image(files, name)]
+    masks = [name for name in pictures if named_as_mask(name)]
+    images = {(name.rpartition("/")[0], _plain(_stem(name))) for name in pictures if not named_as_mask(name)}
+    return bool(masks) and 2 * len(images & {(n.rpartition("/")[0], _plain(_stem(n))) for n in masks}) >= len(images)
 
 
 def _part(name):
-    steps = [step for step in name.casefold().split("/")[:-1] if step in PART_NAMES]
-    return PART_NAMES[steps[-1]] if steps else None
+    parts = [part for part, _ in map(folder_meaning, name.split("/")[:-1]) if part]
+    return parts[-1] if parts else None
 
 
 def _stem(name):
@@ -198,16 +220,19 @@ def _stem(name):
     return PurePosixPath(name).stem
 
 
-def _without(stem, suffixes):
+def _without(stem, suffixes, prefixes=()):
     for suffix in suffixes:
         if stem.casefold().endswith(suffix.casefold()) and len(stem) > len(suffix):
             return stem[: -len(suffix)]
+    for prefix in prefixes:
+        if stem.casefold().startswith(prefix) and len(stem) > len(prefix):
+            return stem[len(prefix) :]
     return stem
 
 
 def _plain(stem):
     """A stem without what tells an image from its mask: 21_training, 21_manual1 and 21_training_mask are 21."""
-    return _without(_without(stem, MASK_SUFFIXES), IMAGE_SUFFIXES)
+    return _without(_without(stem, MASK_SUFFIXES, MASK_PREFIXES), IMAGE_SUFFIXES, IMAGE_PREFIXES)
 
 
 def _pair(found, contents):

@@ -153,6 +153,8 @@ def decide(masks: list[Seen], classes: tuple[str, ...], table: dict) -> tuple[Ru
     classes = classes or ("background", "foreground")
     if max((mask.values[-1] for mask in masks if mask.values), default=0) <= 1:
         rule, problems, _ = _by_table(masks, classes, {0: 0, 1: 1})
+        if masks and all(set(mask.values) <= {0} for mask in masks):
+            problems = [f"no mask marks anything: every value in all {len(masks):,} is 0"]
         return rule, problems, []
     return _at_half(masks, classes)
 

@@ -12,7 +12,15 @@ import numpy as np
 from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.decode import Progress
 from ssmlab.data.files import FolderFiles, ZipFiles
-from ssmlab.data.mask_pairs import IMAGE_FOLDERS, MASK_FOLDERS, Case, MaskContents, read_pairs
+from ssmlab.data.mask_pairs import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    Case,
+    MaskContents,
+    beside_images,
+    folder_meaning,
+    read_pairs,
+)
 from ssmlab.data.mask_store import Checked, MaskStore, Sample
 from ssmlab.data.mask_values import Rule, decide
 from ssmlab.data.nnunet import is_nnunet, read_nnunet
@@ -271,13 +279,15 @@ def _twice(good: list[Checked], parts) -> list[str]:
 
 
 def has_masks(path: str | Path) -> bool:
-    """Whether a path's folders are named as images with masks are: nnU-Net's, Massachusetts', images/ and masks/ ..."""
+    """Whether names of folders, or of files in one folder, are those of images with masks."""
     path = Path(path).expanduser()
     if str(path) in GENERATED:
         return True
     if not path.is_dir():
         return False
     files = FolderFiles(path)
-    steps = {step.casefold() for folder in files.folders for step in folder.split("/")}
-    published = any(f"{part}_labels" in steps and part in steps for part in PARTS)
-    return published or bool(is_nnunet(files) is not None or (steps & IMAGE_FOLDERS and steps & MASK_FOLDERS))
+    steps = {folder_meaning(step) for folder in files.folders for step in folder.split("/")}
+    names = {rest for _, rest in steps}
+    published = any((part, "") in steps and any((part, name) in steps for name in MASK_FOLDERS) for part in PARTS)
+    by_folder = published or not (names.isdisjoint(IMAGE_FOLDERS) or names.isdisjoint(MASK_FOLDERS))
+    return by_folder or is_nnunet(files) is not None or beside_images(files)

@@ -12,6 +12,7 @@ from ssmlab.data.contents import count, some
 from ssmlab.data.decode import UnreadableImage
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.mask_pairs import Case, MaskContents
+from ssmlab.data.volumes import is_volume
 from ssmlab.errors import DataError
 
 DESCRIPTION = "dataset.json"
@@ -53,7 +54,7 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
             if images:
                 contents.notes.append(f"left out: imagesTs, which has no labels ({count(len(images), 'file')})")
             continue
-        _pair(contents, part, images, labels, len(channels))
+        _pair(contents, part, images, labels, len(channels), in_one=not is_volume(ending) and len(channels) == 3)
     told = described.get("numTraining")
     found = sum(case.part == "train" for case in contents.cases)
     if isinstance(told, int) and told != found:
@@ -98,7 +99,8 @@ def _named(files, prefix, ending):
     return {name[len(prefix) : -len(ending)]: name for name in inside if name.endswith(ending)}
 
 
-def _pair(contents, part, images, labels, channels):
+def _pair(contents, part, images, labels, channels, in_one):
+    """Cases with their channels; `in_one`: red, green and blue may be one picture, as nnU-Net's Road data have it."""
     cases: dict[str, dict[int, str]] = {}
     for stem, name in images.items():
         parts = _CHANNEL.match(stem)
@@ -107,13 +109,14 @@ def _pair(contents, part, images, labels, channels):
         else:
             cases.setdefault(parts[1], {})[int(parts[2])] = name
     for case, found in cases.items():
-        missing = [f"_{channel:04}" for channel in range(channels) if channel not in found]
+        wanted = range(1 if in_one and set(found) == {0} else channels)
+        missing = [f"_{channel:04}" for channel in wanted if channel not in found]
         if missing:
             contents.problems.append(f"{next(iter(found.values()))}: channels {some(missing)} of its case are missing")
         elif case not in labels:
             contents.problems.append(f"{found[0]}: an image without a mask; add one, or remove it")
         else:
-            names = tuple(found[channel] for channel in range(channels))
+            names = tuple(found[channel] for channel in wanted)
             contents.cases.append(Case(names[0], part, names, labels[case]))
     lonely = [name for case, name in labels.items() if case not in cases]
     contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise ModelError(f"{path} is not a safetensors file: {one_line(error)}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise ModelError(
             f"{path} holds more than tensors, or is no file of PyTorch ({one_line(error)}); save its state_dict alone"
         ) from error

@@ -67,7 +67,7 @@ def _said(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
     return (
         predicted.to(torch.int32).numpy(),
         (predicted == labels).numpy(),
-        ((logits > own).sum(1) < 5).numpy(),
+        ((~(logits <= own)).sum(1) < 5).numpy(),  # a NaN is never right
         confidence.numpy(),
     )
 

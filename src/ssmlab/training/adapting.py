@@ -52,6 +52,8 @@ def put_on(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, 
         return
     if recipe.training_of(model).layer_decay < 1:
         raise RecipeError("training.layer_decay asks for the layers of a model without adapters; leave it at 1.0")
+    if recipe.training_of(model).freeze:
+        raise RecipeError("training.freeze: with adapters everything else is frozen already; leave it empty")
     keep_base(network, config.base, precision)
     options = {name: getattr(config, name) for name in _OPTIONS}
     train = tuple(dict.fromkeys([*config.train, *new_head(network, task)]))

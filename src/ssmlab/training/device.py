@@ -35,7 +35,7 @@ def choose_placement(device: str = "auto", precision: str = "auto", channels_las
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         device = next(name for name, there in usable.items() if there)
-    if not usable[device]:
+    if not usable.get(device):
         there = ", ".join(name for name, yes in usable.items() if yes)
         raise UserError(f"device {device!r} is not available here; there is {there}; use --device auto")
     if precision == "auto":

@@ -53,6 +53,8 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     if base is None:
         raise RecipeError(f"{model.label}: remedy.method={config.method} needs the old task; give base.recipe")
     if config.method == "osf":
+        if hasattr(network, "adaptation"):
+            raise RecipeError(f"{model.label}: remedy.method=osf trains the weights themselves; leave adapters out")
         tune_orthogonally(network, share=config.share, train=new_head(network, task))
         yield task
         merge_orthogonal(network)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssmlab.models.registry import describe
-from ssmlab.training.schema_adapt import AdaptConfig, BaseRun, checked_method, with_short_form
+from ssmlab.training.schema_adapt import ADAPTED, AdaptConfig, BaseRun, checked_method, with_short_form
 from ssmlab.training.schema_compress import CompressConfig
 from ssmlab.training.schema_freeze import FreezeByGradient
 from ssmlab.training.schema_remedy import RemedyConfig
@@ -170,6 +170,12 @@ class AnyRecipe(Table):
     @classmethod
     def _short_form(cls, table):
         return with_short_form(table)
+
+    @model_validator(mode="after")
+    def _adaptable(self):
+        if self.adapt != AdaptConfig() and self.task not in ADAPTED:
+            raise ValueError(f"adapt (or lora) is for the tasks {', '.join(ADAPTED)}; {self.task!r} would ignore it")
+        return self
 
     @model_validator(mode="after")
     def _distinct(self):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ssmlab.adapt.presets import parse
 
 NONE = "none"  # of a model that is trained whole beside adapted ones
+ADAPTED = ("classify", "language", "classify_sequence", "synthetic")  # the tasks that train with adapters
 
 
 class AdaptConfig(BaseModel):

@@ -80,10 +80,7 @@ def find_images(paths: Sequence[Path], channels: int) -> list[Case]:
             files.append(path)
         else:
             problems.append(f"{path}: no such file or folder")
-    cases: dict[str, list[Path]] = {}
-    for file in files:
-        match = CHANNEL.fullmatch(stem(file.name)) if channels > 1 else None
-        cases.setdefault(str(file.parent / match[1]) if match else str(file), []).append(file)
+    cases = _grouped(list(dict.fromkeys(files)), channels)
     names: dict[str, str] = {}
     for case in cases:
         other = names.setdefault(stem(Path(case).name), case)
@@ -92,6 +89,36 @@ def find_images(paths: Sequence[Path], channels: int) -> list[Case]:
     if problems:
         raise DataError(f"{len(problems)} of the images given cannot be used", problems)
     return [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
+
+
+def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
+    """Files by case. Pictures of these names may as well be photographs that were counted: then each is a case."""
+    together: dict[str, list[Path]] = {}
+    for file in files:
+        match = CHANNEL.fullmatch(stem(file.name)) if channels > 1 else None
+        together.setdefault(str(file.parent / match[1]) if match else str(file), []).append(file)
+    cases: dict[str, list[Path]] = {}
+    for case, parts in together.items():
+        numbers = sorted(stem(file.name)[-4:] for file in parts)
+        complete = numbers == [f"{channel:04}" for channel in range(channels)] and not any(map(_coloured, parts))
+        alone = numbers == ["0000"] or not CHANNEL.fullmatch(stem(parts[0].name))
+        if alone or complete or is_volume(parts[0].name):
+            cases[case] = parts
+        else:
+            cases |= {str(file): [file] for file in parts}
+    return cases
+
+
+def _coloured(file: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    if is_volume(file.name):
+        return False
+    try:
+        with Image.open(file) as image:
+            return len(image.getbands()) > 1 or image.mode == "P"
+    except (OSError, UnidentifiedImageError):
+        return False  # told when it is read
 
 
 def stem(name: str) -> str:
@@ -130,7 +157,11 @@ class Segmenter:
 
     def run(self, cases: Sequence[Case], out: Path, *, probabilities: bool = False) -> Iterator[Marked | str]:
         """Write the files of every image, and yield what was marked, or why an image cannot be used."""
+        given = {Path(name).resolve() for case in cases for name in case.images}
         for case in cases:
+            if {(out / f"{case.id}{end}").resolve() for end in (".png", ".nii.gz")} & given:
+                yield f"{case.images[0]}: its mask would overwrite an image; give another --out"
+                continue
             try:
                 image, _ = read_image(_Disk(), case)
                 yield self._write(case, self._fitting(image), out, probabilities)

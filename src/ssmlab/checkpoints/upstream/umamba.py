@@ -6,6 +6,7 @@ The original's modules hold one another, so that its state_dict has most tensors
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(numbers):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise ModelError(f"{path} holds code, or is no file of PyTorch: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint of nnU-Net's trainers, it holds {type(content).__name__}")

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from ssmlab.ops.selective_scan.triton_parts import (
     LOG2E,
-    chain,
+    chain_apart,
     chain_back,
     channels_of,
     map_tile,
@@ -96,9 +96,9 @@ def scan_backward(
             if not ENDS:
                 in_map = map_tile(B, k, B_n, at_B, c * B_b, inside, here, CONSTANT_B)
                 before = tl.load(states + sums + k * d, mask=mine, other=0.0)[:, None]
-                added = delta * u * in_map
-                _, h = tl.associative_scan((a, added + tl.where(token == 0, a * before, 0.0)), 1, chain)
-                g_log = g_h * (h - added)  # of the log decay: a h' is what h has beside what was added
+                decayed = tl.where(token == 0, a * before, 0.0)
+                _, h, decayed = tl.associative_scan((a, delta * u * in_map + decayed, decayed), 1, chain_apart)
+                g_log = g_h * decayed  # of the log decay
                 g_map = g_h * in_map
                 found_u += g_map * delta
                 found_delta += g_log * rate + g_map * u

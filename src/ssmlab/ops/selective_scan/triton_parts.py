@@ -14,6 +14,14 @@ def chain(decay, state, later_decay, later_state):
 
 
 @triton.jit
+def chain_apart(decay, state, decayed, later_decay, later_state, later_decayed):
+    """`chain`, with what is left after a stretch's last token of the state before that token: the difference of the
+    state and of what the token adds would lose its digits where the decay is strong."""
+    recalled = later_decay * state
+    return decay * later_decay, recalled + later_state, recalled + later_decayed
+
+
+@triton.jit
 def chain_back(first, gradient, through, earlier_first, earlier_gradient, earlier_through):
     """Two stretches as one, the later first: the gradient of the state after a stretch's first token is
     gradient + through * (what comes back from after the stretch), and `first` is the decay of that token."""

@@ -108,8 +108,8 @@ def ssd_backward_flops(
 
 
 class ChunkedScan(torch.autograd.Function):
-    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native", or "triton"
-    or "chunked", which leave z to their caller."""
+    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native", "triton", or
+    "chunked", which leaves z to its caller."""
 
     generate_vmap_rule = True
 

@@ -7,7 +7,7 @@ from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, launch, power, restarts, vector
 from ssmlab.ops.ssd import chunked
 from ssmlab.ops.ssd.operator import ChunkedScan, call
-from ssmlab.ops.ssd.reference import finish, step_size
+from ssmlab.ops.ssd.reference import step_size
 
 # By bytes of an element: tokens of a chunk, states of a block, warps forward and backward. Not measured.
 TILES = {2: (64, 64, 4, 8), 4: (32, 32, 4, 8)}
@@ -28,15 +28,14 @@ def forward(*arguments):
 
 
 def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size):
-    """The scan with the gradient of its kernels; step sizes and gate through autograd."""
+    """The scan with the gradient of its kernels; the step sizes through autograd."""
     if x.shape[1] == 1:
         return chunked.differentiable(
             x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size
         )  # fmt: skip
     delta = step_size(dt, dt_bias, dt_softplus, x)
     A, D = (None if t is None else t.float() for t in (A, D))
-    y, final, _ = ChunkedScan.apply(x, delta, A, B, C, D, None, initial_state, seq_idx, chunk_size, "triton")
-    return (y if z is None else finish(y.float(), y, None, z).to(x.dtype)), final
+    return ChunkedScan.apply(x, delta, A, B, C, D, z, initial_state, seq_idx, chunk_size, "triton")[:2]
 
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):
@@ -52,21 +51,20 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     delta = step_size(dt, dt_bias, dt_softplus, x).contiguous()
     restart, A, skip, start = restarts(seq_idx), vector(A), _skip(D, x), _state(initial_state, final)
     states, decay = _room(x, n), x.new_empty((b, chunks(x), h), dtype=torch.float32)
-    _states(x, delta, A, B, restart, states, decay, back=False)
+    gate = x if z is None else z
+    _states(x, delta, A, B, None, restart, states, decay, back=False)
     _carry(states, decay, start, final, reverse=False)
     fresh = A if restart is None else restart
     launch(
-        kernels.chunk_output, (chunks(x), h, b), x, delta, A, B, C, A if skip is None else skip, fresh, states, y, l, h,
-        p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *C.stride(), SKIP=skip is not None,
-        STATES=_precision(x),
-        **_options(x, n, restart),
+        kernels.chunk_output, (chunks(x), h, b), x, delta, A, B, C, A if skip is None else skip, gate, fresh, states, y,
+        l, h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *C.stride(), *gate.stride(),
+        SKIP=skip is not None, GATE=z is not None, **_options(x, n, restart),
     )  # fmt: skip
-    y = y if z is None else finish(y.float(), y, None, z).to(x.dtype)
     return y, final, states if save else x.new_empty(0)
 
 
 def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size, z):
-    """The gradients of x, delta, A, B, C, D, the initial state and z, which is none of the kernels' business."""
+    """The gradients of x, delta, A, B, C, D, the initial state and z."""
     from ssmlab.ops.ssd import triton_kernels as kernels
 
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
@@ -74,15 +72,16 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
     gx, gdelta, g_initial = x.new_empty(x.shape), delta.new_empty((b, l, h)), delta.new_empty((b, h, p, n))
     gA, gD = delta.new_empty((b, chunks(x), h)), delta.new_empty((b, chunks(x), h, p))
     gB, gC = delta.new_empty((2, b, l, h // heads, n))
+    gz, gate = x.new_empty(0) if z is None else z.new_empty(z.shape), x if z is None else z
     delta, restart, A32, skip = delta.contiguous(), restarts(seq_idx), vector(A), _skip(D, x)
     after, decay = torch.empty_like(saved), torch.empty_like(gA)
-    _states(gy, delta, A32, C, restart, after, decay, back=True)
+    _states(gy, delta, A32, C, z, restart, after, decay, back=True)
     _carry(after, decay, _state(g_final, g_initial), g_initial, reverse=True)
     fresh = A32 if restart is None else restart
     launch(
-        kernels.chunk_backward, (chunks(x), h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, fresh,
-        saved, after, gy, gx, gdelta, gA, gB, gC, gD, l, h, p, n, h // g, chunks(x), heads, *x.stride(), *B.stride(),
-        *C.stride(), *gy.stride(), SKIP=skip is not None, STATES=_precision(x),
+        kernels.chunk_backward, (chunks(x), h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, gate,
+        fresh, saved, after, gy, gx, gdelta, gA, gB, gC, gD, gz, l, h, p, n, h // g, chunks(x), heads, *x.stride(),
+        *B.stride(), *C.stride(), *gy.stride(), *gate.stride(), SKIP=skip is not None, GATE=z is not None,
         **_options(x, n, restart, backward=True),
     )  # fmt: skip
     gB, gC = (part.unflatten(2, (g, -1)).sum(3).to(map_.dtype) for part, map_ in ((gB, B), (gC, C)))
@@ -90,7 +89,7 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
         gD = x.new_empty(0)
     else:
         gD = (gD.sum((0, 1)) if D.dim() == 2 else gD.sum((0, 1, 3))).to(D.dtype)
-    return gx, gdelta, gA.sum((0, 1)).to(A.dtype), gB, gC, gD, g_initial, x.new_empty(0)
+    return gx, gdelta, gA.sum((0, 1)).to(A.dtype), gB, gC, gD, g_initial, gz
 
 
 def chunks(x: Tensor) -> int:
@@ -107,16 +106,17 @@ def _room(x: Tensor, n: int) -> Tensor:
     return x.new_empty(saved_shape(x, n), dtype=torch.float32)
 
 
-def _states(x, delta, A, B, restart, states, decay, *, back: bool) -> None:
+def _states(x, delta, A, B, z, restart, states, decay, *, back: bool) -> None:
     """What every chunk adds to the states."""
     from ssmlab.ops.ssd import triton_parts as kernels
 
     (b, l, h, p), n = x.shape, B.shape[3]
     options = _options(x, n, restart)
-    fresh = A if restart is None else restart
+    fresh, gate = A if restart is None else restart, x if z is None else z
     launch(
-        kernels.chunk_states, (chunks(x) * ceil(n, options["N"]), h, b), x, delta, A, B, fresh, states, decay, l, h, p,
-        n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), BACK=back, **options,
+        kernels.chunk_states, (chunks(x) * ceil(n, options["N"]), h, b), x, delta, A, B, gate, fresh, states, decay, l,
+        h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *gate.stride(), BACK=back, GATE=z is not None,
+        **options,
     )  # fmt: skip
 
 
@@ -139,10 +139,6 @@ def _options(x: Tensor, n: int, restart: Tensor | None, *, backward: bool = Fals
     dot = tl.float32 if _triton.INTERPRETED and x.dtype == torch.bfloat16 else kinds[x.dtype]
     sizes = {"TOKENS": tokens, "P": power(x.shape[3], 16), "N": min(states, power(n, 16))}
     return {"RESTART": restart is not None, "DOT": dot, "num_warps": warps[backward], "num_stages": 1, **sizes}
-
-
-def _precision(x: Tensor) -> str:
-    return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def _heads(x: Tensor, g: int) -> int:

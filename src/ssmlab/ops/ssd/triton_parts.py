@@ -42,26 +42,43 @@ def tile(pointer, rows, row_stride, row_mask, columns, column_stride, column_mas
 
 
 @triton.jit
+def silu(x):
+    return x * tl.sigmoid(x)
+
+
+@triton.jit
 def product(a, b, DOT: tl.constexpr):
     """a b with operands of the type DOT, summed in float32."""
     return tl.dot(a.to(DOT), b.to(DOT), input_precision="ieee", out_dtype=tl.float32)
 
 
 @triton.jit
-def state_product(a, b, PRECISION: tl.constexpr):
-    """a b where one of them is a state or its gradient: these are float32 and stay it, or in half precision have 10
-    bits, since the gradients of decays are sums in which the digits of larger numbers cancel."""
-    return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION, out_dtype=tl.float32)
+def fine_product(a, b, DOT: tl.constexpr):
+    """`product` of a float32 matrix and one of the type DOT, with the digits of `a` that DOT has no room for."""
+    found = product(a, b, DOT)
+    if tl.float32 != DOT:
+        found += product(a - a.to(DOT).to(tl.float32), b, DOT)
+    return found
+
+
+@triton.jit
+def state_product(a, b, DOT: tl.constexpr):
+    """`product` where one of them is a state or its gradient. These are float32 and may be larger than any float16, so
+    that there the product is of tf32, whose digits are as many."""
+    if tl.float16 == DOT:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32", out_dtype=tl.float32)
+    return product(a, b, DOT)
 
 
 @triton.jit
 def chunk_states(
-    x, delta, A, B, restart, states, decay, l, h, p, n, group, chunks, x_b, x_l, x_h, x_p, B_b, B_l, B_g, B_n,
-    BACK: tl.constexpr, RESTART: tl.constexpr, DOT: tl.constexpr, TOKENS: tl.constexpr, P: tl.constexpr,
-    N: tl.constexpr,
+    x, delta, A, B, z, restart, states, decay, l, h, p, n, group, chunks, x_b, x_l, x_h, x_p, B_b, B_l, B_g, B_n,
+    z_b, z_l, z_h, z_p, BACK: tl.constexpr, GATE: tl.constexpr, RESTART: tl.constexpr, DOT: tl.constexpr,
+    TOKENS: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """What a chunk adds to the state of a head, (b, chunks, h, p, n), and its decay (b, chunks, h). With BACK what the
-    chunk's outputs add to the gradient of the state before it: x is then their gradient, and B is C."""
+    chunk's outputs add to the gradient of the state before it: x is then their gradient, which passes their gate z
+    where there is one, and B is C."""
     row, head, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0) // tl.cdiv(n, N)
     t = chunk * TOKENS + tl.arange(0, TOKENS)
     valid = t < l
@@ -73,8 +90,10 @@ def chunk_states(
         factor = step * tl.exp((end_coarse - coarse) + (end_fine - fine))
     channel, state = tl.arange(0, P), tl.program_id(0) % tl.cdiv(n, N) * N + tl.arange(0, N)
     x_ = tile(x + row * x_b + head * x_h, t, x_l, valid, channel, x_p, channel < p).to(tl.float32)
+    if GATE:
+        x_ *= silu(tile(z + row * z_b + head * z_h, t, z_l, valid, channel, z_p, channel < p).to(tl.float32))
     B_ = tile(B + row * B_b + head // group * B_g, t, B_l, valid, state, B_n, state < n)
-    found = product(tl.trans(x_ * factor[:, None]), B_, DOT)
+    found = fine_product(tl.trans(x_ * factor[:, None]), B_, DOT)
     place = ((row * chunks + chunk) * h + head) * p * n + channel[:, None] * n + state[None, :]
     tl.store(states + place, found, mask=(channel < p)[:, None] & (state < n)[None, :])
     tl.store(decay + (row * chunks + chunk) * h + head, tl.exp(end_coarse + end_fine))

@@ -48,6 +48,13 @@ def test_a_wrong_point_stops_before_training(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_model_with_its_own_value_cannot_be_swept(tmp_path):
+    own = 'models.0.training={"learning_rate"=1e-2}'
+    with pytest.raises(RecipeError, match=r"models.0.training.learning_rate of resnet_test stands against a grid"):
+        run_sweep(DIGITS, [*SMALL, own, "training.learning_rate=1e-3,2e-3"], smoke=True, output=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, progress=Log("resnet_mamba_test", 2))

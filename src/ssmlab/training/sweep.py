@@ -130,6 +130,7 @@ def run_sweep(
     recipes = [
         load_recipe(source, [*overrides, *(f"{k}={v}" for k, v in point.items())], smoke=smoke) for point in points
     ]
+    _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
@@ -174,6 +175,17 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
         accuracies.setdefault(job.model.label, []).append(row[f"val_{work.decides}"])
     shutil.rmtree(scratch, ignore_errors=True)
     return Trial(point, recipe, accuracies, work.decides, work.higher)
+
+
+def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
+    """What a model says for itself would win over every point of the grid."""
+    for i, model in enumerate(recipe.models):
+        for name in getattr(model, "training", {}):
+            if f"training.{name}" in grid:
+                raise RecipeError(
+                    f"models.{i}.training.{name} of {model.label} stands against a grid of training.{name}; sweep the "
+                    "recipe without it"
+                )
 
 
 def _same_grid(folder: Path, grid: dict) -> None:

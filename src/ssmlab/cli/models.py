@@ -229,7 +229,7 @@ def _parity(console) -> None:
     console.print(table)
     console.print(
         "worst error: over the tolerance of the case, 1 is the limit; outputs, features by module and gradients of the "
-        "original's own code, in float32",
+        "original's own code, in float32 (of umamba the gradients in float64)",
         soft_wrap=True,
     )
     console.print(f"recorded {content['date']} at {content['commit']}: {content['versions']}", soft_wrap=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from typing import Any
-
 import numpy as np
 
 from ssmlab.interpret.explain import ClassFound, Explanation, PictureFound, ScanFound, enlarged
 from ssmlab.interpret.opening import short
 from ssmlab.interpret.pictures import SMALL, outlined, over, ramp, source
 from ssmlab.reports import formats, theme
-from ssmlab.reports.markup import Html, el, join, words
+from ssmlab.reports.markup import Html, definitions, document, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.sections import figure
 
@@ -60,20 +57,11 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         [_picture(found, picture, number) for number, picture in enumerate(found.pictures)],
         _learned(found),
         _checks(found),
-        el("section", el("h2", "How these pictures were made"), el("div", _list(METHOD), class_="card")),
-        el("section", el("h2", "Model, settings, machine"), el("div", _list(facts), class_="card")),
+        el("section", el("h2", "How these pictures were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "Model, settings, machine"), el("div", definitions(facts), class_="card")),
         el("footer", "Made by ssmlab; the numbers are in records.jsonl."),
     )
-    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8") + STYLE)
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{heading} – ssmlab explain"),
-        el("style", style),
-    )
-    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+    return document(f"{heading} – ssmlab explain", body, STYLE)
 
 
 def methods(found: Explanation) -> dict[str, str]:
@@ -190,7 +178,7 @@ def _checks(found: Explanation) -> Html:
         ]
         text = "Correlation with the map of the trained weights after new random ones; far from 1 is good."
         title = el("h3", "Does the map depend on the weights?")
-        boxes.append(el("div", title, _list(rows), el("p", text, class_="note"), class_="card"))
+        boxes.append(el("div", title, definitions(rows), el("p", text, class_="note"), class_="card"))
     return el("section", el("h2", "The model as a whole"), el("div", boxes, class_="grid"))
 
 
@@ -202,7 +190,3 @@ def _tile(pixels: np.ndarray, title: str, text: str) -> Html:
     small = min(pixels.shape[:2]) < SMALL
     image = el("img", src=source(pixels), alt=f"{title}. {text}", class_="pixels" if small else None)
     return el("li", image, el("p", el("strong", words(title))), el("p", text, class_="note"), class_="card")
-
-
-def _list(rows: Any) -> Html:
-    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 from ssmlab.reports import gradients, lengths, plots, provenance, sections, segmentation, series
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
 from ssmlab.reports.tables import comparison
@@ -64,16 +63,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
             " rebuilds it.",
         ),
     )
-    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{verdict.headline} – {run.name}"),
-        el("style", style),
-    )
-    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+    return document(f"{verdict.headline} – {run.name}", body)
 
 
 def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:

@@ -2,6 +2,7 @@
 
 import re
 from html import escape
+from importlib.resources import files
 
 
 class Html(str):
@@ -42,3 +43,21 @@ def words(text: str) -> Html:
     text = re.sub(r"(\d) %", "\\1\u00a0%", text)
     pieces = re.split(r"(\s+)", text)
     return join([el("span", p, class_="whole") if "-" in p.strip("-") and len(p) <= 16 else p for p in pieces])
+
+
+def document(title: str, body: Html, style: str = "") -> str:
+    """A whole page that needs no other file: the house's style, and what a page adds to it."""
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", title),
+        el("style", Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8") + style)),
+    )
+    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+
+
+def definitions(rows) -> Html:
+    """A list of names with what is said of each."""
+    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

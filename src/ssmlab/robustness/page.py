@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from ssmlab.reports import formats
 from ssmlab.reports.intervals import Interval, ratio_difference
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
@@ -184,20 +183,11 @@ def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tu
         el("section", el("h2", "Best and worst"), el("div", [figure(p) for p in panels], class_="grid")),
         el("section", el("h2", "By transformation"), *_details(tables, names)),
         el("section", el("h2", "What the transformations do"), el("div", grid.to_html(shown), class_="card")),
-        el("section", el("h2", "How these numbers were made"), el("div", _list(METHOD), class_="card")),
-        el("section", el("h2", "Models, settings, machine"), el("div", _list(_facts(result)), class_="card")),
+        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "Models, settings, machine"), el("div", definitions(_facts(result)), class_="card")),
         el("footer", "Made by ssmlab; the numbers are in records.jsonl, the tables in table.md, the grid in grid.png."),
     )
-    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{', '.join(result.titles.values())} – ssmlab robustness"),
-        el("style", style),
-    )
-    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+    return document(f"{', '.join(result.titles.values())} – ssmlab robustness", body)
 
 
 def _details(tables: list[Table], names: list[Html]) -> list[Html]:
@@ -233,7 +223,3 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Started", result.started),
         ("Finished", result.finished),
     ]
-
-
-def _list(rows) -> Html:
-    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

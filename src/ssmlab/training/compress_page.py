@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from ssmlab.reports import formats, theme
 from ssmlab.reports.intervals import wilson
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
@@ -273,20 +272,11 @@ def page(result: Result, plots: list[Plot]) -> str:
         el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
         el("section", el("h2", "By rank"), el("div", [figure(plot) for plot in plots], class_="grid")),
         el("section", el("h2", "Layers"), el("div", _layers(result), class_="card")),
-        el("section", el("h2", "How these numbers were made"), el("div", _list(METHOD), class_="card")),
-        el("section", el("h2", "Model, settings, machine"), el("div", _list(facts), class_="card")),
+        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "Model, settings, machine"), el("div", definitions(facts), class_="card")),
         el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
     )
-    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{result.subject.title} – ssmlab compress"),
-        el("style", style),
-    )
-    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+    return document(f"{result.subject.title} – ssmlab compress", body)
 
 
 def _layers(result: Result) -> Html:
@@ -301,7 +291,3 @@ def _layers(result: Result) -> Html:
         rows.append(el("tr", el("th", name, scope="row"), cells))
     table = el("table", el("caption", "Rank and energy kept"), el("thead", head), el("tbody", rows), class_="wide")
     return el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Ranks of every layer")
-
-
-def _list(rows) -> Html:
-    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 
 from ssmlab.reports import formats
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
@@ -153,20 +152,11 @@ def page(result: Result, plots: list[Plot]) -> str:
         ),
         el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
         el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),
-        el("section", el("h2", "How these numbers were made"), el("div", _list(METHOD), class_="card")),
-        el("section", el("h2", "Models, settings, machine"), el("div", _list(_facts(result)), class_="card")),
+        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "Models, settings, machine"), el("div", definitions(_facts(result)), class_="card")),
         el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
     )
-    style = Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{', '.join(result.titles.values())} – ssmlab compare"),
-        el("style", style),
-    )
-    return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
+    return document(f"{', '.join(result.titles.values())} – ssmlab compare", body)
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
@@ -182,7 +172,3 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Started", result.started),
         ("Finished", result.finished),
     ]
-
-
-def _list(rows) -> Html:
-    return el("dl", [[el("dt", name), el("dd", text)] for name, text in rows])

@@ -85,3 +85,17 @@ def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
         own = max(sweep.trials, key=lambda trial: trial.accuracies[model.label]).recipe.training.learning_rate
         assert best.training_of(model).learning_rate == own
     assert not list(folder.rglob("*.safetensors"))
+
+
+def test_trials_start_from_the_base_of_the_recipe(tmp_path):
+    """The base is trained once, and a rate of nothing leaves every model at its weights."""
+    models = 'models=[{name="vmamba_test", label="a", adapt="x_half"}]'
+    recipe = ["adapt/lora_targets_vision", [models, "data.limit=24", "training.learning_rate=1e-9,1e-3"]]
+    sweep = run_sweep(*recipe, smoke=True, output=tmp_path)
+    base = tmp_path / "lora_targets_vision-smoke-base"
+    trained = base / "models" / "vmamba"
+    assert (trained / "model.safetensors").is_file()
+    for trial in sweep.trials:
+        assert trial.recipe.models[0].weights == str(trained) and trial.recipe.base.weights == str(base)
+    with pytest.raises(RecipeError, match=r"base.data cannot vary"):
+        run_sweep("adapt/lora_targets_vision", ["base.data=a,b"], smoke=True, output=tmp_path)

@@ -243,6 +243,8 @@ class PublishedModel(nn.Module, ABC):
         if self.num_classes == 0:
             state = {key: value for key, value in state.items() if not key.startswith(f"{self.classifier_path}.")}
         fit(self, state, str(weights), replaceable=self.classifier_path)
+        if weights.with_name("preprocess.json").is_file():  # trained here, and whatever it started from has been said then
+            return
         use = ", not for commercial use" if "-NC" in upstream.LICENSE else ""
         log.warning("%s: the published weights of %s are under %s%s", weights, self.family, upstream.LICENSE, use)
 

@@ -136,6 +136,7 @@ def run_sweep(
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
     make_folder(named, folder, overwrite=overwrite)
     _same_grid(folder, grid)
+    _start_from_base(recipes, Path(output), progress, overwrite)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
         key = recipe.data.model_dump_json()
@@ -177,8 +178,23 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
     return Trial(point, recipe, accuracies, work.decides, work.higher)
 
 
+def _start_from_base(recipes: list[AnyRecipe], output: Path, progress: Progress, overwrite: bool) -> None:
+    """Let the models of every trial start from the model that the recipe names; it is trained once."""
+    if not (recipes[0].base.recipe or recipes[0].base.weights):
+        return
+    from ssmlab.training.adapting import run_base
+
+    folder = run_base(recipes[0], output, progress, overwrite)
+    for recipe in recipes[1:]:
+        recipe.base.weights = str(folder)
+        run_base(recipe, output, progress)
+
+
 def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
-    """What a model says for itself would win over every point of the grid."""
+    """What a model says for itself would win over every point of the grid; and all trials start from one base."""
+    for key in grid:
+        if key.startswith("base."):
+            raise RecipeError(f"{key} cannot vary: the trials start from one model; sweep base.recipe by itself")
     for i, model in enumerate(recipe.models):
         for name in getattr(model, "training", {}):
             if f"training.{name}" in grid:

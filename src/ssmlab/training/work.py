@@ -123,7 +123,6 @@ class Work(ABC):
                 resume=resume,
                 gradients=job.folder,
             )
-        trained.records.extend(remedies.switched_off(self.old_task(), network))
         return network, task, trained, peak
 
     def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
@@ -134,6 +133,7 @@ class Work(ABC):
         """
         network, task, trained, peak = self.train(job, logs=logs, progress=progress, resume=resume)
         trained_numbers = adapting.trained_numbers(network)
+        switched_off = remedies.switched_off(self.old_task(), network)
         whole = adapting.settle(network, job.folder)
         measured = self.measure(job, network, task, progress)
         if not whole:  # no file of weights can stand for it: its base and the adapter's folder do
@@ -144,7 +144,14 @@ class Work(ABC):
         costs = [Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)]
         if peak.bytes is not None:
             records[None].append(Record(metric="peak_memory", value=peak.bytes, unit="bytes"))
-        records[None] = [*costs, trained_numbers, *trained.records, *self.forgotten(network), *records[None]]
+        records[None] = [
+            *costs,
+            trained_numbers,
+            *trained.records,
+            *switched_off,
+            *self.forgotten(network),
+            *records[None],
+        ]
         return records
 
     def forgotten(self, network: nn.Module) -> list[Record]:

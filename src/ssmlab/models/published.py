@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
-from ssmlab.models.weights import fit, read_state_dict
+from ssmlab.models.weights import fit, read_state_dict, warn_once
 from ssmlab.nn import Blocks
 
-log = logging.getLogger(__name__)
 LAYOUTS = ("NCHW", "NHWC")
 IMAGENET: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),
@@ -243,10 +241,12 @@ class PublishedModel(nn.Module, ABC):
         if self.num_classes == 0:
             state = {key: value for key, value in state.items() if not key.startswith(f"{self.classifier_path}.")}
         fit(self, state, str(weights), replaceable=self.classifier_path)
-        if weights.with_name("preprocess.json").is_file():  # trained here, and whatever it started from has been said then
+        if weights.with_name(
+            "preprocess.json"
+        ).is_file():  # trained here: said at its start
             return
         use = ", not for commercial use" if "-NC" in upstream.LICENSE else ""
-        log.warning("%s: the published weights of %s are under %s%s", weights, self.family, upstream.LICENSE, use)
+        warn_once(f"{weights}: the published weights of {self.family} are under {upstream.LICENSE}{use}")
 
 
 def taken_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,6 +17,12 @@ from ssmlab.errors import ModelError
 
 log = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Say something about a file, which a run of several models and seeds reads many times."""
+    log.warning("%s", message)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -60,7 +67,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
     if replaceable is not None:
         other = [k for k in state if k.startswith(f"{replaceable}.") and k in own and own[k].shape != state[k].shape]
         if other:
-            log.warning("%s has a classifier for %d classes; ours starts anew", source, len(state[other[0]]))
+            warn_once(f"{source} has a classifier for {len(state[other[0]])} classes; ours starts anew")
             state = state | {key: own[key] for key in other}
     state = state | {key: state[other] for key, other in _tied(model).items() if key not in state and other in state}
     problems = [f"missing in the file: {key}" for key in own if key not in state]

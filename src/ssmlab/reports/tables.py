@@ -109,6 +109,8 @@ _MEASURES = (
     _Measure("trained_parameters", "Trained parameters", _COST, -1, formats.large),
     _Measure("train_seconds", "Training time", _COST, -1, formats.seconds),
     _Measure("seconds_per_iteration", "Iteration", _COST, -1, formats.seconds, help="mean over the training"),
+    _Measure("seconds_per_step", "Step, all trained", _COST, 0, formats.seconds, "before freezing", help="median"),
+    _Measure("seconds_per_step", "Step, some frozen", _COST, 0, formats.seconds, "after freezing", help="median"),
     _Measure("pretraining_seconds", "Pretraining time", _COST, -1, formats.seconds, help="once, shared by strategies"),
     _Measure("test_seconds", "Testing time", _COST, -1, formats.seconds),
     _Measure("peak_memory", "Peak memory", _COST, -1, formats.size),

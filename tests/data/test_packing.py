@@ -68,3 +68,12 @@ def test_chats_lie_in_one_row_each_and_long_ones_lose_their_end():
         assert rows.tokens[row, column : column + 4].tolist() == held[i].tokens.tolist()
         assert rows.labels()[row, column + 1] == 10 * i + 2 and rows.labels()[row, column] == -100
     assert (rows.labels() != -100).sum() == 5 * 2 + 11
+
+
+def test_few_rows_come_from_all_over_but_not_out_of_lanes():
+    text = [Document("a", np.arange(400, dtype=np.int32) % 200)]
+    rows = pack(text, 10, 255)
+    few = rows.few(4)
+    assert few.tokens[:, 1].tolist() == [rows.tokens[i, 1] for i in (0, 13, 27, len(rows) - 1)]
+    lanes = pack_lanes(text, 10, 255, 2)
+    assert (lanes.few(4).tokens == lanes.tokens[:4]).all() and lanes.few(4).lanes == 2

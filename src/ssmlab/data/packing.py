@@ -28,9 +28,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def head(self, count: int) -> "Rows":
-        """The first rows."""
-        return Rows(self.tokens[:count], self.documents[:count], self.learned[:count], self.fresh[:count], self.lanes)
+    def few(self, count: int) -> "Rows":
+        """So many rows from all over the part, or its first ones where a row continues another."""
+        kept = slice(count) if self.lanes else np.linspace(0, len(self) - 1, count).round().astype(int)
+        return Rows(self.tokens[kept], self.documents[kept], self.learned[kept], self.fresh[kept], self.lanes)
 
     def labels(self, rows=slice(None)) -> np.ndarray:
         """(n, l) int64: the next token, or -100 where it is not asked for or belongs to another document."""

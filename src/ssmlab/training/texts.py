@@ -75,9 +75,9 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         if cut:
             notes.append(f"{cut:,} chats of {name} are longer than a row and lost their end; raise data.length")
         if config.limit and config.limit < len(rows[name]):
-            rows[name] = rows[name].head(config.limit)
+            rows[name] = rows[name].few(config.limit)
     if config.limit:
-        notes.append(f"at most {config.limit:,} rows of each part are used")
+        notes.append(f"at most {config.limit:,} rows of each part are used, from all over it")
     asked = {name: int((part.labels() != -100).sum()) for name, part in rows.items()}
     empty = [name for name, count in asked.items() if not count]
     if empty:

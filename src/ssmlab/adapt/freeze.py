@@ -75,17 +75,15 @@ class GradientNorms:
         return {unit: self.relative(names) for unit, names in trained.items() if names}
 
     def front(self, threshold: float, depth: float) -> list[str]:
-        """The longest row of units from the input on that does not learn much more than what lies behind it.
+        """The longest row of units from the input on that stay below `threshold` times the median unit together.
 
-        Together its relative norm is below `threshold` times that of all that follows, and it is no longer than the
-        share `depth` of all units, rounded up. Where it is frozen, the backward pass ends behind it.
+        It is no longer than the share `depth` of all units, rounded up. Where it is frozen, the backward pass ends
+        behind it.
         """
-        names, best = list(self.units()), 0
+        found, best = self.units(), 0
+        names, middle = list(found), statistics.median(found.values()) if found else 0.0
         for end in range(1, min(math.ceil(depth * len(names)), len(names) - 1) + 1):
-            before, behind = (
-                self.relative(n for unit in part for n in self.members[unit]) for part in (names[:end], names[end:])
-            )
-            if before < threshold * behind:
+            if self.relative(n for unit in names[:end] for n in self.members[unit]) < threshold * middle:
                 best = end
         return names[:best]
 

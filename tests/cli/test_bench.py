@@ -32,7 +32,7 @@ def small(monkeypatch):
 
 
 def test_names_are_those_of_the_grid():
-    assert command.OPS == bench.OPS
+    assert command.OPS == bench.OPS and command.SUITES == bench.SUITES
 
 
 def test_help_shows_every_default(capsys):
@@ -65,6 +65,20 @@ def test_quick_writes_table_records_plots_and_settings(small, tmp_path, capsys):
     assert "selective_scan_forward.svg" in names and not any("partial" in name for name in names)
 
 
+def test_suites_of_whole_models_have_their_table_and_records(tmp_path, capsys, monkeypatch):
+    found = [
+        bench.Result("images", "1 image", "vit", "images/s", (10.0, 20.0)),
+        bench.Result("images", "", "vim", "", (), "no"),
+    ]
+    asked = []
+    monkeypatch.setattr(bench, "suite", lambda *args, **kwargs: asked.append((args, kwargs)) or iter([found]))
+    arguments = ("--suite", "vision", "--suite", "first", "--quick", "--output", str(tmp_path))
+    assert call("bench", "ops", *arguments) == 0
+    assert [args[0] for args, _ in asked] == ["vision", "first"] and asked[0][1] == {"quick": True}
+    assert "### images" in capsys.readouterr().out and "### images" in (tmp_path / "table.md").read_text()
+    assert {r.model for r in read_records(tmp_path / "records.jsonl")} == {"vit"}
+
+
 def test_a_wrong_backend_stops_everything(small, tmp_path, capsys, monkeypatch):
     from ssmlab import ops
 
@@ -95,6 +109,7 @@ def test_an_opponent_that_is_wrong_is_left_out(small, tmp_path, capsys, monkeypa
     ("arguments", "message"),
     [
         (["--op", "selectiv_scan"], "unknown operator 'selectiv_scan'; did you mean selective_scan?"),
+        (["--suite", "visoin"], "unknown suite 'visoin'; did you mean vision?"),
         (["--op", "fft"], "there are selective_scan, causal_conv1d"),
         (["--device", "tpu"], "--device must be cpu or cuda, got 'tpu'"),
         (["--device", "cuda"], "no CUDA device here"),

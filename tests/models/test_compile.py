@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from ssmlab.models.language import create_language_model
-from ssmlab.nn import Mamba, Mamba2
+from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
+MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", "mamba3_mimo_lm_test"]
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,14 @@ def fresh_compiler():
 
 
 @pytest.mark.parametrize(
-    "block", [lambda: Mamba(16), lambda: Mamba2(16, headdim=8, d_state=8)], ids=["mamba", "mamba2"]
+    "block",
+    [
+        lambda: Mamba(16),
+        lambda: Mamba2(16, headdim=8, d_state=8),
+        lambda: Mamba3(16, headdim=8, d_state=8),
+        lambda: Mamba3(16, headdim=8, d_state=8, mimo_rank=2, outproj_norm=True),
+    ],
+    ids=["mamba", "mamba2", "mamba3", "mamba3 mimo"],
 )
 def test_a_block_forward_and_backward(block):
     torch.manual_seed(0)
@@ -30,7 +38,7 @@ def test_a_block_forward_and_backward(block):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mamba_lm_test", "mamba2_lm_test"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_of_a_language_model(name):
     torch.manual_seed(0)
     model = create_language_model(name)
@@ -46,7 +54,7 @@ def test_a_training_step_of_a_language_model(name):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mamba_lm_test", "mamba2_lm_test"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_token_of_decoding(name):
     torch.manual_seed(0)
     model = create_language_model(name).eval()

@@ -32,16 +32,41 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(sys.modules[BACKEND], "TILES", {2: (16, 4, 4), 4: (16, 4, 4)})
 
 
-# With one program wanted time is not cut; with many every chunk is a segment of its own.
-@pytest.mark.parametrize("programs", [1, 512])
+def want(warps, monkeypatch):
+    """With one warp wanted a lane has a channel's tile and time is not cut; with many all lanes that there are share
+    the tile, and every chunk is a segment of its own."""
+    monkeypatch.setattr(sys.modules[BACKEND], "WARPS", warps)
+    monkeypatch.setattr(sys.modules[BACKEND], "FEW", warps)
+
+
+@pytest.mark.parametrize("warps", [1, 10**6])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_definition(case, programs, monkeypatch):
-    monkeypatch.setattr(sys.modules[BACKEND], "PROGRAMS", programs)
+def test_equals_definition(case, warps, monkeypatch):
+    want(warps, monkeypatch)
     sizes, form, options = CASES[case]
     options = {"dt_softplus": True} | options
     if "seq_idx" in options:
         options["seq_idx"] = packed(sizes[0], sizes[2], options["seq_idx"])
     compared(selective_scan, make(*sizes, **form), torch.float32, options)
+
+
+@pytest.mark.parametrize("warps", [1, 10**6])
+@pytest.mark.parametrize("states", [1, 2])  # of three, in turns
+def test_more_states_than_registers(states, warps, monkeypatch):
+    want(warps, monkeypatch)
+    monkeypatch.setattr(sys.modules[BACKEND], "STATES", states)
+    compared(selective_scan, make(1, 3, 40, 3), torch.float32, {"dt_softplus": True})
+
+
+def test_more_states_of_constant_maps(monkeypatch):
+    monkeypatch.setattr(sys.modules[BACKEND], "STATES", 2)
+    compared(selective_scan, make(1, 3, 18, 3, constant="BC"), torch.float32, {"dt_softplus": True})
+
+
+def test_a_tile_of_few_tokens_within_a_chunk(monkeypatch):
+    want(1, monkeypatch)
+    monkeypatch.setattr(sys.modules[BACKEND].Form, "forward_tile", lambda form, x: (4, 2, 1))
+    compared(selective_scan, make(1, 4, 48, 2), torch.float32, {"dt_softplus": True})
 
 
 @pytest.mark.parametrize("layout", ["channels", "gaps"])
@@ -54,9 +79,9 @@ def test_half_precisions_keep_a_float32_state(dtype):
     compared(selective_scan, make(1, 4, 32, 2), dtype, {"dt_softplus": True})
 
 
-@pytest.mark.parametrize("programs", [1, 512])
-def test_without_gradients_the_same(programs, monkeypatch):
-    monkeypatch.setattr(sys.modules[BACKEND], "PROGRAMS", programs)
+@pytest.mark.parametrize("warps", [1, 10**6])
+def test_without_gradients_the_same(warps, monkeypatch):
+    want(warps, monkeypatch)
     arguments = {k: t.float() for k, t in make(1, 3, 40, 1).items()}
     leaves = {k: t.clone().requires_grad_() for k, t in arguments.items()}
     op = on_device(selective_scan)

@@ -5,7 +5,8 @@ import torch
 
 from ops.common import TOLERANCE, relative_error
 from ops.triton_common import DEVICE
-from ssmlab.ops import _triton_steps, causal_conv1d, selective_scan, ssd
+from ssmlab.nn import Mamba, Mamba2
+from ssmlab.ops import _triton_steps, causal_conv1d, selective_scan, ssd, steps
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -81,3 +82,26 @@ def test_a_gradient_is_the_operators_business():
     assert _triton_steps.conv_step(x, state, values(torch.float32, 3, 4), None, True) is None
     with torch.no_grad():
         assert _triton_steps.conv_step(x, state, values(torch.float32, 3, 4), None, True) is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", [lambda: Mamba(16, d_state=4), lambda: Mamba2(16, headdim=8, d_state=8)])
+def test_a_block_takes_a_token_with_them(make, dtype, monkeypatch):
+    """As on a GPU, where the blocks ask for them; the state that goes in stays."""
+    torch.manual_seed(0)
+    block, u = make().to(DEVICE, dtype), values(dtype, 2, 5, 16)
+    with monkeypatch.context() as patch:
+        patch.setenv("SSMLAB_BACKEND", "reference")
+        whole, _ = block.double()(u.double())
+    block.to(dtype)
+    monkeypatch.setattr(steps, "_on_gpu", lambda x: True)
+    _, state = block(u[:, :4])
+    kept = [part.clone() for part in state]
+    asked = []
+    kernel = _triton_steps.conv_step
+    monkeypatch.setattr(_triton_steps, "conv_step", lambda *given: asked.append(1) or kernel(*given))
+    y, after = block(u[:, 4:], state)
+    assert asked and relative_error(y[:, 0].cpu(), whole[:, 4].cpu()) < 10 * TOLERANCE[dtype][0]
+    assert all(map(torch.equal, kept, state))
+    assert [(part.shape, part.dtype) for part in after] == [(part.shape, part.dtype) for part in state]

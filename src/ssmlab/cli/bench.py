@@ -8,6 +8,7 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 OPS = ("selective_scan", "causal_conv1d", "directional_scan", "ssd", "lti")
 DEVICES = ("cpu", "cuda")
+SUITES = ("ops", "first", "language", "vision")
 
 
 @app.callback()
@@ -22,6 +23,10 @@ def bench_ops(
     ] = list(OPS),  # noqa: B006  Typer copies it
     quick: Annotated[bool, typer.Option("--quick", help="A few small shapes: seconds instead of minutes.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="What is measured; again for another. Default: ops; on cuda all.", metavar="|".join(SUITES)),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads on the CPU; 0: as many as torch takes.")] = 0,
     seconds: Annotated[
         float, typer.Option(min=0.0, help="Time for the repeats of a shape, by all that compute it.")
@@ -36,39 +41,46 @@ def bench_ops(
     """Time every operator against its reference, mambapy, transformers, torch.exp and a copy.
 
     On a GPU the opponents are mamba_ssm, causal_conv1d and flash-linear-attention where they are installed, and the
-    yardsticks exponentials in registers and attention; the lti has no kernel there and is left out.
+    yardsticks exponentials in registers and attention; the lti has no kernel there and is left out. After the operators
+    come their first calls, which compile; language models of 130m, 1.4b and 2.8b parameters, tokens a second of a
+    training step and of decoding; and vision models at 224 x 224 pixels beside timm's, images a second.
 
     First every backend is compared with the reference in float64; if one is wrong, nothing is timed and the exit code
     is 1. What computes a shape is timed in turns in one process.
     """
-    _check(op, device)
+    chosen = suite or (list(SUITES) if device == "cuda" else ["ops"])
+    _check(op, device, chosen)
     from ssmlab.cli.display import Display
 
     display = Display()
     try:
-        settings, rows, verdicts = _measure(display, op, quick, device, threads, seconds, limit)
+        settings, rows, verdicts = _measure(
+            display, op if "ops" in chosen else [], quick, device, threads, seconds, limit
+        )
+        results = _suites(display, chosen, op, quick, device, seconds)
     except KeyboardInterrupt:
         display.stop()
         display.say("interrupted; nothing was written")
         raise typer.Exit(130) from None
     finally:
         display.stop()
-    _show(display, rows, verdicts)
-    _write(output, settings, rows, verdicts)
+    _show(display, rows, verdicts, results)
+    _write(output, settings, rows, verdicts, results)
     display.say(f"table, records, plots and settings: {output}")
 
 
-def _check(ops: list[str], device: str) -> None:
+def _check(ops: list[str], device: str, suites: list[str]) -> None:
     """What can be told before torch is imported comes first."""
     from difflib import get_close_matches
 
     from ssmlab.errors import UserError
 
-    for op in ops:
-        if op not in OPS:
-            close = get_close_matches(op, OPS, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OPS)}"
-            raise UserError(f"unknown operator {op!r}; {hint}")
+    for what, given, known in (("operator", ops, OPS), ("suite", suites, SUITES)):
+        for name in given:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise UserError(f"unknown {what} {name!r}; {hint}")
     if device not in DEVICES:
         raise UserError(f"--device must be cpu or cuda, got {device!r}")
     if device == "cuda":
@@ -99,6 +111,19 @@ def _measure(display, ops, quick, device, threads, seconds, limit):
         display.update(len(rows), row.shape.text)
     display.stop()
     return settings, rows, bench.verdicts(rows)
+
+
+def _suites(display, chosen, ops, quick, device, seconds) -> list:
+    """The results of whole models and of first calls."""
+    from ssmlab.profiling import bench
+
+    found = []
+    for name in chosen:
+        if name != "ops":
+            display.say(f"suite         {name}")
+            for part in bench.suite(name, ops, device, seconds, quick=quick):
+                found += part
+    return found
 
 
 def _gate(display, shapes, device: str) -> frozenset:
@@ -148,11 +173,14 @@ def _settings(device: str, options: dict) -> dict:
     }
 
 
-def _show(display, rows, verdicts) -> None:
-    from ssmlab.profiling.bench import LEGEND, to_markdown
+def _show(display, rows, verdicts, results) -> None:
+    from ssmlab.profiling import bench
 
-    display.say(to_markdown(rows))
-    display.say(f"\n{LEGEND}\n")
+    if rows:
+        display.say(bench.to_markdown(rows))
+        display.say(f"\n{bench.LEGEND}\n")
+    if results:
+        display.say(bench.results.to_markdown(results))
     for line in _lines(verdicts):
         display.say(line)
 
@@ -161,7 +189,7 @@ def _lines(verdicts) -> list[str]:
     return [line for verdict in verdicts for line in (verdict.line, *(f"       {text}" for text in verdict.offenders))]
 
 
-def _write(output: Path, settings: dict, rows, verdicts) -> None:
+def _write(output: Path, settings: dict, rows, verdicts, results) -> None:
     from ssmlab.profiling import bench
     from ssmlab.training.checkpoints import write_atomically
     from ssmlab.training.environment import Stamp
@@ -172,8 +200,11 @@ def _write(output: Path, settings: dict, rows, verdicts) -> None:
     )
     lines = ["# ssmlab bench ops", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
     lines += ["## Verdicts", "", "```", *_lines(verdicts), "```", ""]
-    lines += ["## Tables", "", bench.LEGEND, "", bench.to_markdown(rows), ""]
-    write_records(output / "records.jsonl", stamp.on(bench.records(rows)))
+    if rows:
+        lines += ["## Tables", "", bench.LEGEND, "", bench.to_markdown(rows), ""]
+    if results:
+        lines += ["## Whole models and first calls", "", bench.results.to_markdown(results), ""]
+    write_records(output / "records.jsonl", stamp.on(bench.records(rows) + bench.results.records(results)))
     write_json(output / "settings.json", settings)
     write_atomically(output / "table.md", "\n".join(lines))
     write_atomically(output / "table.csv", bench.to_csv(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ def beam_search(
     beams: int,
     max_tokens: int,
     process: Callable[[Tensor, Tensor], Tensor] | None,
-    eos: int | None,
+    ends: Collection[int],
     stream: TextStream | None,
 ) -> list[tuple[int, float]]:
     """The best continuation of one row, as tokens with their log probabilities.
@@ -45,7 +45,7 @@ def beam_search(
         reading: of one row.
         beams: texts that go on.
         process: changes log probabilities before they are added up, as a penalty does.
-        eos, stream: a text ends at this token, or where its stream meets a stop string.
+        ends, stream: a text ends at one of these tokens, or where its stream meets a stop string.
     """
     going, ended = [Beam([], 0.0, stream)], []
     logits, state = reading.logits, reading.state
@@ -62,7 +62,7 @@ def beam_search(
         for place, (score, at) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             parent, token = divmod(at, vocab)
             beam = _extended(going[parent], token, float(logs[parent, token]), score)
-            if token == eos or (beam.stream is not None and beam.stream.stopped):
+            if token in ends or (beam.stream is not None and beam.stream.stopped):
                 if place < beams:  # one that would not have gone on does not end either
                     ended.append(beam)
             elif len(kept) < beams and score > -torch.inf:

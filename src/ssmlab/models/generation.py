@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import ModelError
 from ssmlab.models.beams import beam_search
+from ssmlab.models.graphs import Decoder
 from ssmlab.models.reading import CHUNK, Reading, read, select_rows
 from ssmlab.models.sampling import Sampling, draw
 from ssmlab.models.text_stream import TextStream
@@ -18,7 +19,7 @@ from ssmlab.models.text_stream import TextStream
 class Generated(NamedTuple):
     """What was written behind one prompt.
 
-    tokens: the new tokens; the last one is `eos`, or completes the stop string, where that is the reason.
+    tokens: the new tokens; the last one is of `eos`, or completes the stop string, where that is the reason.
     text: theirs, without a stop string; empty where no `decode` was given.
     reason: why it ended: "eos", "stop" or "length".
     score: natural logarithm of the tokens' probability, before temperature and the like.
@@ -43,11 +44,12 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int | Sequence[int] = 0,
     beams: int = 1,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
     decode: Callable[[list[int]], str] | None = None,
     stop: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
     chunk: int = CHUNK,
+    graphs: bool | None = None,
 ) -> list[Generated]:
     """Write on behind every prompt. A row's result does not depend on the others.
 
@@ -60,11 +62,13 @@ def generate(
         seed: of the random numbers; every row has its own, from the same seed or from one of as many.
         beams: texts that are kept while searching for the likeliest; 1 is no search. The score that decides is the
             mean logarithm of a token's probability.
-        eos: the token that ends a text.
+        eos: the token that ends a text, or several that do.
         decode: tokens to text, which `stop` and `on_text` need.
         stop: texts that end a row; what is returned ends before them.
         on_text: called with a row's number and a piece of its text as soon as that is certain.
         chunk: tokens of a prompt that are read at once.
+        graphs: whether a token is recorded once as a CUDA graph and replayed; None: on a GPU for 8 tokens or more,
+            unless SSMLAB_CUDA_GRAPHS=0 is in the environment. Beam search does without.
     Raises:
         ModelError: an option out of range, options that exclude each other, or a prompt that cannot be read.
     """
@@ -74,19 +78,23 @@ def generate(
     _check(model, max_tokens, beams, sampling, decode, stop, on_text)
     reading = prompts if isinstance(prompts, Reading) else read(model, prompts, chunk=chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
-    rows = [_Row(i, stream, eos, max_tokens, on_text) for i, stream in enumerate(streams)]
+    ends = frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos)
+    rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1:
         for row in rows:
             best = beam_search(
-                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), eos, row.stream
+                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), ends, row.stream
             )
             row.take_all(best)
     elif max_tokens:
-        _write(model, reading, rows, sampling, _seeds(seed, len(rows)))
+        decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
+        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)))
     return [row.result() for row in rows]
 
 
-def _write(model: Any, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]) -> None:
+def _write(
+    model: Any, decoder: Decoder, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]
+) -> None:
     """One token for every row at a time, until all are finished; finished rows leave the batch."""
     logits, state = reading.logits, reading.state
     device, vocab = logits.device, model.config.vocab_size
@@ -105,7 +113,7 @@ def _write(model: Any, reading: Reading, rows: list[_Row], sampling: Sampling, s
             index = torch.tensor(left, device=device)
             state, text = select_rows(state, index), text[index]
             rows, generators = [rows[i] for i in left], [generators[i] for i in left]
-        logits, state = model(text[:, -1:], state)
+        logits, state = decoder(text[:, -1:], state)
         logits = logits[:, -1]
 
 
@@ -116,12 +124,12 @@ class _Row:
         self,
         number: int,
         stream: TextStream | None,
-        eos: int | None,
+        ends: Collection[int],
         max_tokens: int,
         on_text: Callable[[int, str], None] | None,
     ):
         self.number, self.stream = number, stream
-        self._eos, self._max_tokens, self._on_text = eos, max_tokens, on_text
+        self._ends, self._max_tokens, self._on_text = ends, max_tokens, on_text
         self.tokens: list[int] = []
         self.score, self.reason = 0.0, "length"
 
@@ -129,7 +137,7 @@ class _Row:
         """One token more; returns whether the row goes on."""
         self.tokens.append(token)
         self.score += log
-        if token == self._eos:
+        if token in self._ends:
             self.reason = "eos"
         elif self.stream is not None:
             self._tell(self.stream.push(token))

@@ -50,6 +50,8 @@ class Mamba3LMConfig(LanguageConfig):
         )
 
 
+# No sizes have names: of those of the paper (arXiv:2603.15569), 180M, 440M, 880M and 1.5B parameters, widths and layers
+# are not known here; a checkpoint brings its own in its configuration.
 CONFIGS: dict[str, Preset] = {
     "mamba3_lm": Preset(LanguageModel, Mamba3LMConfig, {}),
     "mamba3_lm_test": Preset(LanguageModel, Mamba3LMConfig, TEST | {"headdim": 8}),

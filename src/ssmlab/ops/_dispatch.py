@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-# Fastest first; `choose` takes the first that can run the call.
+# Fastest first; `choose` takes the first that can run the call. `mamba3` has no row: it is arithmetic around one call
+# of `ssd`, whose backends it takes, and a reference that its function names itself.
 BACKENDS = {
     "selective_scan": ("native", "triton", "chunked", "reference"),
     "causal_conv1d": ("native", "triton", "reference"),

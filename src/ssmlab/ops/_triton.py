@@ -11,6 +11,7 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MISSING = None if find_spec("triton") else "triton is not installed"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROWS = 65_535  # the most programs along the second and third axis of a grid
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -29,6 +30,11 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
         if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype not in DTYPES:
             return f"a tensor is {tensor.dtype}, the kernels take float32, bfloat16 and float16"
     return None
+
+
+def too_many(rows: int) -> str | None:
+    """Why a batch that stands along a grid's second or third axis is too large, or None."""
+    return f"the batch has {rows:,} rows, a grid takes {ROWS:,}" if rows > ROWS else None
 
 
 def launch(kernel, grid: tuple[int, ...], tensor: Tensor, *arguments, **options) -> None:

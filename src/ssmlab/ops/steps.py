@@ -97,6 +97,10 @@ def conv_token(
     Returns:
         y (b, d) and the new state, both in the dtype of x; None where the operator must be called.
     """
+    if _on_gpu(x):
+        after = state.to(x.dtype, copy=True, memory_format=torch.contiguous_format)
+        y = _triton_steps.conv_step(x, after, weight, bias, silu)
+        return None if y is None else (y, after)
     if x.dtype not in _native.DTYPES or not x.is_cpu:
         return None
     if x.dtype is torch.float32 is state.dtype:
@@ -116,6 +120,10 @@ def scan_token(
     Returns:
         y (b, d) in the dtype of x, and the new state; None where the operator must be called.
     """
+    if _on_gpu(x):
+        after = torch.empty_like(state, memory_format=torch.contiguous_format)
+        y = _triton_steps.scan_step(state.contiguous(), x, dt, A, B, C, D, z, None, True, after)
+        return None if y is None else (y, after)
     if x.dtype not in _native.DTYPES or not state.is_cpu:
         return None
     after = torch.empty_like(state, memory_format=torch.contiguous_format)
@@ -135,6 +143,10 @@ def head_token(
     Returns:
         y (b, h, p) in the dtype of x, and the new state; None where the operator must be called.
     """
+    if _on_gpu(x) and D.ndim == 1:
+        after = state.clone(memory_format=torch.contiguous_format)
+        y = _triton_steps.head_step(after, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        return None if y is None else (y, after)
     if x.dtype not in _native.DTYPES or D.ndim > 1 or not (state.is_cpu and state.dtype is torch.float32):
         return None
     after = state.clone(memory_format=torch.contiguous_format)
@@ -212,6 +224,11 @@ def _usable(*tensors: Tensor | None) -> bool:
 def _usable_any(*tensors: Tensor | None) -> bool:
     """The same with any strides."""
     return available() and all(t is None or (t.dtype is torch.float32 and t.is_cpu) for t in tensors)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    """Whether the Triton kernels are asked; autocast, which `unobserved` sees on the CPU, would choose dtypes."""
+    return x.is_cuda and not torch.is_autocast_enabled("cuda")
 
 
 def available() -> bool:

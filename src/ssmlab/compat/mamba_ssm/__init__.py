@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from ssmlab.compat.mamba_ssm.modules.mamba3 import Mamba3
 from ssmlab.compat.mamba_ssm.modules.mamba_simple import Mamba
 from ssmlab.compat.mamba_ssm.ops import selective_scan_interface
 from ssmlab.compat.mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -11,7 +12,7 @@ from ssmlab.compat.mamba_ssm.ops.triton.selective_state_update import selective_
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
 __version__ = "2.3.2"
-__all__ = ["Mamba", "mamba_chunk_scan_combined", "selective_scan_fn", "selective_state_update"]
+__all__ = ["Mamba", "Mamba3", "mamba_chunk_scan_combined", "selective_scan_fn", "selective_state_update"]
 
 _FUSED = {
     "mamba_inner_fn": selective_scan_interface.mamba_inner_fn,

@@ -17,7 +17,8 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
     if len(tensors) > 1 and tensors[1] is not None and tensors[1].shape[1] > MAX_WIDTH:
         return f"the filter has {tensors[1].shape[1]} taps, the kernel takes up to {MAX_WIDTH}"
-    return _triton.unusable(tensors)
+    rows = len(tensors[0]) if tensors and tensors[0] is not None else 0
+    return _triton.unusable(tensors) or _triton.too_many(rows)
 
 
 def forward(*arguments):

@@ -49,7 +49,7 @@ def conv_forward(
     """y of one tile."""
     row = tl.program_id(2).to(tl.int64)
     t = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None]
-    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)[None, :]
     token, here = t < l, channel < d
     count = _taps_of(taps + row * l, t, token, WIDTH, TAPS)
     total = _sum(
@@ -76,7 +76,7 @@ def conv_backward(
     """
     row, tile = tl.program_id(2).to(tl.int64), tl.program_id(0)
     t = (tile * TOKENS + tl.arange(0, TOKENS) - (WIDTH - 1))[:, None]
-    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)[None, :]
     here = channel < d
     x += row * x_b
     past += row * p_b

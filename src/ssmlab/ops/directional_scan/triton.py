@@ -7,7 +7,7 @@ from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, vector
 from ssmlab.ops.directional_scan.native import stacked, to_map
 from ssmlab.ops.directional_scan.operator import KernelDirectional, call
-from ssmlab.ops.selective_scan.triton import Arguments, Form, View, run_backward, run_forward
+from ssmlab.ops.selective_scan.triton import Arguments, Form, View, map_view, rates, run_backward, run_forward
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -81,9 +81,10 @@ def _form(x: Tensor, A: Tensor, k: int, softplus: bool) -> Form:
 
 
 def _arguments(k, x, dt, A, B, C, D, dt_bias) -> Arguments:
-    maps = _map_walk(B[:, k], k), _map_walk(C[:, k], k)
+    """The maps, which are small, in the order of direction k, so that their tokens lie side by side."""
+    maps = map_view(_in_order(B[:, k], k), x), map_view(_in_order(C[:, k], k), x)
     skip, bias = (None if t is None else vector(t[k]) for t in (D, dt_bias))
-    return Arguments(walk(x, k), walk(dt[:, k], k), None, *maps, A[k].float().contiguous(), skip, bias, None)
+    return Arguments(walk(x, k), walk(dt[:, k], k), None, *maps, rates(A[k]), skip, bias, None)
 
 
 def walk(t: Tensor, k: int) -> View:
@@ -94,8 +95,7 @@ def walk(t: Tensor, k: int) -> View:
     return View(t, (t.stride(0), t.stride(1), *((column, row) if k % 2 else (row, column))))
 
 
-def _map_walk(t: Tensor, k: int) -> View:
-    """The same with the axes of a map of one group."""
-    view = walk(t, k)
-    b, n, outer, inner = view.strides
-    return View(view.tensor, (b, 0, n, outer, inner))
+def _in_order(t: Tensor, k: int) -> Tensor:
+    """(b, n, h, w) -> (b, n, h w)."""
+    t = (t.mT if k % 2 else t).flatten(2)
+    return t.flip(-1) if k >= 2 else t

@@ -9,14 +9,21 @@ from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, launch, power, restarts, vector
 from ssmlab.ops.selective_scan.operator import KernelScan, call
 
-# By bytes of an element: tokens and channels of a tile, and warps. A lane loads 16 bytes, 32 of them are a tile's row,
-# and a warp has two rows. Not measured.
-TILES = {2: (256, 8, 4), 4: (128, 8, 4)}
-PROGRAMS = 512  # time is cut into segments, at the price of another pass, where there are fewer
+# By bytes of an element: tokens and channels of the backward pass's tile, and warps; the forward pass saves the states
+# before as many tokens. A lane loads 16 bytes; it has two channels, whose gradients of B and C it adds up by itself.
+# Not measured.
+TILES = {2: (64, 8, 1), 4: (32, 8, 1)}
+WARPS = 2048  # four for every scheduler of an H200: with fewer a channel's tile is spread over more lanes
+FEW = 512  # with fewer warps time is cut into segments, at the price of another pass
+LOG2E = 1.4426950408889634
+# Of a thread, so that a multiprocessor has 12 warps. A gate in the backward pass, or channels side by side, whose tiles
+# change their layout, need more: there as many are taken as there are.
+REGISTERS = 168
+STATES = 16  # that the forward pass keeps in registers; more of them are taken in turns
 
 
 class View(NamedTuple):
-    """A tensor and the strides with which its tokens are walked through: (b, d, line, token), of a map (b, g, n, line,
+    """A tensor and the strides with which its tokens are walked through: (b, d, line, token), of a map (b, g, n,
     token)."""
 
     tensor: Tensor
@@ -37,15 +44,31 @@ class Form(NamedTuple):
     add: bool = False  # y, and in the backward pass gx, are added to
 
     def tile(self, dtype: torch.dtype) -> tuple[int, int, int]:
-        """Tokens, channels and warps."""
+        """Tokens, channels and warps of the backward pass; the tokens are those between saved states. Where there are
+        many channels it takes twice as many and half the tokens: fewer partial sums of the gradients of B and C."""
         tokens, channels, warps = TILES[dtype.itemsize]
-        return min(tokens, power(self.l)), channels, warps
+        if self.b * self.d >= 8 * WARPS:
+            tokens, channels = tokens // 2, 2 * channels
+        return min(tokens, power(self.l, 16 // dtype.itemsize)), channels, warps
 
-    def cut(self, dtype: torch.dtype) -> tuple[int, int, int, int]:
-        """(programs of a group, chunks, segments, chunks of a segment)."""
-        tokens, channels, _ = self.tile(dtype)
-        chunks, blocks = ceil(self.l, tokens), ceil(self.d // self.groups, channels)
-        wanted = min(chunks, max(1, PROGRAMS // max(1, self.b * blocks * self.groups)))
+    def forward_tile(self, x: View) -> tuple[int, int, int]:
+        """Tokens, channels and warps of the forward pass. Where a lane has all tokens of a channel's tile the scan
+        needs no exchange; lanes are added up to `WARPS`. Where channels lie side by side in memory it stays one."""
+        chunk, lane = self.tile(x.tensor.dtype)[0], 16 // x.tensor.dtype.itemsize
+        tokens, width = lane, power(self.d // self.groups)
+        while tokens < chunk and x.strides[-1] == 1 and self.b * self.d * tokens < 32 * WARPS * lane:
+            tokens *= 2
+        channels = 128 * lane // tokens
+        if channels > width:
+            tokens, channels = min(chunk, 128 * lane // width), width
+        return tokens, channels, 4
+
+    def cut(self, dtype: torch.dtype, channels: int, warps: int, enough: int) -> tuple[int, int, int, int]:
+        """(programs of a group, chunks, segments, chunks of a segment) where a program has as many channels and warps:
+        one segment where there are `enough` warps, else as many as make them `WARPS`."""
+        chunks, blocks = ceil(self.l, self.tile(dtype)[0]), ceil(self.d // self.groups, channels)
+        there = max(1, self.b * blocks * self.groups * warps)
+        wanted = 1 if there >= enough else min(chunks, max(1, WARPS // there))
         each = ceil(chunks, wanted) if chunks else 0
         return blocks, chunks, ceil(chunks, each) if chunks else 0, each
 
@@ -58,7 +81,7 @@ class Arguments(NamedTuple):
     z: View | None
     B: View
     C: View
-    A: Tensor
+    rates: Tensor
     D: Tensor | None
     bias: Tensor | None
     restart: Tensor | None
@@ -128,27 +151,31 @@ def run_forward(form: Form, given: Arguments, y: View, start: Tensor | None, fin
 
     b, d, l, n = form[:4]
     x = given.x.tensor
-    blocks, chunks, segments, each = form.cut(x.dtype)
+    tokens, channels, warps = form.forward_tile(given.x)
+    blocks, chunks, segments, each = form.cut(x.dtype, channels, warps, FEW)
     views = (given.x, given.dt, given.z or given.x, y, given.B, given.C)
-    data = [view.tensor for view in views] + _parameters(given)
-    sizes = (b, d, l, n, form.line, d // form.groups, blocks, chunks, each)
+    data, held = [view.tensor for view in views] + _parameters(given), min(n, STATES)
+    sizes = (d, l, n, form.line, d // form.groups, blocks, chunks, each)
     numbers = [*sizes, *(stride for view in views for stride in view.strides)]
-    grid, options = (form.groups * blocks, segments, b), _options(form, given)
-    states = _room(x, b, 2 * segments, n, d) if saved is None else saved
-    slot = 2 if saved is None else each  # from segment to segment
+    grid, slots = (b * form.groups * blocks, segments), 1 if n <= STATES else 2
+    options = _options(form, given, tokens, channels) | {
+        "EXACT": n <= STATES, "TILES": form.tile(x.dtype)[0] // tokens, "TOKENS": tokens, "CHANNELS": channels,
+        "STATES": held, "num_warps": warps, **_limited(given.x),
+    }  # fmt: skip
+    options["WHOLE"] &= n <= STATES or n % STATES == 0
+    before = _room(x, b, slots * segments, n, d)
     if segments > 1:
-        ends, decay, slots = _room(x, b, segments, n, d), _room(x, b, segments, n, d), _room(x, b, 2 * segments, n, d)
-        slots.zero_()
+        ends, decay, nothing = _room(x, b, segments, n, d), _room(x, b, segments, n, d), torch.zeros_like(before)
         launch(
-            kernels.scan_forward, grid, *data, slots, ends, decay, *numbers, segments * n * d, n * d, 1, d, **options,
-            ADD=False, SAVE=False, ENDS=True,
+            kernels.scan_forward, grid, *data, nothing, ends, ends, decay, *numbers, segments * n * d, n * d, 1, d,
+            **options, ADD=False, SAVE=False, ENDS=True,
         )  # fmt: skip
-        _carry(ends, decay, start, states, slot, reverse=False)
+        _carry(ends, decay, start, before, slots, reverse=False)
     else:
-        states[:, 0] = 0.0 if start is None else start
+        before[:, 0] = 0.0 if start is None else start
     launch(
-        kernels.scan_forward, grid, *data, states, final, final, *numbers, d * n, 0, n, 1, **options, ADD=form.add,
-        SAVE=saved is not None, ENDS=False,
+        kernels.scan_forward, grid, *data, before, final if saved is None else saved, final, final, *numbers, d * n, 0,
+        n, 1, **options, ADD=form.add, SAVE=saved is not None, ENDS=False,
     )  # fmt: skip
 
 
@@ -162,15 +189,20 @@ def run_backward(
 
     b, d, l, n = form[:4]
     x = given.x.tensor
-    blocks, chunks, segments, each = form.cut(x.dtype)
+    tokens, channels, warps = form.tile(x.dtype)
+    blocks, chunks, segments, each = form.cut(x.dtype, channels, warps, WARPS // 2)
     programs = form.groups * blocks
     gA, gD, gbias = _room(x, b, chunks, n, d), _room(x, b, chunks, d), _room(x, b, chunks, d)
     gB, gC = (_room(x, b, chunks, n, d) if constant else _room(x, b, programs, n, l) for constant in form.constant)
     views = (given.x, given.dt, given.z or given.x, gy, gx, gdt, gz or gx, given.B, given.C)
     data = [view.tensor for view in views] + _parameters(given) + [saved]
-    sums, sizes = (gA, gB, gC, gD, gbias), (b, d, l, n, form.line, d // form.groups, blocks, chunks, each)
+    sums, sizes = (gA, gB, gC, gD, gbias), (d, l, n, form.line, d // form.groups, blocks, chunks, each)
     numbers = [*sizes, *(stride for view in views for stride in view.strides)]
-    grid, options = (programs, segments, b), _options(form, given)
+    lane = 16 // x.dtype.itemsize
+    grid, options = (b * programs, segments), _options(form, given, tokens, channels) | {
+        "LANES": tokens // lane, "EACH": lane, "CHANNELS": channels, "num_warps": warps,
+        **(_limited(given.x) if given.z is None and not any(form.constant) else {}),
+    }  # fmt: skip
     after = _room(x, b, 2 * segments, n, d)
     if segments > 1:
         firsts, decay, slots = _room(x, b, segments, n, d), _room(x, b, segments, n, d), torch.zeros_like(after)
@@ -202,19 +234,24 @@ def _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx) -> tuple[Form,
     (b, d, l), constant = x.shape, (B.dim() == 2, C.dim() == 2)
     form = Form(b, d, l, A.shape[1], groups, softplus=dt_softplus, constant=constant)
     z = None if z is None else flat(z)
-    D, dt_bias, A = vector(D), vector(dt_bias), A.float().contiguous()
-    return form, Arguments(flat(x), flat(dt), z, _map_view(B), _map_view(C), A, D, dt_bias, restarts(seq_idx))
+    maps, D, dt_bias = (map_view(B, x), map_view(C, x)), vector(D), vector(dt_bias)
+    return form, Arguments(flat(x), flat(dt), z, *maps, rates(A), D, dt_bias, restarts(seq_idx))
 
 
-def _map_view(map_: Tensor) -> View:
-    """B or C; of a constant one the first stride is that of the channels."""
-    if map_.dim() > 2 and map_.stride(-1) != 1:
-        map_ = map_.contiguous()  # small, and read for every channel
-    strides = map_.stride()
+def rates(A: Tensor) -> Tensor:
+    """(n, d), of powers of two."""
+    return (A.float() * LOG2E).mT.contiguous()
+
+
+def map_view(map_: Tensor, x: Tensor) -> View:
+    """B or C, small and read for every channel: (b, g, n, token), of a constant one the first stride is that of the
+    channels. Where x has tokens side by side in memory, maps of float32 spare the kernels their conversion; elsewhere
+    it is the maps whose dtype tells the compiler how many tokens a lane has."""
     if map_.dim() == 2:
-        return View(map_, (strides[0], 0, strides[1], 0, 0))
-    group = strides[1] if map_.dim() == 4 and map_.shape[1] > 1 else 0
-    return View(map_, (strides[0], group, strides[-2], 0, strides[-1]))
+        return View(map_, (map_.stride(0), 0, map_.stride(1), 0))
+    map_ = (map_.float() if x.stride(-1) == 1 else map_).contiguous()
+    strides = map_.stride()
+    return View(map_, (strides[0], strides[1] if map_.dim() == 4 and map_.shape[1] > 1 else 0, *strides[-2:]))
 
 
 def _map_gradient(gradient: Tensor, map_: Tensor) -> Tensor:
@@ -225,18 +262,21 @@ def _map_gradient(gradient: Tensor, map_: Tensor) -> Tensor:
 
 
 def _parameters(given: Arguments) -> list[Tensor]:
-    """Kernels take no None: A stands for what is absent, and is not read."""
-    return [given.A if t is None else t for t in (given.A, given.D, given.bias, given.restart)]
+    """Kernels take no None: the rates stand for what is absent, and are not read."""
+    return [given.rates if t is None else t for t in (given.rates, given.D, given.bias, given.restart)]
 
 
-def _options(form: Form, given: Arguments) -> dict:
-    tokens, channels, warps = form.tile(given.x.tensor.dtype)
+def _options(form: Form, given: Arguments, tokens: int, channels: int) -> dict:
     present = {"SKIP": given.D, "GATE": given.z, "BIAS": given.bias, "RESTART": given.restart}
     return {
         **{name: t is not None for name, t in present.items()},
         "SOFTPLUS": form.softplus, "CONSTANT_B": form.constant[0], "CONSTANT_C": form.constant[1],
-        "LINES": form.line > 0, "TOKENS": tokens, "CHANNELS": channels, "num_warps": warps,
+        "LINES": form.line > 0, "WHOLE": form.l % tokens == 0 and form.d // form.groups % channels == 0,
     }  # fmt: skip
+
+
+def _limited(x: View) -> dict[str, int]:
+    return {"maxnreg": REGISTERS} if x.strides[-1] == 1 else {}
 
 
 def _room(x: Tensor, *shape: int) -> Tensor:

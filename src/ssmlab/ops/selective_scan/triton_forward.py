@@ -1,11 +1,10 @@
 """The selective scan's forward kernel: a program takes some channels through a segment of time, a tile of tokens at a
-time; the tokens of a tile are put together by an associative scan over the lanes, the states one after the other."""
+time. A lane has some tokens in a row, and up to 32 lanes share a channel's tile; the states stay in registers."""
 
 import triton
 import triton.language as tl
 
 from ssmlab.ops.selective_scan.triton_parts import (
-    LOG2E,
     chain,
     channels_of,
     map_tile,
@@ -17,78 +16,148 @@ from ssmlab.ops.selective_scan.triton_parts import (
 
 
 @triton.jit
+def states_of(pointer, first, n, d, channel, mask, STATES: tl.constexpr, EXACT: tl.constexpr):
+    """The states `first` and later of (n, d), a tuple of (channels,)."""
+    found = ()
+    for k in tl.static_range(STATES):
+        there = mask if EXACT else mask & (channel * 0 + (first + k) < n)
+        state = tl.load(pointer + (first + k) * d + channel, mask=there, other=0.0)
+        found = found + (state,)  # noqa: RUF005  not in Triton
+    return found
+
+
+@triton.jit
+def store_states(pointer, stride_n, first, n, at, mask, values, STATES: tl.constexpr, EXACT: tl.constexpr):
+    for k in tl.static_range(STATES):
+        there = mask if EXACT else mask & (at * 0 + (first + k) < n)
+        tl.store(pointer + (first + k) * stride_n + at, values[k], mask=there)
+
+
+@triton.jit
+def through_tile(
+    out, states, rates, delta, added, fresh, token, B, C, B_n, C_n, first, n, valid, here, CONSTANT_B: tl.constexpr,
+    CONSTANT_C: tl.constexpr, RESTART: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr,
+    TOKENS: tl.constexpr, STATES: tl.constexpr,
+):  # fmt: skip
+    """The outputs of a tile with those of `STATES` states added, and these states after it. With EXACT there are no
+    others."""
+    after = ()
+    for k in tl.static_range(STATES):
+        seen, there = valid, here
+        if not EXACT:
+            there = here & (here.to(tl.int32) * 0 + (first + k) < n)
+            seen = valid & there
+        a = tl.exp2(delta * rates[k][:, None])
+        if RESTART:
+            a = tl.where(fresh, 0.0, a)
+        h = added * map_tile(B, first + k, B_n, seen, there, CONSTANT_B, WHOLE)
+        h = tl.where(token == 0, h + a * states[k][:, None], h)
+        _, h = tl.associative_scan((a, h), 1, chain)
+        if not ENDS:
+            out += h * map_tile(C, first + k, C_n, seen, there, CONSTANT_C, WHOLE)
+        # A sum of one number and zeros, which costs nothing within a lane, where a gather would change the layout.
+        after = after + (tl.sum(tl.where(token == TOKENS - 1, h, 0.0), 1),)  # noqa: RUF005
+    return out, after
+
+
+@triton.jit
 def scan_forward(
-    x, dt, z, y, B, C, A, D, bias, restart, states, final, decay, b, d, l, n, line, width, blocks, chunks, each,
-    x_b, x_d, x_o, x_l, dt_b, dt_d, dt_o, dt_l, z_b, z_d, z_o, z_l, y_b, y_d, y_o, y_l,
-    B_b, B_g, B_n, B_o, B_l, C_b, C_g, C_n, C_o, C_l, final_b, final_s, final_d, final_n,
+    x, dt, z, y, B, C, rates, D, bias, restart, start, saved, final, decay, d, l, n, line, width, blocks, chunks,
+    each, x_b, x_d, x_o, x_l, dt_b, dt_d, dt_o, dt_l, z_b, z_d, z_o, z_l, y_b, y_d, y_o, y_l,
+    B_b, B_g, B_n, B_l, C_b, C_g, C_n, C_l, final_b, final_s, final_d, final_n,
     SOFTPLUS: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, RESTART: tl.constexpr,
     CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, LINES: tl.constexpr, ADD: tl.constexpr, SAVE: tl.constexpr,
-    ENDS: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
+    ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr, TILES: tl.constexpr, TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """y and the final state. `states` (b, slots, n, d) holds the state before every segment in the slot of its first
-    chunk and takes those before the other chunks: with SAVE a slot a chunk, else two a segment, in turns. With ENDS
-    only the state after every segment and its decay are written, for `carry`.
+    """y and the final state, from the states `start` (b, segments, n, d) before every segment; with SAVE also those
+    before every chunk of TILES tiles, (b, chunks, n, d). With ENDS only the state after every segment and its decay are
+    written, for `carry`.
+
+    Without EXACT there are more than STATES states, which are taken in turns: `start` (b, 2 segments, n, d) has those
+    before a segment in the even slots, and between tiles they wait in one slot or the other.
     """
-    row, segment = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    channel, mine, group = channels_of(tl.program_id(0), blocks, width, CHANNELS)
-    here, c = mine[:, None], channel[:, None]
+    programs, segments, segment = blocks * (d // width), tl.num_programs(1), tl.program_id(1)
+    row = (tl.program_id(0) // programs).to(tl.int64)
+    channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, CHANNELS)
+    here, c = mine[:, None], channel.to(tl.int64)[:, None]
     token = tl.arange(0, TOKENS)[None, :]
-    x += row * x_b
-    dt += row * dt_b
-    z += row * z_b
-    y += row * y_b
-    B += group * B_g + (0 if CONSTANT_B else row * B_b)
-    C += group * C_g + (0 if CONSTANT_C else row * C_b)
+    x += row * x_b + c * x_d
+    dt += row * dt_b + c * dt_d
+    z += row * z_b + c * z_d
+    y += row * y_b + c * y_d
+    B += group * B_g + (c * B_b if CONSTANT_B else row * B_b + token * B_l + c * 0)
+    C += group * C_g + (c * C_b if CONSTANT_C else row * C_b + token * C_l + c * 0)
+    at = row * segments + segment
     shift = tl.load(bias + channel, mask=mine, other=0.0)[:, None] if BIAS else 0.0
+    skip = tl.load(D + channel, mask=mine, other=0.0)[:, None] if SKIP else 0.0
     total = tl.zeros([CHANNELS], tl.float32)
     kept = 1.0
-    for i in range(tl.minimum(each, chunks - segment * each)):
-        chunk = segment * each + i
-        t0 = chunk * TOKENS
-        valid = t0 + token < l
+    if EXACT:
+        states = states_of(start + at * n * d, 0, n, d, channel, mine, STATES, EXACT)
+    speeds = states_of(rates, 0, n, d, channel, mine, STATES, EXACT)
+    first_tile = segment * each * TILES
+    tiles = tl.minimum(each * TILES, tl.cdiv(l, TOKENS) - first_tile)
+    for i in range(tiles):
+        t0 = (first_tile + i) * TOKENS
+        valid = (t0 + token < l) & (c >= 0)
         inside = valid & here
-        u = tile(x, c * x_d + place(t0, token, line, x_o, x_l, LINES), inside)
-        raw = tile(dt, c * dt_d + place(t0, token, line, dt_o, dt_l, LINES), inside) + shift
-        delta, _ = step_size(raw, inside, SOFTPLUS)
+        u = tile(x + place(t0, token, line, x_o, x_l, LINES), inside, WHOLE)
+        raw = tile(dt + place(t0, token, line, dt_o, dt_l, LINES), inside, WHOLE) + shift
+        delta, _ = step_size(raw, True if WHOLE else inside, SOFTPLUS)
         added = delta * u
+        out = skip * u if SKIP else tl.zeros([CHANNELS, TOKENS], tl.float32)
+        fresh = False
         if RESTART:
-            fresh = tl.load(restart + row * l + t0 + token, mask=valid, other=0) != 0
+            fresh = tl.load(restart + row * l + t0 + token + c * 0, mask=valid, other=0) != 0
         if ENDS:
             total += tl.sum(delta, axis=1)
             if RESTART:
                 kept *= 1.0 - tl.max(fresh.to(tl.float32))
-        out = tl.zeros([CHANNELS, TOKENS], tl.float32)
-        slot = chunk if SAVE else segment * 2 + i % 2
-        after = chunk + 1 if SAVE else segment * 2 + (i + 1) % 2
-        slots = chunks if SAVE else tl.num_programs(1) * 2
-        at_B = place(t0, token, line, B_o, B_l, LINES) + c * 0
-        at_C = place(t0, token, line, C_o, C_l, LINES) + c * 0
-        for k in range(n):
-            rate = tl.load(A + channel * n + k, mask=mine, other=0.0)[:, None] * LOG2E
-            before = tl.load(states + ((row * slots + slot) * n + k) * d + channel, mask=mine, other=0.0)[:, None]
-            a = tl.exp2(delta * rate)
-            if RESTART:
-                a = tl.where(fresh, 0.0, a)
-            h = added * map_tile(B, k, B_n, at_B, c * B_b, inside, here, CONSTANT_B)
-            h += tl.where(token == 0, a * before, 0.0)
-            _, h = tl.associative_scan((a, h), 1, chain)
-            if not ENDS:
-                out += h * map_tile(C, k, C_n, at_C, c * C_b, inside, here, CONSTANT_C)
-            last = tl.gather(h, tl.full([CHANNELS, 1], TOKENS - 1, tl.int32), 1)
-            if (i + 1 < each) & (chunk + 1 < chunks):
-                tl.store(states + ((row * slots + after) * n + k) * d + c, last, mask=here)
-            elif ENDS | (chunk + 1 == chunks):
-                tl.store(final + row * final_b + segment * final_s + c * final_d + k * final_n, last, mask=here)
+        B_here, C_here = B, C
+        if not CONSTANT_B:
+            B_here += t0.to(tl.int64) * B_l
+        if not CONSTANT_C:
+            C_here += t0.to(tl.int64) * C_l
+        chunk = (row * chunks + (first_tile + i) // TILES) * n * d
+        if EXACT:
+            if SAVE:  # noqa: SIM102  known when it is compiled
+                if i % TILES == 0:
+                    store_states(saved + chunk, d, 0, n, channel, mine, states, STATES, EXACT)
+            out, states = through_tile(
+                out, states, speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, 0, n, valid, here,
+                CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, TOKENS, STATES,
+            )  # fmt: skip
+        else:
+            before, after = start + (2 * at + i % 2) * n * d, start + (2 * at + (i + 1) % 2) * n * d
+            for first in range(0, n, STATES):
+                others = states_of(before, first, n, d, channel, mine, STATES, EXACT)
+                if SAVE:  # noqa: SIM102
+                    if i % TILES == 0:
+                        store_states(saved + chunk, d, first, n, channel, mine, others, STATES, EXACT)
+                others_speeds = states_of(rates, first, n, d, channel, mine, STATES, EXACT)
+                out, others = through_tile(
+                    out, others, others_speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, first, n, valid,
+                    here, CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, TOKENS, STATES,
+                )  # fmt: skip
+                store_states(after, d, first, n, channel, mine, others, STATES, EXACT)
+            tl.debug_barrier()  # a state is written by one lane and read by all
         if not ENDS:
-            at_y = c * y_d + place(t0, token, line, y_o, y_l, LINES)
-            if SKIP:
-                out += tl.load(D + channel, mask=mine, other=0.0)[:, None] * u
             if GATE:
-                gate = tile(z, c * z_d + place(t0, token, line, z_o, z_l, LINES), inside)
+                gate = tile(z + place(t0, token, line, z_o, z_l, LINES), inside, WHOLE)
                 out *= gate * tl.sigmoid(gate)
+            at_y = y + place(t0, token, line, y_o, y_l, LINES)
             if ADD:
-                out += tile(y, at_y, inside)
-            tl.store(y + at_y, out.to(y.dtype.element_ty), mask=inside)
-        tl.debug_barrier()  # a state is written by one lane and read by all
+                out += tile(at_y, inside, WHOLE)
+            tl.store(at_y, out.to(y.dtype.element_ty), mask=inside)
+    if ENDS | (segment + 1 == segments):
+        place_of = row * final_b + segment * final_s + channel * final_d
+        if EXACT:
+            store_states(final, final_n, 0, n, place_of, mine, states, STATES, EXACT)
+        else:
+            last = start + (2 * at + tiles % 2) * n * d
+            for first in range(0, n, STATES):
+                others = states_of(last, first, n, d, channel, mine, STATES, EXACT)
+                store_states(final, final_n, first, n, place_of, mine, others, STATES, EXACT)
     if ENDS:
-        store_decay(decay, A, total, kept, row * tl.num_programs(1) + segment, n, d, mine, channel)
+        store_decay(decay, rates, total, kept, at, n, d, mine, channel)

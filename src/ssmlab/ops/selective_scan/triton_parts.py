@@ -1,5 +1,5 @@
-"""What both passes of the selective scan's kernels share: tiles of (channels, tokens), step sizes, and how stretches of
-time are put together."""
+"""What both passes of the selective scan's kernels share: tiles and their tokens one by one, step sizes, and how
+stretches of time are put together."""
 
 import triton
 import triton.language as tl
@@ -14,19 +14,51 @@ def chain(decay, state, later_decay, later_state):
 
 
 @triton.jit
-def chain_apart(decay, state, decayed, later_decay, later_state, later_decayed):
-    """`chain`, with what is left after a stretch's last token of the state before that token: the difference of the
-    state and of what the token adds would lose its digits where the decay is strong."""
-    recalled = later_decay * state
-    return decay * later_decay, recalled + later_state, recalled + later_decayed
+def _split(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
+    """The even and the odd tokens of (channels, lanes, tokens); nothing moves where a lane has them all."""
+    if EACH == 2:
+        even, odd = tl.split(tl.reshape(t, [CHANNELS, LANES, 2]))
+    else:
+        even, odd = tl.split(tl.reshape(t, [CHANNELS, LANES, EACH // 2, 2]))
+    return even, odd
 
 
 @triton.jit
-def chain_back(first, gradient, through, earlier_first, earlier_gradient, earlier_through):
-    """Two stretches as one, the later first: the gradient of the state after a stretch's first token is
-    gradient + through * (what comes back from after the stretch), and `first` is the decay of that token."""
-    between = earlier_through * first
-    return earlier_first, earlier_gradient + between * gradient, between * through
+def pieces(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
+    """The 4 or 8 tokens of every lane in (channels, lanes, tokens), one by one: a tuple of (channels, lanes)."""
+    even, odd = _split(t, CHANNELS, LANES, EACH)
+    if EACH == 4:
+        t0, t2 = _split(even, CHANNELS, LANES, 2)
+        t1, t3 = _split(odd, CHANNELS, LANES, 2)
+        found = (t0, t1, t2, t3)
+    else:
+        t04, t26 = _split(even, CHANNELS, LANES, 4)
+        t15, t37 = _split(odd, CHANNELS, LANES, 4)
+        t0, t4 = _split(t04, CHANNELS, LANES, 2)
+        t1, t5 = _split(t15, CHANNELS, LANES, 2)
+        t2, t6 = _split(t26, CHANNELS, LANES, 2)
+        t3, t7 = _split(t37, CHANNELS, LANES, 2)
+        found = (t0, t1, t2, t3, t4, t5, t6, t7)
+    return found
+
+
+@triton.jit
+def from_pieces(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
+    """The inverse of `pieces`."""
+    if EACH == 4:
+        joined = tl.join(tl.join(t[0], t[2]), tl.join(t[1], t[3]))
+    else:
+        even = tl.join(tl.join(t[0], t[4]), tl.join(t[2], t[6]))
+        odd = tl.join(tl.join(t[1], t[5]), tl.join(t[3], t[7]))
+        joined = tl.join(even, odd)
+    return tl.reshape(joined, [CHANNELS, LANES, EACH])
+
+
+@triton.jit
+def neighbour(t, lane, CHANNELS: tl.constexpr, LANES: tl.constexpr):
+    """(channels, lanes) of other lanes, of the nearest where there is none."""
+    at = tl.minimum(tl.maximum(lane, 0), LANES - 1)
+    return tl.gather(t, at + tl.zeros([CHANNELS, 1], tl.int32), 1)
 
 
 @triton.jit
@@ -47,37 +79,49 @@ def channels_of(block, blocks, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def tile(pointer, at, mask):
-    return tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32)
+def tile(pointer, mask, WHOLE: tl.constexpr):
+    """In float32; with WHOLE every address is inside, and loads need neither mask nor zeros to begin with."""
+    if WHOLE:
+        return tl.load(pointer).to(tl.float32)
+    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def log1p_of_power(raw):
+    """log(1 + e^-|raw|) to 1.5e-7 of itself: e times a polynomial in e = e^-|raw|, fitted to log(1 + e) / e on [0, 1].
+    A logarithm of 1 + e would lose the digits of a small e, and a quotient that keeps them is a dozen instructions."""
+    e = tl.exp2(tl.abs(raw) * -LOG2E)
+    p = -0.0032440233044326305 * e + 0.019851453602313995
+    p = p * e - 0.05695951730012894
+    p = p * e + 0.10603653639554977
+    p = p * e - 0.15305592119693756
+    p = p * e + 0.1967593878507614
+    p = p * e - 0.24954134225845337
+    p = p * e + 0.3332996368408203
+    p = p * e - 0.4999990165233612
+    return (p * e + 1.0) * e
 
 
 @triton.jit
 def step_size(raw, mask, SOFTPLUS: tl.constexpr):
-    """The step size before the mask's zeros, log(1 + e^raw) without losing small values, and its derivative."""
+    """The step size, zero outside the mask, and its derivative."""
     if SOFTPLUS:
-        e = tl.exp(-tl.abs(raw))
-        u = 1.0 + e
-        log1p = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
-        return tl.where(mask, tl.maximum(raw, 0.0) + log1p, 0.0), tl.sigmoid(raw)
+        return tl.where(mask, tl.maximum(raw, 0.0) + log1p_of_power(raw), 0.0), tl.sigmoid(raw)
     return tl.where(mask, raw, 0.0), tl.full(raw.shape, 1.0, tl.float32)
 
 
 @triton.jit
-def map_tile(pointer, k, stride_n, at_token, at_channel, inside, here, CONSTANT: tl.constexpr):
+def map_tile(pointer, k, stride_n, token_mask, channel_mask, CONSTANT: tl.constexpr, WHOLE: tl.constexpr):
     """B or C of state k: (channels, 1) where constant, else (channels, tokens) although the channels share it, because
     a tile of one row would be spread over all warps, and with it everything that it meets."""
-    if CONSTANT:
-        value = tl.load(pointer + k * stride_n + at_channel, mask=here, other=0.0)
-    else:
-        value = tl.load(pointer + k * stride_n + at_token, mask=inside, other=0.0)
-    return value.to(tl.float32)
+    return tile(pointer + k * stride_n, channel_mask if CONSTANT else token_mask, WHOLE)
 
 
 @triton.jit
-def store_decay(decay, A, total, kept, at, n, d, mask, channel):
+def store_decay(decay, rates, total, kept, at, n, d, mask, channel):
     """The decay of a segment of `total` time, (b, segments, n, d)."""
     for k in range(n):
-        rate = tl.load(A + channel * n + k, mask=mask, other=0.0) * LOG2E
+        rate = tl.load(rates + k * d + channel, mask=mask, other=0.0)
         tl.store(decay + (at * n + k) * d + channel, tl.exp2(total * rate) * kept, mask=mask)
 
 

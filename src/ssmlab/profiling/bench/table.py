@@ -54,7 +54,7 @@ def _group(op: str, passes: str, ours: str, rows: list[Row]) -> str:
     lines = [_line(row, others) for row in rows]
     title = f"### {op}, {passes}: {ours}"
     missing = {name: why for row in rows for name, why in row.missing.items()}
-    return "\n".join([title, "", *_aligned(header, lines), *(f"\n{name}: {why}" for name, why in missing.items())])
+    return "\n".join([title, "", *aligned(header, lines), *(f"\n{name}: {why}" for name, why in missing.items())])
 
 
 def _line(row: Row, others: list[str]) -> list[str]:
@@ -81,7 +81,8 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _aligned(header: list[str], lines: list[list[str]]) -> list[str]:
+def aligned(header: list[str], lines: list[list[str]]) -> list[str]:
+    """The lines of a table of text, its columns as wide as their widest cell."""
     widths = [max(2, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
     texts = [
         " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]

@@ -124,3 +124,42 @@ def test_parity_can_be_recorded_again(tmp_path):
     (family,) = json.loads(file.read_text())["families"].items()
     assert family[0] == "causal_conv1d" and family[1]["cases"] == len(list(folder.glob("*.json")))
     assert 0 < family[1]["worst"] <= 1 and family[1]["originals"][0][0] == "Dao-AILab/causal-conv1d"
+
+
+def test_networks_that_segment_are_listed_and_shown(capsys, tmp_path):
+    from ssmlab.models.plans import read_plan
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS, create_segmenter
+
+    shown = call(capsys)
+    assert shown.index("Segmentation") < shown.index(" umamba_bot ") < shown.index("Baselines")
+    assert all(f" {name} {entry.title}, 2-D and 3-D" in shown for name, entry in SEGMENTATION_MODELS.items())
+    table = {
+        "patch_size": [16, 24, 24],
+        "features": [4, 8],
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2]],
+        "n_conv_encoder": [1, 1],
+        "n_conv_decoder": [1],
+    }
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(table))
+    shown = call(capsys, "umamba_enc", "--plan", str(file), "--classes", "3", "--depth", "2")
+    network = create_segmenter("umamba_enc", plan=read_plan(file), num_classes=3, in_chans=1)
+    assert f"{sum(p.numel() for p in network.parameters()):,} parameters by {file}" in shown
+    assert "3-D" in shown and "a patch of 16 x 24 x 24, 1 channel: " in shown and "scans" in shown
+    assert "MambaLayer" in call(capsys, "umamba_enc", "--plan", str(file), "--depth", "3")
+    shown = call(capsys, "umamba_bot", "--depth", "1")
+    assert "a patch of 512 x 512, 3 channels: 99.1 G MAC" in shown and "64,795,278 parameters" in shown
+    assert "without the scan" not in call(capsys, "residual_unet", "--dims", "3", "--depth", "1")
+
+
+def test_options_that_do_not_fit_a_network_are_told(capsys, tmp_path):
+    for arguments, said in (
+        (["umamba_bot", "--image-size", "64"], "the plan says the size of umamba_bot's patches; give --plan"),
+        (["resnet18", "--plan", "x.toml"], "resnet18 is built from no plan; umamba_bot, umamba_enc, residual_unet are"),
+        (["umamba_bot", "--plan", str(tmp_path / "x.toml")], "there is no plan"),
+        (["umamba_bott"], "unknown model 'umamba_bott'; did you mean umamba_bot"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["models", *arguments])
+        assert end.value.code == 2 and said in capsys.readouterr().err

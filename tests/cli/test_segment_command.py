@@ -9,6 +9,7 @@ from ssmlab.cli.main import main
 from ssmlab.models import save_model
 from ssmlab.models.plans import Plan
 from ssmlab.models.segmentation import create_segmenter
+from ssmlab.tasks.regrid import regrid
 from ssmlab.tasks.segment import normalised
 from ssmlab.tasks.sliding import predict_windows
 
@@ -22,7 +23,7 @@ def call(*arguments):
     return 0
 
 
-def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc"):
+def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc", spacing=()):
     plan = Plan(
         patch_size=(16,) * dims,
         features=(4, 8),
@@ -33,6 +34,7 @@ def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="u
     )
     network = create_segmenter(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
     how = {"task": "segment", "classes": list(classes), "mean": [0.4] * channels, "std": [0.2] * channels}
+    how["spacing"] = list(spacing)
     return network, save_model(network, folder, how)
 
 
@@ -92,6 +94,33 @@ def test_volumes_lie_where_their_images_do(tmp_path):
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), expected)
     with Image.open(tmp_path / "out" / "case_overlay.png") as overlay:
         assert overlay.size == (18, 20)
+
+
+def test_volumes_are_brought_to_the_spacing_of_the_training(tmp_path, capsys):
+    nibabel = pytest.importorskip("nibabel")
+    network, folder = saved(tmp_path / "model", dims=3, channels=1, spacing=[4.0, 1.0, 1.0])
+    affine = np.diag([0.5, 1.0, 2.0, 1.0])
+    voxels = np.random.default_rng(0).normal(size=(36, 20, 30)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "a.nii.gz")
+    assert call("segment", folder, tmp_path / "a.nii.gz", "--out", tmp_path / "out", "--probabilities") == 0
+    image = normalised(torch.from_numpy(voxels.T.copy())[None], [0.4], [0.2])
+    expected = regrid(predict_windows(network, regrid(image, (15, 20, 18)), (16,) * 3), (30, 20, 36))
+    mask = nibabel.load(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj).T, expected.argmax(0).numpy())
+    np.testing.assert_array_equal(mask.affine, affine)
+    stored = np.load(tmp_path / "out" / "a_probabilities.npz")["probabilities"]
+    np.testing.assert_allclose(stored, expected.numpy(), atol=1e-3)
+
+
+def test_channels_that_lie_elsewhere_are_told(tmp_path, capsys):
+    nibabel = pytest.importorskip("nibabel")
+    _, folder = saved(tmp_path / "model", dims=3, channels=2)
+    for i in range(2):
+        place = np.diag([1.0, 1.0, 1.0 + i, 1.0])
+        nibabel.save(nibabel.Nifti1Image(np.ones((16, 16, 16), np.float32), place), tmp_path / f"a_{i:04d}.nii.gz")
+    files = [tmp_path / f"a_{i:04d}.nii.gz" for i in range(2)]
+    assert call("segment", folder, *files, "--out", tmp_path / "out") == 2
+    assert "lies elsewhere than" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_everything_wrong_is_told_at_once(tmp_path, capsys):

@@ -224,7 +224,7 @@ def test_few_masks_with_values_in_between_are_mistakes():
     assert problems == ["odd.png: unknown label values 90, where the other masks hold 0 and 255"]
     lossy = seen("odd.jpg", np.array([[0, 90, 255]], np.uint8), 255)
     rule, problems, _ = decide([*crisp, lossy], (), {})
-    assert not problems and rule.half == 128
+    assert not problems and rule.labels(np.array([127, 128])).tolist() == [0, 1]
 
 
 def nnunet(root, count=5, dimensions=3, channels=1, labels=None, test=0):
@@ -295,6 +295,40 @@ def test_nnunet_problems(tmp_path):
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(DataError, match=r"dataset\.json: cannot be read"):
         open_masks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channel_names": 2}, "channel_names are 2; expected a table"),
+        ({"labels": {"background": 0, "liver": 1.5}}, "expected one whole number a class"),
+        ({"labels": {"background": -1, "liver": 1}}, "expected one whole number a class"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions of several labels are not read"),
+        ({"labels": {"background": 0}}, "at least two classes"),
+        ({"labels": ["background"]}, 'has no table "labels"'),
+        ({"file_ending": ".nrrd"}, r"no files that end in \.nrrd"),
+    ],
+)
+def test_descriptions_that_say_nothing(tmp_path, change, said):
+    nnunet(tmp_path)
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DataError, match=said):
+        open_masks(tmp_path)
+
+
+def test_numbers_of_labels_may_be_text(tmp_path):
+    labels = {"background": "0", "liver": "1", "tumour": "2"}
+    assert open_masks(nnunet(tmp_path, labels=labels)).classes == ("background", "liver", "tumour")
+
+
+def test_an_empty_folder_of_masks_means_that_all_are_missing(tmp_path):
+    folders(tmp_path, 3)
+    for file in (tmp_path / "masks").iterdir():
+        file.unlink()
+    with pytest.raises(DataError) as caught:
+        open_masks(tmp_path)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [f"images/tile{i}.png" for i in range(3)]
 
 
 def test_generated_sets_and_no_torch():

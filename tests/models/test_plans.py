@@ -91,7 +91,7 @@ def test_files_that_are_no_plans(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ModelError, match="neither TOML nor JSON"):
         read_plan(tmp_path / "a.json")
-    with pytest.raises(ModelError, match=r"unknown \['colour'\], missing \['kernel_sizes'"):
+    with pytest.raises(ModelError, match=r"plan: unknown colour; missing kernel_sizes, n_conv_decoder, strides"):
         plan_from({"colour": 1, "features": [1, 2], "patch_size": [4, 4], "n_conv_encoder": [1, 1]})
     with pytest.raises(ModelError, match="nnU-Net's plan has no UNet_base_num_features"):
         plan_from({key: value for key, value in OLD.items() if key != "UNet_base_num_features"})

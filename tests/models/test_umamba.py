@@ -279,7 +279,7 @@ def test_initial_values():
     [
         ({"name": "umamba_bott"}, "did you mean umamba_bot"),
         ({"num_classes": 0}, "num_classes must be at least 1"),
-        ({"plan": {"features": [1]}}, "plan: unknown nothing, missing"),
+        ({"plan": {"features": [1]}}, "plan: missing kernel_sizes"),
         ({"plan": "none.toml"}, "there is no plan"),
     ],
 )

@@ -27,6 +27,7 @@ assert predict_windows(model.eval(), x[0], plan.patch_size).shape == (2, 96, 96,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 228 s for umamba_enc on one busy core
 @pytest.mark.parametrize("name", ["umamba_bot", "umamba_enc"])
 def test_a_volume_of_96(name):
     subprocess.run([sys.executable, "-c", CODE.replace("NAME", name)], check=True)

@@ -108,21 +108,25 @@ def test_outlines():
     counted[:, :4] = True
     assert math.isnan(surface_distances(np.roll(a, 3, 0), a, (1, 1), 1.0, counted).normalised)
     assert surface_distances(~nothing, ~nothing, (1, 1), 1.0) == (1.0, 0.0)
+    assert surface_distances(~nothing, a, (1, 1), 1.0).hausdorff95 > 5  # the image's edge is an outline too
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
-def test_outlines_agree_with_monai():
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0), (1.0, 1.0, 1.0), (3.0, 0.8, 0.7)])
+def test_outlines_agree_with_monai(spacing):
     metrics = pytest.importorskip("monai.metrics")
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        a, b = (np.kron(rng.random((5, 6)) < 0.5, np.ones((6, 5), bool)) for _ in range(2))
-        a[:3] = a[-3:] = b[:3] = b[-3:] = a[:, :3] = a[:, -3:] = b[:, :3] = b[:, -3:] = False
-        ours = surface_distances(a, b, (1, 1), 2.0)
+    rng, dims = np.random.default_rng(0), len(spacing)
+    for share in (0.1, 0.4, 0.8):
+        a, b = (np.kron(rng.random((4, 5, 3)[:dims]) < share, np.ones((5,) * dims, bool)) for _ in range(2))
+        ours = surface_distances(a, b, spacing, 1.5)
         pair = [torch.from_numpy(np.stack([~m, m]))[None].float() for m in (a, b)]
-        theirs = metrics.compute_hausdorff_distance(*pair, include_background=False, percentile=95)
+        theirs = metrics.compute_hausdorff_distance(*pair, include_background=False, percentile=95, spacing=spacing)
         assert ours.hausdorff95 == pytest.approx(theirs.item(), abs=1e-5)
-        near = metrics.compute_surface_dice(*pair, class_thresholds=[2.0], include_background=False)
+        near = metrics.compute_surface_dice(*pair, class_thresholds=[1.5], include_background=False, spacing=spacing)
         assert ours.normalised == pytest.approx(near.item(), abs=1e-5)
+        dice = metrics.compute_dice(*pair, include_background=False).item()
+        counts = overlaps(torch.from_numpy(a).long(), torch.from_numpy(b).long(), 2).numpy()[None]
+        assert per_image(counts)["dice"][0, 1] == pytest.approx(dice, abs=1e-6)
 
 
 def test_normalisation():
@@ -151,7 +155,7 @@ def task(images, labels):
         return model(image[None])[0].softmax(0)
 
     return Segment(
-        classes=("no", "yes"), mean=(0.5,), std=(0.25,), windows=windows, fetch=lambda i: (images[i], labels[i])
+        classes=("no", "yes"), mean=(0.5,), std=(0.25,), windows=windows, fetch=lambda i: (images[i], labels[i], ())
     )
 
 

@@ -149,3 +149,20 @@ def test_the_timeline_leaves_out_what_is_between_stretches(tmp_path, monkeypatch
     monkeypatch.undo()
     again = Timeline(Progress(), tmp_path / "seconds.json")
     assert again.at(2) == 3.0 and again.at(9) == 7.0
+
+
+def test_patches_in_2d_are_slices_of_volumes():
+    held = []
+    for seed in range(2):
+        labels = torch.zeros(6, 12, 10, dtype=torch.uint8)
+        labels[2:4, 3:9, 7] = 1
+        values = torch.arange(720, dtype=torch.float32).view(1, 6, 12, 10)
+        held.append((values + 1000 * seed, labels))
+    for across, size in ((0, (12, 10)), (1, (6, 10)), (2, (6, 12))):
+        part = patches(held, size, across=across, foreground=1.0)
+        for found in (batch(part, 0), batch(part, 1)):
+            for image, labels in zip(found["images"], found["labels"], strict=True):
+                assert labels.max() == 1, "every slice that is centred on the foreground has some"
+                volume, truth = held[int(image.max() >= 1000)]
+                planes = [i for i, plane in enumerate(volume.unbind(across + 1)) if (plane - image).abs().max() < 0.1]
+                assert len(planes) == 1 and torch.equal(truth.select(across, planes[0]), labels)

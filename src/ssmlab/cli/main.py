@@ -20,6 +20,7 @@ from ssmlab.cli import (
     explain,
     generate,
     models,
+    plan,
     recipes,
     report,
     robustness,
@@ -42,6 +43,7 @@ app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("classify")(classify.classify)
 app.command("segment")(segment.segment)
+app.command("plan")(plan.plan)
 app.command("generate")(generate.generate)
 app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")

@@ -1,30 +1,45 @@
 """`ssmlab models`: the models by name, what one is made of, and how closely each family follows its original."""
 
+from pathlib import Path
+
 import typer
 
 # A family's place in the list; baselines are what state space models are compared with.
-GROUPS = ("Vision", "Language", "Baselines")
+GROUPS = ("Vision", "Language", "Segmentation", "Baselines")
 BASELINES = ("resnet18", "resnet50", "resnet_test")
+# What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
+USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
 
 
 def models(
     name: str = typer.Argument(None, help="A model to show; timm/<name> is any model of timm."),
     depth: int = typer.Option(3, min=1, help="Levels of the module tree."),
-    classes: int = typer.Option(10, min=1, help="Size of the output of a vision model."),
+    classes: int = typer.Option(None, min=1, help="Size of the output: 10, of a network that segments 2."),
     image_size: int = typer.Option(None, min=8, help="Side of the images; the model's own if not given."),
+    plan: Path = typer.Option(None, help="Of a network that segments: a file as `ssmlab plan` writes it."),
+    dims: int = typer.Option(2, min=2, max=3, help="Likewise, without a plan: 2 for images, 3 for volumes."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="List the models with their number of parameters."),
     parity: bool = typer.Option(False, "--parity", help="How closely each family agrees with the original code."),
 ) -> None:
     """List the models, or show one: its modules, parameters and operations. Nothing is downloaded or computed."""
     from rich.console import Console
 
+    from ssmlab.errors import ModelError
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+
     console = Console(highlight=False)
     if parity:
         _parity(console)
     elif name is None:
         _list(console, verbose)
+    elif name in SEGMENTATION_MODELS:
+        if image_size:
+            raise ModelError(f"--image-size: the plan says the size of {name}'s patches; give --plan FILE")
+        _show_segmenter(console, name, depth, classes or 2, plan, dims)
+    elif plan:
+        raise ModelError(f"--plan: {name} is built from no plan; {', '.join(SEGMENTATION_MODELS)} are")
     else:
-        _show(console, name, depth, classes, image_size)
+        _show(console, name, depth, classes or 10, image_size)
 
 
 def _list(console, verbose: bool) -> None:
@@ -32,13 +47,15 @@ def _list(console, verbose: bool) -> None:
 
     from ssmlab.models.language import LANGUAGE_MODELS
     from ssmlab.models.registry import MODELS
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
 
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]")
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-        for known, entry in (MODELS | LANGUAGE_MODELS).items():
+        for known, entry in (MODELS | LANGUAGE_MODELS | SEGMENTATION_MODELS).items():
             if _group(known, entry) == group:
-                table.add_row(f"[bold]{known}[/bold]", entry.title, _parameters(known) if verbose else "")
+                title = f"{entry.title}, 2-D and 3-D" if group == "Segmentation" else entry.title
+                table.add_row(f"[bold]{known}[/bold]", title, _parameters(known) if verbose else "")
         console.print(table)
     console.print("    timm/<name>, any model of timm, e.g. timm/convnext_tiny", markup=False)
     console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
@@ -46,7 +63,10 @@ def _list(console, verbose: bool) -> None:
 
 def _group(name: str, entry) -> str:
     from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
 
+    if name in SEGMENTATION_MODELS:
+        return "Segmentation"
     if name in BASELINES or entry.family == "transformer_lm":
         return "Baselines"
     return "Language" if name in LANGUAGE_MODELS else "Vision"
@@ -54,8 +74,11 @@ def _group(name: str, entry) -> str:
 
 def _parameters(name: str) -> str:
     """Counted on the meta device, where a model of any size takes no memory; vision models with 1000 classes."""
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
     from ssmlab.reports.formats import large
 
+    if name in SEGMENTATION_MODELS:
+        return " and ".join(large(_count(_build_segmenter(name, 2, _usual(dims)))) for dims in USUAL_SIZE)
     return large(_count(_build(name, 1000, None)))
 
 
@@ -72,9 +95,43 @@ def _build(name: str, classes: int, image_size: int | None):
         return create_model(name, num_classes=classes, image_size=image_size).eval()
 
 
+def _usual(dims: int):
+    """The plan for large images or volumes."""
+    from ssmlab.models.plans import propose_plan
+
+    return propose_plan(USUAL_SIZE[dims], memory_bytes=2**40, batch_size=2)
+
+
+def _build_segmenter(name: str, classes: int, plan):
+    """The network without memory for its weights, for colour images or volumes of one channel."""
+    import torch
+
+    from ssmlab.models.segmentation import create_segmenter
+
+    with torch.device("meta"):
+        return create_segmenter(name, plan=plan, num_classes=classes, in_chans=3 if plan.dims == 2 else 1).eval()
+
+
+def _show_segmenter(console, name: str, depth: int, classes: int, file: Path | None, dims: int) -> None:
+    from ssmlab.data.contents import count
+    from ssmlab.models.plans import read_plan
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+
+    plan = _usual(dims) if file is None else read_plan(file)
+    model = _build_segmenter(name, classes, plan)
+    of = file or f"the plan that is proposed for {' x '.join(map(str, plan.patch_size))}"
+    console.print(
+        f"[bold]{name}[/bold] {SEGMENTATION_MODELS[name].title}, {plan.dims}-D: {_count(model):,} parameters by {of}",
+        soft_wrap=True,
+    )
+    channels = count(model.config.in_chans, "channel")
+    for line in _map_costs(model, (model.config.in_chans, *plan.patch_size), "a patch", f", {channels}"):
+        console.print(line, markup=False, soft_wrap=True)
+    _print_tree(console, model, depth)
+
+
 def _show(console, name: str, depth: int, classes: int, image_size: int | None) -> None:
     from rich.markup import escape
-    from rich.tree import Tree
 
     from ssmlab.models.language import LANGUAGE_MODELS
 
@@ -88,8 +145,14 @@ def _show(console, name: str, depth: int, classes: int, image_size: int | None) 
     lines = _language_costs(model) if language else _vision_costs(model, image_size)
     for line in [*lines, *_printed(name)]:
         console.print(line, markup=False, soft_wrap=True)
+    _print_tree(console, model, depth)
+
+
+def _print_tree(console, model, depth: int) -> None:
+    from rich.tree import Tree
+
     tree = Tree("", hide_root=True)
-    _grow(tree, model, total, depth)
+    _grow(tree, model, _count(model), depth)
     console.print(tree)
 
 
@@ -98,28 +161,36 @@ def _describe(name: str) -> str:
     from ssmlab.errors import ModelError
     from ssmlab.models.language import LANGUAGE_MODELS
     from ssmlab.models.registry import MODELS, describe, did_you_mean
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
 
     if name.startswith("timm/") or name in MODELS:
         return describe(name)
-    hint = did_you_mean(name, [*MODELS, *LANGUAGE_MODELS]) or "; `ssmlab models` lists them, timm/<name> is any of timm"
+    known = [*MODELS, *LANGUAGE_MODELS, *SEGMENTATION_MODELS]
+    hint = did_you_mean(name, known) or "; `ssmlab models` lists them, timm/<name> is any of timm"
     raise ModelError(f"unknown model {name!r}{hint}")
 
 
 def _vision_costs(model, image_size: int | None) -> list[str]:
+    channels, *size = model.default_cfg["input_size"]
+    side = image_size or size[-1]
+    return _map_costs(model, (channels, side, side), "an image")
+
+
+def _map_costs(model, shape: tuple[int, ...], what: str, more: str = "") -> list[str]:
+    """Operations for one input of this shape (c, *spatial)."""
     import torch
 
     from ssmlab.errors import ModelError
     from ssmlab.profiling import count_flops
     from ssmlab.reports.formats import large
 
-    channels, *size = model.default_cfg["input_size"]
-    side = image_size or size[-1]
+    size = " x ".join(map(str, shape[1:]))
     try:
-        counts = count_flops(model, torch.zeros(1, channels, side, side, device="meta"))
+        counts = count_flops(model, torch.zeros(1, *shape, device="meta"))
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"no images of {side} x {side} pixels go through it: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"no images of {size} pixels go through it: {str(error).splitlines()[0]}") from error
     parts = ", ".join(f"{name} {large(macs)}" for name, macs in counts.parts.items() if macs)
-    lines = [f"an image of {side} x {side}: {large(counts.macs)} MAC = {large(counts.flops)} FLOP ({parts})"]
+    lines = [f"{what} of {size}{more}: {large(counts.macs)} MAC = {large(counts.flops)} FLOP ({parts})"]
     if counts.scan_macs:
         macs, flops = counts.macs - counts.scan_macs, counts.flops - counts.scan_flops
         lines.append(f"without the scan: {large(macs)} MAC = {large(flops)} FLOP")

@@ -114,7 +114,9 @@ def read_pairs(
             contents.format = "massachusetts"
         found = published or _by_name(pictures, contents)
     if not any(item.role == "mask" for item in found):
-        return None
+        prepared = any(folder_meaning(step)[1] in MASK_FOLDERS for name in files.folders for step in name.split("/"))
+        if not prepared:
+            return None  # an empty folder of masks means that all of them are missing
     _pair(found, contents)
     return contents
 

@@ -11,10 +11,11 @@ from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.mask_pairs import Case
 from ssmlab.data.mask_values import IGNORE, MOST_CLASSES, Rule, Seen, decode_mask, scaled, seen
 from ssmlab.data.medmnist import machine_memory
-from ssmlab.data.volumes import is_volume, read_volume
+from ssmlab.data.volumes import Volume, is_volume, read_volume
 from ssmlab.errors import DataError
 
 KEPT_SHARE = 0.25  # of the machine's memory
+NEAR = 0.1  # voxels: what two headers of one grid may differ by, since they are rounded
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class MaskStore:
         if kept is not None:
             return kept
         try:
-            image, spacing = read_image(self.files, case)
-            raw, _ = read_mask(self.files, case.mask)
+            image, spacing, _ = read_image(self.files, case)
+            raw, full, _ = read_mask(self.files, case.mask)
             view = read_mask(self.files, case.view)[0] if case.view else None
         except UnreadableImage as error:
             raise DataError("an image cannot be read", [f"{case.id}: cannot be read ({error})"]) from error
         assert self.rule is not None
-        labels = self.rule.labels(raw)
+        labels = self.rule.labels(raw, full)
         if view is not None:
             view = view.max(-1) if view.ndim > labels.ndim else view
             labels[view < _half(view)] = IGNORE
@@ -83,15 +84,22 @@ class MaskStore:
         return sample
 
 
-def read_image(files, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
-    """An image (c, *spatial) and its spacing. Raises UnreadableImage, with the file's name where there are several."""
-    channels, spacing = [], ()
+def read_image(files, case: Case) -> tuple[np.ndarray, tuple[float, ...], Volume | None]:
+    """An image (c, *spatial), its spacing, and the volume of its first channel, which says where it lies.
+
+    Raises UnreadableImage, with the file's name where there are several.
+    """
+    channels, spacing, first = [], (), None
     for name in case.images:
         try:
             if is_volume(name):
                 volume = read_volume(files, name)
                 channels.append(_small(volume.voxels)[None])
-                spacing = volume.spacing
+                first = first or volume
+                spacing = first.spacing
+                apart = first.distance(volume) if volume.voxels.shape == first.voxels.shape else 0.0
+                if apart > NEAR:
+                    raise UnreadableImage(f"lies elsewhere than {case.images[0]}, by up to {apart:.3g} voxels")
             else:
                 picture = decode(files.read(name))
                 pixels = np.asarray(picture if len(case.images) == 1 else picture.convert("L"))
@@ -102,25 +110,25 @@ def read_image(files, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
     if len({channel.shape[1:] for channel in channels}) > 1:
         shapes = " and ".join(_size(channel.shape[1:]) for channel in channels)
         raise UnreadableImage(f"its channels have different sizes, {shapes}")
-    return np.ascontiguousarray(np.concatenate(channels)), spacing
+    return np.ascontiguousarray(np.concatenate(channels)), spacing, first
 
 
-def read_mask(files, name: str) -> tuple[np.ndarray, int]:
-    """Raw values (*spatial), or colours (h, w, 3), and the largest value that the file could hold."""
+def read_mask(files, name: str) -> tuple[np.ndarray, int, Volume | None]:
+    """Raw values (*spatial), or colours (h, w, 3), the largest value that the file could hold, and a volume's place."""
     if not is_volume(name):
-        return decode_mask(files.read(name))
-    voxels = read_volume(files, name).voxels
-    if voxels.dtype.kind == "f":
-        return scaled(voxels)
-    if voxels.dtype.kind == "b":
-        return voxels.astype(np.uint8), 1
-    return voxels, MOST_CLASSES
+        return *decode_mask(files.read(name)), None
+    volume = read_volume(files, name)
+    if volume.voxels.dtype.kind == "f":
+        return *scaled(volume.voxels), volume
+    if volume.voxels.dtype.kind == "b":
+        return volume.voxels.astype(np.uint8), 1, volume
+    return volume.voxels, MOST_CLASSES, volume
 
 
 def _look(files, checked: Checked) -> None:
-    case = checked.case
+    case, place = checked.case, None
     try:
-        image, checked.spacing = read_image(files, case)
+        image, checked.spacing, place = read_image(files, case)
         checked.size, checked.channels = image.shape[1:], image.shape[0]
         checked.digest = hashlib.sha256(str((image.shape, image.dtype)).encode() + image.tobytes()).hexdigest()
     except UnreadableImage as error:
@@ -129,7 +137,7 @@ def _look(files, checked: Checked) -> None:
         if name is None:
             continue
         try:
-            raw, full = read_mask(files, name)
+            raw, full, grid = read_mask(files, name)
         except UnreadableImage as error:
             checked.problems.append(f"{name}: cannot be read ({error}); replace the file, or take it out of the data")
             continue
@@ -137,6 +145,11 @@ def _look(files, checked: Checked) -> None:
         size = raw.shape[:2] if coloured else raw.shape
         if checked.size and size != checked.size:
             checked.problems.append(f"{name}: is {_size(size)}, its image {case.id} is {_size(checked.size)}")
+        elif place and grid and place.distance(grid) > NEAR:
+            checked.problems.append(
+                f"{name}: lies elsewhere than its image {case.id}, by up to {place.distance(grid):.3g} voxels; give it "
+                "the image's spacing, origin and directions"
+            )
         if name == case.mask:
             checked.values = seen(name, raw, full, coloured)
 

@@ -2,11 +2,14 @@
 
     a table is given     every grey value or colour stands for its class; any other value is unknown
     numbers              0, 1 ... k - 1 where k > 2 classes are named; also where no value of the data set is above 1
-    at half              two classes otherwise: foreground is what reaches half of the full range, from 128 of 255 (or
-                         32768 of 65535). Where most masks hold values in between, edges are soft and that is all; where
-                         only a few do, these few are told as mistakes
+    at half              two classes otherwise: foreground is what reaches half of the full range of its own file, 128
+                         of 255, 32768 of 65535, 1 of 1. Where most masks hold values in between, edges are soft and
+                         that is all; where only a few do, these few are told as mistakes, but for JPEGs
     colour               needs a table; equal channels are grey, a palette of colours counts by its numbers
-    1 bit                0 and 1; floating-point values of 0 to 1 are scaled to 255
+    alpha                a picture with transparent parts is laid over black; one of a single colour counts by its alpha
+    1 bit                0 and 1, and 1 is the full range, as it is of floating-point masks of 0 and 1; other values
+                         between 0 and 1 are scaled to 255
+    16 bits              the full range is 65535 where a value is above 255
 
 Label 255 is counted nowhere: outside of the field of view, and what nnU-Net's dataset.json calls "ignore".
 """
@@ -28,22 +31,24 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Rule:
-    """How raw values become labels; `table` and `half` exclude each other.
+    """How raw values become labels.
 
     Attributes:
         classes: names in the order of the labels.
-        table: grey value or colour -> label, -1 for what is not counted.
-        half: the least value of the foreground.
+        table: grey value or colour -> label, -1 for what is not counted; empty: at half.
     """
 
     classes: tuple[str, ...]
     table: dict = field(default_factory=dict)
-    half: float = 0.0
 
-    def labels(self, raw: np.ndarray) -> np.ndarray:
-        """Labels, uint8, of grey values (...,) or colours (..., 3) uint8; unknown values become IGNORE."""
+    def labels(self, raw: np.ndarray, full: int = 255) -> np.ndarray:
+        """Labels, uint8, of grey values (...,) or colours (..., 3) uint8; unknown values become IGNORE.
+
+        Args:
+            full: the largest value that the file could hold.
+        """
         if not self.table:
-            return (raw >= self.half).astype(np.uint8)
+            return (2 * raw.astype(np.int64) >= full).astype(np.uint8)
         raw = packed(raw) if _coloured(self.table) else raw
         out = np.full(raw.shape, IGNORE, np.uint8)
         for value, label in self.table.items():
@@ -59,6 +64,11 @@ class Seen:
     name: str
     values: tuple
     full: int
+
+    @property
+    def top(self) -> float:
+        """Its largest grey value, as a share of the full range."""
+        return self.values[-1] / self.full
 
     @property
     def coloured(self) -> bool:
@@ -97,21 +107,32 @@ def _values(image: Image.Image) -> tuple[np.ndarray, int]:
         return np.array(image).astype(np.uint8), 1
     if image.mode == "F":
         return scaled(np.array(image))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = _over_black(image.convert("RGBA"))
     values = np.array(image)
-    if image.mode in ("LA", "La"):
-        values = values[..., 0]
-    elif values.ndim == 3:
+    if values.ndim == 3:
         values = np.array(image.convert("RGB"))
         if (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all():
             values = values[..., 0]
     return values, 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255
 
 
+def _over_black(image: Image.Image) -> Image.Image:
+    """A picture without its alpha. What is drawn in one colour only, on nothing, is told by alpha alone."""
+    pixels = np.array(image)
+    colours, alpha = pixels[..., :3], pixels[..., 3]
+    if alpha.min() == 255:
+        return image.convert("RGB")
+    if (colours == colours[0, 0]).all():
+        return Image.fromarray(alpha)
+    return Image.fromarray(np.rint(colours * (alpha[..., None] / 255)).astype(np.uint8))
+
+
 def scaled(values: np.ndarray) -> tuple[np.ndarray, int]:
     """Floating-point values as whole numbers: as they are where they are whole, else 0 to 1 becomes 0 to 255."""
     whole = np.rint(values)
     if (whole == values).all() and np.abs(values).max(initial=0) < 2**31:
-        return whole.astype(np.int32), 255
+        return whole.astype(np.int32), 1 if whole.min() >= 0 and whole.max() <= 1 else 255
     if values.min() >= 0 and values.max() <= 1:
         return np.rint(values * 255).astype(np.uint8), 255
     raise UnreadableImage("floating-point labels that are neither whole numbers nor within 0 to 1")
@@ -147,7 +168,7 @@ def decide(masks: list[Seen], classes: tuple[str, ...], table: dict) -> tuple[Ru
     coloured = [mask for mask in masks if mask.coloured]
     if coloured:
         told = [f"{m.name}: is in colour ({_say(m.values)}); say what it means with data.colours" for m in coloured]
-        return Rule(classes or ("background", "foreground"), half=128), told, []
+        return Rule(classes or ("background", "foreground")), told, []
     if len(classes) > 2:
         return _by_table(masks, classes, {number: number for number in range(len(classes))})
     classes = classes or ("background", "foreground")
@@ -171,30 +192,31 @@ def _by_table(masks, classes, table):
 
 
 def _at_half(masks, classes):
-    full = max(mask.full for mask in masks)
-    half = (full + 1) // 2
-    if max(mask.values[-1] for mask in masks) < half:
+    rule, brightest = Rule(classes), max(masks, key=lambda mask: (mask.top, mask.full))
+    white = brightest.top
+    if white < 0.5:
         problems = [
-            f"{mask.name}: label values {_say(mask.values)}, neither 0 and 1 nor 0 to {full}; name all classes with "
-            "data.classes, or say what values mean with data.colours"
+            f"{mask.name}: label values {_say(mask.values)}, neither 0 and 1 nor 0 to {mask.full}; name all classes "
+            "with data.classes, or say what values mean with data.colours"
             for mask in masks
             if set(mask.values) - {0, 1}
         ]
-        return Rule(classes, half=half), problems, []
+        return rule, problems, []
     # The full value differs between scanners (237 is one set's white): what lies between is below nine tenths of it.
-    white = max(mask.values[-1] for mask in masks)
-    soft = [mask for mask in masks if any(0 < v < 0.9 * white for v in mask.values) or mask.values[0] < 0]
-    lossy = [mask for mask in soft if mask.name.lower().endswith((".jpg", ".jpeg"))]
+    between = {mask.name: [v for v in mask.values if 0 != v < 0.9 * white * mask.full] for mask in masks}
+    soft = [mask for mask in masks if between[mask.name]]
+    mistaken = [mask for mask in soft if not mask.name.lower().endswith((".jpg", ".jpeg"))]
     filled = [mask for mask in masks if mask.values[-1] > 0]
-    note = f"masks: foreground from {half} of {full}"
-    if soft and (2 * len(soft) > len(filled) or len(lossy) == len(soft)):
-        return Rule(classes, half=half), [], [f"{note}; {len(soft):,} of {len(masks):,} masks have soft edges"]
+    ranges = sorted({mask.full for mask in filled})
+    note = "masks: foreground from " + ", ".join(f"{(full + 1) // 2} of {full}" for full in ranges)
+    if soft and (2 * len(soft) > len(filled) or not mistaken):
+        return rule, [], [f"{note}; {len(soft):,} of {len(masks):,} masks have soft edges"]
     problems = [
-        f"{mask.name}: unknown label values {_say([v for v in mask.values if 0 != v < 0.9 * white])}, where the other "
-        f"masks hold 0 and {white}"
-        for mask in soft
+        f"{mask.name}: unknown label values {_say(between[mask.name])}, where the other masks hold 0 and "
+        f"{brightest.values[-1]}"
+        for mask in mistaken
     ]
-    return Rule(classes, half=half), problems, [note]
+    return rule, problems, [note]
 
 
 def _coloured(table) -> bool:

@@ -26,7 +26,7 @@ from ssmlab.data.mask_values import Rule, decide
 from ssmlab.data.nnunet import is_nnunet, read_nnunet
 from ssmlab.data.shapes import GENERATED, GeneratedFiles
 from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
-from ssmlab.data.volumes import is_volume, require_nibabel
+from ssmlab.data.volumes import is_volume, require_nibabel, target_spacing
 from ssmlab.errors import DataError
 
 ACCEPTED = (
@@ -70,7 +70,10 @@ class MaskData:
         format: mask_folders | massachusetts | nnunet | generated.
         classes: names in the order of the labels; the first is the background.
         channels, dimensions: of every image; 2 or 3 dimensions.
-        sizes: (smallest, median, largest) of each axis, in pixels; spacing: the median of each axis.
+        sizes: (smallest, median, largest) of each axis, in pixels.
+        spacing: of each axis, one for the whole set (see `target_spacing`); 1 where images do not say.
+        measured: whether the images say how far their pixels are apart, in millimetres: NIfTI.
+        usual: the median size that the images have at that spacing.
         shares: the share of every class in the counted pixels of train.
         problems: empty unless opened with strict=False.
     """
@@ -83,6 +86,8 @@ class MaskData:
     dimensions: int
     sizes: list[tuple[int, int, int]]
     spacing: tuple[float, ...]
+    measured: bool
+    usual: tuple[int, ...]
     shares: tuple[float, ...]
     train: MaskSplit
     val: MaskSplit
@@ -120,10 +125,8 @@ def open_masks(
     Raises:
         DataError: with every problem, by file name.
     """
-    contents, files = _read(Path(path).expanduser(), images, masks, views)
+    contents, store, checked = _looked_at(path, images, masks, views, progress)
     names, table = _meaning(contents, classes, colours or {})
-    store = MaskStore(files)
-    checked = store.check(contents.cases, progress)
     rule, unknown, notes = decide([c.values for c in checked if c.values is not None], names, table)
     store.rule = rule
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
@@ -137,13 +140,48 @@ def open_masks(
         format=contents.format,
         path=str(path),
         classes=rule.classes,
-        **_measures(good),
+        **vars(_measures(good)),
         shares=_shares(splits["train"], rule) if not problems else (),
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=[*contents.notes, *notes, *_twice(good, parts)],
         problems=problems,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What a network's sizes depend on; see `MaskData`."""
+
+    channels: int = 0
+    dimensions: int = 0
+    sizes: list[tuple[int, int, int]] = field(default_factory=list)
+    spacing: tuple[float, ...] = ()
+    measured: bool = False
+    usual: tuple[int, ...] = ()
+
+
+def measure_masks(
+    path: str | Path, *, images: str = "", masks: str = "", views: str = "", progress: Progress | None = None
+) -> tuple[Measures, tuple[str, ...], int]:
+    """Look at every image and mask once, whatever the values of the masks mean.
+
+    Returns:
+        sizes, the classes' names where the data say them, and the number of images.
+    Raises:
+        DataError: with every problem, by file name.
+    """
+    contents, _, checked = _looked_at(path, images, masks, views, progress)
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *_alike(checked)]
+    if problems:
+        raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
+    return _measures(checked), contents.classes, len(checked)
+
+
+def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
+    contents, files = _read(Path(path).expanduser(), images, masks, views)
+    store = MaskStore(files)
+    return contents, store, store.check(contents.cases, progress)
 
 
 def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles | ZipFiles | GeneratedFiles]:
@@ -163,6 +201,8 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles |
         raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}")
     prefix = None if images or masks else is_nnunet(files)
     contents = read_pairs(files, images, masks, views) if prefix is None else read_nnunet(files, prefix)
+    if prefix is None and contents is None and any(name.endswith("imagesTr") for name in files.folders):
+        raise DataError(f"{path}: imagesTr without dataset.json beside it, which says what the labels are; add it")
     if contents is None or not (contents.cases or contents.problems):
         found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
         raise DataError(
@@ -244,18 +284,21 @@ def _take(contents, cases, fraction, seed, part, problems):
     return rest, [case for i, case in enumerate(cases) if i in chosen]
 
 
-def _measures(good: list[Checked]) -> dict:
+def _measures(good: list[Checked]) -> Measures:
     if not good:
-        return {"channels": 0, "dimensions": 0, "sizes": [], "spacing": ()}
+        return Measures()
     dimensions = len(good[0].size)
     sizes = np.array([c.size for c in good if len(c.size) == dimensions])
     spacings = np.array([c.spacing for c in good if len(c.size) == dimensions])
-    return {
-        "channels": good[0].channels,
-        "dimensions": dimensions,
-        "sizes": [(int(axis.min()), int(np.median(axis)), int(axis.max())) for axis in sizes.T],
-        "spacing": tuple(float(value) for value in np.median(spacings, 0)),
-    }
+    spacing = target_spacing(sizes, spacings)
+    return Measures(
+        channels=good[0].channels,
+        dimensions=dimensions,
+        sizes=[(int(axis.min()), int(np.median(axis)), int(axis.max())) for axis in sizes.T],
+        spacing=spacing,
+        measured=all(is_volume(name) for c in good for name in c.case.images),
+        usual=tuple(int(n) for n in np.median(np.rint(sizes * spacings / spacing), 0)),
+    )
 
 
 def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:

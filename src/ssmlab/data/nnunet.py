@@ -38,6 +38,8 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
     described = _description(files, where)
     classes, values = _labels(described, where)
     channels = described.get("channel_names") or described.get("modality") or {"0": "0"}
+    if not isinstance(channels, dict | list):
+        raise DataError(f'{where}: channel_names are {channels!r}; expected a table, such as {{"0": "CT"}}')
     ending = str(described.get("file_ending", ".nii.gz"))
     contents = MaskContents(
         name=str(described.get("name") or files.path.stem),
@@ -76,10 +78,12 @@ def _description(files, where):
 
 def _labels(described, where):
     labels = described["labels"]
-    if all(isinstance(value, str) for value in labels.values()):  # version 1
-        labels = {name: number for number, name in labels.items()}
+    if all(isinstance(name, str) and number.strip().isdigit() for number, name in labels.items()):  # version 1
+        labels = {name: int(number) for number, name in labels.items()}
     try:
         numbers = {str(name): int(number) for name, number in labels.items()}
+        if any(isinstance(number, float) and number % 1 for number in labels.values()) or min(numbers.values()) < 0:
+            raise ValueError
     except (TypeError, ValueError):
         raise DataError(
             f"{where}: labels are {labels}; expected one whole number a class (regions of several labels are not read)"

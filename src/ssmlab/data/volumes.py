@@ -1,7 +1,9 @@
 """Volumes in NIfTI files, through nibabel, which the extra [medical] installs."""
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -10,14 +12,46 @@ from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.errors import DataError
 
 SUFFIXES = (".nii.gz", ".nii")
+ANISOTROPIC = 3  # an axis whose voxels are so many times longer than those of the others
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (slices, rows, columns), which is the file's x, y, z reversed, and their distances in millimetres."""
+    """Voxels (slices, rows, columns), which is the file's x, y, z reversed, and their distances in millimetres.
+
+    affine: (4, 4), from the file's x, y, z to millimetres.
+    """
 
     voxels: np.ndarray
     spacing: tuple[float, ...]
+    affine: np.ndarray
+
+    def distance(self, other: "Volume") -> float:
+        """How far corners of this volume and of one of the same size are apart, in voxels of this one."""
+        last = [n - 1 for n in self.voxels.shape[::-1]]
+        corners = np.array([[*corner, *[0] * (3 - len(last)), 1] for corner in product(*((0, n) for n in last))])
+        apart = (corners @ (self.affine - other.affine).T)[:, :3]
+        return float(np.linalg.norm(apart, axis=1).max() / min(self.spacing))
+
+
+def target_spacing(sizes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The spacing at which a data set is trained: the median of every axis.
+
+    Where the coarsest axis has voxels more than three times as long and less than a third as many as every other, it
+    takes the tenth percentile instead, but stays the coarsest: few volumes are then made coarser along it.
+
+    Source: Isensee et al. 2021 (nnU-Net, doi:10.1038/s41592-020-01008-z), online methods.
+
+    Args:
+        sizes, spacings: of every image (images, axes).
+    """
+    target, size = np.median(spacings, 0), np.median(sizes, 0)
+    coarsest = int(target.argmax())
+    others = [axis for axis in range(len(target)) if axis != coarsest]
+    if target[coarsest] > ANISOTROPIC * target[others].max() and size[coarsest] * ANISOTROPIC < size[others].min():
+        finer = np.percentile([spacing[coarsest] for spacing in spacings], 10)
+        target[coarsest] = max(finer, target[others].max())
+    return tuple(float(step) for step in target)
 
 
 def is_volume(name: str) -> bool:
@@ -42,16 +76,18 @@ def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
     Whole numbers stay whole numbers; scaled and floating-point voxels become float32.
 
     Raises:
-        UnreadableImage: truncated, no NIfTI, or of another number of axes.
+        UnreadableImage: truncated, no NIfTI, of another number of axes, or without distances of voxels.
     """
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
     data = files.read(name)
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         kind = nibabel.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
-        image = kind.from_bytes(data)
+        with LoggingOutputSuppressor():  # it writes about damaged headers and raises as well
+            image = kind.from_bytes(data)
         voxels = np.asanyarray(image.dataobj)
     # Damaged files make the reader raise nearly anything: HeaderDataError, EOFError, zlib.error, ValueError
     except Exception as error:
@@ -64,5 +100,8 @@ def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
         voxels = voxels.astype(np.float32)
         if not np.isfinite(voxels).all():
             raise UnreadableImage("some voxels are not finite")
-    spacing = tuple(float(size) for size in image.header.get_zooms()[: voxels.ndim])
-    return Volume(np.ascontiguousarray(voxels.T), spacing[::-1])
+    # files hold them in float32: 0.8 is 0.800000012
+    spacing = tuple(float(f"{size:.6g}") for size in image.header.get_zooms()[: voxels.ndim])
+    if not all(0 < size < np.inf for size in spacing):
+        raise UnreadableImage(f"distances of voxels are {spacing}; expected numbers above 0")
+    return Volume(np.ascontiguousarray(voxels.T), spacing[::-1], np.asarray(image.affine, np.float64))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.errors import ModelError
+from ssmlab.models.registry import did_you_mean
 
 Axes = tuple[int, ...]
 
@@ -28,7 +29,7 @@ class Plan:
     strides: by which every stage shrinks its input, one tuple a stage; the first is 1 as a rule.
     n_conv_encoder, n_conv_decoder: residual blocks of every stage, and of every stage but the lowest. U-Mamba takes 1
         for the lower half of the encoder and the upper half of the decoder, whatever is written here.
-    spacing: size of a pixel along every axis, in any unit.
+    spacing: size of a pixel along every axis, in any unit; () where it is not known, and then images stay as they are.
     batch_size: patches a step.
     deep_supervision: in training every resolution of the decoder gives logits.
     """
@@ -49,8 +50,6 @@ class Plan:
             if isinstance(value, list | tuple):
                 value = tuple(tuple(axes) if isinstance(axes, list | tuple) else axes for axes in value)
                 object.__setattr__(self, field.name, value)
-        if not self.spacing:
-            object.__setattr__(self, "spacing", (1.0,) * len(self.patch_size))
         _check(self)
 
     @property
@@ -83,13 +82,36 @@ class Plan:
             return path
         if path.suffix != ".toml":
             raise ModelError(f"a plan is written as .toml or .json, got {path.name}")
-        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        lines = [f"# {_MEANINGS[name]}\n{name} = {json.dumps(value)}\n" for name, value in values.items()]
+        path.write_text("\n".join(lines), "utf-8")
         return path
+
+
+# What a file says about each entry, for who edits it.
+_MEANINGS = {
+    "patch_size": "pixels that are trained on at once; along each axis a multiple of the product of all strides",
+    "features": "channels of every stage, highest resolution first",
+    "kernel_sizes": "of every stage and axis, odd; 1 along axes that are too coarse to be mixed",
+    "strides": "by which every stage shrinks its input along each axis",
+    "n_conv_encoder": "residual blocks of every stage; U-Mamba takes 1 in the lower half, whatever is written",
+    "n_conv_decoder": "residual blocks from the last stage but one upwards; U-Mamba takes 1 in the upper half",
+    "spacing": "size of a pixel along each axis, to which volumes are brought; [] takes that of the images",
+    "batch_size": "patches of an iteration, where training.batch_size of the recipe does not say it",
+    "deep_supervision": "whether every resolution of the decoder is trained",
+}
+
+
+_KINDS = {"batch_size": "a number", "deep_supervision": "true or false"}
 
 
 def _check(plan: Plan) -> None:
     """Raise a ModelError for the first size that makes no network."""
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, tuple) == (field.name in ("batch_size", "deep_supervision")):
+            raise ModelError(f"plan: {field.name} must be {_KINDS.get(field.name, 'a list')}, got {value!r}")
+    if not isinstance(plan.deep_supervision, bool):
+        raise ModelError(f"plan: deep_supervision must be true or false, got {plan.deep_supervision!r}")
     dims, stages = plan.dims, plan.n_stages
     if dims not in (2, 3):
         raise ModelError(f"plan: patch_size must have 2 or 3 numbers, got {plan.patch_size}")
@@ -102,15 +124,16 @@ def _check(plan: Plan) -> None:
     for name in ("kernel_sizes", "strides"):
         if any(not isinstance(axes, tuple) or len(axes) != dims for axes in getattr(plan, name)):
             raise ModelError(f"plan: {name} must have {dims} numbers a stage as patch_size, got {getattr(plan, name)}")
-    if len(plan.spacing) != dims:
+    if plan.spacing and len(plan.spacing) != dims:
         raise ModelError(f"plan: spacing must have {dims} numbers as patch_size, got {plan.spacing}")
     whole = [*plan.patch_size, *plan.features, *plan.n_conv_encoder, *plan.n_conv_decoder, plan.batch_size]
     whole += [size for axes in (*plan.kernel_sizes, *plan.strides) for size in axes]
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in whole):
-        raise ModelError("plan: every size but the spacing must be a whole number of at least 1")
+    for size in whole:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ModelError(f"plan: every size but the spacing must be a whole number of at least 1, got {size!r}")
     if any(size % 2 == 0 for kernel in plan.kernel_sizes for size in kernel):
         raise ModelError(f"plan: kernel_sizes must be odd, got {plan.kernel_sizes}")
-    if not all(step > 0 for step in plan.spacing):
+    if not all(isinstance(step, int | float) and 0 < step < math.inf for step in plan.spacing):
         raise ModelError(f"plan: spacing must be above 0, got {plan.spacing}")
     if any(size % step for size, step in zip(plan.patch_size, plan.divisor, strict=True)):
         raise ModelError(
@@ -132,9 +155,12 @@ def read_plan(path: str | Path, configuration: str | None = None) -> Plan:
     try:
         text = path.read_text("utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} is neither TOML nor JSON: {error}") from error
-    return plan_from(content, configuration)
+    try:
+        return plan_from(content, configuration)
+    except ModelError as error:
+        raise ModelError(f"{path}: {str(error).removeprefix('plan: ')}") from error
 
 
 def plan_from(content: Mapping[str, Any], configuration: str | None = None) -> Plan:
@@ -152,7 +178,8 @@ def plan_from(content: Mapping[str, Any], configuration: str | None = None) -> P
     known = {field.name for field in fields(Plan)}
     unknown, missing = sorted(set(content) - known), sorted(_REQUIRED - set(content))
     if unknown or missing:
-        raise ModelError(f"plan: unknown {unknown or 'nothing'}, missing {missing or 'nothing'}")
+        said = [f"{what} {', '.join(names)}" for what, names in (("unknown", unknown), ("missing", missing)) if names]
+        raise ModelError(f"plan: {'; '.join(said)}{did_you_mean(unknown[0], known) if unknown else ''}")
     return Plan(**content)
 
 
@@ -160,6 +187,8 @@ _REQUIRED = {"patch_size", "features", "kernel_sizes", "strides", "n_conv_encode
 
 
 def _configuration(found: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    if not isinstance(found, Mapping) or not all(isinstance(plan, Mapping) for plan in found.values()):
+        raise ModelError("plan: configurations must be a table of plans")
     if name is None and len(found) == 1:
         (name,) = found
     if name is None or name not in found:
@@ -171,8 +200,8 @@ def _configuration(found: Mapping[str, Any], name: str | None) -> dict[str, Any]
 
 def _from_nnunet(content: Mapping[str, Any]) -> Plan:
     """The older form names the sizes beside the patch, the newer one under `architecture`."""
-    sizes = content.get("architecture", {}).get("arch_kwargs")
     try:
+        sizes = content.get("architecture", {}).get("arch_kwargs")
         if sizes is None:
             strides, kernels = content["pool_op_kernel_sizes"], content["conv_kernel_sizes"]
             base, most = content["UNet_base_num_features"], content["unet_max_num_features"]
@@ -195,6 +224,8 @@ def _from_nnunet(content: Mapping[str, Any]) -> Plan:
         )
     except KeyError as error:
         raise ModelError(f"nnU-Net's plan has no {error.args[0]}") from error
+    except (TypeError, AttributeError) as error:
+        raise ModelError(f"nnU-Net's plan holds a value of a wrong kind: {error}") from error
 
 
 LEAST_EDGE = 4  # no axis is halved below it; maps end between 4 and 7, or 11 along an axis that is left alone

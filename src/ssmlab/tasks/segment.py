@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.tasks.dice import IGNORE, deep_loss, overlaps
-
-Windows = Callable[[nn.Module, Tensor], Tensor]
-"""A network and an image (c, *spatial), normalised, to probabilities (k, *spatial)."""
+from ssmlab.tasks.regrid import Windows, predict_at
 
 
 @dataclass(kw_only=True)
@@ -23,14 +21,17 @@ class Segment:
         classes: names; the first is the background, which no mean counts.
         mean, std: of every channel of the training images (see `normalised`).
         windows: how a whole image is predicted.
-        fetch: a validation image by its number: image (c, *spatial), labels (*spatial) with 255 where nothing counts.
+        fetch: a validation image by its number: image (c, *spatial), labels (*spatial) with 255 where nothing counts,
+            and its spacing.
+        spacing: at which networks see images; empty takes them as they are.
     """
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     windows: Windows
-    fetch: Callable[[int], tuple[Tensor, Tensor]]
+    fetch: Callable[[int], tuple[Tensor, Tensor, tuple[float, ...]]]
+    spacing: tuple[float, ...] = ()
 
     decides: ClassVar[str] = "dice"
     higher: ClassVar[bool] = True
@@ -55,11 +56,15 @@ class Segment:
         outputs = model(batch["images"])
         return deep_loss(outputs, batch["labels"]), outputs if isinstance(outputs, Tensor) else outputs[0]
 
-    def sums(self, model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
+    def predict(self, model: nn.Module, image: Tensor, spacing: Sequence[float]) -> Tensor:
+        """Probabilities (k, *spatial), float32, of a whole image (c, *spatial), on the model's device."""
+        image = self.prepare(image.to(next(model.parameters()).device))
+        return predict_at(model, image, self.windows, spacing, self.spacing).float()
+
+    def sums(self, model: nn.Module, image: Tensor, labels: Tensor, spacing: Sequence[float]) -> Tensor:
         """Of one whole image: 3 numbers a class (`overlaps`), then nats and counted pixels; float64."""
-        device = next(model.parameters()).device
-        probabilities = self.windows(model, self.prepare(image.to(device)))
-        return image_sums(probabilities, labels.to(device))
+        probabilities = self.predict(model, image, spacing)
+        return image_sums(probabilities, labels.to(probabilities.device))
 
     def right(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
         """Nothing: the share of right pixels says little where most are background."""
@@ -142,11 +147,15 @@ def _nanmean(values: np.ndarray, axis: int) -> Any:
         return np.where(known, values, 0.0).sum(axis) / np.where(counts, counts, np.nan)
 
 
-def windows_of(patch: Sequence[int], *, overlap: float = 0.5, mirror: Sequence[int] = (), batch: int = 4) -> Windows:
-    """`predict_windows` with these settings."""
+def windows_of(
+    patch: Sequence[int], *, overlap: float = 0.5, mirror: Sequence[int] = (), batch: int = 4, across: int = 0
+) -> Windows:
+    """`predict_windows` with these settings; with a patch in 2-D a volume's slices across an axis one by one."""
     from ssmlab.tasks.sliding import predict_windows
 
     def predict(model: nn.Module, image: Tensor) -> Tensor:
+        if image.ndim == len(patch) + 2:
+            return torch.stack([predict(model, plane) for plane in image.unbind(across + 1)], across + 1)
         return predict_windows(model, image, tuple(patch), overlap=overlap, mirror=tuple(mirror), batch=batch)
 
     return predict

@@ -23,7 +23,8 @@ def surface_distances(
     tolerance: float,
     counted: np.ndarray | None = None,
 ) -> Surface:
-    """Compare two masks by their outlines: pixels of a mask with a neighbour outside of it, the image's edge aside.
+    """Compare two masks by their outlines: pixels of a mask with a neighbour, along an axis, outside of it or the
+    image.
 
     Both masks empty: both numbers are nan, nothing can be said. One of them: 0, and the image's diagonal.
 
@@ -41,9 +42,6 @@ def surface_distances(
     if not predicted.any() or not truth.any():
         return Surface(0.0, float(np.linalg.norm(np.multiply(predicted.shape, spacing))))
     a, b = _outline(predicted), _outline(truth)
-    if not a.any() or not b.any():  # a mask that fills the image has no outline
-        same = not a.any() and not b.any()
-        return Surface(float(same), 0.0 if same else float(np.linalg.norm(np.multiply(predicted.shape, spacing))))
     there = distance_transform_edt(~b, sampling=spacing)[a]
     back = distance_transform_edt(~a, sampling=spacing)[b]
     near = (there <= tolerance).sum() + (back <= tolerance).sum()
@@ -54,4 +52,4 @@ def surface_distances(
 def _outline(mask: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_erosion
 
-    return mask & ~binary_erosion(mask, border_value=1)
+    return mask & ~binary_erosion(mask)

@@ -31,6 +31,7 @@ class Patches(torch.utils.data.Dataset):
         batch_size: patches of an iteration; steps: iterations of a stretch, which the trainer calls an epoch.
         seed: with the number of the iteration it decides everything.
         foreground: the share of patches that are centred on a pixel of another class than the first.
+        across: the axis of volumes across which patches in 2-D are cut.
         begins: called with the number of iterations that are done when a stretch begins.
     """
 
@@ -48,11 +49,12 @@ class Patches(torch.utils.data.Dataset):
         foreground: float,
         augment: PatchAugment,
         spacing: Sequence[float] = (),
+        across: int = 0,
         begins: Callable[[int], None] | None = None,
     ):
         self.fetch, self.count, self.patch = fetch, count, tuple(patch)
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
-        self.foreground, self.augment = foreground, augment
+        self.foreground, self.augment, self.across = foreground, augment, across
         self.flat = len(self.patch) == 3 and max(spacing, default=1) > ANISOTROPIC * min(spacing, default=1)
         self.lanes = batch_size  # the trainer then reads in order, a batch of so many at a time
         self.begins, self._first = begins, 0
@@ -81,26 +83,31 @@ class Patches(torch.utils.data.Dataset):
     def _cut(self, rng: np.random.Generator, number: int) -> tuple[Tensor, Tensor]:
         i = int(rng.integers(self.count))
         image, labels = self.fetch(i)
-        size = np.array(labels.shape)
         # every third patch or so, whatever the size of the batch
         forced = floor((number + 1) * self.foreground) > floor(number * self.foreground)
-        start = self._around(i, labels, size, rng) if forced else None
-        if start is None:
+        pixel = self._pixel(i, labels, rng) if forced else None
+        if labels.ndim > len(self.patch):
+            plane = int(rng.integers(labels.shape[self.across]) if pixel is None else pixel[self.across])
+            image, labels = image.select(self.across + 1, plane), labels.select(self.across, plane)
+            pixel = None if pixel is None else np.delete(pixel, self.across)
+        size = np.array(labels.shape)
+        if pixel is not None:
+            start = np.clip(pixel - np.array(self.patch) // 2, 0, np.maximum(size - self.patch, 0))
+        else:
             start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(size, self.patch, strict=True)]
         start = np.where(size > self.patch, start, (size - self.patch) // 2)
         centre = start + (np.array(self.patch) - 1) / 2
         return sampled(image, labels, centre, self._transformation(rng), self.patch)
 
-    def _around(self, i: int, labels: Tensor, size: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Where a patch around a pixel of the foreground begins; every class of it is as likely."""
+    def _pixel(self, i: int, labels: Tensor, rng: np.random.Generator) -> np.ndarray | None:
+        """A pixel of the foreground; every class of it is as likely."""
         if i not in self._positions:
             self._positions[i] = positions(labels.numpy(), np.random.default_rng([self.seed, i]))
         found = self._positions[i]
         if not found:
             return None
         of_class = found[int(rng.integers(len(found)))]
-        pixel = of_class[int(rng.integers(len(of_class)))]
-        return np.clip(pixel - np.array(self.patch) // 2, 0, np.maximum(size - self.patch, 0))
+        return of_class[int(rng.integers(len(of_class)))]
 
     def _transformation(self, rng: np.random.Generator) -> np.ndarray:
         """The matrix from a patch's coordinates, from its centre, to the image's; axes in the order of the array."""

@@ -1,10 +1,13 @@
 """The tables of recipes that segment images. Nothing here imports torch."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ssmlab.models.plans import plan_from, read_plan
 from ssmlab.models.registry import did_you_mean
 from ssmlab.models.segmentation import SEGMENTATION_MODELS
 from ssmlab.training.schema import AnyRecipe, Optimisation, Table, check_names
@@ -47,7 +50,7 @@ class SegmentationTraining(Optimisation):
     iterations: int = Field(1000, ge=1)
     validations: int = Field(10, ge=1)  # so many times the validation part is predicted, at equal distances
     epochs: int = Field(10, ge=1)  # what the trainer calls the stretch between two validations; follows from them
-    batch_size: int = Field(2, ge=1)
+    batch_size: int = Field(0, ge=0)  # patches of an iteration; 0 = as many as the plan says
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"  # sgd: Nesterov momentum of 0.99
     schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"  # (1 - t / iterations)^0.9
     warmup: float = Field(0.0, ge=0, lt=1)
@@ -84,6 +87,8 @@ class SegmentationModel(Table):
             raise ValueError("start=pretrained and weights both say where weights come from; give one of them")
         if self.weights and not Path(self.weights).exists():
             raise ValueError(f"weights {self.weights}: no such file or folder")
+        if self.training.get("batch_size") == 0:
+            raise ValueError("training.batch_size of a single model must be at least 1; leave it out for the recipe's")
         self.label = self.label or (self.name if self.start == "scratch" else f"{self.name}_{self.start}")
         self.title = self.title or SEGMENTATION_MODELS[self.name].title
         check_names(self.label, {}, set())
@@ -107,8 +112,8 @@ class SegmentationRecipe(AnyRecipe):
     """A run of segmentation.
 
     Args:
-        plan: the sizes of the networks, as `models.plans.Plan` names them, or a file that holds them; proposed from the
-            training images where it is empty.
+        plan: the sizes of the networks, as `models.plans.Plan` names them, or a file that holds them, which is read
+            into this table; proposed from the images where it is empty.
         source: images that models with start = "pretrained" are trained on first; pretraining: how.
     """
 
@@ -124,6 +129,13 @@ class SegmentationRecipe(AnyRecipe):
     plan: dict[str, Any] | str = ""
     models: list[SegmentationModel] = Field(min_length=1)
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.plan:  # ModelError is a ValueError
+            plan = read_plan(self.plan) if isinstance(self.plan, str) else plan_from(self.plan)
+            self.plan = json.loads(json.dumps(asdict(plan)))  # lists, as they are read again from the resolved recipe
+        return self
 
     @property
     def pretrains(self) -> bool:

@@ -3,23 +3,24 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ssmlab.data.masks import MaskSplit
+from ssmlab.errors import ModelError
 from ssmlab.models import save_model
-from ssmlab.models.plans import Plan, plan_from, propose_plan, read_plan
+from ssmlab.models.plans import Plan, plan_from, propose_plan
 from ssmlab.models.segmentation import create_segmenter
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.record import Record
-from ssmlab.tasks.segment import Segment, normalised, windows_of
+from ssmlab.tasks.regrid import regridded_size
+from ssmlab.tasks.segment import Segment, windows_of
 from ssmlab.training import trainer
 from ssmlab.training.checkpoints import contiguous
 from ssmlab.training.measure import costs
@@ -31,6 +32,7 @@ from ssmlab.training.schema_segmentation import SegmentationModel, SegmentationR
 from ssmlab.training.segmentation_data import Masks
 from ssmlab.training.segmentation_metrics import FILE, dice_differences, records_of
 from ssmlab.training.segmentation_outputs import write_overlays
+from ssmlab.training.segmentation_parts import Cases, Prepared, fetched
 from ssmlab.training.segmentation_predict import predict_part, slices
 from ssmlab.training.segmentation_start import load_body
 from ssmlab.training.timeline import Timeline, read_seconds
@@ -38,7 +40,6 @@ from ssmlab.training.work import Work
 
 SNAPSHOTS, SECONDS = "snapshots", "seconds.json"  # in a model's folder while the run lasts; and for good
 AT_EQUAL_SECONDS = "images_at_equal_seconds.csv"
-PREPARED = 1 << 29  # bytes of normalised images that are kept
 
 
 class SegmentationWork(Work):
@@ -51,21 +52,43 @@ class SegmentationWork(Work):
     def __init__(self, recipe: SegmentationRecipe, data: Masks):
         super().__init__(recipe, data)
         self._estimates: dict[str, float] = {}
+        sizes = {
+            name: config.model_copy(update={"batch_size": config.batch_size or self.plan.batch_size})
+            for name, config in (("training", recipe.training), ("pretraining", recipe.pretraining))
+        }
+        self.recipe = recipe.model_copy(update=sizes)
 
     @cached_property
     def plan(self) -> Plan:
-        """The recipe's, or one that is proposed from the training images."""
-        given = self.recipe.plan
-        if given:
-            return read_plan(given) if isinstance(given, str) else plan_from(given)
-        found = self.data.found
-        return propose_plan(
-            [median for _, median, _ in found.sizes],
-            found.spacing,
-            channels=found.channels,
-            classes=len(found.classes),
-            batch_size=self.recipe.training.batch_size,
-        )
+        """The recipe's, or one that is proposed from the images."""
+        given, found = self.recipe.plan, self.data.found
+        if not given or isinstance(given, str):
+            return propose_plan(
+                found.usual,
+                found.spacing,
+                channels=found.channels,
+                classes=len(found.classes),
+                batch_size=self.recipe.training.batch_size or None,
+            )
+        plan = plan_from(given)
+        if plan.dims > found.dimensions:
+            raise ModelError(f"plan: it is for images in {plan.dims}-D, data.path has images in {found.dimensions}-D")
+        if plan.spacing:
+            return plan
+        across = self._across(self.data)
+        flat = plan.dims < found.dimensions
+        return replace(plan, spacing=[s for axis, s in enumerate(found.spacing) if not flat or axis != across])
+
+    def _across(self, data: Masks) -> int:
+        """The coarsest axis, across which a plan in 2-D takes the slices of volumes."""
+        return data.found.spacing.index(max(data.found.spacing))
+
+    def _spacing(self, data: Masks) -> tuple[float, ...]:
+        """At which images are trained and predicted, 0 along an axis that is cut into slices; empty: as they are."""
+        if not data.found.measured or self.plan.dims == data.found.dimensions:
+            return self.plan.spacing if data.found.measured else ()
+        across = self._across(data)
+        return (*self.plan.spacing[:across], 0.0, *self.plan.spacing[across:])
 
     def build(self, model: SegmentationModel, seed: int) -> nn.Module:
         """With initial weights, or those of a file; `train` loads what the run itself has pretrained."""
@@ -90,9 +113,15 @@ class SegmentationWork(Work):
             overlap=config.overlap,
             mirror=tuple(range(self.plan.dims)) if config.mirror else (),
             batch=config.batch_size,
+            across=self._across(data),
         )
         return Segment(
-            classes=data.classes, mean=data.mean, std=data.std, windows=windows, fetch=partial(fetched, data.val)
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            windows=windows,
+            fetch=partial(fetched, data.val),
+            spacing=self._spacing(data),
         )
 
     def parts(self, model: SegmentationModel) -> tuple[Patches, "Cases"]:
@@ -102,7 +131,7 @@ class SegmentationWork(Work):
         self, data: Masks, config: SegmentationTraining, seed: int, begins: Callable[[int], None] | None = None
     ) -> Patches:
         return Patches(
-            Prepared(data),
+            Prepared(data, self._spacing(data)),
             len(data.train),
             self.plan.patch_size,
             batch_size=config.batch_size,
@@ -110,7 +139,8 @@ class SegmentationWork(Work):
             seed=seed,
             foreground=config.foreground,
             augment=config.augment,
-            spacing=data.found.spacing,
+            spacing=self._spacing(data),
+            across=self._across(data),
             begins=begins,
         )
 
@@ -118,7 +148,13 @@ class SegmentationWork(Work):
         """Windows that are predicted during and after training."""
         counts, step = self.data.describe["counts"], 1 - self.recipe.evaluation.overlap
         windows = 2**self.plan.dims if self.recipe.evaluation.mirror else 1
-        for (_, size, _), patch in zip(self.data.found.sizes, self.plan.patch_size, strict=True):
+        seen, target = self.data.found.usual, self._spacing(self.data)
+        if target:
+            seen = regridded_size(seen, self.data.found.spacing, target)
+        if len(seen) > self.plan.dims:
+            across = self._across(self.data)
+            windows, seen = windows * seen[across], seen[:across] + seen[across + 1 :]
+        for size, patch in zip(seen, self.plan.patch_size, strict=True):
             windows *= 1 + max(0, int(np.ceil((size - patch) / max(patch * step, 1))))
         return windows * ((epochs + 1) * counts["val"] + counts["test"])
 
@@ -210,7 +246,7 @@ class SegmentationWork(Work):
             "mean": list(data.mean),
             "std": list(data.std),
             "patch_size": list(self.plan.patch_size),
-            "spacing": list(data.found.spacing),
+            "spacing": list(self._spacing(data)),
         }
 
     def validate(self, network: nn.Module, task: Segment, job: Any) -> dict[str, float]:
@@ -234,7 +270,7 @@ class SegmentationWork(Work):
         )
         test.table.write(job.folder / FILE)
         np.savez_compressed(job.folder / "marked.npz", *test.marked)
-        unit = "pixels" if set(self.data.found.spacing) == {1.0} else "millimetres"
+        unit = "millimetres" if self.data.found.measured else "pixels"
         patches, _ = self.parts(job.model)
         images = patches.__getitems__([0])["images"]
         plain: Any = SimpleNamespace(prepare=lambda batch: batch)
@@ -310,45 +346,3 @@ class SegmentationWork(Work):
                 found = predict_part(network.to(placement.device), self._task(self.data), self.data.test, placement)
                 found.table.write(job.folder / AT_EQUAL_SECONDS)
             shutil.rmtree(job.folder / SNAPSHOTS, ignore_errors=True)
-
-
-class Cases(torch.utils.data.Dataset):
-    """Validation images by number; the task reads and predicts them whole."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return {"cases": torch.tensor(indices), "labels": torch.zeros(len(indices), dtype=torch.int64)}
-
-
-class Prepared:
-    """Training images by number, normalised; as many are kept as PREPARED allows."""
-
-    def __init__(self, data: Masks):
-        self.data = data
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._left = PREPARED
-
-    def __call__(self, i: int) -> tuple[Tensor, Tensor]:
-        """Image (c, *spatial) float32 and labels (*spatial)."""
-        if i in self._kept:
-            return self._kept[i]
-        image, labels = fetched(self.data.train, i)
-        image = normalised(image, self.data.mean, self.data.std)
-        size = 4 * image.numel()
-        if size <= self._left:
-            self._kept[i], self._left = (image, labels), self._left - size
-        return image, labels
-
-
-def fetched(split: MaskSplit, i: int) -> tuple[Tensor, Tensor]:
-    """An image (c, *spatial) as it was read, and its labels (*spatial) uint8."""
-    sample = split.sample(i)
-    return torch.from_numpy(sample.image), torch.from_numpy(sample.labels)

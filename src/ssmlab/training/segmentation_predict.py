@@ -55,7 +55,7 @@ def predict_part(
         kept: of so many images the labels are returned.
     """
     progress = progress or Progress()
-    device, chosen = placement.device, slices(split, kept)
+    chosen = slices(split, kept)
     network.eval()
     sums, marked, seconds = [], [], 0.0
     k = len(task.classes)
@@ -66,8 +66,7 @@ def predict_part(
             sample = split.sample(i)
             begin = time.perf_counter()
             with torch.inference_mode(), autocast(placement):
-                image = task.prepare(torch.from_numpy(sample.image).to(device))
-                probabilities = task.windows(network, image).float()
+                probabilities = task.predict(network, torch.from_numpy(sample.image), sample.spacing)
                 predicted = probabilities.argmax(0).cpu().numpy().astype(np.uint8)
             seconds += time.perf_counter() - begin
             sums.append(image_sums(probabilities.cpu(), torch.from_numpy(sample.labels)).double().numpy())

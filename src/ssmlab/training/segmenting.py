@@ -134,7 +134,7 @@ def _is_image(file: Path) -> bool:
 
 class Segmenter:
     """A network that `save_model` wrote, with what its images went through; or one of nnU-Net's trainer, whose images
-    are normalised each by its own mean and standard deviation and not resampled.
+    are normalised each by its own mean and standard deviation. Volumes are brought to the spacing of the training.
 
     Args:
         overlap, mirror, batch: see `predict_windows`; `mirror` means every axis.
@@ -151,9 +151,11 @@ class Segmenter:
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device).eval()
         self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
-        self.mean, self.std = tuple(how["mean"]), tuple(how["std"])
+        self.mean, self.std, self.spacing = tuple(how["mean"]), tuple(how["std"]), tuple(how.get("spacing", ()))
         axes = range(self.plan.dims) if mirror else ()
-        self.windows = windows_of(self.plan.patch_size, overlap=overlap, mirror=axes, batch=batch)
+        # a network in 2-D that was trained on the slices of volumes has 0 along the axis that was cut
+        across = self.spacing.index(0.0) if 0.0 in self.spacing else 0
+        self.windows = windows_of(self.plan.patch_size, overlap=overlap, mirror=axes, batch=batch, across=across)
 
     def run(self, cases: Sequence[Case], out: Path, *, probabilities: bool = False) -> Iterator[Marked | str]:
         """Write the files of every image, and yield what was marked, or why an image cannot be used."""
@@ -163,14 +165,14 @@ class Segmenter:
                 yield f"{case.images[0]}: its mask would overwrite an image; give another --out"
                 continue
             try:
-                image, _ = read_image(_Disk(), case)
-                yield self._write(case, self._fitting(image), out, probabilities)
+                image, spacing, volume = read_image(_Disk(), case)
+                yield self._write(case, self._fitting(image), spacing if volume else (), out, probabilities)
             except UnreadableImage as error:
                 yield f"{case.images[0]}: {error}"
 
     def _fitting(self, image: np.ndarray) -> np.ndarray:
         """The image with the axes and channels that the network was trained on."""
-        if image.ndim - 1 != self.plan.dims:
+        if image.ndim - 1 not in (self.plan.dims, len(self.spacing)):
             raise UnreadableImage(f"is {image.ndim - 1}-D, the network takes images in {self.plan.dims}-D")
         if self.channels == 1 and len(image) == 3 and image.dtype == np.uint8:
             return np.rint(np.tensordot((0.299, 0.587, 0.114), image, 1)).astype(np.uint8)[None]
@@ -178,13 +180,21 @@ class Segmenter:
             raise UnreadableImage(f"has {len(image)} channels, the network takes {self.channels}")
         return image
 
-    def _write(self, case: Case, image: np.ndarray, out: Path, keep: bool) -> Marked:
+    def _target(self, dims: int) -> tuple[float, ...]:
+        """The spacing for images with so many axes whose spacing is known; of a network in 2-D, slices or volumes."""
+        if dims == len(self.spacing):
+            return self.spacing
+        return tuple(step for step in self.spacing if step) if dims == self.plan.dims else ()
+
+    def _write(self, case: Case, image: np.ndarray, spacing: tuple[float, ...], out: Path, keep: bool) -> Marked:
         import torch
 
+        from ssmlab.tasks.regrid import predict_at
         from ssmlab.tasks.segment import normalised
 
         pixels = normalised(torch.from_numpy(image).to(self.placement.device), self.mean, self.std)
-        found = self.windows(self.network, pixels).cpu().numpy()
+        target = self._target(len(spacing))
+        found = predict_at(self.network, pixels, self.windows, spacing, target).cpu().numpy()
         labels = found.argmax(0).astype(np.uint8 if len(found) <= 256 else np.int16)
         plane = plane_of(labels)
         drawn = overlay(picture(image[(slice(None), *plane)]), labels[plane])
@@ -209,7 +219,9 @@ def _loaded(path: Path) -> tuple[Any, dict[str, Any]]:
 
         network: Any = from_trainer(path)
         names = ["background", *(f"class {i}" for i in range(1, network.config.num_classes))]
-        return network, {"classes": names, "mean": [], "std": []}
+        plan = network.config.plan
+        spacing = (0.0, *plan.spacing) if plan.dims == 2 and plan.spacing else plan.spacing
+        return network, {"classes": names, "mean": [], "std": [], "spacing": spacing}
     from ssmlab.models import load_model
     from ssmlab.models.segmentation import SEGMENTATION_MODELS
 

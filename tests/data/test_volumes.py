@@ -1,0 +1,94 @@
+"""Volumes: the spacing of a data set, and masks that lie elsewhere than their images."""
+
+import numpy as np
+import pytest
+
+from ssmlab.data.masks import measure_masks, open_masks
+from ssmlab.data.volumes import target_spacing
+from ssmlab.errors import DataError
+
+nibabel = pytest.importorskip("nibabel")
+
+
+def write(path, spacing, shape=(8, 9, 10), origin=(0.0, 0.0, 0.0), turn=0.0, low=0):
+    """A volume of random whole numbers with x, y, z of these spacings, turned around z by an angle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cos, sin = np.cos(turn), np.sin(turn)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(spacing)
+    affine[:3, 3] = origin
+    voxels = np.random.default_rng(len(path.name)).integers(low, 2, shape).astype(np.uint8)
+    voxels[0, 0, 0] = 1
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+
+
+def folder(root, spacings, **masks):
+    """Images and masks of these spacings; `masks` says what is different about the mask of case_<number>."""
+    for i, spacing in enumerate(spacings):
+        write(root / "images" / f"case_{i}.nii.gz", spacing)
+        write(root / "masks" / f"case_{i}.nii.gz", **({"spacing": spacing} | masks.get(f"case_{i}", {})))
+    return root
+
+
+def test_the_median_spacing_and_the_size_there(tmp_path):
+    data = open_masks(folder(tmp_path, [(0.5, 1.0, 2.0), (1.0, 1.0, 2.0), (0.8, 1.0, 4.0), (0.8, 1.0, 2.0)]))
+    assert data.spacing == (2.0, 1.0, 0.8) and data.measured
+    assert data.usual == (10, 9, 8)  # 10, 10, 20, 10 and 9 and 5, 10, 8, 8
+    assert data.train.sample(0).spacing[0] in (2.0, 4.0)
+    measures, classes, count = measure_masks(tmp_path)
+    assert (measures.usual, measures.spacing, classes, count) == (data.usual, data.spacing, (), 4)
+
+
+def test_strongly_anisotropic_sets_take_a_finer_step_along_the_coarsest_axis():
+    spacings, flat = [(5.0, 1.0, 1.0)] * 5 + [(3.6, 1.0, 1.0)] * 2, [(30, 200, 200)] * 7
+    assert target_spacing(flat, spacings) == (3.6, 1.0, 1.0)
+    assert target_spacing([(90, 200, 200)] * 7, spacings) == (5.0, 1.0, 1.0), "many slices: the median"
+    assert target_spacing(flat, [(2.0, 1.0, 1.0)] * 7) == (2.0, 1.0, 1.0)
+    finest = [(5.0, 1.0, 1.0)] * 5 + [(0.5, 1.0, 1.0)] * 2
+    assert target_spacing(flat, finest) == (1.0, 1.0, 1.0), "never finer than the others"
+
+
+def test_pictures_have_no_spacing():
+    data = open_masks("shapes")
+    assert (data.spacing, data.measured, data.usual) == ((1.0, 1.0), False, (64, 64))
+
+
+def test_masks_that_lie_elsewhere_are_named_all_at_once(tmp_path):
+    spacing = (0.5, 1.0, 2.0)
+    folder(
+        tmp_path,
+        [spacing] * 6,
+        case_0={"spacing": (1.0, 1.0, 1.0)},
+        case_1={"origin": (0.0, 3.0, 0.0)},
+        case_2={"turn": 0.3},
+        case_3={"origin": (0.001, 0.0, 0.0)},  # rounding
+        case_4={"shape": (8, 9, 11)},
+    )
+    with pytest.raises(DataError) as caught:
+        open_masks(tmp_path)
+    told = caught.value.problems
+    assert [problem.split(":")[0] for problem in told] == [f"masks/case_{i}.nii.gz" for i in (0, 1, 2, 4)]
+    assert "lies elsewhere than its image images/case_1.nii.gz, by up to 6 voxels" in told[1]
+    assert "is 8 x 9 x 11, its image images/case_4.nii.gz is 8 x 9 x 10" in told[3]
+    with pytest.raises(DataError) as again:
+        measure_masks(tmp_path)
+    assert again.value.problems == told
+
+
+def test_a_spacing_of_nothing_is_told(tmp_path):
+    folder(tmp_path, [(1.0, 1.0, 1.0)] * 5)
+    file = tmp_path / "images" / "case_2.nii.gz"
+    image = nibabel.load(file)
+    image.header["pixdim"][1:4] = (1.0, np.nan, 1.0)
+    broken = nibabel.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+    broken.header["pixdim"][1:4] = (1.0, np.nan, 1.0)
+    nibabel.save(broken, file)
+    with pytest.raises(DataError, match=r"case_2\.nii\.gz: cannot be read \(.*"):
+        open_masks(tmp_path)
+
+
+def test_nnunets_folders_without_their_description(tmp_path):
+    write(tmp_path / "imagesTr" / "a_0000.nii.gz", (1.0, 1.0, 1.0))
+    write(tmp_path / "labelsTr" / "a.nii.gz", (1.0, 1.0, 1.0))
+    with pytest.raises(DataError, match=r"imagesTr without dataset\.json"):
+        open_masks(tmp_path)

@@ -62,6 +62,71 @@ def test_bypassed_adapters_are_caught_by_name():
         report.raise_for_inert()
 
 
+class Twice(nn.Module):
+    """A forward that calls its layer for one half of its answer, and reads the layer's weight for the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, u):
+        return self.out_proj(self.in_proj(u) + F.linear(u, self.in_proj.weight))
+
+
+def test_a_layer_that_is_called_and_bypassed_is_caught_by_merging():
+    model = nn.Sequential(Twice())
+    adapt.apply(model, "in_proj")
+    report = adapt.check(model, torch.randn(3, 8))
+    assert not report.inert and report.merged > 1e-3
+    with pytest.raises(ModelError, match=r"merged and unmerged outputs differ: the model by .* of which rounding"):
+        report.raise_for_inert()
+    adapt.check(build("mamba_lm_test").to(torch.bfloat16).requires_grad_(True)).raise_for_inert()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 3.5e-4), (torch.bfloat16, 0.089), (torch.float64, 1.5e-8)]
+)
+def test_the_limit_of_merging_follows_the_coarsest_dtype(dtype, limit):
+    model = build("mamba_lm_test").to(dtype)
+    adapt.apply(model, "projections")
+    assert adapt.check(model).limit == pytest.approx(limit, rel=0.02)
+
+
+@pytest.mark.parametrize("fault", [lambda y: 0 * y, lambda y: y.detach()])
+def test_an_adapter_whose_output_is_lost_is_caught(fault):
+    model = build("vmamba_test")
+    adapt.apply(model, "out_proj+conv")
+    layer = model.layers[1].blocks[0].op.out_proj
+    updated = layer.parametrizations.weight[0] if hasattr(layer, "parametrizations") else layer.lora_B["default"]
+    updated.register_forward_hook(
+        lambda module, inputs, y: inputs[0] + fault(y - inputs[0]) if hasattr(layer, "parametrizations") else fault(y)
+    )
+    report = adapt.check(model)
+    assert report.inert == ["layers.1.blocks.0.op.out_proj.weight"]
+    with pytest.raises(ModelError, match="1 of 4 adapters receive no gradient"):
+        report.raise_for_inert()
+
+
+def test_the_check_needs_no_gradient_around_it():
+    model = build("mamba_lm_test")
+    adapt.apply(model, "projections")
+    with torch.no_grad():
+        adapt.check(model).raise_for_inert()
+
+
+def test_models_of_peft_are_not_adapted_twice():
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(nn.Sequential(Bypassing()), LoraConfig(target_modules=["in_proj"]))
+    with pytest.raises(ModelError, match=r"has adapters of PEFT; give what model.merge_and_unload\(\) returns"):
+        adapt.apply(model, "x_proj")
+    with pytest.raises(ModelError, match="has adapters of PEFT"):
+        adapt.apply(model.get_base_model(), "x_proj")
+    with pytest.raises(ModelError, match="has adapters of PEFT, not of adapt.apply"):
+        adapt.merge(model)
+    adapt.apply(model.merge_and_unload(), "in_proj")
+
+
 def test_an_update_of_the_weight_itself_cannot_be_bypassed():
     model = nn.Sequential(Bypassing())
     adapt.apply(model, "bias")

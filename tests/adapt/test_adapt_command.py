@@ -43,6 +43,22 @@ def test_a_saved_adapter_is_checked_on_its_base(tmp_path, capsys):
     assert "backbone.layers.1.mixer.out_proj.weight" in capsys.readouterr().out
 
 
+def test_segmentation_networks_are_checked_too(tmp_path, capsys):
+    from test_adapt_families import build as any_family
+
+    from ssmlab.models import save_model
+
+    save_model(any_family("umamba_bot"), tmp_path / "model", {"classes": ["a", "b"]})
+    assert call("check", str(tmp_path / "model"), "--method", "projections+bias") == 0
+    out = capsys.readouterr().out
+    assert "in_proj.weight" in out and "decoder.seg_layers" in out and "none (" not in out
+
+
+def test_growing_is_checked_with_a_few_tokens(capsys):
+    assert call("check", "mamba_lm_test", "--method", "x_half+vocabulary") == 0
+    assert "backbone.embedding.weight" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_line(capsys):
     assert call("check", "mamba_lm_tset") == 2
     assert "did you mean" in capsys.readouterr().err

@@ -76,15 +76,24 @@ OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureW
 
 
 @OF_PEFT
-def test_pefts_refusal_is_lifted_for_this_model_alone():
+@pytest.mark.parametrize("kind", KINDS)
+def test_pefts_refusal_is_lifted_for_this_model_alone(kind):
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(target_modules=["in_proj", "x_proj", "dt_proj", "out_proj"])
-    model = get_peft_model(adapt.prepare(build("Mamba")), config)
+    layers = ["in_proj", "out_proj"] if kind == "Mamba2" else ["in_proj", "x_proj", "dt_proj", "out_proj"]
+    config = LoraConfig(target_modules=layers)
+    model = get_peft_model(adapt.prepare(build(kind)), config).train()
     report = adapt.check(model)
-    assert len(report.rows) == 8 and not report.inert
+    assert len(report.rows) == 2 * len(layers) and not report.inert and report.merged < 2e-5
+    tokens = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.02 if "lora_B" in name else 0)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len(trained) == 4 * len(layers) and all(p.grad.abs().sum() > 0 for p in trained)
     with pytest.raises(ValueError, match="out_proj"):
-        get_peft_model(build("Mamba"), config)
+        get_peft_model(build(kind), config)
 
 
 @OF_PEFT

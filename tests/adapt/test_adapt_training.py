@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from families import build
+from families import batch_for, build, output, relative, shake
 
 from ssmlab import adapt
 from ssmlab.errors import RecipeError, UserError
-from ssmlab.nn import SS2D
+from ssmlab.models.language import create_language_model
+from ssmlab.nn import SS2D, QuantizedLinear
 from ssmlab.reports.record import read_records
 from ssmlab.training import adapting
 from ssmlab.training.recipe import load_recipe
@@ -32,6 +33,71 @@ def test_an_unknown_method_is_told_before_anything_is_loaded():
         load_recipe(CHATS, ["lora=projection"], smoke=True)
     with pytest.raises(RecipeError, match="did you mean all|unknown method 'al'"):
         load_recipe(FOLDER, ["models.0.adapt=al"], smoke=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["adapt.rank=16"], r"adapt.rank=16 has no adapters to act on; give adapt.method"),
+        (["adapt.rank=8"], r"adapt.rank=8 has no adapters to act on"),  # the default, but said
+        (["adapt.base=bf16"], "adapt.base=bf16 has no adapters to act on"),
+        (["lora=none", "adapt.rank=4"], "adapt.rank=4 has no adapters to act on"),
+        (["lora=affix", "adapt.rank=4"], "adapt.rank does nothing with affix; it is for projections"),
+        (["lora=all", "adapt.tokens=8"], "adapt.tokens does nothing with all; it is for affix"),
+        (["lora=vocabulary"], "needs adapt.new_tokens"),
+        (["lora=all", "adapt.new_tokens=['a']"], "adapt.new_tokens does nothing with all; it is for vocabulary"),
+        (["lora=vocabulary", "adapt.new_tokens=['a', 'a']"], "must be texts, each of them once"),
+    ],
+)
+def test_settings_without_adapters_are_told_before_anything_is_loaded(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(FOLDER, changes, smoke=True)
+
+
+def test_settings_with_adapters_are_taken():
+    for changes in (["adapt.gradient_checkpointing=true"], ["models.0.adapt=all", "adapt.rank=4"], ["lora=affix"]):
+        recipe = load_recipe(FOLDER, changes, smoke=True)
+        assert type(recipe).model_validate(recipe.model_dump()) == recipe  # as a run writes it down
+
+
+def test_new_tokens_are_learned_and_kept(tmp_path, monkeypatch):
+    from ssmlab.checkpoints.files import load_language_model
+    from ssmlab.data.tokenizers import find_tokenizer
+
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    new = [f"<{i}>" for i in range(8)] + ["User:", "Assistant:"]  # more than there are rows without a token
+    changes = [
+        "lora=x_half+vocabulary",
+        f"adapt.new_tokens={new}",
+        ONE,
+        "training.epochs=1",
+        "data.limit=16",
+        "name=one",
+    ]
+    folder = run_recipe(load_recipe(CHATS, changes, smoke=True), output=tmp_path) / "models" / "one"
+    model = load_language_model(folder)
+    words = find_tokenizer(folder, model.config.vocab_size)
+    assert model.config.vocab_size == words.size == 267 and model.config.padded_vocab == 272 and words.eos == 256
+    assert words.encode("User: h\u00e9") == [265, 32, 104, 195, 169]
+    assert words.decode(words.encode("User: h\u00e9")) == "User: h\u00e9"
+    base = create_language_model("mamba_lm_test", vocab_size=257)
+    adapt.load(base, folder / "adapter", other_base=True)
+    assert base.adaptation.new_tokens == tuple(new) and base(torch.tensor([[266]]))[0].shape == (1, 1, 272)
+    assert find_tokenizer(folder / "adapter", 267).encode("<7>") == [264]
+
+
+def test_tokens_in_the_padding_of_the_vocabulary_are_new_ones():
+    model = create_language_model("mamba_lm_test", vocab_size=37)
+    before = model.backbone.embedding.weight.detach().clone()
+    adapted = adapt.apply(model, "vocabulary", new_tokens=("a", "b"))
+    assert model.config.vocab_size == 39 and adapted.trainable == 3 * before.shape[1]
+    shake(model)
+    assert torch.equal(model.backbone.embedding.weight[:37], before[:37])
+    assert not torch.equal(model.backbone.embedding.weight[37:], before[37:])
+    with adapt.disabled(model):
+        assert torch.equal(model.backbone.embedding.weight, before)
+    with pytest.raises(UserError, match="vocab_size must be more than"):
+        adapt.apply(create_language_model("mamba_lm_test", vocab_size=40), "vocabulary")
 
 
 def test_fine_tuning_with_lora(tmp_path):
@@ -68,22 +134,78 @@ def test_a_run_does_not_start_with_an_inert_adapter(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("base", ["bf16", "int8"])
-def test_frozen_weights_take_less_memory(base):
-    model = build("mamba_lm_test")
+@pytest.mark.parametrize("name", ["mamba_lm_test", "mambavision_test", "resnet_mamba_test"])
+def test_frozen_weights_take_less_memory(name, base):
+    model = build(name)
     before = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    adapting.keep_base(model, base, "float32")
+    adapting.keep_base(model, base, "bf16")
     assert sum(t.numel() * t.element_size() for t in model.state_dict().values()) < 0.9 * before
-    mixer = model.backbone.layers[0].mixer
-    assert mixer.A_log.dtype == torch.float32 and mixer.in_proj.weight.dtype != torch.float32
     adapt.apply(model, "projections+D")
-    report = adapt.check(model)
-    assert not report.inert
+    with torch.autocast("cpu", torch.bfloat16, enabled=base == "bf16" and name != "mamba_lm_test"):
+        adapt.check(model).raise_for_inert()
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    assert all(m.A_log.dtype == torch.float32 for m in model.modules() if hasattr(m, "A_log"))
+
+
+def test_a_base_of_8_bits_merges_into_float32_and_loads_again(tmp_path):
+    model, batch = build("mamba_lm_test").eval(), batch_for("mamba_lm_test")
+    names = sorted(model.state_dict())
+    adapting.keep_base(model, "int8", "float32")
+    adapt.apply(model, "all")
+    shake(model)
+    assert adapt.check(model).merged < 2e-5
+    with torch.no_grad():
+        expected = output(model, batch)
+        again = build("mamba_lm_test").eval()
+        adapting.keep_base(again, "int8", "float32")
+        adapt.load(again, adapt.save(model, tmp_path))
+        assert torch.equal(output(again, batch), expected)
+        adapt.merge(model)
+        assert relative(output(model, batch), expected) < 2e-5
+    assert sorted(model.state_dict()) == names and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("method", "whole"), [("conv+dt_bias", True), ("projections+dt_bias+affix", False)])
+def test_a_base_of_8_bits_is_written_in_float32_whatever_was_adapted(method, whole, tmp_path):
+    from ssmlab.checkpoints.files import save_language_model
+
+    model = build("mamba_lm_test").eval()
+    adapting.keep_base(model, "int8", "float32")
+    adapt.apply(model, method)
+    shake(model)
+    with torch.no_grad():
+        expected = output(model, batch_for("mamba_lm_test"))
+        assert adapting.settle(model, tmp_path) == whole
+        assert relative(output(model, batch_for("mamba_lm_test")), expected) < 2e-5
+    assert not any(isinstance(module, QuantizedLinear) for module in model.modules())
+    save_language_model(model, tmp_path / "model")
+
+
+MEMORY = {
+    "again": ["adapt.gradient_checkpointing=true"],
+    "bf16": ["adapt.base=bf16", "training.precision=bf16"],
+    "int8": ["adapt.base=int8"],
+}
+
+
+@pytest.mark.parametrize("how", MEMORY)
+@pytest.mark.parametrize("name", ["mamba_lm_test", "vmamba_test"])
+def test_runs_that_save_memory_train_and_leave_a_whole_model(name, how, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    source = CHATS if name == "mamba_lm_test" else FOLDER
+    changes = [f'models=[{{name="{name}", label="one"}}]', "lora=all", "training.epochs=1", "data.limit=16", "name=one"]
+    changes += [] if source == CHATS else ["data.path=digits"]
+    folder = run_recipe(load_recipe(source, changes + MEMORY[how], smoke=True), output=tmp_path)
+    found = numbers(folder, "one")
+    assert found["peak_memory"] > 0 and 0 < found["trained_parameters"] < found["parameters"]
+    model = adapting.load_any(folder / "models" / "one")
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert 0 <= found.get("accuracy", 0) <= 1 and 0 < found.get("bits_per_byte", 8) < 9
 
 
 def test_what_a_device_or_a_model_cannot_do_is_one_line():
-    with pytest.raises(RecipeError, match="int8 is for language models"):
-        adapting.keep_base(build("vmamba_test"), "int8", "float32")
+    with pytest.raises(RecipeError, match="has no linear layers for it"):
+        adapting.keep_base(torch.nn.Conv2d(2, 2, 1), "int8", "float32")
     with pytest.raises(RecipeError, match="precision=bf16"):
         adapting.keep_base(build("vmamba_test"), "bf16", "float32")
     with pytest.raises(RecipeError, match="cannot compute its blocks again"):

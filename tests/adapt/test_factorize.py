@@ -14,6 +14,8 @@ from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.errors import ModelError, UserError
 from ssmlab.models import create_model, load_model, save_model
 from ssmlab.models.language import create_language_model
+from ssmlab.models.plans import Plan
+from ssmlab.models.segmentation import create_segmenter
 from ssmlab.nn import Factorized, Linear2d, factorize_like_, factorized_ranks
 from ssmlab.profiling import count_flops
 from ssmlab.tasks.sequences import SequenceClassifier, load_classifier, save_classifier
@@ -31,25 +33,81 @@ def difference(y: torch.Tensor, other: torch.Tensor) -> float:
     return float(((y - other).abs().max() / y.abs().max()).detach())
 
 
-@pytest.mark.parametrize("name", ["vmamba_test", "resnet_mamba_test", "mambavision_test", "vim_test", "medmamba_test"])
-def test_full_rank_is_the_dense_model(name):
-    dense, x = vision(name), torch.randn(2, 3, 32, 32)
-    low = copy.deepcopy(dense)
-    replaced = factorize(low, "*", rank=ALL)
-    assert difference(dense(x), low(x)) < 2e-5
-    for each in replaced:
-        before, after = dense.get_submodule(each.name), low.get_submodule(each.name)
-        u = torch.randn(5, before.in_features)
-        u = u[:, :, None, None] if isinstance(before, Linear2d) else u
-        assert difference(before(u), after(u)) < 1e-6, each.name
-
-
 def test_full_rank_of_a_language_model_in_float64():
     torch.manual_seed(0)
     dense = create_language_model("mamba_lm_test", vocab_size=50).double().eval()
     low, tokens = copy.deepcopy(dense), torch.randint(50, (2, 9))
     factorize(low, ["in_proj", "x_proj", "dt_proj", "out_proj"], rank=ALL)
     assert difference(dense(tokens)[0], low(tokens)[0]) < 1e-12
+
+
+TEXTS = [
+    "mamba_lm_test",
+    "mamba2_lm_test",
+    "mamba3_lm_test",
+    "s4d_lm_test",
+    "mamba2_attention_lm_test",
+    "transformer_lm_test",
+]
+MASKS = Plan(
+    patch_size=(16, 16), features=(4, 8), kernel_sizes=((3, 3),) * 2, strides=((1, 1), (2, 2)),
+    n_conv_encoder=(1, 1), n_conv_decoder=(1,),
+)  # fmt: skip
+
+
+def any_family(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A model and what it reads."""
+    torch.manual_seed(0)
+    if name in TEXTS:
+        return create_language_model(name, vocab_size=50).eval(), torch.randint(50, (2, 9))
+    if name == "umamba_enc":
+        return create_segmenter(name, plan=MASKS, num_classes=2).eval(), torch.randn(1, 3, 16, 16)
+    return vision(name), torch.randn(2, 3, 32, 32)
+
+
+def answer(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    found = model(x)
+    return found if isinstance(found, torch.Tensor) else found[0]
+
+
+@pytest.mark.parametrize(
+    "name", [*TEXTS, "umamba_enc", "vmamba_test", "mambavision_test", "medmamba_test", "vim_test", "resnet_mamba_test"]
+)
+def test_every_family_at_full_rank_by_energy_and_by_count(name):
+    dense, x = any_family(name)
+    low, y = copy.deepcopy(dense), answer(dense, x)
+    replaced = factorize(low, "*", rank=ALL)
+    assert replaced and difference(y, answer(low, x)) < 2e-5
+    for each in replaced:
+        before, after = dense.get_submodule(each.name), low.get_submodule(each.name)
+        u = torch.randn(5, before.in_features)
+        u = u[:, :, None, None] if isinstance(before, Linear2d) else u
+        assert difference(before(u), after(u)) < 1e-6, each.name
+    for energy in (0.6, 0.95):
+        low = copy.deepcopy(dense)
+        for each in factorize(low, "*", energy=energy):
+            weight = dense.get_submodule(each.name).weight.detach().double()
+            error = (weight - low.get_submodule(each.name).weight.detach().double()).square().sum()
+            assert error <= (1 - energy) * weight.square().sum(), each.name
+    low, inputs = copy.deepcopy(dense), x[:1]
+    macs, numbers = count_flops(dense, inputs).macs, sum(p.numel() for p in dense.parameters())
+    replaced = factorize(low, "*", rank=2, inputs=inputs)
+    for each in replaced:
+        layer = dense.get_submodule(each.name)
+        assert each.parameters == each.rank * (layer.in_features + layer.out_features)
+    saved = [(r.parameters - r.dense, r.positions) for r in replaced]
+    assert sum(p.numel() for p in low.parameters()) == numbers + sum(count for count, _ in saved)
+    assert count_flops(low, inputs).macs == macs + sum(count * positions for count, positions in saved)
+
+
+def test_a_head_that_is_the_embedding_is_left_alone(tmp_path):
+    model = create_language_model("mamba_lm_test", vocab_size=50).eval()
+    assert "lm_head" not in {each.name for each in factorize(model, "*", rank=4)}
+    tokens = torch.randint(50, (1, 6))
+    again = load_language_model(save_language_model(model, tmp_path))
+    assert torch.equal(again(tokens)[0], model(tokens)[0])
+    with pytest.raises(UserError, match="has no linear layer 'lm_head'"):
+        factorize(model, "lm_head", rank=4)
 
 
 def test_one_token_after_the_other_is_the_whole():

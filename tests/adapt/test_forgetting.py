@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssmlab import adapt
 from ssmlab.adapt.forgetting import (
     EWC,
     Distillation,
@@ -22,6 +23,7 @@ from ssmlab.errors import UserError
 from ssmlab.models import create_model
 from ssmlab.models.language import create_language_model
 from ssmlab.tasks.classify import Classify
+from ssmlab.tasks.language import Language
 from ssmlab.tasks.sequences import SequenceClassifier
 
 OLD = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -209,3 +211,34 @@ def test_orthogonal_tuning_of_a_language_model():
     assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "out_proj"}
     merge_orthogonal(model)
     assert torch.allclose(model(tokens)[0], y, atol=1e-5)
+
+
+def test_a_language_model_that_grows_is_compared_by_the_tokens_that_both_have():
+    from ssmlab.training.remedies import old_view
+
+    torch.manual_seed(0)
+    base = create_language_model("mamba_lm_test", vocab_size=32).eval().requires_grad_(False)
+    network, tokens = copy.deepcopy(base), torch.randint(32, (2, 7))
+    adapt.apply(network, "embeddings+vocabulary", new_tokens=("a", "b"))
+    view = old_view(network, base)
+    assert torch.equal(view(tokens)[0], network(tokens)[0])  # it writes with the head that it has now
+    term = Distillation(view, old_view(base, base), lambda batch: ((batch["tokens"],), {}, None))
+    batch = {"tokens": tokens, "labels": tokens}
+    assert term(network, batch).item() == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        network.lm_head.parametrizations.weight[-1].rows.add_(3.0)  # of the new tokens alone
+    assert term(network, batch).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_fisher_information_leaves_the_random_numbers_alone():
+    network, x = nn.Linear(4, 3), torch.randn(2, 4)
+    state = torch.random.get_rng_state()
+    one, two = (
+        fisher_diagonal(SwappedHeads(network, {}), [{"x": x}], lambda b: ((b["x"],), {}, None)) for _ in range(2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), state) and torch.equal(one["weight"], two["weight"])
+
+
+def test_a_carried_state_is_the_tasks_own():
+    task = Language(vocab_size=30, carry=True)
+    assert Remembering(task).carried is task.carried and Remembering(NEW).carried == {}

@@ -6,12 +6,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.cli.main import app
 from ssmlab.errors import UserError
 from ssmlab.models import create_model, load_model, save_model
+from ssmlab.models.language import create_language_model
 from ssmlab.nn import factorized_ranks
 from ssmlab.reports.record import read_records
+from ssmlab.tasks.sequences import load_classifier
+from ssmlab.training import load_recipe
 from ssmlab.training.compress import Options, compress
+from ssmlab.training.run import run_recipe
 
 HOW = {"image_size": 16, "mean": [0.5] * 3, "std": [0.3] * 3, "classes": list("0123456789"), "channels": 3}
 FAST = {"repeats": 1, "batch": 4, "device": "cpu"}
@@ -63,6 +68,65 @@ def test_the_command_prints_the_table(tmp_path):
     out = CliRunner().invoke(app, [*words, "--no-train", "--output", str(tmp_path / "out")], catch_exceptions=False)
     assert out.exit_code == 0 and "Energy kept" in out.output and "Parameters" in out.output
     assert "not measured" in out.output
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("texts") / "a.txt"
+    file.write_text("the quick brown fox jumps over the lazy dog; " * 60)
+    return file
+
+
+@pytest.mark.parametrize("layout", ["ssmlab", "huggingface"])
+def test_language_models_are_compressed_too(layout, text, tmp_path):
+    torch.manual_seed(0)
+    model = create_language_model("mamba_lm_test", vocab_size=257)
+    folder = save_language_model(model, tmp_path / "model", layout=layout)
+    options = Options(
+        rule="rank", values=(2, 1000), targets=("in_proj", "out_proj"), data=str(text), length=32, limit=24, epochs=1,
+        tokenizer="bytes", **FAST,
+    )  # fmt: skip
+    result = compress(str(folder), options, output=tmp_path / "out")
+    found = {(r.model, r.metric, r.class_): r for r in result.records}
+    for label in ("dense", "rank 2", "rank 1000"):
+        before, after = (found[label, "bits_per_byte", f"{when} fine-tuning"] for when in ("before", "after"))
+        assert before.split == "test" and before.spread[0] < before.value < before.spread[1] and after.value < 9
+        assert {(label, m, "after fine-tuning") for m in ("loss", "perplexity")} <= found.keys()
+        for metric in ("tokens_per_second", "train_tokens_per_second"):
+            assert found[label, metric, "batch 4"].value > 0
+        for metric in ("parameters", "macs_per_token", "flops_per_token", "train_seconds"):
+            assert found[label, metric, None].value > 0
+    assert found["rank 2", "macs_per_token", None].value < found["dense", "macs_per_token", None].value
+    same = [found[label, "bits_per_byte", "before fine-tuning"].value for label in ("dense", "rank 1000")]
+    assert same[0] == pytest.approx(same[1], abs=1e-4)
+    low = load_language_model(tmp_path / "out" / "models" / "rank-2")
+    assert set(map(tuple, factorized_ranks(low).values())) == {(2, 0)}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert result.answer in page and "Bits per byte before fine-tuning" in page and "Cost of one token" in page
+
+
+def test_a_run_of_a_classifier_of_sequences(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    changes = ["models=[{name='mamba_lm_test', label='one'}]", "data.limit=16", "training.epochs=1", "name=one"]
+    run = run_recipe(load_recipe("language/classify_text", changes, smoke=True), output=tmp_path)
+    options = Options(rule="energy", values=(0.9,), data="generated", epochs=0, limit=16, train=False, **FAST)
+    result = compress(str(run), options, output=tmp_path / "out")
+    found = {(r.model, r.metric, r.class_): r for r in result.records}
+    test = next(r for r in read_records(run / "records.jsonl") if (r.split, r.metric) == ("test", "accuracy"))
+    assert found["dense", "accuracy", "before fine-tuning"].value == test.value  # the same rows, the same weights
+    low, how = load_classifier(tmp_path / "out" / "models" / "energy-0.9")
+    assert factorized_ranks(low) and len(how["classes"]) == low.head.out_features
+
+
+def test_names_of_language_models_and_mistakes(text, tmp_path):
+    options = Options(rule="flops", values=(0.5,), data=str(text), train=False, length=16, **FAST)
+    result = compress("mamba3_lm_test", options, output=tmp_path / "out")
+    assert result.unmeasured == "random weights" and not (tmp_path / "out" / "models").exists()
+    with pytest.raises(UserError, match="--weights is for vision models by name"):
+        compress("mamba_lm_test", Options(weights=("a",), **FAST), output=tmp_path / "b")
+    model = save_language_model(create_language_model("mamba_lm_test", vocab_size=8), tmp_path / "few")
+    with pytest.raises(UserError, match="has 8 tokens, the data 257; give the model's own --tokenizer"):
+        compress(str(model), Options(data=str(text), tokenizer="bytes", length=16, **FAST), output=tmp_path / "c")
 
 
 def test_mistakes_are_told(trained, tmp_path):

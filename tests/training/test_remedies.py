@@ -46,12 +46,19 @@ def test_factorised_forms_are_trained_and_open_again(tmp_path):
 
 
 def test_a_remedy_needs_an_old_task_and_one_rule_of_compression():
-    recipe = validate(
-        {"data": {"path": "digits"}, "models": [{"name": "vmamba_test", "remedy": {"method": "ewc"}}]}, "r"
-    )
+    table = {"data": {"path": "digits"}, "models": [{"name": "vmamba_test", "remedy": {"method": "ewc"}}]}
+    with pytest.raises(RecipeError, match=r"vmamba_test: remedy.method=ewc needs the old task; give base.recipe"):
+        validate(table, "r")
+    based = table | {"base": {"recipe": "adapt/base_vision"}}
     needs = pytest.raises(RecipeError, match=r"vmamba_test: remedy.method=ewc needs the old task; give base.recipe")
-    with needs, remembering(None, recipe.models[0], torch.nn.Linear(2, 2), None, "cpu"):
+    with needs, remembering(None, validate(based, "r").models[0], torch.nn.Linear(2, 2), None, "cpu"):
         pass
+    based["models"][0]["remedy"] = {"method": "reward"}
+    with pytest.raises(RecipeError, match="remedy.method=reward is for language models"):
+        validate(based, "r")
+    based["models"][0]["remedy"] = {"method": "ewc", "reward": "a.py:b"}
+    with pytest.raises(RecipeError, match="does nothing with method=ewc"):
+        validate(based, "r")
     both = {"name": "vmamba_test", "compress": {"rank": 2, "energy": 0.5}}
     with pytest.raises(RecipeError, match="compress takes one of rank, energy and flops, got rank and energy"):
         validate({"data": {"path": "digits"}, "models": [both]}, "r")

@@ -25,6 +25,7 @@ _NAMES = {
     "Rehearsal": "forgetting",
     "Remembering": "forgetting",
     "fisher_diagonal": "forgetting",
+    "Reward": "reward",
     "GradientNorms": "freeze",
     "freeze_parameters": "freeze",
     "merge_orthogonal": "orthogonal",

@@ -38,9 +38,11 @@ class Spec:
     states: int = 4
     share: float = 0.1
     vocab_size: int = 0
+    new_tokens: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "train", tuple(self.train))  # a list, where it was read from a file
+        for name in ("train", "new_tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list, where it was read from a file
         for name in ("rank", "tokens", "states"):
             if getattr(self, name) < 1:
                 raise ModelError(f"adapt: {name} must be at least 1, got {getattr(self, name)}")
@@ -92,7 +94,7 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
         options: rank; dropout before low-rank updates of layers; dora, rslora: for any method; train: parameters or
             modules that are trained whole and saved with the adapter, such as a new "head", with * and ?; tokens: of
             affix, a block; states: of additional_scan, a channel; share: of sparse_dimensions; vocab_size: of
-            vocabulary.
+            vocabulary; new_tokens: the texts of its last tokens, which are kept with the adapter.
     Returns:
         The model with what was done to it.
     Raises:
@@ -104,8 +106,13 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
         raise ModelError(f"adapt: unknown option {unknown[0]!r}; there are {known}")
     spec = Spec(method=method, alpha=float(2 * options.get("rank", 8) if alpha is None else alpha), **options)
     methods = parse(spec.method)
-    if hasattr(model, "adaptation") or hasattr(model, "peft_config"):
+    if hasattr(model, "adaptation"):
         raise ModelError(f"{_name(model)} has adapters already; adapt.merge(model) makes them part of it")
+    if _of_peft(model):
+        raise ModelError(
+            f"{_name(model)} has adapters of PEFT; give what model.merge_and_unload() returns, which has them in its "
+            "weights, or model.unload(), which has none (adapt.check takes such a model as it is)"
+        )
     there, base = parts(model), {id(parameter) for parameter in model.parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
     whole = _trained_whole(model, methods, there, spec)
@@ -142,7 +149,7 @@ def _trained_whole(model: Any, methods: dict, there: list[Part], spec: Spec) -> 
     named = dict(model.named_parameters())
     heads = {part.name for part in there if part.role == "head"} if "head" in methods else set()
     if "head" in methods and not heads:
-        raise ModelError(f"{_name(model)} has no linear layer at its end; leave 'head' out of the method")
+        raise ModelError(f"method 'head': {_name(model)} has no linear layer at its end; leave it out")
     found = {name: parameter for name, parameter in named.items() if name in heads}
     for pattern in spec.train:
         matched = {n: p for n, p in named.items() if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
@@ -171,6 +178,7 @@ def _chosen(model: Any, methods: dict, there: list[Part], whole: dict) -> dict[P
 def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tuple[list[str], list[str]]:
     """Attach what acts on tensors; returns the layers that are left to PEFT, and the names of all tensors."""
     layers, names, done = [], [], set()
+    beside: list[str] = []  # wrapped last, as their biases are found by the names that they have now
     for part, how in chosen.items():
         tensor = tensor_of(model, part)
         if (part.name, part.rows) in done:
@@ -182,7 +190,7 @@ def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tup
         if isinstance(module, QuantizedLinear) and part.tensor == "weight":
             if part.rows is not None or dora or how != "low_rank":
                 raise ModelError(f"{part.module} has weights of 8 bits: low-rank updates of the whole layer only")
-            lora.put_beside(model, part.module, spec.rank, spec.scale, spec.dropout)
+            beside.append(part.module)
             continue
         small = tensor.ndim < 2
         if (
@@ -201,6 +209,8 @@ def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tup
                 update = LowRank(tensor, spec.rank, spec.scale, rows=part.rows, dora=dora)
             for other in same:
                 attach(model.get_submodule(other.module), other.tensor, update)
+    for layer in beside:
+        lora.put_beside(model, layer, spec.rank, spec.scale, spec.dropout)
     return layers, names
 
 
@@ -213,6 +223,8 @@ def _dense(tensor: Tensor, rank: int, rows: tuple[int, int] | None) -> bool:
 def merge(model: Any) -> Any:
     """Make the adapters part of the weights, in place; the model has its own modules and names again.
 
+    Weights of half precision are merged in it, so widen them before. A base of 8 bits becomes one in float32.
+
     Raises:
         ModelError: the model has no adapters, or some that no weights can stand for.
     """
@@ -223,11 +235,10 @@ def merge(model: Any) -> Any:
             f"{', '.join(beside)}: acts beside the weights and cannot be merged into them; keep the adapter's folder "
             "and load it with adapt.load"
         )
-    quantized = [name for name, module in model.named_modules() if isinstance(module, lora.Beside)]
-    if quantized:
-        raise ModelError(f"{quantized[0]} has weights of 8 bits, which no update can be merged into; keep the adapter")
     bake(model)
     lora.merge_layers(model)
+    if any(isinstance(module, lora.Beside) for module in model.modules()):
+        lora.widen(model)
     for method in parse(spec.method).values():
         if method.extra in _WIDENING:
             _WIDENING[method.extra].merged(model, spec)
@@ -306,7 +317,14 @@ def _forget_statistics(model: nn.Module) -> None:
             del module.ssmlab_handle
 
 
+def _of_peft(model: Any) -> bool:
+    """Whether PEFT itself has put adapters on a model."""
+    return hasattr(model, "peft_config") or any(True for _ in lora.wrapped(model))
+
+
 def _spec(model: Any) -> Spec:
+    if not hasattr(model, "adaptation") and _of_peft(model):
+        raise ModelError(f"{_name(model)} has adapters of PEFT, not of adapt.apply; use its own methods for them")
     if not hasattr(model, "adaptation"):
         raise ModelError(f"{_name(model)} has no adapters; adapt.apply(model, method) puts some on")
     return model.adaptation

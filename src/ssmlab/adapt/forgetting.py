@@ -103,6 +103,11 @@ class Remembering:
     def higher(self) -> bool:
         return self.task.higher
 
+    @property
+    def carried(self) -> dict:
+        """The state that the task carries from step to step, if it does."""
+        return getattr(self.task, "carried", {})
+
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss with the remedies' terms in training, and the task's outputs."""
         loss, outputs = self.task.loss(model, batch)
@@ -142,8 +147,7 @@ class Rehearsal:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         count = max(1, round(self.share / (1 - self.share) * len(batch["labels"])))
-        rows = torch.randint(len(self.part), (count,))
-        old = _to(self.part.__getitems__(rows.tolist()), batch["labels"].device)
+        old = drawn(self.part, count, batch["labels"].device)
         self.view.train(model.training)
         loss, _ = self.task.loss(self.view, old)
         return self.share / (1 - self.share) * loss
@@ -171,14 +175,14 @@ class Distillation:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         if self.part is not None:
-            rows = torch.randint(len(self.part), (len(batch["labels"]),))
-            batch = _to(self.part.__getitems__(rows.tolist()), batch["labels"].device)
+            batch = drawn(self.part, len(batch["labels"]), batch["labels"].device)
         arguments, named, mask = self.inputs(batch)
         self.view.train(model.training)
         with torch.no_grad():
             wanted = _logits(self.base, arguments, named, mask)
         found = _logits(self.view, arguments, named, mask)
-        return self.weight * matching(wanted, found, self.temperature)
+        # a vocabulary that has grown since has tokens that the base knows nothing of
+        return self.weight * matching(wanted, found[:, : wanted.shape[1]], self.temperature)
 
 
 def matching(wanted: Tensor, found: Tensor, temperature: float = 1.0) -> Tensor:
@@ -216,7 +220,7 @@ class EWC:
         return self.weight / 2 * total
 
 
-def fisher_diagonal(view: View, batches: Iterable[Batch], inputs: Inputs) -> dict[str, Tensor]:
+def fisher_diagonal(view: View, batches: Iterable[Batch], inputs: Inputs, *, seed: int = 0) -> dict[str, Tensor]:
     """The diagonal Fisher information of the body on the old task, by names of the network's parameters, with mean 1.
 
     F_i = E[(d log p(y | x) / d p_i)^2] with y drawn from the network's own predictions. Squares are taken of the
@@ -225,25 +229,29 @@ def fisher_diagonal(view: View, batches: Iterable[Batch], inputs: Inputs) -> dic
     Args:
         batches: of the old task.
         inputs: as of `Distillation`.
+        seed: of the labels, so that a resumed training has the same springs.
     """
     network, was = view.network, view.network.training
     found = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     network.eval()
-    for batch in batches:
-        arguments, named, mask = inputs(batch)
-        with torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        for batch in batches:
+            arguments, named, mask = inputs(batch)
             logits = _logits(view, arguments, named, mask).float()
-            drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
+            labels = torch.distributions.Categorical(logits=logits.detach()).sample()
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-            loss = F.cross_entropy(logits, drawn, reduction="sum")
+            loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                found[name] += gradient.square()
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    found[name] += gradient.square()
     network.train(was)
     mean = sum(float(f.sum()) for f in found.values()) / max(sum(f.numel() for f in found.values()), 1)
     return {name: f / max(mean, 1e-30) for name, f in found.items()}
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+def drawn(part: Any, count: int, device: torch.device) -> Batch:
+    """So many rows of a part, drawn by torch's random numbers, each independently of the others."""
+    rows = torch.randint(len(part), (count,))
+    return {name: tensor.to(device) for name, tensor in part.__getitems__(rows.tolist()).items()}

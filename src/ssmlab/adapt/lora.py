@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ssmlab.nn import Linear2d, QuantizedLinear
+from ssmlab.nn import Linear, Linear2d, QuantizedLinear
 
 ADAPTER = "default"  # PEFT's own name for the only adapter
 
@@ -49,7 +50,7 @@ def inject(
 class Beside(nn.Module):
     """A layer with weights of 8 bits and a low-rank path beside it: base(x) + scale B A x.
 
-    PEFT has no layer for these weights, which no update can be merged into.
+    PEFT has no layer for these weights. Merged, it is a layer in float32, as the update is finer than 8 bits.
 
     Args:
         base_layer: what is frozen.
@@ -85,6 +86,30 @@ class Beside(nn.Module):
             return y
         path = self.lora_B(self.lora_A(self.dropout(x.to(self.lora_A.weight.dtype))))
         return y + (self.scale * path).to(y.dtype)
+
+    def merged(self) -> nn.Linear:
+        """The layer in float32, with what 8 bits stand for and the update in its weight."""
+        layer = _dequantized(self.base_layer)
+        layer.weight.data += self.scale * (self.lora_B.weight @ self.lora_A.weight)
+        return layer
+
+
+def _dequantized(layer: QuantizedLinear) -> nn.Linear:
+    made = Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight = nn.Parameter(layer.weight.to(layer.scale.dtype) * layer.scale[:, None])
+    made.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
+    return made.train(layer.training)
+
+
+@torch.no_grad()
+def widen(model: nn.Module) -> None:
+    """Put layers in float32 into the places of all with weights of 8 bits, their updates in the weights."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Beside):
+            model.set_submodule(name, module.merged())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLinear):
+            model.set_submodule(name, _dequantized(module))
 
 
 def put_beside(model: nn.Module, layer: str, rank: int, scale: float, dropout: float) -> None:

@@ -116,6 +116,28 @@ class Inserted(Update):
         return torch.cat([weight, extra.to(weight.dtype)], self.dim).index_select(self.dim, self.order)
 
 
+class Tail(Update):
+    """The matrix with other rows from a place on, and more of them.
+
+    Args:
+        weight: what is widened, (n, d).
+        rows: the new ones, (m, d).
+        first: where they begin, n or less.
+    """
+
+    def __init__(self, weight: Tensor, rows: Tensor, first: int):
+        super().__init__()
+        self.first = first
+        self.rows = nn.Parameter(rows.to(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The widened matrix (first + m, d); with the old rows, and zeros behind them, while this is not active."""
+        if self.active:
+            return torch.cat([weight[: self.first], self.rows.to(weight.dtype)])
+        more = self.first + len(self.rows) - len(weight)
+        return torch.cat([weight, weight.new_zeros(more, weight.shape[1])])
+
+
 class Entries(Update):
     """W with a difference at some of its entries.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssmlab.nn import Factorized
+from ssmlab.nn import Factorized, QuantizedLinear
 
 _A = ("A_log", "A_b_log", "A_logs", "log_A_real", "A_imag")
 _D = ("D", "D_b", "Ds")
@@ -57,7 +57,7 @@ def parts(model: nn.Module) -> list[Part]:
         found += [
             Part("mlp", _join(name, layer), "weight")
             for layer in _MLP
-            if all(isinstance(getattr(module, other, None), nn.Linear) for other in _MLP)
+            if all(isinstance(getattr(module, other, None), nn.Linear | QuantizedLinear) for other in _MLP)
         ]
         if "Norm" in type(module).__name__:
             own = dict(module.named_parameters(recurse=False))
@@ -175,7 +175,7 @@ def _ends(model: Any) -> list[Part]:
             inner = ((inside, m) for inside, m in module.named_modules() if isinstance(m, nn.Conv2d))
             found += [Part("embedding", _join(name, inside), "weight") for inside, m in inner]
     for head in head_modules(model):
-        own = dict(head.named_parameters(recurse=False))
+        own = [*dict(head.named_parameters(recurse=False)), *getattr(head, "parametrizations", ())]
         found += [Part("head", names[id(head)], tensor) for tensor in own]
     return found
 
@@ -194,9 +194,15 @@ def head_modules(model: Any) -> list[nn.Module]:
 
 def tied(model: nn.Module, part: Part) -> list[Part]:
     """All parts that are the same tensor as this one, itself included."""
-    tensor = tensor_of(model, part)
-    ends = [p for p in _ends(model) if tensor_of(model, p) is tensor]
-    return ends or [part]
+    stored = _stored(model, part)
+    return [p for p in _ends(model) if _stored(model, p) is stored] or [part]
+
+
+def _stored(model: nn.Module, part: Part) -> Tensor:
+    """The tensor that a part is made from, which is the same wherever it is read."""
+    module: Any = model.get_submodule(part.module)
+    updated = getattr(module, "parametrizations", {})
+    return updated[part.tensor].original if part.tensor in updated else getattr(module, part.tensor)
 
 
 def tensor_of(model: nn.Module, part: Part) -> Tensor:

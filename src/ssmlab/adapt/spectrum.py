@@ -73,13 +73,15 @@ def spectra(model: nn.Module, targets: str | Sequence[str] = "in_proj", inputs: 
 
 
 def linear_layers(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Linear]:
-    """The linear layers that some patterns name, by name.
+    """The linear layers that some patterns name, by name. A head that shares its weight with the embedding is none.
 
     Raises:
         UserError: a pattern names none.
     """
     # MultiheadAttention reads the weights of its projection past the layer's forward: another layer would break it
     closed = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    shared = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    closed |= {id(m) for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in shared}
     known = {
         name: child for name, child in model.named_modules() if isinstance(child, nn.Linear) and id(child) not in closed
     }

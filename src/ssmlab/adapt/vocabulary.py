@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssmlab.adapt.low_rank import Inserted, attach
+from ssmlab.adapt.low_rank import Tail, attach
 from ssmlab.adapt.parts import Part, parts, tensor_of, tied
 from ssmlab.errors import ModelError
 
@@ -15,7 +15,8 @@ from ssmlab.errors import ModelError
 def build(model: Any, spec: Any) -> list[str]:
     """Widen embedding and head to `spec.vocab_size` tokens, in place; the old rows stay frozen.
 
-    A new row starts as the mean of the old ones. The config's `vocab_size` follows.
+    A new row starts as the mean of the old ones. Rows that the base has, but no token for, are new ones too. The
+    config's `vocab_size` follows.
 
     Raises:
         ModelError: no embedding of tokens, or no more tokens than it has.
@@ -26,31 +27,37 @@ def build(model: Any, spec: Any) -> list[str]:
         raise ModelError("method 'vocabulary': the model has no embedding of tokens")
     rows = tensor_of(model, embeddings[0]).shape[0]
     known = getattr(model.config, "vocab_size", rows)
-    if spec.vocab_size <= known:
-        raise ModelError(f"adapt: vocab_size must be more than the model's {known}, got {spec.vocab_size}")
-    if is_dataclass(model.config):
-        model.config = replace(model.config, vocab_size=spec.vocab_size)  # type: ignore[type-var]
-        wanted = getattr(model.config, "padded_vocab", spec.vocab_size)
-    else:
-        model.config.vocab_size = wanted = spec.vocab_size
-    if wanted <= rows:
-        raise ModelError(f"the embedding has {rows} rows already, enough for {spec.vocab_size} tokens; leave it out")
+    size = spec.vocab_size or known + len(spec.new_tokens)
+    first = size - len(spec.new_tokens) if spec.new_tokens else known  # a tokenizer may have fewer tokens than known
+    if size <= first or not 0 < first <= rows:
+        named = f" with {len(spec.new_tokens)} new ones" if spec.new_tokens else ""
+        raise ModelError(f"adapt: vocab_size must be more than the model's {known} tokens, got {size}{named}")
+    wanted = max(_grow_config(model, max(known, size)), rows)
     done: set[str] = set()
     names = []
     for part in there:
         if part.name in done or tensor_of(model, part).shape[0] != rows:
             continue
         same = tied(model, part)
-        _widen(model, same, rows, wanted)
+        _widen(model, same, first, wanted)
         done |= {other.name for other in same}
         names += [other.name for other in same]
     return names
 
 
-def _widen(model: nn.Module, same: list[Part], rows: int, wanted: int) -> None:
+def _grow_config(model: Any, size: int) -> int:
+    """The config says how many tokens there are; returns how many rows that makes."""
+    if is_dataclass(model.config):
+        model.config = replace(model.config, vocab_size=size)  # type: ignore[type-var]
+        return getattr(model.config, "padded_vocab", size)
+    model.config.vocab_size = size
+    return size
+
+
+def _widen(model: nn.Module, same: list[Part], first: int, wanted: int) -> None:
     weight: Tensor = tensor_of(model, same[0]).detach()
-    extra = weight.mean(0, keepdim=True).expand(wanted - rows, -1)
-    update = Inserted(weight, extra.clone(), list(range(rows, wanted)), 0)
+    start = weight[:first].mean(0, keepdim=True).expand(wanted - first, -1)
+    update = Tail(weight, start.clone(), first)
     for other in same:
         module: Any = model.get_submodule(other.module)
         attach(module, other.tensor, update)

@@ -47,12 +47,17 @@ def _counts(model, method: str, rank: int) -> tuple[str, str]:
     from ssmlab.errors import ModelError
 
     network = copy.deepcopy(model)
-    vocabulary = {"vocab_size": network.config.padded_vocab + 8} if hasattr(network.config, "padded_vocab") else {}
     try:
-        adapted = apply(network, method, rank=rank, **(vocabulary if method == "vocabulary" else {}))
+        adapted = apply(network, method, rank=rank, **_growth(network, method))
     except ModelError:
         return "", "not of this model"
     return f"{adapted.trainable:,}", f"{adapted.trainable / adapted.total:.2%}"
+
+
+def _growth(model, method: str) -> dict[str, int]:
+    """A few tokens more, where a method adds some."""
+    size = getattr(getattr(model, "config", None), "vocab_size", 0)
+    return {"vocab_size": size + 8} if size and "vocabulary" in method.split("+") else {}
 
 
 @app.command()
@@ -75,7 +80,7 @@ def check(
 
     network = _open(model, classes, image_size)
     if adapter is None:
-        adapt.apply(network, method, rank=rank)
+        adapt.apply(network, method, rank=rank, **_growth(network, method))
     else:
         adapt.load(network, adapter)
     report = adapt.check(network)
@@ -120,6 +125,8 @@ def _table(report, every: bool):
 
 def _open(model: str, classes: int, image_size: int | None):
     """The network of a path, or of a name with random weights; a path wins."""
+    import json
+
     from ssmlab.errors import ModelError
     from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
     from ssmlab.models.registry import MODELS, TIMM, create_model, did_you_mean, load_model
@@ -131,7 +138,8 @@ def _open(model: str, classes: int, image_size: int | None):
             from ssmlab.tasks.sequences import load_classifier
 
             return load_classifier(folder)[0]
-        if (folder / "preprocess.json").is_file() and '"image_size"' in (folder / "preprocess.json").read_text("utf-8"):
+        name = json.loads((folder / "config.json").read_text("utf-8")).get("model")
+        if name is not None and name not in LANGUAGE_MODELS:
             return load_model(folder)[0]
         from ssmlab.checkpoints.files import load_language_model
 

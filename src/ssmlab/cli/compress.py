@@ -6,73 +6,90 @@ from typing import Annotated
 import typer
 
 NAMES, NUMBERS = 28, 18  # columns of the terminal for the measures, and for a model
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def _option(kind: type, text: str, **limits):
+    return Annotated[kind, typer.Option(help=text, **limits)]
+
+
+MODEL = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A trained model's folder, a run with one, a name of `ssmlab models`.")
+]
+RANK = _option(str, "Ranks, such as 4,8,16.")
+ENERGY = _option(str, "Shares of the energy; 0.5,0.8,0.9,0.95,0.99 if nothing is given.")
+FLOPS = _option(str, "Shares of the layers' operations, spread over them, such as 0.25,0.5.")
+TARGETS = _option(str, "Linear layers, by name or pattern, with commas.")
+SIDE = _option(int, "Rank of a side path of its own beside P Q.", min=0)
+DATA = _option(str | None, "As data.path of a recipe: accuracy, or bits and perplexity, before and after.")
+EPOCHS = _option(int, "Of fine-tuning, with --data; 0: none.", min=0)
+RATE = _option(float, "Of fine-tuning.")
+WEIGHTS = _option(str | None, "Weights of a vision model by name.")
+SIZE = _option(int | None, "For a vision model by name.", min=8)
+LENGTH = _option(int, "Tokens of a row; 0: as the model was trained, or 256.", min=0)
+TOKENIZER = _option(str, "Of --data, if not the model's own.")
+BATCH = _option(int, "Images or rows of a batch.", min=1)
+REPEATS = _option(int, "Rounds, in each of which every model has its turn.", min=1)
+THREADS = _option(int, "On the CPU; 0: as many as torch takes.", min=0)
+DEVICE = _option(str, ", ".join(DEVICES))
+TRAIN = Annotated[bool, typer.Option("--train/--no-train", help="Time training steps too.")]
+LIMIT = _option(int, "At most so many images or rows of each part; 0: all.", min=0)
+GROUP = _option(str | None, "The images' column whose members stay on one side.")
+LABELS = _option(str, "Of CIFAR-100: fine or coarse.")
+OUTPUT = _option(Path | None, "The folder; runs/compress-<model> if not given.")
 
 
 def compress(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A trained model's folder, a run with one, a name of `ssmlab models`."),
-    ],
-    rank: Annotated[str, typer.Option(help="Ranks, such as 4,8,16.")] = "",
-    energy: Annotated[str, typer.Option(help="Shares of the energy; 0.5,0.8,0.9,0.95,0.99 if nothing is given.")] = "",
-    flops: Annotated[
-        str, typer.Option(help="Shares of the layers' operations, spread over them, such as 0.25,0.5.")
-    ] = "",
-    targets: Annotated[str, typer.Option(help="Linear layers, by name or pattern, with commas.")] = "in_proj",
-    residual_rank: Annotated[int, typer.Option(min=0, help="Rank of a side path of its own beside P Q.")] = 0,
-    data: Annotated[str | None, typer.Option(help="As data.path of a recipe: accuracy before and after.")] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Of fine-tuning, with --data; 0: none.")] = 3,
-    learning_rate: Annotated[float, typer.Option(help="Of fine-tuning.")] = 3e-4,
-    weights: Annotated[str | None, typer.Option(help="Weights of a network by name.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=8, help="For a network by name.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every model has its turn.")] = 10,
-    threads: Annotated[int, typer.Option(min=0, help="On the CPU; 0: as many as torch takes.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Time training steps too.")] = True,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many images of each part; 0: all.")] = 0,
-    group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
-    output: Annotated[Path | None, typer.Option(help="The folder; runs/compress-<model> if not given.")] = None,
+    model: MODEL,
+    rank: RANK = "",
+    energy: ENERGY = "",
+    flops: FLOPS = "",
+    targets: TARGETS = "in_proj",
+    residual_rank: SIDE = 0,
+    data: DATA = None,
+    epochs: EPOCHS = 3,
+    learning_rate: RATE = 3e-4,
+    weights: WEIGHTS = None,
+    image_size: SIZE = None,
+    length: LENGTH = 0,
+    tokenizer: TOKENIZER = "",
+    batch: BATCH = 32,
+    repeats: REPEATS = 10,
+    threads: THREADS = 0,
+    device: DEVICE = "auto",
+    train: TRAIN = True,
+    limit: LIMIT = 0,
+    group: GROUP = None,
+    labels: LABELS = "fine",
+    output: OUTPUT = None,
 ) -> None:
     """Replace linear layers by products of a lower rank: spectrum, parameters, operations, speed, and what is lost.
 
-    Each value of --rank, --energy or --flops makes a model. With --data it is tested, fine-tuned and tested again, and
-    saved under models/, from where every command opens it.
+    MODEL reads images or texts. Each value of --rank, --energy or --flops makes a model. With --data it is tested,
+    fine-tuned and tested again, and saved under models/, from where every command opens it.
     """
+    from ssmlab.errors import UserError
+    from ssmlab.training.compress import Options
+
+    if device not in DEVICES:
+        raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
+    rule, values = _rule(rank=rank, energy=energy, flops=flops)
+    options = Options(
+        rule=rule, values=values, targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+        residual_rank=residual_rank, data=data, group=group, labels=labels, limit=limit, epochs=epochs,
+        learning_rate=learning_rate, image_size=image_size, length=length, tokenizer=tokenizer, batch=batch,
+        repeats=repeats, threads=threads, device=device, train=train, weights=(weights,) if weights else (),
+    )  # fmt: skip
+    _run(model, options, output)
+
+
+def _run(model: str, options, output: Path | None) -> None:
     import shlex
     import sys
 
     from ssmlab.cli.display import Display
-    from ssmlab.errors import UserError
-    from ssmlab.training.compress import ENERGIES, Options
     from ssmlab.training.compress import compress as measure
 
-    if device not in ("auto", "cuda", "mps", "cpu"):
-        raise UserError(f"--device must be auto, cuda, mps or cpu, got {device!r}")
-    given = {name: text for name, text in (("rank", rank), ("energy", energy), ("flops", flops)) if text}
-    if len(given) > 1:
-        raise UserError(f"give one of --rank, --energy and --flops, got {' and '.join(f'--{name}' for name in given)}")
-    rule, values = next(((name, _numbers(name, text)) for name, text in given.items()), ("energy", ENERGIES))
-    options = Options(
-        rule=rule,
-        values=values,
-        targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
-        residual_rank=residual_rank,
-        data=data,
-        group=group,
-        labels=labels,
-        limit=limit,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        image_size=image_size,
-        batch=batch,
-        repeats=repeats,
-        threads=threads,
-        device=device,
-        train=train,
-        weights=(weights,) if weights else (),
-    )
     display = Display()
     try:
         result = measure(model, options, output=output, command=shlex.join(["ssmlab", *sys.argv[1:]]), progress=display)
@@ -83,6 +100,17 @@ def compress(
     finally:
         display.stop()
     _show(display.console, result)
+
+
+def _rule(**texts: str) -> tuple[str, tuple[float, ...]]:
+    """The one of the rules that is given, and its values."""
+    from ssmlab.errors import UserError
+    from ssmlab.training.compress import ENERGIES
+
+    given = {name: text for name, text in texts.items() if text}
+    if len(given) > 1:
+        raise UserError(f"give one of --rank, --energy and --flops, got {' and '.join(f'--{name}' for name in given)}")
+    return next(((name, _numbers(name, text)) for name, text in given.items()), ("energy", ENERGIES))
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

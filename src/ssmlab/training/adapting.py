@@ -13,22 +13,17 @@ from torch import nn
 
 from ssmlab import adapt
 from ssmlab.adapt.applying import mergeable
-from ssmlab.adapt.lora import Beside
+from ssmlab.adapt.lora import widen
 from ssmlab.adapt.parts import head_modules
 from ssmlab.errors import RecipeError
 from ssmlab.models.language_model import NO_DECAY
-from ssmlab.nn import ClassifierHead, quantize_linear_
+from ssmlab.nn import ClassifierHead, Linear, QuantizedLinear, quantize_linear_
 from ssmlab.reports.record import Record
-from ssmlab.training.schema_adapt import NONE
+from ssmlab.training.growing import growth, write_tokenizer
+from ssmlab.training.schema_adapt import method_of
 
 FOLDER = "adapter"
 _OPTIONS = ("rank", "dropout", "dora", "rslora", "tokens", "states", "share")
-
-
-def method_of(recipe: Any, model: Any) -> str:
-    """How a model of a recipe is adapted; "" where it is trained whole."""
-    method = getattr(model, "adapt", "") or recipe.adapt.method
-    return "" if method == NONE else method
 
 
 def asked(recipe: Any, model: Any) -> bool:
@@ -55,7 +50,11 @@ def put_on(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, 
     if recipe.training_of(model).freeze:
         raise RecipeError("training.freeze: with adapters everything else is frozen already; leave it empty")
     keep_base(network, config.base, precision)
-    options = {name: getattr(config, name) for name in _OPTIONS}
+    options = {name: getattr(config, name) for name in _OPTIONS} | growth(recipe, method, task)
+    if config.new_tokens:
+        from ssmlab.training.texts import tokenizer_of
+
+        network.tokenizer_files = tokenizer_of(recipe)[0].files
     train = tuple(dict.fromkeys([*config.train, *new_head(network, task)]))
     adapt.apply(network, method, alpha=config.alpha or None, train=train, **options)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and config.base == "bf16"):
@@ -90,10 +89,26 @@ def keep_base(network: Any, base: str, precision: str) -> None:
         for name, parameter in network.named_parameters():
             if name.rpartition(".")[2] not in (*NO_DECAY, "A_logs") and (language or parameter.ndim > 1):
                 parameter.data = parameter.data.to(torch.bfloat16)
-    if base == "int8":
-        if not language:
-            raise RecipeError("adapt.base=int8 is for language models, whose layers have a product for it; use bf16")
+    if base == "int8" and language:
         quantize_linear_(network, skip=("lm_head",) if hasattr(network, "lm_head") else ())
+    elif base == "int8":
+        heads = [id(m) for m in network.modules() if isinstance(m, ClassifierHead)] or map(id, head_modules(network))
+        _quantize(network, set(heads))
+
+
+def _quantize(network: nn.Module, heads: set[int]) -> None:
+    """8 bits for the linear layers of a vision model but its head; those over the channels of a map stay.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    found = [name for name, child in network.named_modules() if type(child) in (nn.Linear, Linear)]
+    inside = [name for name, child in network.named_modules() if id(child) in heads]
+    names = [n for n in found if not any(n == head or n.startswith(f"{head}.") for head in inside)]
+    if not names:
+        raise RecipeError(f"adapt.base=int8: {type(network).__name__} has no linear layers for it; use bf16")
+    for name in names:
+        network.set_submodule(name, QuantizedLinear.of(network.get_submodule(name)))
 
 
 def new_head(network: Any, task: Any) -> list[str]:
@@ -114,11 +129,14 @@ def settle(network: nn.Module, folder: Path) -> bool:
     if not hasattr(network, "adaptation"):
         return True
     adapt.save(network, folder / FOLDER)
+    for place in (folder, folder / FOLDER):
+        write_tokenizer(getattr(network, "tokenizer_files", {}), place)
     network.float()
-    if not mergeable(network) or any(isinstance(module, Beside) for module in network.modules()):
-        return False
-    adapt.merge(network)
-    return True
+    whole = mergeable(network)
+    if whole:
+        adapt.merge(network)
+    widen(network)  # no file of weights holds 8 bits
+    return whole
 
 
 def trained_numbers(network: nn.Module) -> Record:
@@ -169,9 +187,12 @@ class BaseTask:
 
 @contextmanager
 def _on_old_task(adapted: Any, base: Any) -> Iterator[Any]:
-    """The adapted network with the old head; it has its own again behind the context."""
+    """The adapted network as its old task sees it, with the old head; it has its own again behind the context."""
     device = next(adapted.parameters()).device
-    if hasattr(base, "lm_head"):  # a language model, or a classifier on its layers
+    if hasattr(adapted, "lm_head"):  # a language model writes with the head that it has now
+        yield adapted.eval()
+        return
+    if hasattr(base, "lm_head"):  # a classifier on a language model's layers
         base.to(device)
         base.backbone = adapted.backbone
         yield base.eval()

@@ -4,14 +4,17 @@ import copy
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssmlab.errors import UserError
 from ssmlab.reports.record import Record
-from ssmlab.training.compare.subjects import Subject, find_subjects
+from ssmlab.training.compare.subjects import Subject
+from ssmlab.training.compress_kinds import find_model, kind_class
 from ssmlab.training.outputs import write_json
 from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ssmlab.training.compress_page import Result
 
 MARK = "compress.json"  # the file that says a folder holds the results of this command
 DENSE, BEFORE, AFTER = "dense", "before fine-tuning", "after fine-tuning"
@@ -25,9 +28,11 @@ class Options:
     Args:
         rule: "rank", "energy" or "flops"; `values` its settings, each of which makes a model.
         targets: linear layers, by their names' last part or pattern. residual_rank: of the side path.
-        data: a path as in a recipe's data.path; without it nothing is tested or trained. `group`, `labels`: as there.
-        limit: at most so many images of each part; 0 takes all.
+        data: a path as in a recipe's data.path; without it nothing is tested or trained. `group`, `labels` (of images),
+            `tokenizer` (of texts): as there.
+        limit: at most so many images or rows of each part; 0 takes all.
         epochs: of fine-tuning, of the dense model too; 0 leaves it out. learning_rate: its highest.
+        length: tokens of a row; 0 takes the trained model's, or 256.
         image_size, batch, repeats, threads, device, train, weights: as of a comparison.
     """
 
@@ -41,6 +46,8 @@ class Options:
     limit: int = 0
     epochs: int = 3
     learning_rate: float = 3e-4
+    tokenizer: str = ""
+    length: int = 0
     image_size: int | None = None
     batch: int = 32
     repeats: int = 10
@@ -48,6 +55,16 @@ class Options:
     device: str = "auto"
     train: bool = True
     weights: tuple[str, ...] = ()
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The table of a recipe that fine-tuning follows."""
+        return {
+            "epochs": max(self.epochs, 1),
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch,
+            "weight_decay": 0.05,
+        }
 
 
 def compress(
@@ -58,11 +75,12 @@ def compress(
     runs: Path = Path("runs"),
     command: str | None = None,
     progress: Progress | None = None,
-):
+) -> "Result":
     """Factorise a model by every setting and write records.jsonl, table.md, plots, models and report.html.
 
     Args:
-        model: a trained vision model's folder, a run with one model, a name of the table, or timm/<name>.
+        model: a trained model's folder (of images, texts or sequences with labels), a run with one model, a name of the
+            table, or timm/<name>.
         output: the folder; `runs/compress-<model>` if None.
     Returns:
         the `compress_page.Result`.
@@ -70,14 +88,11 @@ def compress(
         UserError: the model, a target, a setting, the data or the folder is not in order.
     """
     progress = progress or Progress()
-    subjects = find_subjects([model], options.weights, runs)
-    if len(subjects) > 1:
-        raise UserError(f"{model} has {len(subjects)} models; name one: {', '.join(str(s.folder) for s in subjects)}")
-    subject = subjects[0]
+    kind, subject = find_model(model, options.weights, runs)
     folder = _check_folder(output or runs / f"compress-{subject.label.replace('/', '-')}")
     from ssmlab.training.compress_page import write_result
 
-    result = _Work(subject, options, folder, command, progress).result()
+    result = _Work(kind, subject, options, folder, command or " ".join(sys.argv), progress).result()
     write_result(result)
     return result
 
@@ -91,49 +106,34 @@ def _check_folder(folder: Path) -> Path:
 class _Work:
     """One call of the command; torch is imported from here on."""
 
-    def __init__(self, subject: Subject, options: Options, folder: Path, command: str | None, progress: Progress):
+    def __init__(self, kind: str, subject: Subject, options: Options, folder: Path, command: str, progress: Progress):
         import torch
 
         from ssmlab.training.device import choose_placement
 
-        self.subject, self.options, self.folder, self.progress = subject, options, folder, progress
-        self.placement = choose_placement(options.device, "float32", "no")
-        self.command = command or " ".join(sys.argv)
         if options.threads:
             torch.set_num_threads(options.threads)
+        placement = choose_placement(options.device, "float32", "no")
+        self.options, self.folder, self.command = options, folder, command
+        self.kind = kind_class(kind)(subject, options, placement, progress)
         self.records: dict[str, list[Record]] = {}
 
-    def result(self):
-        from ssmlab.adapt.factorize import factorize
-        from ssmlab.adapt.spectrum import spectra
-        from ssmlab.training.compare import measure
+    def result(self) -> "Result":
         from ssmlab.training.compress_page import Result
         from ssmlab.training.environment import Stamp, commit, machine, now, versions
 
-        started, options, device = now(), self.options, self.placement.device
-        images = self._images()
-        classes = tuple(images.classes) if images else tuple(map(str, range(1000)))
-        dense = measure.with_reason(
-            self.subject.label, lambda: measure.build(self.subject, classes, options.image_size, device)
-        )
-        dense = replace(dense, subject=replace(self.subject, label=DENSE, title=DENSE))
-        layers = spectra(dense.network, options.targets, dense.batch(1, device))
-        built, replaced = [dense], {DENSE: []}
-        for value in options.values:
-            label = f"{options.rule} {value:g}"
-            network = copy.deepcopy(dense.network)
-            replaced[label] = factorize(
-                network, **{options.rule: value}, residual_rank=options.residual_rank, decomposed=layers
-            )
-            built.append(replace(dense, network=network, subject=replace(dense.subject, label=label, title=label)))
-        self._costs(built, replaced)
-        if images is not None and dense.unmeasured is None:
-            self._quality(built, images)
-        for model in built:
-            self._save(model)
-        if options.train:
-            for label, rows in measure.training(built, options.batch, options.repeats, device, self.progress).items():
-                self.records[label] += rows
+        started, kind = now(), self.kind
+        layers, networks, replaced = self._factorised()
+        self._costs(networks, replaced)
+        if kind.unmeasured is None:
+            for label, network in networks.items():
+                self._quality(label, network)
+        for label, network in networks.items():
+            if kind.kept and label != DENSE:
+                kind.save(network, self.folder / "models" / label.replace(" ", "-"))
+        if self.options.train:
+            self._add(kind.training(networks))
+        device = kind.placement.device
         stamp = Stamp(
             run=self.folder.name,
             task="compress",
@@ -142,126 +142,61 @@ class _Work:
             machine=machine(device),
             versions=versions(),
         )
-        records = [record for label, rows in self.records.items() for record in stamp.on(rows, model=label)]
-        reason = "no --data" if images is None else dense.unmeasured
-        settings = asdict(options) | {"device": device, "image_size": dense.image_size}
         return Result(
             folder=self.folder,
-            subject=self.subject,
-            records=records,
+            subject=kind.subject,
+            terms=kind.terms,
+            records=[record for label, rows in self.records.items() for record in stamp.on(rows, model=label)],
             spectra={layer.name: layer.shares.tolist() for layer in layers},
             replaced=replaced,
-            unmeasured=reason,
-            settings=settings,
+            unmeasured=kind.unmeasured,
+            settings=asdict(self.options) | {"device": device} | kind.size,
             stamp=stamp,
             started=started,
             finished=now(),
         )
 
-    def _images(self):
-        """The parts of the data, whose classes a trained model must know; None without data."""
-        options, known = self.options, self.subject.preprocess
-        if options.data is None:
-            return None
-        from ssmlab.training.images import load_images
+    def _factorised(self) -> tuple[list, dict[str, Any], dict[str, list]]:
+        """The layers' spectra; the networks and what was replaced in them, by label, the dense one first."""
+        from ssmlab.adapt.factorize import factorize
+        from ssmlab.adapt.spectrum import spectra
 
-        size = known["image_size"] if known else options.image_size or 32
-        table = {"path": options.data, "image_size": size, "limit": options.limit, "labels": options.labels}
-        training = {"epochs": max(options.epochs, 1), "learning_rate": options.learning_rate}
-        self.recipe = Recipe.model_validate(
-            {
-                "data": table | ({"group": options.group} if options.group else {}),
-                "training": training | {"batch_size": options.batch, "weight_decay": 0.05},
-                "models": [{"name": self.subject.name}],
-            }
-        )
-        images = load_images(self.recipe, self.progress)
-        if known and set(known["classes"]) != set(images.classes):
-            raise UserError(
-                f"{self.subject.label} was trained on {', '.join(known['classes'][:4])}, ..., {options.data} has "
-                f"{', '.join(images.classes[:4])}, ...; give the data that it was trained for, or none"
+        options, dense = self.options, self.kind.network
+        layers = spectra(dense, options.targets, self.kind.example)
+        networks, replaced = {DENSE: dense}, {DENSE: []}
+        for value in options.values:
+            label = f"{options.rule} {value:g}"
+            networks[label] = copy.deepcopy(dense)
+            replaced[label] = factorize(
+                networks[label],
+                options.targets,
+                **{options.rule: value},
+                residual_rank=options.residual_rank,
+                decomposed=layers,
             )
-        return images
+        return layers, networks, replaced
 
-    def _costs(self, built: list[Any], replaced: dict) -> None:
-        from ssmlab.training.compare import measure
-
-        device = self.placement.device
-        for model in built:
-            rows = measure.counts(model, device)
-            for each in replaced[model.label]:
-                rows += [
+    def _costs(self, networks: dict[str, Any], replaced: dict[str, list]) -> None:
+        for label, network in networks.items():
+            self.records[label] = self.kind.counts(network)
+            for each in replaced[label]:
+                self.records[label] += [
                     Record(metric="rank", value=each.rank + each.residual_rank, unit="count", class_=each.name),
                     Record(metric="energy", value=each.energy, unit="fraction", class_=each.name),
                 ]
-            self.records[model.label] = rows
-        timed = measure.inference(built, self.options.batch, self.options.repeats, device, self.progress)
-        for label, rows in timed.items():
+        self._add(self.kind.inference(networks))
+
+    def _quality(self, label: str, network: Any) -> None:
+        """The test part before and after fine-tuning; the network is fine-tuned by it."""
+        kind, rows = self.kind, self.records[label]
+        rows += [replace(row, split="test", class_=BEFORE) for row in kind.test(label, network)]
+        if self.options.epochs:
+            rows.append(kind.fine_tune(label, network))
+            rows += [replace(row, split="test", class_=AFTER) for row in kind.test(label, network)]
+
+    def _add(self, found: dict[str, list[Record]]) -> None:
+        for label, rows in found.items():
             self.records[label] += rows
-
-    def _quality(self, built: list[Any], images: Any) -> None:
-        """Accuracy on the test part before and after fine-tuning; the networks are fine-tuned by it."""
-        from ssmlab.training.compare import measure
-
-        classes, device, batch = tuple(images.classes), self.placement.device, self.options.batch
-
-        def test(model: Any, when: str) -> None:
-            rows = measure.accuracy(
-                model, images.test.images, images.test.labels, classes, batch, device, self.progress
-            )
-            kept = [row for row in rows if row.metric in ("accuracy", "loss")]
-            self.records[model.label] += [replace(row, split="test", class_=when) for row in kept]
-
-        for model in built:
-            test(model, BEFORE)
-            if self.options.epochs:
-                self.records[model.label].append(self._fine_tune(model, images))
-                test(model, AFTER)
-
-    def _fine_tune(self, model: Any, images: Any) -> Record:
-        import tempfile
-
-        import torch
-
-        from ssmlab.training import trainer
-
-        own = list(model.task.classes)
-        order = torch.tensor([own.index(name) for name in images.classes])  # the model may know them in another order
-
-        def served(part):
-            return trainer.Images(
-                torch.from_numpy(part.images).permute(0, 3, 1, 2), order[torch.from_numpy(part.labels)]
-            )
-
-        torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder:
-            trained = trainer.train(
-                model.network,
-                model.task,
-                self.recipe.training,
-                served(images.train),
-                served(images.val),
-                folder=Path(folder),
-                label=model.label,
-                seed=0,
-                placement=self.placement,
-                progress=self.progress,
-            )
-        model.network.eval()
-        return Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)
-
-    def _save(self, model: Any) -> None:
-        """The model's folder, which every command opens; of a network with random weights there is nothing to keep."""
-        if model.unmeasured is not None or model.label == DENSE:
-            return
-        from ssmlab.models import save_model
-
-        task = model.task
-        how = self.subject.preprocess or {
-            "image_size": model.image_size, "mean": list(task.mean), "std": list(task.std),
-            "classes": list(task.classes), "channels": 3,
-        }  # fmt: skip
-        save_model(model.network, self.folder / "models" / model.label.replace(" ", "-"), how)
 
 
 def write_mark(folder: Path, content: dict) -> None:

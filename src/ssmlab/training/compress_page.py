@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.reports import formats, theme
-from ssmlab.reports.intervals import wilson
 from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
@@ -19,29 +18,37 @@ from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.compare.subjects import Subject
 from ssmlab.training.compare.table import to_html, to_markdown
 from ssmlab.training.compress import AFTER, BEFORE, DENSE, write_mark
+from ssmlab.training.compress_kinds import Terms
 from ssmlab.training.environment import Stamp
 from ssmlab.training.outputs import write_records
 
-METHOD = (
-    (
-        "Factorisation",
-        "Each layer's weight W (m x n) becomes P Q of rank r from its singular values, r (m + n) weights and as many "
-        "multiply-accumulates a position. The energy is the share of the squared norm of W that P Q keeps; the energy "
-        "rule takes the least r with |W - PQ|^2 <= (1 - energy) |W|^2. A budget of operations (flops) is spent on the "
-        "directions with the most energy per multiply-accumulate, over all layers.",
-    ),
-    ("Operations", "Of one image, scans included. One multiply-accumulate (MAC) is two operations (FLOP)."),
-    (
-        "Speed",
-        "Batches of noise, float32, without reading files; in every round each model has its turn. The median of n "
-        "rounds, in parentheses the slowest and the fastest.",
-    ),
-    (
-        "Accuracy",
-        "On the test part. Fine-tuning trains all parameters, P and Q among them, of every model alike, the dense one "
-        "too.",
-    ),
+FACTORISATION = (
+    "Each layer's weight W (m x n) becomes P Q of rank r from its singular values, r (m + n) weights and as many "
+    "multiply-accumulates a position. The energy is the share of the squared norm of W that P Q keeps; the energy rule "
+    "takes the least r with |W - PQ|^2 <= (1 - energy) |W|^2. A budget of operations (flops) is spent on the "
+    "directions with the most energy per multiply-accumulate, over all layers."
 )
+QUALITY = "Quality, test part"
+INPUTS = {"image": "Batches of noise", "token": "Rows of random tokens"}
+
+
+def method(result: "Result") -> list[tuple[str, str]]:
+    """How the numbers were made."""
+    item = result.terms.item
+    return [
+        ("Factorisation", FACTORISATION),
+        ("Operations", f"Of one {item}, scans included. One multiply-accumulate (MAC) is two operations (FLOP)."),
+        (
+            "Speed",
+            f"{INPUTS[item]}, float32, without reading files; in every round each model has its turn. The median of n "
+            "rounds, in parentheses the slowest and the fastest.",
+        ),
+        (
+            "Quality",
+            "On the test part, in brackets the 95 % interval. Fine-tuning trains all parameters, P and Q among them, "
+            "of every model alike, the dense one too.",
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,13 @@ class Result:
 
     Args:
         spectra: by layer, the share of the energy of every direction, the largest first.
-        replaced: by model, what was replaced. unmeasured: why there is no accuracy, or None.
+        replaced: by model, what was replaced. unmeasured: why there is no quality, or None.
         settings: the options as they were used. stamp: the circumstances.
     """
 
     folder: Path
     subject: Subject
+    terms: Terms
     records: list[Record]
     spectra: dict[str, list[float]]
     replaced: dict[str, list]
@@ -82,74 +90,86 @@ class Result:
     def table(self) -> Table:
         return _table(self)
 
+    def cost(self, label: str) -> float:
+        """Multiply-accumulates of an item."""
+        return self.value(label, f"macs{self.terms.suffix}") or 0.0
+
     @property
     def answer(self) -> str:
-        """One sentence: the lightest model that is not less accurate than the dense one, else what is saved at most."""
-        dense = self.value(DENSE, "macs") or 1
-        when = AFTER if self.value(DENSE, "accuracy", AFTER) is not None else BEFORE
-        accuracy = {label: self.value(label, "accuracy", when) for label in self.labels}
-        least = min(self.labels[1:], key=lambda label: self.value(label, "macs") or 0)
-        if accuracy[DENSE] is None:
-            share = (self.value(least, "macs") or 0) / dense
-            return f"{least} has {formats.percent(share)} of the dense model's multiply-accumulates"
-        record = self.found[DENSE, "accuracy", when]
-        low, _ = wilson(round(record.value * record.n), record.n)
-        good = [label for label in self.labels[1:] if (accuracy[label] or 0) >= low]
+        """One sentence: the lightest model that is not worse than the dense one, else what is saved at most."""
+        terms, dense = self.terms, self.cost(DENSE) or 1
+        name, text = terms.quality[terms.decides]
+        when = AFTER if self.value(DENSE, terms.decides, AFTER) is not None else BEFORE
+        record = self.found.get((DENSE, terms.decides, when))
+        if record is None:
+            least = min(self.labels[1:], key=self.cost)
+            return f"{least} has {formats.percent(self.cost(least) / dense)} of the dense model's multiply-accumulates"
+        found = {label: self.found[label, terms.decides, when].value for label in self.labels}
+        low, high = record.spread or (record.value, record.value)
+        bound = low if terms.higher else high
+        good = [label for label in self.labels[1:] if terms.better(found[label], bound)]
         if not good:
-            return f"every setting falls below the dense model's interval ({formats.percent(low)})"
-        best = min(good, key=lambda label: self.value(label, "macs") or 0)
-        share = (self.value(best, "macs") or 0) / dense
+            return f"every setting is worse than the dense model's interval ({text(bound)})"
+        best = min(good, key=self.cost)
         return (
-            f"{best} has {formats.percent(share)} of the multiply-accumulates and {formats.percent(accuracy[best])} "
-            f"accuracy, dense {formats.percent(accuracy[DENSE])}"
+            f"{best} has {formats.percent(self.cost(best) / dense)} of the multiply-accumulates and "
+            f"{text(found[best])} {name.lower()}, dense {text(found[DENSE])}"
         )
 
 
 def _table(result: Result) -> Table:
-    many = f"batch {result.settings['batch']}"
+    terms, many = result.terms, f"batch {result.settings['batch']}"
+    item, cost = f"{terms.item.capitalize()}s/s", f"Cost of one {terms.item}"
+
+    def row(group: str, name: str, metric: str, text: Callable, class_: str | None = None) -> Row | None:
+        return _row(result, group, name, metric, text, class_)
+
     rows = [
         _ranks(result),
         _energies(result),
-        _row(result, "Layers", "Their weights", None, formats.large, value=_weights),
-        _row(result, "Cost of one image", "Parameters", "parameters", formats.large),
-        _row(result, "Cost of one image", "MAC", "macs", formats.large),
-        _row(result, "Cost of one image", "of which scan", "scan_macs", formats.large),
-        _row(result, "Cost of one image", "FLOP", "flops", formats.large),
-        _row(result, "Speed", f"Images/s, {many}", "images_per_second", formats.rate, many),
-        _row(result, "Speed", "Latency, median", "latency", formats.seconds, "percentile 50"),
-        _row(result, "Speed", f"Training images/s, {many}", "train_images_per_second", formats.rate, many),
-        _row(result, "Quality, test part", "Accuracy before fine-tuning", "accuracy", formats.percent, BEFORE),
-        _row(result, "Quality, test part", "Accuracy after fine-tuning", "accuracy", formats.percent, AFTER),
-        _row(result, "Quality, test part", "Fine-tuning", "train_seconds", formats.seconds),
+        _weights(result),
+        row(cost, "Parameters", "parameters", formats.large),
+        row(cost, "MAC", f"macs{terms.suffix}", formats.large),
+        row(cost, "of which scan", f"scan_macs{terms.suffix}", formats.large),
+        row(cost, "FLOP", f"flops{terms.suffix}", formats.large),
+        row("Speed", f"{item}, {many}", terms.speed, formats.rate, many),
+        row("Speed", "Latency, median", "latency", formats.seconds, "percentile 50"),
+        row("Speed", f"Training {item.lower()}, {many}", terms.train_speed, formats.rate, many),
+        *(
+            row(QUALITY, f"{name} {when}", metric, text, when)
+            for when in (BEFORE, AFTER)
+            for metric, (name, text) in terms.quality.items()
+        ),
+        row(QUALITY, "Fine-tuning", "train_seconds", formats.seconds),
     ]
     if result.unmeasured:
         cells = tuple(Cell("not measured", result.unmeasured if label == DENSE else "") for label in result.labels)
-        rows.append(Row("Accuracy", "Quality, test part", cells))
+        rows.append(Row(terms.quality[terms.decides][0], QUALITY, cells))
     return Table(tuple(result.labels), tuple(row for row in rows if row), tuple(result.labels), ())
 
 
-def _row(
-    result: Result, group: str, name: str, metric: str | None, text: Callable, class_: str | None = None, value=None
-) -> Row | None:
-    cells = []
-    for label in result.labels:
-        record = result.found.get((label, metric, class_)) if metric else None
-        number = value(result, label) if value else record.value if record else None
-        cells.append(Cell(formats.UNKNOWN) if number is None else Cell(text(number), _detail(record, text)))
-    return Row(name, group, tuple(cells)) if any(cell.value != formats.UNKNOWN for cell in cells) else None
+def _row(result: Result, group: str, name: str, metric: str, text: Callable, class_: str | None = None) -> Row | None:
+    records = [result.found.get((label, metric, class_)) for label in result.labels]
+    if not any(records):
+        return None
+    return Row(
+        name, group, tuple(Cell(text(r.value), _detail(r, text)) if r else Cell(formats.UNKNOWN) for r in records)
+    )
 
 
-def _detail(record: Record | None, text: Callable) -> str:
-    if record is None or (record.metric != "accuracy" and record.spread is None):
+def _detail(record: Record, text: Callable) -> str:
+    if record.spread is None:
         return ""
-    if record.metric == "accuracy":
-        return formats.percent_range(*wilson(round(record.value * record.n), record.n))
-    return f"({text(record.spread[0])} to {text(record.spread[1])}, n {record.n})"
+    if record.unit == "fraction":
+        return formats.percent_range(*record.spread)
+    low, high = map(text, record.spread)
+    return f"[{low}, {high}]" if record.split == "test" else f"({low} to {high}, n {record.n})"
 
 
-def _weights(result: Result, label: str) -> float:
-    layers = result.replaced[label]
-    return sum(x.parameters for x in layers) if layers else sum(x.dense for x in result.replaced[result.labels[1]])
+def _weights(result: Result) -> Row:
+    dense = sum(layer.dense for layer in result.replaced[result.labels[1]])
+    counts = [dense, *(sum(x.parameters for x in result.replaced[label]) for label in result.labels[1:])]
+    return Row("Their weights", "Layers", tuple(Cell(formats.large(count)) for count in counts))
 
 
 def _ranks(result: Result) -> Row:
@@ -195,38 +215,37 @@ def spectrum_plot(result: Result) -> Plot:
     return Plot("spectrum", theme.draw((420, 260), paint, "spectrum"), f"Singular spectra. {caption}", caption)
 
 
-def accuracy_plot(result: Result) -> Plot | None:
-    """Accuracy against multiply-accumulates, before and after fine-tuning."""
-    lines = {}
+def quality_plot(result: Result) -> Plot | None:
+    """The deciding metric against multiply-accumulates, before and after fine-tuning."""
+    terms, lines = result.terms, {}
+    name, text = terms.quality[terms.decides]
     for when in (BEFORE, AFTER):
         spots = [
-            (macs, result.found[label, "accuracy", when])
+            (result.cost(label), result.found[label, terms.decides, when])
             for label in result.labels
-            if (label, "accuracy", when) in result.found and (macs := result.value(label, "macs"))
+            if (label, terms.decides, when) in result.found
         ]
         if spots:
             lines[when] = sorted(spots, key=lambda spot: spot[0])
     if not lines:
         return None
+    factor, unit = (100, ", %") if lines[next(iter(lines))][0][1].unit == "fraction" else (1, "")
 
     def paint(picture):
         axes = picture.add_subplot()
         for i, (when, spots) in enumerate(lines.items()):
             x = [macs for macs, _ in spots]
             y = np.array([record.value for _, record in spots])
-            bounds = np.array([wilson(round(r.value * r.n), r.n) for _, r in spots])
-            gaps = np.abs(bounds.T - y)
+            gaps = np.abs(np.array([record.spread or (record.value,) * 2 for _, record in spots]).T - y)
             look = {"color": theme.colour(i), "marker": theme.marker(i), "label": when, "capsize": 0, "elinewidth": 0.8}
-            axes.errorbar(x, 100 * y, yerr=100 * gaps, **look)
+            axes.errorbar(x, factor * y, yerr=factor * gaps, **look)
         axes.xaxis.set_major_formatter(lambda value, _: formats.large(value))
-        axes.set(xlabel="multiply-accumulates of one image", title="Test accuracy, %")
-        axes.legend(loc="lower right")
+        axes.set(xlabel=f"multiply-accumulates of one {terms.item}", title=f"{name} on the test part{unit}")
+        axes.legend(loc="lower right" if terms.higher else "upper right")
 
-    caption = "; ".join(
-        f"{when}: " + ", ".join(formats.percent(r.value) for _, r in spots) for when, spots in lines.items()
-    )
-    text = f"From the fewest operations to the dense model {caption}. Bars are 95 % intervals."
-    return Plot("accuracy", theme.draw((420, 260), paint, "accuracy"), f"Accuracy by operations. {text}", text)
+    caption = "; ".join(f"{when}: " + ", ".join(text(r.value) for _, r in spots) for when, spots in lines.items())
+    caption = f"From the fewest operations to the dense model {caption}. Bars are 95 % intervals."
+    return Plot("quality", theme.draw((420, 260), paint, "quality"), f"{name} by operations. {caption}", caption)
 
 
 def write_result(result: Result) -> Path:
@@ -242,7 +261,7 @@ def write_result(result: Result) -> Path:
     head = ["# ssmlab compress", "", f"{result.subject.title}: {result.answer}.", ""]
     facts = [f"- {key}: {value}" for key, value in circumstances.items()]
     write_atomically(folder / "table.md", "\n".join([*head, *facts, "", to_markdown(result.table)]))
-    plots = [plot for plot in (accuracy_plot(result), spectrum_plot(result)) if plot is not None]
+    plots = [plot for plot in (quality_plot(result), spectrum_plot(result)) if plot is not None]
     for plot in plots:
         write_atomically(folder / "plots" / f"{plot.name}.svg", plot.svg)
     write_atomically(folder / "report.html", page(result, plots))
@@ -272,7 +291,7 @@ def page(result: Result, plots: list[Plot]) -> str:
         el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
         el("section", el("h2", "By rank"), el("div", [figure(plot) for plot in plots], class_="grid")),
         el("section", el("h2", "Layers"), el("div", _layers(result), class_="card")),
-        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "How these numbers were made"), el("div", definitions(method(result)), class_="card")),
         el("section", el("h2", "Model, settings, machine"), el("div", definitions(facts), class_="card")),
         el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
     )

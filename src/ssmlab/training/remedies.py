@@ -20,6 +20,7 @@ from ssmlab.adapt.forgetting import (
     fisher_diagonal,
 )
 from ssmlab.adapt.orthogonal import merge_orthogonal, tune_orthogonally
+from ssmlab.adapt.reward import Reward, load_score
 from ssmlab.errors import RecipeError
 from ssmlab.reports.record import Record
 from ssmlab.tasks.task import Task
@@ -60,27 +61,42 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
         merge_orthogonal(network)
         return
     network.to(device)
-    yield Remembering(task, [_term(config, base, network, device)])
+    yield Remembering(task, [_term(name, config, base, network, device) for name in config.method.split("+")])
 
 
-def _term(config: RemedyConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
+def _term(method: str, config: RemedyConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
     old = base.network().to(device).eval().requires_grad_(False)
     view, part = old_view(network, old).to(device), base.work.parts(base.job.model)[0]
     task = base.work.task(base.job.model, old)
-    if config.method == "rehearsal":
+    if method == "rehearsal":
         return Rehearsal(view, task, part, config.share)
-    inputs = _inputs(task)
-    if config.method == "distillation":
-        source = part if config.inputs == "old" else None
+    inputs, source = _inputs(task), part if config.inputs == "old" else None
+    if method == "distillation":
         return Distillation(view, old_view(old, old), inputs, config.weight, config.temperature, source)
+    if method == "reward":
+        if not hasattr(task, "vocab_size"):
+            raise RecipeError("remedy.method=reward is for what a language model writes; use distillation")
+        return Reward(
+            view,
+            old_view(old, old),
+            inputs,
+            task.vocab_size,
+            score=load_score(config.reward) if config.reward else None,
+            weight=config.weight,
+            beta=config.beta,
+            rows=config.rows,
+            prompt=config.prompt,
+            tokens=config.tokens,
+            part=source,
+        )
     anchor = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     return EWC(fisher_diagonal(view, _some(part, config.examples, device), inputs), anchor, config.weight)
 
 
 def old_view(network: Any, base: Any) -> View:
-    """A network as the old task sees it, with the heads of the base."""
+    """A network as the old task sees it: with the heads of the base, but a language model with its own."""
     if hasattr(base, "lm_head"):
-        return NextToken(network, base.lm_head)
+        return SwappedHeads(network, {}) if hasattr(network, "lm_head") else NextToken(network, base.lm_head)
     return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base, _Classes)})
 
 

@@ -10,10 +10,18 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssmlab.models.registry import describe
-from ssmlab.training.schema_adapt import ADAPTED, AdaptConfig, BaseRun, checked_method, with_short_form
+from ssmlab.training.schema_adapt import (
+    ADAPTED,
+    AdaptConfig,
+    BaseRun,
+    check_growth,
+    check_used,
+    checked_method,
+    with_short_form,
+)
 from ssmlab.training.schema_compress import CompressConfig
 from ssmlab.training.schema_freeze import FreezeByGradient
-from ssmlab.training.schema_remedy import RemedyConfig
+from ssmlab.training.schema_remedy import RemedyConfig, check_remedies
 from ssmlab.training.schema_robustness import RobustnessConfig
 
 _BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
@@ -175,6 +183,10 @@ class AnyRecipe(Table):
     def _adaptable(self):
         if self.adapt != AdaptConfig() and self.task not in ADAPTED:
             raise ValueError(f"adapt (or lora) is for the tasks {', '.join(ADAPTED)}; {self.task!r} would ignore it")
+        methods = [getattr(model, "adapt", "") or self.adapt.method for model in self.models]
+        check_used(self.adapt, methods)
+        check_growth(self.adapt, methods, self.task)
+        check_remedies(self.models, self.task, bool(self.base.recipe or self.base.weights))
         return self
 
     @model_validator(mode="after")

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ssmlab.checkpoints.files import LAYOUTS, find_language_model, load_language_model, save_language_model
 from ssmlab.errors import ModelError
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.nn import quantize_linear_
 
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
 
@@ -101,3 +103,59 @@ def test_configurations_that_are_none(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weights": 3}')
     with pytest.raises(ModelError, match="is no index of weights files"):
         load_language_model(tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_piece_at_a_time_is_the_same_model(layout, tmp_path, monkeypatch):
+    model = build("mamba_lm_test", tie_embeddings=False)
+    save_language_model(model, tmp_path, layout=layout)
+    whole = {dtype: load_language_model(tmp_path, dtype) for dtype in (None, torch.bfloat16)}
+    monkeypatch.setattr("ssmlab.checkpoints.files.WINDOW", 100)
+    for dtype, expected in whole.items():
+        loaded = load_language_model(tmp_path, dtype)
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor) and loaded.state_dict()[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", [{}, {"tie_embeddings": False, "bias": True}], ids=["tied", "biases"])
+def test_int8_while_loading_is_int8_behind_it(options, layout, tmp_path):
+    model = build("mamba_lm_test", **options)
+    save_language_model(model, tmp_path, layout=layout)
+    small, expected = load_language_model(tmp_path, int8=True), quantize_linear_(model)
+    assert list(small.state_dict()) == list(expected.state_dict())
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(small.state_dict()[name], tensor), name
+    assert torch.equal(small(tokens())[0], expected(tokens())[0])
+
+
+def test_parts_that_are_missing_or_repeat_each_other(tmp_path):
+    save_language_model(build("mamba_lm_test"), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"{i % 3}.safetensors" for i, name in enumerate(state)}}))
+    with pytest.raises(ModelError, match=r"names 0.safetensors, 1.safetensors, 2.safetensors, which .* lacks"):
+        load_language_model(tmp_path)
+    for part in range(3):
+        save_file(
+            {name: t for i, (name, t) in enumerate(state.items()) if i % 3 <= part}, tmp_path / f"{part}.safetensors"
+        )
+    with pytest.raises(ModelError, match=r"1.safetensors repeats backbone.*of another part"):
+        load_language_model(tmp_path)
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(ModelError, match="is no index of weights files"):
+        load_language_model(tmp_path)
+
+
+def test_values_and_tensors_of_a_wrong_kind(tmp_path):
+    save_language_model(build("mamba_lm_test"), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    weight = state["backbone.norm_f.weight"]
+    save_file(state | {"backbone.norm_f.weight": weight.long()}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"1 tensors are no floating-point numbers: backbone.norm_f.weight int64"):
+        load_language_model(tmp_path)
+    for wrong in ("16", None, [16]):
+        (tmp_path / "config.json").write_text(json.dumps({"model": "mamba_lm_test", "config": {"d_model": wrong}}))
+        with pytest.raises(ModelError, match=r"config.json has values that make no model: "):
+            load_language_model(tmp_path)

@@ -26,10 +26,11 @@ def call(*arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of bytes with large weights, so that it writes different ones."""
-    torch.manual_seed(0)
-    model = create_language_model("mamba_lm_test", vocab_size=256)
+    torch.manual_seed(2)
+    model = create_language_model("mamba_lm_test", vocab_size=256, tie_embeddings=False)
     with torch.no_grad():
         model.backbone.embedding.weight.mul_(20)
+        model.lm_head.weight.mul_(5)
     return save_language_model(model, tmp_path_factory.mktemp("models") / "bytes")
 
 
@@ -147,6 +148,55 @@ def test_converted_models_open_in_transformers_with_the_same_logits(folder, tmp_
         assert (logits - expected).abs().max() <= 2e-6 * expected.abs().max()
     assert call("convert", folder, tmp_path / "hf" / name) == 2
     assert "is there already and not empty; name a new folder" in capsys.readouterr().err
+
+
+def test_a_text_ends_at_the_mark_of_the_training(generate, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = create_language_model("mamba_lm_test", vocab_size=257)
+    with torch.no_grad():
+        model.backbone.embedding.weight.mul_(20)
+    folder = save_language_model(model, tmp_path / "model")
+    text = generate("--prompt", "Hello", "--max-tokens", "9", "--no-stream", model=folder).out
+    third = model.eval().generate([list(b"Hello")], max_tokens=9)[0].tokens[2]
+    about = {
+        "kind": "chat",
+        "mark": third,
+        "template": {"user": "Q {text}|", "assistant": "A {text}|", "system": "{text}"},
+    }
+    (folder / "preprocess.json").write_text(json.dumps(about))
+    (tmp_path / "batch").write_text("Hello\n")
+    row = json.loads(generate("--batch", tmp_path / "batch", "--max-tokens", "9", model=folder).out)
+    assert row["reason"] == "eos" and row["tokens"] <= 3 and text.startswith(row["text"].rstrip("\ufffd"))
+    assert generate("--prompt", "", "--max-tokens", "1", model=folder).err.startswith("prompt: 1 tokens")
+    asked = generate("--chat", "--prompt", "Hi", "--max-tokens", "0", model=folder).err
+    assert asked.startswith(f"prompt: {1 + len('Q Hi|A ')} tokens")
+    assert call("convert", folder, tmp_path / "hf") == 0
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (third, None)
+    (folder / "preprocess.json").unlink()
+    assert "has no template" in generate("--chat", "--prompt", "Hi", model=folder, code=2).err
+    capsys.readouterr()
+
+
+def test_of_a_runs_models_the_best_on_validation_writes(generate, tmp_path):
+    from ssmlab.reports.record import Record
+    from ssmlab.training.outputs import write_records
+
+    for name, loss in (("a", 2.0), ("b", 1.0), ("c", 3.0)):
+        model = create_language_model("mamba_lm_test", vocab_size=256)
+        folder = save_language_model(model, tmp_path / "models" / name)
+        write_records(folder / "records.jsonl", [Record(metric="loss", split="val", value=loss)])
+    told = generate("--prompt", "x", "--max-tokens", "1", model=tmp_path).err
+    assert told.startswith(f"using {tmp_path / 'models' / 'b'} (lowest validation loss of 3 models)\n")
+
+
+def test_a_classifier_writes_nothing(generate, tmp_path):
+    from ssmlab.tasks.sequences import SequenceClassifier, save_classifier
+
+    network = SequenceClassifier(create_language_model("mamba_lm_test", vocab_size=256), 2)
+    save_classifier(network, tmp_path / "model", {"kind": "text"})
+    told = generate("--prompt", "x", model=tmp_path / "model", code=2).err
+    assert "is a classifier of sequences, which writes nothing; `ssmlab classify` asks it" in told
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import sys
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from ssmlab.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, find_tokenizer, load_tokenizer
+from ssmlab.data.tokenizers import (
+    BaseTokenizer,
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    find_ends,
+    find_tokenizer,
+    load_tokenizer,
+)
 from ssmlab.errors import DataError
 from ssmlab.models.text_stream import TextStream
 
@@ -157,3 +164,41 @@ def test_sentencepiece(tmp_path):
     (tmp_path / "broken.model").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match="is no model of sentencepiece"):
         load_tokenizer(tmp_path / "broken.model")
+
+
+def test_a_model_of_bytes_ends_where_its_documents_did(tmp_path, byte_level):
+    assert find_ends(tmp_path, ByteTokenizer()) == find_ends(tmp_path, None) == ()
+    (tmp_path / "preprocess.json").write_text(json.dumps({"kind": "text", "tokenizer": "bytes", "mark": 256}))
+    words = find_tokenizer(tmp_path, 257)
+    assert (words.size, words.eos, find_ends(tmp_path, words)) == (256, 256, (256,))
+    assert words.decode([104, 256, 105]) == "hi"
+    assert find_tokenizer(tmp_path, 257, "bytes").eos == 256
+    assert find_tokenizer(tmp_path, 300, byte_level).eos == 0  # an end of its own
+
+
+def test_ends_of_the_configuration_go_before_the_tokenizers(tmp_path):
+    words = ByteTokenizer(256)
+    for name, content, ends in (
+        ("config.json", {"eos_token_id": None}, (256,)),
+        ("config.json", {"eos_token_id": 7}, (7,)),
+        ("generation_config.json", {"temperature": 1}, (7,)),
+        ("generation_config.json", {"eos_token_id": [3, 5]}, (3, 5)),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+        assert find_ends(tmp_path, words) == ends, content
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "stop"}')
+    with pytest.raises(DataError, match=r"eos_token_id must be a token or a list of them, got \['stop'\]"):
+        find_ends(tmp_path, words)
+
+
+def test_models_of_bases_and_of_sounds(tmp_path):
+    (tmp_path / "preprocess.json").write_text(json.dumps({"kind": "dna", "mark": 5}))
+    words = find_tokenizer(tmp_path, 6)
+    assert isinstance(words, BaseTokenizer) and words.eos == 5
+    assert words.encode("ac gt\nNru") == [0, 1, 2, 3, 4, 4, 3] and words.encode(" ") == []
+    assert words.decode([0, 1, 5, 2, 3, 4]) == "ACGTN"
+    with pytest.raises(DataError, match="the text is no DNA: 'x' is no base"):
+        words.encode("ACx")
+    (tmp_path / "preprocess.json").write_text(json.dumps({"kind": "audio", "mark": 256}))
+    with pytest.raises(DataError, match="samples of sound, which are no text"):
+        find_tokenizer(tmp_path, 257)

@@ -9,8 +9,9 @@ layout          config.json                            weights
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,31 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssmlab.checkpoints import Rule, convert, family_module
-from ssmlab.errors import ModelError
+from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
+from ssmlab.errors import ModelError, UserError
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
 from ssmlab.models.language_model import NO_DECAY
-from ssmlab.models.weights import fit, read_state_dict
+from ssmlab.models.weights import fit, one_line
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
-from ssmlab.nn.linear import QuantizedLinear
+from ssmlab.nn.linear import Linear, QuantizedLinear
 
-# names of weights files, the first that is there is read
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # model_type of Hugging Face, layer of state-spaces
 HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
 STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
-def load_language_model(path: str | Path, dtype: torch.dtype | None = None) -> Any:
+def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, int8: bool = False) -> Any:
     """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
 
-    The tensors become the model's parameters as they are read, without initial values before or a copy behind. No code
-    in a file is run.
+    The tensors become the model's parameters as they are read, without initial values before or a copy behind: memory
+    grows by the model in the precision that was asked for. No code in a file is run.
 
     Args:
         path: the folder, the folder of a run with one language model in it, or a file in one of these.
         dtype: of the parameters; None takes the file's, that of the embedding. `NO_DECAY`, the dynamics, stay as wide
             as they are in the file: they are few, and rounding them moves the slow states.
+        int8: the weights of linear layers in 8 bits, as by `nn.quantize_linear_`.
     Raises:
         ModelError: a file is missing or is of another kind of model; keys that do not fit are listed together.
     """
@@ -53,9 +54,21 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None) -> A
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    with torch.device("meta"):
-        model, rules = _from_config(config, folder)
-    return fill(model, convert(read_weights(folder), rules), str(folder), dtype).eval()
+    try:
+        with torch.device("meta"):
+            model, rules = _from_config(config, folder)
+    except UserError:
+        raise
+    except (TypeError, AttributeError, RuntimeError) as error:  # what a size of a wrong kind leads to
+        raise ModelError(f"{folder / 'config.json'} has values that make no model: {one_line(error)}") from error
+    files = weights_files(folder)
+    found = convert(outline(files), rules)
+    whole = [f"{name} {str(tensor.dtype)[6:]}" for name, tensor in found.items() if not tensor.is_floating_point()]
+    if whole:
+        raise ModelError(f"{folder}: {len(whole)} tensors are no floating-point numbers: {', '.join(whole[:5])}")
+    with torch.device("meta"):  # compares names and shapes, copies nothing
+        fit(model, dict(found), str(folder))
+    return _filled(model, files, rules, found, dtype, int8).eval()
 
 
 def find_language_model(path: str | Path) -> Path:
@@ -89,38 +102,43 @@ def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:
     return factorize_like_(create_language_model(config["model"], **own), config.get("factorized", {})), []
 
 
-def fill(model: Any, state: dict[str, Tensor], source: str, dtype: torch.dtype | None = None) -> Any:
-    """Make tensors the parameters of a network that was built on the meta device.
-
-    Args:
-        source: what the message calls the tensors' origin, usually a path.
-        dtype: as in `load_language_model`. `state` is emptied on the way, so that no tensor is kept twice.
-    Raises:
-        ModelError: names or shapes disagree; all of them are listed.
-    """
-    with torch.device("meta"):  # compares names and shapes, copies nothing
-        fit(model, {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}, source)
+def _filled(
+    model: Any, files: list[Path], rules: list[Rule], found: dict[str, Tensor], dtype: torch.dtype | None, int8: bool
+) -> Any:
+    """A network of the meta device with the tensors of files, `found` without values, for its parameters."""
     tied, head, embedding = model.config.tie_embeddings, "lm_head.weight", "backbone.embedding.weight"
-    if tied and embedding not in state:
-        state[embedding] = state[head]
-    if tied:
-        state.pop(head, None)
-    dtype = state[embedding].dtype if dtype is None else dtype
-    other = state[embedding].dtype != dtype  # then no tensor may keep the mapped file in memory
-    parameters = {}
-    for name in list(state):
-        tensor = state.pop(name)
-        wide = torch.promote_types(tensor.dtype, dtype) if name.rpartition(".")[2] in NO_DECAY else dtype
-        parameters[name] = tensor.to(wide, copy=other)
-    if tied:
-        parameters[head] = parameters[embedding]
-    model.load_state_dict(parameters, assign=True)
-    if tied:
+    first = embedding if embedding in found else head
+    dtype = found[first].dtype if dtype is None else dtype
+    mapped = found[first].dtype == dtype and not int8  # else no tensor may keep the mapped file in memory
+    done: set[str] = set()
+    for key, tensor in pieces(files, math.inf if mapped else WINDOW):
+        for name, value in convert({key: tensor}, rules).items():
+            name = embedding if tied and name == head else name
+            if name in done:
+                continue
+            done.add(name)
+            _assign(model, name, value, dtype, int8, copy=not mapped)
+    if tied and int8:
+        _assign(model, head, model.backbone.embedding.weight.detach(), dtype, int8, copy=False)
+    elif tied:
         model.lm_head.weight = model.backbone.embedding.weight
     return model
 
 
-def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab") -> Path:
+def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool, *, copy: bool) -> None:
+    """Make a tensor a parameter; where int8 is asked for, that of a linear layer in 8 bits."""
+    parent, _, last = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if int8 and last == "weight" and isinstance(module, Linear):
+        module.weight = nn.Parameter(value, requires_grad=False)
+        above, _, own = parent.rpartition(".")
+        setattr(model.get_submodule(above), own, QuantizedLinear.of(module))
+        return
+    wide = torch.promote_types(value.dtype, dtype) if last in NO_DECAY else dtype
+    module.load_state_dict({last: value.to(wide, copy=copy)}, strict=False, assign=True)
+
+
+def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab", ends: Sequence[int] = ()) -> Path:
     """Write a language model so that `load_language_model` builds it again, and the original does its own layout.
 
     Every file gets a temporary name first, so that a folder never holds half a file.
@@ -129,6 +147,8 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
         model: of `create_language_model` or `from_upstream`.
         folder: made where it is missing.
         layout: "ssmlab" for any model, "state-spaces" or "huggingface" for those that the originals have.
+        ends: tokens that end a text, for Hugging Face's configuration; without any, its generation stops at none, where
+            its classes would take 0 or 2, whatever these are.
     Raises:
         ModelError: an unknown layout, or one that cannot hold this model.
     """
@@ -147,6 +167,8 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
     else:
         config, state = to_upstream(model, family_for(model, layout))
     if layout == "huggingface":
+        config |= {"bos_token_id": None, "pad_token_id": None}
+        config["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
         config["dtype"] = str(model.backbone.embedding.weight.dtype).removeprefix("torch.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     folder = Path(folder)
@@ -172,27 +194,6 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     if not hasattr(module, "export"):
         raise ModelError(f"models cannot be written as {family} yet; the families that can have an `export`")
     return module.export(model.config), convert(model.state_dict(), module.INVERSE)
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's weights, from one file or from the parts that an index names.
-
-    Raises:
-        ModelError: there is no weights file, or a part is missing or holds more than tensors.
-    """
-    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not found:
-        raise ModelError(f"{folder} has no weights; one of {', '.join(WEIGHTS)} must be there")
-    if found[0].suffix != ".json":
-        return read_state_dict(found[0])
-    try:
-        parts = sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{found[0]} is no index of weights files; copy it again") from error
-    state: dict[str, Tensor] = {}
-    for part in parts:
-        state |= read_state_dict(folder / part)
-    return state
 
 
 def family_of(config: dict[str, Any]) -> str:

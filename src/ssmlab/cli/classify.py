@@ -1,5 +1,6 @@
-"""`ssmlab classify`: what a trained model says about pictures."""
+"""`ssmlab classify`: what a trained model says about pictures, texts, genes and sounds."""
 
+import sys
 from pathlib import Path
 
 import typer
@@ -7,24 +8,54 @@ import typer
 
 def classify(
     model: Path = typer.Argument(metavar="MODEL", help="A run's folder, a model's folder in it, or its weights file."),
-    images: list[Path] = typer.Argument(metavar="IMAGE...", help="Pictures, and folders of them."),
-    top_k: int = typer.Option(1, "--top-k", min=1, help="How many classes to print for each picture."),
+    files: list[Path] = typer.Argument(
+        None,
+        metavar="FILE...",
+        help="Pictures, or what else the model was trained on: texts, FASTA, .wav; and folders of them. For - or "
+        "without any, standard input is read, which is no picture.",
+    ),
+    top_k: int = typer.Option(1, "--top-k", min=1, help="How many classes to print for each."),
     csv: Path = typer.Option(None, "--csv", help="Write a table with the probability of every class."),
+    lines: bool = typer.Option(False, "--lines", help="Every line of a text is one to classify."),
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
     batch_size: int = typer.Option(32, min=1),
 ) -> None:
-    """Predict the classes of pictures. Exit code 2 if some cannot be read."""
-    from ssmlab.training.inference import Classifier, find_model, find_pictures
-
-    files, problems = find_pictures(images)
-    folder, why = find_model(model)
+    """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
     from ssmlab.cli.display import Display
-    from ssmlab.errors import DataError
-    from ssmlab.training.inference import write_table
+    from ssmlab.errors import DataError, UserError
+    from ssmlab.training.inference import find_model, find_pictures, write_table
+    from ssmlab.training.inference_sequences import HEAD
 
+    folder, why = find_model(model)
+    sequences = (folder / HEAD).is_file()
+    if lines and not sequences:
+        raise UserError(f"--lines is for texts; {folder} is a model of pictures")
+    pictures = None
+    if not sequences:
+        if not files:
+            raise UserError(f"{folder} is a model of pictures; name files or folders of them")
+        pictures = find_pictures(files)
     display = Display(stderr=True)
     if why:
         display.say(why)
+    if pictures is None:
+        what, (classes, rows, problems) = "sequences", _sequences(folder, files, lines, device, batch_size, display)
+    else:
+        what, (classes, rows, problems) = "pictures", _pictures(folder, *pictures, device, batch_size, display)
+    for row in rows if csv is None else ():
+        said = ", ".join(f"{name} {p:.1%}" for name, p in row.ranking(classes)[:top_k])
+        typer.echo(f"{row.file}: {said}")
+    if csv is not None:
+        write_table(csv, rows, classes)
+        display.say(f"{len(rows)} predictions in {csv}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(rows) + len(problems)} {what} cannot be read", problems)
+
+
+def _pictures(folder: Path, files: list[Path], problems: list[str], device: str, batch_size: int, display):
+    """The classes, predictions, and what is wrong with the rest."""
+    from ssmlab.training.inference import Classifier
+
     classifier = Classifier(folder, device)
     rows = []
     display.start("classifying", len(files))
@@ -35,11 +66,18 @@ def classify(
             display.update(min((done + 1) * batch_size, len(files)))
     finally:
         display.stop()
-    for row in rows if csv is None else ():
-        said = ", ".join(f"{name} {p:.1%}" for name, p in row.ranking(classifier.classes)[:top_k])
-        typer.echo(f"{row.file}: {said}")
-    if csv is not None:
-        write_table(csv, rows, classifier.classes)
-        display.say(f"{len(rows)} predictions in {csv}")
-    if problems:
-        raise DataError(f"{len(problems)} of {len(rows) + len(problems)} pictures cannot be read", problems)
+    return classifier.classes, rows, problems
+
+
+def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str, batch_size: int, display):
+    """The same of texts, genes or sounds."""
+    from ssmlab.errors import UserError
+    from ssmlab.training.inference_sequences import SequenceInference
+
+    if not files and sys.stdin.isatty():
+        raise UserError("there is nothing to classify; name files or folders, or pipe one into the command")
+    classifier = SequenceInference(folder, device)
+    if lines and classifier.kind != "text":
+        raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
+    documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
+    return classifier.classes, classifier.classify(documents, batch_size, display), problems

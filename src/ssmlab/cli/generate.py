@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import typer
 
@@ -41,6 +43,11 @@ def generate(
     stop: list[str] = typer.Option([], "--stop", help="End before this text; may be given several times."),
     seed: int = typer.Option(0, "--seed", help="Of the random numbers, the same for every prompt of a batch."),
     beams: int = typer.Option(1, "--beams", min=1, help="Texts kept while searching for the likeliest; 1: no search."),
+    chat: bool = typer.Option(
+        False,
+        "--chat",
+        help="The prompt is a message to a model that language/finetune made; its template is put around.",
+    ),
     load_state: Path = typer.Option(None, "--load-state", help="A file of --save-state to go on from."),
     save_state: Path = typer.Option(None, "--save-state", help="Write the model's state behind the prompt to a file."),
     chunk: int = typer.Option(1024, "--chunk", min=1, help="Tokens of the prompt that are read at once."),
@@ -61,33 +68,50 @@ def generate(
         "repetition_penalty": repetition_penalty,
     }
     Sampling(**choice).processor()  # a mistake is told at once, and what this imports is not timed below
-    network, words = _open(model, tokenizer, dtype, device)
-    rows = [_encode(words, text, load_state) for text in prompts]
-    begin = time.perf_counter()
-    reading = _read(network, rows, load_state, save_state, chunk)
-    _tell("prompt", sum(map(len, rows)), 0, time.perf_counter() - begin)
-    streamed = stream and batch is None and beams == 1
-    begin = time.perf_counter()
-    written = network.generate(
-        reading,
-        max_tokens=max_tokens,
-        seed=seed,
-        beams=beams,
-        eos=words.eos,
-        decode=words.decode,
-        stop=stop,
-        on_text=(lambda row, text: typer.echo(text, nl=False)) if streamed else None,
-        **choice,
-    )
-    seconds = time.perf_counter() - begin
+    voice = _open(model, tokenizer, dtype, device)
+    rows = [_encode(voice, text, chat, load_state) for text in prompts]
+    reading = _read(voice.network, rows, load_state, save_state, chunk)
+    choice |= {"max_tokens": max_tokens, "seed": seed, "beams": beams, "stop": stop}
     if batch is None:
-        for row in written:
-            typer.echo("" if streamed else row.text)
+        _write(voice, reading, choice, stream and beams == 1)
     else:
-        for text, row in zip(prompts, written, strict=True):
-            values = {"prompt": text, "text": row.text, "reason": row.reason, "tokens": len(row.tokens)}
-            typer.echo(json.dumps(values | {"score": row.score}, ensure_ascii=False))
-    if max_tokens:
+        _write_lines(voice, reading, choice, prompts)
+
+
+class Voice(NamedTuple):
+    """A language model and what its tokens are.
+
+    network, words: the model and its tokenizer.
+    ends: tokens that end a text.
+    folder: where it came from; None where it has random weights.
+    """
+
+    network: Any
+    words: Any
+    ends: tuple[int, ...]
+    folder: Path | None
+
+
+def _write(voice: Voice, reading: Any, choice: dict[str, Any], streamed: bool) -> None:
+    """The text of every row, as it comes or at the end."""
+    for row in _timed(voice, reading, choice, (lambda row, text: typer.echo(text, nl=False)) if streamed else None):
+        typer.echo("" if streamed else row.text)
+
+
+def _write_lines(voice: Voice, reading: Any, choice: dict[str, Any], prompts: list[str]) -> None:
+    """A line of JSON for every prompt."""
+    for text, row in zip(prompts, _timed(voice, reading, choice, None), strict=True):
+        values = {"prompt": text, "text": row.text, "reason": row.reason, "tokens": len(row.tokens)}
+        typer.echo(json.dumps(values | {"score": row.score}, ensure_ascii=False))
+
+
+def _timed(voice: Voice, reading: Any, choice: dict[str, Any], on_text: Any) -> Iterator[Any]:
+    """What was written, and then its speed."""
+    begin = time.perf_counter()
+    written = voice.network.generate(reading, eos=voice.ends, decode=voice.words.decode, on_text=on_text, **choice)
+    seconds = time.perf_counter() - begin
+    yield from written
+    if choice["max_tokens"]:
         _tell("text", sum(len(row.tokens) for row in written), len(written), seconds)
 
 
@@ -113,15 +137,14 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
     from ssmlab.checkpoints.files import load_language_model
     from ssmlab.models.language import create_language_model
 
-    if dtype == "int8":
-        from ssmlab.nn import quantize_linear_
-
-        return quantize_linear_(open_model(model, None, vocab_size))
-    kind = None if dtype is None else getattr(torch, dtype)
+    kind = None if dtype in (None, "int8") else getattr(torch, dtype)
     if Path(model).exists():
-        return load_language_model(model, kind)
+        return load_language_model(model, kind, int8=dtype == "int8")
+    from ssmlab.nn import quantize_linear_
+
     typer.echo(f"{model} is a name: its weights are random, and so is what it writes", err=True)
-    return create_language_model(model, vocab_size=vocab_size).to(kind).eval()
+    network = create_language_model(model, vocab_size=vocab_size).to(kind).eval()
+    return quantize_linear_(network) if dtype == "int8" else network
 
 
 def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_state: Path | None) -> list[str]:
@@ -145,41 +168,82 @@ def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_sta
     return lines
 
 
-def _open(model: str, tokenizer: str | None, dtype: str | None, device: str):
-    """The network and its tokenizer."""
+def model_folder(model: str) -> Path:
+    """The folder of the language model that a path means; of a run's models the best one on the validation part."""
     from ssmlab.checkpoints.files import find_language_model
-    from ssmlab.data.tokenizers import find_tokenizer, load_tokenizer
+    from ssmlab.errors import ModelError
+
+    folder = Path(model)
+    if len(list(folder.glob("models/*/config.json"))) > 1 and not (folder / "config.json").is_file():
+        from ssmlab.training.inference import find_model
+
+        folder, why = find_model(folder)
+        typer.echo(why, err=True)
+    folder = find_language_model(folder)
+    if (folder / "head.json").is_file():
+        raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")
+    return folder
+
+
+def _open(model: str, tokenizer: str | None, dtype: str | None, device: str) -> Voice:
+    from ssmlab.data.tokenizers import find_ends, find_tokenizer, load_tokenizer
     from ssmlab.errors import DataError
     from ssmlab.training.device import choose_placement
 
     place = choose_placement(device).device
     if not Path(model).exists():
         words = load_tokenizer(tokenizer or "bytes")
-        return open_model(model, dtype, words.size).to(place), words
-    words = None if tokenizer is None else load_tokenizer(tokenizer)
-    network = open_model(model, dtype)
-    if words is None:
-        words = find_tokenizer(find_language_model(model), network.config.vocab_size)
+        ends = () if words.eos is None else (words.eos,)
+        return Voice(open_model(model, dtype, words.size).to(place), words, ends, None)
+    folder = model_folder(model)
+    if tokenizer is not None:
+        load_tokenizer(tokenizer)  # a mistake is told before the weights are read
+    network = open_model(str(folder), dtype)
+    words = find_tokenizer(folder, network.config.vocab_size, tokenizer)
     if words.size > network.config.padded_vocab:
         raise DataError(
             f"the tokenizer has {words.size} tokens, the model {network.config.vocab_size}; give the model's own"
         )
-    return network.to(place), words
+    return Voice(network.to(place), words, find_ends(folder, words), folder)
 
 
-def _encode(words, text: str, load_state: Path | None) -> list[int]:
+def _encode(voice: Voice, text: str, chat: bool, load_state: Path | None) -> list[int]:
     """Tokens; a text begins with what the tokenizer puts there, and an empty one with the end of another."""
-    tokens = words.encode(text, special=load_state is None)
-    return tokens if tokens or load_state is not None or words.eos is None else [words.eos]
+    first = load_state is None
+    mark = [] if voice.words.eos is None else [voice.words.eos]
+    if chat:
+        from ssmlab.data.jsonl import question_tokens
+
+        # every chat that the model was trained on begins behind a mark
+        return (mark if first else []) + question_tokens(text, _template(voice), voice.words.encode)
+    tokens = voice.words.encode(text, special=first)
+    return tokens or (mark if first else [])
+
+
+def _template(voice: Voice) -> dict[str, str]:
+    from ssmlab.errors import ModelError
+
+    try:
+        template = json.loads((voice.folder / "preprocess.json").read_text("utf-8"))["template"]
+        if all(template[role].count("{text}") == 1 for role in ("user", "assistant")):
+            return template
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise ModelError(
+        "--chat: the model was not fine-tuned on chats here, its folder has no template; write it yourself"
+    )
 
 
 def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):
+    """The reading of the prompts, its speed told, and written to a file where that is asked for."""
     from ssmlab.checkpoints.readings import load_reading, save_reading
 
     before = None if load_state is None else load_reading(load_state, network)
     if before is not None and rows == [[]]:
         rows = [[]] * len(before.tokens)
+    begin = time.perf_counter()
     reading = network.read(rows, before, chunk=chunk)
+    _tell("prompt", sum(map(len, rows)), 0, time.perf_counter() - begin)
     if save_state is not None:
         save_reading(reading, save_state, network)
     return reading

@@ -26,7 +26,7 @@ def read_fasta(path: str | Path) -> list[Document]:
     documents, problems = [], []
     for id, file in find_files(path, SUFFIXES, "a FASTA file or a folder of them"):
         try:
-            documents += parse_fasta(id, _bytes(file))
+            documents += parse_fasta(id, unpacked(file.read_bytes()))
         except (OSError, EOFError) as error:
             problems.append(f"{id}: cannot be read ({error})")
         except ValueError as error:
@@ -67,6 +67,6 @@ def reverse_complement(bases: np.ndarray) -> np.ndarray:
     return np.array([3, 2, 1, 0, 4], bases.dtype)[bases[::-1]]
 
 
-def _bytes(file: Path) -> bytes:
-    content = file.read_bytes()
+def unpacked(content: bytes) -> bytes:
+    """What a file holds, compressed by gzip or not."""
     return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content

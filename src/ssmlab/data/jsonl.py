@@ -80,6 +80,12 @@ def _messages(rows) -> list[tuple[str, str]]:
     return [(row["role"], row["content"]) for row in rows]
 
 
+def question_tokens(text: str, template: Mapping[str, str], encode: Callable[[str], list[int]]) -> list[int]:
+    """A user's message as `chat_tokens` has it, up to where the answer begins."""
+    before, _ = template["assistant"].split("{text}")
+    return encode(template["user"].replace("{text}", text)) + encode(before)
+
+
 def chat_tokens(
     id: str,
     messages: list[tuple[str, str]],

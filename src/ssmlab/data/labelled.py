@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.splits import TEST_FRACTION, held_out
-from ssmlab.data.synthetic import generated_bases, generated_reviews, generated_sounds
+from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
 from ssmlab.data.text import PART_NAMES, read_texts
 from ssmlab.data.wav import mu_law, read_wavs
 from ssmlab.errors import DataError
@@ -29,8 +29,8 @@ class Labelled(NamedTuple):
     content: str | np.ndarray
 
 
-def read_labelled(path: str, kind: str) -> tuple[list[Labelled], list[str]]:
-    """Labelled sequences and what the user should know about them.
+def read_labelled(path: str, kind: str) -> tuple[list[Labelled], list[str], int]:
+    """Labelled sequences, what the user should know about them, and samples per second of sounds (else 0).
 
     text: <part>/<class>/*.txt or <class>/*.txt. dna: a FASTA file is a class, its records are the sequences. audio:
     <class>_<speaker>_<number>.wav, as the spoken digits are, or <class>/*.wav.
@@ -42,9 +42,9 @@ def read_labelled(path: str, kind: str) -> tuple[list[Labelled], list[str]]:
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
-        return _generated(kind), ["the sequences are generated"]
+        return _generated(kind), ["the sequences are generated"], RATE if kind == "audio" else 0
     read = {"text": _texts, "dna": _genes, "audio": _sounds}[kind]
-    found, notes = read(path)
+    found, notes, rate = read(path)
     counts = Counter(item.label for item in found)
     rare = sorted(label for label, n in counts.items() if n < FEWEST)
     if rare:
@@ -52,7 +52,7 @@ def read_labelled(path: str, kind: str) -> tuple[list[Labelled], list[str]]:
         found = [item for item in found if item.label not in rare]
     if len(counts) - len(rare) < 2:
         raise DataError(f"{path}: fewer than two classes of {FEWEST} sequences and more; nothing to tell apart")
-    return found, notes
+    return found, notes, rate
 
 
 def _texts(path):
@@ -63,7 +63,7 @@ def _texts(path):
             raise DataError(f"{path}: {id} is in no class folder; expected <class>/*.txt or <part>/<class>/*.txt")
         part = PART_NAMES.get(above[-1].lower()) if above else None
         found.append(Labelled(id, label, part, text))
-    return found, []
+    return found, [], 0
 
 
 def _genes(path):
@@ -71,7 +71,7 @@ def _genes(path):
     for document in read_fasta(path):
         name = document.id.split(":")[0]
         found.append(Labelled(document.id, Path(name).name.split(".")[0], None, document.tokens))
-    return found, ["a file is a class, its records are the sequences"]
+    return found, ["a file is a class, its records are the sequences"], 0
 
 
 def _sounds(path):
@@ -90,7 +90,7 @@ def _sounds(path):
             )
     if any(item.part for item in found) and not all(_SPOKEN.search(item.id) for item in found):
         raise DataError(f"{path}: some names are <class>_<speaker>_<number>.wav, some are not; keep one of the forms")
-    return found, notes
+    return found, notes, rate
 
 
 def _generated(kind) -> list[Labelled]:

@@ -6,6 +6,7 @@ from ssmlab.data.text import Document
 
 NOISE, ASK = 0, 1  # tokens of selective copying; data tokens are the others
 MOTIF = 12
+RATE = 8000  # samples per second
 
 
 def selective_copying(count: int, length: int, data_tokens: int, vocab: int, seed) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +66,9 @@ def generated_bases(count: int, length: int, seed: int = 0, classes: int = 4) ->
 
 
 def generated_sounds(count: int, length: int, seed: int = 0, classes: int = 4) -> list[tuple[str, np.ndarray]]:
-    """(class, samples from -1 to 1): a tone, overtones and noise, 8,000 samples a second; the pitch is its class."""
+    """(class, samples from -1 to 1): a tone, overtones and noise, `RATE` samples a second; the pitch is its class."""
     rng = np.random.default_rng([seed, 2])
-    time = np.arange(length) / 8000
+    time = np.arange(length) / RATE
     made = []
     for i in range(count):
         pitch = 200 * 1.5 ** (i % classes) * rng.uniform(0.97, 1.03)

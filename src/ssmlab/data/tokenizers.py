@@ -1,4 +1,10 @@
-"""Text to token numbers and back: a tokenizer.json, a sentencepiece model, or plain bytes."""
+"""Text to token numbers and back: a tokenizer.json, a sentencepiece model, plain bytes, or bases.
+
+Where a text ends: in training every document stands between two marks, the tokenizer's own end where it has one, else
+one token more than it has (256 with bytes); `seq_idx` keeps the state from crossing them. preprocess.json keeps that
+number, and a model that writes it has come to the end of a text. A prompt is read without a mark before it, as any
+stretch of a document is; an empty one is the mark alone, the beginning of a text.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ssmlab.data.fasta import BASES, parse_fasta
 from ssmlab.errors import DataError
 
 BYTES = "bytes"
@@ -37,16 +44,48 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8. Numbers from 256 on, which a model may have, have no text."""
+    """A token is a byte of UTF-8. Numbers from 256 on, which a model may have, have no text.
+
+    Args:
+        eos: the one of these that ends a text, if any.
+    """
 
     size = 256
-    eos: int | None = None
+
+    def __init__(self, eos: int | None = None):
+        self.eos = eos
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         return list(text.encode("utf-8", "surrogateescape"))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return bytes(token for token in tokens if token < 256).decode("utf-8", "replace")
+
+
+class BaseTokenizer:
+    """A token is a base of DNA, by its letter. Other numbers, which a model may have, have no text.
+
+    Args:
+        eos: the one of these that ends a sequence, if any.
+    """
+
+    size = len(BASES)
+
+    def __init__(self, eos: int | None = None):
+        self.eos = eos
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        letters = "".join(text.split())
+        if not letters:
+            return []
+        try:
+            (record,) = parse_fasta("", b">\n" + letters.encode())
+        except ValueError as error:
+            raise DataError(f"the text is no DNA: {str(error).removeprefix('line 2: ')}") from None
+        return record.tokens.tolist()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(BASES[token] for token in tokens if token < len(BASES))
 
 
 class JsonTokenizer:
@@ -121,15 +160,48 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return JsonTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
 
-def find_tokenizer(folder: str | Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer in a model's folder; bytes, where there is none and the vocabulary is that small.
+def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | None = None) -> Tokenizer:
+    """The tokenizer in a model's folder; what preprocess.json says, or bytes where the vocabulary is that small.
 
+    One without an end of its own has the mark that stood between the documents of the training.
+
+    Args:
+        source: another tokenizer than the folder's, as in `load_tokenizer`.
     Raises:
         DataError: there is none, and the tokens are no bytes.
     """
-    path = _beside(Path(folder))
+    tokenizer = load_tokenizer(source) if source is not None else _own(Path(folder), vocab_size)
+    mark = _json(Path(folder) / "preprocess.json").get("mark")
+    if tokenizer.eos is None and isinstance(mark, int):
+        tokenizer.eos = mark
+    return tokenizer
+
+
+def find_ends(folder: str | Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The tokens that end a text of a model: those of generation_config.json or config.json, else its tokenizer's.
+
+    Raises:
+        DataError: the configuration names something that is no token.
+    """
+    for name in ("generation_config.json", "config.json"):
+        ends = _json(Path(folder) / name).get("eos_token_id")
+        if ends is not None:
+            ends = ends if isinstance(ends, list) else [ends]
+            if not all(isinstance(end, int) and end >= 0 for end in ends):
+                raise DataError(f"{Path(folder) / name}: eos_token_id must be a token or a list of them, got {ends!r}")
+            return tuple(ends)
+    return () if tokenizer is None or tokenizer.eos is None else (tokenizer.eos,)
+
+
+def _own(folder: Path, vocab_size: int) -> Tokenizer:
+    path = _beside(folder)
     if path is not None:
         return load_tokenizer(path)
+    kind = _json(folder / "preprocess.json").get("kind")
+    if kind == "dna":
+        return BaseTokenizer()
+    if kind == "audio":
+        raise DataError(f"the tokens of {folder} are samples of sound, which are no text")
     if 256 <= vocab_size <= MOST_BYTES:
         return ByteTokenizer()
     raise DataError(
@@ -155,11 +227,17 @@ def _existing(path: str | Path) -> Path:
 
 def _named_end(folder: Path) -> str | None:
     """The end of a text as a tokenizer_config.json names it; older files write a table around the name."""
-    try:
-        end = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("eos_token")
-    except (OSError, ValueError, AttributeError):
-        return None
+    end = _json(folder / "tokenizer_config.json").get("eos_token")
     return end.get("content") if isinstance(end, dict) else end
+
+
+def _json(path: Path) -> dict:
+    """What a file says; nothing, where it is missing or says nothing."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _short(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import wave
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def read_wavs(path: str | Path) -> tuple[list[Document], int]:
         try:
             samples, rate = read_wav(file)
         except (wave.Error, EOFError, OSError, ValueError) as error:
-            problems.append(f"{id}: no .wav of plain samples ({error or 'it is cut off'}); convert it to 16 bit PCM")
+            why = str(error) or "it is cut off"
+            problems.append(f"{id}: no .wav of plain samples ({why}); convert it to 16 bit PCM")
             continue
         documents.append(Document(id, mu_law(samples)))
         rates.append(rate)
@@ -37,13 +39,13 @@ def read_wavs(path: str | Path) -> tuple[list[Document], int]:
     return documents, usual
 
 
-def read_wav(file: str | Path) -> tuple[np.ndarray, int]:
-    """Samples (l,) float32 from -1 to 1, and samples per second.
+def read_wav(file: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
+    """Samples (l,) float32 from -1 to 1, and samples per second, of a file by its name or opened.
 
     Raises:
         ValueError: no samples, or of a width that is not 8, 16, 24 or 32 bits.
     """
-    with wave.open(str(file), "rb") as sound:
+    with wave.open(str(file) if isinstance(file, str | Path) else file, "rb") as sound:
         channels, width, rate, count, *_ = sound.getparams()
         content = sound.readframes(count)
     if not content or len(content) % (channels * width):

@@ -143,7 +143,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.residual_in_fp32 = config.residual_in_fp32
         self.gradient_checkpointing = False
-        self.embedding = nn.Embedding(config.padded_vocab, config.d_model)
+        size = (config.padded_vocab, config.d_model)
+        self.embedding = nn.Embedding(*size, _weight=torch.empty(size))  # filled by `_init`
         self.layers = nn.ModuleList(
             Layer(config, config.attention() if i in config.attn_layers else config.block())
             for i in range(config.n_layer)
@@ -251,6 +252,8 @@ def normed(norm: Any, residual: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _init(model: LanguageModel) -> None:
+    if model.backbone.embedding.weight.is_meta:
+        return
     nn.init.normal_(model.backbone.embedding.weight, std=0.02)
     layers: list[Any] = list(model.backbone.layers)
     branches = sum(2 if hasattr(layer, "mlp") else 1 for layer in layers)

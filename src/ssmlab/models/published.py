@@ -241,9 +241,7 @@ class PublishedModel(nn.Module, ABC):
         if self.num_classes == 0:
             state = {key: value for key, value in state.items() if not key.startswith(f"{self.classifier_path}.")}
         fit(self, state, str(weights), replaceable=self.classifier_path)
-        if weights.with_name(
-            "preprocess.json"
-        ).is_file():  # trained here: said at its start
+        if weights.with_name("preprocess.json").is_file():  # trained here: said at its start
             return
         use = ", not for commercial use" if "-NC" in upstream.LICENSE else ""
         warn_once(f"{weights}: the published weights of {self.family} are under {upstream.LICENSE}{use}")

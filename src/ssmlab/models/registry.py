@@ -282,6 +282,10 @@ def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
 
     if name in SEGMENTATION_MODELS:
         return rebuild_segmenter(name, config)
+    from ssmlab.models.language import LANGUAGE_MODELS
+
+    if name in LANGUAGE_MODELS:
+        raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
     return create_model(name, **(config.pop("options", {}) | config))
 
 

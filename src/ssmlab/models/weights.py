@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -25,9 +26,11 @@ def warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file, or from a .pth file without running code that it holds.
 
+    Args:
+        mapped: values stay in the file until they are looked at (.safetensors always, a .pth of torch 1.6 or later).
     Raises:
         ModelError: there is no such file, or it holds no named tensors.
     """
@@ -40,7 +43,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ModelError(f"{path} is not a safetensors file: {one_line(error)}") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise ModelError(
             f"{path} holds more than tensors, or is no file of PyTorch ({one_line(error)}); save its state_dict alone"

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmlab.errors import ModelError
 
@@ -15,11 +15,22 @@ def initial_A(n: int, init: str) -> Tensor:
 
     Source: Gu et al. 2022 (arXiv:2206.11893), section 4: S4D-Lin, S4D-Inv (with N = 2 n), S4D-Real.
     """
-    k = torch.arange(n, dtype=torch.float32)
+    k = torch.arange(n, dtype=torch.float32, device="cpu")
     if init == "real":
         return -(k + 1)
     imaginary = math.pi * k if init == "lin" else 2 * n / math.pi * (2 * n / (2 * k + 1) - 1)
-    return torch.complex(torch.full((n,), -0.5), imaginary)
+    return torch.complex(torch.full_like(imaginary, -0.5), imaginary)
+
+
+def initial_parts(d: int, n: int, init: str) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """`initial_A` for d channels, (d, n): the logarithm of the real part's absolute value, and the imaginary part.
+
+    Computed on the CPU: arithmetic on the meta device, where models are outlined before they are loaded, would import
+    torch's compiler, a second and 150 MB.
+    """
+    A, device = initial_A(n, init), torch.get_default_device()
+    imaginary = nn.Parameter(A.imag.repeat(d, 1).to(device)) if A.is_complex() else None
+    return nn.Parameter((-A.real).log().repeat(d, 1).to(device)), imaginary
 
 
 def kept_states(block: str, init: str, d_state: int) -> int:

@@ -30,6 +30,9 @@ class Linear(nn.Linear):
         return F.linear(input, weight, bias)
 
 
+ROWS = 256  # of a weight that are rounded at once, so that a large one needs no second copy
+
+
 class QuantizedLinear(nn.Module):
     """A linear layer with weights of 8 bits and one scale for every output: w = scale * q.
 
@@ -57,10 +60,15 @@ class QuantizedLinear(nn.Module):
         """The layer with its weights rounded; the bias is shared."""
         with torch.device("meta"):
             layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1) / 127
-        layer.scale = torch.where(scale > 0, scale, 1.0)
-        layer.weight = (weight / layer.scale[:, None]).round().to(torch.int8)
+        weight = linear.weight.detach()
+        layer.weight = torch.empty_like(weight, dtype=torch.int8)
+        layer.scale = torch.empty(len(weight), device=weight.device)
+        for begin in range(0, len(weight), ROWS):
+            rows = slice(begin, begin + ROWS)
+            own = weight[rows].float()
+            scale = own.abs().amax(1) / 127
+            layer.scale[rows] = scale = torch.where(scale > 0, scale, 1.0)
+            layer.weight[rows] = (own / scale[:, None]).round().to(torch.int8)
         layer.bias = linear.bias
         return layer.train(linear.training)
 

@@ -11,7 +11,7 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
-from ssmlab.nn.eigenvalues import initial_A, kept_states
+from ssmlab.nn.eigenvalues import initial_parts, kept_states
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.padding import NO_STEP, Padding
 from ssmlab.ops import selective_scan
@@ -83,9 +83,7 @@ class Mamba(nn.Module):
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
         self.x_proj = Linear(d_inner, rank + 2 * d_state, bias=False)
         self.dt_proj = Linear(rank, d_inner)
-        A = initial_A(self.kept, init)
-        self.A_log = nn.Parameter((-A.real).log().repeat(d_inner, 1))
-        self.A_imag = nn.Parameter(A.imag.repeat(d_inner, 1)) if A.is_complex() else None
+        self.A_log, self.A_imag = initial_parts(d_inner, self.kept, init)
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)

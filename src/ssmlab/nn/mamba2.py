@@ -104,7 +104,9 @@ class Mamba2(nn.Module):
         self.in_proj = Linear(d_model, 2 * self.d_mlp + d_ssm + d_conv_in + self.nheads, bias=bias)
         self.conv1d = CausalConv1d(d_conv_in, d_conv, bias=conv_bias)
         self.dt_bias = nn.Parameter(fill_dt_bias(torch.empty(self.nheads), dt_min, dt_max, dt_init_floor))
-        self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(A_min, A_max).log())
+        self.A_log = nn.Parameter(torch.empty(self.nheads))
+        if not self.A_log.is_meta:
+            self.A_log.data.uniform_(A_min, A_max).log_()
         self.D = nn.Parameter(torch.ones(d_ssm if D_has_hdim else self.nheads))
         self.norm = (
             GatedRMSNorm(d_ssm, groups=ngroups, eps=norm_eps, norm_before_gate=norm_before_gate) if rmsnorm else None

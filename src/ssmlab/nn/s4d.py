@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.eigenvalues import initial_A, kept_states
+from ssmlab.nn.eigenvalues import initial_parts, kept_states
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.packing import places, runs
 from ssmlab.nn.padding import Padding
@@ -77,10 +77,11 @@ class S4D(nn.Module):
         self.in_proj = Linear(d_model, 2 * d if gate else d, bias=bias)
         self.conv1d = CausalConv1d(d, d_conv) if d_conv else None
         self.log_dt = nn.Parameter(torch.empty(d).uniform_(math.log(dt_min), math.log(dt_max)))
-        A = initial_A(n, init)
-        self.log_A_real = nn.Parameter((-A.real).log().repeat(d, 1))
-        self.A_imag = nn.Parameter(A.imag.repeat(d, 1)) if A.is_complex() else None
-        self.C = nn.Parameter(torch.randn(d, n) if self.A_imag is None else torch.randn(d, n, 2) * 0.5**0.5)
+        self.log_A_real, self.A_imag = initial_parts(d, n, init)
+        size, deviation = ((d, n), 1.0) if self.A_imag is None else ((d, n, 2), 0.5**0.5)
+        self.C = nn.Parameter(torch.empty(size))
+        if not self.C.is_meta:
+            nn.init.normal_(self.C, std=deviation)
         self.D = nn.Parameter(torch.ones(d))
         self.out_proj = Linear(d, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)

@@ -9,12 +9,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.files import load_language_model, save_language_model, write_file
 from ssmlab.errors import ModelError
+from ssmlab.models.weights import fit, one_line, read_state_dict
 from ssmlab.tasks.metrics import loss_and_accuracy
 
 POOLS = ("mean", "last")
-HEAD = "head.json"
+HEAD, WEIGHTS, PREPROCESS = "head.json", "head.safetensors", "preprocess.json"
 
 
 class SequenceClassifier(nn.Module):
@@ -95,14 +96,19 @@ class _Whole(nn.Module):
 
 
 def save_classifier(model: SequenceClassifier, folder: Path, preprocess: dict[str, Any]) -> Path:
-    """Write the layers as of a language model, head.safetensors and head.json beside them, and preprocess.json."""
+    """Write the layers as of a language model, head.safetensors and head.json beside them, and preprocess.json.
+
+    Args:
+        preprocess: what a sequence goes through before the model: kind, tokenizer, length, rate, classes.
+    """
     from safetensors.torch import save_file
 
-    save_language_model(_Whole(model), folder)
+    folder = save_language_model(_Whole(model), folder)
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
-    save_file(head, folder / "head.safetensors", metadata={"format": "pt"})
-    (folder / HEAD).write_text(json.dumps({"pool": model.pool, "classes": model.head.out_features}) + "\n", "utf-8")
-    (folder / "preprocess.json").write_text(json.dumps(preprocess, indent=2) + "\n", "utf-8")
+    about = {"pool": model.pool, "classes": model.head.out_features}
+    write_file(folder / WEIGHTS, lambda path: save_file(head, path, metadata={"format": "pt"}))
+    write_file(folder / HEAD, lambda path: path.write_text(json.dumps(about) + "\n", "utf-8"))
+    write_file(folder / PREPROCESS, lambda path: path.write_text(json.dumps(preprocess, indent=2) + "\n", "utf-8"))
     return folder
 
 
@@ -110,14 +116,24 @@ def load_classifier(folder: Path) -> tuple[SequenceClassifier, dict[str, Any]]:
     """The classifier that `save_classifier` wrote, in evaluation mode, and its preprocessing.
 
     Raises:
-        ModelError: a file is missing, or is of another kind of model.
+        ModelError: a file is missing or damaged, or is of another kind of model.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     if not (folder / HEAD).is_file():
         raise ModelError(f"{folder} has no {HEAD}; give the folder of a classifier of sequences")
-    head = json.loads((folder / HEAD).read_text("utf-8"))
-    model = SequenceClassifier(load_language_model(folder), head["classes"], head["pool"])
-    model.head.load_state_dict(load_file(folder / "head.safetensors"))
-    return model.eval(), json.loads((folder / "preprocess.json").read_text("utf-8"))
+    about, preprocess = _object(folder / HEAD, "pool", "classes"), _object(folder / PREPROCESS)
+    state = read_state_dict(folder / WEIGHTS)
+    model = SequenceClassifier(load_language_model(folder), about["classes"], about["pool"])
+    fit(model.head, state, str(folder / WEIGHTS))
+    return model.eval(), preprocess
+
+
+def _object(file: Path, *keys: str) -> dict[str, Any]:
+    """What a file of JSON holds, with these keys."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read ({one_line(error)}); copy it again, or train again") from error
+    if not isinstance(values, dict) or not values.keys() >= set(keys):
+        raise ModelError(f"{file} must hold an object with {', '.join(keys) or 'keys'}; copy it again, or train again")
+    return values

@@ -17,9 +17,9 @@ from ssmlab.training.checkpoints import write_atomically
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities of all classes for one picture."""
+    """Probabilities of all classes for one picture or one sequence of a file."""
 
-    file: Path
+    file: Path | str
     probabilities: np.ndarray
 
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
@@ -30,7 +30,8 @@ class Prediction:
 def find_model(path: Path) -> tuple[Path, str]:
     """The folder of a trained model, and where there was a choice, how it was made.
 
-    Of a run's models the one with the highest validation accuracy is taken, never the one that is best on the test.
+    Of a run's models the one with the highest accuracy on the validation part is taken, of language models the one with
+    the lowest loss; never the one that is best on the test.
 
     Args:
         path: a run's folder, a model's folder, or a file in it.
@@ -47,17 +48,20 @@ def find_model(path: Path) -> tuple[Path, str]:
         )
     if len(found) == 1:
         return found[0], ""
-    scores = {candidate: _validation_accuracy(candidate) for candidate in found}
-    best = max(found, key=lambda candidate: scores[candidate])
+    losses = {candidate: _validation(candidate, "loss") for candidate in found}
+    scores = {candidate: _validation(candidate, "accuracy") for candidate in found}
+    if not any(scores.values()) and all(losses.values()):
+        best = min(found, key=lambda candidate: losses[candidate][0])
+        return best, f"using {best} (lowest validation loss of {len(found)} models)"
+    best = max(found, key=lambda candidate: max(scores[candidate], default=-1.0))
     return best, f"using {best} (highest validation accuracy of {len(found)} models)"
 
 
-def _validation_accuracy(folder: Path) -> float:
+def _validation(folder: Path, metric: str) -> list[float]:
+    """The final values of the validation part; none where the model has not got that far."""
     file = folder / "records.jsonl"
     records = read_records(file) if file.is_file() else []
-    return max(
-        (r.value for r in records if r.split == "val" and r.metric == "accuracy" and r.step is None), default=-1.0
-    )
+    return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
 
 
 def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -33,7 +33,8 @@ class Sequences:
     Args:
         classes: in the order of the label numbers.
         vocab_size: numbers of tokens are below it.
-        tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
+        tokenizer: the file that it came from, "bytes", or "" where tokens are no text.
+        rate: samples per second of sounds, else 0.
         describe: what run.json says about the data.
     """
 
@@ -43,6 +44,7 @@ class Sequences:
     classes: tuple[str, ...]
     vocab_size: int
     tokenizer: str
+    rate: int
     describe: dict
 
 
@@ -55,7 +57,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     """
     config, progress = recipe.data, progress or Progress()
     progress.say(f"reading {config.path}")
-    items, notes = read_labelled(config.path, config.kind)
+    items, notes, rate = read_labelled(config.path, config.kind)
     classes = tuple(sorted({item.label for item in items}))
     positive = recipe.evaluation.positive
     if positive and positive not in classes:
@@ -90,7 +92,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
         "notes": notes,
     }
-    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, describe=describe, **parts)
+    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=rate, describe=describe, **parts)
 
 
 def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray], int, str]:

@@ -52,6 +52,7 @@ class LabellingWork(Work):
             "kind": data.kind,
             "tokenizer": self.data.tokenizer,
             "length": data.length,
+            "rate": self.data.rate,
             "classes": list(self.data.classes),
         }
         save_classifier(network, job.folder, preprocess)

@@ -12,11 +12,13 @@ from transformers import set_seed
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.data.packing import Rows
+from ssmlab.data.tokenizers import FILES
 from ssmlab.errors import ModelError, RecipeError
 from ssmlab.models.language import create_language_model
 from ssmlab.reports.record import Record
 from ssmlab.tasks.language import Language
 from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.growing import base_vocabulary
 from ssmlab.training.outputs import write_json
 from ssmlab.training.parameters import freeze
 from ssmlab.training.progress import Progress
@@ -36,7 +38,8 @@ class LanguageWork(Work):
 
     def build(self, model: SequenceModel, seed: int) -> nn.Module:
         set_seed(seed)
-        network = build_language_model(model, getattr(self.recipe, "model", ""), self.data.vocab_size)
+        size = base_vocabulary(self.recipe, model, self.data.vocab_size)
+        network = build_language_model(model, getattr(self.recipe, "model", ""), size)
         config = self.recipe.training_of(model)
         network.backbone.gradient_checkpointing = config.gradient_checkpointing
         if config.carry_state and _grows(network):
@@ -137,10 +140,10 @@ def served(rows: Rows) -> Served:
 
 
 def copy_tokenizer(source: str, folder: Path) -> None:
-    """The tokenizer's file beside the model, under its own name, which says what it is."""
+    """The tokenizer's file beside the model, under the name by which it is found there."""
     path = Path(source)
     if path.is_file():
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, folder / FILES[0 if path.suffix == ".json" else 1])
         beside = path.parent / "tokenizer_config.json"
         if beside.is_file():
             write_atomically(folder / beside.name, json.dumps(json.loads(beside.read_text("utf-8"))) + "\n")

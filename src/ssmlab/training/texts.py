@@ -16,6 +16,7 @@ from ssmlab.data.text import Document, divide, read_texts
 from ssmlab.data.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.data.wav import LEVELS, mu_law, read_wavs
 from ssmlab.errors import DataError, RecipeError
+from ssmlab.training.growing import with_new_tokens
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
 
@@ -144,11 +145,12 @@ def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
     named = recipe.data.tokenizer
     folders = [f for f in (getattr(recipe, "model", ""), *(model.weights for model in recipe.models)) if f]
     if named or not folders:
-        return load_tokenizer(named or BYTES), named or BYTES
+        found = load_tokenizer(named or BYTES)
+        return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
     config = json.loads((Path(folders[0]) / "config.json").read_text("utf-8"))
     size = (config.get("config") or config).get("vocab_size", 0)
     found = find_tokenizer(folders[0], size)
-    return found, str(getattr(found, "path", BYTES))
+    return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
 
 
 def mark_of(tokenizer: Tokenizer) -> int:

@@ -9,7 +9,8 @@ from ssmlab.ops.causal_conv1d.native import final_state, like_input, state_gradi
 from ssmlab.ops.causal_conv1d.operator import KernelConv, call
 
 MAX_WIDTH = 16  # taps, each of which is written out in the kernels
-# Tokens and channels of a tile, and warps, by which of the two lies side by side in memory. Not measured.
+# Tokens and channels of a tile, and warps, by which of the two lies side by side in memory. Not measured. The backward
+# pass takes twice the warps: with wide offsets its registers spill otherwise.
 TILES = {"channels": (32, 64, 4), "tokens": (256, 8, 4)}
 
 
@@ -61,7 +62,7 @@ def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_i
     launch(
         kernels.conv_backward, (tiles, ceil(d, channels), b), x, gy, gx, filters, bias_, past_, gpast, taps_, partial,
         l, d, *x.stride(), *gy.stride(), *gx.stride(), *(x if past is None else past).stride(),
-        **_options(weight, activation, bias32, past, taps), TOKENS=tokens, CHANNELS=channels, num_warps=warps,
+        **_options(weight, activation, bias32, past, taps), TOKENS=tokens, CHANNELS=channels, num_warps=2 * warps,
     )  # fmt: skip
     state_gradients(gx, gpast, g_final, taps, width)
     partial = partial.flatten(0, 1).sum(0)

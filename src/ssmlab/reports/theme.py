@@ -61,7 +61,7 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
+    return MARKERS[(index + index // len(MARKERS)) % len(MARKERS)]  # beyond the colours another pair of the two
 
 
 def draw(size: tuple[float, float], paint, name: str) -> str:

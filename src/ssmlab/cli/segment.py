@@ -10,7 +10,7 @@ def segment(
         metavar="MODEL", help="A run's folder, a model's folder in it, or a checkpoint (.pth) of U-Mamba's trainers."
     ),
     images: list[Path] = typer.Argument(metavar="IMAGE...", help="Images, NIfTI volumes, and folders of them."),
-    out: Path = typer.Option(..., "--out", help="Folder for masks and overlays; made where it is missing."),
+    out: Path = typer.Option("masks", "--out", "-o", help="Folder for masks and overlays; made where it is missing."),
     probabilities: bool = typer.Option(False, "--probabilities", help="Write every class's probabilities too (.npz)."),
     mirror: bool = typer.Option(False, "--mirror", help="Average over mirrored images: 4 or 8 times the time."),
     overlap: float = typer.Option(0.5, min=0, max=0.95, help="Share of a window that the next one covers again."),
@@ -36,6 +36,6 @@ def segment(
     for found in marked:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in list(found.shares.items())[1:])
         typer.echo(f"{found.name}: {shares}")
-    display.say(f"{len(marked)} masks in {out}")
+    display.say(f"{len(marked)} masks written to {out}")
     if problems:
         raise DataError(f"{len(problems)} of {len(cases)} images cannot be segmented", problems)

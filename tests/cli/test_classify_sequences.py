@@ -10,23 +10,14 @@ import wave
 import numpy as np
 import pytest
 import torch
+from calling import call
 
-from ssmlab.cli.main import main
 from ssmlab.models.language import create_language_model
 from ssmlab.tasks.sequences import SequenceClassifier, save_classifier
 from ssmlab.training import load_recipe
 from ssmlab.training.run import run_recipe
 
 QUICK = ["models=[{name='mamba_lm_test'}]", "training.epochs=1", "data.limit=0", "evaluation.throughput_repeats=1"]
-
-
-def call(*arguments):
-    """In this process; returns the exit code."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def wav(path, samples, rate=8000):

@@ -8,19 +8,10 @@ import sys
 
 import pytest
 import torch
+from calling import call
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.cli.main import main
 from ssmlab.models.language import create_language_model
-
-
-def call(*arguments):
-    """In this process; returns the exit code."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from calling import call
 from PIL import Image
 
-from ssmlab.cli.main import main
 from ssmlab.models import save_model
 from ssmlab.models.plans import Plan
 from ssmlab.models.segmentation import create_segmenter
 from ssmlab.tasks.regrid import regrid
 from ssmlab.tasks.segment import normalised
 from ssmlab.tasks.sliding import predict_windows
-
-
-def call(*arguments):
-    """In this process; returns the exit code."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc", spacing=()):

@@ -75,6 +75,34 @@ def test_curves_without_epochs_use_steps_and_long_ones_are_thinned():
     assert line.y == pytest.approx(2.0)
 
 
+def curve(label, split, seed, x, y):
+    return series.Line(label, split, seed, "step", np.array(x, float), np.array(y, float), True)
+
+
+def test_few_curves_stay_as_they_are_and_many_become_means_over_seeds():
+    few = [curve("a", "val", seed, [1, 2], [seed, 2]) for seed in range(8)]
+    assert series.legible(few) is few
+    (mean,) = series.legible([*few, curve("a", "val", 8, [1, 2], [8, 11])])
+    assert (mean.seed, mean.repeated) == (None, True)
+    assert np.array_equal(mean.x, [1, 2])
+    assert np.allclose([mean.y, mean.low, mean.high], [[4, 3], [0, 2], [8, 11]])
+
+
+def test_curves_of_different_steps_are_averaged_in_bins():
+    long = [curve("a", "train", seed, np.arange(200), np.full(200, seed)) for seed in range(8)]
+    (mean,) = series.legible([*long, curve("a", "train", 9, [0, 1], [80, 80])])  # stopped early
+    assert len(mean.x) == 40 and mean.x[0] < mean.x[-1] < 199
+    assert mean.y[0] == pytest.approx((sum(range(8)) + 80) / 9) and mean.y[-1] == pytest.approx(3.5)
+
+
+def test_of_many_models_only_the_validation_part_is_drawn():
+    lines = [curve(str(m), split, 0, [1, 2], [m, m]) for m in range(5) for split in ("train", "val")]
+    drawn = series.legible(lines)
+    assert [(line.label, line.split) for line in drawn] == [(str(m), "val") for m in range(5)]
+    trained = [line for line in lines if line.split == "train"] * 2
+    assert len(series.legible(trained)) == 5  # there is nothing else
+
+
 def fake_records(records):
     from pathlib import Path
 

@@ -29,6 +29,8 @@ class MambaLMConfig(LanguageConfig):
     conv_bias: bool = True
     bias: bool = False
     init: str = "real"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
     mixer_norm_eps: float | None = None
 
     def block(self) -> nn.Module:
@@ -42,6 +44,8 @@ class MambaLMConfig(LanguageConfig):
             conv_bias=self.conv_bias,
             bias=self.bias,
             init=self.init,
+            dt_min=self.dt_min,
+            dt_max=self.dt_max,
         )
         if self.mixer_norm_eps is not None:
             block.x_proj = NormedParts(block.x_proj, (block.dt_rank, self.d_state, self.d_state), self.mixer_norm_eps)
@@ -65,6 +69,8 @@ class Mamba2LMConfig(LanguageConfig):
     dt_limit: tuple[float, float] | None = None
     conv_bias: bool = True
     bias: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
     chunk_size: int = CHUNK_SIZE
 
     def __post_init__(self):
@@ -89,6 +95,8 @@ class Mamba2LMConfig(LanguageConfig):
             dt_limit=self.dt_limit,
             conv_bias=self.conv_bias,
             bias=self.bias,
+            dt_min=self.dt_min,
+            dt_max=self.dt_max,
             chunk_size=self.chunk_size,
         )
 

@@ -23,6 +23,8 @@ class S4DLMConfig(LanguageConfig):
     init: str = "lin"
     discretization: str = "zoh"
     bias: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
 
     def block(self) -> nn.Module:
         """An S4D block."""
@@ -35,6 +37,8 @@ class S4DLMConfig(LanguageConfig):
             init=self.init,
             discretization=self.discretization,
             bias=self.bias,
+            dt_min=self.dt_min,
+            dt_max=self.dt_max,
         )
 
 

@@ -69,23 +69,27 @@ def curves(run: Run, metric: str) -> Plot | None:
     lines = series.curves(run, metric)
     if not lines:
         return None
-    axis = lines[0].axis
-    values = np.concatenate([line.y for line in lines])
+    axis, drawn = lines[0].axis, series.legible(lines)
+    values = np.concatenate([line.y for line in drawn])
     fraction, higher = metric == "accuracy", metric == run.deciding.metric and run.deciding.higher
 
     def paint(figure):
         axes = figure.add_subplot()
-        for line in lines:
+        for line in drawn:
             index = run.labels.index(line.label)
             scale = 100 if fraction else 1
             solid = line.split == "val"
+            if solid and line.low is not None:
+                axes.fill_between(
+                    line.x, scale * line.low, scale * line.high, color=theme.colour(index), alpha=0.13, linewidth=0
+                )
             axes.plot(
                 line.x,
                 scale * line.y,
                 linestyle="-" if solid else (0, (4, 2)),
                 color=theme.colour(index),
                 linewidth=1.9 if solid else 1.2,
-                alpha=1 if not line.repeated else 0.6,
+                alpha=0.6 if line.repeated and line.low is None else 1,
                 marker=theme.marker(index) if solid and len(line.x) <= 40 else None,
                 markersize=4 if len(line.x) > 1 else 7,
             )
@@ -102,6 +106,9 @@ def curves(run: Run, metric: str) -> Plot | None:
             number = formats.percent(best[1]) if fraction else f"{best[1]:.3f}"
             ends.append(f"{run.titles[label]} {number} at {axis} {best[0]:.3g}")
     caption = f"Best on the validation part: {'; '.join(ends)}." if ends else ""
+    if drawn is not lines:
+        bands = ", bands from the smallest to the largest" if any(line.repeated for line in drawn) else ""
+        caption = f"Means over seeds{bands}. {caption}".strip()
     alt = f"Learning curves of the {metric} by {axis}. {caption}"
     return Plot(f"curves-{metric}", theme.draw((_WIDTH, 240), paint, metric), alt, caption)
 

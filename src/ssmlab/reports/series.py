@@ -8,11 +8,16 @@ from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.run_folder import Predictions, Run
 
 _MOST_POINTS = 300
+_MOST_LINES = 8  # more learning curves than these make a band that nobody can read
+_BINS = 40
 
 
 @dataclass(frozen=True)
 class Line:
-    """One learning curve: model, "train" or "val", and the name of its x axis ("epoch" or "step")."""
+    """One learning curve: model, "train" or "val", and the name of its x axis ("epoch" or "step").
+
+    seed: None for a mean over seeds; `low` and `high` are then their smallest and largest values.
+    """
 
     label: str
     split: str
@@ -21,6 +26,8 @@ class Line:
     x: np.ndarray
     y: np.ndarray
     repeated: bool
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,38 @@ def curves(run: Run, metric: str) -> list[Line]:
             repeated = sum(key[:2] == (label, split) for key in points) > 1
             lines.append(Line(label, split, seed, "epoch" if by_epoch else "step", x, y, repeated))
     return lines
+
+
+def legible(lines: list[Line]) -> list[Line]:
+    """The same curves where they are few; of many the means over seeds, of many models on the validation part alone."""
+    if len(lines) <= _MOST_LINES:
+        return lines
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.label, line.split), []).append(line)
+    validated = {split for _, split in groups} == {"train", "val"}
+    if len(groups) > _MOST_LINES and validated:
+        groups = {key: group for key, group in groups.items() if key[1] == "val"}
+    return [_mean(group) for group in groups.values()]
+
+
+def _mean(group: list[Line]) -> Line:
+    """The mean of one model's curves over its seeds, at their own points where they share them, else in bins."""
+    first, shared = group[0], all(np.array_equal(line.x, group[0].x) for line in group) and len(group[0].x) <= _BINS
+    x = first.x
+    if shared:
+        values = np.array([line.y for line in group])
+    else:
+        edges = np.linspace(min(line.x[0] for line in group), max(line.x[-1] for line in group), _BINS + 1)
+        x, values = (edges[:-1] + edges[1:]) / 2, np.full((len(group), _BINS), np.nan)
+        for row, line in zip(values, group, strict=True):
+            place = np.clip(np.searchsorted(edges, line.x, "right") - 1, 0, _BINS - 1)
+            count = np.bincount(place, minlength=_BINS)
+            row[count > 0] = np.bincount(place, line.y, _BINS)[count > 0] / count[count > 0]
+        some = np.isfinite(values).any(0)
+        x, values = x[some], values[:, some]
+    repeated, low, high = len(group) > 1, np.nanmin(values, 0), np.nanmax(values, 0)
+    return Line(first.label, first.split, None, first.axis, x, np.nanmean(values, 0), repeated, low, high)
 
 
 def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[float, float] | None:

@@ -221,10 +221,17 @@ def test_epochs_have_new_sequences_and_the_parts_none_of_them():
 
 
 def test_training_sequences_may_grow_but_the_parts_do_not():
-    changes = ["data.grow=0.5", "training.epochs=8", "data.length=64", "data.data_tokens=8"]
+    changes = ["data.grow=0.75", "training.epochs=16", "data.length=128", "data.data_tokens=8"]
     data = load_data(load_recipe("language/selective_copying", changes, smoke=True))
-    assert [data.epoch(i)[0].shape[1] for i in (0, 2, 4, 7)] == [8 + 1, 36 + 4, 64 + 8, 64 + 8]
-    assert data.val[0].shape[1] == data.test[0].shape[1] == 72
+    sizes = [data.epoch(i)[0].shape[1] for i in (0, 2, 4, 6, 8, 10, 12, 15)]
+    # two tokens in 8 places, all eight in 32, which stay, then the noise: by half an octave an epoch
+    assert sizes == [8 + 2, 20 + 5, 32 + 8, 32 + 8, 32 + 8, 64 + 8, 128 + 8, 128 + 8]
+    assert all((data.epoch(i)[1] != -100).sum(1).max() == count for i, count in ((0, 2), (2, 5), (4, 8), (15, 8)))
+    assert data.val[0].shape[1] == data.test[0].shape[1] == 136
+    one = load_data(load_recipe("language/selective_copying", [*changes[:3], "data.data_tokens=1"], smoke=True))
+    assert [one.epoch(i)[0].shape[1] for i in (0, 3, 15)] == [4 + 1, 4 + 1, 128 + 1]
+    heads = load_data(load_recipe("language/induction_heads", [*changes[:3], "data.test_lengths=[]"], smoke=True))
+    assert [heads.epoch(i)[0].shape[1] for i in (0, 6, 12, 15)] == [16, 72, 128, 128]
 
 
 def test_what_length_costs(tmp_path):

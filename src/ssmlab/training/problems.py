@@ -16,6 +16,7 @@ from ssmlab.training.schema_sequences import SyntheticData
 NAMES = ("selective_copying", "induction_heads", "parity", "modular_sum", "modular_arithmetic")
 VAL, TEST = 1, 2  # numbers in the seeds of the parts; an epoch's is EPOCHS and more
 EPOCHS = 1000
+PLACES = 4  # for each data token, while selective copying grows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,25 @@ class Problem:
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The training sequences of an epoch; those of the same number are the same."""
-        config, share = self.config, 1.0
-        if config.grow:
-            share = min(1.0, 1 / 8 + 7 / 8 * number / max(1, config.grow * self.epochs))
-        size = {"length": max(8, round(share * config.length))}
-        if config.path == "selective_copying":
-            size["data_tokens"] = max(1, round(share * config.data_tokens))
+        config = self.config
+        size = _growing(config, number / (config.grow * self.epochs)) if config.grow else {}
         return make(config.model_copy(update=size), config.examples, [config.split_seed, EPOCHS + number], every=True)
+
+
+def _growing(config: SyntheticData, part: float) -> dict[str, int]:
+    """The sizes of an epoch, where `part` of the growth is over, 1 and more: all of it.
+
+    Sequences of an eighth of the length grow steadily. In selective copying what is to be remembered comes first, since
+    a short sequence costs little: in the first third the data tokens grow from 2, at `PLACES` places each; in the
+    second nothing grows; in the last one the noise does, each epoch by the same factor.
+    """
+    if part >= 1:
+        return {}
+    if config.path != "selective_copying":
+        return {"length": max(8, round((1 / 8 + 7 / 8 * part) * config.length))}
+    tokens = min(config.data_tokens, round(2 + (config.data_tokens - 2) * min(1, 3 * part)))
+    dense = min(config.length, PLACES * tokens)
+    return {"data_tokens": tokens, "length": round(dense * (config.length / dense) ** max(0, 3 * part - 2))}
 
 
 def make(
@@ -96,7 +109,11 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         "split_hash": hashlib.sha256(val[0].tobytes() + test[0].tobytes()).hexdigest(),
         "notes": [
             f"generated; every epoch has {config.examples:,} new sequences for training",
-            *([f"in the first {config.grow:.0%} of the epochs training sequences are shorter"] if config.grow else []),
+            *(
+                [f"in the first {config.grow:.0%} of the epochs training sequences are shorter and grow"]
+                if config.grow
+                else []
+            ),
         ],
     }
     return Problem(config=config, epochs=recipe.training.epochs, val=val, test=test, further=further, describe=describe)

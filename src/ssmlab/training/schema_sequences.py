@@ -124,7 +124,7 @@ class SyntheticData(Table):
     length: int = Field(256, ge=8)  # of a sequence, without the places of the answers
     data_tokens: int = Field(16, ge=1)  # of selective copying: how many are to be remembered
     examples: int = Field(6400, ge=1)  # of an epoch
-    grow: float = Field(0.0, ge=0, le=1)  # the share of the epochs in which training sequences grow from an eighth
+    grow: float = Field(0.0, ge=0, le=1)  # the share of the epochs in which training sequences grow
     test_examples: int = Field(1000, ge=1)
     test_lengths: list[int] = Field([])  # further lengths that are tested, such as four times the training's
     split_seed: int = 0

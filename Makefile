@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-all check bench bench-compat bench-decode docs-pictures clean
@@ -11,10 +12,10 @@ demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -m "slow or not slow" --durations=15
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -36,6 +36,12 @@ def test_table_and_families_agree():
     ("name", "options", "words"),
     [
         ("resnet18_mamb", {}, "unknown model 'resnet18_mamb'; did you mean resnet18_mamba"),
+        (
+            "mamba_lm_130m",
+            {},
+            "mamba_lm_130m is a language model, none for images; create_language_model",
+        ),
+        ("umamba_bot", {}, "umamba_bot is a segmentation model, none for images; create_segmenter of ssmlab.models"),
         ("zzz", {}, "timm/<name>"),
         ("timm/test_vitt", {}, "did you mean test_vit"),
         ("resnet_mamba_test", {"d_stat": 4}, "no option 'd_stat'; did you mean d_state"),

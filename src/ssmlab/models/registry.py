@@ -96,6 +96,9 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+_OTHERS = {"language": "create_language_model", "segmentation": "create_segmenter"}
+
+
 def list_models() -> list[str]:
     """The names in the table; besides these, `timm/<name>` builds any model of timm."""
     return list(MODELS)
@@ -117,6 +120,9 @@ def entry(name: str) -> ModelEntry:
         ModelError: unknown name; the closest known ones are in the message.
     """
     if name not in MODELS:
+        for kind, maker in _OTHERS.items():
+            if name in getattr(import_module(f"ssmlab.models.{kind}"), f"{kind.upper()}_MODELS"):
+                raise ModelError(f"{name} is a {kind} model, none for images; {maker} of ssmlab.models builds it")
         hint = did_you_mean(name, MODELS) or "; `ssmlab models` lists them, timm/<name> is any model of timm"
         raise ModelError(f"unknown model {name!r}{hint}")
     return MODELS[name]

@@ -16,7 +16,15 @@ MODEL = typer.Argument(
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("float32", "bfloat16", "float16")
 WRITING = (*DTYPES, "int8")  # weights of linear layers alone; nothing is stored so
-DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(WRITING)}; that of the file if not given.")
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # what recipes call them
+
+
+def long_name(dtype: str | None) -> str | None:
+    """A precision's name as torch has it."""
+    return SHORT.get(dtype, dtype) if dtype else dtype
+
+
+DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(WRITING)}; that of the file if not given.", callback=long_name)
 
 
 def generate(

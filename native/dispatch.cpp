@@ -19,6 +19,8 @@ struct Kernels {
     void (*conv_backward)(const ssm_conv *);
     void (*conv_step)(const ssm_conv_step *);
     void (*head_step)(const ssm_head_step *);
+    int64_t (*long_conv_workspace)(const ssm_long_conv *);
+    void (*long_conv)(const ssm_long_conv *);
     void (*linear)(const ssm_linear *);
     void (*program)(const ssm_program *);
     int64_t (*ssd_segments)(const ssm_ssd *);
@@ -31,7 +33,7 @@ struct Kernels {
 #define SSM_TABLE(isa, runs)                                                                                                \
     {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
      scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa,     \
-     conv_step_##isa, head_step_##isa, linear_##isa, program_##isa,                                          \
+     conv_step_##isa, head_step_##isa, long_conv_workspace_##isa, long_conv_##isa, linear_##isa, program_##isa,              \
      ssd_segments_##isa, ssd_forward_workspace_##isa, ssd_backward_workspace_##isa, ssd_forward_##isa, ssd_backward_##isa}
 
 bool always() { return true; }
@@ -66,7 +68,7 @@ const Kernels *active = fastest();
 
 extern "C" {
 
-int64_t ssm_version(void) { return 7; }
+int64_t ssm_version(void) { return 8; }
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)
@@ -84,6 +86,8 @@ void ssm_conv_forward(const ssm_conv *a) { active->conv_forward(a); }
 void ssm_conv_backward(const ssm_conv *a) { active->conv_backward(a); }
 void ssm_conv_step_(const ssm_conv_step *a) { active->conv_step(a); }
 void ssm_head_step_(const ssm_head_step *a) { active->head_step(a); }
+int64_t ssm_long_conv_workspace(const ssm_long_conv *a) { return active->long_conv_workspace(a); }
+void ssm_long_conv_(const ssm_long_conv *a) { active->long_conv(a); }
 void ssm_linear_(const ssm_linear *a) { active->linear(a); }
 void ssm_program_(const ssm_program *a) { active->program(a); }
 int64_t ssm_ssd_segments(const ssm_ssd *a) { return active->ssd_segments(a); }

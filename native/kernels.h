@@ -45,6 +45,8 @@
     void conv_backward_##isa(const ssm_conv *);                      \
     void conv_step_##isa(const ssm_conv_step *);                     \
     void head_step_##isa(const ssm_head_step *);                     \
+    int64_t long_conv_workspace_##isa(const ssm_long_conv *);        \
+    void long_conv_##isa(const ssm_long_conv *);                     \
     void linear_##isa(const ssm_linear *);                           \
     void linear_part_##isa(const ssm_linear *, int64_t first, int64_t last); \
     void heads_part_##isa(const ssm_head_step *, const float *before, float *after, int64_t first, int64_t last); \

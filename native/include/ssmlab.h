@@ -106,6 +106,15 @@ typedef struct {
     const float *scale;       /* [f32] (outputs), or 0 */
 } ssm_linear;
 
+/* The causal convolution with a filter of the sequence's length, y_t = sum_k f_k x_(t-k), axes (b, d, l), and its gradients:
+ * of x, where `x` is the gradient of y, and of the filter, where `filter` is then the input and y has one row. */
+enum { SSM_LONG_OUTPUT, SSM_LONG_INPUT, SSM_LONG_FILTER };
+typedef struct {
+    int64_t batch, dim, length, kind, threads;
+    ssm_tensor x, filter, y;
+    float *workspace;         /* ssm_long_conv_workspace floats, 64-byte aligned */
+} ssm_long_conv;
+
 /* A program: what one token of a whole model takes, run in one call by one team of threads. State tensors are found by
  * their slot in the tables of a call; they are contiguous, and those that come out are others than those that go in. */
 enum { SSM_NORM, SSM_MATVEC, SSM_CONV_TOKEN, SSM_SCAN_TOKEN, SSM_HEADS_TOKEN };
@@ -190,6 +199,8 @@ SSM_EXPORT void ssm_conv_backward(const ssm_conv *);
 
 SSM_EXPORT void ssm_conv_step_(const ssm_conv_step *);
 SSM_EXPORT void ssm_head_step_(const ssm_head_step *);
+SSM_EXPORT int64_t ssm_long_conv_workspace(const ssm_long_conv *); /* in floats */
+SSM_EXPORT void ssm_long_conv_(const ssm_long_conv *);
 SSM_EXPORT void ssm_linear_(const ssm_linear *);
 SSM_EXPORT void ssm_program_(const ssm_program *);
 

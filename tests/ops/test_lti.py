@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import cont2discrete
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import laid_out, relative_error
 from ssmlab.errors import ShapeError
-from ssmlab.ops import discretize, lti, lti_convolution, lti_kernel, lti_recurrence, selective_scan
+from ssmlab.ops import _native, discretize, lti, lti_convolution, lti_kernel, lti_recurrence, selective_scan
+from ssmlab.ops.lti.direct import LENGTH, long_conv, usable
 from ssmlab.ops.lti.views import CHUNK
 
 VIEWS = ("convolution", "recurrence")
@@ -148,6 +150,48 @@ def test_halves_and_steps_equal_the_whole(sizes, view, method, kind, data):
         parts.append(part)
     torch.testing.assert_close(torch.cat(parts, dim=-1), y, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(carried, state, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
+def test_short_sequences_are_convolved_term_by_term_unless_asked_otherwise(monkeypatch):
+    arguments = cast(make(2, 3, 40, 4), torch.float32)
+    monkeypatch.delenv("SSMLAB_BACKEND", raising=False)
+    direct = everything(arguments, view="convolution")
+    assert usable(torch.zeros(1, 1, LENGTH - 1)) and not usable(torch.zeros(1, 1, LENGTH))
+    assert not usable(torch.zeros(1, 1, 8, dtype=torch.float64)) and not usable(torch.zeros(1, 1, 8, device="meta"))
+    with LoggingOps() as log:
+        lti(**arguments)
+    assert torch.ops.ssmlab.long_conv.default in log.seen
+    monkeypatch.setenv("SSMLAB_BACKEND", "reference")
+    with LoggingOps() as log:
+        lti(**arguments)
+    assert torch.ops.ssmlab.long_conv.default not in log.seen
+    assert_equal(everything(arguments, view="convolution"), direct, 2e-6)
+
+
+class LoggingOps(TorchDispatchMode):
+    """Which operators ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.seen.add(function)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
+def test_the_direct_convolution_is_an_operator_of_torch():
+    u, K = torch.randn(2, 3, 9), torch.randn(3, 9)
+    for backwards in (False, True):
+        torch.library.opcheck(torch.ops.ssmlab.long_conv, (u, K, backwards))
+    torch.library.opcheck(torch.ops.ssmlab.long_conv_filter, (u, u.flip(0)))
+    with FlopCounterMode(display=False) as counter:
+        long_conv(u.requires_grad_(), K.requires_grad_()).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 3 * 9 * 10
+    rows = torch.func.vmap(long_conv, in_dims=(0, None))(torch.stack([u, 2 * u]), K)
+    torch.testing.assert_close(rows[1], 2 * long_conv(u, K))
 
 
 def test_float32_steps_follow_slow_states():

@@ -14,6 +14,7 @@ from ops.test_complex_scan import complex_scan
 from ops.test_selective_scan import make, packed
 from ssmlab.errors import BackendError
 from ssmlab.ops import _native, selective_scan
+from ssmlab.ops.lti.direct import long_conv
 
 pytestmark = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
 SETS = [b"baseline", b"avx2", b"avx512"] if platform.machine() in ("x86_64", "AMD64") else [b"neon"]
@@ -68,6 +69,30 @@ def test_every_instruction_set_with_a_complex_state(instruction_set, n, form):
     options = {"dt_softplus": True, "seq_idx": packed(2, 131, 70)}
     exact = run(complex_scan, arguments, torch.float64, "reference", **options)
     assert_equal_runs(run(complex_scan, arguments, torch.float32, "native", **options), exact, torch.float32)
+
+
+def long_convolution(dtype, u, K, gy):
+    """y of the kernels and both gradients, or of products with the whole triangular matrix in double precision."""
+    u, K = (t.to(dtype).requires_grad_() for t in (u, K))
+    if dtype == torch.float64:
+        lags = torch.arange(u.shape[2])[:, None] - torch.arange(u.shape[2])
+        y = torch.einsum("dij,bdj->bdi", K[:, lags.clamp(min=0)] * (lags >= 0), u)
+    else:
+        y = long_conv(u, K)
+    return y.detach(), *torch.autograd.grad(y, (u, K), gy.to(dtype))
+
+
+@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
+@pytest.mark.parametrize("tokens_first", [False, True])
+@pytest.mark.parametrize(("b", "d", "l"), [(1, 1, 1), (2, 5, 3), (3, 16, 4), (1, 17, 8), (2, 33, 67), (1, 20, 523)])
+def test_every_instruction_set_convolves_with_long_filters(instruction_set, b, d, l, tokens_first):
+    generator = torch.Generator().manual_seed(l)
+    u, gy = (torch.randn(b, d, l, generator=generator) for _ in range(2))
+    u = u.mT.contiguous().mT if tokens_first else u
+    K = torch.randn(d, l, generator=generator)
+    for found, exact in zip(long_convolution(torch.float32, u, K, gy), long_convolution(torch.float64, u, K, gy)):
+        assert float((found - exact).norm()) <= 1e-6 * float(exact.norm())
+    assert long_conv(u, K).stride() == u.stride()
 
 
 @pytest.mark.parametrize("op", [selective_scan, complex_scan])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 7  # of the C interface in native/include/ssmlab.h
+VERSION = 8  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -18,12 +18,12 @@ PAGE, FRESH = 4096, 2**25  # bytes; an allocation above 32 MiB is always fresh m
 _FILES = ("_native.so", "_native.dylib", "_native.dll", "_native.pyd")
 _SIZES = (
     "ssm_version", "ssm_scan_segments", "ssm_scan_forward_workspace", "ssm_scan_backward_workspace",
-    "ssm_conv_pieces", "ssm_conv_workspace",
+    "ssm_conv_pieces", "ssm_conv_workspace", "ssm_long_conv_workspace",
     "ssm_ssd_segments", "ssm_ssd_forward_workspace", "ssm_ssd_backward_workspace",
 )  # fmt: skip
 _CALLS = (
     "ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward", "ssm_conv_step_",
-    "ssm_head_step_", "ssm_linear_", "ssm_program_",
+    "ssm_head_step_", "ssm_long_conv_", "ssm_linear_", "ssm_program_",
     "ssm_ssd_forward", "ssm_ssd_backward",
 )  # fmt: skip
 _forked = False

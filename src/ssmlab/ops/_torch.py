@@ -27,6 +27,8 @@ def one_by_one(op):
     def rule(info, in_dims, *arguments):
         pairs = list(zip(arguments, in_dims, strict=True))
         results = [op(*(a if dim is None else a.select(dim, i) for a, dim in pairs)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
     return rule

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.ops.lti.direct import long_conv, usable
 from ssmlab.ops.lti.system import System, like
 
 CHUNK = 64  # most tokens that the recurrence takes in one step
-LONG = 1024  # tokens from which the recurrence is the faster view on a CPU, forward and backward, for n = 8 and 32
+LONG = 1024  # tokens from which the recurrence is faster on a CPU than an FFT, forward and backward, for n = 8 and 32
 
 
 class Levels(NamedTuple):
@@ -26,22 +27,25 @@ class Levels(NamedTuple):
 
 def recurrence_is_faster(u: Tensor) -> bool:
     """Many steps only where they cost little to start, which is on a CPU."""
-    return u.shape[-1] == 1 or (u.device.type == "cpu" and u.shape[-1] >= LONG)
+    return u.shape[-1] == 1 or (u.device.type == "cpu" and u.shape[-1] >= LONG and not usable(u))
 
 
 def convolve(system: System, levels: Levels) -> Tensor:
-    """y (b, d, l) by FFT, padded so that nothing wraps around."""
+    """y (b, d, l), term by term, or by FFT, padded so that nothing wraps around."""
     u, l = system.u, system.u.shape[-1]
     if u.numel() == 0:
         return system.finish(u)
     K = modes(system.b * system.c, levels, l)
-    size = _fast_length(2 * l - 1)
-    y = torch.fft.irfft(torch.fft.rfft(u, size) * torch.fft.rfft(K, size), size)[..., :l]
+    if usable(u):
+        y = long_conv(u, K)
+    else:
+        size = _fast_length(2 * l - 1)
+        y = torch.fft.irfft(torch.fft.rfft(u, size) * torch.fft.rfft(K, size), size)[..., :l]
     return system.finish(y if system.h is None else y + modes(system.h * (system.c * system.a), levels, l))
 
 
 def final_state(system: System, levels: Levels) -> Tensor:
-    """A_bar^l h_0 + sum_t A_bar^(l-1-t) B_bar u_t, (b, d, n): first within blocks of sqrt(l) tokens, then over them."""
+    """A_bar^l h_0 + sum_t A_bar^(l-1-t) B_bar u_t, (b, d, n): within blocks of 2 sqrt(l) tokens, then over them."""
     u, l = system.u, system.u.shape[-1]
     blocks, m = levels.coarse.shape[1], levels.fine.shape[1]
     padded = F.pad(u, (blocks * m - l, 0)).unflatten(-1, (blocks, m))  # zeros before the first token
@@ -113,8 +117,8 @@ def _read(h: Tensor, powers: Tensor) -> Tensor:
 
 
 def two_levels(a: Tensor, length: int, dtype: torch.dtype) -> Levels:
-    """All powers below length, in about 2 sqrt(length) of them."""
-    m = max(1, round(length**0.5))
+    """All powers below length, in about 2.5 sqrt(length) of them: the fine ones are in products of matrices."""
+    m = max(1, round(2 * length**0.5))
     blocks = -(-length // m)
     fine = _powers(a, m)
     coarse = _powers(fine[:, m], blocks - 1)[:, :blocks]

@@ -1,0 +1,81 @@
+"""The convolution view in C++ on the CPU, term by term, which below two thousand tokens costs less than an FFT."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ssmlab.ops import _native
+from ssmlab.ops._torch import differentiates, one_by_one
+
+OUTPUT, INPUT, FILTER = range(3)  # SSM_LONG_OUTPUT and so on
+LENGTH = 2048  # tokens from which the recurrence is faster, forward and backward
+WORKSPACE = 5 + 3 * 6  # position of `workspace` in ssm_long_conv
+LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
+LIBRARY.define("long_conv(Tensor x, Tensor filter, bool backwards=False) -> Tensor")
+LIBRARY.define("long_conv_filter(Tensor gy, Tensor x) -> Tensor")
+
+
+def usable(u: Tensor) -> bool:
+    """Whether the kernels can take this input; SSMLAB_BACKEND may ask for plain torch."""
+    asked_otherwise = os.environ.get("SSMLAB_BACKEND") not in (None, "", "native")
+    return u.shape[-1] < LENGTH and not asked_otherwise and _native.unusable((u,)) is None
+
+
+def long_conv(u: Tensor, K: Tensor) -> Tensor:
+    """y_t = sum_k K_k u_(t-k) for u (b, d, l) and K (d, l); the layout of y is that of u."""
+    return LongConv.apply(u, K) if differentiates((u, K)) else torch.ops.ssmlab.long_conv(u, K)
+
+
+class LongConv(torch.autograd.Function):
+    """The kernels with their gradient; a second derivative is refused by autograd."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u, K):
+        return torch.ops.ssmlab.long_conv(u, K)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gy):
+        u, K = ctx.saved_tensors
+        gu = torch.ops.ssmlab.long_conv(gy, K, True) if ctx.needs_input_grad[0] else None
+        return gu, torch.ops.ssmlab.long_conv_filter(gy, u) if ctx.needs_input_grad[1] else None
+
+
+def _long_conv(x, filter, backwards=False):
+    y = torch.empty_like(x)
+    return _run(INPUT if backwards else OUTPUT, x, filter.unsqueeze(0).expand(x.shape), y)
+
+
+def _long_conv_filter(gy, x):
+    return _run(FILTER, gy, x, x.new_empty(1, *x.shape[1:]))[0]
+
+
+def _run(kind: int, x: Tensor, filter: Tensor, y: Tensor) -> Tensor:
+    if not x.numel():
+        return y.zero_()
+    members = [*x.shape, kind, _native.threads(), *_native.view(x), *_native.view(filter), *_native.view(y), 0]
+    _native.Call(members, WORKSPACE).run("ssm_long_conv_workspace", "ssm_long_conv_")
+    return y
+
+
+LIBRARY.impl("long_conv", _long_conv, "CompositeExplicitAutograd")
+LIBRARY.impl("long_conv_filter", _long_conv_filter, "CompositeExplicitAutograd")
+torch.library.register_fake("ssmlab::long_conv", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
+torch.library.register_fake("ssmlab::long_conv_filter", lambda gy, x: x.new_empty(x.shape[1:]), lib=LIBRARY)
+for _name in ("long_conv", "long_conv_filter"):
+    torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
+
+
+@register_flop_formula([torch.ops.ssmlab.long_conv, torch.ops.ssmlab.long_conv_filter])
+def long_conv_flops(x_shape, *args, out_shape=None, **kwargs) -> int:
+    """A product and a sum for every pair of tokens."""
+    b, d, l = x_shape
+    return b * d * l * (l + 1)

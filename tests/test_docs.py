@@ -55,21 +55,14 @@ WITH_PYTHON = [page for page in RUN if python_blocks(page)]
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=[p.relative_to(ROOT).as_posix() for p in WITH_PYTHON])
 def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """In order, in one namespace, in an empty folder; on one thread, since nothing here is large enough for two."""
-    import torch
-
+    """In order, in one namespace, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("SSMLAB_BACKEND", "SSMLAB_ISA"):
         monkeypatch.delenv(name, raising=False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        namespace = {"__name__": f"docs.{page.stem}"}
-        for block in python_blocks(page):
-            # Empty lines in front: a traceback then names the line of the page.
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
-    finally:
-        torch.set_num_threads(threads)
+    namespace = {"__name__": f"docs.{page.stem}"}
+    for block in python_blocks(page):
+        # Empty lines in front: a traceback then names the line of the page.
+        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
 
 
 def anchors(page: Path) -> set[str]:

@@ -98,15 +98,29 @@ def test_every_instruction_set_convolves_with_long_filters(instruction_set, b, d
 @pytest.mark.parametrize("op", [selective_scan, complex_scan])
 def test_any_number_of_threads_gives_the_same_bits(op):
     arguments = make(2, 100, 150, 16, complex_=op is complex_scan)
+    options = {"dt_softplus": True, "seq_idx": packed(2, 150, 60)}
+    results = with_threads(lambda: run(op, arguments, torch.float32, "native", **options))
+    for name, value in results[0].items():
+        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+
+
+def test_any_number_of_threads_convolves_to_the_same_bits():
+    u, gy, K = torch.randn(3, 50, 70), torch.randn(3, 50, 70), torch.randn(50, 70)
+    results = with_threads(lambda: long_convolution(torch.float32, u, K, gy))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def with_threads(call):
+    """The results with 1, 2, 3 and 8 threads."""
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(run(op, arguments, torch.float32, "native", dt_softplus=True, seq_idx=packed(2, 150, 60)))
+            results.append(call())
     finally:
         torch.set_num_threads(before)
-    for name, value in results[0].items():
-        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+    return results
 
 
 SCRIPT = """

@@ -5,7 +5,6 @@ import io
 from dataclasses import replace
 
 import pytest
-import torch
 
 from ssmlab.profiling import bench
 from ssmlab.profiling.bench import candidates, measure, opponents, timing
@@ -13,14 +12,6 @@ from ssmlab.profiling.bench.measure import COPY, EXP
 from ssmlab.profiling.bench.shapes import CHANNEL, TIME
 
 TINY = {op: bench.Shape(op=op, backward=False, d=64, l=4, n=2, dtype="float32", layout=CHANNEL) for op in bench.OPS}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def row(shape, ours, chunked=None, **others):

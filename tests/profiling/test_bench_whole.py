@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from ssmlab.models import list_models
@@ -12,14 +11,6 @@ from ssmlab.profiling.bench import cold, language, results, vision
 
 def nothing():
     pass
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_tiny_language_models():

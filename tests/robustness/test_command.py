@@ -18,14 +18,6 @@ from ssmlab.training.outputs import write_json, write_records
 from ssmlab.training.run import run_recipe
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(folder, name, label, seed):
     """A saved model with random weights, as a run leaves it."""
     torch.manual_seed(seed)

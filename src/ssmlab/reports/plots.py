@@ -106,9 +106,8 @@ def curves(run: Run, metric: str) -> Plot | None:
             number = formats.percent(best[1]) if fraction else f"{best[1]:.3f}"
             ends.append(f"{run.titles[label]} {number} at {axis} {best[0]:.3g}")
     caption = f"Best on the validation part: {'; '.join(ends)}." if ends else ""
-    if drawn is not lines:
-        bands = ", bands from the smallest to the largest" if any(line.repeated for line in drawn) else ""
-        caption = f"Means over seeds{bands}. {caption}".strip()
+    if any(line.low is not None and line.repeated for line in drawn):
+        caption = f"Means over seeds, bands from the smallest to the largest. {caption}".strip()
     alt = f"Learning curves of the {metric} by {axis}. {caption}"
     return Plot(f"curves-{metric}", theme.draw((_WIDTH, 240), paint, metric), alt, caption)
 

@@ -43,11 +43,13 @@ def trained(tmp_path_factory):
 
 
 def test_help_is_fast_and_names_every_command():
+    """In CPU time, which tests beside this one leave alone; the clock's on Windows, where children's is not counted."""
+    used = time.perf_counter if os.name == "nt" else lambda: sum(os.times()[2:4])
     spent = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = used()
         done = ssmlab("--help")
-        spent.append(time.perf_counter() - begin)
+        spent.append(used() - begin)
     assert done.returncode == 0 and all(re.search(rf"\b{name}\b", done.stdout) for name in COMMANDS)
     assert min(spent) < 0.5, spent
 

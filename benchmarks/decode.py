@@ -3,17 +3,27 @@
 Ours in float32, bfloat16 and int8, the same float32 model on plain torch (no kernels, torch's linear layers), and
 transformers' model without our kernels. All in one process, in turns, so that a change of the machine's speed meets
 everyone; medians with their range. `make bench-decode`, about 3 minutes on two cores.
+
+llama.cpp takes its turns in processes of its own where its `llama-bench` and GGUF files of the shape are given:
+
+    python benchmarks/decode.py --family mamba --llama-bench build/bin/llama-bench --gguf float32=f32.gguf \\
+        --gguf bfloat16=bf16.gguf --gguf int8=q8_0.gguf
+
+`convert_hf_to_gguf.py` of llama.cpp makes them from a model that `--save FOLDER` has written here.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 
 import torch
 
+from ssmlab.checkpoints.files import save_language_model
 from ssmlab.models.language import create_language_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
@@ -66,6 +76,20 @@ class Theirs:
         return state
 
 
+class LlamaCpp:
+    """llama.cpp's own measuring program on a file; it reads the file and warms up before every measurement."""
+
+    def __init__(self, program: str, file: str, threads: int):
+        self.command = [program, "-m", file, "-t", str(threads), "-r", "1", "-o", "json"]
+
+    def speed(self, read: int, written: int) -> float:
+        """Tokens per second."""
+        done = subprocess.run(
+            [*self.command, "-p", str(read), "-n", str(written)], capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout)[0]["avg_ts"]
+
+
 @contextlib.contextmanager
 def plain_torch():
     """No kernels of ours: the operators in torch, F.linear in the layers."""
@@ -96,6 +120,16 @@ def subjects(family: str, theirs: bool) -> dict:
     return found
 
 
+def speed_of(subject, read: int, written: int, prompt, states: dict, name: str) -> float:
+    """Tokens per second of reading or of writing; a state goes on from turn to turn."""
+    if isinstance(subject, LlamaCpp):
+        return subject.speed(read, written)
+    if read:
+        return read / seconds(subject.read, prompt)[0]
+    took, states[name] = seconds(subject.write, states[name], written)
+    return written / took
+
+
 def seconds(call, *arguments):
     begin = time.perf_counter()
     result = call(*arguments)
@@ -106,14 +140,14 @@ def speeds(found: dict, repeats: int) -> dict[str, dict[str, list[float]]]:
     """Tokens per second of every repeat, for decoding and for reading."""
     ids = torch.randint(0, 50000, (1, PREFILL))
     speed = {name: {"decoding": [], "prefill": []} for name in found}
-    states = {name: subject.write(subject.read(ids[:, :8]), 3) for name, subject in found.items()}
+    own = {name: subject for name, subject in found.items() if not isinstance(subject, LlamaCpp)}
+    states = {name: subject.write(subject.read(ids[:, :8]), 3) for name, subject in own.items()}
     for _ in range(repeats):
         for name, subject in found.items():
-            took, states[name] = seconds(subject.write, states[name], DECODED)
-            speed[name]["decoding"].append(DECODED / took)
+            speed[name]["decoding"].append(speed_of(subject, 0, DECODED, ids, states, name))
     for _ in range(max(1, repeats // 3)):
         for name, subject in found.items():
-            speed[name]["prefill"].append(PREFILL / seconds(subject.read, ids)[0])
+            speed[name]["prefill"].append(speed_of(subject, PREFILL, 0, ids, states, name))
     return speed
 
 
@@ -144,12 +178,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--no-transformers", action="store_true")
+    parser.add_argument("--llama-bench", help="llama.cpp's program of that name")
+    parser.add_argument("--gguf", action="append", default=[], metavar="PRECISION=FILE", help="a file for it")
+    parser.add_argument("--save", metavar="FOLDER", help="write the Mamba model in Hugging Face's layout, and end")
     options = parser.parse_args()
+    if options.save:
+        torch.manual_seed(0)
+        save_language_model(create_language_model("mamba_lm_130m").eval(), options.save, layout="huggingface")
+        return
     torch.set_num_threads(options.threads)
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {_native.isa()}, {options.threads} threads, torch {torch.__version__}")
     for family in options.family or FAMILIES:
         found = subjects(family, not options.no_transformers)
+        for precision, _, file in (text.partition("=") for text in options.gguf if family == "mamba"):
+            found[f"llama.cpp, {precision}"] = LlamaCpp(options.llama_bench, file, options.threads)
         speed = speeds(found, options.repeats)
         base = {what: statistics.median(speed["plain torch, float32"][what]) for what in ("decoding", "prefill")}
         for name, rows in speed.items():
@@ -159,6 +202,14 @@ def main() -> None:
                 for what, t in rows.items()
             )
             print(f"{family:7} {name:22} {text}", flush=True)
+        for name in found:
+            precision = name.removeprefix("llama.cpp, ")
+            if precision != name:
+                ratios = (
+                    f"{what} {statistics.median(speed[precision][what]) / statistics.median(speed[name][what]):.2f}"
+                    for what in ("decoding", "prefill")
+                )
+                print(f"{family:7} {precision}, times llama.cpp: {', '.join(ratios)}")
         print(f"{family:7} {quality(found)}")
         print(f"{family:7} 200 tokens of decoding add {growth(found['float32']):.1f} MB", flush=True)
 

@@ -60,6 +60,15 @@ def one_token(x, delta, A, B, C, initial_state):
     return y.view(x.shape), state.flatten(1, 2)
 
 
+def by_kernels(backend, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size):
+    """The scan with the gradient of a backend's kernels, the step sizes through autograd; one token here."""
+    if x.shape[1] == 1:
+        return differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size)
+    delta = step_size(dt, dt_bias, dt_softplus, x)
+    A, D = (None if t is None else t.float() for t in (A, D))
+    return ChunkedScan.apply(x, delta, A, B, C, D, z, initial_state, seq_idx, chunk_size, backend)[:2]
+
+
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):
     """(y, final state, the states before every chunk and after the last if `save`), without autograd."""
     delta = step_size(dt, dt_bias, dt_softplus, x)

@@ -6,7 +6,7 @@ from torch import Tensor
 from ssmlab.ops import _native
 from ssmlab.ops._native import address, vector, view
 from ssmlab.ops.ssd import chunked
-from ssmlab.ops.ssd.operator import ChunkedScan, call
+from ssmlab.ops.ssd.operator import call
 from ssmlab.ops.ssd.reference import restarts, step_size
 
 # Position of `workspace` in ssm_ssd: 8 sizes, 6 tensors, A, D, h0, h_final, saved, inner, restart.
@@ -23,15 +23,9 @@ def forward(*arguments):
     return call("native", differentiable, *arguments)
 
 
-def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size):
-    """The scan with the gradient of its kernels; the step sizes through autograd."""
-    if x.shape[1] == 1:
-        return chunked.differentiable(
-            x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size
-        )  # fmt: skip
-    delta = step_size(dt, dt_bias, dt_softplus, x)
-    A, D = (None if t is None else t.float() for t in (A, D))
-    return ChunkedScan.apply(x, delta, A, B, C, D, z, initial_state, seq_idx, chunk_size, "native")[:2]
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return chunked.by_kernels("native", *arguments)
 
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):

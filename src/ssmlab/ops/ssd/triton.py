@@ -6,7 +6,7 @@ from torch import Tensor
 from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, launch, power, restarts, vector
 from ssmlab.ops.ssd import chunked
-from ssmlab.ops.ssd.operator import ChunkedScan, call
+from ssmlab.ops.ssd.operator import call
 from ssmlab.ops.ssd.reference import step_size
 
 # By bytes of an element: tokens of a chunk, states of a block, warps forward and backward. Not measured.
@@ -28,15 +28,9 @@ def forward(*arguments):
     return call("triton", differentiable, *arguments)
 
 
-def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size):
-    """The scan with the gradient of its kernels; the step sizes through autograd."""
-    if x.shape[1] == 1:
-        return chunked.differentiable(
-            x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size
-        )  # fmt: skip
-    delta = step_size(dt, dt_bias, dt_softplus, x)
-    A, D = (None if t is None else t.float() for t in (A, D))
-    return ChunkedScan.apply(x, delta, A, B, C, D, z, initial_state, seq_idx, chunk_size, "triton")[:2]
+def differentiable(*arguments):
+    """The kernels with their gradient."""
+    return chunked.by_kernels("triton", *arguments)
 
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):

@@ -254,11 +254,7 @@ def train(
         trainer.add_callback(callback)
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
-        trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
-        if trainer.average:
-            trainer.average.load(checkpoint)
-        if watch:
-            watch.load(checkpoint)
+        _load(trainer, watch, checkpoint)
         load_carried(task, network.to(placement.device), checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -267,12 +263,7 @@ def train(
     if checkpoints.interrupted:  # in the last step
         raise KeyboardInterrupt
     trainer.clock.pause()
-    epoch = trainer.state.epoch or 0.0
-    if config.keep == "best" and (folder / "best.safetensors").exists():
-        module.load_state_dict(load_file(folder / "best.safetensors"))
-        epoch = trainer.state.best_global_step / trainer.state.max_steps * trainer.state.num_train_epochs
-    elif trainer.average:
-        trainer.average.apply()
+    epoch = _keep(module, trainer, folder if config.keep == "best" else None)
     network.to(memory_format=torch.contiguous_format)
     if watch and gradients is not None:
         watch.write(gradients)
@@ -283,6 +274,26 @@ def train(
         log=trainer.state.log_history,
         records=watch.records if watch else [],
     )
+
+
+def _load(trainer: SsmTrainer, watch: Gradients | None, checkpoint: Path) -> None:
+    """What transformers' trainer does not load by itself."""
+    trainer.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
+    if trainer.average:
+        trainer.average.load(checkpoint)
+    if watch:
+        watch.load(checkpoint)
+
+
+def _keep(module: nn.Module, trainer: SsmTrainer, folder: Path | None) -> float:
+    """The weights of the best epoch, if `folder` has them, else the running averages, if any; whose epoch it is."""
+    state = trainer.state
+    if folder is not None and (folder / "best.safetensors").exists():
+        module.load_state_dict(load_file(folder / "best.safetensors"))
+        return state.best_global_step / state.max_steps * state.num_train_epochs
+    if trainer.average:
+        trainer.average.apply()
+    return state.epoch or 0.0
 
 
 def optimizer_groups(network: nn.Module, config: Optimisation) -> list[dict]:

@@ -178,7 +178,11 @@ def test_fine_tuning_starts_from_a_folder_and_learns_answers_only(text_run, tmp_
     ]  # fmt: skip
     a, b = (load_file(path / "model.safetensors") for path in (start, folder / "models" / "float32_seed1"))
     assert all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)
-    for change, message in (("model=", "no model is named"), (f"model={tmp_path}", "no config.json there")):
+    for change, message in (
+        ("model=", "no model is named"),
+        (f"model={tmp_path}", "no config.json there; give the folder of a language model"),
+        (f"model={folder}", f"give one of this run's models: .*{folder.name}/models/bf16_seed1, "),
+    ):
         with pytest.raises(RecipeError, match=message):
             load_data(load_recipe("language/finetune", [f"data.path={file}", change]))
 

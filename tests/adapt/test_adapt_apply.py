@@ -9,6 +9,7 @@ from families import BARS, LANGUAGE, VISION, batch_for, build, output, relative,
 from ssmlab import adapt
 from ssmlab.errors import ModelError
 from ssmlab.models.language import create_language_model
+from ssmlab.nn import Linear
 
 PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half", "dora", "rslora")
 
@@ -97,7 +98,7 @@ def test_a_new_head_is_trained_whole():
     model = build("vmamba_test")
     adapt.apply(model, "all+head")
     head = model.get_classifier()
-    assert type(head) is torch.nn.Linear and head.weight.requires_grad and head.bias.requires_grad
+    assert type(head) is Linear and head.weight.requires_grad and head.bias.requires_grad
 
 
 def test_what_is_named_is_trained_whole():

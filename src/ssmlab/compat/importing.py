@@ -94,8 +94,8 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
     Call it before the code that imports them: a model file of transformers asks when it is first imported.
 
     Args:
-        linear: also let `torch.nn.Linear` multiply a few rows without a gradient by our kernel, on the CPU: half to two
-            thirds of the time of decoding is spent there, and torch's product takes two to five times as long.
+        linear: also let `torch.nn.Linear` take our products on the CPU (`ssmlab.ops.linear`): half to two thirds of the
+            time of decoding is spent there, and torch's product takes two to five times as long.
         force: also where the real package is installed; otherwise that one keeps its name, and a warning says so where
             it cannot run on this machine.
     Returns:
@@ -105,7 +105,7 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
         sys.meta_path.insert(0, _FINDER)
     _FINDER.force = force
     if linear:
-        import_module(f"{__package__}.few_rows").install()
+        import_module(f"{__package__}.linear").install()
     if force:
         _forget(own=False)
     found = providers()
@@ -120,7 +120,7 @@ def uninstall() -> None:
     """Take the names back; modules that were imported meanwhile stay with those who hold them."""
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)
-    import_module(f"{__package__}.few_rows").uninstall()
+    import_module(f"{__package__}.linear").uninstall()
     _forget(own=True)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from ssmlab.errors import ModelError
 from ssmlab.models.registry import did_you_mean
 from ssmlab.models.weights import one_line, read_state_dict
+from ssmlab.nn.linear import use_our_products_
 
 STRIDES = (32, 16, 8)
 
@@ -106,7 +107,7 @@ def _classes_in(state: dict[str, torch.Tensor], name: str, cfg: Any) -> int:
 
 
 def call_timm(name: str, build: Callable[[], Any], purpose: str | None = None) -> Any:
-    """Build a timm network and turn what goes wrong into one line that says what to do.
+    """Build a timm network, with our linear layers, and turn what goes wrong into one line that says what to do.
 
     Raises:
         ModelError: in the place of the errors of timm, torch and the hub's client.
@@ -114,7 +115,7 @@ def call_timm(name: str, build: Callable[[], Any], purpose: str | None = None) -
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     try:
-        return build()
+        return use_our_products_(build())
     except OSError as error:  # the hub's own errors and those of the network are all children of it
         cfg = timm.get_pretrained_cfg(name)
         place = f"huggingface.co/{cfg.hf_hub_id}" if cfg is not None and cfg.hf_hub_id else "its page"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.models.weights import fit, read_state_dict, warn_once
-from ssmlab.nn import Blocks
+from ssmlab.nn import Blocks, Linear
 
 LAYOUTS = ("NCHW", "NHWC")
 IMAGENET: dict[str, Any] = {
@@ -266,7 +266,7 @@ def last_layer(in_features: int, num_classes: int) -> nn.Module:
     """A linear classifier with the initial values that these networks share; the identity for no classes."""
     if num_classes == 0:
         return nn.Identity()
-    layer = nn.Linear(in_features, num_classes)
+    layer = Linear(in_features, num_classes)
     init_linear(layer)
     return layer
 

@@ -17,7 +17,7 @@ from ssmlab.errors import ModelError, ShapeError
 from ssmlab.models.backbones import STRIDES, build_backbone, choose_output_stride, map_sizes
 from ssmlab.models.registry import Preset
 from ssmlab.models.vision import VisionModel
-from ssmlab.nn import Bidirectional, ClassifierHead, Mamba, Residual
+from ssmlab.nn import Bidirectional, ClassifierHead, Linear, Mamba, Residual
 
 LEAST_TOKENS = 4  # below this a scan has nothing to read
 TOKENS = ("spatial", "pooled")
@@ -144,7 +144,7 @@ class ResNetMamba(VisionModel):
         level = [torch.full((length,), number) for number, length in enumerate(self.level_lengths)]
         self.register_buffer("level", torch.cat(level), persistent=False)
         self.backbone = _backbone(config, self.output_stride, pretrained, backbone_weights)
-        self.level_proj = nn.ModuleList(nn.Linear(channels, width) for channels, _, _ in levels[:-1])
+        self.level_proj = nn.ModuleList(Linear(channels, width) for channels, _, _ in levels[:-1])
         self.layers = nn.ModuleList(_scan_layer(config, width) for _ in range(config.depth))
         self.head = ClassifierHead(width, config.num_classes, hidden=config.head_hidden, dropout=config.dropout)
 

@@ -9,6 +9,7 @@ from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError, ShapeError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.mamba import _check_sizes
 from ssmlab.nn.padding import Padding
 from ssmlab.ops import selective_scan
@@ -66,19 +67,19 @@ class BiMamba(nn.Module):
         self.d_inner = d_inner = int(expand * d_model)
         _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
         self.kind, self.divide = kind, divide
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
+        self.in_proj = Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
-        self.x_proj = nn.Linear(d_inner, rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(rank, d_inner)
+        self.x_proj = Linear(d_inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.A_b_log = nn.Parameter(self.A_log.detach().clone())
-        self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
+        self.out_proj = Linear(d_inner, d_model, bias=bias)
         init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
         if kind == "v2":
             self.conv1d_b = CausalConv1d(d_inner, d_conv, bias=conv_bias)
-            self.x_proj_b = nn.Linear(d_inner, rank + 2 * d_state, bias=False)
-            self.dt_proj_b = nn.Linear(rank, d_inner)
+            self.x_proj_b = Linear(d_inner, rank + 2 * d_state, bias=False)
+            self.dt_proj_b = Linear(rank, d_inner)
             self.D_b = nn.Parameter(torch.ones(d_inner))
             init_dt(self.dt_proj_b, dt_min, dt_max, dt_init_floor)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ssmlab.nn.linear import Linear
+
 
 class ClassifierHead(nn.Module):
     """Linear -> LayerNorm -> GELU -> dropout -> Linear to the classes.
@@ -17,7 +19,7 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, *, hidden: int = 256, dropout: float = 0.1):
         super().__init__()
-        self.hidden = nn.Linear(in_features, hidden)
+        self.hidden = Linear(in_features, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.act = nn.GELU()
         self.dropout = nn.Dropout(dropout)
@@ -28,7 +30,7 @@ class ClassifierHead(nn.Module):
         """Replace the last layer by a new one, with its initial values, where the old one was."""
         weight = self.hidden.weight
         self.classifier = (
-            nn.Linear(self.hidden.out_features, num_classes).to(weight.device, weight.dtype)
+            Linear(self.hidden.out_features, num_classes).to(weight.device, weight.dtype)
             if num_classes > 0
             else nn.Identity()
         )

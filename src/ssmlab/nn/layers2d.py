@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.nn.linear import Linear
+
 
 class Permute(nn.Module):
     """The axes in another order, as a layer of an `nn.Sequential`."""
@@ -25,7 +27,7 @@ class Permute(nn.Module):
         return ", ".join(map(str, self.axes))
 
 
-class Linear2d(nn.Linear):
+class Linear2d(Linear):
     """A linear layer over the channels of (b, c, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,9 +55,9 @@ class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, *, channel_first: bool = False):
         super().__init__()
         self.channel_first = channel_first
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x -> the same shape."""
@@ -79,7 +81,7 @@ class PatchMerging(nn.Module):
     def __init__(self, width: int, out_width: int, *, pad: bool):
         super().__init__()
         self.pad = pad
-        self.reduction = nn.Linear(4 * width, out_width, bias=False)
+        self.reduction = Linear(4 * width, out_width, bias=False)
         self.norm = nn.LayerNorm(4 * width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,28 +6,19 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.ops.steps import conv_token, linear_step, unobserved
+from ssmlab.ops.linear import linear
+from ssmlab.ops.steps import conv_token
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, with its parameters, names and initial values, and a product of our own for few rows.
-
-    That product is taken without a gradient, on the CPU, where nobody follows the call (`ops.steps.unobserved`): when
-    decoding. The numbers agree with torch's to rounding.
-    """
+    """`torch.nn.Linear`, with its parameters, names and initial values; its products are `ops.linear`'s."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        weight, bias = self.weight, self.bias  # once: looking up a parameter takes as long as adding two small tensors
-        if unobserved(input, weight):
-            y = linear_step(input, weight, bias)
-            if y is not None:
-                return y
-        return F.linear(input, weight, bias)
+        return linear(input, self.weight, self.bias)
 
 
 ROWS = 256  # of a weight that are rounded at once, so that a large one needs no second copy
@@ -74,15 +65,21 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features), in the dtype of the input."""
-        weight, bias, scale = self.weight, self.bias, self.scale
-        if unobserved(input, weight):
-            y = linear_step(input, weight, bias, scale)
-            if y is not None:
-                return y
-        return F.linear(input, (weight.to(scale.dtype) * scale[:, None]).to(input.dtype), bias)
+        return linear(input, self.weight, self.bias, self.scale)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def use_our_products_(module: nn.Module) -> nn.Module:
+    """Make a `Linear` of every `torch.nn.Linear` of a module, in place: its parameters, names and hooks stay.
+
+    Comparisons of models take it for those of other packages, so that times differ by the architecture alone.
+    """
+    for child in module.modules():
+        if type(child) is nn.Linear:
+            child.__class__ = Linear
+    return module
 
 
 def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module:
@@ -99,7 +96,7 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
     Raises:
         ModelError: the module has no `Linear`, or a name in `skip` is none.
     """
-    found = [name for name, child in module.named_modules(remove_duplicate=False) if name and isinstance(child, Linear)]
+    found = [name for name, child in module.named_modules(remove_duplicate=False) if name and _is_plain(child)]
     unknown = [name for name in skip if not any(name in (full, full.rpartition(".")[2]) for full in found)]
     if not found:
         raise ModelError(f"{type(module).__name__} has no layers of ssmlab.nn.Linear inside to quantize")
@@ -125,6 +122,11 @@ def convolved_token(conv: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, 
         return None
     one = conv_token(x.squeeze(2), state, conv.weight.squeeze(1), conv.bias, conv.activation is not None)
     return None if one is None else (one[0].unsqueeze(2), one[1])
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a `Linear` over the last axis."""
+    return isinstance(module, Linear) and type(module).forward is Linear.forward
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.dt import init_dt
+from ssmlab.nn.linear import Linear
 from ssmlab.ops import selective_scan
 
 
@@ -92,14 +93,14 @@ class MambaVisionMixer(nn.Module):
                 f"dt_min={dt_min}, dt_max={dt_max}"
             )
         self.dt_rank, half = int(rank), d_inner // 2
-        self.in_proj = nn.Linear(d_model, d_inner, bias=False)
+        self.in_proj = Linear(d_model, d_inner, bias=False)
         self.conv1d_x = SameConv1d(half, d_conv)
         self.conv1d_z = SameConv1d(half, d_conv)
-        self.x_proj = nn.Linear(half, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, half)
+        self.x_proj = Linear(half, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(self.dt_rank, half)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(half, 1))
         self.D = nn.Parameter(torch.ones(half))
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.out_proj = Linear(d_inner, d_model, bias=False)
         init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
     def forward(self, u: Tensor) -> Tensor:

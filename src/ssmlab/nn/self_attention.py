@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
+from ssmlab.nn.linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -41,10 +42,10 @@ class SelfAttention(nn.Module):
             raise ModelError(f"SelfAttention: num_heads must divide d_model={d_model}, got {num_heads}")
         self.d_model, self.num_heads, self.attn_drop = d_model, num_heads, attn_drop
         head = d_model // num_heads
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.qkv = Linear(d_model, 3 * d_model, bias=qkv_bias)
         self.q_norm: nn.Module = nn.LayerNorm(head) if qk_norm else nn.Identity()
         self.k_norm: nn.Module = nn.LayerNorm(head) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(d_model, d_model)
+        self.proj = Linear(d_model, d_model)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, u: Tensor) -> Tensor:

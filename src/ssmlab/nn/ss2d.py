@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
 from ssmlab.nn.dt import checked_rank, fill_dt_bias
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d
 from ssmlab.ops import directional_scan
+from ssmlab.ops.linear import linear
 
 DIRECTIONS = 4
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -100,7 +100,7 @@ class SS2D(nn.Module):
         map, and no direction needs the map in its own order.
         """
         rank, n = self.dt_rank, self.d_state
-        found = F.linear(x.permute(0, 2, 3, 1), self.x_proj_weight.flatten(0, 1))
+        found = linear(x.permute(0, 2, 3, 1), self.x_proj_weight.flatten(0, 1))
         dt, B, C = found.unflatten(-1, (DIRECTIONS, -1)).split([rank, n, n], dim=-1)  # (b, h, w, 4, .)
         b, h, w = found.shape[:3]
         dt = torch.matmul(dt.reshape(b * h * w, DIRECTIONS, rank).transpose(0, 1), self.dt_projs_weight.mT)

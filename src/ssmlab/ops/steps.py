@@ -197,10 +197,15 @@ def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Te
 
 def unobserved(x: Tensor, weight: Tensor) -> bool:
     """Whether nobody follows a call, so that a function without a gradient may take an operator's place: no gradient in
-    either mode, no compiler, transformation, counter, tracer, autocast or subclass of Tensor."""
+    either mode, and `unfollowed`."""
+    return not torch.is_grad_enabled() and unfollowed(x, weight)
+
+
+def unfollowed(x: Tensor, weight: Tensor) -> bool:
+    """Whether nobody but autograd follows a call: no compiler, tangent, transformation, counter, tracer, autocast or
+    subclass of Tensor."""
     return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or type(x) is not Tensor
         or type(weight) not in (nn.Parameter, Tensor)
         or torch._C._len_torch_dispatch_stack()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ssmlab.checkpoints.files import load_language_model, save_language_model, write_file
 from ssmlab.errors import ModelError
 from ssmlab.models.weights import fit, one_line, read_state_dict
+from ssmlab.nn import Linear
 from ssmlab.tasks.metrics import loss_and_accuracy
 
 POOLS = ("mean", "last")
@@ -33,7 +34,7 @@ class SequenceClassifier(nn.Module):
             raise ModelError(f"pool must be {' or '.join(POOLS)}, got {pool!r}")
         self.backbone, self.pool, self.config = language.backbone, pool, language.config
         self.registry_name = getattr(language, "registry_name", None)
-        self.head = nn.Linear(self.config.d_model, classes)
+        self.head = Linear(self.config.d_model, classes)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (b, l) -> logits (b, classes). mask: bool (b, l), True = token; padding stands behind them."""
@@ -91,7 +92,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.config, self.registry_name = classifier.config, classifier.registry_name
         self.backbone = classifier.backbone
-        self.lm_head = nn.Linear(self.config.d_model, self.config.padded_vocab, bias=False)
+        self.lm_head = Linear(self.config.d_model, self.config.padded_vocab, bias=False)
         self.lm_head.weight = classifier.backbone.embedding.weight
 
 

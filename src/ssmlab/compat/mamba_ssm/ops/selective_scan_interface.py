@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssmlab.ops import causal_conv1d, selective_scan
+from ssmlab.ops.linear import linear
 
 __all__ = ["mamba_inner_fn", "mamba_inner_ref", "rms_norm_forward", "selective_scan_fn", "selective_scan_ref"]
 
@@ -49,16 +50,16 @@ def mamba_inner_fn(
     x, z = xz.chunk(2, dim=1)
     x, _ = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     rank, n = delta_proj_weight.shape[1], A.shape[1] * (2 if A.is_complex() else 1)
-    found = F.linear(x.mT, x_proj_weight)  # (b, l, rank + ...)
+    found = linear(x.mT, x_proj_weight)  # (b, l, rank + ...)
     if B is None:
         B = _map(found[..., rank : rank + n], B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A)
     if C is None:
         C = _map(found[..., found.shape[-1] - n :], C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A)
-    delta = F.linear(found[..., :rank], delta_proj_weight)
+    delta = linear(found[..., :rank], delta_proj_weight)
     if dt_rms_weight is not None:
         delta = F.rms_norm(delta, dt_rms_weight.shape, dt_rms_weight, b_c_dt_rms_eps)
     y = selective_scan_fn(x, delta.mT, A, B, C, D, z, delta_bias, delta_softplus)
-    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+    return linear(y.mT, out_proj_weight, out_proj_bias)
 
 
 def mamba_inner_ref(

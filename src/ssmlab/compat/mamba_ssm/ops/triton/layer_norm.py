@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.errors import UserError
+from ssmlab.ops.linear import linear
 
 __all__ = ["RMSNorm", "layer_norm_fn", "layer_norm_linear_fn", "rms_norm_fn"]
 
@@ -72,7 +73,7 @@ def layer_norm_linear_fn(
         is_rms_norm=is_rms_norm,
     )  # fmt: skip
     y, rest = (y[0], y[1:]) if prenorm else (y, ())
-    y = F.linear(y, linear_weight, linear_bias)
+    y = linear(y, linear_weight, linear_bias)
     return (y, *rest) if prenorm else y
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from ssmlab.errors import UserError
 from ssmlab.ops import causal_conv1d, selective_scan, ssd
+from ssmlab.ops.linear import linear
 
 __all__ = [
     "mamba_chunk_scan", "mamba_chunk_scan_combined", "mamba_conv1d_scan_ref", "mamba_split_conv1d_scan_combined",
@@ -132,7 +133,7 @@ def _split_scan(
         group = width // ngroups if backend is None else None  # the original's reference norms all channels together
         y = rmsnorm_fn(y, rmsnorm_weight, None, z, rmsnorm_eps, group, norm_before_gate)
     if outproj_weight is not None:
-        y = F.linear(y, outproj_weight, outproj_bias)
+        y = linear(y, outproj_weight, outproj_bias)
     return (y, final) if return_final_states else y
 
 

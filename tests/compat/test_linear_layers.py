@@ -7,8 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ssmlab.compat
 from ops.common import relative_error
-from ssmlab.compat import few_rows
-from ssmlab.ops import _native
+from ssmlab.ops import _native, linear
 
 pytestmark = pytest.mark.skipif(_native.LIBRARY is None, reason=_native.MISSING or "")
 
@@ -22,8 +21,8 @@ def calls(installed, monkeypatch):
         taken.append(y is not None)
         return y
 
-    step = few_rows.linear_step
-    monkeypatch.setattr(few_rows, "linear_step", counted)
+    step = linear.linear_step
+    monkeypatch.setattr(linear, "linear_step", counted)
     return taken
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
 
+from ssmlab.models.reading import CHUNK
+from ssmlab.nn import Attention
 from ssmlab.profiling import Call, count_parameters, peak_memory
 from ssmlab.reports.record import Record
 from ssmlab.training.language import build_language_model
@@ -113,9 +115,8 @@ class ScalingWork(Work):
 def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -> tuple[Callable[[], None], int]:
     """What is timed, and into how many parts its time falls."""
 
-    @torch.inference_mode()
     def prefill():
-        network.eval()(tokens[:, :-1], last_only=True)
+        _state_after(network, tokens[:, :-1])
 
     def training_step():
         logits, _ = network.train()(tokens[:, :-1])
@@ -124,8 +125,7 @@ def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -
 
     if kind != "decoding":
         return (prefill if kind == "prefill" else training_step), 1
-    with torch.inference_mode():
-        _, state = network.eval()(tokens[:, :-1], last_only=True)
+    state = _state_after(network, tokens[:, :-1])
 
     @torch.inference_mode()
     def decoding():
@@ -134,6 +134,17 @@ def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -
             _, after = network(tokens[:, -1:], after)
 
     return decoding, decoded
+
+
+@torch.inference_mode()
+def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
+    """The states behind a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
+    attention at once, since its causal kernel wants all queries together."""
+    piece = tokens.shape[1] if any(isinstance(m, Attention) for m in network.modules()) else CHUNK
+    state = None
+    for part in tokens.split(piece, dim=1):
+        _, state = network.eval()(part, state, last_only=True)
+    return state
 
 
 def _measured(kind: str, length: int, seconds: list[float], memory: int | None) -> list[Record]:

@@ -181,10 +181,27 @@ def test_fine_tuning_starts_from_a_folder_and_learns_answers_only(text_run, tmp_
     for change, message in (
         ("model=", "no model is named"),
         (f"model={tmp_path}", "no config.json there; give the folder of a language model"),
-        (f"model={folder}", f"give one of this run's models: .*{folder.name}/models/bf16_seed1, "),
+        (f"model={folder}", f"has 4 models; name one: .*{folder.name}/models/bf16_seed1, "),
     ):
-        with pytest.raises(RecipeError, match=message):
+        with pytest.raises(UserError, match=message):
             load_data(load_recipe("language/finetune", [f"data.path={file}", change]))
+
+
+def test_a_run_of_one_model_is_that_model(tmp_path):
+    def started():
+        return load_recipe("language/finetune", [f"model={tmp_path}", "data.path=x"]).model
+
+    assert started() == str(tmp_path)
+    first, second = (tmp_path / "models" / label for label in ("one", "two"))
+    first.mkdir(parents=True)
+    (first / "config.json").write_text("{}")
+    assert started() == str(first)
+    recipe = load_recipe("language/text", [f"models=[{{weights='{tmp_path}'}}]", "data.path=x"])
+    assert recipe.models[0].weights == str(first)
+    second.mkdir()
+    (second / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="2 models; name one"):
+        started()
 
 
 def test_classifiers_are_saved_with_what_they_need(tmp_path, no_report):

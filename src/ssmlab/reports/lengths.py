@@ -93,7 +93,11 @@ def tables(run: Run) -> Html | None:
         if not lines:
             continue
         lengths = sorted({length for line in lines for length in line.lengths})
-        head = el("tr", el("th", "Tokens", scope="col", class_="left"), [el("th", run.titles[s.label], scope="col") for s in lines])
+        head = el(
+            "tr",
+            el("th", "Tokens", scope="col", class_="left"),
+            [el("th", run.titles[s.label], scope="col") for s in lines],
+        )
         rows = []
         for length in lengths:
             cells = [el("td", _cell(line, length, text)) for line in lines]

@@ -1,9 +1,9 @@
 """The tables of recipes on sequences: language models, classifiers, synthetic tasks, and what length costs."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.models.registry import did_you_mean
@@ -14,13 +14,27 @@ from ssmlab.training.schema_remedy import RemedyConfig
 KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is, where no tokenizer says otherwise
 
 
+def _model_of_run(path: str) -> str:
+    """The folder of the only model of a run, where the path is a run's; any other path as it is."""
+    if not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
+        return path
+    from ssmlab.checkpoints.files import find_language_model  # here, since it imports torch
+
+    return str(find_language_model(path))
+
+
+ModelFolder = Annotated[
+    str, AfterValidator(_model_of_run)
+]  # of a language model in any layout, or a run with one model
+
+
 class SequenceModel(Table):
     """One model of the comparison: a name from the table of language models, and its options."""
 
     name: str = ""  # may be left out where `weights` or the recipe's `model` is a folder
     label: str = ""  # of the folder and the records; the name where it is not given
     title: str = ""  # for the reports
-    weights: str = ""  # the folder of a language model to start from, in any layout
+    weights: ModelFolder = ""  # to start from
     adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
     remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
     options: dict[str, Any] = Field({})  # of the model's config, such as d_model
@@ -165,7 +179,7 @@ class LanguageRecipe(SequenceRecipe):
     )
 
     task: Literal["language"] = "language"
-    model: str = ""  # the folder of a language model that models without weights of their own start from
+    model: ModelFolder = ""  # that models without weights of their own start from
     data: LanguageData = LanguageData()
     training: LanguageTraining = LanguageTraining()
 

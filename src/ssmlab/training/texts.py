@@ -110,9 +110,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
 
 def _check_models(recipe: AnyRecipe) -> None:
     if recipe.model and not (Path(recipe.model) / "config.json").is_file():
-        inside = [str(file.parent) for file in sorted((Path(recipe.model) / "models").glob("*/config.json"))]
-        hint = f"one of this run's models: {', '.join(inside)}" if inside else "the folder of a language model"
-        raise RecipeError(f"model={recipe.model}: no config.json there; give {hint}")
+        raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:
         raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")

@@ -202,7 +202,7 @@ def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) ->
         parts = [record.value for record in values.get((label, measure.part, None), {}).values()]
         if parts and mean and np.mean(parts) > 0:
             share = float(np.mean(parts)) / mean
-            detail = f"of which scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
+            detail = f"scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
     elif measure.metric in _INTERVALS:
         detail = _interval(measure, found, numbers)
     elif measure.metric in _RATES and all(record.spread for record in found):

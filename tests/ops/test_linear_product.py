@@ -110,3 +110,24 @@ def test_the_same_bits_again(taken):
         return torch.autograd.grad(linear(*inputs).square().sum(), inputs)
 
     assert all(torch.equal(a, b) for a, b in zip(results(), results(), strict=True)) and taken
+
+
+@onednn
+def test_compiled_graphs_hold_it_and_exported_ones_do_not(taken):
+    inputs = arguments(300, 65, 129)
+
+    def results(product):
+        return torch.autograd.grad(product(*inputs).square().sum(), inputs)
+
+    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+    found, expected = results(compiled), results(F.linear)
+    assert len(taken) == 2 and all(relative_error(a, b.double()) < 2e-6 for a, b in zip(found, expected, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.compile(linear, fullgraph=True, backend="aot_eager")(*inputs).dtype == torch.bfloat16
+
+    class Layer(torch.nn.Module):
+        def forward(self, x, weight, bias):
+            return linear(x, weight, bias)
+
+    program = torch.export.export(Layer(), tuple(t.detach() for t in inputs))
+    assert "aten.linear" in program.graph_module.code and "product" not in program.graph_module.code

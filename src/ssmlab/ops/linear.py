@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.ops.steps import linear_step, unfollowed
@@ -35,7 +35,8 @@ ONEDNN = _onednn()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
     """x weight^T + bias; the numbers are those of `torch.nn.functional.linear` to rounding, and so are the gradients.
 
-    Whoever follows the call (a compiler, a counter, a transformation, autocast) sees torch's own product.
+    Whoever follows the call (a counter, a transformation, autocast) sees torch's own product; torch.compile sees ours,
+    as an operator, since its own choice would be MKL as well.
 
     Args:
         x: (..., inputs). weight: (outputs, inputs). bias: (outputs,).
@@ -51,10 +52,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor 
                 return y
         if scale is not None:
             weight, scale = _dequantized(weight, scale, x.dtype), None
-        if _is_for_onednn(x, weight):
+        if _is_for_onednn(x, weight) and torch._C._get_mkldnn_enabled():
             if gradient and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
                 return Product.apply(x, weight, bias)
             return _product(x, weight, bias)
+    elif _compiled(x, weight) and scale is None and _is_for_onednn(x, weight):
+        return Product.apply(x, weight, bias)
     return F.linear(x, weight if scale is None else _dequantized(weight, scale, x.dtype), bias)
 
 
@@ -64,19 +67,25 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        product = torch.ops.ssmlab.product if torch.compiler.is_compiling() else _product
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gy):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        flat = gy.flatten(0, -2)
-        if torch.is_grad_enabled():
-            gx, gweight = gy @ weight, flat.t() @ x.flatten(0, -2)
+        compiling = torch.compiler.is_compiling()
+        gx = gweight = None
+        if torch.is_grad_enabled() and not compiling:
+            gx, gweight = gy @ weight, gy.flatten(0, -2).t() @ x.flatten(0, -2)
         else:
-            gx = _product(gy, weight.t(), None) if need_x else None
-            gweight = _gradient_of_weight(flat, x.flatten(0, -2)) if need_weight else None
-        return gx, gweight, flat.sum(0) if need_bias else None
+            product = torch.ops.ssmlab.product if compiling else _product
+            gradient = torch.ops.ssmlab.product_gradient if compiling else _gradient_of_weight
+            if need_x:
+                gx = product(gy, weight.t(), None)
+            if need_weight:
+                gweight = gradient(gy, x)
+        return gx, gweight, gy.flatten(0, -2).sum(0) if need_bias else None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,7 +93,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _gradient_of_weight(gy: Tensor, x: Tensor) -> Tensor:
-    """gy^T x for gy (rows, outputs) and x (rows, inputs); the wider of the two lies along the result's columns."""
+    """gy^T x over all rows of gy (..., outputs) and x (..., inputs); the wider of the two lies along the columns."""
+    gy, x = gy.flatten(0, -2), x.flatten(0, -2)
     outputs, inputs = gy.shape[1], x.shape[1]
     if max(outputs, inputs) < WIDE:
         return gy.t() @ x
@@ -96,6 +106,36 @@ def _gradient_of_weight(gy: Tensor, x: Tensor) -> Tensor:
     return total if inputs >= outputs else total.t()
 
 
+# What compiled graphs hold: the products as operators that the compiler does not look into.
+LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
+LIBRARY.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+LIBRARY.define("product_gradient(Tensor gy, Tensor x) -> Tensor")
+LIBRARY.impl("product", _product, "CPU")
+LIBRARY.impl("product_gradient", lambda gy, x: _gradient_of_weight(gy, x).contiguous(), "CPU")
+
+
+@torch.library.register_fake("ssmlab::product", lib=LIBRARY)
+def _product_fake(x, weight, bias):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.register_fake("ssmlab::product_gradient", lib=LIBRARY)
+def _gradient_fake(gy, x):
+    return gy.new_empty((gy.shape[-1], x.shape[-1]))
+
+
+def _compiled(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch.compile looks on and nobody else; an exported program keeps torch's own operators."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and type(x) is Tensor
+        and type(weight) in (nn.Parameter, Tensor)
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN is not None
@@ -105,7 +145,6 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.ndim > 1
         and x.shape[-1] == weight.shape[1]
         and x.numel() * len(weight) >= LARGE
-        and torch._C._get_mkldnn_enabled()
         and os.environ.get("SSMLAB_BACKEND", "native") == "native"
     )
 

@@ -24,7 +24,7 @@ def doctor() -> None:
 def _environment(console) -> None:
     import torch
 
-    from ssmlab.ops import _native
+    from ssmlab.ops import _native, linear
     from ssmlab.training.environment import processor, versions
 
     console.print("[bold]Environment[/bold]")
@@ -34,6 +34,7 @@ def _environment(console) -> None:
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} (torch.set_num_threads, OMP_NUM_THREADS)",
         "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native kernels {_native.isa() or 'none'}",
+        "products": f"of linear layers in float32: {'oneDNN' if linear.ONEDNN else 'as torch has them'}",
         "OpenMP": ", ".join(openmp_runtimes()) or "cannot be told on this system",
     }
     for name, value in rows.items():

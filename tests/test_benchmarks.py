@@ -1,0 +1,49 @@
+"""The programs of benchmarks/ run and print what they promise; the numbers are for idle machines."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def printed(program: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_linear():
+    lines = printed("linear.py", "--repeats", "1").splitlines()
+    rows = [line.split(" | ") for line in lines if line.count(" | ") == 4][1:]
+    assert len(rows) == 12 and all(float(row[-1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_memory():
+    lines = printed("memory.py", "--model", "mamba_lm_test", "--repeats", "1").splitlines()
+    assert [line.split(", ")[1] for line in lines if "tokens read" in line] == ["float32"] * 2 + ["bfloat16"] * 2
+    assert sum(line.startswith("weights and state: ") for line in lines) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="starts a script by its first line")
+def test_llama_cpp_is_asked_for_what_is_compared(tmp_path):
+    spec = importlib.util.spec_from_file_location("decode_benchmark", BENCHMARKS / "decode.py")
+    decode = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(decode)
+    program = tmp_path / "llama-bench"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\n"
+        f"pathlib.Path({str(tmp_path / 'asked')!r}).write_text(json.dumps(sys.argv[1:]))\n"
+        "print(json.dumps([{'avg_ts': 286.5}]))\n"
+    )
+    program.chmod(0o755)
+    theirs = decode.LlamaCpp(str(program), "f32.gguf", threads=2)
+    assert decode.speed_of(theirs, 1024, 0, None, {}, "llama.cpp, float32") == 286.5
+    asked = json.loads((tmp_path / "asked").read_text())
+    assert asked[asked.index("-p") + 1] == "1024" and asked[asked.index("-n") + 1] == "0" and "f32.gguf" in asked

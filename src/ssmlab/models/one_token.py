@@ -7,6 +7,8 @@ every token: modules, parameters, their memory, and the versions of those of whi
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import contains, is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,8 +57,12 @@ class OneToken:
 
     def __init__(self, model: Any, rows: int):
         self.program = program = Program(rows)
-        self.modules: list[tuple[dict, str, object]] = []
-        self.tensors: list[tuple[Tensor, int, int]] = []
+        self.places: list[tuple[dict, str]] = []  # where modules and tensors were found, and which
+        self.found: list[object] = []
+        self.tensors: list[Tensor] = []
+        self.pointers: list[int] = []
+        self.versions: list[int] = []
+        self.returned: tuple = ()  # the states behind the last token, which need no check
         self.kinds: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         from ssmlab.models.language_model import Backbone, Layer  # which imports this module
 
@@ -89,39 +95,48 @@ class OneToken:
 
     def holds(self) -> bool:
         """Whether the model still is what this was built from."""
-        for children, name, child in self.modules:
-            if children.get(name) is not child:
-                return False
-        for tensor, pointer, version in self.tensors:
-            if tensor.data_ptr() != pointer or tensor._version != version:
-                return False
-        replaced = any("forward" in names for names in self.own)
-        return not (replaced or any(self.hooks) or torch_module._has_any_global_hook())
+        return (
+            all(map(is_, [children.get(name) for children, name in self.places], self.found))
+            and [tensor.data_ptr() for tensor in self.tensors] == self.pointers
+            and [tensor._version for tensor in self.tensors] == self.versions
+            and not any(map(contains, self.own, repeat("forward")))
+            and not any(self.hooks)
+            and not torch_module._has_any_global_hook()
+        )
 
     def __call__(self, input_ids: Tensor, state: tuple) -> tuple[Tensor, tuple] | None:
         rows, dtype = self.program.rows, self.dtype
-        if len(state) != len(self.kinds) or not self.program.running.acquire(blocking=False):
+        if not self.program.running.acquire(blocking=False):
             return None
         try:
-            before, after = [], []
-            for (kind, conv_shape, ssm_shape), own in zip(self.kinds, state, strict=True):
-                if type(own) is not kind or own.conv.shape != conv_shape or own.ssm.shape != ssm_shape:
-                    return None
-                if own.conv.dtype is not dtype or own.ssm.dtype is not torch.float32:
-                    return None
-                if not (own.conv.is_cpu and own.ssm.is_cpu):
-                    return None
-                before += [own.conv.contiguous(), own.ssm.contiguous()]
-            conv = torch.empty(len(state), *self.kinds[0][1], dtype=dtype)
-            ssm = torch.empty(len(state), *self.kinds[0][2])
-            states = tuple(self.kinds[0][0](c, s) for c, s in zip(conv.unbind(), ssm.unbind(), strict=True))
-            for one in states:
-                after += [one.conv, one.ssm]
+            before = [t for own in state for t in own] if state is self.returned else self._usable(state)
+            if before is None:
+                return None
+            kind, conv_shape, ssm_shape = self.kinds[0]
+            conv = torch.empty(len(state), *conv_shape, dtype=dtype)
+            ssm = torch.empty(len(state), *ssm_shape)
+            after = [address for pair in zip(_slices(conv), _slices(ssm), strict=True) for address in pair]
             self.residual.copy_(self.embedding[input_ids.reshape(rows)])
-            self.program.run(before, after)
-            return self.logits.to(dtype, copy=True)[:, None], states
+            self.program.run([t.data_ptr() for t in before], after)
+            self.returned = tuple(map(kind, conv.unbind(), ssm.unbind()))
+            return self.logits.to(dtype, copy=True)[:, None], self.returned
         finally:
             self.program.running.release()
+
+    def _usable(self, state: tuple) -> list[Tensor] | None:
+        """The tensors of states, contiguous; None where they are not the model's."""
+        tensors = []
+        if len(state) != len(self.kinds):
+            return None
+        for (kind, conv_shape, ssm_shape), own in zip(self.kinds, state, strict=True):
+            if type(own) is not kind or own.conv.shape != conv_shape or own.ssm.shape != ssm_shape:
+                return None
+            if own.conv.dtype is not self.dtype or own.ssm.dtype is not torch.float32:
+                return None
+            if not (own.conv.is_cpu and own.ssm.is_cpu):
+                return None
+            tensors += [own.conv.contiguous(), own.ssm.contiguous()]
+        return tensors
 
     def _mamba(self, layer: Any, u: Tensor) -> Tensor:
         block = self._seen(layer, "mixer", Mamba)
@@ -185,7 +200,8 @@ class OneToken:
         child = parent._modules.get(name)
         if type(child) is not kind:
             raise _OtherwiseError
-        self.modules.append((parent._modules, name, child))
+        self.places.append((parent._modules, name))
+        self.found.append(child)
         return child
 
     def _weight(self, module: Any, name: str) -> Tensor:
@@ -197,9 +213,18 @@ class OneToken:
             raise _OtherwiseError
         if tensor.dtype not in (*_native.DTYPES, torch.int8):
             raise _OtherwiseError
-        self.modules.append((held, name, tensor))
-        self.tensors.append((tensor, tensor.data_ptr(), tensor._version))
+        self.places.append((held, name))
+        self.found.append(tensor)
+        self.tensors.append(tensor)
+        self.pointers.append(tensor.data_ptr())
+        self.versions.append(tensor._version)
         return tensor.detach()
+
+
+def _slices(tensor: Tensor) -> range:
+    """Where the slices of a contiguous tensor's first axis lie."""
+    size = tensor.element_size() * tensor.stride(0)
+    return range(tensor.data_ptr(), tensor.data_ptr() + size * len(tensor), size)
 
 
 class _OtherwiseError(Exception):

@@ -34,9 +34,8 @@ class Program:
     def __init__(self, rows: int):
         self.rows, self.slots = rows, 0
         self.running = Lock()  # buffers are one run's at a time; a native call lets other Python threads go on
-        self._steps: list[int] = []
+        self._steps = array("q")
         self._held: list[object] = []
-        self._last: Call | None = None
 
     def buffer(self, channels: int) -> Tensor:
         """Room for (rows, channels)."""
@@ -96,11 +95,10 @@ class Program:
         self._add(HEADS, self._slot(), members, x, dt, B, C, y)
         return y
 
-    def run(self, before: list[Tensor], after: list[Tensor]) -> None:
-        """Run all steps. The states by slot, contiguous; `after` is written, `before` stays as it is."""
-        tables = [array("q", [t.data_ptr() for t in states]) for states in (before, after)]
-        steps = array("q", self._steps)
-        addresses = [table.buffer_info()[0] for table in (steps, *tables)]
+    def run(self, before: list[int], after: list[int]) -> None:
+        """Run all steps. Where the states lie by slot, contiguous; `after` is written, `before` stays as it is."""
+        tables = [self._steps, array("q", before), array("q", after)]
+        addresses = [table.buffer_info()[0] for table in tables]
         program = Call([len(self._steps) // 3, _native.threads(), *addresses], 0)
         _native.library().ssm_program_(program.pointer())
 
@@ -119,4 +117,4 @@ class Program:
     def _add(self, kind: int, slot: int, members: list[int], *held: Tensor | None) -> None:
         call = Call(members, 0)
         self._held += [call, *held]
-        self._steps += [kind, slot, call.pointer()]
+        self._steps.extend([kind, slot, call.pointer()])

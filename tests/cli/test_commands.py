@@ -86,6 +86,11 @@ def test_help_and_mistakes_import_nothing_heavy():
         (["sweep", DIGITS, "training.epochs=3"], "nothing varies"),
         (["models", "resnet81"], "unknown model 'resnet81'; did you mean resnet18"),
         (["classify", "nowhere", "x.png"], "no trained model in nowhere"),
+        (["data", "check", "--foo"], "No such option: --foo; see `ssmlab data check --help`"),
+        (["bogus"], "No such command 'bogus'; there are demo, run, "),
+        (["compare"], "Missing argument 'MODEL...'; see `ssmlab compare --help`"),
+        (["generate", "x", "--prompt", "a", "--max-tokens", "-1"], "Invalid value for '--max-tokens'"),
+        (["exec", "-m", "no.such_module"], "there is no module no.such_module"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
@@ -93,6 +98,29 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.startswith("ssmlab: ") and captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_nothing_asked_for_is_answered_by_the_help(capsys):
+    assert call("data") == 2
+    assert "check" in capsys.readouterr().out
+
+
+def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ssmlab.cli.run.execute", lambda recipe, **how: asked.append((how["resume"], how["overwrite"])))
+    folder = tmp_path / "demo-smoke"
+    folder.mkdir()
+    for started, finished, more in (
+        (False, None, []),
+        (True, None, []),
+        (True, None, ["--overwrite"]),
+        (True, "x", []),
+    ):
+        if started:
+            (folder / "recipe.toml").write_text("")
+        (folder / "run.json").write_text(json.dumps({"finished": finished}))
+        assert call("demo", "--smoke", "--output", str(tmp_path), *more) == 0
+    assert asked == [(False, True), (True, False), (False, True), (False, True)]
 
 
 def test_debug_shows_where(monkeypatch):

@@ -36,6 +36,9 @@ def test_a_plan_is_proposed_written_edited_and_shown(tmp_path, capsys):
     plan = read_plan(file)
     assert plan.features[:3] == (8, 16, 32) and plan.patch_size == (64, 64)
     assert f"0 8 3 x 3 1 x 1 64 x 64 {plan.n_conv_encoder[0]} {plan.n_conv_decoder[-1]}" in shown
+    code, _, told = call(capsys, "plan", "shapes", "--out", file)
+    assert code == 2 and "perhaps edited; add --overwrite" in told and read_plan(file) == plan
+    assert call(capsys, "plan", "shapes", "--out", file, "--features", "8", "--memory", "2", "--overwrite")[0] == 0
     text = file.read_text()
     assert "# channels of every stage, highest resolution first\nfeatures = [8, 16, 32" in text
     file.write_text(text.replace("patch_size = [64, 64]", "patch_size = [32, 64]"))

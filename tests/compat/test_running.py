@@ -51,3 +51,10 @@ def test_its_exit_code_is_its_own(folder):
 def test_nothing_to_run(folder, arguments):
     done = execute(*arguments, folder=folder)
     assert done.returncode == 2 and done.stderr.startswith("ssmlab: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_program_that_fails_shows_its_own_lines_alone(folder):
+    (folder / "bad.py").write_text("def f():\n    raise ValueError('why')\nf()\n")
+    done = execute("bad.py", folder=folder)
+    assert done.returncode == 1 and "ssmlab" not in done.stderr and "runpy" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "ValueError: why" and done.stderr.count("File ") == 2

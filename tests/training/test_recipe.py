@@ -28,8 +28,17 @@ def test_packaged_recipes(name):
     assert tiny.name == f"{full.name}-smoke" and tiny.data.path in OFFLINE[tiny.task]
     small = all(model.name.endswith("_test") or model.name.startswith("timm/") for model in tiny.models)
     assert tiny.task != "classify" or small
+    assert not getattr(tiny.training, "min_steps", 0), "a tiny form has as many epochs as it says"
     comment = dict(list_recipes())[name]
     assert comment.startswith("ssmlab ") and comment.count("|") == 3, "command | hardware | time | expected result"
+
+
+def test_epochs_that_are_asked_for_are_those_that_are_run():
+    def steps(*changes):
+        return load_recipe(MHIST, ["data.path=x", *changes]).training.min_steps
+
+    assert steps() == 600 and steps("training.epochs=1") == 0
+    assert steps("training.epochs=1", "training.min_steps=50") == 50
 
 
 def test_the_resolved_recipe_shows_every_key_and_reads_back():

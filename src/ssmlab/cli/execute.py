@@ -14,6 +14,16 @@ def execute(
     Options of ssmlab come before the script, everything behind it belongs to the script:
     `ssmlab exec --force train.py --lr 1e-3`, `ssmlab exec -m pytest tests/`.
     """
-    from ssmlab.compat.running import run
+    import sys
+    import traceback
 
-    run(program, force=force)
+    from ssmlab.compat.running import run, without_ours
+    from ssmlab.errors import UserError
+
+    try:
+        run(program, force=force)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exception(type(error), error, without_ours(error.__traceback__))
+        sys.exit(1)

@@ -62,6 +62,9 @@ app.command("exec", context_settings={"ignore_unknown_options": True, "allow_int
 app.add_typer(bench.app, name="bench")
 
 
+USAGE = typer.BadParameter.__mro__[1]  # UsageError, which typer has under a private name
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"ssmlab {ssmlab.__version__}")
@@ -89,9 +92,30 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. A user's mistake is one line and exit code 2; SSMLAB_DEBUG=1 shows where it was found."""
     _share_the_machine()
     try:
-        app(arguments)
+        code = app(arguments, prog_name="ssmlab", standalone_mode=False)
+    except USAGE as error:
+        _explain_usage(error)
+        sys.exit(2)
+    except typer.Abort:
+        typer.echo("ssmlab: interrupted", err=True)
+        sys.exit(130)
     except UserError as error:
         if os.environ.get("SSMLAB_DEBUG"):
             raise
         typer.echo(f"ssmlab: {error}", err=True)
         sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain_usage(error: Exception) -> None:
+    """One line about a misspelt option or command; the help where nothing was asked for."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help())
+        return
+    message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    known = getattr(getattr(context, "command", None), "commands", None)
+    if known and "No such command" in message and "Did you mean" not in message:
+        message += f"; there are {', '.join(known)}"
+    where = context.command_path if context is not None else "ssmlab"
+    typer.echo(f"ssmlab: {message}; see `{where} --help`", err=True)

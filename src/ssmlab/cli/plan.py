@@ -17,6 +17,7 @@ def plan(
     classes: int = typer.Option(None, min=2, help="With the background; as dataset.json says, or 2, where not given."),
     images: str = typer.Option("", help="Folder of the images below DATA, where its name does not say so."),
     masks: str = typer.Option("", help="Likewise of the masks."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the file of --out, if there is one."),
     configuration: str = typer.Option(None, help="Which one of nnU-Net's plans.json: 2d, 3d_fullres ..."),
 ) -> None:
     """Propose the sizes of a segmentation network for your images; edit the file, and give it to a run as plan=FILE."""
@@ -30,6 +31,8 @@ def plan(
         raise ModelError(f"a plan is written as .toml or .json, got {out.name}")
     if out and not out.parent.is_dir():
         raise ModelError(f"there is no folder {out.parent} for {out.name}")
+    if out and out.exists() and not overwrite:
+        raise ModelError(f"{out} is there, perhaps edited; add --overwrite to replace it, or give another name")
     if Path(source).suffix in (".toml", ".json"):
         found = read_plan(source, configuration)
         channels, classes = 3 if found.dims == 2 else 1, classes or 2

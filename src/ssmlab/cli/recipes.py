@@ -10,4 +10,4 @@ def recipes() -> None:
     console = Console(highlight=False)
     for name, comment in list_recipes():
         console.print(f"[bold]{name}[/bold]")
-        console.print(f"  {comment}", markup=False)
+        console.print(f"  {comment}", markup=False, soft_wrap=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 from ssmlab.compat.importing import Provider, install
 from ssmlab.errors import UserError
@@ -24,6 +26,8 @@ def run(arguments: Sequence[str], *, force: bool = False) -> None:
     first, *rest = arguments
     if first != "-m" and not Path(first).exists():
         raise UserError(f"there is no file {first}; give a script, or -m MODULE for an installed one")
+    if first == "-m" and not _is_there(rest[0]):
+        raise UserError(f"there is no module {rest[0]} here or among the installed ones; give one that python -m runs")
     prepare(force=force)
     if first == "-m":
         module, *rest = rest
@@ -35,6 +39,24 @@ def run(arguments: Sequence[str], *, force: bool = False) -> None:
         if Path(first).is_file():  # runpy puts a folder or a zip there itself
             sys.path.insert(0, str(Path(first).resolve().parent))
         runpy.run_path(first, run_name="__main__")
+
+
+def _is_there(module: str) -> bool:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it should be in
+        return False
+    finally:
+        sys.path.pop(0)
+
+
+def without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the program's own first frame on."""
+    ours = (__name__.partition(".")[0], "runpy")
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ours:
+        trace = trace.tb_next
+    return trace
 
 
 def prepare(*, force: bool = False) -> list[Provider]:

@@ -11,7 +11,7 @@ from ssmlab.training.device import Placement, memory_advice, same_random
 from ssmlab.training.measure import autocast
 from ssmlab.training.schema import Optimisation
 
-STEPS = 3
+STEPS, ENOUGH = 3, 5.0  # at most so many, and none more after so many seconds
 
 
 def estimate_seconds(
@@ -78,12 +78,12 @@ def seconds_of(
 
 
 def _seconds(network: nn.Module, step, placement: Placement) -> float:
-    """The fastest of a few, after one that prepares the kernels."""
-    times = []
-    for _ in range(1 + STEPS):
+    """The fastest of a few, after one that prepares the kernels; where steps are long that one has to do."""
+    times: list[float] = []
+    while len(times) <= STEPS and sum(times) < ENOUGH:
         begin = time.perf_counter()
         step()
         if placement.device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return min(times[1:])
+    return min(times[1:] or times)

@@ -81,6 +81,8 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
         keys, value, text = parse_override(override)
         apply_override(table, keys, value, where, schema)
         texts[tuple(keys)] = text
+    if ("training", "epochs") in texts and ("training", "min_steps") not in texts and "training" in table:
+        table["training"].pop("min_steps", None)  # whoever says how many epochs wants so many
     recipe = validate(table, where, texts)
     if not recipe.data.path:
         raise RecipeError(f"{where}: data.path is missing; add data.path=... ({recipe.forms})")

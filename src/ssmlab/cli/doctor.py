@@ -98,7 +98,7 @@ def _tests(console) -> bool:
     for test in outcomes:
         mark = "[green]PASS[/green]" if test.passed else "[bold red]FAIL[/bold red]"
         console.print(
-            f"  {test.op:15} {test.backend:10} {mark}  outputs {test.output_error:.1e}  gradients "
+            f"  {test.op:16} {test.backend:11} {mark}  outputs {test.output_error:.1e}  gradients "
             f"{test.gradient_error:.1e}  forward {test.milliseconds:.2f} ms"
         )
     return all(test.passed for test in outcomes)

@@ -30,11 +30,10 @@ class Outcome:
 
 def self_test() -> list[Outcome]:
     """Run every usable backend in float32 with all optional arguments, forward and backward."""
+    usable = [(op, backend) for op, backend, usable, _ in ops.explain_backends() if usable]
     outcomes = []
-    for op, backend, usable, _ in ops.explain_backends():
-        if not usable:
-            continue
-        function, (tensors, options) = getattr(ops, op), INPUTS[op]()
+    for op, backend in [*usable, ("mamba3", "on ssd"), ("lti", "convolution"), ("lti", "recurrence")]:
+        function, (tensors, options) = BUILT.get(op) or getattr(ops, op), INPUTS[op]()
         exact = _run(function, {name: t.double() for name, t in tensors.items()}, options, "reference")
         found = _run(function, tensors, options, backend)
         outputs, gradients = (_worst(a, b) for a, b in zip(found, exact, strict=True))
@@ -141,10 +140,63 @@ def _ssd_inputs(b: int = 2, length: int = 131, h: int = 6, p: int = 5, g: int = 
     return tensors, {"dt_softplus": True}
 
 
+def _mamba3_inputs(b: int = 2, length: int = 131, h: int = 4, p: int = 5, g: int = 2, n: int = 6, s: int = 2):
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    dt = torch.rand((b, length, h), generator=random)
+    tensors = {
+        "x": normal(b, length, h, p),
+        "dt": dt,
+        "log_decay": -dt - 0.01,
+        "trap": normal(b, length, h),
+        "B": normal(b, length, 1, g, n),
+        "C": normal(b, length, 1, g, n),
+        "angle": normal(b, length, h, s),
+        "D": normal(h),
+        "z": normal(b, length, h, p),
+        "B_bias": normal(h, 1, n),
+        "C_bias": normal(h, 1, n),
+    }
+    return tensors, {}
+
+
+def _lti_inputs(b: int = 2, d: int = 67, length: int = 131, n: int = 8):
+    random = torch.Generator().manual_seed(0)
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=random)
+
+    tensors = {
+        "u": uniform(b, d, length) - 0.5,
+        "dt": 0.1 * uniform(d) + 0.01,
+        "A": -4 * uniform(d, n) - 0.1,
+        "B": uniform(d, n) - 0.5,
+        "C": uniform(d, n) - 0.5,
+        "D": uniform(d),
+    }
+    return tensors, {}
+
+
+def _mamba3(backend: str, **tensors):
+    return ops.mamba3(**tensors, backend=None if backend == "on ssd" else backend)[0]
+
+
+def _lti(backend: str, **tensors):
+    return ops.lti(**tensors, view="recurrence" if backend == "reference" else backend)
+
+
+# Operators that choose no backend themselves, called as if they did.
+BUILT = {"mamba3": _mamba3, "lti": _lti}
+
 # An operator without inputs here is an error of `doctor`, and of its test.
 INPUTS = {
     "selective_scan": _scan_inputs,
     "causal_conv1d": _conv_inputs,
     "directional_scan": _directional_inputs,
     "ssd": _ssd_inputs,
+    "mamba3": _mamba3_inputs,
+    "lti": _lti_inputs,
 }

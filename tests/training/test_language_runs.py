@@ -242,8 +242,9 @@ def test_epochs_have_new_sequences_and_the_parts_none_of_them():
 
 
 def test_training_sequences_may_grow_but_the_parts_do_not():
-    changes = ["data.grow=0.75", "training.epochs=16", "data.length=128", "data.data_tokens=8"]
+    changes = ["data.grow=0.75", "training.epochs=16", "data.length=128", "data.data_tokens=8", "data.val_examples=7"]
     data = load_data(load_recipe("language/selective_copying", changes, smoke=True))
+    assert data.describe["counts"]["val"] == 7 and data.describe["counts"]["test"] == 32
     sizes = [data.epoch(i)[0].shape[1] for i in (0, 2, 4, 6, 8, 10, 12, 15)]
     # two tokens in 8 places, all eight in 32, which stay, then the noise: by half an octave an epoch
     assert sizes == [8 + 2, 20 + 5, 32 + 8, 32 + 8, 32 + 8, 64 + 8, 128 + 8, 128 + 8]

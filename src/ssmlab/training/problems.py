@@ -91,7 +91,7 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
     short = min(config.length, *config.test_lengths) if config.test_lengths else config.length
     if config.path == "selective_copying" and config.data_tokens > short:
         raise DataError(f"data.data_tokens={config.data_tokens} do not fit into a length of {short}")
-    val = make(config, config.test_examples, [config.split_seed, VAL])
+    val = make(config, config.val_examples or config.test_examples, [config.split_seed, VAL])
     test = make(config, config.test_examples, [config.split_seed, TEST])
     further = {}
     for length in config.test_lengths:

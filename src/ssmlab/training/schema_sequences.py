@@ -140,6 +140,7 @@ class SyntheticData(Table):
     examples: int = Field(6400, ge=1)  # of an epoch
     grow: float = Field(0.0, ge=0, le=1)  # the share of the epochs in which training sequences grow
     test_examples: int = Field(1000, ge=1)
+    val_examples: int = Field(0, ge=0)  # after every epoch; 0: as many as test_examples
     test_lengths: list[int] = Field([])  # further lengths that are tested, such as four times the training's
     split_seed: int = 0
 

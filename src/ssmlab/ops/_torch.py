@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+# Asked at import: older compilers cannot follow the question.
+AUTOCAST = tuple(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
+
 
 def differentiates(arguments: tuple) -> bool:
     """Whether a derivative may be asked of this call: a gradient, or a tangent, which leaves no mark on the tensors."""
@@ -17,7 +20,7 @@ def differentiates(arguments: tuple) -> bool:
 def full_precision(t: Tensor) -> AbstractContextManager:
     """Autocast off: it would take matrix products in half precision."""
     kind = t.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if kind in AUTOCAST else nullcontext()
 
 
 def one_by_one(op):

@@ -237,6 +237,7 @@ def test_files_that_do_not_fit_are_told_with_every_key(tmp_path):
         ("{", "is not JSON"),
         ('{"model_type": "jamba"}', "model_type='jamba'"),
         ("{}", "model_type=None"),
+        ('{"model": "resnet_mamba_test"}', "is no language model of ours; `ssmlab classify` is for classifiers"),
     ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ModelError, match=words):

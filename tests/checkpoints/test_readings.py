@@ -69,7 +69,7 @@ def test_files_that_are_no_readings(tmp_path):
     with pytest.raises(ModelError, match="there is no saved state"):
         load_reading(path, model)
     path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="is no saved state: "):
+    with pytest.raises(ModelError, match="is no saved state, or is damaged; --save-state FILE writes one"):
         load_reading(path, model)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="is no saved state of this version"):

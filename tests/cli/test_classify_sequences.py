@@ -148,10 +148,13 @@ def test_all_that_cannot_be_read_is_named_after_the_others(models, tmp_path, cap
     wav(tmp_path / "fast.wav", np.zeros(9), rate=16000)
     (tmp_path / "cut.wav").write_bytes((tmp_path / "fast.wav").read_bytes()[:30])
     (tmp_path / "none.wav").write_bytes(b"")
+    (tmp_path / "no.fa").write_bytes(b">a name\nACGT\n")
     shown, told = problems("audio", *(tmp_path / f"{name}.wav" for name in ("fast", "cut", "none")))
     assert shown == [] and len(told) == 4
     assert "16,000 samples per second, the model learned from 8,000; resample it" in told[1]
-    assert "none.wav: it is cut off" in told[3]
+    assert "none.wav: it is cut off; give a whole .wav" in told[3]
+    shown, told = problems("audio", tmp_path / "no.fa")
+    assert shown == [] and "no.fa: no .wav of plain samples; give one, or convert the sound to 16 bit PCM" in told[1]
 
 
 def test_a_mistake_is_one_line(models, tmp_path, capsys, monkeypatch):

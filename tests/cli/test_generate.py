@@ -197,7 +197,9 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
         (["generate", "/nowhere", "--prompt", "x"], "no language model '/nowhere'; give its folder"),
         (["generate", "mamba_lm_test"], "give one of --prompt, --prompt-file and --batch"),
         (["generate", "mamba_lm_test", "--prompt", "x", "--batch", "y"], "give one of --prompt"),
-        (["generate", "mamba_lm_test", "--prompt-file", "/nowhere"], "/nowhere cannot be read"),
+        (["generate", "mamba_lm_test", "--prompt-file", "/nowhere"], "there is no file /nowhere; give a text file"),
+        (["generate", "mamba_lm_test", "--prompt-file", "/"], "/ is a folder; give a text file"),
+        (["generate", "mamba_lm_test", "--batch", sys.executable], "is no text in UTF-8; give one, or convert it"),
         (["generate", "mamba_lm_test", "--batch", "/dev/null"], "/dev/null has no prompts"),
         (["generate", "mamba_lm_test", "--prompt", "x", "--dtype", "int4"], "--dtype must be one of float32, bfloat16"),
         (["generate", "mamba_lm_test", "--prompt", "x", "--top-k", "3"], "so temperature must be above 0"),
@@ -205,6 +207,10 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
         (
             ["generate", "mamba_lm_test", "--prompt", "x", "--load-state", "/nowhere"],
             "there is no saved state /nowhere",
+        ),
+        (
+            ["generate", "mamba_lm_test", "--prompt", "x", "--load-state", __file__],
+            "is no saved state, or is damaged; --save-state FILE writes one",
         ),
         (
             ["generate", "mamba_lm_test", "--prompt", "x", "--device", "abacus"],

@@ -141,7 +141,8 @@ def test_another_kind_of_image_is_told(tmp_path, capsys):
     _, folder = saved(tmp_path / "model", channels=4)
     picture(tmp_path / "a.png")
     assert call("segment", folder, tmp_path / "a.png", "--out", tmp_path / "out") == 2
-    assert "a.png: has 3 channels, the network takes 4" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "a.png: has 3 channels, the network takes 4" in told and "masks written" not in told
 
 
 def test_models_that_are_none(tmp_path, capsys):
@@ -150,6 +151,12 @@ def test_models_that_are_none(tmp_path, capsys):
         saved(tmp_path / "run" / "models" / name)
     assert call("segment", tmp_path / "run", tmp_path / "a.png", "--out", tmp_path) == 2
     assert "has 2 models; name one: " in capsys.readouterr().err
+    for name in ("one", "two"):
+        (tmp_path / "classifiers" / "models" / name).mkdir(parents=True)
+        (tmp_path / "classifiers" / "models" / name / "config.json").write_text('{"model": "medmamba_test"}')
+    assert call("segment", tmp_path / "classifiers", tmp_path / "a.png", "--out", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "none of the 2 models in" in told and "segments; `ssmlab classify` is for classifiers" in told
     assert call("segment", tmp_path / "none", tmp_path / "a.png", "--out", tmp_path) == 2
     assert "no trained model in" in capsys.readouterr().err
     from ssmlab.models import create_model

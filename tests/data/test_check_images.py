@@ -152,7 +152,11 @@ def test_the_command_with_groups(make, tmp_path):
 def test_the_command_says_what_it_cannot_open(tmp_path):
     result = run(tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert "no such file or folder" in result.output
+    line = result.output
+    assert line.startswith("ssmlab: ") and "no such file or folder; expected class folders" in line
+    masks = run(tmp_path / "nowhere", "--masks").output
+    assert masks.startswith("ssmlab: ") and "no such file or folder; expected folders of images and of masks" in masks
+    assert line.count("\n") == masks.count("\n") == 1
     answer = json.loads(run(tmp_path / "nowhere", "--json").output)
     assert answer["ok"] is False
     assert "no such file" in answer["problems"][0]

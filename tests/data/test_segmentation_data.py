@@ -349,7 +349,7 @@ def test_equal_images_in_two_parts_are_noted(tmp_path):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match="no such file or folder; expected folders of images and of masks"):
         open_masks(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no images with masks in a known layout, found nothing"):
         open_masks(tmp_path)

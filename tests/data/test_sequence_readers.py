@@ -70,7 +70,7 @@ def test_fasta(tmp_path):
     assert [d.id for d in found] == ["a.fa:first", "a.fa:second", "b.fa.gz:z"]
     assert [d.tokens.tolist() for d in found] == [[0, 1, 2, 3, 4, 4, 4, 4], [0, 1, 2, 3], [3, 3, 3]]
     for content, message in (
-        (b"ACGT", "line 1: a FASTA file begins with >name"),
+        (b"ACGT", "line 1: a FASTA file begins with >name, and bases follow in the next lines; got 'ACGT'"),
         (b">a\nAC1T", "line 2: '1' is no base"),
         (b">a\n>b\nACG", "record a has no bases"),
         (b"", "has no records"),
@@ -119,6 +119,9 @@ def test_sounds_of_a_folder(tmp_path):
     with pytest.raises(DataError) as caught:
         read_wavs(tmp_path)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["d.wav", "c.wav"]
+    (tmp_path / "x.fa").write_text(">x\nACGT\n")
+    with pytest.raises(ValueError, match="no .wav of plain samples; give one, or convert the sound to 16 bit PCM"):
+        read_wav(tmp_path / "x.fa")
 
 
 def test_mu_law_is_finest_where_it_is_quiet():
@@ -163,6 +166,17 @@ def test_lines_that_are_no_chats_are_all_told(tmp_path):
         said, ("not JSON", "an object", "has the keys prompt", "a string", "role must be"), strict=True
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("first", ["First Citizen:", "[", '"a"', "\n7"])
+def test_what_begins_as_no_json_lines_is_told_once(tmp_path, first):
+    file = tmp_path / "long.txt"
+    file.write_text(first + "\nmore\nand more\n")
+    with pytest.raises(
+        DataError, match=r"long.txt: begins with .*, which is no JSON object; every line .*prompt"
+    ) as told:
+        read_chats(file)
+    assert told.value.problems == [] and "\n" not in str(told.value)
 
 
 def test_labels_come_from_folders_files_and_names(tmp_path):

@@ -16,6 +16,7 @@ from ssmlab.cli.main import main
 from ssmlab.errors import ModelError, UserError
 from ssmlab.interpret.explain import Options, enlarged, explain
 from ssmlab.interpret.opening import find_classes, imagenet_names, open_model, read_pictures
+from ssmlab.interpret.page import page
 from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.result import check_folder
 from ssmlab.interpret.visualise import Search
@@ -118,6 +119,17 @@ def test_classes_may_be_asked_for_each_picture(folder):
     assert [[each.index for each in picture.classes] for picture in found.pictures] == [[0], [2, 3]]
     assert found.learned == {} and found.sanity is None and not found.pictures[0].classes[0].curves
     assert found.pictures[1].note == "why" and found.pictures[0].before is None
+
+
+def test_the_page_names_a_file_without_its_folders_and_keeps_percentages_whole(folder):
+    opened, _ = open_model(str(folder / "runs/pets/models/resnet_test"))
+    file, bare = str(folder / "a.png"), replace(QUICK, score_steps=2, search=Search(steps=0))
+    found = explain(opened, np.zeros((2, 32, 32, 3), np.uint8), [file, "test/7.png"], bare)
+    made = page(found, heading=f"Net: {file}", answer=f"{file}: cat", eyebrow="e", facts=[])
+    assert "<title>Net: a.png –" in made and "<h1>Net: a.png</h1>" in made and ">a.png: cat</p>" in made
+    assert made.count(file) == 1 and f'<h2 title="{file}">a.png</h2>' in made and ">test/7.png</h2>" in made
+    assert '<th scope="col" class="left">Class and map</th>' in made
+    assert not re.search(r"\d %", " ".join(re.findall(r'<p class="note">(.*?)</p>', made)))
 
 
 def test_the_command(folder, monkeypatch, capsys):

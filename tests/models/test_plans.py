@@ -86,11 +86,16 @@ def test_sizes_that_make_no_network_are_refused(change, words):
 
 
 def test_files_that_are_no_plans(tmp_path):
-    with pytest.raises(ModelError, match="there is no plan"):
+    with pytest.raises(ModelError, match="there is no plan .*none.toml; `ssmlab plan DATA -o plan.toml` writes one"):
         read_plan(tmp_path / "none.toml")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ModelError, match="neither TOML nor JSON"):
+    with pytest.raises(ModelError, match=r"neither TOML nor JSON \(Expecting .*`ssmlab plan DATA -o plan.toml` writes"):
         read_plan(tmp_path / "a.json")
+    (tmp_path / "long.txt").write_text("First Citizen:\n")
+    with pytest.raises(
+        ModelError, match=r"long.txt is neither TOML nor JSON; a plan is a .toml or .json file, `ssmlab"
+    ):
+        read_plan(tmp_path / "long.txt")
     with pytest.raises(ModelError, match=r"plan: unknown colour; missing kernel_sizes, n_conv_decoder, strides"):
         plan_from({"colour": 1, "features": [1, 2], "patch_size": [4, 4], "n_conv_encoder": [1, 1]})
     with pytest.raises(ModelError, match="nnU-Net's plan has no UNet_base_num_features"):

@@ -65,4 +65,5 @@ def test_values_by_length_are_means_and_say_what_was_extrapolated(tmp_path):
     assert plot.name == "length-prefill_seconds" and "Dashed: extrapolated" in plot.caption
     text = str(lengths.tables(run))
     assert "[9.00 s]" in text and "1.50 s" in text and "[1.50 s]" not in text
+    assert [text in plot.svg for text in ("256<", "1,024<", "4,096<", "100 ms<", "1.00 s<")] == [True] * 5
     assert winner(run.records).headline == "Time and memory against length"

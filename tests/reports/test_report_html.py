@@ -13,6 +13,7 @@ from ssmlab.errors import UserError
 from ssmlab.reports import html as pages
 from ssmlab.reports import plots, series
 from ssmlab.reports.html import write_report
+from ssmlab.reports.record import Record, append_records
 
 VOID = {"meta", "img", "br", "col", "path", "use", "rect", "circle"}
 
@@ -132,6 +133,17 @@ def test_it_says_how_the_numbers_were_made(digits):
         "16 tokens",
     ):
         assert said in text, said
+
+
+def test_segmentation_counts_patches_everywhere(tmp_path):
+    costs = {"macs": 2e6, "images_per_second": 30.0}
+    records = [Record(task="segment", model="a", metric=metric, value=value) for metric, value in costs.items()]
+    records.append(Record(task="segment", model="a", split="test", metric="dice", value=0.8, spread=(0.7, 0.9), n=8))
+    append_records(tmp_path / "records.jsonl", records)
+    text = Page(read(write_report(tmp_path).parent)).text
+    for said in ("Patches per second", "one patch's forward pass", "patches per second, prediction", "a larger image"):
+        assert said in text, said
+    assert "per image" not in text and "mages per second" not in text
 
 
 def test_it_can_be_read_without_eyes_and_in_both_schemes(digits):

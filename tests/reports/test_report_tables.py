@@ -48,6 +48,26 @@ def test_numbers_are_written_for_people_and_the_best_is_marked():
     assert cells(table, "Tokens") == (["16", "–"], [False, False])
 
 
+def test_what_decides_comes_first():
+    kinds = {"dice": ("loss", "total_dice"), "bits_per_byte": ("accuracy", "loss"), "accuracy": ("loss", "f1")}
+    for metric, others in kinds.items():
+        records = [record("a", name, 0.5, class_="macro" if name == "f1" else None) for name in (*others, metric)]
+        table = comparison([record("a", "parameters", 7), *records])
+        assert table.rows[0].label == {"bits_per_byte": "Bits per byte"}.get(metric, metric.capitalize())
+        assert [row.group for row in table.rows][-1] == "Cost" and table.decided
+
+
+def test_segmentation_counts_patches():
+    costs = [record("a", metric, 100, task="segment") for metric in ("macs", "flops", "images_per_second")]
+    assert [row.label for row in comparison(costs).rows] == ["MAC per patch", "FLOP per patch", "Patches per second"]
+
+
+def test_where_lengths_are_compared_no_model_is_best():
+    table = comparison([record(model, "parameters", n, task="scaling") for n, model in enumerate("abc")])
+    assert cells(table, "Parameters") == (["0", "1", "2"], [False] * 3)
+    assert not table.decided and "best" not in printed(table, 80)
+
+
 def test_what_was_not_measured_has_no_row():
     assert [row.label for row in comparison([record("a", "accuracy", 0.5)]).rows] == ["Accuracy"]
 

@@ -98,6 +98,21 @@ def test_formulas_in_names_are_text_and_log_axes_have_plain_numbers():
     assert "mathdefault" not in svg
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("low", [1.1e-4, 0.021, 1, 60, 5e5, 7.3e6])
+@pytest.mark.parametrize("ratio", [2, 3, 7.9, 8, 20, 500, 1e6, 1e9])
+def test_a_logarithmic_axis_has_two_to_six_places_however_narrow(low, ratio, binary):
+    places = plots.ticks(low, low * ratio, binary=binary)
+    assert 2 <= len(places) <= 6
+    assert places.min() >= low and places.max() <= low * ratio
+
+
+def test_bytes_stand_at_powers_of_two():
+    assert plots.ticks(9e5, 1.2e9, binary=True).tolist() == [2**20, 2**22, 2**24, 2**26, 2**28, 2**30]
+    assert plots.ticks(3e5, 9e5, binary=True).tolist() == [2**17 * n for n in (3, 4, 5, 6)]
+    assert plots.ticks(0.011, 0.03).tolist() == pytest.approx([0.015, 0.02, 0.025, 0.03])
+
+
 def test_drawing_leaves_matplotlibs_settings_alone():
     import matplotlib
 

@@ -1,11 +1,13 @@
 """Comparisons: what a name means, what is measured, what is written."""
 
+import io
 import json
 import re
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from ssmlab.data import open_images
 from ssmlab.errors import ModelError, UserError
@@ -14,7 +16,7 @@ from ssmlab.reports.record import Record, read_records
 from ssmlab.training.compare import Options, compare, published
 from ssmlab.training.compare.pareto import ACCURACY, MACS, Spot, front, plot
 from ssmlab.training.compare.subjects import find_subjects
-from ssmlab.training.compare.table import make_table, to_markdown
+from ssmlab.training.compare.table import make_table, to_markdown, to_rich
 from ssmlab.training.inference import Classifier
 from ssmlab.training.measure import predict
 from ssmlab.training.progress import Progress
@@ -74,6 +76,7 @@ def test_mistakes_in_models(runs, tmp_path):
     for model, message in (
         ("resnet81", "there is no model 'resnet81'; did you mean resnet18"),
         ("frst", "did you mean first?"),
+        ("timm/resnet81", "timm has no model 'resnet81'; did you mean resnet18"),
         ("mamba_lm_130m", "mamba_lm_130m is a language model, compare takes vision models"),
         (str(tmp_path), "no trained model in .*; train one first"),
         (str(runs / "first" / "models" / "plain" / "config.json") + "x", "there is no model"),
@@ -90,6 +93,12 @@ def test_mistakes_in_models(runs, tmp_path):
     (broken / "preprocess.json").write_text("{}")
     with pytest.raises(ModelError, match="lacks image_size, mean, std, classes"):
         find_subjects([str(broken)])
+
+
+def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'cuda' is not available here"):
+        compare(["vim_test"], Options(device="cuda", data=str(tmp_path / "nowhere")), output=tmp_path / "c")
 
 
 def spot(label, x, y, index=0):
@@ -151,7 +160,7 @@ def test_names_alone_are_measured_by_cost(tmp_path):
         used, trained = (found[name, f"peak_memory_{p}", "batch 2"].value for p in ("inference", "training"))
         weights = 4 * found[name, "parameters", None].value
         assert used > weights and trained > 4 * weights, "gradients and two moments besides the weights"
-    assert not any(r.metric == "accuracy" for r in records)
+    assert not any(r.metric == "accuracy" for r in records) and result.sizes == ""
     assert all(r.commit == result.stamp.commit and r.machine and r.versions and r.command for r in records)
     page = (result.folder / "report.html").read_text()
     assert "on the Pareto front of operations and images per second" in page and "no --data" in page
@@ -197,6 +206,14 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
     assert "| Accuracy |" in table and "not measured random weights" in table and "Macro F1" in table
     page = (tmp_path / "c" / "report.html").read_text()
     assert "Test accuracy" in page and "front of accuracy and images per second" in page
+    assert result.sizes.startswith("Networks by name (") and "--image-size N" in result.sizes
+    assert "are measured at 32 x 32 pixels, the size at which " in result.sizes and "were trained" in result.sizes
+    assert result.sizes in page and result.sizes in table
+    terminal = Console(file=io.StringIO(), width=400)
+    terminal.print(to_rich(result.table, slice(0, 2)))
+    assert "--image-size" not in terminal.file.getvalue(), "below the last models only"
+    terminal.print(to_rich(result.table, slice(2, 4)))
+    assert re.sub(r"\s+", " ", terminal.file.getvalue()).count(result.sizes) == 1
 
 
 def test_weights_of_a_file_are_tested_where_the_classifier_is_theirs(runs, tmp_path):

@@ -263,6 +263,14 @@ def test_wrong_data_cost_no_earlier_run(smoke, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    recipe = load_recipe(DIGITS, ["device=cuda", f"data.path={tmp_path / 'nothing'}"], smoke=True)
+    with pytest.raises(UserError, match="device 'cuda' is not available here"):
+        run_recipe(recipe, output=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_what_is_slower_is_said_once(monkeypatch, tmp_path, no_report):
     from ssmlab.ops import _native
 

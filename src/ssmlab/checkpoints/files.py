@@ -98,7 +98,10 @@ def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:
         return module.build(config), module.RULES
     own = config.get("config")
     if config["model"] not in LANGUAGE_MODELS or not isinstance(own, dict):
-        raise ModelError(f"{folder} holds {config['model']!r}, which is no language model of ours")
+        raise ModelError(
+            f"{folder} holds {config['model']!r}, which is no language model of ours; `ssmlab classify` is for "
+            "classifiers, `ssmlab segment` for segmentation networks"
+        )
     return factorize_like_(create_language_model(config["model"], **own), config.get("factorized", {})), []
 
 

@@ -66,8 +66,12 @@ def load_reading(path: str | Path, model: Any) -> Reading:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is no saved state: {one_line(error)}") from error
+    except SafetensorError as error:
+        raise ModelError(f"{path} is no saved state, or is damaged; --save-state FILE writes one") from error
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({one_line(error)}); --save-state FILE writes a saved state"
+        ) from error
     if header.get("format") != FORMAT:
         raise ModelError(f"{path} is no saved state of this version ({FORMAT!r}); read the text again")
     if header["model_hash"] != fingerprint(model):

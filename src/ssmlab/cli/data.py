@@ -48,7 +48,7 @@ def check(
             answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
             typer.echo(json.dumps(answer, indent=2))
         else:
-            typer.echo(str(error), err=True)
+            typer.echo(f"ssmlab: {error}", err=True)
         raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
@@ -66,10 +66,8 @@ def _check_masks(path, val_fraction, seed, as_json):
     try:
         data = open_masks(path, val_fraction=val_fraction, seed=seed, strict=False)
     except DataError as error:
-        problems = error.problems or [str(error)]
-        typer.echo(
-            json.dumps({"ok": False, "path": path, "problems": problems}) if as_json else str(error), err=not as_json
-        )
+        answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
+        typer.echo(json.dumps(answer) if as_json else f"ssmlab: {error}", err=not as_json)
         raise typer.Exit(2) from None
     counts = {part: len(getattr(data, part)) for part in ("train", "val", "test")}
     facts = {

@@ -164,16 +164,28 @@ def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_sta
     if prompt is not None or not given:
         return [prompt or ""]
     path = file or batch
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a text in UTF-8: {error}") from error
+    text = _text_of(path)
     if file is not None:
         return [text]
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
     if not lines:
         raise UserError(f"{path} has no prompts; put one on every line")
     return lines
+
+
+def _text_of(path: Path) -> str:
+    from ssmlab.errors import UserError
+
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; give a text file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give a text file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text in UTF-8; give one, or convert it, e.g. with iconv -t utf-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a text file") from error
 
 
 def model_folder(model: str) -> Path:

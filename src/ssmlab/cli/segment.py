@@ -36,6 +36,7 @@ def segment(
     for found in marked:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in list(found.shares.items())[1:])
         typer.echo(f"{found.name}: {shares}")
-    display.say(f"{len(marked)} masks written to {out}")
+    if marked:
+        display.say(f"{len(marked)} masks written to {out}")
     if problems:
         raise DataError(f"{len(problems)} of {len(cases)} images cannot be segmented", problems)

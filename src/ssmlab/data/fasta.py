@@ -50,7 +50,10 @@ def parse_fasta(id: str, content: bytes) -> list[Document]:
             records.append((words[0] if words else str(len(records) + 1), []))
         elif line and not line.startswith(b";"):
             if not records:
-                raise ValueError(f"line {number}: a FASTA file begins with >name, got {line[:20]!r}")
+                got = line[:20].decode("utf-8", "replace")
+                raise ValueError(
+                    f"line {number}: a FASTA file begins with >name, and bases follow in the next lines; got {got!r}"
+                )
             codes = _CODES[np.frombuffer(line, np.uint8)]
             if (codes == 255).any():
                 wrong = chr(line[int((codes == 255).argmax())])

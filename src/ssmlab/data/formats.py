@@ -52,7 +52,7 @@ def _read(path, group, labels):
             raise DataError(f"{path}: not a data set in a known format; expected {ACCEPTED}")
         return contents
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}")
+    raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {ACCEPTED}")
 
 
 def _read_folder(path, group, labels):

@@ -18,7 +18,8 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     """(id, messages) of every line, a message being (role, text); the id is "<file>:<line>".
 
     Raises:
-        DataError: with every line that has another form, by file name and number.
+        DataError: with every line that has another form, by file name and number; of a file that begins as something
+            else, only that.
     """
     chats, problems = [], []
     for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
@@ -27,6 +28,11 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{id}: cannot be read ({error})")
             continue
+        first = next(filter(str.strip, lines), "{}")
+        if not _is_object(first):
+            raise DataError(
+                f"{file}: begins with {first[:20]!r}, which is no JSON object; every line must be one, {FORM}"
+            )
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -42,6 +48,13 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     if not chats:
         raise DataError(f"{path}: holds no lines; expected {FORM}")
     return chats
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def parse_chat(line: str) -> list[tuple[str, str]]:

@@ -198,7 +198,7 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles |
         raise DataError(f"{path}: not images with masks in a known layout; expected {ACCEPTED}")
     else:
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}")
+        raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {ACCEPTED}")
     prefix = None if images or masks else is_nnunet(files)
     contents = read_pairs(files, images, masks, views) if prefix is None else read_nnunet(files, prefix)
     if prefix is None and contents is None and any(name.endswith("imagesTr") for name in files.folders):

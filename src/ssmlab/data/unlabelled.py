@@ -1,7 +1,6 @@
 """Sequences that a trained model is asked about: files, folders and standard input, read as in training. numpy only."""
 
 import io
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +49,8 @@ class Reader:
         for name, content in self._contents(paths, stdin, problems):
             try:
                 documents = self._parsed(name, content())
-            except (OSError, EOFError, ValueError, wave.Error) as error:
-                problems.append(f"{name}: {str(error) or 'it is cut off'}")
+            except (OSError, EOFError, ValueError) as error:
+                problems.append(f"{name}: {error}")
                 continue
             for document in documents:
                 if len(document.tokens):

@@ -10,6 +10,7 @@ from ssmlab.data.text import Document, find_files
 from ssmlab.errors import DataError
 
 LEVELS = 256
+CUT = "it is cut off; give a whole .wav"
 
 
 def read_wavs(path: str | Path) -> tuple[list[Document], int]:
@@ -22,9 +23,8 @@ def read_wavs(path: str | Path) -> tuple[list[Document], int]:
     for id, file in find_files(path, (".wav",), "a .wav file or a folder of them"):
         try:
             samples, rate = read_wav(file)
-        except (wave.Error, EOFError, OSError, ValueError) as error:
-            why = str(error) or "it is cut off"
-            problems.append(f"{id}: no .wav of plain samples ({why}); convert it to 16 bit PCM")
+        except (OSError, ValueError) as error:
+            problems.append(f"{id}: {error}")
             continue
         documents.append(Document(id, mu_law(samples)))
         rates.append(rate)
@@ -43,13 +43,18 @@ def read_wav(file: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     """Samples (l,) float32 from -1 to 1, and samples per second, of a file by its name or opened.
 
     Raises:
-        ValueError: no samples, or of a width that is not 8, 16, 24 or 32 bits.
+        ValueError: no .wav, or cut off, or no samples, or of a width that is not 8, 16, 24 or 32 bits.
     """
-    with wave.open(str(file) if isinstance(file, str | Path) else file, "rb") as sound:
-        channels, width, rate, count, *_ = sound.getparams()
-        content = sound.readframes(count)
+    try:
+        with wave.open(str(file) if isinstance(file, str | Path) else file, "rb") as sound:
+            channels, width, rate, count, *_ = sound.getparams()
+            content = sound.readframes(count)
+    except wave.Error:
+        raise ValueError("no .wav of plain samples; give one, or convert the sound to 16 bit PCM") from None
+    except EOFError:
+        raise ValueError(CUT) from None
     if not content or len(content) % (channels * width):
-        raise ValueError("it has no samples" if not content else "it is cut off")
+        raise ValueError("it has no samples; leave it out" if not content else CUT)
     if width == 1:
         values = (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
@@ -59,7 +64,7 @@ def read_wav(file: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     elif width in (2, 4):
         values = np.frombuffer(content, f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
     else:
-        raise ValueError(f"samples of {8 * width} bits")
+        raise ValueError(f"samples of {8 * width} bits; convert them to 16 bit PCM")
     return values.reshape(-1, channels).mean(1), rate
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ssmlab.interpret.explain import ClassFound, Explanation, PictureFound, ScanFound, enlarged
@@ -45,6 +47,8 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         heading, answer, eyebrow: what stands at the top.
         facts: name and text of the circumstances at the end.
     """
+    for picture in found.pictures:
+        heading, answer = (text.replace(picture.name, _short_name(picture)) for text in (heading, answer))
     body = el(
         "main",
         el(
@@ -75,6 +79,12 @@ def said(found: Explanation, picture: PictureFound, count: int = 2) -> str:
     return ", ".join(f"{short(names[c])} ({formats.percent(p)})" for c, p in picture.ranking[:count])
 
 
+def _short_name(picture: PictureFound) -> str:
+    """Of a file's whole path the name; what data call their images stays."""
+    path = Path(picture.name)
+    return path.name if path.is_absolute() else picture.name
+
+
 def _picture(found: Explanation, picture: PictureFound, number: int) -> Html:
     names = [short(found.model.classes[each.index]) for each in picture.classes]
     tiles = [] if picture.before is None else [_tile(picture.before, "Before", "as it was")]
@@ -86,7 +96,7 @@ def _picture(found: Explanation, picture: PictureFound, number: int) -> Html:
     scored = [(name, each) for name, each in zip(names, picture.classes, strict=True) if each.curves]
     return el(
         "section",
-        el("h2", words(picture.name)),
+        el("h2", words(_short_name(picture)), title=picture.name),
         el("p", picture.note, class_="lede") if picture.note else None,
         el("ul", tiles, class_="samples"),
         [el("h3", "Are these the pixels that matter?", class_="apart"), _scores(scored, methods(found), number)]
@@ -103,7 +113,8 @@ def _scores(scored: list[tuple[str, ClassFound]], names: dict[str, str], number:
         for method, curves in each.curves.items():
             areas = [f"{float(curves[kind].auc):.3f}" for kind in ("deletion", "insertion")]
             rows.append(el("tr", el("th", f"{name}: {names[method]}", scope="row"), [el("td", area) for area in areas]))
-    head = el("tr", *(el("th", text, scope="col") for text in ("Class and map", "Deletion ↓", "Insertion ↑")))
+    areas = [el("th", text, scope="col") for text in ("Deletion ↓", "Insertion ↑")]
+    head = el("tr", el("th", "Class and map", scope="col", class_="left"), areas)
     table = el("table", el("thead", head), el("tbody", rows))
     plots = [figure(_curves(kind, scored, names, number)) for kind in ("deletion", "insertion")]
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Scores of the maps")
@@ -189,4 +200,4 @@ def _range(map_: np.ndarray) -> str:
 def _tile(pixels: np.ndarray, title: str, text: str) -> Html:
     small = min(pixels.shape[:2]) < SMALL
     image = el("img", src=source(pixels), alt=f"{title}. {text}", class_="pixels" if small else None)
-    return el("li", image, el("p", el("strong", words(title))), el("p", text, class_="note"), class_="card")
+    return el("li", image, el("p", el("strong", words(title))), el("p", words(text), class_="note"), class_="card")

@@ -141,6 +141,9 @@ def _check(plan: Plan) -> None:
         )
 
 
+_WRITES = "`ssmlab plan DATA -o plan.toml` writes one"
+
+
 def read_plan(path: str | Path, configuration: str | None = None) -> Plan:
     """A plan from nnU-Net's plans.json, or from a .toml or .json file that `Plan.write` wrote.
 
@@ -151,12 +154,13 @@ def read_plan(path: str | Path, configuration: str | None = None) -> Plan:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no plan {path}")
+        raise ModelError(f"there is no plan {path}; {_WRITES}")
     try:
         text = path.read_text("utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is neither TOML nor JSON: {error}") from error
+        why = f" ({error})" if path.suffix in (".toml", ".json") else ""  # of others nobody knows what was meant
+        raise ModelError(f"{path} is neither TOML nor JSON{why}; a plan is a .toml or .json file, {_WRITES}") from error
     try:
         return plan_from(content, configuration)
     except ModelError as error:

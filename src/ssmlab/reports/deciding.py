@@ -89,6 +89,17 @@ def items(task: str | None) -> tuple[str, str]:
     return ITEMS.get(task or "classify", ITEMS["classify"])
 
 
+def passed(task: str | None) -> tuple[str, str]:
+    """What one forward pass takes and costs are counted for: whole images, or the patches that they are cut into."""
+    return ("patch", "patches") if task == "segment" else ("image", "images")
+
+
+def in_passes(label: str, task: str | None) -> str:
+    """ "MAC per image" or "Images per second" in the words of a task."""
+    one, many = passed(task)
+    return label.replace("per image", f"per {one}").replace("Images", many.capitalize())
+
+
 def task_of(records: Iterable[Record]) -> str | None:
     """The task that the records name."""
     return next((record.task for record in records if record.task), None)

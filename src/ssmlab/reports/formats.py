@@ -55,7 +55,7 @@ def seconds(value: float) -> str:
     """A duration: 0.012 -> "12 ms", 200 -> "3 min 20 s"."""
     if not math.isfinite(value):
         return "not a number"
-    if value < 1:
+    if value < 0.9995:
         return f"{1000 * value:.3g} ms"
     if value < 9.995:
         return f"{value:.2f} s"
@@ -73,16 +73,21 @@ def size(value: float) -> str:
         return "not a number"
     for unit in ("B", "KiB", "MiB"):
         if abs(value) < 1023.5:
-            return f"{value:.3g} {unit}"
+            return f"{_three(value)} {unit}"
         value /= 1024
-    return f"{value:.3g} GiB"
+    return f"{_three(value)} GiB"
 
 
 def ratio(value: float) -> str:
     """How many times: 1.034 -> "1.03 ×"."""
     if not math.isfinite(value):
         return UNKNOWN
-    return f"{value:.2f} ×" if value < 10 else f"{value:.3g} ×"
+    return f"{value:.2f} ×" if value < 10 else f"{_three(value)} ×"
+
+
+def _three(value: float) -> str:
+    """Three digits, more before the point where there are more: 97.6, 1,012 and never 1.01e+03."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def plural(n: int, word: str, words: str | None = None) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmlab.reports import formats, theme
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, el
 from ssmlab.reports.plots import Plot, log_axis
 from ssmlab.reports.run_folder import Run
 
@@ -72,11 +72,14 @@ def _plot(run: Run, metric: str, title: str, text, lines: list[Series]) -> Plot:
             if known < len(x):
                 start = max(known - 1, 0)
                 axes.plot(x[start:], y[start:], linestyle=(0, (4, 2)), **look)
-        log_axis(axes.xaxis, axes.set_xscale)
+        log_axis(axes.xaxis, axes.set_xscale, formats.whole, binary=True)
         if share:
             axes.set_ylim(-3, 103)
         else:
-            log_axis(axes.yaxis, axes.set_yscale, text)
+            log_axis(axes.yaxis, axes.set_yscale, text, binary=text is formats.size)
+            low, high = axes.get_ylim()
+            if high < 2 * low:  # hardly anything changes, and that is what the plot should look like
+                axes.set_ylim(low / 1.5, high * 1.5)
         axes.set(xlabel="length, tokens", title=f"{title}, %" if share else title)
 
     ends = [f"{run.titles[s.label]} {text(s.values[-1])} at {s.lengths[-1]:,}" for s in lines]
@@ -102,9 +105,9 @@ def tables(run: Run) -> Html | None:
         for length in lengths:
             cells = [el("td", _cell(line, length, text)) for line in lines]
             rows.append(el("tr", el("th", f"{length:,}", scope="row"), cells))
-        table = el("table", el("caption", title), el("thead", head), el("tbody", rows), class_="wide")
+        table = el("table", el("caption", title), el("thead", head), el("tbody", rows), class_="wide wrapped")
         boxes.append(el("div", el("div", table, class_="scroll", tabindex="0"), class_="card"))
-    return join(boxes) if boxes else None
+    return el("div", boxes, class_="grid") if boxes else None
 
 
 def _cell(line: Series, length: int, text) -> str:

@@ -1,5 +1,6 @@
 """The plots of a report: learning curves, ROC, accuracy against throughput, margin and confusion matrices."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +23,40 @@ class Plot:
     caption: str = ""
 
 
-def log_axis(axis, set_scale, text=formats.large) -> None:
-    """A logarithmic axis with plain numbers; matplotlib's own labels need its formula parser."""
+def log_axis(axis, set_scale, text=formats.large, *, binary: bool = False) -> None:
+    """A logarithmic axis with plain numbers at `ticks`.
+
+    Matplotlib's own labels need its formula parser, and its places are decades, of which a narrow range has few.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    class Places(LogLocator):
+        def tick_values(self, vmin, vmax):
+            return ticks(*sorted((vmin, vmax)), binary=binary)
+
     set_scale("log")
+    axis.set_major_locator(Places())
+    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: text(value))
-    axis.set_minor_formatter(lambda value, _: "")
+
+
+def ticks(low: float, high: float, *, binary: bool = False) -> np.ndarray:
+    """Two to six round numbers of a positive range, evenly spaced where it is narrow; binary ones for bytes."""
+    if high < 8 * low:
+        least = (high - low) / 5
+        ten = 10.0 ** math.floor(math.log10(least))
+        step = (
+            2.0 ** math.ceil(math.log2(least)) if binary else next(n * ten for n in (1, 2, 5, 10) if n * ten >= least)
+        )
+        return step * np.arange(math.ceil(low / step), math.floor(high / step) + 1)
+    log = math.log2 if binary else math.log10
+    powers = np.arange(math.floor(log(low)), math.ceil(log(high)) + 1)
+    if binary:
+        choices = [2.0 ** powers[powers % n == 0] for n in (1, 2, 4, 10, 20)]
+    else:
+        choices = [np.outer(10.0**powers, (1, 2, 5)).ravel(), *(10.0 ** powers[powers % n == 0] for n in (1, 2, 3, 6))]
+    inside = [places[(places >= low) & (places <= high)] for places in choices]
+    return next((places for places in inside if len(places) <= 6), inside[-1])
 
 
 def margin(run: Run, verdict: Winner) -> Plot | None:
@@ -143,7 +173,7 @@ def roc(run: Run) -> Plot | None:
 
 
 def speed(run: Run) -> Plot | None:
-    """Accuracy, or what else decides, against images or tokens per second, both with their intervals."""
+    """Accuracy, or what else decides, against images, patches or tokens per second, both with their intervals."""
     spots, metric = series.speeds(run), run.deciding
     if not spots:
         return None

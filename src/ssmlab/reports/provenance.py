@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from ssmlab.reports import formats
+from ssmlab.reports.deciding import in_passes, passed
 from ssmlab.reports.markup import Html, el
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
@@ -11,7 +12,7 @@ _COST_METHODS = (
     (
         {"macs", "flops"},
         "MAC and FLOP",
-        "Multiply-accumulates and operations of one image's forward pass. The scan counts as 9·d·l·n + d·l "
+        "Multiply-accumulates and operations of one {item}'s forward pass. The scan counts as 9·d·l·n + d·l "
         "multiply-accumulates of two operations each.",
     ),
     (
@@ -30,7 +31,7 @@ _COST_METHODS = (
 _ROWS = ("language", "synthetic")  # tasks whose intervals are over rows of tokens
 
 
-def method(run: Run, table: Table) -> Html:
+def method(run: Run, table: Table) -> Html | None:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
     metrics = {r.metric for r in run.records}
     rows = [*_quality_method(run), *_margin_method(run)]
@@ -41,11 +42,21 @@ def method(run: Run, table: Table) -> Html:
         repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
         times = f", median of {repeats} repeats" if repeats else ""
         how = f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and the fastest. "
-        rows.append(("Images per second", how + "The first batch, before anything is warm, is given apart."))
+        rows.append(
+            (
+                in_passes("Images per second", run.task),
+                how + "The first batch, before anything is warm, is given apart.",
+            )
+        )
     if "tokens_per_second" in metrics:
         rows.append(("Tokens per second", "Reading whole rows in batches, after warm-up; in parentheses the range."))
-    rows += [(name, how) for needed, name, how in _COST_METHODS if needed & metrics]
-    return el("div", _list(rows), class_="card")
+    item, many = passed(run.task)
+    rows += [(name, how.format(item=item)) for needed, name, how in _COST_METHODS if needed & metrics]
+    if many == "patches" and metrics & {"macs", "images_per_second"}:
+        rows.append(
+            ("Patch", "What the network sees at once, of the size it was trained on; a larger image takes several.")
+        )
+    return el("div", _list(rows), class_="card") if rows else None
 
 
 def _quality_method(run: Run) -> list[tuple[str, str]]:
@@ -71,7 +82,7 @@ def _quality_method(run: Run) -> list[tuple[str, str]]:
 
 
 def _margin_method(run: Run) -> list[tuple[str, str]]:
-    if len(run.labels) < 2:
+    if len(run.labels) < 2 or run.task == "scaling":
         return []
     several = len(run.seeds) > 1
     many = "rows" if run.task in _ROWS else run.items[1]

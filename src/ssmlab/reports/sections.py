@@ -8,6 +8,7 @@ import numpy as np
 
 from ssmlab.reports import formats, series, theme
 from ssmlab.reports import lengths as by_length
+from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
@@ -133,16 +134,17 @@ def _comparison(table: Table) -> Html:
                 [_cell(cell) for cell in row.cells],
             )
         )
-    notes = " ".join((*table.notes, "● marks the best of a row; brackets hold 95 % intervals, parentheses the range."))
+    marks = ("● marks the best of a row; brackets hold 95 % intervals, parentheses the range.",) if table.marked else ()
+    notes = " ".join((*table.notes, *marks))
     content = el(
         "table",
-        el("caption", notes),
+        el("caption", notes) if notes else None,
         el(
             "thead",
             el("tr", el("th", el("span", "Measure", class_="sr"), scope="col", class_="left"), columns),
         ),
         el("tbody", rows),
-        class_="comparison wide" + (" stacked" if len(columns) > 2 else ""),
+        class_="comparison wide" + " stacked" * (len(columns) > 2) + " undecided" * (not table.decided),
     )
     return _scroll(content, "Comparison of the models")
 
@@ -167,7 +169,7 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     for metric, name in _PRICES:
         a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
         if a and b:
-            prices.append([el("dt", name), el("dd", formats.ratio(a / b))])
+            prices.append([el("dt", in_passes(name, run.task)), el("dd", formats.ratio(a / b))])
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
     return el(
         "aside",

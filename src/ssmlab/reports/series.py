@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssmlab.reports.deciding import passed
 from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.run_folder import Predictions, Run
 
@@ -42,7 +43,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Speed:
-    """Accuracy, or what else decides, with its interval, and images or tokens per second with their range."""
+    """Accuracy, or what else decides, with its interval, and images, patches or tokens per second with their range."""
 
     label: str
     accuracy: float
@@ -173,10 +174,11 @@ def mistakes(matrix: np.ndarray, classes: list[str], most: int) -> list[tuple[st
 def speeds(run: Run) -> list[Speed]:
     """Accuracy, or what else decides, and throughput of every model that has both."""
     spots, metric = [], run.deciding
-    rated = "tokens" if any(r.metric == "tokens_per_second" for r in run.records) else "images"
+    counted = "tokens" if any(r.metric == "tokens_per_second" for r in run.records) else "images"
+    rated = "tokens" if counted == "tokens" else passed(run.task)[1]
     for label in run.labels:
         accuracies = list(run.finals.get((label, metric.metric, None), {}).values())
-        rates = list(run.finals.get((label, f"{rated}_per_second", None), {}).values())
+        rates = list(run.finals.get((label, f"{counted}_per_second", None), {}).values())
         if not accuracies or not rates or not all(np.isfinite([r.value for r in accuracies + rates])):
             continue
         value = float(np.mean([r.value for r in accuracies]))

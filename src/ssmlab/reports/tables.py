@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssmlab.reports import formats
-from ssmlab.reports.deciding import UNITS, deciding
+from ssmlab.reports.deciding import UNITS, deciding, in_passes, task_of
 from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
@@ -42,12 +42,19 @@ class Table:
 
     Args:
         columns: what each model is called; `labels` its name in the records; `notes` what the reader must know.
+        decided: whether the first row is the measure that decides, which then stands out.
     """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    decided: bool = True
+
+    @property
+    def marked(self) -> bool:
+        """Whether any cell is the best of its row."""
+        return any(cell.best for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ _MEASURES = (
     _Measure("roc_auc", "ROC AUC", _QUALITY, 1, formats.decimal(4), help="area under the ROC curve"),
     *(_Measure(f"bits_per_{unit}", f"Bits per {unit}", _QUALITY, -1, formats.decimal(3)) for unit in UNITS),
     _Measure("perplexity", "Perplexity", _QUALITY, -1, formats.rate, help="exp of the loss"),
-    _Measure("token_accuracy", "Tokens told", _QUALITY, 1, formats.percent, help="share of next tokens told correctly"),
+    _Measure("token_accuracy", "Next tokens right", _QUALITY, 1, formats.percent, help="share foretold correctly"),
     _Measure("all_right", "Without a mistake", _QUALITY, 1, formats.percent, help="share of whole sequences"),
     _Measure("loss", "Loss", _QUALITY, -1, formats.decimal(3), help="cross-entropy in nats"),
     _Measure("dice", "Dice", _QUALITY, 1, formats.decimal(3), help="overlap; mean over images and classes"),
@@ -125,7 +132,8 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     """Compare the models of a run by their final numbers.
 
     With one seed, the accuracy carries its Wilson interval; with several, quality is the mean with Student's t interval
-    over seeds and cost the plain mean. The best value of a row is marked unless all values print alike.
+    over seeds and cost the plain mean. The measure that decides comes first. The best value of a row is marked unless
+    all values print alike, or no model can be better, as where lengths are compared.
 
     Args:
         records: of the run; curves (with a step) are left out, and of repeated records the last one counts.
@@ -133,8 +141,10 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     """
     titles = titles or {label: label for label in model_labels(records)}
     values = final_records(records)
-    rows = [_row(measure, list(titles), values) for measure in _MEASURES]
-    metric = deciding(records).metric
+    metric, task = deciding(records).metric, task_of(records)
+    measures = sorted((_for_task(measure, task) for measure in _MEASURES), key=lambda m: m.metric != metric)
+    rows = [_row(measure, list(titles), values) for measure in measures]
+    decided = any((label, metric, None) in values for label in titles)
     seeds = {len(values.get((label, metric, None), {})) for label in titles}
     notes = []
     if max(seeds, default=0) > 1:
@@ -142,7 +152,7 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
         if len(seeds) > 1:
             counts = [f"{titles[m]} {len(values.get((m, metric, None), {}))}" for m in titles]
             notes.append(f"Not every seed is there: {formats.listing(counts)}.")
-    return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), tuple(notes))
+    return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), tuple(notes), decided)
 
 
 def to_rich(table: Table, which: slice = slice(None)):
@@ -152,7 +162,7 @@ def to_rich(table: Table, which: slice = slice(None)):
     from rich.table import Table as RichTable
 
     # Narrow on purpose: two models with their intervals fit 80 columns.
-    caption = "\n".join((*table.notes, "● best of the row"))
+    caption = "\n".join((*table.notes, *(["● best of the row"] if table.marked else [])))
     rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     rich.add_column("", no_wrap=True)
     for column in table.columns[which]:
@@ -165,6 +175,12 @@ def to_rich(table: Table, which: slice = slice(None)):
         marked = [("[bold green]● {}[/]" if cell.best else "{}").format(escape(cell.text)) for cell in row.cells[which]]
         rich.add_row(escape(row.label), *marked)
     return rich
+
+
+def _for_task(measure: _Measure, task: str | None) -> _Measure:
+    """A measure in the words of a task; where lengths are compared no model is better."""
+    better = 0 if task == "scaling" else measure.better
+    return replace(measure, label=in_passes(measure.label, task), better=better)
 
 
 def _row(measure: _Measure, labels: list[str], values: Finals) -> Row | None:

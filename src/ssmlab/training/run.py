@@ -70,6 +70,10 @@ def run_recipe(
     if resume and read_json(folder / "run.json").get("finished"):
         progress.say(f"{folder} is finished already")
         return folder
+    if recipe.device not in ("auto", "cpu"):  # these are always there; others are checked before data are read
+        from ssmlab.training.device import choose_placement
+
+        choose_placement(recipe.device, "float32")
     if recipe.base.recipe or recipe.base.weights:
         from ssmlab.training.adapting import run_base
 
@@ -125,6 +129,8 @@ class Run:
         if self.device == "cpu" and _native.MISSING:
             self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
         left = [job for job in self.jobs if not (self.resume and job.finished)]
+        if left:
+            self.progress.say("timing a few steps")
         seconds = sum(self.work.estimate(job) for job in left)
         precisions = dict.fromkeys(self.placements[job.model.label].precision for job in left)
         names = ", ".join(dict.fromkeys(job.model.title for job in left))

@@ -1,6 +1,7 @@
 """A trained segmentation network on new images: masks, overlays and probability maps as files."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,21 @@ def find_network(path: Path) -> Path:
     if not found:
         raise ModelError(f"no trained model in {path}; give runs/<name>/models/<model>")
     if len(found) > 1:
+        if not any(map(_segments, found)):
+            raise ModelError(
+                f"none of the {len(found)} models in {path} segments; `ssmlab classify` is for classifiers"
+            )
         raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
     return found[0]
+
+
+def _segments(folder: Path) -> bool:
+    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+
+    try:
+        return json.loads((folder / "config.json").read_text("utf-8"))["model"] in SEGMENTATION_MODELS
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def find_images(paths: Sequence[Path], channels: int) -> list[Case]:

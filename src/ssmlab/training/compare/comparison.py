@@ -66,6 +66,10 @@ def compare(
     folder = _check_folder(output or runs / _name(subjects))
     if options.image_size and all(subject.folder for subject in subjects):
         raise UserError("--image-size is for networks by name; trained models keep the size that they were trained at")
+    if options.device not in ("auto", "cpu"):  # these are always there; torch need not be imported yet
+        from ssmlab.training.device import choose_placement
+
+        choose_placement(options.device, "float32")
     data = _open(options, subjects)
     from ssmlab.training.compare.page import Result, write_result
 

@@ -1,7 +1,7 @@
 """The files of a comparison: records, table, plots and one self-contained page."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -71,7 +71,8 @@ class Result:
 
     @cached_property
     def table(self) -> Table:
-        return make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        made = make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        return replace(made, notes=(self.sizes,) if self.sizes else ())
 
     @property
     def printed(self) -> dict[str, Published | None]:
@@ -106,6 +107,20 @@ class Result:
         against = "accuracy" if self.axis is ACCURACY else "operations"
         return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
 
+    @property
+    def sizes(self) -> str:
+        """A sentence where networks by name took the size of the trained models beside them, else nothing."""
+        trained, named = ([s for s in self.subjects if bool(s.folder) is of] for of in (True, False))
+        if self.settings["image_size"] or not trained or not named:
+            return ""
+        found = {r.model: round(r.value) for r in self.records if r.metric == "image_size"}
+        size, names = found[named[0].label], formats.listing([s.title for s in named])
+        models = [s.title for s in trained if found[s.label] == size]
+        return (
+            f"Networks by name ({names}) are measured at {size} x {size} pixels, the size at which "
+            f"{formats.listing(models)} {'was' if len(models) == 1 else 'were'} trained; --image-size N sets another."
+        )
+
 
 def write_result(result: Result) -> Path:
     """Write everything, each file in one step, the page last."""
@@ -127,9 +142,8 @@ def write_result(result: Result) -> Path:
     lines = [f"- {key}: {value}" for key, value in circumstances.items()]
     weights = [f"- {model['label']}: weights {model['weights']}" for model in models]
     table = to_markdown(result.table)
-    write_atomically(
-        folder / "table.md", "\n".join(["# ssmlab compare", "", f"{result.answer}.", "", *lines, *weights, "", table])
-    )
+    said = [" ".join(filter(None, (f"{result.answer}.", result.sizes)))]
+    write_atomically(folder / "table.md", "\n".join(["# ssmlab compare", "", *said, "", *lines, *weights, "", table]))
     drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, MACS)]
     plots = [each for each in drawn if each is not None]
     for each in plots:
@@ -149,6 +163,7 @@ def page(result: Result, plots: list[Plot]) -> str:
             el("p", f"ssmlab compare · {result.folder.name}", class_="eyebrow"),
             el("h1", f"{formats.plural(len(result.subjects), 'model')} side by side"),
             el("p", el("strong", result.answer), ".", class_="answer"),
+            el("p", result.sizes, class_="lede") if result.sizes else None,
         ),
         el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
         el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),

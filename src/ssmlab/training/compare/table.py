@@ -140,12 +140,17 @@ def _published(printed: dict[str, Published | None]) -> list[Row]:
 
 
 def to_rich(table: Table, which: slice = slice(None)):
-    """For the terminal, details below their numbers; `which` models, since a narrow one has no room for many."""
+    """For the terminal, details below their numbers; `which` models, since a narrow one has no room for many.
+
+    The table's notes stand below the last of its models.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption="● best of the row", caption_justify="left")
+    last = which.stop is None or which.stop >= len(table.columns)
+    caption = "\n".join(["● best of the row", *(map(escape, table.notes) if last else ())])
+    rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     rich.add_column("", no_wrap=True)
     for column in table.columns[which]:
         rich.add_column(escape(column), justify="right")

@@ -24,7 +24,7 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     chats, problems = [], []
     for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
         try:
-            lines = file.read_bytes().decode("utf-8").split("\n")
+            lines = file.read_bytes().decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{id}: cannot be read ({error})")
             continue

@@ -248,3 +248,9 @@ def test_readers_do_without_torch():
     names = "fasta, jsonl, labelled, packing, synthetic, text, tokenizers, wav"
     code = f"import sys; from ssmlab.data import {names}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_chat(tmp_path):
+    file = tmp_path / "marked.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "a", "response": "b"}\n')
+    assert read_chats(file)[0][1] == [("user", "a"), ("assistant", "b")]

@@ -90,7 +90,6 @@ def test_help_and_mistakes_import_nothing_heavy():
         (["bogus"], "No such command 'bogus'; there are demo, run, "),
         (["compare"], "Missing argument 'MODEL...'; see `ssmlab compare --help`"),
         (["generate", "x", "--prompt", "a", "--max-tokens", "-1"], "Invalid value for '--max-tokens'"),
-        (["exec", "-m", "no.such_module"], "there is no module no.such_module"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):

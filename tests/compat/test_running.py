@@ -58,3 +58,17 @@ def test_a_program_that_fails_shows_its_own_lines_alone(folder):
     done = execute("bad.py", folder=folder)
     assert done.returncode == 1 and "ssmlab" not in done.stderr and "runpy" not in done.stderr
     assert done.stderr.splitlines()[-1] == "ValueError: why" and done.stderr.count("File ") == 2
+
+
+def test_a_module_of_a_package_that_needs_the_originals(folder):
+    package = folder / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import mamba_ssm\n")
+    (package / "train.py").write_text("print('trained')\n")
+    (package / "other.py").write_text("import missing_thing\n")
+    assert execute("-m", "package.train", folder=folder).stdout == "trained\n"
+    for wrong in ("package.trian", "no.such_module"):
+        missing = execute("-m", wrong, folder=folder)
+        assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and missing.stdout == ""
+        assert missing.stderr.startswith(f"ssmlab: there is no module {wrong}")
+    assert "No module named 'missing_thing'" in execute("-m", "package.other", folder=folder).stderr

@@ -26,13 +26,15 @@ def run(arguments: Sequence[str], *, force: bool = False) -> None:
     first, *rest = arguments
     if first != "-m" and not Path(first).exists():
         raise UserError(f"there is no file {first}; give a script, or -m MODULE for an installed one")
-    if first == "-m" and not _is_there(rest[0]):
-        raise UserError(f"there is no module {rest[0]} here or among the installed ones; give one that python -m runs")
     prepare(force=force)
     if first == "-m":
         module, *rest = rest
         sys.argv = [module, *rest]
         sys.path.insert(0, str(Path.cwd()))
+        if not _is_there(module):
+            raise UserError(
+                f"there is no module {module} here or among the installed ones; give one that python -m runs"
+            )
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]
@@ -42,13 +44,13 @@ def run(arguments: Sequence[str], *, force: bool = False) -> None:
 
 
 def _is_there(module: str) -> bool:
-    sys.path.insert(0, str(Path.cwd()))
+    """Whether it can be found; the packages that it is in are imported, and what these lack is their own error."""
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it should be in
-        return False
-    finally:
-        sys.path.pop(0)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return False
+        raise
 
 
 def without_ours(trace: TracebackType | None) -> TracebackType | None:

@@ -106,14 +106,23 @@ def _classes_in(state: dict[str, torch.Tensor], name: str, cfg: Any) -> int:
     return 0 if state.keys() == bare.state_dict().keys() else cfg.num_classes
 
 
+def check_timm(name: str) -> None:
+    """Refuse a name that timm does not have, before anything is built.
+
+    Raises:
+        ModelError: with the nearest names.
+    """
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+
+
 def call_timm(name: str, build: Callable[[], Any], purpose: str | None = None) -> Any:
     """Build a timm network, with our linear layers, and turn what goes wrong into one line that says what to do.
 
     Raises:
         ModelError: in the place of the errors of timm, torch and the hub's client.
     """
-    if not timm.is_model(name):
-        raise ModelError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+    check_timm(name)
     try:
         return use_our_products_(build())
     except OSError as error:  # the hub's own errors and those of the network are all children of it

@@ -7,13 +7,11 @@ times (768, 3072); `make bench-linear`). The call that torch's compiler puts in 
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.ops.steps import linear_step, unfollowed
+from ssmlab.ops.steps import linear_step, nothing_else_asked, unfollowed
 
 LARGE = 1 << 21  # multiply-accumulates; below, MKL's call is the shorter
 WIDE = 256  # inputs or outputs, below which the gradient of the weights is too small a result for several threads
@@ -145,7 +143,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.ndim > 1
         and x.shape[-1] == weight.shape[1]
         and x.numel() * len(weight) >= LARGE
-        and os.environ.get("SSMLAB_BACKEND", "native") == "native"
+        and nothing_else_asked()
     )
 
 

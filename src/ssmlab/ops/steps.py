@@ -238,8 +238,11 @@ def _on_gpu(x: Tensor) -> bool:
 
 def available() -> bool:
     """Whether the kernels are there and nobody asks for another backend."""
-    if _native.LIBRARY is None or _native.REFUSED:
-        return False
+    return _native.LIBRARY is not None and not _native.REFUSED and nothing_else_asked()
+
+
+def nothing_else_asked() -> bool:
+    """Whether SSMLAB_BACKEND names no other backend than ours."""
     return os.environ.get("SSMLAB_BACKEND", "native") == "native"
 
 

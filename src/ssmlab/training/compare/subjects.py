@@ -59,7 +59,9 @@ def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path
 def _find(model: str, runs: Path) -> list[Subject]:
     path = Path(model)
     if model.startswith(TIMM) and not path.exists():
-        _check_timm(model.removeprefix(TIMM))
+        from ssmlab.models.backbones import check_timm
+
+        check_timm(model.removeprefix(TIMM))  # before anything is built, which takes long
         return [Subject(label=model, title=describe(model), name=model)]
     if model in MODELS and not path.exists():
         return [Subject(label=model, title=describe(model), name=model)]
@@ -71,14 +73,6 @@ def _find(model: str, runs: Path) -> list[Subject]:
         hint = did_you_mean(model, known) or "; give a run's folder, a trained model's, a name of `ssmlab models`"
         raise ModelError(f"there is no model {model!r}{hint}")
     return _trained(place, model)
-
-
-def _check_timm(name: str) -> None:
-    """Before anything is built, which takes long."""
-    import timm
-
-    if not timm.is_model(name):
-        raise ModelError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
 
 
 def _trained(place: Path, model: str) -> list[Subject]:

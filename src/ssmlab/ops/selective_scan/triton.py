@@ -199,8 +199,9 @@ def run_backward(
     sums, sizes = (gA, gB, gC, gD, gbias), (d, l, n, form.line, d // form.groups, blocks, chunks, each)
     numbers = [*sizes, *(stride for view in views for stride in view.strides)]
     lane = 16 // x.dtype.itemsize
+    groups = min(channels, max(1, 32 * warps * lane // tokens))
     grid, options = (b * programs, segments), _options(form, given, tokens, channels) | {
-        "LANES": tokens // lane, "EACH": lane, "CHANNELS": channels, "num_warps": warps,
+        "CHANNELS": channels, "GROUPS": groups, "LANES": tokens // lane, "EACH": lane, "num_warps": warps,
         **(_limited(given.x) if given.z is None and not any(form.constant) else {}),
     }  # fmt: skip
     after = _room(x, b, 2 * segments, n, d)

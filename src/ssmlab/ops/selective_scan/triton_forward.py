@@ -79,7 +79,7 @@ def scan_forward(
     """
     programs, segments, segment = blocks * (d // width), tl.num_programs(1), tl.program_id(1)
     row = (tl.program_id(0) // programs).to(tl.int64)
-    channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, CHANNELS)
+    channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, CHANNELS, WHOLE)
     here, c = mine[:, None], channel.to(tl.int64)[:, None]
     token = tl.arange(0, TOKENS)[None, :]
     x += row * x_b + c * x_d

@@ -1,5 +1,5 @@
-"""What both passes of the selective scan's kernels share: tiles and their tokens one by one, step sizes, and how
-stretches of time are put together."""
+"""What both passes of the selective scan's kernels share: tiles, step sizes, and how stretches of time are put
+together."""
 
 import triton
 import triton.language as tl
@@ -14,54 +14,6 @@ def chain(decay, state, later_decay, later_state):
 
 
 @triton.jit
-def _split(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
-    """The even and the odd tokens of (channels, lanes, tokens); nothing moves where a lane has them all."""
-    if EACH == 2:
-        even, odd = tl.split(tl.reshape(t, [CHANNELS, LANES, 2]))
-    else:
-        even, odd = tl.split(tl.reshape(t, [CHANNELS, LANES, EACH // 2, 2]))
-    return even, odd
-
-
-@triton.jit
-def pieces(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
-    """The 4 or 8 tokens of every lane in (channels, lanes, tokens), one by one: a tuple of (channels, lanes)."""
-    even, odd = _split(t, CHANNELS, LANES, EACH)
-    if EACH == 4:
-        t0, t2 = _split(even, CHANNELS, LANES, 2)
-        t1, t3 = _split(odd, CHANNELS, LANES, 2)
-        found = (t0, t1, t2, t3)
-    else:
-        t04, t26 = _split(even, CHANNELS, LANES, 4)
-        t15, t37 = _split(odd, CHANNELS, LANES, 4)
-        t0, t4 = _split(t04, CHANNELS, LANES, 2)
-        t1, t5 = _split(t15, CHANNELS, LANES, 2)
-        t2, t6 = _split(t26, CHANNELS, LANES, 2)
-        t3, t7 = _split(t37, CHANNELS, LANES, 2)
-        found = (t0, t1, t2, t3, t4, t5, t6, t7)
-    return found
-
-
-@triton.jit
-def from_pieces(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
-    """The inverse of `pieces`."""
-    if EACH == 4:
-        joined = tl.join(tl.join(t[0], t[2]), tl.join(t[1], t[3]))
-    else:
-        even = tl.join(tl.join(t[0], t[4]), tl.join(t[2], t[6]))
-        odd = tl.join(tl.join(t[1], t[5]), tl.join(t[3], t[7]))
-        joined = tl.join(even, odd)
-    return tl.reshape(joined, [CHANNELS, LANES, EACH])
-
-
-@triton.jit
-def neighbour(t, lane, CHANNELS: tl.constexpr, LANES: tl.constexpr):
-    """(channels, lanes) of other lanes, of the nearest where there is none."""
-    at = tl.minimum(tl.maximum(lane, 0), LANES - 1)
-    return tl.gather(t, at + tl.zeros([CHANNELS, 1], tl.int32), 1)
-
-
-@triton.jit
 def place(t0, token, line, outer, inner, LINES: tl.constexpr):
     """Offsets of the tokens t0 + token; with LINES, a map's points line by line."""
     if LINES:
@@ -71,11 +23,12 @@ def place(t0, token, line, outer, inner, LINES: tl.constexpr):
 
 
 @triton.jit
-def channels_of(block, blocks, width, BLOCK: tl.constexpr):
-    """The channels of a program and their group: every group has `blocks` programs for its `width` channels."""
+def channels_of(block, blocks, width, BLOCK: tl.constexpr, WHOLE: tl.constexpr):
+    """The channels of a program, whether they exist, and their group: every group has `blocks` programs of BLOCK
+    channels for its `width` channels; with WHOLE all exist, and the compiler knows it."""
     inside = (block % blocks) * BLOCK + tl.arange(0, BLOCK)
     group = block // blocks
-    return group * width + inside, inside < width, group
+    return group * width + inside, (inside < width) | WHOLE, group
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | bench | bench-compat | bench-decode | bench-linear | bench-memory | docs-pictures | clean
+# make demo | test | test-all | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | docs-pictures | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check bench bench-compat bench-decode bench-linear bench-memory docs-pictures clean
+.PHONY: demo test test-all check bench bench-compat bench-decode bench-kernels bench-linear bench-memory docs-pictures clean
 
 demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
@@ -30,6 +30,9 @@ bench-compat: $(VENV)/.package
 
 bench-decode: $(VENV)/.package
 	$(BIN)/python benchmarks/decode.py
+
+bench-kernels: $(VENV)/.package
+	$(BIN)/python benchmarks/kernels.py
 
 bench-linear: $(VENV)/.package
 	$(BIN)/python benchmarks/linear.py

@@ -31,6 +31,14 @@ def test_memory():
     assert sum(line.startswith("weights and state: ") for line in lines) == 2
 
 
+@pytest.mark.slow
+def test_kernels():
+    pytest.importorskip("triton")
+    rows = [line.split(" | ") for line in printed("kernels.py").splitlines() if line.count(" | ") >= 5][1:]
+    assert [row[0].strip() for row in rows].count("scan_backward") == 3
+    assert all(float(row[6]) > 5 for row in rows if row[0].startswith("scan"))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="starts a script by its first line")
 def test_llama_cpp_is_asked_for_what_is_compared(tmp_path):
     spec = importlib.util.spec_from_file_location("decode_benchmark", BENCHMARKS / "decode.py")

@@ -69,6 +69,22 @@ def test_a_tile_of_few_tokens_within_a_chunk(monkeypatch):
     compared(selective_scan, make(1, 4, 48, 2), torch.float32, {"dt_softplus": True})
 
 
+@pytest.mark.parametrize("d", [16, 29])  # four turns of four channels, and eight, the last of which has one
+def test_several_turns_of_a_program(d, monkeypatch):
+    want(1, monkeypatch)
+    compared(selective_scan, make(1, d, 32, 2), torch.float32, {"dt_softplus": True})
+
+
+def test_turns(monkeypatch):
+    """The backward pass has at least half of `WARPS`, or `WARPS` where time is cut anyway."""
+    monkeypatch.setattr(sys.modules[BACKEND], "TILES", {2: (64, 8, 1)})
+    form = sys.modules[BACKEND].Form
+    assert form(8, 5120, 2048, 16).turns(torch.bfloat16) == 2
+    assert form(1, 5120, 65536, 16).turns(torch.bfloat16) == 8
+    assert form(2, 768, 128, 16).turns(torch.bfloat16) == 1
+    assert form(8, 5120, 2048, 16, constant=(True, True)).turns(torch.bfloat16) == 1
+
+
 @pytest.mark.parametrize("layout", ["channels", "gaps"])
 def test_strides(layout):
     compared(selective_scan, make(1, 3, 18, 2), torch.float32, {"dt_softplus": True}, layout)

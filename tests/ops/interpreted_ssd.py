@@ -13,13 +13,16 @@ from ssmlab.ops import ssd
 BACKEND = "ssmlab.ops.ssd.triton"
 
 
+@pytest.mark.parametrize("programs", [1, 512])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_definition(case):
+def test_equals_definition(case, programs, monkeypatch):
+    """With one program wanted each takes all chunks and all heads of a group; else a chunk of a head is one."""
+    monkeypatch.setattr(sys.modules[BACKEND], "PROGRAMS", programs)
     sizes, form, options = CASES[case]
     compared(ssd, make(*sizes, **form), torch.float32, with_options(sizes, options))
 
 
-def test_heads_in_turns_in_one_program(monkeypatch):
+def test_three_heads_of_a_group_in_one_program(monkeypatch):
     monkeypatch.setattr(sys.modules[BACKEND], "PROGRAMS", 1)
     compared(ssd, make(1, 40, 6, 3, 2, 5), torch.float32, {"dt_softplus": True})
 

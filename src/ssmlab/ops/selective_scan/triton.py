@@ -15,10 +15,11 @@ from ssmlab.ops.selective_scan.operator import KernelScan, call
 TILES = {2: (64, 8, 1), 4: (32, 8, 1)}
 WARPS = 2048  # four for every scheduler of an H200: with fewer a channel's tile is spread over more lanes
 FEW = 512  # with fewer warps time is cut into segments, at the price of another pass
+TURNS = 8  # tiles of channels that a program of the backward pass takes at most, adding up their gradients of B and C
 LOG2E = 1.4426950408889634
-# Of a thread, so that a multiprocessor has 12 warps. A gate in the backward pass, or channels side by side, whose tiles
-# change their layout, need more: there as many are taken as there are.
-REGISTERS = 168
+# Of a thread, so that a multiprocessor has 12 warps, in the backward pass 10. Channels side by side, whose tiles change
+# their layout, need more: there as many are taken as there are.
+REGISTERS, BACKWARD_REGISTERS = 168, 200
 STATES = 16  # that the forward pass keeps in registers; more of them are taken in turns
 
 
@@ -45,7 +46,7 @@ class Form(NamedTuple):
 
     def tile(self, dtype: torch.dtype) -> tuple[int, int, int]:
         """Tokens, channels and warps of the backward pass; the tokens are those between saved states. Where there are
-        many channels it takes twice as many and half the tokens: fewer partial sums of the gradients of B and C."""
+        many channels it takes twice as many and half the tokens: less exchange between lanes."""
         tokens, channels, warps = TILES[dtype.itemsize]
         if self.b * self.d >= 8 * WARPS:
             tokens, channels = tokens // 2, 2 * channels
@@ -62,6 +63,19 @@ class Form(NamedTuple):
         if channels > width:
             tokens, channels = min(chunk, 128 * lane // width), width
         return tokens, channels, 4
+
+    def turns(self, dtype: torch.dtype) -> int:
+        """Tiles of channels of a program of the backward pass. Its sums over channels are written and read again, in
+        float32 for every state and token: more turns, fewer sums, as long as enough warps are left."""
+        _, channels, warps = self.tile(dtype)
+        blocks, chunks, segments, _ = self.cut(dtype, channels, warps, WARPS // 2)
+        there, wanted = self.b * self.groups * blocks * warps, WARPS // 2
+        if segments > 1:
+            there, wanted = there * chunks, WARPS
+        turns = 1
+        while turns < TURNS and blocks % (2 * turns) == 0 and there >= 2 * turns * wanted and not all(self.constant):
+            turns *= 2
+        return turns
 
     def cut(self, dtype: torch.dtype, channels: int, warps: int, enough: int) -> tuple[int, int, int, int]:
         """(programs of a group, chunks, segments, chunks of a segment) where a program has as many channels and warps:
@@ -160,7 +174,7 @@ def run_forward(form: Form, given: Arguments, y: View, start: Tensor | None, fin
     grid, slots = (b * form.groups * blocks, segments), 1 if n <= STATES else 2
     options = _options(form, given, tokens, channels) | {
         "EXACT": n <= STATES, "TILES": form.tile(x.dtype)[0] // tokens, "TOKENS": tokens, "CHANNELS": channels,
-        "STATES": held, "num_warps": warps, **_limited(given.x),
+        "STATES": held, "num_warps": warps, **_limited(given.x, REGISTERS),
     }  # fmt: skip
     options["WHOLE"] &= n <= STATES or n % STATES == 0
     before = _room(x, b, slots * segments, n, d)
@@ -190,33 +204,34 @@ def run_backward(
     b, d, l, n = form[:4]
     x = given.x.tensor
     tokens, channels, warps = form.tile(x.dtype)
-    blocks, chunks, segments, each = form.cut(x.dtype, channels, warps, WARPS // 2)
+    turns, tiles = form.turns(x.dtype), ceil(d // form.groups, channels)
+    blocks, chunks, segments, each = form.cut(x.dtype, channels * turns, warps, WARPS // 2)
     programs = form.groups * blocks
     gA, gD, gbias = _room(x, b, chunks, n, d), _room(x, b, chunks, d), _room(x, b, chunks, d)
     gB, gC = (_room(x, b, chunks, n, d) if constant else _room(x, b, programs, n, l) for constant in form.constant)
     views = (given.x, given.dt, given.z or given.x, gy, gx, gdt, gz or gx, given.B, given.C)
     data = [view.tensor for view in views] + _parameters(given) + [saved]
-    sums, sizes = (gA, gB, gC, gD, gbias), (d, l, n, form.line, d // form.groups, blocks, chunks, each)
-    numbers = [*sizes, *(stride for view in views for stride in view.strides)]
+    sums, sizes = (gA, gB, gC, gD, gbias), (d, l, n, form.line, d // form.groups)
+    strides = [stride for view in views for stride in view.strides]
     lane = 16 // x.dtype.itemsize
     groups = min(channels, max(1, 32 * warps * lane // tokens))
-    grid, options = (b * programs, segments), _options(form, given, tokens, channels) | {
+    options = _options(form, given, tokens, channels) | {
         "CHANNELS": channels, "GROUPS": groups, "LANES": tokens // lane, "EACH": lane, "num_warps": warps,
-        **(_limited(given.x) if given.z is None and not any(form.constant) else {}),
+        **_limited(given.x, BACKWARD_REGISTERS),
     }  # fmt: skip
     after = _room(x, b, 2 * segments, n, d)
     if segments > 1:
         firsts, decay, slots = _room(x, b, segments, n, d), _room(x, b, segments, n, d), torch.zeros_like(after)
         launch(
-            kernels.scan_backward, grid, *data, slots, firsts, decay, *sums, *numbers, segments * n * d, n * d, 1, d,
-            **options, ADD=False, ENDS=True,
+            kernels.scan_backward, (b * form.groups * tiles, segments), *data, slots, firsts, decay, *sums, *sizes,
+            tiles, chunks, each, 1, *strides, segments * n * d, n * d, 1, d, **options, ADD=False, ENDS=True,
         )  # fmt: skip
         _carry(firsts, decay, g_final, after, 2, reverse=True)
     elif segments:
         after[:, 0] = 0.0 if g_final is None else g_final
     launch(
-        kernels.scan_backward, grid, *data, after, gh0, gh0, *sums, *numbers, d * n, 0, n, 1, **options, ADD=form.add,
-        ENDS=False,
+        kernels.scan_backward, (b * programs, segments), *data, after, gh0, gh0, *sums, *sizes, blocks, chunks, each,
+        turns, *strides, d * n, 0, n, 1, **options, ADD=form.add, ENDS=False,
     )  # fmt: skip
     gB, gC = (
         g.sum((0, 1)).mT if constant else g.unflatten(1, (form.groups, blocks)).sum(2)
@@ -276,8 +291,8 @@ def _options(form: Form, given: Arguments, tokens: int, channels: int) -> dict:
     }  # fmt: skip
 
 
-def _limited(x: View) -> dict[str, int]:
-    return {"maxnreg": REGISTERS} if x.strides[-1] == 1 else {}
+def _limited(x: View, registers: int) -> dict[str, int]:
+    return {"maxnreg": registers} if x.strides[-1] == 1 else {}
 
 
 def _room(x: Tensor, *shape: int) -> Tensor:

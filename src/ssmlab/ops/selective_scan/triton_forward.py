@@ -9,6 +9,7 @@ from ssmlab.ops.selective_scan.triton_parts import (
     channels_of,
     map_tile,
     place,
+    sigmoid,
     step_size,
     store_decay,
     tile,
@@ -79,7 +80,7 @@ def scan_forward(
     """
     programs, segments, segment = blocks * (d // width), tl.num_programs(1), tl.program_id(1)
     row = (tl.program_id(0) // programs).to(tl.int64)
-    channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, CHANNELS, WHOLE)
+    channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, 0, 1, CHANNELS, WHOLE)
     here, c = mine[:, None], channel.to(tl.int64)[:, None]
     token = tl.arange(0, TOKENS)[None, :]
     x += row * x_b + c * x_d
@@ -145,7 +146,7 @@ def scan_forward(
         if not ENDS:
             if GATE:
                 gate = tile(z + place(t0, token, line, z_o, z_l, LINES), inside, WHOLE)
-                out *= gate * tl.sigmoid(gate)
+                out *= gate * sigmoid(gate)
             at_y = y + place(t0, token, line, y_o, y_l, LINES)
             if ADD:
                 out += tile(at_y, inside, WHOLE)

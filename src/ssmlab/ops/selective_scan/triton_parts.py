@@ -23,10 +23,10 @@ def place(t0, token, line, outer, inner, LINES: tl.constexpr):
 
 
 @triton.jit
-def channels_of(block, blocks, width, BLOCK: tl.constexpr, WHOLE: tl.constexpr):
-    """The channels of a program, whether they exist, and their group: every group has `blocks` programs of BLOCK
-    channels for its `width` channels; with WHOLE all exist, and the compiler knows it."""
-    inside = (block % blocks) * BLOCK + tl.arange(0, BLOCK)
+def channels_of(block, blocks, width, turn, turns, BLOCK: tl.constexpr, WHOLE: tl.constexpr):
+    """The BLOCK channels of a program's turn, whether they exist, and their group: every group has `blocks` programs of
+    as many turns for its `width` channels. With WHOLE all exist, and the compiler knows it."""
+    inside = ((block % blocks) * turns + turn) * BLOCK + tl.arange(0, BLOCK)
     group = block // blocks
     return group * width + inside, (inside < width) | WHOLE, group
 
@@ -56,10 +56,16 @@ def log1p_of_power(raw):
 
 
 @triton.jit
+def sigmoid(t):
+    """Triton's own guards the exponential against a range that ends where the result is 0 or 1 anyway."""
+    return 1.0 / (1.0 + tl.exp2(t * -LOG2E))
+
+
+@triton.jit
 def step_size(raw, mask, SOFTPLUS: tl.constexpr):
     """The step size, zero outside the mask, and its derivative."""
     if SOFTPLUS:
-        return tl.where(mask, tl.maximum(raw, 0.0) + log1p_of_power(raw), 0.0), tl.sigmoid(raw)
+        return tl.where(mask, tl.maximum(raw, 0.0) + log1p_of_power(raw), 0.0), sigmoid(raw)
     return tl.where(mask, raw, 0.0), tl.full(raw.shape, 1.0, tl.float32)
 
 

@@ -56,6 +56,14 @@ def neighbour(t, lane, LANES: tl.constexpr):
 
 
 @triton.jit
+def map_place(row, t0, token, channel, stride_b, stride_l, CONSTANT: tl.constexpr):
+    """Where B or C of a row's tokens stands, or of constant maps of the channels."""
+    if CONSTANT:
+        return channel.to(tl.int64) * stride_b
+    return row * stride_b + t0.to(tl.int64) * stride_l + token * stride_l
+
+
+@triton.jit
 def map_pieces(pointer, stride, mask, CONSTANT: tl.constexpr, WHOLE: tl.constexpr, EACH: tl.constexpr):
     """B or C of a state, token by token: (channels, 1) where constant, else (1, lanes)."""
     found = ()

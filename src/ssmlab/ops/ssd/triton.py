@@ -12,7 +12,7 @@ from ssmlab.ops.ssd.reference import step_size
 # By bytes of an element: tokens of a chunk, states of a block, warps forward and backward. Not measured.
 TILES = {2: (64, 64, 4, 8), 4: (32, 32, 4, 8)}
 MAX_P = 128  # channels of a head, which a program holds at once
-PROGRAMS = 512  # a program of the backward pass takes as many heads in turns as leave this many
+PROGRAMS = 512  # a program takes all chunks, or in the backward pass as many heads in turns, as leave this many
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -45,10 +45,8 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     y, final = x.new_empty(x.shape), x.new_empty((b, h, p, n), dtype=torch.float32)
     delta = step_size(dt, dt_bias, dt_softplus, x).contiguous()
     restart, A, skip, start = restarts(seq_idx), vector(A), _skip(D, x), _state(initial_state, final)
-    states, decay = _room(x, n), x.new_empty((b, chunks(x), h), dtype=torch.float32)
     gate = x if z is None else z
-    _states(x, delta, A, B, None, restart, states, decay, back=False)
-    _carry(states, decay, start, final, reverse=False)
+    states = _states(x, delta, A, B, None, restart, start, final, back=False)
     fresh = A if restart is None else restart
     launch(
         kernels.chunk_output, (chunks(x), h, b), x, delta, A, B, C, A if skip is None else skip, gate, fresh, states, y,
@@ -69,9 +67,7 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
     gB, gC = delta.new_empty((2, b, l, h // heads, n))
     gz, gate = x.new_empty(0) if z is None else z.new_empty(z.shape), x if z is None else z
     delta, restart, A32, skip = delta.contiguous(), restarts(seq_idx), vector(A), _skip(D, x)
-    after, decay = torch.empty_like(saved), torch.empty_like(gA)
-    _states(gy, delta, A32, C, z, restart, after, decay, back=True)
-    _carry(after, decay, _state(g_final, g_initial), g_initial, reverse=True)
+    after = _states(gy, delta, A32, C, z, restart, _state(g_final, g_initial), g_initial, back=True)
     fresh = A32 if restart is None else restart
     launch(
         kernels.chunk_backward, (chunks(x), h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, gate,
@@ -97,30 +93,30 @@ def saved_shape(x: Tensor, n: int) -> tuple[int, ...]:
     return b, chunks(x), h, p, n
 
 
-def _room(x: Tensor, n: int) -> Tensor:
-    return x.new_empty(saved_shape(x, n), dtype=torch.float32)
+def _states(x, delta, A, B, z, restart, start, final, *, back: bool) -> Tensor:
+    """The states before every chunk from `start` on, or with `back` their gradients after every chunk; `final` takes
+    what is behind (before) all of them.
 
-
-def _states(x, delta, A, B, z, restart, states, decay, *, back: bool) -> None:
-    """What every chunk adds to the states."""
+    With enough programs each takes its states through all chunks; else every chunk has its own, and a second pass
+    carries: the states are then written and read twice."""
     from ssmlab.ops.ssd import triton_parts as kernels
 
     (b, l, h, p), n = x.shape, B.shape[3]
     options = _options(x, n, restart)
     fresh, gate = A if restart is None else restart, x if z is None else z
+    states = x.new_empty(saved_shape(x, n), dtype=torch.float32)
+    decay = x.new_empty((b, chunks(x), h), dtype=torch.float32)
+    blocks = ceil(n, options["N"])
+    serial = b * h * blocks >= PROGRAMS
     launch(
-        kernels.chunk_states, (chunks(x) * ceil(n, options["N"]), h, b), x, delta, A, B, gate, fresh, states, decay, l,
-        h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *gate.stride(), BACK=back, GATE=z is not None,
-        **options,
+        kernels.chunk_states, (blocks if serial else blocks * chunks(x), h, b), x, delta, A, B, gate, fresh, states,
+        decay, start, final, l, h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *gate.stride(),
+        CARRY=serial, BACK=back, GATE=z is not None, **options,
     )  # fmt: skip
-
-
-def _carry(states, decay, start, final, *, reverse: bool) -> None:
-    from ssmlab.ops.ssd import triton_parts as kernels
-
-    b, chunks_, h, p, n = states.shape
-    grid = (ceil(p * n, 256), h, b)
-    launch(kernels.carry, grid, states, decay, start, final, h, p * n, chunks_, REVERSE=reverse, BLOCK=256)
+    if not serial:
+        grid = (ceil(p * n, 256), h, b)
+        launch(kernels.carry, grid, states, decay, start, final, h, p * n, chunks(x), REVERSE=back, BLOCK=256)
+    return states
 
 
 def _options(x: Tensor, n: int, restart: Tensor | None, *, backward: bool = False) -> dict:

@@ -71,32 +71,64 @@ def state_product(a, b, DOT: tl.constexpr):
 
 
 @triton.jit
-def chunk_states(
-    x, delta, A, B, z, restart, states, decay, l, h, p, n, group, chunks, x_b, x_l, x_h, x_p, B_b, B_l, B_g, B_n,
-    z_b, z_l, z_h, z_p, BACK: tl.constexpr, GATE: tl.constexpr, RESTART: tl.constexpr, DOT: tl.constexpr,
-    TOKENS: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+def chunk_adds(
+    x, delta, rate, B, z, restart, chunk, l, h, channel, p, state, n, x_l, x_p, B_l, B_n, z_l, z_p,
+    BACK: tl.constexpr, GATE: tl.constexpr, RESTART: tl.constexpr, DOT: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """What a chunk adds to the state of a head, (b, chunks, h, p, n), and its decay (b, chunks, h). With BACK what the
-    chunk's outputs add to the gradient of the state before it: x is then their gradient, which passes their gate z
-    where there is one, and B is C."""
-    row, head, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0) // tl.cdiv(n, N)
+    """What a chunk adds to some states of a head, and its decay. With BACK what the chunk's outputs add to the gradient
+    of the state before it: x is then their gradient, which passes their gate z where there is one, and B is C."""
     t = chunk * TOKENS + tl.arange(0, TOKENS)
     valid = t < l
-    step, coarse, fine = decays(delta + row * l * h + head, tl.load(A + head), restart + row * l, t, valid, h, RESTART)
+    step, coarse, fine = decays(delta, rate, restart, t, valid, h, RESTART)
     end_coarse, end_fine = total_of(coarse, TOKENS), total_of(fine, TOKENS)
     if BACK:
         factor = tl.exp(coarse + fine)
     else:
         factor = step * tl.exp((end_coarse - coarse) + (end_fine - fine))
-    channel, state = tl.arange(0, P), tl.program_id(0) % tl.cdiv(n, N) * N + tl.arange(0, N)
-    x_ = tile(x + row * x_b + head * x_h, t, x_l, valid, channel, x_p, channel < p).to(tl.float32)
+    x_ = tile(x, t, x_l, valid, channel, x_p, channel < p).to(tl.float32)
     if GATE:
-        x_ *= silu(tile(z + row * z_b + head * z_h, t, z_l, valid, channel, z_p, channel < p).to(tl.float32))
-    B_ = tile(B + row * B_b + head // group * B_g, t, B_l, valid, state, B_n, state < n)
-    found = fine_product(tl.trans(x_ * factor[:, None]), B_, DOT)
-    place = ((row * chunks + chunk) * h + head) * p * n + channel[:, None] * n + state[None, :]
-    tl.store(states + place, found, mask=(channel < p)[:, None] & (state < n)[None, :])
-    tl.store(decay + (row * chunks + chunk) * h + head, tl.exp(end_coarse + end_fine))
+        x_ *= silu(tile(z, t, z_l, valid, channel, z_p, channel < p).to(tl.float32))
+    B_ = tile(B, t, B_l, valid, state, B_n, state < n)
+    return fine_product(tl.trans(x_ * factor[:, None]), B_, DOT), tl.exp(end_coarse + end_fine)
+
+
+@triton.jit
+def chunk_states(
+    x, delta, A, B, z, restart, states, decay, start, final, l, h, p, n, group, chunks, x_b, x_l, x_h, x_p,
+    B_b, B_l, B_g, B_n, z_b, z_l, z_h, z_p, CARRY: tl.constexpr, BACK: tl.constexpr, GATE: tl.constexpr,
+    RESTART: tl.constexpr, DOT: tl.constexpr, TOKENS: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """With CARRY a program takes some states of a head through all chunks, from `start` to `final`, and writes those
+    before every chunk (with BACK from the last chunk to the first, those after it). Else it writes what its chunk adds
+    to them (b, chunks, h, p, n), and its decay (b, chunks, h), for `carry`."""
+    row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    channel, state = tl.arange(0, P), tl.program_id(0) % tl.cdiv(n, N) * N + tl.arange(0, N)
+    x += row * x_b + head * x_h
+    z += row * z_b + head * z_h
+    B += row * B_b + head // group * B_g
+    delta += row * l * h + head
+    restart += row * l
+    rate = tl.load(A + head)
+    place, mask = channel[:, None] * n + state[None, :], (channel < p)[:, None] & (state < n)[None, :]
+    if CARRY:
+        now = tl.load(start + (row * h + head) * p * n + place, mask=mask, other=0.0)
+        for i in range(chunks):
+            chunk = chunks - 1 - i if BACK else i
+            tl.store(states + ((row * chunks + chunk) * h + head) * p * n + place, now, mask=mask)
+            added, left = chunk_adds(
+                x, delta, rate, B, z, restart, chunk, l, h, channel, p, state, n, x_l, x_p, B_l, B_n, z_l, z_p, BACK,
+                GATE, RESTART, DOT, TOKENS,
+            )  # fmt: skip
+            now = left * now + added
+        tl.store(final + (row * h + head) * p * n + place, now, mask=mask)
+    else:
+        chunk = tl.program_id(0) // tl.cdiv(n, N)
+        added, left = chunk_adds(
+            x, delta, rate, B, z, restart, chunk, l, h, channel, p, state, n, x_l, x_p, B_l, B_n, z_l, z_p, BACK, GATE,
+            RESTART, DOT, TOKENS,
+        )  # fmt: skip
+        tl.store(states + ((row * chunks + chunk) * h + head) * p * n + place, added, mask=mask)
+        tl.store(decay + (row * chunks + chunk) * h + head, left)
 
 
 @triton.jit

@@ -104,8 +104,7 @@ def loops(code: list[str]) -> list[range]:
 def scan_instructions(kernel: Kernel, n: int) -> float:
     """Of an update by a selective scan: of the loop over states, with a tile's other instructions shared out."""
     o, (tile, *inner) = kernel.options, loops(kernel.code)
-    tokens = o["TOKENS"] if "TOKENS" in o else o["LANES"] * o["EACH"]
-    updates = o["CHANNELS"] * tokens / (32 * o["num_warps"])  # of a state, in a tile, by a lane
+    updates = o["CHANNELS"] * o["LANES"] * o["EACH"] / (32 * o["num_warps"])  # of a state, in a tile, by a lane
     size = _instructions(kernel.code, tile)
     if kernel.name == "scan_forward":  # its states are written out
         return size / (updates * n)

@@ -54,15 +54,16 @@ class Form(NamedTuple):
 
     def forward_tile(self, x: View) -> tuple[int, int, int]:
         """Tokens, channels and warps of the forward pass. Where a lane has all tokens of a channel's tile the scan
-        needs no exchange; lanes are added up to `WARPS`. Where channels lie side by side in memory it stays one."""
+        needs no exchange; lanes are added until there are half of `WARPS`. Where channels lie side by side in memory it
+        stays one. Programs of one warp are spread best."""
         chunk, lane = self.tile(x.tensor.dtype)[0], 16 // x.tensor.dtype.itemsize
         tokens, width = lane, power(self.d // self.groups)
-        while tokens < chunk and x.strides[-1] == 1 and self.b * self.d * tokens < 32 * WARPS * lane:
+        while tokens < chunk and x.strides[-1] == 1 and self.b * self.d * tokens < 16 * WARPS * lane:
             tokens *= 2
-        channels = 128 * lane // tokens
+        channels = 32 * lane // tokens
         if channels > width:
-            tokens, channels = min(chunk, 128 * lane // width), width
-        return tokens, channels, 4
+            tokens, channels = min(chunk, 32 * lane // width), width
+        return tokens, channels, 1
 
     def turns(self, dtype: torch.dtype) -> int:
         """Tiles of channels of a program of the backward pass. Its sums over channels are written and read again, in
@@ -165,7 +166,7 @@ def run_forward(form: Form, given: Arguments, y: View, start: Tensor | None, fin
 
     b, d, l, n = form[:4]
     x = given.x.tensor
-    tokens, channels, warps = form.forward_tile(given.x)
+    (tokens, channels, warps), lane = form.forward_tile(given.x), 16 // x.dtype.itemsize
     blocks, chunks, segments, each = form.cut(x.dtype, channels, warps, FEW)
     views = (given.x, given.dt, given.z or given.x, y, given.B, given.C)
     data, held = [view.tensor for view in views] + _parameters(given), min(n, STATES)
@@ -173,8 +174,8 @@ def run_forward(form: Form, given: Arguments, y: View, start: Tensor | None, fin
     numbers = [*sizes, *(stride for view in views for stride in view.strides)]
     grid, slots = (b * form.groups * blocks, segments), 1 if n <= STATES else 2
     options = _options(form, given, tokens, channels) | {
-        "EXACT": n <= STATES, "TILES": form.tile(x.dtype)[0] // tokens, "TOKENS": tokens, "CHANNELS": channels,
-        "STATES": held, "num_warps": warps, **_limited(given.x, REGISTERS),
+        "EXACT": n <= STATES, "TILES": form.tile(x.dtype)[0] // tokens, "CHANNELS": channels, "LANES": tokens // lane,
+        "EACH": lane, "STATES": held, "num_warps": warps, **_limited(given.x, REGISTERS),
     }  # fmt: skip
     options["WHOLE"] &= n <= STATES or n % STATES == 0
     before = _room(x, b, slots * segments, n, d)

@@ -17,8 +17,11 @@ from ssmlab.ops.selective_scan.triton_parts import (
     tile,
 )
 from ssmlab.ops.selective_scan.triton_tokens import (
+    after_lane,
+    before_lane,
     between_lanes,
     from_pieces,
+    lane_spans,
     map_pieces,
     map_place,
     neighbour,
@@ -139,25 +142,17 @@ def scan_backward(
         delta = pieces(step, CHANNELS, LANES, EACH)
         added = pieces(step * tile(x + at_x, inside, WHOLE), CHANNELS, LANES, EACH)
         g_y = pieces(g, CHANNELS, LANES, EACH)
-        valid, fresh, found_map, found_log, y = (), (), (), (), ()
-        span, severed = nothing, nothing
-        for j in tl.static_range(EACH):
-            there = t0 + lanes * EACH + j < l
-            valid, span = valid + (there,), span + delta[j]  # noqa: RUF005  not in Triton
-            found_map, found_log, y = found_map + (nothing,), found_log + (nothing,), y + (nothing,)  # noqa: RUF005
-            if RESTART:
-                mark = tl.load(restart + row * l + t0 + lanes * EACH + j, mask=there, other=0)[None, :]
-                fresh, severed = fresh + (mark != 0,), severed + mark.to(tl.float32)  # noqa: RUF005
-        # Nothing comes from the lane before (after) this one where there is none or a sequence begins in it.
-        span_before, span_after = neighbour(span, lane - 1, LANES), neighbour(span, lane + 1, LANES)
-        open_before, open_after = (lane > 0) & (nothing == 0), (lane < LANES - 1) & (nothing == 0)
-        if RESTART:
-            open_before &= neighbour(severed, lane - 1, LANES) == 0
-            open_after &= neighbour(severed, lane + 1, LANES) == 0
+        span, severed, fresh = lane_spans(delta, restart + row * l, t0, l, CHANNELS, LANES, EACH, RESTART)
+        span_before, open_before = before_lane(span, severed, lane, LANES, RESTART)
+        span_after, open_after = after_lane(span, severed, lane, LANES, RESTART)
         if ENDS:
             total += tl.sum(span, 1)
             if RESTART:
                 kept *= tl.where(tl.max(severed) > 0, 0.0, 1.0)
+        valid, found_map, found_log, y = (), (), (), ()
+        for j in tl.static_range(EACH):
+            valid, found_map = valid + (t0 + lanes * EACH + j < l,), found_map + (nothing,)  # noqa: RUF005  not in Triton
+            found_log, y = found_log + (nothing,), y + (nothing,)  # noqa: RUF005
         B_here = B + of_group * B_g + map_place(row, t0, lanes * EACH, channel, B_b, B_l, CONSTANT_B)
         C_here = C + of_group * C_g + map_place(row, t0, lanes * EACH, channel, C_b, C_l, CONSTANT_C)
         slot = row * 2 * segments + segment * 2

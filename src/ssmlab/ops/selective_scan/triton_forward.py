@@ -17,28 +17,46 @@ from ssmlab.ops.selective_scan.triton_parts import (
 
 
 @triton.jit
-def states_of(pointer, first, n, d, channel, mask, STATES: tl.constexpr, EXACT: tl.constexpr):
-    """The states `first` and later of (n, d), a tuple of (channels,)."""
+def over_tile(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
+    """(channels, lanes) for all tokens of every lane."""
+    return tl.reshape(tl.broadcast_to(t[:, :, None], [CHANNELS, LANES, EACH]), [CHANNELS, LANES * EACH])
+
+
+@triton.jit
+def last_token(t, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr):
+    """(channels, lanes): what the last token of a tile has, for all lanes. Within a lane it is taken out by a sum of
+    its bits and of zeros, which costs nothing."""
+    bits = tl.reshape(t.to(tl.int32, bitcast=True), [CHANNELS, LANES, EACH])
+    own = tl.sum(tl.where(tl.arange(0, EACH)[None, None, :] == EACH - 1, bits, 0), 2).to(tl.float32, bitcast=True)
+    if LANES == 1:
+        return own
+    return tl.gather(own, tl.full([CHANNELS, LANES], LANES - 1, tl.int32), 1)
+
+
+@triton.jit
+def states_of(pointer, first, n, d, channel, mask, LANES: tl.constexpr, STATES: tl.constexpr, EXACT: tl.constexpr):
+    """The states `first` and later of (n, d), a tuple of (channels, lanes)."""
     found = ()
     for k in tl.static_range(STATES):
         there = mask if EXACT else mask & (channel * 0 + (first + k) < n)
         state = tl.load(pointer + (first + k) * d + channel, mask=there, other=0.0)
-        found = found + (state,)  # noqa: RUF005  not in Triton
+        found = found + (state[:, None] + tl.zeros([1, LANES], tl.float32),)  # noqa: RUF005  not in Triton
     return found
 
 
 @triton.jit
-def store_states(pointer, stride_n, first, n, at, mask, values, STATES: tl.constexpr, EXACT: tl.constexpr):
+def store_states(pointer, stride_n, first, n, at, mask, values, lane, STATES: tl.constexpr, EXACT: tl.constexpr):
     for k in tl.static_range(STATES):
         there = mask if EXACT else mask & (at * 0 + (first + k) < n)
-        tl.store(pointer + (first + k) * stride_n + at, values[k], mask=there)
+        to = pointer + (first + k) * stride_n + at
+        tl.store(to[:, None] + lane * 0, values[k], mask=there[:, None] & (lane == 0))
 
 
 @triton.jit
 def through_tile(
     out, states, rates, delta, added, fresh, token, B, C, B_n, C_n, first, n, valid, here, CONSTANT_B: tl.constexpr,
     CONSTANT_C: tl.constexpr, RESTART: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr,
-    TOKENS: tl.constexpr, STATES: tl.constexpr,
+    CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """The outputs of a tile with those of `STATES` states added, and these states after it. With EXACT there are no
     others."""
@@ -48,16 +66,15 @@ def through_tile(
         if not EXACT:
             there = here & (here.to(tl.int32) * 0 + (first + k) < n)
             seen = valid & there
-        a = tl.exp2(delta * rates[k][:, None])
+        a = tl.exp2(delta * rates[k])
         if RESTART:
             a = tl.where(fresh, 0.0, a)
         h = added * map_tile(B, first + k, B_n, seen, there, CONSTANT_B, WHOLE)
-        h = tl.where(token == 0, h + a * states[k][:, None], h)
+        h = tl.where(token == 0, h + a * over_tile(states[k], CHANNELS, LANES, EACH), h)
         _, h = tl.associative_scan((a, h), 1, chain)
         if not ENDS:
             out += h * map_tile(C, first + k, C_n, seen, there, CONSTANT_C, WHOLE)
-        # A sum of one number and zeros, which costs nothing within a lane, where a gather would change the layout.
-        after = after + (tl.sum(tl.where(token == TOKENS - 1, h, 0.0), 1),)  # noqa: RUF005
+        after = after + (last_token(h, CHANNELS, LANES, EACH),)  # noqa: RUF005
     return out, after
 
 
@@ -68,8 +85,8 @@ def scan_forward(
     B_b, B_g, B_n, B_l, C_b, C_g, C_n, C_l, final_b, final_s, final_d, final_n,
     SOFTPLUS: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, RESTART: tl.constexpr,
     CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, LINES: tl.constexpr, ADD: tl.constexpr, SAVE: tl.constexpr,
-    ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr, TILES: tl.constexpr, TOKENS: tl.constexpr,
-    CHANNELS: tl.constexpr, STATES: tl.constexpr,
+    ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr, TILES: tl.constexpr, CHANNELS: tl.constexpr,
+    LANES: tl.constexpr, EACH: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """y and the final state, from the states `start` (b, segments, n, d) before every segment; with SAVE also those
     before every chunk of TILES tiles, (b, chunks, n, d). With ENDS only the state after every segment and its decay are
@@ -82,7 +99,7 @@ def scan_forward(
     row = (tl.program_id(0) // programs).to(tl.int64)
     channel, mine, group = channels_of(tl.program_id(0) % programs, blocks, width, 0, 1, CHANNELS, WHOLE)
     here, c = mine[:, None], channel.to(tl.int64)[:, None]
-    token = tl.arange(0, TOKENS)[None, :]
+    token, lane = tl.arange(0, LANES * EACH)[None, :], tl.arange(0, LANES)[None, :]
     x += row * x_b + c * x_d
     dt += row * dt_b + c * dt_d
     z += row * z_b + c * z_d
@@ -95,19 +112,19 @@ def scan_forward(
     total = tl.zeros([CHANNELS], tl.float32)
     kept = 1.0
     if EXACT:
-        states = states_of(start + at * n * d, 0, n, d, channel, mine, STATES, EXACT)
-    speeds = states_of(rates, 0, n, d, channel, mine, STATES, EXACT)
+        states = states_of(start + at * n * d, 0, n, d, channel, mine, LANES, STATES, EXACT)
+    speeds = states_of(rates, 0, n, d, channel, mine, 1, STATES, EXACT)
     first_tile = segment * each * TILES
-    tiles = tl.minimum(each * TILES, tl.cdiv(l, TOKENS) - first_tile)
+    tiles = tl.minimum(each * TILES, tl.cdiv(l, LANES * EACH) - first_tile)
     for i in range(tiles):
-        t0 = (first_tile + i) * TOKENS
+        t0 = (first_tile + i) * (LANES * EACH)
         valid = (t0 + token < l) & (c >= 0)
         inside = valid & here
         u = tile(x + place(t0, token, line, x_o, x_l, LINES), inside, WHOLE)
         raw = tile(dt + place(t0, token, line, dt_o, dt_l, LINES), inside, WHOLE) + shift
         delta, _ = step_size(raw, True if WHOLE else inside, SOFTPLUS)
         added = delta * u
-        out = skip * u if SKIP else tl.zeros([CHANNELS, TOKENS], tl.float32)
+        out = skip * u if SKIP else tl.zeros([CHANNELS, LANES * EACH], tl.float32)
         fresh = False
         if RESTART:
             fresh = tl.load(restart + row * l + t0 + token + c * 0, mask=valid, other=0) != 0
@@ -124,24 +141,26 @@ def scan_forward(
         if EXACT:
             if SAVE:  # noqa: SIM102  known when it is compiled
                 if i % TILES == 0:
-                    store_states(saved + chunk, d, 0, n, channel, mine, states, STATES, EXACT)
+                    store_states(saved + chunk, d, 0, n, channel, mine, states, lane, STATES, EXACT)
             out, states = through_tile(
                 out, states, speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, 0, n, valid, here,
-                CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, TOKENS, STATES,
+                CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, CHANNELS, LANES,
+                EACH, STATES,
             )  # fmt: skip
         else:
             before, after = start + (2 * at + i % 2) * n * d, start + (2 * at + (i + 1) % 2) * n * d
             for first in range(0, n, STATES):
-                others = states_of(before, first, n, d, channel, mine, STATES, EXACT)
+                others = states_of(before, first, n, d, channel, mine, LANES, STATES, EXACT)
                 if SAVE:  # noqa: SIM102
                     if i % TILES == 0:
-                        store_states(saved + chunk, d, first, n, channel, mine, others, STATES, EXACT)
-                others_speeds = states_of(rates, first, n, d, channel, mine, STATES, EXACT)
+                        store_states(saved + chunk, d, first, n, channel, mine, others, lane, STATES, EXACT)
+                others_speeds = states_of(rates, first, n, d, channel, mine, 1, STATES, EXACT)
                 out, others = through_tile(
                     out, others, others_speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, first, n, valid,
-                    here, CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, TOKENS, STATES,
+                    here, CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, CHANNELS, LANES,
+                EACH, STATES,
                 )  # fmt: skip
-                store_states(after, d, first, n, channel, mine, others, STATES, EXACT)
+                store_states(after, d, first, n, channel, mine, others, lane, STATES, EXACT)
             tl.debug_barrier()  # a state is written by one lane and read by all
         if not ENDS:
             if GATE:
@@ -154,11 +173,11 @@ def scan_forward(
     if ENDS | (segment + 1 == segments):
         place_of = row * final_b + segment * final_s + channel * final_d
         if EXACT:
-            store_states(final, final_n, 0, n, place_of, mine, states, STATES, EXACT)
+            store_states(final, final_n, 0, n, place_of, mine, states, lane, STATES, EXACT)
         else:
             last = start + (2 * at + tiles % 2) * n * d
             for first in range(0, n, STATES):
-                others = states_of(last, first, n, d, channel, mine, STATES, EXACT)
-                store_states(final, final_n, first, n, place_of, mine, others, STATES, EXACT)
+                others = states_of(last, first, n, d, channel, mine, LANES, STATES, EXACT)
+                store_states(final, final_n, first, n, place_of, mine, others, lane, STATES, EXACT)
     if ENDS:
         store_decay(decay, rates, total, kept, at, n, d, mine, channel)

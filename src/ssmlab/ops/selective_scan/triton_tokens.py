@@ -56,6 +56,40 @@ def neighbour(t, lane, LANES: tl.constexpr):
 
 
 @triton.jit
+def lane_spans(
+    delta, restart, t0, l, CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr, RESTART: tl.constexpr
+):  # fmt: skip
+    """The time of every lane's tokens, how many sequences begin in it, and for each token whether one does."""
+    span, severed, fresh = tl.zeros([CHANNELS, LANES], tl.float32), tl.zeros([CHANNELS, LANES], tl.float32), ()
+    for j in tl.static_range(EACH):
+        span += delta[j]
+        if RESTART:
+            t = t0 + tl.arange(0, LANES) * EACH + j
+            mark = tl.load(restart + t, mask=t < l, other=0)[None, :]
+            severed, fresh = severed + mark.to(tl.float32), fresh + (mark != 0,)  # noqa: RUF005
+    return span, severed, fresh
+
+
+@triton.jit
+def before_lane(span, severed, lane, LANES: tl.constexpr, RESTART: tl.constexpr):
+    """The time of the lane before, and whether anything comes through it: not where there is none, or a sequence
+    begins in it."""
+    there = (lane > 0) & (span.to(tl.int32, bitcast=True) * 0 == 0)
+    if RESTART:
+        there &= neighbour(severed, lane - 1, LANES) == 0
+    return neighbour(span, lane - 1, LANES), there
+
+
+@triton.jit
+def after_lane(span, severed, lane, LANES: tl.constexpr, RESTART: tl.constexpr):
+    """`before_lane` of the lane after."""
+    there = (lane < LANES - 1) & (span.to(tl.int32, bitcast=True) * 0 == 0)
+    if RESTART:
+        there &= neighbour(severed, lane + 1, LANES) == 0
+    return neighbour(span, lane + 1, LANES), there
+
+
+@triton.jit
 def map_place(row, t0, token, channel, stride_b, stride_l, CONSTANT: tl.constexpr):
     """Where B or C of a row's tokens stands, or of constant maps of the channels."""
     if CONSTANT:

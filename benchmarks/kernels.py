@@ -135,7 +135,7 @@ def selective_scan(b: int, d: int, l: int, n: int, dtype: torch.dtype, gate: boo
 
 def ssd(b: int, l: int, h: int, p: int, n: int, dtype: torch.dtype, gate: bool) -> list[Kernel]:
     """The kernels of both passes."""
-    from ssmlab.ops.ssd.triton import saved_shape, scan_backward, scan_forward
+    from ssmlab.ops.ssd.triton import scan_backward, scan_forward
 
     def new(*shape, kind=dtype):
         return torch.empty(shape, dtype=kind, device="meta")
@@ -143,8 +143,8 @@ def ssd(b: int, l: int, h: int, p: int, n: int, dtype: torch.dtype, gate: bool) 
     x, maps, A, z = new(b, l, h, p), new(b, l, 1, n), new(h, kind=torch.float32), new(b, l, h, p) if gate else None
     with compiling() as found:
         scan_forward(x, new(b, l, h), A, maps, maps, A, z, A, True, None, None, 64, True)
-        delta, saved = new(b, l, h, kind=torch.float32), new(*saved_shape(x, n), kind=torch.float32)
-        scan_backward(x, None, saved, x, delta, A, maps, maps, A, None, 64, z)
+        delta = new(b, l, h, kind=torch.float32)
+        scan_backward(x, None, new(0), x, delta, A, maps, maps, A, None, 64, z)
     return found
 
 

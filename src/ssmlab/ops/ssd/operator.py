@@ -52,7 +52,7 @@ def _forward_fake(
     if backend == "native":
         return y, final, x.new_empty(load("ssd", "native").saved_size(x, n, z, chunk_size), dtype=dtype)
     if backend == "triton":
-        return y, final, x.new_empty(load("ssd", "triton").saved_shape(x, n), dtype=dtype)
+        return y, final, x.new_empty(load("ssd", "triton").saved_shape(x, n, initial_state), dtype=dtype)
     return y, final, x.new_empty((-(-l // chunk_size) + 1, b, g, n, h // g * p), dtype=dtype)
 
 

@@ -9,8 +9,9 @@ from ssmlab.ops.ssd import chunked
 from ssmlab.ops.ssd.operator import call
 from ssmlab.ops.ssd.reference import step_size
 
-# By bytes of an element: tokens of a chunk, states of a block, warps forward and backward. Not measured.
-TILES = {2: (64, 64, 4, 8), 4: (32, 32, 4, 8)}
+# By bytes of an element: tokens of a chunk, states of a block and warps, forward and backward. Not measured.
+FORWARD = {2: (64, 64, 4), 4: (32, 32, 4)}
+BACKWARD = {2: (64, 64, 8), 4: (32, 32, 8)}
 MAX_P = 128  # channels of a head, which a program holds at once
 PROGRAMS = 512  # a program takes all chunks, or in the backward pass as many heads in turns, as leave this many
 
@@ -34,7 +35,8 @@ def differentiable(*arguments):
 
 
 def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, save):
-    """(y, final state, the states before every chunk if `save`), without autograd."""
+    """(y, final state, the initial state if `save` and there is one), without autograd. The backward pass computes the
+    states between chunks again: of a layer they are several times as large as x."""
     if x.shape[1] == 1 and not save:
         return chunked.scan_forward(
             x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size, False
@@ -45,15 +47,15 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     y, final = x.new_empty(x.shape), x.new_empty((b, h, p, n), dtype=torch.float32)
     delta = step_size(dt, dt_bias, dt_softplus, x).contiguous()
     restart, A, skip, start = restarts(seq_idx), vector(A), _skip(D, x), _state(initial_state, final)
-    gate = x if z is None else z
-    states = _states(x, delta, A, B, None, restart, start, final, back=False)
-    fresh = A if restart is None else restart
+    gate, options = x if z is None else z, _options(x, n, restart, FORWARD)
+    states = _states(x, delta, A, B, None, restart, start, final, options, back=False)
+    fresh, chunks = A if restart is None else restart, states.shape[1]
     launch(
-        kernels.chunk_output, (chunks(x), h, b), x, delta, A, B, C, A if skip is None else skip, gate, fresh, states, y,
-        l, h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *C.stride(), *gate.stride(),
-        SKIP=skip is not None, GATE=z is not None, **_options(x, n, restart),
+        kernels.chunk_output, (chunks, h, b), x, delta, A, B, C, A if skip is None else skip, gate, fresh, states, y,
+        l, h, p, n, h // B.shape[2], chunks, *x.stride(), *B.stride(), *C.stride(), *gate.stride(),
+        SKIP=skip is not None, GATE=z is not None, **options,
     )  # fmt: skip
-    return y, final, states if save else x.new_empty(0)
+    return y, final, x.new_empty(0) if initial_state is None or not save else start.clone()
 
 
 def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size, z):
@@ -61,19 +63,23 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
     from ssmlab.ops.ssd import triton_kernels as kernels
 
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
-    heads = _heads(x, g)
+    restart = restarts(seq_idx)
+    options = _options(x, n, restart, BACKWARD)
+    chunks = ceil(l, options["TOKENS"])
+    heads = _heads(b * chunks * h, h // g)
     gx, gdelta, g_initial = x.new_empty(x.shape), delta.new_empty((b, l, h)), delta.new_empty((b, h, p, n))
-    gA, gD = delta.new_empty((b, chunks(x), h)), delta.new_empty((b, chunks(x), h, p))
+    gA, gD = delta.new_empty((b, chunks, h)), delta.new_empty((b, chunks, h, p))
     gB, gC = delta.new_empty((2, b, l, h // heads, n))
     gz, gate = x.new_empty(0) if z is None else z.new_empty(z.shape), x if z is None else z
-    delta, restart, A32, skip = delta.contiguous(), restarts(seq_idx), vector(A), _skip(D, x)
-    after = _states(gy, delta, A32, C, z, restart, _state(g_final, g_initial), g_initial, back=True)
+    delta, A32, skip = delta.contiguous(), vector(A), _skip(D, x)
+    start = saved if saved.numel() else torch.zeros_like(g_initial)
+    before = _states(x, delta, A32, B, None, restart, start, torch.empty_like(g_initial), options, back=False)
+    after = _states(gy, delta, A32, C, z, restart, _state(g_final, g_initial), g_initial, options, back=True)
     fresh = A32 if restart is None else restart
     launch(
-        kernels.chunk_backward, (chunks(x), h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, gate,
-        fresh, saved, after, gy, gx, gdelta, gA, gB, gC, gD, gz, l, h, p, n, h // g, chunks(x), heads, *x.stride(),
-        *B.stride(), *C.stride(), *gy.stride(), *gate.stride(), SKIP=skip is not None, GATE=z is not None,
-        **_options(x, n, restart, backward=True),
+        kernels.chunk_backward, (chunks, h // heads, b), x, delta, A32, B, C, A32 if skip is None else skip, gate,
+        fresh, before, after, gy, gx, gdelta, gA, gB, gC, gD, gz, l, h, p, n, h // g, chunks, heads, *x.stride(),
+        *B.stride(), *C.stride(), *gy.stride(), *gate.stride(), SKIP=skip is not None, GATE=z is not None, **options,
     )  # fmt: skip
     gB, gC = (part.unflatten(2, (g, -1)).sum(3).to(map_.dtype) for part, map_ in ((gB, B), (gC, C)))
     if D is None:
@@ -83,60 +89,52 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
     return gx, gdelta, gA.sum((0, 1)).to(A.dtype), gB, gC, gD, g_initial, gz
 
 
-def chunks(x: Tensor) -> int:
-    return ceil(x.shape[1], TILES[x.dtype.itemsize][0])
-
-
-def saved_shape(x: Tensor, n: int) -> tuple[int, ...]:
-    """A state of each head before every chunk."""
+def saved_shape(x: Tensor, n: int, initial_state: Tensor | None) -> tuple[int, ...]:
+    """Of what the backward pass is given: the initial state, if there is one."""
     b, _, h, p = x.shape
-    return b, chunks(x), h, p, n
+    return (0,) if initial_state is None else (b, h, p, n)
 
 
-def _states(x, delta, A, B, z, restart, start, final, *, back: bool) -> Tensor:
-    """The states before every chunk from `start` on, or with `back` their gradients after every chunk; `final` takes
-    what is behind (before) all of them.
+def _states(x, delta, A, B, z, restart, start, final, options, *, back: bool) -> Tensor:
+    """The states before every chunk from `start` on, or with `back` their gradients after every chunk, (b, chunks, h,
+    p, n); `final` takes what is behind (before) all of them.
 
     With enough programs each takes its states through all chunks; else every chunk has its own, and a second pass
     carries: the states are then written and read twice."""
     from ssmlab.ops.ssd import triton_parts as kernels
 
     (b, l, h, p), n = x.shape, B.shape[3]
-    options = _options(x, n, restart)
     fresh, gate = A if restart is None else restart, x if z is None else z
-    states = x.new_empty(saved_shape(x, n), dtype=torch.float32)
-    decay = x.new_empty((b, chunks(x), h), dtype=torch.float32)
-    blocks = ceil(n, options["N"])
+    chunks, blocks = ceil(l, options["TOKENS"]), ceil(n, options["N"])
+    states, decay = x.new_empty((b, chunks, h, p, n), dtype=torch.float32), A.new_empty((b, chunks, h))
     serial = b * h * blocks >= PROGRAMS
     launch(
-        kernels.chunk_states, (blocks if serial else blocks * chunks(x), h, b), x, delta, A, B, gate, fresh, states,
-        decay, start, final, l, h, p, n, h // B.shape[2], chunks(x), *x.stride(), *B.stride(), *gate.stride(),
-        CARRY=serial, BACK=back, GATE=z is not None, **options,
+        kernels.chunk_states, (blocks if serial else blocks * chunks, h, b), x, delta, A, B, gate, fresh, states,
+        decay, start, final, l, h, p, n, h // B.shape[2], chunks, *x.stride(), *B.stride(), *gate.stride(),
+        CARRY=serial, BACK=back, GATE=z is not None, **options | {"num_warps": 4},
     )  # fmt: skip
     if not serial:
         grid = (ceil(p * n, 256), h, b)
-        launch(kernels.carry, grid, states, decay, start, final, h, p * n, chunks(x), REVERSE=back, BLOCK=256)
+        launch(kernels.carry, grid, states, decay, start, final, h, p * n, chunks, REVERSE=back, BLOCK=256)
     return states
 
 
-def _options(x: Tensor, n: int, restart: Tensor | None, *, backward: bool = False) -> dict:
+def _options(x: Tensor, n: int, restart: Tensor | None, tiles: dict[int, tuple[int, int, int]]) -> dict:
     """Loops over blocks of states have two turns, too few to load ahead: with one stage the tiles fit shared memory.
 
     Triton's interpreter multiplies bfloat16 wrongly, so there products are taken in float32."""
     import triton.language as tl
 
-    tokens, states, *warps = TILES[x.dtype.itemsize]
+    tokens, states, warps = tiles[x.dtype.itemsize]
     kinds = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
     dot = tl.float32 if _triton.INTERPRETED and x.dtype == torch.bfloat16 else kinds[x.dtype]
     sizes = {"TOKENS": tokens, "P": power(x.shape[3], 16), "N": min(states, power(n, 16))}
-    return {"RESTART": restart is not None, "DOT": dot, "num_warps": warps[backward], "num_stages": 1, **sizes}
+    return {"RESTART": restart is not None, "DOT": dot, "num_warps": warps, "num_stages": 1, **sizes}
 
 
-def _heads(x: Tensor, g: int) -> int:
+def _heads(programs: int, group: int) -> int:
     """Heads that a program of the backward pass takes in turns: the most of a group that leave `PROGRAMS`."""
-    b, _, h, _ = x.shape
-    divisors = [k for k in range(1, h // g + 1) if h // g % k == 0]
-    return max((k for k in divisors if b * chunks(x) * h // k >= PROGRAMS), default=1)
+    return max((k for k in range(1, group + 1) if group % k == 0 and programs // k >= PROGRAMS), default=1)
 
 
 def _state(state: Tensor | None, like: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ class Mamba3(nn.Module):
             lengths=None if padding is None else padding.lengths,
         )  # fmt: skip
         if self.mimo:  # the operator keeps the whole sum, in which a long text would lose its digits
-            state = state._replace(angle=state.angle.remainder(2 * torch.pi))
+            angle, *others = state  # _replace is refused by the compiler of torch 2.11
+            state = Mamba3State(angle.remainder(2 * torch.pi), *others)
         if self.norm is not None:
             y = self._gated(y, z, self.norm)
         y = self.dropout(self.out_proj(y.flatten(2).to(u.dtype)))

@@ -35,9 +35,9 @@ def modular_arithmetic(
 
     Args:
         count, length: sequences, and the tokens of each: numbers and operators in turn, so an even length's last
-            operator waits in vain, and the answer is the number's before it.
+            operator waits in vain.
         modulus: numbers are 0 to modulus - 1; + is the token `modulus`, - the next, and the start token the one after.
-        seed, every: as for `parity`; it is asked at numbers only.
+        seed, every: as for `parity`; it is asked at numbers only, at the last of them where not at every one.
     Returns:
         As `parity`.
     """
@@ -48,10 +48,10 @@ def modular_arithmetic(
     values = np.cumsum(numbers * signs, axis=1) % modulus
     tokens = np.empty((count, length), np.uint8)
     tokens[:, ::2], tokens[:, 1::2] = numbers, modulus + minus
-    answers = np.repeat(values, 2, axis=1)[:, :length]
-    tokens, labels = _asked(tokens, answers, start=modulus + 2, every=every)
-    if every:
-        labels[:, 2::2] = -100
+    tokens, labels = _asked(tokens, np.repeat(values, 2, axis=1)[:, :length], start=modulus + 2, every=True)
+    labels[:, 2::2] = -100
+    if not every:
+        labels[:, : (length - 1) // 2 * 2 + 1] = -100
     return tokens, labels
 
 

@@ -26,7 +26,7 @@ HOPPER = ("cuda", 90, 32)
 ISSUES = 528 * 1.98e9  # a second, of all schedulers of an H200 at its highest clock; each is of 32 lanes
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8"}
-SIZES = ((8, 5120, 2048, 16), (1, 5120, 65536, 16))  # b, d, l, n of the selective scan
+SIZES = ((8, 5120, 2048, 16), (8, 5120, 2050, 16), (1, 5120, 65536, 16))  # b, d, l, n of the selective scan
 
 
 class Kernel(NamedTuple):

@@ -1,15 +1,20 @@
 """The Triton kernels' tests, in processes of their own: interpreted on the CPU, or on a GPU where there is one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sympy
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from ssmlab.errors import BackendError
 from ssmlab.ops import _triton, causal_conv1d, explain_backends
+from ssmlab.ops._dispatch import load
 
 HERE = Path(__file__).parent
 pytest.importorskip("triton")
@@ -45,6 +50,32 @@ def test_importing_the_operators_loads_no_kernels():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_what_no_grid_and_no_offset_can_count(monkeypatch):
+    monkeypatch.setattr(_triton, "unusable", lambda tensors: None)
+    modules = {name: load(name, "triton") for name in ("selective_scan", "causal_conv1d", "directional_scan", "ssd")}
+    reasons = {
+        "selective_scan": (torch.empty(2, 2**20, 2**11, device="meta"),),
+        "causal_conv1d": (torch.empty(1, 2**19, 1, device="meta"), torch.empty(2**19, 4, device="meta")),
+        "directional_scan": (torch.empty(2, 2**7, 2**12, 2**12, device="meta"),),
+        "ssd": (torch.empty(1, 1, 2**16, 1, device="meta"),),
+    }
+    for name, tensors in reasons.items():
+        assert re.search("count up to there|a grid takes", modules[name].unusable(tensors))
+        few = [t[:, :1] if name != "ssd" else t[:, :, :1] for t in tensors]
+        assert modules[name].unusable(tuple(few)) is None
+
+
+def test_a_symbolic_length_stays_symbolic():
+    """What the forward pass saves must not ask how long the sequence is, or every length is compiled anew."""
+    environment = ShapeEnv()
+    with FakeTensorMode(shape_env=environment) as mode:
+        dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC] * 2 + [DimDynamic.DYNAMIC])
+        x = mode.from_tensor(torch.empty(3, 8, 100), symbolic_context=dynamic)
+        A, maps = torch.empty(8, 4), x[:, :4]
+        torch.ops.ssmlab.selective_scan(x, x, A, maps, maps, None, None, None, True, None, None, True, "triton")
+    assert not any(isinstance(guard.expr, sympy.Eq) for guard in environment.guards)
 
 
 @pytest.mark.skipif(_triton.INTERPRETED, reason="the kernels are interpreted")

@@ -25,7 +25,7 @@ SPEC = importlib.util.spec_from_file_location("kernels", Path(__file__).parents[
 SHARED = 227 * 1024  # bytes that a program may have there
 # Bytes of a thread's registers that lie in memory, of the kernels that have any: a limit is set to have more warps at
 # work, or layouts meet, or (half precisions in `ssd`) a program holds six tiles.
-SPILLED = {"scan_forward": 320, "scan_backward": 640, "chunk_backward": 1408}
+SPILLED = {"scan_forward": 320, "scan_backward": 704, "chunk_backward": 1408}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,18 @@ def test_selective_scan_with_everything_else(compiled):
     assert names(compiled) == {"scan_forward", "scan_backward", "carry"}
 
 
+@pytest.mark.parametrize("constant", ["B", "C", "BC"])
+def test_constant_maps_where_a_tile_has_not_as_many_lanes_as_channels(compiled, constant):
+    differentiate(selective_scan, make_scan(1, 8, 16, 4, constant=constant), torch.bfloat16)
+    assert {kernel.options["LANES"] for kernel in compiled if kernel.name == "scan_backward"} == {2}
+
+
+def test_any_length_is_compiled_in_time(compiled):
+    """16 s where what a lane loads at once was not known to be whole."""
+    differentiate(selective_scan, make_scan(1, 128, 1021, 16), torch.bfloat16, dt_softplus=True)
+    assert all(kernel.seconds < 10 for kernel in compiled)
+
+
 def test_many_rows_need_no_cut(compiled):
     """One lane for a channel."""
     differentiate(selective_scan, make_scan(512, 128, 16, 16), torch.bfloat16, dt_softplus=True)
@@ -122,3 +134,15 @@ def test_steps(compiled):
         heads, half(2, 4, 64), half(2, 4), torch.zeros(4), maps, maps, torch.zeros(4), half(2, 4, 64), half(4), True
     )
     assert names(compiled) == {"conv_step", "scan_step", "head_step"}
+
+
+def test_steps_write_states_behind_a_barrier(compiled):
+    """With fewer states than threads several warps read and write the same ones."""
+    state, x, maps = torch.zeros(2, 4, 16), torch.zeros(2, 4), torch.zeros(2, 16)
+    _triton_steps.scan_step(state, x, x, state[0], maps, maps, state[0, :, 0], x, x[0], True)
+    heads = torch.zeros(2, 2, 4, 16)
+    x, maps = heads[..., 0], heads[:, :1, 0]
+    _triton_steps.head_step(heads, x, x[..., 0], x[0, :, 0], maps, maps, x[0, :, 0], x, x[0, :, 0], True)
+    for kernel in compiled:
+        written = next(i for i, line in enumerate(kernel.code) if "STG" in line)
+        assert any("BAR.SYNC" in line for line in kernel.code[:written]), kernel.name

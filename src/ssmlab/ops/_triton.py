@@ -32,9 +32,9 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     return None
 
 
-def too_many(rows: int) -> str | None:
-    """Why a batch that stands along a grid's second or third axis is too large, or None."""
-    return f"the batch has {rows:,} rows, a grid takes {ROWS:,}" if rows > ROWS else None
+def too_many(what: str, count: int) -> str | None:
+    """Why what stands along a grid's second or third axis is too much, or None."""
+    return f"{count:,} {what}, and a grid takes {ROWS:,}" if count > ROWS else None
 
 
 def launch(kernel, grid: tuple[int, ...], tensor: Tensor, *arguments, **options) -> None:

@@ -55,6 +55,7 @@ def scan_step(
     rate = tl.load(A + at, mask=here, other=0.0) * LOG2E
     h = tl.load(state + row * d * n + at, mask=here, other=0.0).to(tl.float32)
     h = tl.exp2(delta[:, None] * rate) * h + (delta * u)[:, None] * in_map[None, :]
+    tl.debug_barrier()  # where states are few, several warps have the same ones: all must have read them
     tl.store(into + row * d * n + at, h.to(into.dtype.element_ty), mask=here)
     out = tl.sum(h * out_map[None, :], 1)
     if SKIP:
@@ -87,6 +88,7 @@ def head_step(
     decay = tl.exp2(delta * (tl.load(A + head) * LOG2E))
     H = tl.load(state + at, mask=here, other=0.0).to(tl.float32)
     H = decay[:, None] * H + (delta * u)[:, None] * in_map[None, :]
+    tl.debug_barrier()
     tl.store(state + at, H.to(state.dtype.element_ty), mask=here)
     out = tl.sum(H * out_map[None, :], 1)
     if SKIP:

@@ -80,7 +80,7 @@ def _usable(*tensors: Tensor | None) -> bool:
     """Whether nobody asks for another backend, no gradient is followed, and the kernels take these tensors."""
     if os.environ.get("SSMLAB_BACKEND", "triton") != "triton" or _triton.unusable(tensors) is not None:
         return False
-    if tensors[0] is not None and _triton.too_many(len(tensors[0])):
+    if tensors[0] is not None and _triton.too_many("rows", len(tensors[0])):
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 

@@ -18,8 +18,9 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
     if len(tensors) > 1 and tensors[1] is not None and tensors[1].shape[1] > MAX_WIDTH:
         return f"the filter has {tensors[1].shape[1]} taps, the kernel takes up to {MAX_WIDTH}"
-    rows = len(tensors[0]) if tensors and tensors[0] is not None else 0
-    return _triton.unusable(tensors) or _triton.too_many(rows)
+    rows, d = tensors[0].shape[:2] if tensors and tensors[0] is not None else (0, 0)
+    tiles = ceil(d, min(channels for _, channels, _ in TILES.values()))
+    return _triton.unusable(tensors) or _triton.too_many("rows", rows) or _triton.too_many("tiles of channels", tiles)
 
 
 def forward(*arguments):

@@ -7,11 +7,13 @@ from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, vector
 from ssmlab.ops.directional_scan.native import stacked, to_map
 from ssmlab.ops.directional_scan.operator import KernelDirectional, call
-from ssmlab.ops.selective_scan.triton import Arguments, Form, View, map_view, rates, run_backward, run_forward
+from ssmlab.ops.selective_scan.triton import OFFSETS, Arguments, Form, View, map_view, rates, run_backward, run_forward
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
+    if tensors and tensors[0] is not None and tensors[0][:1].numel() >= OFFSETS:
+        return f"a map has {OFFSETS:,} numbers or more, the kernels count up to there"
     return _triton.unusable(tensors)
 
 
@@ -82,9 +84,10 @@ def _form(x: Tensor, A: Tensor, k: int, softplus: bool) -> Form:
 
 def _arguments(k, x, dt, A, B, C, D, dt_bias) -> Arguments:
     """The maps, which are small, in the order of direction k, so that their tokens lie side by side."""
-    maps = map_view(_in_order(B[:, k], k), x), map_view(_in_order(C[:, k], k), x)
+    tokens = _form(x, A, k, False).tile(x.dtype)[0]
+    B_, C_ = (map_view(_in_order(map_[:, k], k), x, tokens) for map_ in (B, C))
     skip, bias = (None if t is None else vector(t[k]) for t in (D, dt_bias))
-    return Arguments(walk(x, k), walk(dt[:, k], k), None, *maps, rates(A[k]), skip, bias, None)
+    return Arguments(walk(x, k), walk(dt[:, k], k), None, B_, C_, rates(A[k]), skip, bias, None)
 
 
 def walk(t: Tensor, k: int) -> View:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssmlab.ops import _triton
 from ssmlab.ops._triton import ceil, launch, power, restarts, vector
@@ -20,6 +21,7 @@ LOG2E = 1.4426950408889634
 # Of a thread, so that a multiprocessor has 12 warps, in the backward pass 10. Channels side by side, whose tiles change
 # their layout, need more: there as many are taken as there are.
 REGISTERS, BACKWARD_REGISTERS = 168, 200
+OFFSETS = 2**31  # what the kernels count to within a row
 STATES = 16  # that the forward pass keeps in registers; more of them are taken in turns
 
 
@@ -50,7 +52,9 @@ class Form(NamedTuple):
         tokens, channels, warps = TILES[dtype.itemsize]
         if self.b * self.d >= 8 * WARPS:
             tokens, channels = tokens // 2, 2 * channels
-        return min(tokens, power(self.l, 16 // dtype.itemsize)), channels, warps
+        if self.l < tokens:  # asked first: a power of a symbolic length would ask for its value
+            tokens = power(self.l, 16 // dtype.itemsize)
+        return tokens, channels, warps
 
     def forward_tile(self, x: View) -> tuple[int, int, int]:
         """Tokens, channels and warps of the forward pass. Where a lane has all tokens of a channel's tile the scan
@@ -110,6 +114,8 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
             return "B and C have different numbers of groups"
         if tensors[2] is not None and tensors[2].is_complex():
             return "A is complex; the kernels take real states"
+    if any(t is not None and t[:1].numel() >= OFFSETS for t in (*tensors[:1], *tensors[3:5])):
+        return f"a row of x, B or C has {OFFSETS:,} numbers or more, the kernels count up to there"
     return _triton.unusable(tensors)
 
 
@@ -251,8 +257,9 @@ def _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx) -> tuple[Form,
     (b, d, l), constant = x.shape, (B.dim() == 2, C.dim() == 2)
     form = Form(b, d, l, A.shape[1], groups, softplus=dt_softplus, constant=constant)
     z = None if z is None else flat(z)
-    maps, D, dt_bias = (map_view(B, x), map_view(C, x)), vector(D), vector(dt_bias)
-    return form, Arguments(flat(x), flat(dt), z, *maps, rates(A), D, dt_bias, restarts(seq_idx))
+    D, dt_bias, tokens = vector(D), vector(dt_bias), form.tile(x.dtype)[0]
+    B_, C_ = (map_view(map_, x, tokens) for map_ in (B, C))
+    return form, Arguments(flat(x), flat(dt), z, B_, C_, rates(A), D, dt_bias, restarts(seq_idx))
 
 
 def rates(A: Tensor) -> Tensor:
@@ -260,13 +267,15 @@ def rates(A: Tensor) -> Tensor:
     return (A.float() * LOG2E).mT.contiguous()
 
 
-def map_view(map_: Tensor, x: Tensor) -> View:
+def map_view(map_: Tensor, x: Tensor, tokens: int) -> View:
     """B or C, small and read for every channel: (b, g, n, token), of a constant one the first stride is that of the
     channels. Where x has tokens side by side in memory, maps of float32 spare the kernels their conversion; elsewhere
-    it is the maps whose dtype tells the compiler how many tokens a lane has."""
+    it is the maps whose dtype tells the compiler how many tokens a lane has. They end with zeros to a multiple of
+    `tokens` and of 16, so that the kernels load them 16 bytes at once, and unasked, whatever the length."""
     if map_.dim() == 2:
         return View(map_, (map_.stride(0), 0, map_.stride(1), 0))
-    map_ = (map_.float() if x.stride(-1) == 1 else map_).contiguous()
+    map_ = map_.float() if x.stride(-1) == 1 else map_
+    map_ = F.pad(map_, (0, -map_.shape[-1] % max(tokens, 16))).contiguous()
     strides = map_.stride()
     return View(map_, (strides[0], strides[1] if map_.dim() == 4 and map_.shape[1] > 1 else 0, *strides[-2:]))
 

@@ -149,10 +149,9 @@ def scan_backward(
             total += tl.sum(span, 1)
             if RESTART:
                 kept *= tl.where(tl.max(severed) > 0, 0.0, 1.0)
-        valid, found_map, found_log, y = (), (), (), ()
-        for j in tl.static_range(EACH):
-            valid, found_map = valid + (t0 + lanes * EACH + j < l,), found_map + (nothing,)  # noqa: RUF005  not in Triton
-            found_log, y = found_log + (nothing,), y + (nothing,)  # noqa: RUF005
+        found_map, found_log, y = (), (), ()
+        for _ in tl.static_range(EACH):
+            found_map, found_log, y = found_map + (nothing,), found_log + (nothing,), y + (nothing,)  # noqa: RUF005
         B_here = B + of_group * B_g + map_place(row, t0, lanes * EACH, channel, B_b, B_l, CONSTANT_B)
         C_here = C + of_group * C_g + map_place(row, t0, lanes * EACH, channel, C_b, C_l, CONSTANT_C)
         slot = row * 2 * segments + segment * 2
@@ -161,7 +160,7 @@ def scan_backward(
         for k in range(n):
             rate = tl.load(rates + k * d + channel, mask=mine, other=0.0)[:, None]
             back = tl.load(after + (now * n + k) * d + channel, mask=mine, other=0.0)
-            out_map = map_pieces(C_here + k * C_n, C_l, mine if CONSTANT_C else valid, CONSTANT_C, WHOLE, EACH)
+            out_map = map_pieces(C_here + k * C_n, C_l, mine, CONSTANT_C, WHOLE, EACH)
             a, g_out = (), ()
             for j in tl.static_range(EACH):
                 a_j = tl.exp2(delta[j] * rate)
@@ -175,7 +174,7 @@ def scan_backward(
                     through = tl.where(severed > 0, 0.0, through)
                 leaving += through * g_after
             else:
-                in_map = map_pieces(B_here + k * B_n, B_l, mine if CONSTANT_B else valid, CONSTANT_B, WHOLE, EACH)
+                in_map = map_pieces(B_here + k * B_n, B_l, mine, CONSTANT_B, WHOLE, EACH)
                 before = tl.load(states + sums + k * d, mask=mine, other=0.0)
                 put = ()
                 for j in tl.static_range(EACH):

@@ -7,7 +7,6 @@ import triton.language as tl
 from ssmlab.ops.selective_scan.triton_parts import (
     chain,
     channels_of,
-    map_tile,
     place,
     sigmoid,
     step_size,
@@ -54,26 +53,25 @@ def store_states(pointer, stride_n, first, n, at, mask, values, lane, STATES: tl
 
 @triton.jit
 def through_tile(
-    out, states, rates, delta, added, fresh, token, B, C, B_n, C_n, first, n, valid, here, CONSTANT_B: tl.constexpr,
-    CONSTANT_C: tl.constexpr, RESTART: tl.constexpr, ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr,
-    CHANNELS: tl.constexpr, LANES: tl.constexpr, EACH: tl.constexpr, STATES: tl.constexpr,
+    out, states, rates, delta, added, fresh, token, B, C, B_n, C_n, first, n, here, RESTART: tl.constexpr,
+    ENDS: tl.constexpr, WHOLE: tl.constexpr, EXACT: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr,
+    EACH: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """The outputs of a tile with those of `STATES` states added, and these states after it. With EXACT there are no
-    others."""
+    others. Maps are loaded for all channels, as a tile of one row would be spread over all lanes, and what it meets."""
     after = ()
     for k in tl.static_range(STATES):
-        seen, there = valid, here
+        there = here
         if not EXACT:
             there = here & (here.to(tl.int32) * 0 + (first + k) < n)
-            seen = valid & there
         a = tl.exp2(delta * rates[k])
         if RESTART:
             a = tl.where(fresh, 0.0, a)
-        h = added * map_tile(B, first + k, B_n, seen, there, CONSTANT_B, WHOLE)
+        h = added * tile(B + (first + k) * B_n, there, WHOLE)
         h = tl.where(token == 0, h + a * over_tile(states[k], CHANNELS, LANES, EACH), h)
         _, h = tl.associative_scan((a, h), 1, chain)
         if not ENDS:
-            out += h * map_tile(C, first + k, C_n, seen, there, CONSTANT_C, WHOLE)
+            out += h * tile(C + (first + k) * C_n, there, WHOLE)
         after = after + (last_token(h, CHANNELS, LANES, EACH),)  # noqa: RUF005
     return out, after
 
@@ -118,8 +116,7 @@ def scan_forward(
     tiles = tl.minimum(each * TILES, tl.cdiv(l, LANES * EACH) - first_tile)
     for i in range(tiles):
         t0 = (first_tile + i) * (LANES * EACH)
-        valid = (t0 + token < l) & (c >= 0)
-        inside = valid & here
+        inside = (t0 + token < l) & here
         u = tile(x + place(t0, token, line, x_o, x_l, LINES), inside, WHOLE)
         raw = tile(dt + place(t0, token, line, dt_o, dt_l, LINES), inside, WHOLE) + shift
         delta, _ = step_size(raw, True if WHOLE else inside, SOFTPLUS)
@@ -127,7 +124,7 @@ def scan_forward(
         out = skip * u if SKIP else tl.zeros([CHANNELS, LANES * EACH], tl.float32)
         fresh = False
         if RESTART:
-            fresh = tl.load(restart + row * l + t0 + token + c * 0, mask=valid, other=0) != 0
+            fresh = tl.load(restart + row * l + t0 + token + c * 0, mask=(t0 + token < l) & (c >= 0), other=0) != 0
         if ENDS:
             total += tl.sum(delta, axis=1)
             if RESTART:
@@ -143,9 +140,8 @@ def scan_forward(
                 if i % TILES == 0:
                     store_states(saved + chunk, d, 0, n, channel, mine, states, lane, STATES, EXACT)
             out, states = through_tile(
-                out, states, speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, 0, n, valid, here,
-                CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, CHANNELS, LANES,
-                EACH, STATES,
+                out, states, speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, 0, n, here, RESTART,
+                ENDS, WHOLE, EXACT, CHANNELS, LANES, EACH, STATES,
             )  # fmt: skip
         else:
             before, after = start + (2 * at + i % 2) * n * d, start + (2 * at + (i + 1) % 2) * n * d
@@ -156,9 +152,8 @@ def scan_forward(
                         store_states(saved + chunk, d, first, n, channel, mine, others, lane, STATES, EXACT)
                 others_speeds = states_of(rates, first, n, d, channel, mine, 1, STATES, EXACT)
                 out, others = through_tile(
-                    out, others, others_speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, first, n, valid,
-                    here, CONSTANT_B, CONSTANT_C, RESTART, ENDS, WHOLE, EXACT, CHANNELS, LANES,
-                EACH, STATES,
+                    out, others, others_speeds, delta, added, fresh, token, B_here, C_here, B_n, C_n, first, n, here,
+                    RESTART, ENDS, WHOLE, EXACT, CHANNELS, LANES, EACH, STATES,
                 )  # fmt: skip
                 store_states(after, d, first, n, channel, mine, others, lane, STATES, EXACT)
             tl.debug_barrier()  # a state is written by one lane and read by all

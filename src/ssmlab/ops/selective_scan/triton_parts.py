@@ -70,13 +70,6 @@ def step_size(raw, mask, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def map_tile(pointer, k, stride_n, token_mask, channel_mask, CONSTANT: tl.constexpr, WHOLE: tl.constexpr):
-    """B or C of state k: (channels, 1) where constant, else (channels, tokens) although the channels share it, because
-    a tile of one row would be spread over all warps, and with it everything that it meets."""
-    return tile(pointer + k * stride_n, channel_mask if CONSTANT else token_mask, WHOLE)
-
-
-@triton.jit
 def store_decay(decay, rates, total, kept, at, n, d, mask, channel):
     """The decay of a segment of `total` time, (b, segments, n, d)."""
     for k in range(n):

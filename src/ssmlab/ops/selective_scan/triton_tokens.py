@@ -93,8 +93,10 @@ def after_lane(span, severed, lane, LANES: tl.constexpr, RESTART: tl.constexpr):
 def map_place(row, t0, token, channel, stride_b, stride_l, CONSTANT: tl.constexpr):
     """Where B or C of a row's tokens stands, or of constant maps of the channels."""
     if CONSTANT:
-        return channel.to(tl.int64) * stride_b
-    return row * stride_b + t0.to(tl.int64) * stride_l + token * stride_l
+        at = channel.to(tl.int64) * stride_b
+    else:
+        at = row * stride_b + t0.to(tl.int64) * stride_l + token * stride_l
+    return at
 
 
 @triton.jit
@@ -107,7 +109,7 @@ def map_pieces(pointer, stride, mask, CONSTANT: tl.constexpr, WHOLE: tl.constexp
             found = found + (t,)  # noqa: RUF005  not in Triton
     else:
         for j in tl.static_range(EACH):
-            found = found + (tile(pointer + j * stride, mask[j], WHOLE)[None, :],)  # noqa: RUF005
+            found = found + (tl.load(pointer + j * stride).to(tl.float32)[None, :],)  # noqa: RUF005
     return found
 
 

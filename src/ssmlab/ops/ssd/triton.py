@@ -20,8 +20,8 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why this call cannot run here, or None."""
     if tensors and tensors[0] is not None and tensors[0].shape[3] > MAX_P:
         return f"a head has {tensors[0].shape[3]} channels, the kernels take up to {MAX_P}"
-    rows = len(tensors[0]) if tensors and tensors[0] is not None else 0
-    return _triton.unusable(tensors) or _triton.too_many(rows)
+    rows, _, h, _ = tensors[0].shape if tensors and tensors[0] is not None else (0, 0, 0, 0)
+    return _triton.unusable(tensors) or _triton.too_many("rows", rows) or _triton.too_many("heads", h)
 
 
 def forward(*arguments):

@@ -22,7 +22,7 @@ def chunk_output(
     DOT: tl.constexpr, TOKENS: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """y of a chunk and a head: the pairs of its tokens, and what they recall of the state before it."""
-    row, head, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0)
+    row, head, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(0)
     t = chunk * TOKENS + tl.arange(0, TOKENS)
     valid, channel = t < l, tl.arange(0, P)
     step, coarse, fine = decays(delta + row * l * h + head, tl.load(A + head), restart + row * l, t, valid, h, RESTART)
@@ -63,7 +63,7 @@ def chunk_backward(
     Within the chunk y_i = sum over j <= i of  (C_i B_j) decay_ij step_j x_j. The gate needs y, which is recomputed. The
     gradient that has passed it is no longer of a half precision: where digits will cancel it keeps its own.
     """
-    row, part, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0)
+    row, part, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(0)
     parts = tl.num_programs(1)
     i = tl.arange(0, TOKENS)
     t = chunk * TOKENS + i
@@ -145,3 +145,4 @@ def chunk_backward(
             share = tl.sigmoid(z_)
             g_z = g_gated * y * share * (1 + z_ * (1 - share))
             tl.store(gz + place, g_z.to(gz.dtype.element_ty), mask=mask)
+        tl.debug_barrier()  # the next head adds to gB and gC, whose numbers other lanes may load than stored them

@@ -11,7 +11,7 @@ GRID: tl.constexpr = tl.constexpr(512.0)
 def decays(delta, rate, restart, t, valid, stride, RESTART: tl.constexpr):
     """A chunk's step sizes, and the sums of its log decays up to and with every token as coarse + fine: the coarse ones
     are multiples of 1 / GRID, whose sums and differences are exact (see `ssd.parts.log_decay`)."""
-    step = tl.load(delta + t * stride, mask=valid, other=0.0)
+    step = tl.load(delta + t.to(tl.int64) * stride, mask=valid, other=0.0)
     each = tl.maximum(step * rate, FORGETS)
     if RESTART:
         each = tl.where(tl.load(restart + t, mask=valid, other=0) != 0, FORGETS, each)
@@ -101,7 +101,7 @@ def chunk_states(
     """With CARRY a program takes some states of a head through all chunks, from `start` to `final`, and writes those
     before every chunk (with BACK from the last chunk to the first, those after it). Else it writes what its chunk adds
     to them (b, chunks, h, p, n), and its decay (b, chunks, h), for `carry`."""
-    row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    row, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     channel, state = tl.arange(0, P), tl.program_id(0) % tl.cdiv(n, N) * N + tl.arange(0, N)
     x += row * x_b + head * x_h
     z += row * z_b + head * z_h

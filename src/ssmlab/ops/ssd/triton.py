@@ -9,9 +9,10 @@ from ssmlab.ops.ssd import chunked
 from ssmlab.ops.ssd.operator import call
 from ssmlab.ops.ssd.reference import step_size
 
-# By bytes of an element: tokens of a chunk, states of a block and warps, forward and backward. Not measured.
-FORWARD = {2: (64, 64, 4), 4: (32, 32, 4)}
-BACKWARD = {2: (64, 64, 8), 4: (32, 32, 8)}
+# By bytes of an element: tokens of a chunk, states of a block, warps, and registers of a thread at most, so that three
+# programs of the forward pass share a multiprocessor. Not measured.
+FORWARD = {2: (64, 64, 4, 168), 4: (32, 32, 4, None)}
+BACKWARD = {2: (64, 64, 8, None), 4: (32, 32, 8, None)}
 MAX_P = 128  # channels of a head, which a program holds at once
 PROGRAMS = 512  # a program takes all chunks, or in the backward pass as many heads in turns, as leave this many
 
@@ -108,10 +109,12 @@ def _states(x, delta, A, B, z, restart, start, final, options, *, back: bool) ->
     chunks, blocks = ceil(l, options["TOKENS"]), ceil(n, options["N"])
     states, decay = x.new_empty((b, chunks, h, p, n), dtype=torch.float32), A.new_empty((b, chunks, h))
     serial = b * h * blocks >= PROGRAMS
+    _, _, warps, registers = FORWARD[x.dtype.itemsize]
+    options = options | {"num_warps": warps, "maxnreg": registers, "num_stages": 2}  # the next chunk is loaded ahead
     launch(
         kernels.chunk_states, (blocks if serial else blocks * chunks, h, b), x, delta, A, B, gate, fresh, states,
         decay, start, final, l, h, p, n, h // B.shape[2], chunks, *x.stride(), *B.stride(), *gate.stride(),
-        CARRY=serial, BACK=back, GATE=z is not None, **options | {"num_warps": 4},
+        CARRY=serial, BACK=back, GATE=z is not None, **options,
     )  # fmt: skip
     if not serial:
         grid = (ceil(p * n, 256), h, b)
@@ -119,17 +122,18 @@ def _states(x, delta, A, B, z, restart, start, final, options, *, back: bool) ->
     return states
 
 
-def _options(x: Tensor, n: int, restart: Tensor | None, tiles: dict[int, tuple[int, int, int]]) -> dict:
+def _options(x: Tensor, n: int, restart: Tensor | None, tiles: dict[int, tuple]) -> dict:
     """Loops over blocks of states have two turns, too few to load ahead: with one stage the tiles fit shared memory.
 
     Triton's interpreter multiplies bfloat16 wrongly, so there products are taken in float32."""
     import triton.language as tl
 
-    tokens, states, warps = tiles[x.dtype.itemsize]
+    tokens, states, warps, registers = tiles[x.dtype.itemsize]
     kinds = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
     dot = tl.float32 if _triton.INTERPRETED and x.dtype == torch.bfloat16 else kinds[x.dtype]
     sizes = {"TOKENS": tokens, "P": power(x.shape[3], 16), "N": min(states, power(n, 16))}
-    return {"RESTART": restart is not None, "DOT": dot, "num_warps": warps, "num_stages": 1, **sizes}
+    launched = {"num_warps": warps, "num_stages": 1, "maxnreg": registers}
+    return {"RESTART": restart is not None, "DOT": dot, **launched, **sizes}
 
 
 def _heads(programs: int, group: int) -> int:

@@ -15,8 +15,8 @@ DIGITS = "classification/digits_resnet18_vs_hybrid"
 MHIST = "classification/mhist_resnet18_vs_hybrid"
 OFFLINE = {
     "classify": {"digits"}, "language": {"pydoc", "generated"}, "classify_sequence": {"generated"},
-    "synthetic": {"selective_copying", "induction_heads", "parity", "modular_arithmetic"}, "scaling": {"random"}, "robustness": {"digits"},
-    "misclassified": {"digits"},
+    "synthetic": {"selective_copying", "induction_heads", "parity", "modular_arithmetic"}, "scaling": {"random"},
+    "robustness": {"digits"}, "misclassified": {"digits"},
     "segment": {"shapes"},
 }  # fmt: skip
 

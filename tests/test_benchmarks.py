@@ -35,7 +35,7 @@ def test_memory():
 def test_kernels():
     pytest.importorskip("triton")
     rows = [line.split(" | ") for line in printed("kernels.py").splitlines() if line.count(" | ") >= 5][1:]
-    assert [row[0].strip() for row in rows].count("scan_backward") == 3
+    assert [row[0].strip() for row in rows].count("scan_backward") == 4  # of three sizes; one has two passes
     assert all(float(row[6]) > 5 for row in rows if row[0].startswith("scan"))
 
 

@@ -117,8 +117,10 @@ def _instructions(code: list[str], lines: range) -> int:
     return sum(not code[i].endswith(":") for i in lines)
 
 
-def selective_scan(b: int, d: int, l: int, n: int, dtype: torch.dtype, gate: bool) -> list[Kernel]:
-    """The kernels of both passes."""
+def selective_scan(
+    b: int, d: int, l: int, n: int, dtype: torch.dtype, gate: bool, layout: str = "tokens"
+) -> list[Kernel]:
+    """The kernels of both passes; `layout` says what lies side by side in memory, "tokens" or "channels"."""
     from ssmlab.ops import selective_scan as operator  # noqa: F401  its kernels' module is loaded here
     from ssmlab.ops.selective_scan.triton import outputs, scan_backward, scan_forward
 
@@ -126,6 +128,7 @@ def selective_scan(b: int, d: int, l: int, n: int, dtype: torch.dtype, gate: boo
         return torch.empty(shape, dtype=kind, device="meta")
 
     x, maps, D = new(b, d, l), new(b, n, l), new(d, kind=torch.float32)
+    x = x if layout == "tokens" else x.mT.contiguous().mT
     arguments = (x, x, new(d, n, kind=torch.float32), maps, maps, D, x if gate else None, D, True)
     with compiling() as found:
         scan_forward(*arguments, None, None, True)
@@ -156,19 +159,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--gate", action="store_true", help="with the gate z inside the kernels")
+    parser.add_argument("--layout", choices=["tokens", "channels"], default="tokens", help="side by side in memory")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder  # everything is compiled now
-        _report(dtype, args.gate)
+        _report(dtype, args.gate, args.layout)
 
 
-def _report(dtype: torch.dtype, gate: bool) -> None:
-    print(f"Triton {triton.__version__}, {dtype}, {'with' if gate else 'without'} a gate")
+def _report(dtype: torch.dtype, gate: bool, layout: str) -> None:
+    print(f"Triton {triton.__version__}, {dtype}, {'with' if gate else 'without'} a gate, {layout} side by side")
     print("kernel         | programs         | registers | spilled | shared | compiled | an update | issuing")
     for sizes in SIZES:
         print(f"selective scan {sizes}")
-        for kernel in selective_scan(*sizes, dtype, gate):
+        for kernel in selective_scan(*sizes, dtype, gate, layout):
             each = scan_instructions(kernel, sizes[3]) if kernel.name.startswith("scan") else 0.0
             b, d, l, n = sizes
             took = f"{each:9.1f} | {b * d * l * n / 32 * each / ISSUES * 1e3:.2f} ms" if each else ""

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 import triton
@@ -41,6 +42,28 @@ class Kernel(NamedTuple):
     seconds: float
 
 
+class Launch(NamedTuple):
+    """What Triton makes of a launch: the types and constants by which it compiles, which of the others are multiples of
+    16, its options, and the arguments that the code gets."""
+
+    signature: dict
+    constants: dict
+    multiples: list[tuple[int]]
+    settings: dict
+    arguments: list
+
+
+@contextmanager
+def launching(launch, unusable):
+    """Within, the operators' Triton kernels are given to `launch`, for tensors that `unusable` has nothing against."""
+    modules = [m for name, m in sys.modules.items() if name.startswith("ssmlab.ops") and hasattr(m, "launch")]
+    with ExitStack() as changes:
+        changes.enter_context(patch.object(_triton, "unusable", unusable))
+        for module in modules:
+            changes.enter_context(patch.object(module, "launch", launch))
+        yield
+
+
 @contextmanager
 def compiling():
     """Within, the operators' Triton kernels are compiled, also for tensors of other devices, and put into the list that
@@ -50,38 +73,40 @@ def compiling():
     def launch(kernel, grid, *arguments, **options):
         found.append(compiled(kernel, grid, *arguments, **options))
 
-    changed = [(_triton, "unusable", _triton.unusable)]
-    modules = [m for name, m in sys.modules.items() if name.startswith("ssmlab.ops")]
-    changed += [(m, "launch", m.launch) for m in modules if hasattr(m, "launch")]
-    _triton.unusable = lambda tensors: None
-    for module, name, _ in changed[1:]:
-        setattr(module, name, launch)
-    try:
+    with launching(launch, lambda tensors: None):
         yield found
-    finally:
-        for module, name, was in changed:
-            setattr(module, name, was)
+
+
+def described(kernel, arguments: tuple, options: dict, aligned=lambda tensor: True) -> Launch:
+    """As Triton would derive it; `aligned` says whether a tensor begins at a multiple of 16 bytes."""
+    settings = {k: options[k] for k in ("num_warps", "num_stages", "maxnreg") if k in options}
+    given = dict(zip(kernel.arg_names, arguments, strict=False)) | {k: options[k] for k in options.keys() - settings}
+    assert given.keys() == set(kernel.arg_names), f"{kernel.__name__} does not take {sorted(given)}"
+    found = Launch({}, {}, [], settings, [])
+    for i, name in enumerate(kernel.arg_names):
+        value, is_tensor = given[name], isinstance(given[name], torch.Tensor)
+        if kernel.params[i].is_constexpr or (not is_tensor and value == 1):
+            found.signature[name], found.constants[(i,)] = "constexpr", value
+            continue
+        found.arguments.append(value)
+        found.signature[name] = TYPES[value.dtype] if is_tensor else "i32" if abs(value) < 2**31 else "i64"
+        if aligned(value) if is_tensor else value % 16 == 0:
+            found.multiples.append((i,))
+    return found
+
+
+def build(kernel, signature: dict, constants: dict, multiples, settings: dict):
+    """Triton's result for Hopper."""
+    hints = {place: [["tt.divisibility", 16]] for place in multiples}
+    source = triton.compiler.ASTSource(kernel, signature, constants, hints)
+    target = triton.backends.compiler.GPUTarget(*HOPPER)
+    return triton.compile(source, target=target, options=settings | {"enable_fp_fusion": True})
 
 
 def compiled(kernel, grid, *arguments, **options) -> Kernel:
-    """With the hints that Triton itself would derive from the arguments."""
-    settings = {k: options.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in options}
-    given = dict(zip(kernel.arg_names, arguments, strict=False)) | options
-    values = {name: given.pop(name) for name in kernel.arg_names}
-    assert not given, f"{kernel.__name__} does not take {sorted(given)}"
-    signature, constants, hints = {}, {}, {}
-    for i, (name, value) in enumerate(values.items()):
-        if kernel.params[i].is_constexpr or (isinstance(value, int) and value == 1):
-            signature[name], constants[(i,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], hints[(i,)] = TYPES[value.dtype], [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32" if abs(value) < 2**31 else "i64"
-            hints |= {(i,): [["tt.divisibility", 16]]} if value % 16 == 0 else {}
-    source = triton.compiler.ASTSource(kernel, signature, constants, hints)
-    target = triton.backends.compiler.GPUTarget(*HOPPER)
+    """A kernel's machine code, and what it needs."""
     begin = time.perf_counter()
-    result = triton.compile(source, target=target, options=settings | {"enable_fp_fusion": True})
+    result = build(kernel, *described(kernel, arguments, options)[:4])
     seconds = time.perf_counter() - begin
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
@@ -90,7 +115,7 @@ def compiled(kernel, grid, *arguments, **options) -> Kernel:
         code = re.findall(r"^(\.L\w+):|/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", _printed("nvdisasm", "-c", file), re.MULTILINE)
     lines = [f"{label}:" if label else line for label, line in code]
     numbers = {name: int(number) for name, number in used}
-    return Kernel(kernel.__name__, grid, options | settings, result.metadata.shared, numbers, lines, seconds)
+    return Kernel(kernel.__name__, grid, options, result.metadata.shared, numbers, lines, seconds)
 
 
 def loops(code: list[str]) -> list[range]:
@@ -121,7 +146,6 @@ def selective_scan(
     b: int, d: int, l: int, n: int, dtype: torch.dtype, gate: bool, layout: str = "tokens"
 ) -> list[Kernel]:
     """The kernels of both passes; `layout` says what lies side by side in memory, "tokens" or "channels"."""
-    from ssmlab.ops import selective_scan as operator  # noqa: F401  its kernels' module is loaded here
     from ssmlab.ops.selective_scan.triton import outputs, scan_backward, scan_forward
 
     def new(*shape, kind=dtype):

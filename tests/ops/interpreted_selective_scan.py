@@ -117,6 +117,20 @@ def test_nan_stays_in_its_row(poison):
     assert not y[1, 3, 13:].isfinite().any()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradients_behind_a_nan_step_are_those_without_it():
+    """They come from later tokens alone, also through the lane that has the step."""
+    op, gradients, given = on_device(selective_scan), [], make(1, 4, 40, 2)
+    for poison in (0.0, float("nan")):
+        arguments = {k: t.float() for k, t in given.items()}
+        arguments["dt"][0, 1, 5] += poison
+        x = arguments["x"].requires_grad_()
+        y, _ = op(**arguments, dt_softplus=True, backend="triton")
+        gradients.append(torch.autograd.grad(y[..., 6:].sum(), x)[0].cpu())
+    clean, poisoned = gradients
+    assert torch.equal(clean[0, 1, 6:], poisoned[0, 1, 6:]) and poisoned[0, 1, :5].isnan().any()
+
+
 @pytest.mark.parametrize("sizes", [(2, 5, 0, 3), (0, 5, 7, 3)])
 def test_empty(sizes):
     arguments = {k: t.float().requires_grad_() for k, t in make(*sizes).items()}

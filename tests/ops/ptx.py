@@ -8,21 +8,19 @@ must lie within the tensors of a launch, on a multiple of what is moved. NotImpl
 
 import re
 import runpy
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 from ops.ptx_numbers import ALL, COMPUTED, KINDS, LANES, WIDE, Instruction
-from ssmlab.ops import _triton, _triton_steps  # noqa: F401  all modules that launch are loaded now
+from ssmlab.ops import _triton_steps  # noqa: F401  all modules that launch are loaded now
 
 triton = pytest.importorskip("triton")
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "kernels.py"))
@@ -256,32 +254,19 @@ def parsed(ptx: str) -> tuple[list[Instruction], dict[str, int]]:
 
 
 @lru_cache(None)
-def compiled(kernel, signature: tuple, constants: tuple, hints: tuple, settings: tuple) -> tuple:
+def compiled(kernel, signature: tuple, constants: tuple, multiples: tuple, settings: tuple) -> tuple:
     """(name, warps, code, labels, bytes that the warps share)"""
-    aligned = {place: [["tt.divisibility", 16]] for place in hints}
-    source = triton.compiler.ASTSource(kernel, dict(signature), dict(constants), aligned)
-    target = triton.backends.compiler.GPUTarget(*BENCHMARK["HOPPER"])
-    result = triton.compile(source, target=target, options=dict(settings) | {"enable_fp_fusion": True})
+    result = BENCHMARK["build"](kernel, dict(signature), dict(constants), multiples, dict(settings))
     about = result.metadata
     return about.name, about.num_warps, *parsed(result.asm["ptx"]), about.shared
 
 
 def prepared(kernel, *arguments, **options) -> tuple[tuple, list[int]]:
-    """With the hints that Triton would derive from the arguments, and what the code gets of these."""
-    settings = {k: options.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in options}
-    given = dict(zip(kernel.arg_names, arguments)) | options
-    assert given.keys() == set(kernel.arg_names), f"{kernel.__name__} does not take {sorted(given)}"
-    signature, constants, hints, numbers = {}, {}, [], []
-    for i, name in enumerate(kernel.arg_names):
-        value, is_tensor = given[name], isinstance(given[name], torch.Tensor)
-        if kernel.params[i].is_constexpr or (not is_tensor and value == 1):
-            signature[name], constants[(i,)] = "constexpr", value
-            continue
-        numbers.append(value.data_ptr() if is_tensor else value)
-        integer = "i32" if is_tensor or value >> 31 in (0, -1) else "i64"
-        signature[name] = BENCHMARK["TYPES"][value.dtype] if is_tensor else integer
-        hints += [(i,)] if numbers[-1] % 16 == 0 else []
-    code = compiled(kernel, *(tuple(d.items()) for d in (signature, constants)), tuple(hints), tuple(settings.items()))
+    """The compiled kernel, and what its code gets of the arguments."""
+    found = BENCHMARK["described"](kernel, arguments, options, lambda tensor: tensor.data_ptr() % 16 == 0)
+    kinds = (tuple(d.items()) for d in (found.signature, found.constants))
+    numbers = [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in found.arguments]
+    code = compiled(kernel, *kinds, tuple(found.multiples), tuple(found.settings.items()))
     return code, [*numbers, 0, 0]  # and two addresses of room that no kernel asked for
 
 
@@ -307,11 +292,8 @@ def emulating(order: int) -> Iterator[list[str]]:
                 shared = {0: np.full(size, 0xFF, np.uint8)}
                 Program(*code, numbers, shared, memory, place, grid).run(order)
 
-    modules = [m for name, m in sys.modules.items() if name.startswith("ssmlab.ops") and hasattr(m, "launch")]
     with ExitStack() as changes:
         changes.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
         torch.use_deterministic_algorithms(True)
-        changes.enter_context(patch.object(_triton, "unusable", refused))
-        for module in modules:
-            changes.enter_context(patch.object(module, "launch", launch))
+        changes.enter_context(BENCHMARK["launching"](launch, refused))
         yield launched

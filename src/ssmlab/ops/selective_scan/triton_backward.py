@@ -17,10 +17,9 @@ from ssmlab.ops.selective_scan.triton_parts import (
     tile,
 )
 from ssmlab.ops.selective_scan.triton_tokens import (
-    after_lane,
-    before_lane,
     between_lanes,
     from_pieces,
+    lane_beside,
     lane_spans,
     map_pieces,
     map_place,
@@ -56,7 +55,7 @@ def after_lanes(a, g_out, after, rate, span_after, open_after, lane, LANES: tl.c
 
 
 @triton.jit
-def through_lanes(h, g_h, a, put, g_out, g_y, EACH: tl.constexpr):
+def through_lanes(h, g_h, a, put, g_out, EACH: tl.constexpr):
     """From the states before the lanes and the gradients that come back: for every token its state, what is left in it
     of the state before, and their gradient; and what goes on to the tokens before.
 
@@ -143,8 +142,8 @@ def scan_backward(
         added = pieces(step * tile(x + at_x, inside, WHOLE), CHANNELS, LANES, EACH)
         g_y = pieces(g, CHANNELS, LANES, EACH)
         span, severed, fresh = lane_spans(delta, restart + row * l, t0, l, CHANNELS, LANES, EACH, RESTART)
-        span_before, open_before = before_lane(span, severed, lane, LANES, RESTART)
-        span_after, open_after = after_lane(span, severed, lane, LANES, RESTART)
+        span_before, open_before = lane_beside(span, severed, lane - 1, LANES, RESTART)
+        span_after, open_after = lane_beside(span, severed, lane + 1, LANES, RESTART)
         if ENDS:
             total += tl.sum(span, 1)
             if RESTART:
@@ -180,7 +179,7 @@ def scan_backward(
                 for j in tl.static_range(EACH):
                     put = put + (added[j] * in_map[j],)  # noqa: RUF005
                 h = before_lanes(a, put, before, rate, span_before, open_before, lane, LANES, EACH)
-                h_of, left, g_of, leaving = through_lanes(h, g_after, a, put, g_out, g_y, EACH)
+                h_of, left, g_of, leaving = through_lanes(h, g_after, a, put, g_out, EACH)
                 of_A, of_B, of_C, of_map, of_log, of_y = (), (), (), (), (), ()
                 for j in tl.static_range(EACH):
                     g_log = g_of[j] * left[j]  # of the log decay

@@ -5,7 +5,6 @@ import triton
 import triton.language as tl
 
 from ssmlab.ops.selective_scan.triton_parts import (
-    chain,
     channels_of,
     place,
     sigmoid,
@@ -13,6 +12,12 @@ from ssmlab.ops.selective_scan.triton_parts import (
     store_decay,
     tile,
 )
+
+
+@triton.jit
+def chain(decay, state, later_decay, later_state):
+    """Two stretches as one, each h -> decay h + state."""
+    return decay * later_decay, later_decay * state + later_state
 
 
 @triton.jit

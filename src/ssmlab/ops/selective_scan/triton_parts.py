@@ -8,12 +8,6 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def chain(decay, state, later_decay, later_state):
-    """Two stretches as one, each h -> decay h + state."""
-    return decay * later_decay, later_decay * state + later_state
-
-
-@triton.jit
 def place(t0, token, line, outer, inner, LINES: tl.constexpr):
     """Offsets of the tokens t0 + token; with LINES, a map's points line by line."""
     if LINES:

@@ -71,22 +71,13 @@ def lane_spans(
 
 
 @triton.jit
-def before_lane(span, severed, lane, LANES: tl.constexpr, RESTART: tl.constexpr):
-    """The time of the lane before, and whether anything comes through it: not where there is none, or a sequence
-    begins in it."""
-    there = (lane > 0) & (span.to(tl.int32, bitcast=True) * 0 == 0)
+def lane_beside(span, severed, at, LANES: tl.constexpr, RESTART: tl.constexpr):
+    """The time of the lane `at`, before or after each, and whether anything comes through it: not where there is none,
+    or a sequence begins in it."""
+    there = (at >= 0) & (at < LANES)
     if RESTART:
-        there &= neighbour(severed, lane - 1, LANES) == 0
-    return neighbour(span, lane - 1, LANES), there
-
-
-@triton.jit
-def after_lane(span, severed, lane, LANES: tl.constexpr, RESTART: tl.constexpr):
-    """`before_lane` of the lane after."""
-    there = (lane < LANES - 1) & (span.to(tl.int32, bitcast=True) * 0 == 0)
-    if RESTART:
-        there &= neighbour(severed, lane + 1, LANES) == 0
-    return neighbour(span, lane + 1, LANES), there
+        there = there & (neighbour(severed, at, LANES) == 0)
+    return neighbour(span, at, LANES), there
 
 
 @triton.jit

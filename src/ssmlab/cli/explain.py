@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -12,7 +11,7 @@ SEVERAL = "--classes"
 class TakesSeveral(TyperCommand):
     """`--classes guacamole plate` is `--classes guacamole --classes plate`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread(args, SEVERAL))
 
 
@@ -24,7 +23,7 @@ def spread(args: list[str], option: str) -> list[str]:
         if arg == option:
             values = True
             if i + 1 == len(args) or args[i + 1].startswith("-"):
-                out.append(option)  # without a value, as click shall say
+                out.append(option)  # without a value, as typer shall say
         elif values and not arg.startswith("-"):
             out += [option, arg]
         else:

@@ -134,6 +134,7 @@ def test_models_of_peft_are_checked_too():
 
 
 @OF_PEFT
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT 0.18, of a mixer's own parameters
 def test_what_peft_itself_put_on_parameters_and_tokens_is_checked():
     from peft import LoraConfig, get_peft_model
 

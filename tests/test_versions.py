@@ -1,6 +1,7 @@
 """The declared lower bounds, the pins that are made of them, and what `ssmlab doctor` says of what is installed."""
 
 import importlib.util
+import pkgutil
 import tomllib
 from pathlib import Path
 
@@ -72,3 +73,21 @@ def test_an_installation_without_requirements_has_no_lowest_versions(monkeypatch
     monkeypatch.setattr(tested, "metadata", lambda name: {})
     assert {row.lowest for row in tested.tested()} == {None}
     assert all(row.remark in ("", "newer than tested", "not installed") for row in tested.tested())
+
+
+# What other packages do not promise to keep. A name that goes leaves an override that is never called, or a crash.
+PRIVATE = (
+    "transformers:Trainer._get_output_dir", "transformers:Trainer._save_checkpoint", "transformers:Trainer._save",
+    "transformers:Trainer._determine_best_metric", "transformers:Trainer.get_decay_parameter_names",
+    "peft.tuners.tuners_utils:_check_lora_target_modules_mamba", "peft.tuners.tuners_utils:cast_adapter_dtype",
+    "peft.tuners.osf.layer:OSFLayer", "timm.models._features:FeatureGetterNet", "timm.models:adapt_input_conv",
+    "torch:_C._are_functorch_transforms_active", "torch:_C._len_torch_dispatch_stack", "torch:_C._is_tracing",
+    "torch:_C._get_mkldnn_enabled", "torch:_foreach_norm", "torch.autograd.forward_ad:_current_level",
+    "torch.utils._python_dispatch:TorchDispatchMode", "torch.utils._pytree:tree_map",
+    "torch.nn.modules.batchnorm:_BatchNorm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_private_names_of_others_are_there(name):
+    assert pkgutil.resolve_name(name) is not None

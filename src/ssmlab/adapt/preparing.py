@@ -50,8 +50,8 @@ def prepare(model: Any) -> Any:
 def _lift_refusal() -> None:
     from peft.tuners import tuners_utils
 
-    refuse = tuners_utils._check_lora_target_modules_mamba
-    if getattr(refuse, _MARK, False):
+    refuse = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    if refuse is None or getattr(refuse, _MARK, False):  # nothing to lift, or lifted already
         return
 
     def only_others(config, model, target_name):

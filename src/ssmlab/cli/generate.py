@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_folder
+
 MODEL = typer.Argument(
     metavar="MODEL",
     help="The folder of a language model in any layout (ours, state-spaces', Hugging Face's), of a run with one, "
-    "or a name such as mamba_lm_130m, which gets random weights.",
+    "owner/name on the Hugging Face Hub, or a name such as mamba_lm_130m, which gets random weights without "
+    "--pretrained.",
 )
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -62,6 +65,8 @@ def generate(
     stream: bool = typer.Option(True, "--stream/--no-stream", help="Print text as soon as it is certain."),
     dtype: str = DTYPE,
     device: str = typer.Option("auto", "--device", help=f"{', '.join(DEVICES)}."),
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
     prompts = _prompts(prompt, prompt_file, batch, load_state)
@@ -76,7 +81,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
     }
     Sampling(**choice).processor()  # a mistake is told at once, and what this imports is not timed below
-    voice = _open(model, tokenizer, dtype, device)
+    voice = _open(as_folder(model, pretrained, accept_licence), tokenizer, dtype, device)
     rows = [_encode(voice, text, chat, load_state) for text in prompts]
     reading = _read(voice.network, rows, load_state, save_state, chunk)
     choice |= {"max_tokens": max_tokens, "seed": seed, "beams": beams, "stop": stop}
@@ -126,11 +131,13 @@ def _timed(voice: Voice, reading: Any, choice: dict[str, Any], on_text: Any) -> 
 def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tuple[str, ...] = DTYPES) -> None:
     """Tell what is misspelt before torch is imported."""
     from ssmlab.errors import ModelError, UserError
+    from ssmlab.models.catalogue import is_repository
     from ssmlab.models.language import LANGUAGE_MODELS
     from ssmlab.models.registry import did_you_mean
 
-    if not Path(model).exists() and model not in LANGUAGE_MODELS:
-        hint = did_you_mean(model, LANGUAGE_MODELS) or "; give its folder, or a name such as mamba_lm_130m"
+    if not Path(model).exists() and model not in LANGUAGE_MODELS and not is_repository(model):
+        hint = did_you_mean(model, LANGUAGE_MODELS)
+        hint = hint or "; give its folder, owner/name on the hub, or a name such as mamba_lm_130m"
         raise ModelError(f"there is no language model {model!r}{hint}")
     if dtype is not None and dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
@@ -150,7 +157,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
         return load_language_model(model, kind, int8=dtype == "int8")
     from ssmlab.nn import quantize_linear_
 
-    typer.echo(f"{model} is a name: its weights are random, and so is what it writes", err=True)
+    typer.echo(f"{model} is a name: its weights are random, and so is what it writes; see --pretrained", err=True)
     network = create_language_model(model, vocab_size=vocab_size).to(kind).eval()
     return quantize_linear_(network) if dtype == "int8" else network
 

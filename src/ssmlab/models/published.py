@@ -43,9 +43,9 @@ class PublishedModel(nn.Module, ABC):
 
     Args:
         config: the child's frozen dataclass, with num_classes, image_size and in_chans.
-        pretrained: refused, since the originals' weights lie where no program can fetch them.
+        pretrained: refused; `create_model` fetches what is published, and gives it as a file.
     Raises:
-        ModelError: pretrained weights are asked for.
+        ModelError: pretrained weights are wanted of a network for which none are published.
     """
 
     family: ClassVar[str]
@@ -66,8 +66,8 @@ class PublishedModel(nn.Module, ABC):
         self.config = config
         if pretrained:
             raise ModelError(
-                f"the published weights of {self.family} cannot be fetched by a program; download them from "
-                f"{self.source} and give weights=FILE"
+                f"no program can fetch weights of this {self.family}; download them from {self.source} and give "
+                "weights=FILE"
             )
 
     @abstractmethod

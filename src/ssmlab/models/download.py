@@ -27,6 +27,7 @@ from ssmlab.models.catalogue import (
 )
 from ssmlab.models.registry import TIMM
 
+LARGE = 10 * 2**20  # bytes; files from here on are fetched so that a later call can go on
 INDEX = ".index.json"
 # names of weights files in a language model's folder, the first that is there is read
 WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
@@ -99,6 +100,7 @@ def hub_file(repository: str, file: str) -> Path | None:
 
     address = hub_address(repository, file)
     try:
+        _go_on_with_large(repository, file, address)
         path = Path(hf_hub_download(repository, file, endpoint=os.environ.get("HF_ENDPOINT")))
     except GatedRepoError as error:
         raise ModelError(
@@ -114,6 +116,26 @@ def hub_file(repository: str, file: str) -> Path | None:
         raise _unreachable(address, placed, error) from error
     _check(path, address)
     return path
+
+
+def _go_on_with_large(repository: str, file: str, address: str) -> None:
+    """Bring a large file to where the hub's client looks for it: the client itself begins anew in every call."""
+    from huggingface_hub import constants, get_hf_file_metadata, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+    if constants.is_offline_mode() or isinstance(try_to_load_from_cache(repository, file), str):
+        return
+    about = get_hf_file_metadata(address)
+    if not about.etag or (about.size or 0) < LARGE:
+        return
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    partial = blobs / f"{about.etag}.ssmlab.incomplete"
+    with WeakFileLock(blobs / f".{about.etag}.ssmlab.lock"):
+        if not (blobs / about.etag).exists():
+            _go_on(address, partial, file, build_hf_headers())
+            partial.replace(blobs / about.etag)
 
 
 def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
@@ -217,20 +239,20 @@ def _released(row: PublishedWeights) -> Path:
     return target
 
 
-def _go_on(address: str, partial: Path, title: str) -> None:
+def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | None = None) -> None:
     """Fetch what a file still lacks."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import http_get
 
     with partial.open("ab") as file:
         try:
-            http_get(address, file, resume_size=file.tell(), displayed_filename=title)
+            http_get(address, file, resume_size=file.tell(), headers=headers, displayed_filename=title)
         except HfHubHTTPError as error:
             if error.response.status_code != 416:
                 raise
             # there is nothing behind the end: it was whole and not yet checked, or it is another file's; anew
             file.truncate(0)
-            http_get(address, file, displayed_filename=title)
+            http_get(address, file, headers=headers, displayed_filename=title)
 
 
 def _timm_file(name: str) -> Path:

@@ -165,6 +165,7 @@ def create_model(
     if pretrained and weights is not None:
         raise ModelError("pretrained and weights both say where weights come from; give one of them")
     path = None if weights is None else Path(weights)
+    exact = num_classes is None  # the weights' own classifier, which must then be of that size
     if num_classes is None:
         num_classes = _published_classes(name, pretrained)
     if name.startswith(TIMM):
@@ -181,7 +182,9 @@ def create_model(
         values["image_size"] = image_size
     config = preset.config(**values)
     if pretrained and (file := _published_file(name, accept_licence)) is not None:
-        return _named(preset.network(config, backbone_weights=file), name)
+        model = preset.network(config)
+        model.load(file, exact=exact)
+        return _named(model, name)
     return _named(_create_own(preset.network, config, pretrained, path), name)
 
 

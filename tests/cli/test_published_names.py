@@ -139,6 +139,25 @@ def test_offline_a_language_model_comes_from_the_cache(hub, monkeypatch):
     assert not hub.asked
 
 
+@pytest.mark.parametrize("name", ["authors/mamba", "authors/falcon"])
+def test_when_the_network_is_gone_the_cache_is_enough(name, hub, monkeypatch):
+    folder = local_folder(name)
+    with serving() as gone:
+        pass
+    monkeypatch.setenv("HF_ENDPOINT", gone.address)
+    assert local_folder(name) == folder
+
+
+def test_the_licence_of_any_repository_is_on_its_page(hub, caplog):
+    table.say_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        local_folder("authors/falcon")
+        local_folder("authors/mamba")
+    assert [record.message for record in caplog.records if "licence" in record.message] == [
+        f"the licence of authors/falcon is on its page, {hub.address}/authors/falcon"
+    ]
+
+
 def test_files_put_by_hand_need_no_network(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / "authors" / "falcon"
@@ -156,6 +175,7 @@ def test_files_put_by_hand_need_no_network(hub, monkeypatch, tmp_path):
 def test_a_local_folder_of_the_same_name_wins(hub, tmp_path, caplog):
     mine = create_language_model("mamba_lm_test", vocab_size=256)
     save_language_model(mine, tmp_path / "authors" / "mamba")
+    table.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert same(load_language_model("authors/mamba"), mine)
     assert "authors/mamba is a folder or file here; it is taken" in caplog.text

@@ -30,12 +30,14 @@ def classify(
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
     from ssmlab.cli.display import Display
     from ssmlab.errors import DataError, UserError
-    from ssmlab.models.catalogue import published
+    from ssmlab.models.catalogue import check_licence, published
     from ssmlab.models.registry import TIMM
     from ssmlab.training.inference import find_model, find_pictures, write_table
     from ssmlab.training.inference_sequences import HEAD
 
-    named = published(model) is not None or (str(model).startswith(TIMM) and not model.exists())
+    if (row := published(model)) is not None:
+        check_licence(row, accept_licence)  # before torch is imported
+    named = row is not None or (str(model).startswith(TIMM) and not model.exists())
     folder, why = (model, "") if named else find_model(model)
     sequences = (folder / HEAD).is_file()
     if lines and not sequences:

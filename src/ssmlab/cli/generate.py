@@ -71,6 +71,7 @@ def generate(
     """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
     prompts = _prompts(prompt, prompt_file, batch, load_state)
     check_model(model, dtype, device, WRITING)
+    model = as_folder(model, pretrained, accept_licence)
     from ssmlab.models.sampling import Sampling
 
     choice = {
@@ -81,7 +82,7 @@ def generate(
         "repetition_penalty": repetition_penalty,
     }
     Sampling(**choice).processor()  # a mistake is told at once, and what this imports is not timed below
-    voice = _open(as_folder(model, pretrained, accept_licence), tokenizer, dtype, device)
+    voice = _open(model, tokenizer, dtype, device)
     rows = [_encode(voice, text, chat, load_state) for text in prompts]
     reading = _read(voice.network, rows, load_state, save_state, chunk)
     choice |= {"max_tokens": max_tokens, "seed": seed, "beams": beams, "stop": stop}

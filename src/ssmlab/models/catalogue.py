@@ -87,13 +87,14 @@ def published(name: str | Path) -> PublishedWeights | None:
     """The row that a name in a command means; None where a file or folder of that name is there, which the log says."""
     row = find_weights(str(name))
     if row is not None and Path(name).exists():
-        _say_once(f"{name} is a folder or file here; it is taken, not the weights published under that name")
+        say_once(f"{name} is a folder or file here; it is taken, not the weights published under that name")
         return None
     return row
 
 
 @cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """A notice on stderr, however often a command comes to it."""
     log.warning("%s", message)
 
 

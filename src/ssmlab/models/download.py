@@ -23,6 +23,7 @@ from ssmlab.models.catalogue import (
     hub_address,
     is_repository,
     published,
+    say_once,
     user_folder,
 )
 from ssmlab.models.registry import TIMM
@@ -54,6 +55,8 @@ def local_folder(model: str | Path, *, accept_licence: bool = False) -> Path:
         if row.classes:
             raise ModelError(f"{name} is a model of images, not a language model; give its name where one is expected")
         check_licence(row, accept_licence)
+    elif not hand_placed(name, "config.json").is_file():
+        say_once(f"the licence of {name} is on its page, {hub_address(name, '').partition('/resolve')[0]}")
     return _language_folder(name if row is None else row.repository, row)
 
 
@@ -121,12 +124,17 @@ def hub_file(repository: str, file: str) -> Path | None:
 def _go_on_with_large(repository: str, file: str, address: str) -> None:
     """Bring a large file to where the hub's client looks for it: the client itself begins anew in every call."""
     from huggingface_hub import constants, get_hf_file_metadata, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-    if constants.is_offline_mode() or isinstance(try_to_load_from_cache(repository, file), str):
+    small = file.endswith((".json", ".model"))
+    if small or constants.is_offline_mode() or isinstance(try_to_load_from_cache(repository, file), str):
         return
-    about = get_hf_file_metadata(address)
+    try:
+        about = get_hf_file_metadata(address)
+    except EntryNotFoundError:
+        return  # the client says so too, and remembers it
     if not about.etag or (about.size or 0) < LARGE:
         return
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"

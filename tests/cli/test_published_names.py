@@ -267,6 +267,19 @@ def test_a_recipe_of_classification(hub, capsys, tmp_path):
     assert len(list(models.glob("*/model.safetensors"))) == 2
 
 
+def test_a_sweep_asks_for_the_licence_first(hub, capsys, monkeypatch):
+    def stop(*_):
+        raise RecipeError("far enough")
+
+    monkeypatch.setattr("ssmlab.training.sweep.load_data", stop)
+    wanted = ["models.0.pretrained=true", "training.learning_rate=1e-3,2e-3", "--smoke"]
+    assert call("sweep", "classification/cifar100_mambavision_vs_vit", *wanted) == 2
+    assert "--accept-licence" in capsys.readouterr().err and not hub.asked
+    assert call("sweep", "classification/cifar100_mambavision_vs_vit", *wanted, "--accept-licence") == 2
+    assert "far enough" in capsys.readouterr().err
+    assert hub.fetched("model.safetensors") == [None]
+
+
 def test_a_recipe_of_robustness(hub, monkeypatch):
     monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
     loaded = load_recipe(

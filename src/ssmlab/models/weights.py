@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +23,11 @@ from ssmlab.errors import ModelError
 
 log = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+# what a damaged or hostile pickle makes torch's reader raise
+UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error),
+    *(TypeError, AttributeError, KeyError, IndexError),
+)
 # what trainers write next to the tensors: their arguments
 ARGUMENTS = (
     *("argparse.Namespace", "types.SimpleNamespace", "yacs.config.CfgNode", "easydict.EasyDict"),
@@ -56,7 +62,7 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
     try:
         with _passing_over(path):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"{path} holds more than tensors, or is no file of PyTorch ({one_line(error)}); save its state_dict alone"
         ) from error
@@ -77,13 +83,20 @@ class _PassedOver:
 
 @contextmanager
 def _passing_over(path: Path) -> Iterator[None]:
-    """Let a file of `torch.save` hold a trainer's `ARGUMENTS`, which are not built; other objects stay refused."""
+    """Let a file of `torch.save` hold a trainer's `ARGUMENTS`, which are not built, and numbers of numpy; no others."""
     names = []
     if zipfile.is_zipfile(path):
         with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # said when the file is read
             names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
-    with torch.serialization.safe_globals([(_PassedOver, name) for name in names]):
+    with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
         yield
+
+
+def numpy_numbers() -> list[Any]:
+    """What a number of numpy in a pickle is made of: values, not code; for `torch.serialization.safe_globals`."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable: str | None = None) -> None:

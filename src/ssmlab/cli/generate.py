@@ -158,7 +158,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
         return load_language_model(model, kind, int8=dtype == "int8")
     from ssmlab.nn import quantize_linear_
 
-    typer.echo(f"{model} is a name: its weights are random, and so is what it writes; see --pretrained", err=True)
+    typer.echo(f"{model} is a name: its weights are random, and so is what it writes", err=True)
     network = create_language_model(model, vocab_size=vocab_size).to(kind).eval()
     return quantize_linear_(network) if dtype == "int8" else network
 

@@ -116,6 +116,13 @@ def test_weights_in_parts(hub):
     assert same(load_language_model("authors/parts"), hub.language)
 
 
+def test_an_index_leads_nowhere_else(hub):
+    hub.files["authors/index", "config.json"] = b"{}"
+    hub.files["authors/index", "model.safetensors.index.json"] = b'{"weight_map": {"a": "../../secret"}}'
+    with pytest.raises(ModelError, match="names files outside"):
+        local_folder("authors/index")
+
+
 def test_a_repository_that_is_no_language_model(hub):
     with pytest.raises(ModelError, match=r"authors/words has no config\.json"):
         local_folder("authors/words")

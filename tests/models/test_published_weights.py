@@ -127,8 +127,19 @@ def table_hash(content):
 def test_a_hash_of_the_table_is_compared(name, hub):
     hub.rows[name] = replace(hub.rows[name], sha256="0" * 64)
     assert "damaged" in refused(name)
-    hub.rows[name] = replace(hub.rows[name], sha256=table_hash(hub.files[f"authors/{name}", hub.rows[name].file]))
+    row = replace(hub.rows[name], sha256=table_hash(hub.files[f"authors/{name}", hub.rows[name].file]))
+    hub.rows[name] = row
     assert same(create_model(name, pretrained=True), hub.models[name])
+    assert len(hub.fetched(row.file)) == 2, "the first was deleted"
+
+
+def test_a_file_put_by_hand_that_is_another_is_kept(hub):
+    row = hub.rows[ON_THE_HUB] = replace(hub.rows[ON_THE_HUB], sha256="0" * 64)
+    place = table.hand_placed(row.repository, row.file)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    assert f"{place} is not the file of {row.address}" in refused(ON_THE_HUB)
+    assert place.read_bytes() == b"mine"
 
 
 @both

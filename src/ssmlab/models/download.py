@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from ssmlab.errors import ModelError
@@ -78,6 +79,8 @@ def weights_file(name: str, *, accept_licence: bool = False) -> Path:
     if path is None:
         raise ModelError(f"{row.address} is not there (any more); give weights=FILE")
     if row.sha256 and _digest(path, hashlib.sha256()) != row.sha256:
+        if path == hand_placed(row.repository, row.file):
+            raise ModelError(f"{path} is not the file of {row.address}: its SHA-256 is another; fetch it again")
         raise _damaged(path, row.address)
     return path
 
@@ -176,6 +179,8 @@ def _parts(repository: str, index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{repository}: {index.name} is no index of weights files") from error
+    if any(Path(str(name)).name != name for name in names):  # it comes from others, and shall lead nowhere else
+        raise ModelError(f"{repository}: {index.name} names files outside of the repository's folder")
     parts = {name: _same_version(repository, name) for name in names}
     missing = [name for name, path in parts.items() if path is None]
     if missing or not parts:
@@ -296,10 +301,10 @@ def _check(path: Path, address: str) -> None:
     else:
         found = _digest(blob, hashlib.sha1(b"blob %d\0" % state.st_size, usedforsecurity=False))
     if found != blob.name:
-        path.unlink()
-        raise _damaged(blob, address)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(seen, "utf-8")
+        raise _damaged(path, address)
+    with suppress(OSError):  # where nothing can be written, it is compared every time
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(seen, "utf-8")
 
 
 def _digest(path: Path, digest) -> str:
@@ -322,7 +327,8 @@ def _zip_is_whole(path: Path) -> bool:
 
 
 def _damaged(path: Path, address: str) -> ModelError:
-    path.unlink(missing_ok=True)
+    for file in (path.resolve(), path):  # the hub's cache has a link and what it leads to
+        file.unlink(missing_ok=True)
     return ModelError(f"what came from {address} is damaged and was deleted; run the same again")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import typer
 from typer.core import TyperCommand
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
+
 SEVERAL = "--classes"
 
 
@@ -47,6 +49,8 @@ def explain(
     seed: int = typer.Option(0, min=0, help="Of features, random maps and random weights."),
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
     output: Path = typer.Option(None, help="The folder; runs/explain-<model> if not given."),
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Show what a model says about pictures, what it looks for, and where it found it, on one page.
 
@@ -69,6 +73,8 @@ def explain(
     from ssmlab.training.environment import Stamp, commit, machine, versions
 
     display = Display()
+    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
+    weights = named[0].removeprefix(f"{model}=") if named else None
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))
     folder = check_folder(output or Path("runs") / f"explain-{Path(model).name}")
@@ -79,7 +85,9 @@ def explain(
     if why:
         display.say(why)
     if opened.untrained:
-        display.say(f"{model} has random weights and has learnt nothing; give --weights FILE or a trained model")
+        display.say(
+            f"{model} has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
+        )
     search = Search(steps=steps, colour="grey" if opened.grey else "imagenet", seed=seed)
     options = Options(classes=asked, search=search, score_steps=16 if scores else 0, seed=seed)
     stamp = Stamp(run=folder.name, task="explain", command=shlex.join(["ssmlab", *sys.argv[1:]]), commit=commit(),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ssmlab.compat._absent import AUTOGRAD, absent
 from ssmlab.compat._gradients import filled, gradients
+from ssmlab.compat.mamba_ssm.ops.triton.k_activations import swiglu
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_chunk_state import _chunk_cumsum_fwd, _chunk_state_fwd
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_state_passing import _state_passing_fwd
@@ -124,6 +125,7 @@ def mamba_split_conv1d_scan_combined(
     """All of a Mamba-2 block but its first projection: zxbcdt (b, l, 2 d + 2 g n + h) -> (b, l, d or d_out)[, states].
 
     Args:
+        zxbcdt: where it has 2 e more channels, the first are those of a gated layer, whose e outputs come before y.
         dt_bias, A: (h,). D: (h,), then `headdim` is needed, or (h, p).
         rmsnorm_weight: (d,), of a norm in groups of d / ngroups channels; None gates without a norm.
         norm_before_gate: norm(y) * silu(z), else norm(y * silu(z)).
@@ -153,7 +155,8 @@ def _split_scan(
 ):  # fmt: skip
     heads = len(dt_bias)
     width = heads * _headdim(D, headdim)
-    z, xBC, dt = zxbcdt.split([width, len(conv1d_weight), heads], dim=-1)
+    beside = zxbcdt.shape[-1] - width - len(conv1d_weight) - heads  # of a gated layer, which stands first
+    zx0, z, xBC, dt = zxbcdt.split([beside, width, len(conv1d_weight), heads], dim=-1)
     x, B, C = _convolved(xBC, conv1d_weight, conv1d_bias, seq_idx, activation, width, heads, ngroups, backend)
     gate = z.unflatten(-1, (heads, -1)) if rmsnorm_weight is None else None
     y, final = _scan(x, dt, A, B, C, D, gate, dt_bias, True, dt_limit, initial_states, seq_idx, backend)
@@ -161,6 +164,8 @@ def _split_scan(
     if rmsnorm_weight is not None:
         group = width // ngroups if backend is None else None  # the original's reference norms all channels together
         y = rmsnorm_fn(y, rmsnorm_weight, None, z, rmsnorm_eps, group, norm_before_gate)
+    if beside:
+        y = torch.cat([swiglu(zx0), y], dim=-1)
     if outproj_weight is not None:
         y = linear(y, outproj_weight, outproj_bias)
     return (y, final) if return_final_states else y

@@ -48,8 +48,8 @@ def test_names(installed, module, names):
 
 
 def test_what_is_not_there_says_whose_fault_it_is(installed):
-    with pytest.raises(ModuleNotFoundError, match=r"mamba_ssm\.ops\.cute has no counterpart in ssmlab"):
-        importlib.import_module("mamba_ssm.ops.cute")
+    with pytest.raises(ModuleNotFoundError, match=r"mamba_ssm\.ops\.nothing has no counterpart in ssmlab"):
+        importlib.import_module("mamba_ssm.ops.nothing")
 
 
 def test_install_twice_is_install_once(installed):

@@ -271,8 +271,9 @@ def test_norms_behind_a_residual():
     linear = rand(5, 8)
     y = layer_norm_linear_fn(x, weight, bias, linear, None, is_rms_norm=True)
     assert relative_error(y, rms_norm_fn(x, weight, bias) @ linear.mT) == close
-    with pytest.raises(UserError, match="return_dropout_mask"):
-        rms_norm_fn(x, weight, None, return_dropout_mask=True)
+    ones = torch.ones(2, 3, 8)
+    _, total, mask, none = rms_norm_fn(ones, weight, None, dropout_p=0.5, prenorm=True, return_dropout_mask=True)
+    assert torch.equal(total, 2.0 * mask) and none is None and 0 < mask.sum() < 48
     torch.manual_seed(0)
     assert not torch.equal(rms_norm_fn(x, weight, None, dropout_p=0.5), rms_norm_fn(x, weight, None))
 

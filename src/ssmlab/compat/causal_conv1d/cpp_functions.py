@@ -2,10 +2,16 @@
 
 import torch
 
+from ssmlab.compat._absent import absent
 from ssmlab.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_update
 from ssmlab.ops import causal_conv1d
 
 __all__ = ["causal_conv1d_bwd_function", "causal_conv1d_fwd_function", "causal_conv1d_update_function"]
+LIBRARY_NAME = "DaoAILab"  # of the original's torch operators
+__getattr__ = absent(
+    __name__, "_causal_conv1d_fwd_cpp _causal_conv1d_bwd_cpp _causal_conv1d_update_cpp",
+    "call the function of the same name that ends in _function",
+)  # fmt: skip
 
 
 def causal_conv1d_fwd_function(x, weight, bias, seq_idx, initial_states, final_states_out, silu_activation):

@@ -8,10 +8,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.compat._absent import absent
 from ssmlab.ops import causal_conv1d, selective_scan
 from ssmlab.ops.linear import linear
 
-__all__ = ["mamba_inner_fn", "mamba_inner_ref", "rms_norm_forward", "selective_scan_fn", "selective_scan_ref"]
+__all__ = [
+    "MambaInnerFn",
+    "SelectiveScanFn",
+    "mamba_inner_fn",
+    "mamba_inner_ref",
+    "rms_norm_forward",
+    "selective_scan_fn",
+    "selective_scan_ref",
+]
+
+
+__getattr__ = absent(
+    __name__, "_check_selective_scan_cuda", "there is nothing to check, call selective_scan_fn",
+    causal_conv1d="causal_conv1d_fn",
+    causal_conv1d__cpp_functions=(
+        "causal_conv1d_bwd_function causal_conv1d_fwd_function causal_conv1d_update_function"
+    ),
+    mamba_ssm__ops__triton__layer_norm="_layer_norm_fwd", mamba_ssm__utils__torch="custom_bwd custom_fwd",
+)  # fmt: skip
 
 
 def selective_scan_fn(
@@ -33,6 +52,12 @@ def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
         u, delta, A, B, C, D, z=z, dt_bias=delta_bias, dt_softplus=bool(delta_softplus), backend=backend
     )
     return (y, state) if return_last_state else y
+
+
+class SelectiveScanFn:
+    """`selective_scan_fn` as an autograd function."""
+
+    apply = staticmethod(selective_scan_fn)
 
 
 def mamba_inner_fn(
@@ -60,6 +85,12 @@ def mamba_inner_fn(
         delta = F.rms_norm(delta, dt_rms_weight.shape, dt_rms_weight, b_c_dt_rms_eps)
     y = selective_scan_fn(x, delta.mT, A, B, C, D, z, delta_bias, delta_softplus)
     return linear(y.mT, out_proj_weight, out_proj_bias)
+
+
+class MambaInnerFn:
+    """`mamba_inner_fn` as an autograd function."""
+
+    apply = staticmethod(mamba_inner_fn)
 
 
 def mamba_inner_ref(

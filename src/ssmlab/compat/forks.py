@@ -28,10 +28,9 @@ def explain(error: BaseException) -> str | None:
             return f"ssmlab: {owner}({argument}=...) is no argument of mamba_ssm but of {fork}; {ADVICE}"
     if isinstance(error, ImportError) and (error.name or "").startswith(f"{__package__}."):
         original = str(error.name).removeprefix(f"{__package__}.")
-        missing = getattr(error, "name_from", None)
-        return (
-            f"ssmlab: {original} has no {missing} in ssmlab, which stands in for it; if it belongs to a fork, {ADVICE}"
-        )
+        missing = re.search(r"cannot import name '(\w+)'", str(error))
+        name = f"{original}.{missing[1]}" if missing else original
+        return f"ssmlab: {name} has no counterpart in ssmlab; if it belongs to a fork, {ADVICE}"
     return None
 
 

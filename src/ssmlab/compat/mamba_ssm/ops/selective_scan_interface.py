@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.errors import UserError
 from ssmlab.ops import causal_conv1d, selective_scan
 from ssmlab.ops.linear import linear
 
@@ -87,8 +88,11 @@ def bimamba_inner_fn(
 ):  # fmt: skip
     """`mamba_inner_fn` in both directions, of Vim's fork (`bimamba_type="v1"`): a scan with A and one back with A_b.
 
-    The convolution and the maps are those of the forward direction, whose sequences the second scan reads backwards.
+    The convolution and the maps are those of the forward direction, whose sequences the second scan reads backwards;
+    constant maps (d, n) have no direction (the original reverses their states).
     """
+    if A.is_complex() or A_b.is_complex():
+        raise UserError("bimamba_inner_fn takes real A and A_b, got a complex A; mamba_inner_fn takes one")
     x, delta, B, C, z = _scan_inputs(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )

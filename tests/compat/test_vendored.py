@@ -85,9 +85,9 @@ def test_a_gpu_runs_the_copys_own(installed, copy, monkeypatch):
 def test_old_names_of_results(installed, module):
     found = import_module(module)
     utils = import_module("transformers.generation.utils")
-    for old, new in [("SampleDecoderOnly", "GenerateDecoderOnly"), ("GreedySearchEncoderDecoder", "GenerateEncoderDecoder"),
-                     ("BeamSearchDecoderOnly", "GenerateBeamDecoderOnly")]:  # fmt: skip
-        assert getattr(found, f"{old}Output") is getattr(utils, f"{new}Output")
+    assert found.SampleDecoderOnlyOutput is utils.GenerateDecoderOnlyOutput
+    assert found.GreedySearchEncoderDecoderOutput is utils.GenerateEncoderDecoderOutput
+    assert found.BeamSearchDecoderOnlyOutput is utils.GenerateBeamDecoderOnlyOutput
     with pytest.raises(AttributeError):
         found.NoSuchOutput  # noqa: B018
 

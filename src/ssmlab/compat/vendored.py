@@ -68,6 +68,8 @@ class _Lent(Loader):
         def missing(name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            if hasattr(own, name):  # answered on demand
+                return getattr(own, name)
             if not copies:
                 copies.append(importlib.util.module_from_spec(self.theirs))
                 self.theirs.loader.exec_module(copies[0])  # type: ignore[union-attr]

@@ -233,11 +233,12 @@ def test_half_precision_is_gated_in_float32():
 
 
 def test_advice_on_forks(installed):
-    mamba = import_module("mamba_ssm").Mamba
     with pytest.raises(TypeError) as unknown:
-        mamba(8, scan_type="zigzag")
+        import_module("mamba_ssm").selective_scan_fn(scan_type="zigzag")
     advice = forks.explain(unknown.value)
-    assert advice.startswith("ssmlab: Mamba(scan_type=...)") and "zigma" in advice and "PYTHONPATH" in advice
+    assert (
+        advice.startswith("ssmlab: selective_scan_fn(scan_type=...)") and "zigma" in advice and "PYTHONPATH" in advice
+    )
     with pytest.raises(ImportError) as missing:
         exec("from mamba_ssm.ops.selective_scan_interface import of_a_fork")
     advice = forks.explain(missing.value)

@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+# About two minutes: operators and blocks, other people's models, files, costs, and a run of every kind of task.
+LOWEST_TESTS := tests/test_versions.py tests/ops/test_operators.py tests/ops/test_causal_conv1d.py \
+	tests/ops/test_linear_product.py tests/ops/test_mamba3_scan.py tests/ops/test_ssd.py tests/nn tests/checkpoints \
+	tests/compat/test_transformers.py tests/adapt/test_adapt_check.py tests/adapt/test_adapt_prepare.py \
+	tests/models/test_compile.py tests/models/test_timm_interface.py tests/profiling/test_profiling.py \
+	tests/data/test_decode.py tests/reports/test_report_html.py tests/reports/test_report_series.py \
+	tests/training/test_run.py tests/training/test_language_runs.py tests/training/test_segmentation_runs.py
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

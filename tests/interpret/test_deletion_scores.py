@@ -23,7 +23,7 @@ def trained(request):
     torch.manual_seed(0)
     model = create_model(request.param, num_classes=10, image_size=32)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(120):
+    for _ in range(160):
         own = torch.randint(0, 1500, (48,))
         F.cross_entropy(model(images[own]), labels[own]).backward()
         optimizer.step()

@@ -80,4 +80,6 @@ def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str,
     if lines and classifier.kind != "text":
         raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
     documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
+    for note in classifier.notes:
+        display.say(f"note: {note}")
     return classifier.classes, classifier.classify(documents, batch_size, display), problems

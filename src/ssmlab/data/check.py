@@ -64,6 +64,7 @@ class _Seen:
     label: str
     size: tuple[int, int]
     mode: str
+    frames: int
     digest: bytes
     dark: bool
 
@@ -95,7 +96,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
         label_conflicts=conflicts,
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=_warnings(seen, duplicates, conflicts),
-        notes=data.notes + _conversions(seen),
+        notes=data.notes + conversions(seen),
     )
     if strict and report.problems:
         raise DataError(f"{data.path}: {count(len(report.problems), 'problem')} in the data", report.problems)
@@ -115,7 +116,8 @@ def _look(data, progress):
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
         label = data.classes[split.labels[i]]
-        seen[n] = _Seen(split.name, split.ids[i], label, image.size, image.info["mode"], digest.digest(), dark)
+        mode, frames = image.info["mode"], image.info.get("frames", 1)
+        seen[n] = _Seen(split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark)
 
     failures = for_each_image(load, places, visit, progress)
     reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}
@@ -147,10 +149,16 @@ def _sizes(seen):
     return {axis: (values[0], float(median(values)), values[-1]) for axis, values in axes.items()}
 
 
-def _conversions(seen):
-    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey."""
+def conversions(seen) -> list[str]:
+    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey.
+
+    Args:
+        seen: of every picture, an object with `id`, `mode` and `frames`.
+    """
     done: dict[str, list[str]] = {}
     for one in seen:
+        if one.frames > 1:
+            done.setdefault("of several frames or pages, only the first taken", []).append(one.id)
         for conversion in _conversion(one.mode):
             done.setdefault(conversion, []).append(one.id)
     if len(done.get(GREY, ())) == len(seen):

@@ -35,7 +35,7 @@ def test_stacks_are_volumes(tmp_path, kind):
     assert data.dimensions == 3 and data.channels == 1 and not data.measured
     assert data.sizes == [(4, 4, 4), (12, 12, 12), (14, 14, 14)]
     assert (
-        "6 TIFF stacks read as volumes of 4 pages; how far slices and pixels are apart is not known" in data.notes[-1]
+        "6 TIFF stacks read as volumes of 4 pages; how far slices and pixels lie apart is not known" in data.notes[-1]
     )
     for split in (data.train, data.val, data.test):
         for i, id_ in enumerate(split.ids):

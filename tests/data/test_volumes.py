@@ -132,7 +132,7 @@ def test_volumes_of_mixed_directions_lie_alike(tmp_path, shape):
     data = open_masks(tmp_path)
     assert data.directions == "RAS" and data.dimensions == (2 if shape[2] == 1 else 3)
     assert [size[0] for size in data.sizes] == [size[2] for size in data.sizes], "counted after turning"
-    assert "2 volumes turned to RAS, the directions of the others" in " ".join(data.notes)
+    assert "2 volumes turned to RAS, as the others are" in " ".join(data.notes)
     expected = voxels.T.squeeze()
     for split in (data.train, data.val, data.test):
         for i in range(len(split)):
@@ -168,5 +168,5 @@ def test_volumes_that_do_not_say_their_directions_stay_as_they_are(tmp_path):
             nibabel.save(image, tmp_path / "new.nii.gz")
             (tmp_path / "new.nii.gz").replace(file)
     notes = open_masks(tmp_path).notes
-    assert "1 volume turned to RAS, the directions of the others (images/case_2.nii.gz)" in notes
+    assert "1 volume turned to RAS, as the others are (images/case_2.nii.gz)" in notes
     assert "2 volumes without directions, as stored (images/case_0.nii.gz, images/case_1.nii.gz)" in notes

@@ -2,8 +2,8 @@
 
     a table is given     every grey value or colour stands for its class; any other value is unknown
     names are given      more than two: the numbers 0, 1 ... k - 1; 255 that is no class is not counted
-    labels               numbers keep their values, each is a class of its own: 0, 1, 2, 5. Small numbers next to 255 are
-                         classes next to what is not counted, as in Pascal VOC; `ignore` says it for other data sets
+    labels               numbers keep their values, each is a class of its own: 0, 1, 2, 5. Next to small numbers 255 is
+                         not counted, as in Pascal VOC; `ignore` says it for other data sets
     instances            1 ... n with another n in every mask, or more than 50 numbers: cells that were counted.
                          All of them are foreground
     at half              two values, or true grey levels: foreground is what reaches half of the full range of its own
@@ -334,8 +334,8 @@ def _rare(masks, left) -> list[str]:
     if len(usual) != 1 or 4 * len(odd) > len(filled):
         return []
     return [
-        f"{mask.name}: label values {_say(mask.values)}, where most masks hold 0 and {next(iter(usual))}; mend it, or, if "
-        "they are right, set data.values=labels"
+        f"{mask.name}: label values {_say(mask.values)}, where most masks hold 0 and {next(iter(usual))}; mend it, or "
+        "set data.values=labels if they are right"
         for mask in odd
     ]
 

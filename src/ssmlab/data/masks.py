@@ -201,7 +201,7 @@ def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, Mask
         store.directions = min(known, key=lambda directions: (-known[directions], directions))
         others = [c.id for c in checked if c.directions not in ("", store.directions)]
         contents.notes.append(
-            f"{count(len(others), 'volume')} turned to {store.directions}, the directions of the others ({some(others)})"
+            f"{count(len(others), 'volume')} turned to {store.directions}, as the others are ({some(others)})"
         )
         unknown = [c.id for c in checked if not c.directions and len(c.size) == 3]
         if unknown:
@@ -220,14 +220,14 @@ def _about_files(checked: list[Checked]) -> list[str]:
         numbers = sorted({c.pages for c in stacks})
         slices = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         notes.append(
-            f"{count(len(stacks), 'TIFF stack')} read as volumes of {slices} pages; how far slices and pixels are apart is "
-            f"not known and counts as 1 ({some(c.id for c in stacks)})"
+            f"{count(len(stacks), 'TIFF stack')} read as volumes of {slices} pages; how far slices and pixels lie "
+            f"apart is not known and counts as 1 ({some(c.id for c in stacks)})"
         )
     dark = [c.id for c in checked if c.dark]
     if dark:
         notes.append(
-            f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range, nearly black after conversion; scale "
-            f"the values to 0..65535 ({some(dark)})"
+            f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range, nearly black after conversion; "
+            f"scale the values to 0..65535 ({some(dark)})"
         )
     return notes
 

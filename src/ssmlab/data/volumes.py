@@ -20,7 +20,7 @@ class Volume:
     """Voxels (slices, rows, columns), which is the file's x, y, z reversed, and their distances in millimetres.
 
     affine: (4, 4), from x, y, z of the voxels to millimetres.
-    directions: towards where x, y and z rise, such as "RAS" (right, anterior, superior); "" where the file does not say.
+    directions: towards which x, y and z rise, such as "RAS" (right, anterior, superior); "" if the file does not say.
     """
 
     voxels: np.ndarray

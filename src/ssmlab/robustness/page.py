@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ssmlab.reports import formats
+from ssmlab.reports.deciding import too_few, undecided
 from ssmlab.reports.intervals import Interval, ratio_difference
 from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
+from ssmlab.reports.table_html import to_html
 from ssmlab.reports.tables import Table
 from ssmlab.robustness import grid, table
 from ssmlab.robustness.conditions import Condition
@@ -110,11 +112,13 @@ class Result:
         margin = self._margin(order[0], order[1])
         if margin is None:
             return f"{first}, then {second}", ""
+        if few := too_few(len(self.sample.ids), "images"):
+            return f"No verdict: {few}", f"{first}, then {second}"
         bounds = f"{formats.points(margin.low)} to {formats.points(margin.high)}"
-        if margin.low <= 0:
+        if reason := undecided(margin, formats.points):
             return (
                 f"No clear lead: {first}, then {second}",
-                f"difference {formats.points(margin.value)} points, {bounds}",
+                f"difference {formats.points(margin.value)} points, {bounds}: {reason}",
             )
         return f"{first}, then {second}", f"{formats.points(margin.value)} points, {bounds} (95 %)"
 
@@ -179,7 +183,11 @@ def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tu
             el("h1", "How models hold when images change"),
             el("p", el("strong", headline), f"; {detail}." if detail else ".", class_="answer"),
         ),
-        el("section", el("div", table.to_html(result.summary, names), class_="card"), class_="top single"),
+        el(
+            "section",
+            el("div", to_html(result.summary, names, caption=table.LEGEND), class_="card"),
+            class_="top single",
+        ),
         el("section", el("h2", "Best and worst"), el("div", [figure(p) for p in panels], class_="grid")),
         el("section", el("h2", "By transformation"), *_details(tables, names)),
         el("section", el("h2", "What the transformations do"), el("div", grid.to_html(shown), class_="card")),
@@ -193,9 +201,9 @@ def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tu
 def _details(tables: list[Table], names: list[Html]) -> list[Html]:
     """The first table open, the others below their headings."""
     first, *rest = tables
-    made = [el("div", table.to_html(first, names), class_="card")]
+    made = [el("div", to_html(first, names, caption=table.LEGEND, what=first.rows[0].group), class_="card")]
     for each in rest:
-        content = el("div", table.to_html(each, names, legend=""), class_="card")
+        content = el("div", to_html(each, names, what=each.rows[0].group), class_="card")
         made.append(el("details", el("summary", each.rows[0].group), content))
     return made
 

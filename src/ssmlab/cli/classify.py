@@ -66,6 +66,8 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device: str,
             display.update(min((done + 1) * batch_size, len(files)))
     finally:
         display.stop()
+    for note in sorted(classifier.notes):
+        display.say(f"note: {note}")
     return classifier.classes, rows, problems
 
 

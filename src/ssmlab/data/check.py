@@ -6,6 +6,7 @@ from statistics import median
 
 from ssmlab.data.contents import count, some
 from ssmlab.data.decode import Progress, for_each_image
+from ssmlab.data.fitting import about_fit
 from ssmlab.data.images import ImageData, unreadable
 from ssmlab.errors import DataError
 
@@ -29,6 +30,7 @@ class CheckReport:
         warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range, images of
             hardly any pixels.
         notes: how the parts were made, what was left out, and which images were converted.
+        shapes: what becomes of images that are not square, in a sentence; "" where all are.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CheckReport:
     problems: list[str]
     warnings: list[str]
     notes: list[str]
+    shapes: str = ""
 
     @property
     def ok(self) -> bool:
@@ -69,7 +72,9 @@ class _Seen:
     dark: bool
 
 
-def check_images(data: ImageData, *, strict: bool = True, progress: Progress | None = None) -> CheckReport:
+def check_images(
+    data: ImageData, *, strict: bool = True, progress: Progress | None = None, fit: str = "crop"
+) -> CheckReport:
     """Decode all images of `data`, so that truncated files are found before training.
 
     Equal images in two parts or with two labels are warnings, not problems: published sets have them.
@@ -77,6 +82,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
     Args:
         strict: False returns the problems in the report instead of raising them.
         progress: called as progress(done, total) over all parts.
+        fit: how pictures become square (see `fit_square`); `shapes` says what that costs.
     Raises:
         DataError: (strict) with every problem, by file name and with the fix.
     """
@@ -97,6 +103,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=_warnings(seen, duplicates, conflicts),
         notes=data.notes + conversions(seen),
+        shapes=about_fit([(one.id, one.size) for one in seen], fit),
     )
     if strict and report.problems:
         raise DataError(f"{data.path}: {count(len(report.problems), 'problem')} in the data", report.problems)

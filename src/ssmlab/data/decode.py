@@ -107,11 +107,28 @@ def decode_reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Short side to `size` pixels, then the middle square (bilinear, antialiased when it shrinks)."""
+FITS = ("crop", "pad", "stretch")
+
+
+def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
+    """A picture as a square of `size` pixels (bilinear, antialiased when it shrinks).
+
+    Args:
+        fit: "crop": short side to `size`, then the middle square; "pad": long side to `size`, in the middle of black;
+            "stretch": both sides, whatever the shape.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit={fit!r}: expected {', '.join(FITS)}")
     width, height = image.size
     if width == height == size:
         return image
+    if fit == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    if fit == "pad":
+        inner = tuple(max(1, round(size * side / max(width, height))) for side in (width, height))
+        square = Image.new(image.mode, (size, size))
+        square.paste(image.resize(inner, Image.Resampling.BILINEAR), tuple((size - side) // 2 for side in inner))
+        return square
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

@@ -157,18 +157,15 @@ def write_result(result: Result) -> Path:
 
 def _tiles(result: Result) -> list[tuple[str, np.ndarray]]:
     """The first image of the sample under every condition but attacks."""
+    from ssmlab.data.decode import fit_square
+
     size = max((m.subject.preprocess["image_size"] for m in result.members if m.subject.preprocess), default=224)
-    image = np.asarray(_first(result.sample, size))
+    fit = next((m.subject.preprocess.get("fit", "crop") for m in result.members if m.subject.preprocess), "crop")
+    image = np.asarray(fit_square(result.sample.splits[0].image(0), size, fit))
     severities = sorted({c.severity for c in result.conditions if isinstance(c, Condition)} - {0})
     shown = {0, min(severities, key=lambda severity: abs(severity - 3))}  # of several, the middle one
     conditions = [c for c in result.conditions if isinstance(c, Condition) and c.severity in shown]
     return grid.tiles(image, int(result.sample.keys[0]), conditions, result.settings["seed"])
-
-
-def _first(sample: Sample, size: int):
-    from ssmlab.data.decode import fit_square
-
-    return fit_square(sample.splits[0].image(0), size)
 
 
 def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tuple[str, np.ndarray]]) -> str:

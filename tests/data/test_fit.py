@@ -101,6 +101,10 @@ def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
     right = np.mean([file.parent.name == row.ranking(("dark", "light"))[0][0]
                      for file, row in zip(files, found, strict=True)])  # fmt: skip
     assert not problems and (right > 0.95 if fit else True)
+    Image.open(files[0]).save(tmp_path / "two.gif", save_all=True, append_images=[Image.open(files[1])])
+    classifier = Classifier(model)
+    list(classifier.classify([files[0], tmp_path / "two.gif"]))
+    assert classifier.notes == [f"{tmp_path / 'two.gif'}: of its 2 frames or pages only the first is used"]
     opened = open_model(str(model), device="cpu")[0]
     _, pictures, _ = read_pictures(files[:1], 32, opened.fit)
     assert np.array_equal(pictures[0], fit_square(Image.open(files[0]), 32, fit or "crop"))

@@ -1,12 +1,13 @@
-# make demo | test | test-all | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | docs-pictures | clean
+# make demo | test | test-all | test-lowest | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | docs-pictures | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check bench bench-compat bench-decode bench-kernels bench-linear bench-memory docs-pictures clean
+.PHONY: demo test test-all test-lowest check bench bench-compat bench-decode bench-kernels bench-linear bench-memory docs-pictures clean
 
 demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
@@ -17,9 +18,12 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
 
+test-lowest: $(LOWEST)/.test
+	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(LOWEST_TESTS)
+
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs .ci
+	$(BIN)/ruff check src tests benchmarks docs .ci
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
@@ -55,6 +59,13 @@ $(VENV)/.test: $(VENV)/.package
 	$(BIN)/python -m pip install -q -e ".[test]"
 	touch $@
 
+$(LOWEST)/.test: .ci/lowest.py $(SOURCES)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q --upgrade pip
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/pins.txt
+	$(LOWEST)/bin/python -m pip install -q -e ".[test]" -c $(LOWEST)/pins.txt
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.package
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
@@ -64,4 +75,4 @@ $(VENV)/.bench: $(VENV)/.package
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf $(VENV) $(LOWEST) build dist runs

@@ -66,13 +66,17 @@ class Theirs:
         self.model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
     def read(self, ids):
-        return self.model(ids, use_cache=True, logits_to_keep=1).cache_params
+        """The cache, under the name that it has in the output and among the arguments; transformers renamed it."""
+        from transformers import Cache
+
+        output = self.model(ids, use_cache=True, logits_to_keep=1)
+        ((name, cache),) = (pair for pair in output.items() if isinstance(pair[1], Cache))
+        return {name: cache}
 
     def write(self, state, count: int):
         token = torch.zeros(1, 1, dtype=torch.int64)
         for _ in range(count):
-            output = self.model(token, cache_params=state, use_cache=True)
-            token, state = output.logits[:, -1:].argmax(-1), output.cache_params
+            token = self.model(token, use_cache=True, **state).logits[:, -1:].argmax(-1)
         return state
 
 

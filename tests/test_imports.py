@@ -52,3 +52,5 @@ def test_import_of_the_package_is_light():
     assert not {"torch", "timm", "transformers", "numpy"} & loaded_after("import ssmlab")
     assert not {"timm", "transformers", "matplotlib"} & loaded_after("import ssmlab.models, ssmlab.nn, ssmlab.ops")
     assert "torch" not in loaded_after("import ssmlab.data, ssmlab.reports")
+    heavy = {"torch", "huggingface_hub", "httpx", "httpx2", "ssmlab.models.catalogue", "ssmlab.models.download"}
+    assert not heavy & loaded_after("import ssmlab.models, ssmlab.cli.main")

@@ -8,7 +8,8 @@ from families import relative, shake
 from ssmlab import adapt
 from ssmlab.errors import ModelError
 
-SIZES = {"vocab_size": 50, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2}
+# Untied: a model that answers with the token that it reads would not miss its cache.
+SIZES = {"vocab_size": 50, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "tie_word_embeddings": False}
 HEADS = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "expand": 2, "chunk_size": 8}
 KINDS = {"Mamba": {}, "FalconMamba": {}, "Mamba2": HEADS}
 
@@ -72,6 +73,33 @@ def test_generation_sees_the_adapters(kind):
         assert torch.equal(model.generate(tokens, **call), model.generate(tokens, use_cache=False, **call))
 
 
+def test_the_cache_is_known_by_its_type():
+    """Whatever transformers calls the argument: it was `cache_params`, it is `cache`, it is given by its place too."""
+    model = adapt.prepare(build("Mamba2"))
+    shake(model, size=0.1)
+    mixer, u = model.backbone.layers[0].mixer, torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        whole = mixer(u, attention_mask=mask)
+        for name in ("cache", "cache_params", None):
+            cache = transformers.DynamicCache(config=model.config)
+            given = ((cache,), {}) if name is None else ((), {name: cache})
+            first = mixer(u[:, :4], *given[0], *([] if name else [mask[:, :4]]), **given[1],
+                          **({"attention_mask": mask[:, :4]} if name else {}))  # fmt: skip
+            rest = [mixer(u[:, i : i + 1], *given[0], **given[1]) for i in (4, 5)]
+            assert relative(torch.cat([first, *rest], 1), whole) < 2e-6
+
+
+def test_affix_has_no_place_in_a_cache():
+    model = adapt.prepare(build("Mamba"))
+    adapt.apply(model, "affix")
+    tokens = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        assert model(tokens, use_cache=False).logits.shape == (1, 3, 50)
+        with pytest.raises(ModelError, match="generate with use_cache=False"):
+            model.generate(tokens, max_new_tokens=2)
+
+
 OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT still asks for it
 
 
@@ -106,6 +134,7 @@ def test_models_of_peft_are_checked_too():
 
 
 @OF_PEFT
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT 0.18, of a mixer's own parameters
 def test_what_peft_itself_put_on_parameters_and_tokens_is_checked():
     from peft import LoraConfig, get_peft_model
 

@@ -184,7 +184,7 @@ def test_orthogonal_tuning_keeps_the_large_directions_and_merges(channel_first):
     names, y = list(model.state_dict()), model(x)
     layers = tune_orthogonally(model, share=0.5, train=["classifier.head"])
     assert torch.allclose(model(x), y, atol=1e-6)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         F.cross_entropy(model(x), torch.tensor([0, 1, 2, 0])).backward()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ssmlab.cli.main import main
+from ssmlab.cli.tested import NEWEST
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 COMMANDS = ("demo", "run", "sweep", "classify", "data", "report", "models", "recipes", "doctor", "bench", "exec")
@@ -203,6 +204,7 @@ def test_doctor_passes_here_and_fails_on_a_wrong_kernel(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "selective_scan" in shown and "causal_conv1d" in shown and "PASS" in shown and "FAIL" not in shown
     assert "torch" in shown and "threads" in shown and "OpenMP" in shown
+    assert "the lowest and newest version that the tests pass with" in shown and f"to {NEWEST['captum']}" in shown
     from ssmlab import ops
 
     right = ops.causal_conv1d

@@ -21,7 +21,8 @@ def test_nobody_answers_before():
     [
         ("mamba_ssm", "Mamba mamba_inner_fn selective_scan_fn selective_state_update mamba_chunk_scan_combined"),
         ("mamba_ssm.ops.selective_scan_interface",
-         "selective_scan_fn selective_scan_ref mamba_inner_fn mamba_inner_ref"),
+         "selective_scan_fn selective_scan_ref mamba_inner_fn mamba_inner_ref mamba_inner_fn_no_out_proj "
+         "bimamba_inner_fn bimamba_inner_ref"),
         ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update selective_state_update_ref"),
         ("mamba_ssm.ops.triton.ssd_combined",
          "mamba_chunk_scan_combined mamba_split_conv1d_scan_combined ssd_chunk_scan_combined_ref "
@@ -35,6 +36,7 @@ def test_nobody_answers_before():
          "causal_conv1d_fn causal_conv1d_ref causal_conv1d_update causal_conv1d_update_ref"),
         ("causal_conv1d.causal_conv1d_varlen", "causal_conv1d_varlen_states causal_conv1d_varlen_states_ref"),
         ("causal_conv1d.cpp_functions", "causal_conv1d_fwd_function causal_conv1d_bwd_function"),
+        ("causal_conv1d_cuda", "causal_conv1d_fwd causal_conv1d_bwd causal_conv1d_update"),
         ("selective_scan_cuda", "fwd bwd"),
         ("selective_scan_cuda_core", "fwd bwd"),
         ("selective_scan_cuda_oflex", "fwd bwd"),
@@ -48,8 +50,8 @@ def test_names(installed, module, names):
 
 
 def test_what_is_not_there_says_whose_fault_it_is(installed):
-    with pytest.raises(ModuleNotFoundError, match=r"mamba_ssm\.ops\.cute has no counterpart in ssmlab"):
-        importlib.import_module("mamba_ssm.ops.cute")
+    with pytest.raises(ModuleNotFoundError, match=r"mamba_ssm\.ops\.nothing has no counterpart in ssmlab"):
+        importlib.import_module("mamba_ssm.ops.nothing")
 
 
 def test_install_twice_is_install_once(installed):

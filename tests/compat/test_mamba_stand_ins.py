@@ -9,7 +9,10 @@ from ssmlab import ops
 from ssmlab.compat import selective_scan_cuda, selective_scan_cuda_core, selective_scan_cuda_oflex
 from ssmlab.compat.mamba_ssm.modules.mamba_simple import Mamba
 from ssmlab.compat.mamba_ssm.ops.selective_scan_interface import (
+    bimamba_inner_fn,
+    bimamba_inner_ref,
     mamba_inner_fn,
+    mamba_inner_fn_no_out_proj,
     mamba_inner_ref,
     selective_scan_fn,
     selective_scan_ref,
@@ -95,6 +98,50 @@ def test_inner(complex_, constant):
     dt = (dt @ i["delta_proj_weight"].mT).mT
     y = selective_scan_ref(x, dt, A, B, C, i["D"], z, i["delta_bias"], True)
     assert relative_error(found[0], F.linear(y.mT, i["out_proj_weight"], i["out_proj_bias"])) == close
+
+
+def block_weights():
+    rank, width, model = 3, 4, 5
+    return {
+        "xz": rand(b, 2 * d, l), "conv1d_weight": rand(d, 1, width), "conv1d_bias": rand(d),
+        "x_proj_weight": 0.3 * rand(rank + 2 * n, d), "delta_proj_weight": 0.3 * rand(d, rank),
+        "out_proj_weight": rand(model, d), "out_proj_bias": rand(model), "A": -torch.rand(d, n) - 0.1,
+    }, {"D": rand(d), "delta_bias": rand(d)}  # fmt: skip
+
+
+@pytest.mark.parametrize("biases", [{}, {"B_proj_bias": rand(n), "C_proj_bias": rand(n)}], ids=["plain", "biases"])
+def test_inner_without_its_projection(biases):
+    weights, rest = block_weights()
+    whole = mamba_inner_fn(**weights, **rest, **biases)
+    projection = [weights.pop(name) for name in ("out_proj_weight", "out_proj_bias")]
+    y = mamba_inner_fn_no_out_proj(*weights.values(), **rest, **biases)
+    assert y.shape == (b, d, l) and relative_error(F.linear(y.mT, *projection), whole) == close
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["maps", "constant maps"])
+def test_inner_in_both_directions(constant):
+    weights, rest = block_weights()
+    maps = {"B": rand(d, n), "C": rand(d, n)} if constant else {}
+    if constant:
+        weights["x_proj_weight"] = weights["x_proj_weight"][:3]
+    inputs = weights | {"A_b": -torch.rand(d, n) - 0.1} | maps | rest
+    found = gradients(bimamba_inner_fn, inputs)
+    assert_same(found, gradients(bimamba_inner_ref, inputs))
+
+    i = inputs  # by hand
+    x, z = i["xz"].chunk(2, dim=1)
+    x, _ = ops.causal_conv1d(x, i["conv1d_weight"][:, 0], i["conv1d_bias"], activation="silu", backend="reference")
+    dt, *projected = (x.mT @ i["x_proj_weight"].mT).split([3] if constant else [3, n, n], -1)
+    B, C = maps.values() if constant else (m.mT for m in projected)
+    dt = (dt @ i["delta_proj_weight"].mT).mT
+    forward = selective_scan_ref(x, dt, i["A"], B, C, i["D"], z, i["delta_bias"], True)
+    x, dt, z = (t.flip(-1) for t in (x, dt, z))
+    B, C = (B, C) if constant else (B.flip(-1), C.flip(-1))
+    back = selective_scan_ref(x, dt, i["A_b"], B, C, i["D"], z, i["delta_bias"], True).flip(-1)
+    y = F.linear((forward + back).mT, i["out_proj_weight"], i["out_proj_bias"])
+    assert relative_error(found[0], y) == close
+    with pytest.raises(UserError, match="complex A"):
+        bimamba_inner_fn(**inputs | {"A_b": torch.complex(i["A_b"], i["A_b"])})
 
 
 def test_inner_norms_and_biases():
@@ -271,8 +318,9 @@ def test_norms_behind_a_residual():
     linear = rand(5, 8)
     y = layer_norm_linear_fn(x, weight, bias, linear, None, is_rms_norm=True)
     assert relative_error(y, rms_norm_fn(x, weight, bias) @ linear.mT) == close
-    with pytest.raises(UserError, match="return_dropout_mask"):
-        rms_norm_fn(x, weight, None, return_dropout_mask=True)
+    ones = torch.ones(2, 3, 8)
+    _, total, mask, none = rms_norm_fn(ones, weight, None, dropout_p=0.5, prenorm=True, return_dropout_mask=True)
+    assert torch.equal(total, 2.0 * mask) and none is None and 0 < mask.sum() < 48
     torch.manual_seed(0)
     assert not torch.equal(rms_norm_fn(x, weight, None, dropout_p=0.5), rms_norm_fn(x, weight, None))
 

@@ -1,5 +1,6 @@
 """`ssmlab exec`: arguments, `__main__`, modules, and code that enters the GPU's context on a CPU."""
 
+import os
 import subprocess
 import sys
 
@@ -72,3 +73,69 @@ def test_a_module_of_a_package_that_needs_the_originals(folder):
         assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and missing.stdout == ""
         assert missing.stderr.startswith(f"ssmlab: there is no module {wrong}")
     assert "No module named 'missing_thing'" in execute("-m", "package.other", folder=folder).stderr
+
+
+DEVICES = """
+import subprocess, sys, torch
+from torch.utils.data import DataLoader
+
+class Moved(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+    def __getitem__(self, i):
+        return torch.ones(2, device="cuda:0")
+
+if __name__ == "__main__":
+    print(torch.device("cuda"), torch.cuda.is_available())
+    for context in ("fork", "spawn"):
+        print(context, next(iter(DataLoader(Moved(), num_workers=1, multiprocessing_context=context))).device)
+    code = "import torch; from mamba_ssm import Mamba; print('started', torch.ones(1).cuda().device)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+"""
+
+
+def test_devices_in_every_process(folder):
+    (folder / "devices.py").write_text(DEVICES)
+    done = execute("--device", "cpu", "devices.py", folder=folder)
+    assert done.stdout.splitlines() == ["cpu True", "fork cpu", "spawn cpu", "started cpu"], done.stderr
+    assert done.stderr.count("no GPU is used") == 1, done.stderr
+
+
+def test_devices_left_alone(folder):
+    (folder / "alone.py").write_text("import torch\nprint(torch.device('cuda'), torch.zeros(1).device)\n")
+    assert execute("--device", "cuda", "alone.py", folder=folder).stdout == "cuda cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"), [("--device", "gpu"), ("--autocast", "float16")], ids=["device", "autocast"]
+)
+def test_unknown_options(folder, option, wrong):
+    done = execute(option, wrong, "code/program.py", folder=folder)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"ssmlab: {option} must be ") and repr(wrong) in done.stderr
+
+
+def test_autocast_as_chosen(folder):
+    (folder / "half.py").write_text(
+        "import torch\nx = torch.ones(2, 2)\nwith torch.autocast('cuda'):\n    print((x @ x).dtype)\n"
+    )
+    assert execute("--autocast", "bfloat16", "half.py", folder=folder).stdout == "torch.bfloat16\n"
+
+
+def test_a_fork_is_named(folder):
+    (folder / "fork.py").write_text("from mamba_ssm import selective_scan_fn\nselective_scan_fn(scan_type='zigzag')\n")
+    done = execute("fork.py", folder=folder)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "ssmlab: selective_scan_fn(scan_type=...) is no argument of mamba_ssm"
+    )
+
+
+def test_a_hidden_sitecustomize_still_runs(folder, monkeypatch):
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text("print('customized')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]))
+    (folder / "parent.py").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(1)'], check=True)\n"
+    )
+    assert execute("parent.py", folder=folder).stdout == "customized\ncustomized\n1\n"

@@ -125,7 +125,8 @@ def test_fit_square_resizes_the_short_side_and_keeps_the_middle(make, size):
     expected = whole[:, size : 2 * size]
     assert np.array_equal(np.asarray(fit_square(wide, size)), expected)
     turned = wide.transpose(Image.Transpose.TRANSPOSE)
-    assert np.array_equal(np.asarray(fit_square(turned, size)), expected.swapaxes(0, 1))
+    found = np.asarray(fit_square(turned, size)).astype(int)
+    assert np.abs(found - expected.swapaxes(0, 1)).max() <= 1  # which axis Pillow rounds first depends on its version
 
 
 def test_fit_square_is_antialiased():

@@ -15,11 +15,12 @@ from ssmlab.cli.explain import spread
 from ssmlab.cli.main import main
 from ssmlab.errors import ModelError, UserError
 from ssmlab.interpret.explain import Options, enlarged, explain
-from ssmlab.interpret.opening import find_classes, imagenet_names, open_model, read_pictures
+from ssmlab.interpret.opening import find_classes, open_model, read_pictures
 from ssmlab.interpret.page import page
 from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.visualise import Search
 from ssmlab.models import create_model, save_model
+from ssmlab.models.catalogue import class_names
 from ssmlab.reports.record import read_records
 
 CLASSES = ("cat", "dog", "guinea pig", "7")
@@ -44,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def test_classes_by_name_and_by_index():
-    names = imagenet_names()
+    names = class_names("imagenet-1k")
     assert len(names) == 1000 and find_classes(["Guacamole", "plate"], names) == [924, 923]
     assert find_classes(["tench", "Tinca tinca", "1"], names) == [0, 1]
     assert find_classes(["7", "0", "dog"], CLASSES) == [3, 0, 1]  # a name comes before an index

@@ -53,7 +53,7 @@ def call(arguments, **options):
     given = dict(arguments)
     state = [given.pop(name, None) for name in STATE]
     y, last = mamba3(**given, initial_state=None if state[0] is None else Mamba3State(*state), **options)
-    return {"y": y, **{f"{name}_state": part for name, part in last._asdict().items()}}
+    return {"y": y, **dict(zip(STATE, last))}
 
 
 def without(arguments, *names):

@@ -1,10 +1,12 @@
 """Operations, throughput and memory."""
 
+import contextlib
 import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssmlab.models import create_model
 from ssmlab.models.language import create_language_model
@@ -23,6 +25,7 @@ from ssmlab.profiling import (
     peak_memory,
     weight_bytes,
 )
+from ssmlab.profiling.flops import _attention_flops
 from ssmlab.profiling.language import PROMPT, token_costs
 
 MIB = 2**20
@@ -200,6 +203,43 @@ def test_meta_models_cost_the_same():
         with torch.device("meta"):
             unreal = count_flops(create_model(name, num_classes=3, image_size=32), x.to("meta"))
         assert count_flops(create_model(name, num_classes=3, image_size=32), x) == unreal
+
+
+class Attention(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, q, k, v):
+        return nn.functional.scaled_dot_product_attention(q, k, v, **self.options)
+
+
+@pytest.mark.parametrize("backend", [None, SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"enable_gqa": True}, {"attn_mask": torch.zeros(6, 10)}])
+def test_attention_counts_whichever_kernel_computes_it(options, dtype, backend):
+    heads = 2 if "enable_gqa" in options else 4
+    shapes = [(2, 4, 6, 8), (2, heads, 10, 8), (2, heads, 10, 8)]
+    for device in ("cpu", "meta"):
+        inputs = tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+        here = {k: v.to(device, dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        with contextlib.nullcontext() if backend is None else sdpa_kernel([backend, SDPBackend.MATH]):
+            counts = count_flops(Attention(**here), inputs)
+        assert counts.macs == counts.parts["batched products"] == 2 * 4 * 6 * 10 * (8 + 8)
+
+
+def test_the_formula_of_attention_for_other_widths():
+    assert _attention_flops((2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 4)) == 2 * 2 * 3 * 5 * 7 * (8 + 4)
+
+
+def test_attention_of_torchs_own_modules_counts():
+    b, l, d = 2, 6, 8
+    attention = b * l * d * 4 * d + 2 * b * l * l * d
+    layer = nn.TransformerEncoderLayer(d, 2, dim_feedforward=16, batch_first=True)
+    before = torch.backends.mha.get_fastpath_enabled()
+    counts = count_flops(layer, torch.zeros(b, l, d))
+    assert counts.macs == attention + b * l * 2 * d * 16
+    assert torch.backends.mha.get_fastpath_enabled() == before
 
 
 def test_calls_take_turns_and_another_one_begins_each_round(monkeypatch):

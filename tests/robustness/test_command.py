@@ -188,6 +188,8 @@ def test_recipes(name, tmp_path):
 
 
 def test_a_recipe_without_weights_is_refused(tmp_path):
-    recipe = load_recipe("robustness/imagenet_21", ["data.path=digits"])
+    recipe = load_recipe(
+        "robustness/imagenet_21", ["data.path=digits", "models.0.pretrained=false", "models.1.pretrained=false"]
+    )
     with pytest.raises(Exception, match=r"VMamba-B has no weights; give models\.0\.weights=FILE"):
         run_recipe(recipe, output=tmp_path)

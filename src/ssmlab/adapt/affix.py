@@ -6,12 +6,14 @@ inside every block. A block that reads both ways gets them at both ends, one ove
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssmlab.adapt.parts import scans
+from ssmlab.adapt.preparing import cache_in
 from ssmlab.errors import ModelError
 
 
@@ -42,21 +44,22 @@ def _input_weight(block: Any) -> Tensor:
 def _continues(args: tuple, kwargs: dict) -> bool:
     """Whether the sequence has begun in an earlier call, tokens and all."""
     state = args[1] if len(args) > 1 else kwargs.get("state")
-    cache, layer = kwargs.get("cache_params"), kwargs.get("layer_idx")
-    return state is not None or (cache is not None and layer is not None)
+    return state is not None
 
 
 def _before(block: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     key = "u" if "u" in kwargs else "hidden_states" if "hidden_states" in kwargs else None
     u = args[0] if key is None else kwargs[key]
-    if not block.beside_active or _continues(args, kwargs):
+    if not block.beside_active:
         return args, kwargs
-    if kwargs.get("seq_idx") is not None:
-        raise ModelError("affix: sequences packed in a row have no place for tokens before each; give one a row")
-    if kwargs.get("cache_params") is not None:
+    if "transformers" in sys.modules and cache_in(args, kwargs) is not None:
         raise ModelError(
             "affix: transformers' cache has no place for a block's own tokens; generate with use_cache=False"
         )
+    if _continues(args, kwargs):
+        return args, kwargs
+    if kwargs.get("seq_idx") is not None:
+        raise ModelError("affix: sequences packed in a row have no place for tokens before each; give one a row")
     tokens = block.affix.to(u.dtype)
     u = _around(block, u, tokens)
     kwargs = dict(kwargs)

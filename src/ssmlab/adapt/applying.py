@@ -318,8 +318,10 @@ def _forget_statistics(model: nn.Module) -> None:
 
 
 def _of_peft(model: Any) -> bool:
-    """Whether PEFT itself has put adapters on a model."""
-    return hasattr(model, "peft_config") or any(True for _ in lora.wrapped(model))
+    """Whether PEFT itself has put adapters on a model. What it leaves after merging, `peft_config`, is not one."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel) or any(True for _ in lora.wrapped(model))
 
 
 def _spec(model: Any) -> Spec:

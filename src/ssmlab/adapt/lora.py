@@ -43,6 +43,7 @@ def inject(
         use_rslora=rslora,
         target_modules="|".join(re.escape(name) for name in layers),
     )
+    model.__dict__.pop("peft_config", None)  # PEFT 0.18 leaves it on a model that it has merged
     Injected(model, config, ADAPTER)
     cast_adapter_dtype(model, ADAPTER)  # to float32, where the base has half precision
 

@@ -7,6 +7,7 @@ conv1d for these models, and accepts x_proj and dt_proj.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -49,8 +50,8 @@ def prepare(model: Any) -> Any:
 def _lift_refusal() -> None:
     from peft.tuners import tuners_utils
 
-    refuse = tuners_utils._check_lora_target_modules_mamba
-    if getattr(refuse, _MARK, False):
+    refuse = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    if refuse is None or getattr(refuse, _MARK, False):  # nothing to lift, or lifted already
         return
 
     def only_others(config, model, target_name):
@@ -61,12 +62,29 @@ def _lift_refusal() -> None:
     tuners_utils._check_lora_target_modules_mamba = only_others
 
 
-def _mamba(
-    self: Any, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+def cache_in(args: tuple, kwargs: dict) -> Any:
+    """The cache among a mixer's arguments, found by its type: transformers renames and moves the argument."""
+    from transformers import Cache
+
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+
+
+def _mixer(mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`mix` (mixer, hidden states, cache, mask, seq_idx) with the arguments of a mixer's forward."""
+
+    def forward(self, hidden_states, *args, attention_mask=None, seq_idx=None, **kwargs):
+        if attention_mask is None:  # given by its place, after the cache
+            attention_mask = next((value for value in args if isinstance(value, Tensor)), None)
+        return mix(self, hidden_states, cache_in(args, kwargs), attention_mask, seq_idx)
+
+    return forward
+
+
+@_mixer
+def _mamba(self: Any, hidden_states: Tensor, cache: Any, mask: Tensor | None, seq_idx: Tensor | None) -> Tensor:
     """Of Mamba and FalconMamba: (b, l, hidden) -> (b, l, hidden)."""
-    x, z = self.in_proj(_masked(hidden_states, attention_mask)).mT.chunk(2, dim=1)
-    x = _masked(_convolved(self, x, cache_params, kwargs).mT, attention_mask)
+    x, z = self.in_proj(_masked(hidden_states, mask)).mT.chunk(2, dim=1)
+    x = _masked(_convolved(self, x, cache, seq_idx).mT, mask)
     dt, B, C = self.x_proj(x).split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], dim=-1)
     if hasattr(self, "dt_layernorm"):
         dt, B, C = self.dt_layernorm(dt), self.b_layernorm(B), self.c_layernorm(C)
@@ -79,22 +97,21 @@ def _mamba(
         self.D.float(),
         z=z,
         dt_softplus=True,
-        initial_state=_state(self, cache_params),
-        seq_idx=kwargs.get("seq_idx"),
+        initial_state=_state(self, cache),
+        seq_idx=seq_idx,
     )
-    if cache_params is not None:
-        cache_params.update_recurrent_state(last, self.layer_idx)
+    if cache is not None:
+        cache.update_recurrent_state(last, self.layer_idx)
     return self.out_proj(y.mT.to(hidden_states.dtype))
 
 
-def _mamba2(
-    self: Any, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+@_mixer
+def _mamba2(self: Any, hidden_states: Tensor, cache: Any, mask: Tensor | None, seq_idx: Tensor | None) -> Tensor:
     """Of Mamba2: (b, l, hidden) -> (b, l, hidden)."""
     width = self.n_groups * self.ssm_state_size
-    projected = self.in_proj(_masked(hidden_states, attention_mask))
+    projected = self.in_proj(_masked(hidden_states, mask))
     z, xBC, dt = projected.split([self.intermediate_size, self.intermediate_size + 2 * width, self.num_heads], dim=-1)
-    xBC = _masked(_convolved(self, xBC.mT, cache_params, kwargs).mT, attention_mask)
+    xBC = _masked(_convolved(self, xBC.mT, cache, seq_idx).mT, mask)
     x, B, C = xBC.split([self.intermediate_size, width, width], dim=-1)
     limits = tuple(self.time_step_limit)
     clamped = limits != (0.0, float("inf"))
@@ -110,11 +127,11 @@ def _mamba2(
         dt_bias=None if clamped else self.dt_bias,
         dt_softplus=not clamped,
         chunk_size=self.chunk_size,
-        initial_state=_state(self, cache_params),
-        seq_idx=kwargs.get("seq_idx"),
+        initial_state=_state(self, cache),
+        seq_idx=seq_idx,
     )
-    if cache_params is not None:
-        cache_params.update_recurrent_state(last, layer_idx=self.layer_idx)
+    if cache is not None:
+        cache.update_recurrent_state(last, self.layer_idx)
     return self.out_proj(self.norm(y.flatten(2), z).to(hidden_states.dtype))
 
 
@@ -134,13 +151,13 @@ def _masked(u: Tensor, mask: Tensor | None) -> Tensor:
     return u * mask[..., None].to(u.dtype)
 
 
-def _convolved(mixer: Any, x: Tensor, cache: Any, kwargs: dict) -> Tensor:
+def _convolved(mixer: Any, x: Tensor, cache: Any, seq_idx: Tensor | None) -> Tensor:
     """x (b, d, l) through the mixer's convolution, behind what the cache remembers."""
     length, conv = x.shape[2], mixer.conv1d
     if cache is not None:
         x = cache.update_conv_state(x, mixer.layer_idx, conv_kernel_size=mixer.conv_kernel_size)
     if isinstance(conv, nn.Conv1d):
-        y, _ = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu", seq_idx=kwargs.get("seq_idx"))
+        y, _ = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu", seq_idx=seq_idx)
     else:  # it is wrapped
         y = mixer.act(conv(x)[..., : x.shape[2]])
     return y[..., -length:]

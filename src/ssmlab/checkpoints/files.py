@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from ssmlab.checkpoints import Rule, convert, family_module
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
 from ssmlab.errors import ModelError, UserError
+from ssmlab.models.catalogue import find_weights, is_repository
+from ssmlab.models.download import local_folder
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
 from ssmlab.models.language_model import NO_DECAY
 from ssmlab.models.weights import fit, one_line
@@ -42,7 +44,8 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     grows by the model in the precision that was asked for. No code in a file is run.
 
     Args:
-        path: the folder, the folder of a run with one language model in it, or a file in one of these.
+        path: the folder, the folder of a run with one language model in it, a file in one of these, or a published
+            name: `owner/name` on the Hugging Face Hub, or one of ours, such as mamba_lm_130m.
         dtype: of the parameters; None takes the file's, that of the embedding. `NO_DECAY`, the dynamics, stay as wide
             as they are in the file: they are few, and rounding them moves the slow states.
         int8: the weights of linear layers in 8 bits, as by `nn.quantize_linear_`.
@@ -71,12 +74,14 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     return _filled(model, files, rules, found, dtype, int8).eval()
 
 
-def find_language_model(path: str | Path) -> Path:
-    """The folder of the language model that a path means.
+def find_language_model(path: str | Path, *, accept_licence: bool = False) -> Path:
+    """The folder of the language model that a path or a published name means.
 
     Raises:
         ModelError: there is none, or several.
     """
+    if is_repository(str(path)) or find_weights(str(path)) is not None:
+        path = local_folder(path, accept_licence=accept_licence)
     path = Path(path)
     folder = path.parent if path.is_file() else path
     if (folder / "config.json").is_file():

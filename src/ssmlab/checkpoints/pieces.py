@@ -9,10 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ssmlab.errors import ModelError
+from ssmlab.models.download import WEIGHTS
 from ssmlab.models.weights import read_state_dict
 
-# names of weights files, the first that is there is read
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 WINDOW = 8 * 2**20  # bytes that are read before a mapped file is let go of
 
 

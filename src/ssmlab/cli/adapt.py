@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained
+
 app = typer.Typer(no_args_is_help=True)
 
-MODEL = Annotated[str, typer.Argument(help="A run, the folder of a trained model, or a name of `ssmlab models`")]
+MODEL = Annotated[
+    str,
+    typer.Argument(help="A run, the folder of a trained model, a name of `ssmlab models`, or owner/name on the hub"),
+]
 RANK = Annotated[int, typer.Option(min=1, help="Rank of low-rank updates")]
 CLASSES = Annotated[int, typer.Option(min=1, help="Size of the output of a vision model given by its name")]
 SIDE = Annotated[int | None, typer.Option(min=8, help="Side of its images; the model's own if not given")]
@@ -19,7 +24,14 @@ def main() -> None:
 
 
 @app.command()
-def methods(model: MODEL = "", rank: RANK = 8, classes: CLASSES = 10, image_size: SIDE = None) -> None:
+def methods(
+    model: MODEL = "",
+    rank: RANK = 8,
+    classes: CLASSES = 10,
+    image_size: SIDE = None,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
+) -> None:
     """List the methods; with a model, how many numbers each would train of it."""
     from rich.console import Console
     from rich.table import Table
@@ -33,7 +45,7 @@ def methods(model: MODEL = "", rank: RANK = 8, classes: CLASSES = 10, image_size
         table.add_column("trained", justify="right")
         table.add_column("share", justify="right")
     table.add_column("what it does")
-    network = _open(model, classes, image_size) if model else None
+    network = _open(model, classes, image_size, pretrained, accept_licence) if model else None
     for name, method in METHODS.items():
         table.add_row(name, *(_counts(network, name, rank) if model else ()), method.title)
     console.print(table)
@@ -69,6 +81,8 @@ def check(
     classes: CLASSES = 10,
     image_size: SIDE = None,
     every: Annotated[bool, typer.Option("--all", help="A line for every tensor instead of one for all layers")] = False,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Run a model with adapters forward and backward once: gradients, coverage, and merged against unmerged.
 
@@ -78,7 +92,7 @@ def check(
 
     from ssmlab import adapt
 
-    network = _open(model, classes, image_size)
+    network = _open(model, classes, image_size, pretrained, accept_licence)
     if adapter is None:
         adapt.apply(network, method, rank=rank, **_growth(network, method))
     else:
@@ -123,14 +137,21 @@ def _table(report, every: bool):
     return table
 
 
-def _open(model: str, classes: int, image_size: int | None):
-    """The network of a path, or of a name with random weights; a path wins."""
+def _open(model: str, classes: int, image_size: int | None, pretrained: bool, accept_licence: bool):
+    """The network of a path, or of a name with published or random weights; a path wins."""
     import json
 
+    from ssmlab.cli.published import as_folder
     from ssmlab.errors import ModelError
+    from ssmlab.models.catalogue import published
     from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
     from ssmlab.models.registry import MODELS, TIMM, create_model, did_you_mean, load_model
 
+    row = published(model)
+    if row is not None and row.classes and model == row.repository:
+        model, pretrained = row.models[0], True
+    elif row is not None or not (model in MODELS or model.startswith(TIMM)):
+        model = as_folder(model, pretrained and row is not None, accept_licence)
     path = Path(model)
     if path.exists():
         folder = _folder(path)
@@ -147,7 +168,13 @@ def _open(model: str, classes: int, image_size: int | None):
     if model in LANGUAGE_MODELS:
         return create_language_model(model)
     if model in MODELS or model.startswith(TIMM):
-        return create_model(model, num_classes=classes, image_size=image_size)
+        return create_model(
+            model,
+            num_classes=classes,
+            image_size=image_size,
+            pretrained=pretrained,
+            accept_licence=accept_licence,
+        )
     hint = did_you_mean(model, [*MODELS, *LANGUAGE_MODELS]) or "; give a folder, or a name of `ssmlab models`"
     raise ModelError(f"there is no model {model!r}{hint}")
 

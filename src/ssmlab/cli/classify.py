@@ -5,9 +5,15 @@ from pathlib import Path
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence
+
 
 def classify(
-    model: Path = typer.Argument(metavar="MODEL", help="A run's folder, a model's folder in it, or its weights file."),
+    model: Path = typer.Argument(
+        metavar="MODEL",
+        help="A run's folder, a model's folder in it, or its weights file; or a name with published weights: of "
+        "`ssmlab models`, or timm/<name>.",
+    ),
     files: list[Path] = typer.Argument(
         None,
         metavar="FILE...",
@@ -19,14 +25,20 @@ def classify(
     lines: bool = typer.Option(False, "--lines", help="Every line of a text is one to classify."),
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
     batch_size: int = typer.Option(32, min=1),
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
     from ssmlab.cli.display import Display
     from ssmlab.errors import DataError, UserError
+    from ssmlab.models.catalogue import check_licence, published
+    from ssmlab.models.registry import TIMM
     from ssmlab.training.inference import find_model, find_pictures, write_table
     from ssmlab.training.inference_sequences import HEAD
 
-    folder, why = find_model(model)
+    if (row := published(model)) is not None:
+        check_licence(row, accept_licence)  # before torch is imported
+    named = row is not None or (str(model).startswith(TIMM) and not model.exists())
+    folder, why = (model, "") if named else find_model(model)
     sequences = (folder / HEAD).is_file()
     if lines and not sequences:
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
@@ -41,7 +53,10 @@ def classify(
     if pictures is None:
         what, (classes, rows, problems) = "sequences", _sequences(folder, files, lines, device, batch_size, display)
     else:
-        what, (classes, rows, problems) = "pictures", _pictures(folder, *pictures, device, batch_size, display)
+        what, (classes, rows, problems) = (
+            "pictures",
+            _pictures(folder, *pictures, device, batch_size, accept_licence, display),
+        )
     for row in rows if csv is None else ():
         said = ", ".join(f"{name} {p:.1%}" for name, p in row.ranking(classes)[:top_k])
         typer.echo(f"{row.file}: {said}")
@@ -52,11 +67,11 @@ def classify(
         raise DataError(f"{len(problems)} of {len(rows) + len(problems)} {what} cannot be read", problems)
 
 
-def _pictures(folder: Path, files: list[Path], problems: list[str], device: str, batch_size: int, display):
+def _pictures(folder: Path, files: list[Path], problems: list[str], device, batch_size, accept_licence, display):
     """The classes, predictions, and what is wrong with the rest."""
     from ssmlab.training.inference import Classifier
 
-    classifier = Classifier(folder, device)
+    classifier = Classifier(folder, device, accept_licence=accept_licence)
     rows = []
     display.start("classifying", len(files))
     try:

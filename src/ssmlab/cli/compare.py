@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
+
 NAMES, NUMBERS = 28, 18  # columns of the terminal for the measures, and for a model
 
 
@@ -33,11 +35,13 @@ def compare(
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/compare-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison that is there.")] = False,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Compare models: accuracy, operations, speed, latency and memory, and which of them no other one beats.
 
-    The weights of a network by name are random unless --weights gives some; then its accuracy says nothing and is not
-    measured.
+    The weights of a network by name are random unless --weights or --pretrained gives some; then its accuracy says
+    nothing and is not measured.
     """
     import shlex
     import sys
@@ -46,6 +50,8 @@ def compare(
     from ssmlab.training.compare import Options
     from ssmlab.training.compare import compare as measure
 
+    device = checked_device(device)
+    models, files = as_files(models, weights or [], pretrained, accept_licence)
     options = Options(
         data=data,
         group=group,
@@ -55,9 +61,9 @@ def compare(
         batch=batch,
         repeats=repeats,
         threads=threads,
-        device=checked_device(device),
+        device=device,
         train=train,
-        weights=tuple(weights or ()),
+        weights=tuple(files),
     )
     display = Display()
     try:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_files, as_folder
+
 NAMES, NUMBERS = 28, 18  # columns of the terminal for the measures, and for a model
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
@@ -64,6 +66,8 @@ def compress(
     labels: LABELS = "fine",
     output: OUTPUT = None,
     overwrite: OVERWRITE = False,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Replace linear layers by products of a lower rank: spectrum, parameters, operations, speed, and what is lost.
 
@@ -76,13 +80,23 @@ def compress(
     if device not in DEVICES:
         raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
     rule, values = _rule(rank=rank, energy=energy, flops=flops)
+    title = model.replace("/", "-")
+    (model,), files = as_files([model], [weights] if weights else [], pretrained, accept_licence)
+    if not files and (folder := as_folder(model, _of_text(model) and pretrained, accept_licence)) != model:
+        model, output = folder, output or Path("runs") / f"compress-{title}"
     options = Options(
         rule=rule, values=values, targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
         residual_rank=residual_rank, data=data, group=group, labels=labels, limit=limit, epochs=epochs,
         learning_rate=learning_rate, image_size=image_size, length=length, tokenizer=tokenizer, batch=batch,
-        repeats=repeats, threads=threads, device=device, train=train, weights=(weights,) if weights else (),
+        repeats=repeats, threads=threads, device=device, train=train, weights=tuple(files),
     )  # fmt: skip
     _run(model, options, output, overwrite)
+
+
+def _of_text(model: str) -> bool:
+    from ssmlab.models.language import LANGUAGE_MODELS
+
+    return model in LANGUAGE_MODELS
 
 
 def _run(model: str, options, output: Path | None, overwrite: bool) -> None:

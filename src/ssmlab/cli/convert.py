@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from ssmlab.cli.generate import DTYPE, MODEL
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_folder
 
 LAYOUTS = ("huggingface", "state-spaces", "ssmlab")
 # files that belong to a model and are the same in every layout
@@ -19,6 +20,8 @@ def convert(
     output: Path = typer.Argument(metavar="OUTPUT", help="The folder to write; new or empty."),
     to: str = typer.Option("huggingface", "--to", help=f"{', '.join(LAYOUTS)}."),
     dtype: str = DTYPE,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Write a language model in another layout, its tokenizer beside it; transformers opens Hugging Face's."""
     from ssmlab.cli.generate import check_model, model_folder, open_model
@@ -33,6 +36,7 @@ def convert(
 
     from ssmlab.checkpoints.files import save_language_model
 
+    model = as_folder(model, pretrained, accept_licence)
     folder = model_folder(model) if Path(model).exists() else None
     network = open_model(model if folder is None else str(folder), dtype)
     ends = () if folder is None else _ends(folder, network)

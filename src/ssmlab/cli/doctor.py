@@ -14,6 +14,7 @@ def doctor() -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     _environment(console)
+    _dependencies(console)
     _devices(console)
     _kernels(console)
     _stand_ins(console)
@@ -43,6 +44,15 @@ def _environment(console) -> None:
         console.print(
             "  [yellow]OpenMP runtimes of several makers are loaded; their threads get in each other's way[/yellow]"
         )
+
+
+def _dependencies(console) -> None:
+    from ssmlab.cli.tested import tested
+
+    console.print("[bold]Dependencies[/bold] (installed, and the lowest and newest version that the tests pass with)")
+    for name, lowest, newest, installed, remark in tested():
+        console.print(f"  {name:13} {installed or '-':12} {lowest or '?'} to {newest}", end="", markup=False)
+        console.print(f"  [yellow]{remark}[/yellow]" if remark else "")
 
 
 def openmp_runtimes() -> list[str]:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import click
 import typer
 from typer.core import TyperCommand
+
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
 
 SEVERAL = "--classes"
 
@@ -12,7 +13,7 @@ SEVERAL = "--classes"
 class TakesSeveral(TyperCommand):
     """`--classes guacamole plate` is `--classes guacamole --classes plate`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread(args, SEVERAL))
 
 
@@ -24,7 +25,7 @@ def spread(args: list[str], option: str) -> list[str]:
         if arg == option:
             values = True
             if i + 1 == len(args) or args[i + 1].startswith("-"):
-                out.append(option)  # without a value, as click shall say
+                out.append(option)  # without a value, as typer shall say
         elif values and not arg.startswith("-"):
             out += [option, arg]
         else:
@@ -49,6 +50,8 @@ def explain(
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
     output: Path = typer.Option(None, help="The folder; runs/explain-<model> if not given."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace the explanation that is there."),
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Show what a model says about pictures, what it looks for, and where it found it, on one page.
 
@@ -72,6 +75,8 @@ def explain(
     from ssmlab.training.folder import check_report_folder
 
     display = Display()
+    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
+    weights = named[0].removeprefix(f"{model}=") if named else None
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))
     folder = output or Path("runs") / f"explain-{Path(model).name}"
@@ -83,7 +88,9 @@ def explain(
     if why:
         display.say(why)
     if opened.untrained:
-        display.say(f"{model} has random weights and has learnt nothing; give --weights FILE or a trained model")
+        display.say(
+            f"{model} has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
+        )
     search = Search(steps=steps, colour="grey" if opened.grey else "imagenet", seed=seed)
     options = Options(classes=asked, search=search, score_steps=16 if scores else 0, seed=seed)
     stamp = Stamp(run=folder.name, task="explain", command=shlex.join(["ssmlab", *sys.argv[1:]]), commit=commit(),

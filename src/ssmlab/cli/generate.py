@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_folder
+
 MODEL = typer.Argument(
     metavar="MODEL",
     help="The folder of a language model in any layout (ours, state-spaces', Hugging Face's), of a run with one, "
-    "or a name such as mamba_lm_130m, which gets random weights.",
+    "owner/name on the Hugging Face Hub, or a name such as mamba_lm_130m, which gets random weights without "
+    "--pretrained.",
 )
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -62,10 +65,13 @@ def generate(
     stream: bool = typer.Option(True, "--stream/--no-stream", help="Print text as soon as it is certain."),
     dtype: str = DTYPE,
     device: str = typer.Option("auto", "--device", help=f"{', '.join(DEVICES)}."),
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
     prompts = _prompts(prompt, prompt_file, batch, load_state)
     check_model(model, dtype, device, WRITING)
+    model = as_folder(model, pretrained, accept_licence)
     from ssmlab.models.sampling import Sampling
 
     choice = {
@@ -126,11 +132,13 @@ def _timed(voice: Voice, reading: Any, choice: dict[str, Any], on_text: Any) -> 
 def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tuple[str, ...] = DTYPES) -> None:
     """Tell what is misspelt before torch is imported."""
     from ssmlab.errors import ModelError, UserError
+    from ssmlab.models.catalogue import is_repository
     from ssmlab.models.language import LANGUAGE_MODELS
     from ssmlab.models.registry import did_you_mean
 
-    if not Path(model).exists() and model not in LANGUAGE_MODELS:
-        hint = did_you_mean(model, LANGUAGE_MODELS) or "; give its folder, or a name such as mamba_lm_130m"
+    if not Path(model).exists() and model not in LANGUAGE_MODELS and not is_repository(model):
+        hint = did_you_mean(model, LANGUAGE_MODELS)
+        hint = hint or "; give its folder, owner/name on the hub, or a name such as mamba_lm_130m"
         raise ModelError(f"there is no language model {model!r}{hint}")
     if dtype is not None and dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")

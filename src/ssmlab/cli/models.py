@@ -143,7 +143,7 @@ def _show(console, name: str, depth: int, classes: int, image_size: int | None) 
     head = f"[bold]{escape(name)}[/bold] {escape(title)}: {total:,} parameters"
     console.print(head + (f", {tokens} tokens" if tokens else ""), soft_wrap=True)
     lines = _language_costs(model) if language else _vision_costs(model, image_size)
-    for line in [*lines, *_printed(name)]:
+    for line in [*lines, *_printed(name), *_weights(name)]:
         console.print(line, markup=False, soft_wrap=True)
     _print_tree(console, model, depth)
 
@@ -230,6 +230,18 @@ def _printed(name: str) -> list[str]:
         f"{large(known.macs)} MAC, printed as FLOPs" if known.macs else "",
     ]
     return [f"published: {', '.join(filter(None, said))} at {known.image_size} x {known.image_size} ({known.source})"]
+
+
+def _weights(name: str) -> list[str]:
+    """Where its published weights are, and what may be done with them."""
+    from ssmlab.models.catalogue import find_weights
+
+    row = find_weights(name)
+    if row is None:
+        return []
+    size = f", {row.size}" if row.size else ""
+    agree = "; to be accepted once, with --accept-licence" if row.licence.accept else ""
+    return [f"weights: {row.address}{size} ({row.source})", f"licence of the weights: {row.licence.title}{agree}"]
 
 
 def _grow(tree, module, total: int, depth: int) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
+
 NAMES, NUMBERS = 34, 18  # columns of the terminal for the measures, and for a model
 
 
@@ -13,8 +15,8 @@ def robustness(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="A run's folder (all its models), a trained model's, or with --weights a name of `ssmlab models` or "
-            "timm/<name>. Seeds of one model count as one.",
+            help="A run's folder (all its models), a trained model's, or with --weights or --pretrained a name of "
+            "`ssmlab models` or timm/<name>. Seeds of one model count as one.",
         ),
     ],
     data: Annotated[str, typer.Option(help="As data.path of a recipe.")],
@@ -41,6 +43,8 @@ def robustness(
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/robustness-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the finished test that is there.")] = False,
+    pretrained: Pretrained = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Test how models hold when images change: accuracy, drop, calibration, and the answers that stay the same.
 
@@ -54,6 +58,8 @@ def robustness(
     from ssmlab.robustness.evaluation import Options
     from ssmlab.robustness.evaluation import robustness as test
 
+    device = checked_device(device)
+    models, files = as_files(models, weights or [], pretrained, accept_licence)
     options = Options(
         data=data,
         part=part,
@@ -69,8 +75,8 @@ def robustness(
         image_size=image_size,
         batch=batch,
         threads=threads,
-        device=checked_device(device),
-        weights=tuple(weights or ()),
+        device=device,
+        weights=tuple(files),
     )
     display = Display()
     try:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence
+
 RECIPE = typer.Argument(
     metavar="RECIPE", help="A packaged recipe (see `ssmlab recipes`), a TOML file, or the folder of a run."
 )
@@ -25,6 +27,7 @@ def run(
     overwrite: bool = OVERWRITE,
     device: str = DEVICE,
     output: Path = OUTPUT,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Train, test and compare the models of a recipe, and write a report."""
     from ssmlab.training.recipe import load_recipe
@@ -34,10 +37,12 @@ def run(
         changes.append(f"name={Path(recipe).resolve().name}")
         output = Path(recipe).parent
     loaded = load_recipe(recipe, changes, smoke=smoke)
-    execute(loaded, output=output, resume=resume, overwrite=overwrite)
+    execute(loaded, output=output, resume=resume, overwrite=overwrite, accept_licence=accept_licence)
 
 
-def execute(recipe, *, output: Path, resume: bool = False, overwrite: bool = False) -> Path:
+def execute(
+    recipe, *, output: Path, resume: bool = False, overwrite: bool = False, accept_licence: bool = False
+) -> Path:
     """Run a recipe with a progress display, then print the comparison."""
     import shlex
     import sys
@@ -52,8 +57,9 @@ def execute(recipe, *, output: Path, resume: bool = False, overwrite: bool = Fal
     command = shlex.join(["ssmlab", *sys.argv[1:]])
     try:
         folder = run_recipe(
-            recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display
-        )
+            recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display,
+            accept_licence=accept_licence,
+        )  # fmt: skip
     except KeyboardInterrupt:
         display.stop()
         display.say(f"interrupted; continue with: ssmlab run {output / recipe.name} --resume")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from ssmlab.cli.published import AcceptLicence
 from ssmlab.cli.run import DEVICE, OUTPUT, OVERWRITE, RECIPE, RESUME, SMOKE
 
 
@@ -17,6 +18,7 @@ def sweep(
     overwrite: bool = OVERWRITE,
     device: str = DEVICE,
     output: Path = OUTPUT,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
     from ssmlab.cli.display import Display
@@ -29,8 +31,9 @@ def sweep(
     arguments = [*grid, *([f"device={device}"] if device else [])]
     try:
         result = run_sweep(
-            recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display
-        )
+            recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display,
+            accept_licence=accept_licence,
+        )  # fmt: skip
     except KeyboardInterrupt:
         display.stop()
         display.say("interrupted; the same command with --resume continues")

@@ -1,26 +1,35 @@
 """The passes of the selective scan apart, as the compiled modules of mamba_ssm and VMamba offer them."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ssmlab.ops import selective_scan
 from ssmlab.ops._dispatch import choose, load
+from ssmlab.ops.selective_scan.native import interval, numbers
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, last state (b, d, n), what `backward` takes as `saved`: the native kernels' states, or the last state)."""
-    inputs = (u, delta, A, B, C, D, z, delta_bias, bool(delta_softplus), None, None)
-    if choose("selective_scan", (u, delta, A, B, C, D, z, delta_bias), None) is load("selective_scan", "native"):
-        return torch.ops.ssmlab.selective_scan(*inputs, True, "native")
-    with torch.no_grad():
-        y, state = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return y, state, state
+@torch.no_grad()
+def forward(u, delta, A, B, C, D, delta_bias, delta_softplus) -> tuple[Tensor, Tensor]:
+    """(y without a gate, x): x (b, d, chunks, 2 n) is what `backward` takes.
+
+    Its last chunk holds the last state at its odd places, where mamba_ssm reads it. With the native kernels there are
+    chunks before it, and their memory is the states that the kernels saved; other backends save nothing.
+    """
+    if choose("selective_scan", (u, delta, A, B, C, D, None, delta_bias), None) is not load("selective_scan", "native"):
+        y, state = _scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+        return y, _packed(state, None)
+    inputs = (u, delta, A, B, C, D, None, delta_bias, bool(delta_softplus), None, None)
+    y, state, saved = torch.ops.ssmlab.selective_scan(*inputs, True, "native")
+    return y, _packed(state, saved)
 
 
-def backward(u, delta, A, B, C, D, z, delta_bias, dout, saved, delta_softplus) -> tuple[Tensor | None, ...]:
-    """The gradients of (u, delta, A, B, C, D, z, delta_bias); without native states the forward pass runs again."""
+def backward(u, delta, A, B, C, D, z, delta_bias, dout, x, delta_softplus) -> tuple[Tensor | None, ...]:
+    """The gradients of (u, delta, A, B, C, D, z, delta_bias); where x holds no states the forward pass runs again."""
     tensors = (u, delta, A, B, C, D, z, delta_bias)
-    if saved is not None and saved.dim() > 3:
+    saved = _saved(x, u, A)
+    if saved is not None:
         found = torch.ops.ssmlab.selective_scan_backward(dout, None, saved, *tensors, bool(delta_softplus), None, None)
         return tuple(None if t is None else g for t, g in zip(tensors, found[:8], strict=True))
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
@@ -28,6 +37,31 @@ def backward(u, delta, A, B, C, D, z, delta_bias, dout, saved, delta_softplus) -
         y, _ = _scan(*leaves, delta_softplus)
     gradients = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], dout.to(y.dtype)))
     return tuple(None if t is None else next(gradients) for t in leaves)
+
+
+def _packed(state: Tensor, saved: Tensor | None) -> Tensor:
+    """x, whose memory is the states that were saved, in order, and then the last chunk."""
+    (b, d, n), kept = state.shape, 0 if saved is None else saved.numel()
+    size = 2 * b * d * n * (2 if state.is_complex() else 1)
+    x = state.new_empty(-(-kept // size) + 1 if size else 1, b, d, 2 * n)
+    memory = _real(x)
+    if saved is not None:
+        memory[:kept] = saved.flatten()
+    memory[kept:] = 0
+    x[-1, ..., 1::2] = state
+    return x.permute(1, 2, 0, 3)
+
+
+def _saved(x: Tensor | None, u: Tensor, A: Tensor) -> Tensor | None:
+    """The kernels' states out of x, or None."""
+    if x is None or x.shape[2] < 2:
+        return None
+    shape = (len(u), -(-u.shape[2] // interval(numbers(A))), numbers(A), u.shape[1])
+    return _real(x.permute(2, 0, 1, 3).contiguous())[: math.prod(shape)].view(shape)
+
+
+def _real(x: Tensor) -> Tensor:
+    return (torch.view_as_real(x) if x.is_complex() else x).flatten()
 
 
 def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,14 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NamedTuple
 
+from ssmlab.compat import after_import, forks, vendored
+
 log = logging.getLogger(__name__)
 
-# What code that was written for the original packages imports; the last three are compiled modules, VMamba's names.
+# What code that was written for the original packages imports; after the first two, compiled modules.
 PACKAGES = (
-    "mamba_ssm", "causal_conv1d", "selective_scan_cuda", "selective_scan_cuda_core", "selective_scan_cuda_oflex",
+    "mamba_ssm", "causal_conv1d", "causal_conv1d_cuda", "selective_scan_cuda", "selective_scan_cuda_core",
+    "selective_scan_cuda_oflex",
 )  # fmt: skip
 TRANSFORMERS = (5, 23)  # the first that asks for the packages by name, on any device
 
@@ -52,9 +55,9 @@ class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         top, _, inside = fullname.partition(".")
+        if inside and not (top in PACKAGES and _is_ours(sys.modules.get(top))):
+            return vendored.find_triton(fullname, path)
         if top not in PACKAGES:
-            return None
-        if inside and not _is_ours(sys.modules.get(top)):
             return None
         if not inside and not self.force and _installed(top) is not None:
             return None
@@ -66,7 +69,7 @@ class _Finder(MetaPathFinder):
         if found is None:
             raise ModuleNotFoundError(
                 f"{fullname} has no counterpart in ssmlab {_version('ssmlab')}, which stands in for {top} here "
-                "(ssmlab.compat)", name=fullname,
+                f"(ssmlab.compat); if it belongs to a fork, {forks.ADVICE}", name=fullname,
             )  # fmt: skip
         return ModuleSpec(fullname, _Alias(own), is_package=found.submodule_search_locations is not None)
 
@@ -104,6 +107,8 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     _FINDER.force = force
+    for name in ("transformers.generation", "transformers.generation.utils"):
+        after_import.after(name, vendored.answer_old_names)
     if linear:
         import_module(f"{__package__}.linear").install()
     if force:
@@ -120,8 +125,11 @@ def uninstall() -> None:
     """Take the names back; modules that were imported meanwhile stay with those who hold them."""
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)
+    after_import.forget()
     import_module(f"{__package__}.linear").uninstall()
     _forget(own=True)
+    for name in [n for n, module in sys.modules.items() if vendored.is_lent(module)]:
+        del sys.modules[name]
 
 
 def providers() -> list[Provider]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -9,15 +11,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from ssmlab.compat import after_import, forks
 from ssmlab.compat.importing import Provider, install
 from ssmlab.errors import UserError
 
+DEVICES = ("cpu", "cuda")
+AUTOCAST = ("float32", "bfloat16")
+_SETTINGS = "SSMLAB_EXEC"  # for child processes
 
-def run(arguments: Sequence[str], *, force: bool = False) -> None:
+
+def run(arguments: Sequence[str], *, force: bool = False, device: str | None = None, autocast: str = "float32") -> None:
     """Run `SCRIPT [ARGS]` or `-m MODULE [ARGS]` as `python` would.
 
     Args:
-        force: stand in for installed packages too, see `install`.
+        force, device, autocast: see `prepare`.
     Raises:
         UserError: nothing to run, or no such file. What the program raises is its own.
     """
@@ -26,7 +33,17 @@ def run(arguments: Sequence[str], *, force: bool = False) -> None:
     first, *rest = arguments
     if first != "-m" and not Path(first).exists():
         raise UserError(f"there is no file {first}; give a script, or -m MODULE for an installed one")
-    prepare(force=force)
+    prepare(force=force, device=device, autocast=autocast)
+    try:
+        _run(first, rest)
+    except Exception as error:
+        advice = forks.explain(error)
+        if advice is not None:
+            error.add_note(advice)
+        raise
+
+
+def _run(first: str, rest: list[str]) -> None:
     if first == "-m":
         module, *rest = rest
         sys.argv = [module, *rest]
@@ -61,10 +78,44 @@ def without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def prepare(*, force: bool = False) -> list[Provider]:
-    """`install`, and `torch.cuda.device` of a CPU device does nothing instead of raising."""
-    _quieten_cuda_device()
-    return install(force=force)
+def prepare(*, force: bool = False, device: str | None = None, autocast: str = "float32") -> list[Provider]:
+    """`install`, for this process and for the Python processes that it starts.
+
+    Args:
+        force: stand in for installed packages too.
+        device: "cpu" reads every CUDA device as the CPU (`cuda_as_cpu`), "cuda" leaves devices alone; None is "cpu" on
+            a machine without a GPU.
+        autocast: see `cuda_as_cpu.install`.
+    """
+    for name, value, choices in (("device", device, (None, *DEVICES)), ("autocast", autocast, AUTOCAST)):
+        if value not in choices:
+            expected = " or ".join(choice for choice in choices if choice)
+            raise UserError(f"--{name} must be {expected}, got {value!r}")
+    settings = {"force": force, "device": device, "autocast": autocast}
+    os.environ[_SETTINGS] = json.dumps(settings)
+    folder = str(Path(__file__).parent / "_children")  # has a sitecustomize.py
+    before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != folder]
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *before])
+    found = install(force=force, linear=False)
+    after_import.after("torch", lambda torch: _prepare_torch(device, autocast))
+    return found
+
+
+def prepare_child() -> None:
+    """What the process that started this one had prepared, once torch is imported here."""
+    prepare(**json.loads(os.environ[_SETTINGS]))
+
+
+def _prepare_torch(device: str | None, autocast: str) -> None:
+    import torch
+
+    from ssmlab.compat import cuda_as_cpu, linear
+
+    linear.install()
+    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+        cuda_as_cpu.install(autocast)
+    else:
+        _quieten_cuda_device()
 
 
 def _quieten_cuda_device() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssmlab.data.decode import UnreadableImage, decode, fit_square
 from ssmlab.errors import UserError
 from ssmlab.models import create_model
+from ssmlab.models.catalogue import class_names
 from ssmlab.models.registry import describe
 from ssmlab.tasks.classify import Classify
 from ssmlab.training.compare.measure import why_not as unmeasured
@@ -101,17 +102,9 @@ def _by_name(name: str, weights: Path | None, device: str) -> Opened:
     network, cfg = network.to(placement.device), dict(network.default_cfg)
     return Opened(
         title=describe(name), origin=str(weights) if weights else RANDOM, network=network,
-        task=Classify(classes=imagenet_names(), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
+        task=Classify(classes=class_names("imagenet-1k"), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
         image_size=int(cfg["input_size"][-1]), device=placement.device,
     )  # fmt: skip
-
-
-def imagenet_names() -> tuple[str, ...]:
-    """The synonyms of the 1,000 classes, "tench, Tinca tinca", in the order of the logits."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return tuple(info.index_to_description(i, detailed=False) for i in range(IMAGENET_CLASSES))
 
 
 def short(name: str) -> str:

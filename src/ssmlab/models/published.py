@@ -43,9 +43,9 @@ class PublishedModel(nn.Module, ABC):
 
     Args:
         config: the child's frozen dataclass, with num_classes, image_size and in_chans.
-        pretrained: refused, since the originals' weights lie where no program can fetch them.
+        pretrained: refused; `create_model` fetches what is published, and gives it as a file.
     Raises:
-        ModelError: pretrained weights are asked for.
+        ModelError: pretrained weights are wanted of a network for which none are published.
     """
 
     family: ClassVar[str]
@@ -66,8 +66,8 @@ class PublishedModel(nn.Module, ABC):
         self.config = config
         if pretrained:
             raise ModelError(
-                f"the published weights of {self.family} cannot be fetched by a program; download them from "
-                f"{self.source} and give weights=FILE"
+                f"no program can fetch weights of this {self.family}; download them from {self.source} and give "
+                "weights=FILE"
             )
 
     @abstractmethod
@@ -220,10 +220,11 @@ class PublishedModel(nn.Module, ABC):
 
     pretrained_cfg = default_cfg
 
-    def load(self, weights: Path | None) -> None:
+    def load(self, weights: Path | None, *, exact: bool = False) -> None:
         """Fill the network from a file, by the original's names, old ones included; nothing happens for None.
 
-        A classifier for other classes starts anew. Weights for images with three channels are adapted to others.
+        A classifier for other classes starts anew, unless the file shall fit exactly. Weights for images with three
+        channels are adapted to others.
 
         Raises:
             ModelError: there is no such file, or names and shapes disagree, all of them listed.
@@ -240,7 +241,7 @@ class PublishedModel(nn.Module, ABC):
             state[stem] = adapt_input_conv(self.config.in_chans, state[stem])
         if self.num_classes == 0:
             state = {key: value for key, value in state.items() if not key.startswith(f"{self.classifier_path}.")}
-        fit(self, state, str(weights), replaceable=self.classifier_path)
+        fit(self, state, str(weights), replaceable=None if exact else self.classifier_path)
         if weights.with_name("preprocess.json").is_file():  # trained here: said at its start
             return
         use = ", not for commercial use" if "-NC" in upstream.LICENSE else ""

@@ -137,22 +137,25 @@ def did_you_mean(name: str, known) -> str:
 def create_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     image_size: int | None = None,
     in_chans: int = 3,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    accept_licence: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Build a model by name.
 
     Args:
         name: of `list_models()`, or `timm/<name>` for any model of timm.
-        num_classes: size of the output; 0 leaves out the last layer.
+        num_classes: size of the output; 0 leaves out the last layer; None, with `pretrained`, takes the weights' own.
         image_size: side of the square images; None takes the model's own.
         in_chans: channels of the images.
-        pretrained: download published weights (of the backbone, where the whole has none).
+        pretrained: take the weights that authors publish, from the network where they are not on this machine yet (of
+            the backbone, where the whole has none); `models.catalogue` is their table.
         weights: a file instead, .safetensors or .pth: of the whole model as a run saves it, or of its timm backbone.
+        accept_licence: accept the licence of published weights, where that must be said once.
         options: further fields of the model's config, for `timm/<name>` further arguments of timm.
     Returns:
         The model, with `registry_name` and `config`, which `save_model` writes.
@@ -162,6 +165,9 @@ def create_model(
     if pretrained and weights is not None:
         raise ModelError("pretrained and weights both say where weights come from; give one of them")
     path = None if weights is None else Path(weights)
+    exact = num_classes is None  # the weights' own classifier, which must then be of that size
+    if num_classes is None:
+        num_classes = _published_classes(name, pretrained)
     if name.startswith(TIMM):
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
@@ -174,7 +180,36 @@ def create_model(
     values = preset.values | options | {"num_classes": num_classes, "in_chans": in_chans}
     if image_size is not None:
         values["image_size"] = image_size
-    return _named(_create_own(preset.network, preset.config(**values), pretrained, path), name)
+    config = preset.config(**values)
+    if pretrained and (file := _published_file(name, accept_licence)) is not None:
+        model = preset.network(config)
+        model.load(file, exact=exact)
+        return _named(model, name)
+    return _named(_create_own(preset.network, config, pretrained, path), name)
+
+
+def _published_file(name: str, accept_licence: bool) -> Path | None:
+    """The published weights of a whole network; None where the table has none."""
+    from ssmlab.models.catalogue import find_weights
+    from ssmlab.models.download import weights_file
+
+    return None if find_weights(name) is None else weights_file(name, accept_licence=accept_licence)
+
+
+def _published_classes(name: str, pretrained: bool) -> int:
+    """What published weights tell apart."""
+    from ssmlab.models.catalogue import CLASSES, find_weights
+
+    if pretrained and name.startswith(TIMM):
+        import timm
+
+        if (published := timm.get_pretrained_cfg(name.removeprefix(TIMM))) is not None:
+            return published.num_classes
+    row = find_weights(name) if pretrained else None
+    if row is None:
+        describe(name)  # a misspelt name is said first
+        raise ModelError(f"num_classes is missing; give it, e.g. create_model({name!r}, num_classes=10)")
+    return CLASSES[row.classes]
 
 
 def _factorized(network, config, weights: Path) -> nn.Module | None:

@@ -201,15 +201,15 @@ class Vim(PublishedModel):
             "blocks": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))],
         }
 
-    def load(self, weights: Path | None) -> None:
+    def load(self, weights: Path | None, *, exact: bool = False) -> None:
         """As `PublishedModel`; a position embedding for another image size is interpolated."""
         side = self._side_in(weights)
         if side is None:
-            return super().load(weights)
+            return super().load(weights, exact=exact)
         wanted, self.grid = self.grid, (side, side)
         tokens = side * side + (self.cls_token is not None)
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, self.num_features))
-        super().load(weights)
+        super().load(weights, exact=exact)
         self.pos_embed = nn.Parameter(self._positions(wanted).detach())
         self.grid = wanted
 

@@ -6,9 +6,14 @@ import logging
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,6 +23,16 @@ from ssmlab.errors import ModelError
 
 log = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+# what a damaged or hostile pickle makes torch's reader raise
+UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error),
+    *(TypeError, AttributeError, KeyError, IndexError),
+)
+# what trainers write next to the tensors: their arguments
+ARGUMENTS = (
+    *("argparse.Namespace", "types.SimpleNamespace", "yacs.config.CfgNode", "easydict.EasyDict"),
+    *("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath", "pathlib._local.WindowsPath"),
+)
 
 
 @cache
@@ -28,6 +43,8 @@ def warn_once(message: str) -> None:
 
 def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file, or from a .pth file without running code that it holds.
+
+    The arguments that a trainer wrote next to the tensors are passed over.
 
     Args:
         mapped: values stay in the file until they are looked at (.safetensors always, a .pth of torch 1.6 or later).
@@ -43,8 +60,9 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
         except SafetensorError as error:
             raise ModelError(f"{path} is not a safetensors file: {one_line(error)}") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
+        with _passing_over(path):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+    except UNREADABLE as error:
         raise ModelError(
             f"{path} holds more than tensors, or is no file of PyTorch ({one_line(error)}); save its state_dict alone"
         ) from error
@@ -54,6 +72,31 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no named tensors; save a state_dict with torch.save or safetensors")
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+class _PassedOver:
+    """Stands for the arguments of a trainer in a file of weights: takes anything, and is an empty table."""
+
+    def __new__(cls, *_args: Any) -> Any:
+        return OrderedDict()  # the one mapping whose items and state torch's reader sets
+
+
+@contextmanager
+def _passing_over(path: Path) -> Iterator[None]:
+    """Let a file of `torch.save` hold a trainer's `ARGUMENTS`, which are not built, and numbers of numpy; no others."""
+    names = []
+    if zipfile.is_zipfile(path):
+        with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # said when the file is read
+            names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
+    with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
+        yield
+
+
+def numpy_numbers() -> list[Any]:
+    """What a number of numpy in a pickle is made of: values, not code; for `torch.serialization.safe_globals`."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable: str | None = None) -> None:

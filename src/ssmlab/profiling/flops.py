@@ -1,8 +1,9 @@
-"""Operations of a forward pass, the scan's among them, counted by torch's own counter."""
+"""Operations of a forward pass, the scan's and attention's among them, counted by torch's own counter."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,16 @@ _KINDS = {
     "linear layers": ("aten.mm", "aten.addmm"),
     "scans": ("ssmlab.selective_scan", "ssmlab.directional_scan", "ssmlab.ssd"),
 }
+# The kernels of scaled_dot_product_attention. Which of them torch's counter knows depends on its version;
+# without a kernel the products are computed one by one, and counted as such.
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
+)
 PARTS = ("convolutions", "linear layers", "batched products", "scans")
 
 
@@ -48,13 +59,32 @@ def count_flops(model: nn.Module, inputs: Tensor | tuple) -> Counts:
         inputs: the model's argument, or a tuple of them, on the model's device.
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    with FlopCounterMode(display=False) as counter, evaluation(model), torch.no_grad():
+    kernels = (getattr(torch.ops.aten, name, None) for name in _ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(filter(None, kernels), _attention_flops))
+    with counter, evaluation(model), _layer_by_layer(), torch.no_grad():
         model(*inputs)
     flops = counter.get_total_flops()
     parts = dict.fromkeys(PARTS, 0)
     for op, count in counter.get_flop_counts().get("Global", {}).items():
         parts[_kind(str(op))] += count // 2
     return Counts(flops // 2, flops, parts["scans"], 2 * parts["scans"], parts)
+
+
+def _attention_flops(query, key, value, *_, **__) -> int:
+    """Of q k^T and of its product with v, from shapes (..., l, d); every pair counts, with a mask too."""
+    *rows, length, d = query
+    return 2 * prod(rows) * length * key[-2] * (d + value[-1])
+
+
+@contextmanager
+def _layer_by_layer():
+    """torch's own attention modules call their layers, not one kernel that the counter does not know."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _kind(op: str) -> str:

@@ -78,7 +78,7 @@ def draw(size: tuple[float, float], paint, name: str) -> str:
     out = io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
         # The reader's browser has the glyphs of a class name that matplotlib's own font lacks; only widths are guessed.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         paint(figure)
         # Without these, the file would hold the date and the address of matplotlib.

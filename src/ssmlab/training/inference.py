@@ -84,24 +84,30 @@ def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 class Classifier:
-    """A model that `save_model` wrote, with the preprocessing that it was trained with.
+    """A model that `save_model` wrote, or one with published weights, with the preprocessing that it was trained with.
 
+    Args:
+        folder: of the model; or a name of `models.catalogue` or timm/<name>, whose published weights are downloaded
+            where they are not on this machine.
+        accept_licence: accept their licence, where that is needed.
     Raises:
         ModelError: the folder is incomplete, or the model is no classifier.
     """
 
-    def __init__(self, folder: Path, device: str = "auto"):
+    def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
         from ssmlab.models import load_model
         from ssmlab.tasks.classify import Classify
         from ssmlab.training.device import choose_placement
 
-        network, preprocess = load_model(folder)
+        folder = Path(folder)
+        network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device)
         try:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
+            self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
             self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
@@ -119,10 +125,13 @@ class Classifier:
 
         pictures: dict[int, np.ndarray] = {}
 
+        start = (self.whole - self.image_size) // 2
+        middle = slice(start, start + self.image_size)
+
         def keep(i, picture):
             if picture.info["frames"] > 1:
                 self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
-            pictures[i] = np.asarray(fit_square(picture, self.image_size, self.fit))
+            pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
 
         failures = for_each_image(_load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
@@ -133,6 +142,26 @@ class Classifier:
         found = predict(self.network, self.task, images, batch_size=len(readable), placement=self.placement)
         probabilities = np.exp(log_softmax(found.logits.astype(np.float64)))
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
+
+
+def _published(name: str, accept_licence: bool):
+    """A network with the weights that its authors publish, and its preprocessing."""
+    from ssmlab.models import create_model
+    from ssmlab.models.catalogue import CLASSES, class_names, find_weights
+    from ssmlab.models.registry import TIMM
+
+    row = find_weights(name)
+    if row is None and not name.startswith(TIMM):
+        raise ModelError(f"there is no model {name}, and no weights are published under that name")
+    classes = "imagenet-1k" if row is None else row.classes
+    if not classes:
+        raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
+    network = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
+    cfg = dict(network.default_cfg)
+    if cfg["num_classes"] != CLASSES[classes]:
+        raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")
+    kept = {key: cfg[key] for key in ("mean", "std", "crop_pct")}
+    return network.eval(), kept | {"image_size": cfg["input_size"][-1], "classes": class_names(classes)}
 
 
 def _load(file: Path):

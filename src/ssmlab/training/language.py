@@ -115,7 +115,7 @@ def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> n
     Raises:
         ModelError: the folder's model is another one than named, or has fewer tokens than the data.
     """
-    folder = model.weights or start
+    folder = model.name if model.pretrained else model.weights or start
     if not folder:
         return create_language_model(model.name, vocab_size=vocab_size, **model.options)
     network = load_language_model(folder)

@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from ssmlab.errors import RecipeError
 from ssmlab.models import create_model, save_model
+from ssmlab.models.catalogue import CLASSES, find_weights
 from ssmlab.profiling import count_parameters
 from ssmlab.reports.record import Record
 from ssmlab.tasks.classify import Classify
@@ -96,7 +97,9 @@ class RobustnessWork(Work):
     def _check_classifier(self, model: ModelConfig, network: nn.Module, weights: Path | None) -> None:
         """The classifier of weights for other classes is not taken over, and then says nothing."""
         count = len(self.data.images.classes)
+        row = find_weights(model.name) if model.pretrained else None
         published = dict(network.default_cfg).get("num_classes", count) if model.pretrained else count
+        published = CLASSES[row.classes] if row is not None else published
         if count != published or (weights is not None and unmeasured(network, weights)):
             raise RecipeError(
                 f"{model.title}: the weights are not for the {count} classes of {self.recipe.data.path}; give data "

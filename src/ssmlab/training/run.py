@@ -17,6 +17,7 @@ from ssmlab.training.folder import check_folder, make_folder, read_json
 from ssmlab.training.kinds import load_data, work_of
 from ssmlab.training.outputs import write_json, write_records
 from ssmlab.training.progress import Progress, duration
+from ssmlab.training.published import fetch_published
 from ssmlab.training.schema import AnyRecipe
 
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
@@ -47,6 +48,7 @@ def run_recipe(
     overwrite: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
+    accept_licence: bool = False,
 ) -> Path:
     """Train, test and compare the models of a recipe.
 
@@ -56,6 +58,7 @@ def run_recipe(
             complete checkpoint. Without such a run, a new one is started.
         overwrite: delete a run of this name first.
         command: what the records say was typed.
+        accept_licence: accept the licences of published weights, where they must be accepted once.
     Returns:
         the run's folder.
     Raises:
@@ -74,6 +77,7 @@ def run_recipe(
         from ssmlab.training.device import choose_placement
 
         choose_placement(recipe.device, "float32")
+    fetch_published(recipe, accept_licence)
     if recipe.base.recipe or recipe.base.weights:
         from ssmlab.training.adapting import run_base
 

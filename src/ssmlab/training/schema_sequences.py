@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.models.registry import did_you_mean
 from ssmlab.training.schema import AnyRecipe, Optimisation, Table, check_names
@@ -25,7 +26,7 @@ def _model_of_run(path: str) -> str:
 
 ModelFolder = Annotated[
     str, AfterValidator(_model_of_run)
-]  # of a language model in any layout, or a run with one model
+]  # of a language model in any layout, a run with one model, or owner/name on the Hugging Face Hub
 
 
 class SequenceModel(Table):
@@ -34,6 +35,7 @@ class SequenceModel(Table):
     name: str = ""  # may be left out where `weights` or the recipe's `model` is a folder
     label: str = ""  # of the folder and the records; the name where it is not given
     title: str = ""  # for the reports
+    pretrained: bool = False  # start from the weights that are published for `name`
     weights: ModelFolder = ""  # to start from
     adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
     remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
@@ -45,7 +47,11 @@ class SequenceModel(Table):
         if self.name and self.name not in LANGUAGE_MODELS:
             hint = did_you_mean(self.name, LANGUAGE_MODELS) or f"; there are {', '.join(LANGUAGE_MODELS)}"
             raise ValueError(f"unknown language model {self.name!r}{hint}")
-        if self.weights and not Path(self.weights).is_dir():
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained and weights both say where weights come from; give one of them")
+        if self.pretrained and find_weights(self.name) is None:
+            raise ValueError(f"pretrained: nothing is published for {self.name or 'a model without a name'}")
+        if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
             raise ValueError(f"weights {self.weights}: no such folder")
         self.label = self.label or self.name or Path(self.weights).name or "model"
         known = LANGUAGE_MODELS[self.name].title.removesuffix(", of any size") if self.name else self.label

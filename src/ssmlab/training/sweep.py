@@ -13,6 +13,7 @@ from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.folder import check_folder, make_folder
 from ssmlab.training.kinds import load_data, work_of
 from ssmlab.training.progress import Progress, duration
+from ssmlab.training.published import fetch_published
 from ssmlab.training.recipe import load_recipe
 from ssmlab.training.run import jobs_of
 from ssmlab.training.schema import AnyRecipe
@@ -112,6 +113,7 @@ def run_sweep(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    accept_licence: bool = False,
 ) -> Sweep:
     """Train every point of the grid and compare them on the validation part.
 
@@ -119,6 +121,7 @@ def run_sweep(
         source, smoke: the recipe, as for `load_recipe`.
         arguments: "key=a,b,c" spans the grid, "key=a" changes every trial.
         resume: keep the trials that an interrupted sweep has finished.
+        accept_licence: accept the licences of published weights, where they must be accepted once.
     Returns:
         the trials; `output/<name>-sweep/` holds sweep.jsonl, a line for every model, seed and trial, and best.toml.
     """
@@ -133,6 +136,8 @@ def run_sweep(
     _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
+    for recipe in recipes:
+        fetch_published(recipe, accept_licence)
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
     make_folder(named, folder, overwrite=overwrite)
     _same_grid(folder, grid)

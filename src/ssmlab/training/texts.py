@@ -16,6 +16,8 @@ from ssmlab.data.text import Document, divide, read_texts
 from ssmlab.data.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.data.wav import LEVELS, mu_law, read_wavs
 from ssmlab.errors import DataError, RecipeError
+from ssmlab.models.catalogue import find_weights, is_repository
+from ssmlab.models.download import local_folder
 from ssmlab.training.growing import with_new_tokens
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
@@ -109,11 +111,16 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
 
 
 def _check_models(recipe: AnyRecipe) -> None:
-    if recipe.model and not (Path(recipe.model) / "config.json").is_file():
+    if recipe.model and not (_folder(recipe.model) / "config.json").is_file():
         raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:
         raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")
+
+
+def _folder(start: str) -> Path:
+    """Of a path, or of a published name, as it is on this machine."""
+    return local_folder(start) if find_weights(start) is not None or is_repository(start) else Path(start)
 
 
 def _rows(recipe: AnyRecipe, documents: list[Document], mark: int) -> tuple[Rows, int]:
@@ -143,11 +150,12 @@ def _units(source: _Source, rows: dict[str, Rows], asked: dict[str, int]) -> dic
 def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
     """The tokenizer that a recipe names, else that of the weights that it starts from, else bytes; and its source."""
     named = recipe.data.tokenizer
-    folders = [f for f in (getattr(recipe, "model", ""), *(model.weights for model in recipe.models)) if f]
+    starts = (model.name if model.pretrained else model.weights for model in recipe.models)
+    folders = [_folder(f) for f in (getattr(recipe, "model", ""), *starts) if f]
     if named or not folders:
         found = load_tokenizer(named or BYTES)
         return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
-    config = json.loads((Path(folders[0]) / "config.json").read_text("utf-8"))
+    config = json.loads((folders[0] / "config.json").read_text("utf-8"))
     size = (config.get("config") or config).get("vocab_size", 0)
     found = find_tokenizer(folders[0], size)
     return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))

@@ -5,12 +5,9 @@ The original's modules hold one another, so that its state_dict has most tensors
 
 from __future__ import annotations
 
-import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +15,7 @@ from ssmlab.checkpoints.rules import Rule, convert
 from ssmlab.errors import ModelError
 from ssmlab.models.plans import plan_from
 from ssmlab.models.segmentation import create_segmenter
-from ssmlab.models.weights import fit, one_line
+from ssmlab.models.weights import UNREADABLE, fit, numpy_numbers, one_line
 
 LICENSE = "Apache-2.0 (bowang-lab/U-Mamba)"
 RULES = [
@@ -87,13 +84,10 @@ def _read(path: Path) -> dict[str, Any]:
     """nnU-Net logs numbers of numpy, which `weights_only` refuses unless they are named: they are values, not code."""
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}")
-    scalar = np.float64(0).__reduce__()[0]
-    numbers = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]
-    numbers += [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")]
     try:
-        with torch.serialization.safe_globals(numbers):
+        with torch.serialization.safe_globals(numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, struct.error) as error:
+    except UNREADABLE as error:
         raise ModelError(f"{path} holds code, or is no file of PyTorch: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint of nnU-Net's trainers, it holds {type(content).__name__}")

@@ -3,11 +3,24 @@
 import torch
 from torch import Tensor
 
+from ssmlab.compat._absent import absent
 from ssmlab.errors import UserError
 from ssmlab.ops import causal_conv1d
 from ssmlab.ops.steps import conv_step
 
-__all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
+__all__ = [
+    "CausalConv1dFn",
+    "causal_conv1d_fn",
+    "causal_conv1d_ref",
+    "causal_conv1d_update",
+    "causal_conv1d_update_ref",
+]
+
+__getattr__ = absent(
+    __name__, "", "", causal_conv1d__cpp_functions=(
+        "causal_conv1d_bwd_function causal_conv1d_fwd_function causal_conv1d_update_function"
+    ),
+)  # fmt: skip
 
 
 def causal_conv1d_fn(
@@ -28,6 +41,12 @@ def causal_conv1d_fn(
     if seq_idx is not None and seq_idx.min() < 0:
         y = y.masked_fill((seq_idx < 0)[:, None], 0)
     return _with_states(y, final, return_final_states, final_states_out)
+
+
+class CausalConv1dFn:
+    """`causal_conv1d_fn` as an autograd function."""
+
+    apply = staticmethod(causal_conv1d_fn)
 
 
 def causal_conv1d_ref(

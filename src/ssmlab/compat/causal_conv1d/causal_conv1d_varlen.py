@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from ssmlab.compat._absent import absent
+
 __all__ = ["causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref"]
+__getattr__ = absent(__name__, "_causal_conv1d_varlen_states", "call causal_conv1d_varlen_states instead")
 
 
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:

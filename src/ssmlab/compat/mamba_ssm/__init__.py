@@ -3,6 +3,9 @@
 import sys
 from typing import Any
 
+from ssmlab.compat.mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+from ssmlab.compat.mamba_ssm.modules.mamba2 import Mamba2
+from ssmlab.compat.mamba_ssm.modules.mamba2_simple import Mamba2Simple
 from ssmlab.compat.mamba_ssm.modules.mamba3 import Mamba3
 from ssmlab.compat.mamba_ssm.modules.mamba_simple import Mamba
 from ssmlab.compat.mamba_ssm.ops import selective_scan_interface
@@ -12,7 +15,10 @@ from ssmlab.compat.mamba_ssm.ops.triton.selective_state_update import selective_
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
 __version__ = "2.3.2"
-__all__ = ["Mamba", "Mamba3", "mamba_chunk_scan_combined", "selective_scan_fn", "selective_state_update"]
+__all__ = [
+    "Mamba", "Mamba2", "Mamba2Simple", "Mamba3", "MambaLMHeadModel", "mamba_chunk_scan_combined", "selective_scan_fn",
+    "selective_state_update",
+]  # fmt: skip
 
 _FUSED = {
     "mamba_inner_fn": selective_scan_interface.mamba_inner_fn,

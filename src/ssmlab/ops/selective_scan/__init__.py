@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from ssmlab.checks import check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.errors import ShapeError, UserError
 from ssmlab.ops._dispatch import choose
+from ssmlab.ops.selective_scan.zero_order_hold import held
 
 
 def selective_scan(
@@ -20,13 +21,15 @@ def selective_scan(
     dt_softplus: bool = False,
     initial_state: Tensor | None = None,
     seq_idx: Tensor | None = None,
+    B_discretization: str = "euler",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a diagonal, input-dependent state space model over a sequence.
 
         h_t = exp(dt_t A) * h_{t-1} + dt_t B_t x_t        y_t = (C_t h_t + D x_t) * silu(z_t)
 
-    Source: Gu & Dao 2023 (arXiv:2312.00752), eq. 2a-2b, Algorithm 2; A by zero-order hold, B by Euler.
+    Source: Gu & Dao 2023 (arXiv:2312.00752), eq. 2a-2b, Algorithm 2; A by zero-order hold, B by Euler, or by zero-order
+    hold too (eq. 4): then (exp(dt_t A) - 1) / A stands for dt_t.
     Any strides are accepted; channel-contiguous memory, i.e. `(b, l, d).mT`, is the fastest. Gradients flow
     into every floating-point argument, into the initial state and out of the final state. One step is `l = 1`.
 
@@ -42,6 +45,8 @@ def selective_scan(
         dt_bias: added to dt before softplus, (d,).
         initial_state: h before the first token, (b, d, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
+        B_discretization: "euler", as all published models, or "zoh", which makes B a map of b d n l numbers first, as
+            many as all states, with every backend; FLOP counts leave that out.
         backend: "native", "triton" (GPUs), "chunked" (plain torch, any device) or "reference"; None takes
             SSMLAB_BACKEND from the environment, else the fastest that can run this call.
     Returns:
@@ -50,13 +55,20 @@ def selective_scan(
     Raises:
         ShapeError: sizes disagree.
         BackendError: the backend that was asked for cannot run this call.
+        UserError: B_discretization is neither.
     """
+    if B_discretization not in ("euler", "zoh"):
+        raise UserError(f"selective_scan: B_discretization must be 'euler' or 'zoh', got {B_discretization!r}")
     sizes = check_shapes(
         "selective_scan", x=(x, "b d l"), dt=(dt, "b d l"), A=(A, "d n"), D=(D, "d"), z=(z, "b d l"),
         dt_bias=(dt_bias, "d"), initial_state=(initial_state, "b d n"), seq_idx=(seq_idx, "b l"),
     )  # fmt: skip
     _check_map("B", B, sizes, A.is_complex())
     _check_map("C", C, sizes, A.is_complex())
+    if B_discretization == "zoh":
+        B = held(dt, A, B, dt_bias, dt_softplus)
+        if C.dim() == 4 and C.shape[1] > 1:  # as many groups as B now has
+            C = C.repeat_interleave(sizes["d"] // C.shape[1], dim=1)
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
     chosen = choose("selective_scan", tensors, backend)
     return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)

@@ -3,12 +3,24 @@
 import torch
 from torch import Tensor
 
+from ssmlab.compat._absent import absent
+from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
 from ssmlab.errors import UserError
 from ssmlab.nn import Mamba3 as Block
 from ssmlab.ops import Mamba3State
 
-__all__ = ["Mamba3"]
-_UNUSED = ("fuse_pregate_headwise_norm",)  # a choice between kernels of the original, of later versions
+__all__ = ["Mamba3", "RMSNormGated", "heavy_tail_activation"]
+__getattr__ = absent(
+    __name__, "mamba3_mimo_combined", "call mamba3_mimo of mamba_ssm.ops.tilelang.mamba3.mamba3_mimo",
+    mamba_ssm__ops__cute__mamba3__mamba3_step_fn="mamba3_step_fn",
+    mamba_ssm__ops__triton__mamba3__mamba3_mimo_rotary_step="apply_rotary_qk_inference_fwd",
+    mamba_ssm__ops__triton__mamba3__mamba3_siso_combined="mamba3_siso_combined",
+)  # fmt: skip
+
+
+def heavy_tail_activation(x: Tensor) -> Tensor:
+    """1 + x where x >= 0, else 1 / (1 - x): the activation of the decay rates since June 2026."""
+    return x.clamp_min(0) + torch.reciprocal(1 - x.clamp_max(0))
 
 
 class Mamba3(Block):
@@ -19,6 +31,7 @@ class Mamba3(Block):
         chunk_size: accepted; the operator has a size of its own. layer_idx: the key of this layer's states in
             `inference_params`. n_layer: accepted.
         device, dtype: of the parameters.
+        fuse_pregate_headwise_norm: accepted, a choice between the original's kernels.
         A_activation: not the original's, whose versions differ in it without a name for it: "heavy_tail" as since
             June 2026, "softplus" as before.
         The others are those of `ssmlab.nn.Mamba3`.
@@ -27,11 +40,11 @@ class Mamba3(Block):
     def __init__(
         self, d_model, d_state=128, expand=2, headdim=64, ngroups=1, rope_fraction=0.5, dt_min=0.001, dt_max=0.1,
         dt_init_floor=1e-4, A_floor=1e-4, is_outproj_norm=False, is_mimo=False, mimo_rank=4, chunk_size=64, dropout=0.0,
-        layer_idx=None, n_layer=None, device=None, dtype=None, A_activation="heavy_tail", **kwargs,
+        layer_idx=None, n_layer=None, device=None, dtype=None, A_activation="heavy_tail",
+        fuse_pregate_headwise_norm=False, **unknown,
     ):  # fmt: skip
-        unknown = sorted(set(kwargs) - set(_UNUSED))
         if unknown:  # the original takes any name and ignores it
-            raise UserError(f"Mamba3: unknown argument {unknown[0]!r}; it would have no effect, leave it out")
+            raise UserError(f"Mamba3: unknown argument {min(unknown)!r}; it would have no effect, leave it out")
         super().__init__(
             d_model, d_state, expand, headdim, ngroups=ngroups, rope_fraction=rope_fraction,
             mimo_rank=mimo_rank if is_mimo else None, outproj_norm=is_outproj_norm, A_activation=A_activation,
@@ -67,7 +80,7 @@ class Mamba3(Block):
             packed = torch.searchsorted(cu_seqlens.to(places), places, right=True)[None]
         if inference_params is None:
             return super().forward(u, seq_idx=packed)[0]
-        states = self._states_of(inference_params, u.shape[0])
+        states = self._get_states_from_cache(inference_params, u.shape[0])
         if inference_params.seqlen_offset > 0:
             if u.shape[1] != 1:
                 raise UserError(f"Mamba3 takes one token at a time behind a prompt, got {u.shape[1]}")
@@ -118,10 +131,13 @@ class Mamba3(Block):
         k.copy_(after.k.transpose(1, 2))
         v.copy_(self.in_proj(u).split(self.parts, -1)[1].unflatten(-1, v.shape[1:]))
 
-    def _states_of(self, inference_params, batch_size: int) -> tuple[Tensor, ...]:
+    def _get_states_from_cache(self, inference_params, batch_size, initialize_states=False) -> tuple[Tensor, ...]:
         if self.layer_idx is None:
             raise UserError("Mamba3: inference_params need a layer_idx to find their states, got layer_idx=None")
         memory = inference_params.key_value_memory_dict
         if self.layer_idx not in memory:
             memory[self.layer_idx] = self.allocate_inference_cache(batch_size, None)
+        elif initialize_states:
+            for state in memory[self.layer_idx]:
+                state.zero_()
         return memory[self.layer_idx]

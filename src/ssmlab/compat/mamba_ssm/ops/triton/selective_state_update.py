@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from ssmlab.compat._absent import absent
 from ssmlab.ops import selective_scan, ssd
 from ssmlab.ops.steps import head_step, scan_step
 
 __all__ = ["selective_state_update", "selective_state_update_ref"]
+__getattr__ = absent(__name__, "_selective_scan_update_kernel", "call selective_state_update instead")
 
 
 def selective_state_update(

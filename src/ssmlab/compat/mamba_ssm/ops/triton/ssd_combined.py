@@ -10,16 +10,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.compat._absent import AUTOGRAD, absent
+from ssmlab.compat._gradients import filled, gradients
+from ssmlab.compat.mamba_ssm.ops.triton.k_activations import swiglu
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+from ssmlab.compat.mamba_ssm.ops.triton.ssd_chunk_state import _chunk_cumsum_fwd, _chunk_state_fwd
+from ssmlab.compat.mamba_ssm.ops.triton.ssd_state_passing import _state_passing_fwd
 from ssmlab.errors import UserError
 from ssmlab.ops import causal_conv1d, selective_scan, ssd
 from ssmlab.ops.linear import linear
 
 __all__ = [
-    "mamba_chunk_scan", "mamba_chunk_scan_combined", "mamba_conv1d_scan_ref", "mamba_split_conv1d_scan_combined",
-    "mamba_split_conv1d_scan_ref", "ssd_chunk_scan_combined_ref", "ssd_selective_scan",
+    "MambaChunkScanCombinedFn", "MambaSplitConv1dScanCombinedFn", "_mamba_chunk_scan_combined_bwd",
+    "_mamba_chunk_scan_combined_fwd", "ensure_stride", "mamba_chunk_scan", "mamba_chunk_scan_combined",
+    "mamba_conv1d_scan_ref", "mamba_split_conv1d_scan_combined", "mamba_split_conv1d_scan_ref",
+    "selective_scan_bwd", "ssd_chunk_scan_combined_ref", "ssd_selective_scan",
 ]  # fmt: skip
 NO_LIMIT = (0.0, float("inf"))
+TRITON_22 = True
+__getattr__ = absent(
+    __name__, "init_to_zero rearrange_and_update_stride _chunk_scan_chunk_state_bwd_dx_kernel "
+    "_chunk_scan_chunk_state_bwd_dx",
+    f"call mamba_chunk_scan_combined, {AUTOGRAD}", causal_conv1d="causal_conv1d_fn",
+    causal_conv1d__cpp_functions=(
+        "causal_conv1d_bwd_function causal_conv1d_fwd_function causal_conv1d_update_function"
+    ),
+    mamba_ssm__ops__selective_scan_interface="selective_scan_fn",
+    mamba_ssm__ops__triton__k_activations="_swiglu_bwd _swiglu_fwd",
+    mamba_ssm__ops__triton__layernorm_gated="_layer_norm_bwd _layer_norm_fwd",
+    mamba_ssm__ops__triton__ssd_bmm="_bmm_chunk_bwd _bmm_chunk_fwd",
+    mamba_ssm__ops__triton__ssd_chunk_scan=(
+        "_chunk_scan_bwd_dC _chunk_scan_bwd_dcb _chunk_scan_bwd_ddAcs_prev _chunk_scan_bwd_ddAcs_stable "
+        "_chunk_scan_bwd_dstates _chunk_scan_bwd_dz _chunk_scan_fwd chunk_scan chunk_scan_ref"
+    ),
+    mamba_ssm__ops__triton__ssd_chunk_state=(
+        "_chunk_cumsum_bwd _chunk_state_bwd_db _chunk_state_bwd_ddAcs_stable chunk_state chunk_state_ref "
+        "chunk_state_varlen"
+    ),
+    mamba_ssm__ops__triton__ssd_state_passing="_state_passing_bwd state_passing state_passing_ref",
+    mamba_ssm__utils__torch="custom_bwd custom_fwd",
+)  # fmt: skip
 
 
 def mamba_chunk_scan_combined(
@@ -95,6 +125,7 @@ def mamba_split_conv1d_scan_combined(
     """All of a Mamba-2 block but its first projection: zxbcdt (b, l, 2 d + 2 g n + h) -> (b, l, d or d_out)[, states].
 
     Args:
+        zxbcdt: where it has 2 e more channels, the first are those of a gated layer, whose e outputs come before y.
         dt_bias, A: (h,). D: (h,), then `headdim` is needed, or (h, p).
         rmsnorm_weight: (d,), of a norm in groups of d / ngroups channels; None gates without a norm.
         norm_before_gate: norm(y) * silu(z), else norm(y * silu(z)).
@@ -124,7 +155,8 @@ def _split_scan(
 ):  # fmt: skip
     heads = len(dt_bias)
     width = heads * _headdim(D, headdim)
-    z, xBC, dt = zxbcdt.split([width, len(conv1d_weight), heads], dim=-1)
+    beside = zxbcdt.shape[-1] - width - len(conv1d_weight) - heads  # of a gated layer, which stands first
+    zx0, z, xBC, dt = zxbcdt.split([beside, width, len(conv1d_weight), heads], dim=-1)
     x, B, C = _convolved(xBC, conv1d_weight, conv1d_bias, seq_idx, activation, width, heads, ngroups, backend)
     gate = z.unflatten(-1, (heads, -1)) if rmsnorm_weight is None else None
     y, final = _scan(x, dt, A, B, C, D, gate, dt_bias, True, dt_limit, initial_states, seq_idx, backend)
@@ -132,6 +164,8 @@ def _split_scan(
     if rmsnorm_weight is not None:
         group = width // ngroups if backend is None else None  # the original's reference norms all channels together
         y = rmsnorm_fn(y, rmsnorm_weight, None, z, rmsnorm_eps, group, norm_before_gate)
+    if beside:
+        y = torch.cat([swiglu(zx0), y], dim=-1)
     if outproj_weight is not None:
         y = linear(y, outproj_weight, outproj_bias)
     return (y, final) if return_final_states else y
@@ -178,3 +212,83 @@ def _states_after(cu_seqlens, x, dt, A, B, C, dt_bias, dt_softplus, dt_limit) ->
         alone = (x[:, here], dt[:, here], A, B[:, here], C[:, here])
         states.append(_scan(*alone, None, None, dt_bias, dt_softplus, dt_limit, None, None, None)[1])
     return torch.cat(states)
+
+
+def _mamba_chunk_scan_combined_fwd(
+    x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None, cu_seqlens=None,
+    dt_softplus=False, dt_limit=NO_LIMIT, state_dtype=None,
+):  # fmt: skip
+    """The forward pass by itself, with what lies between.
+
+    Returns:
+        y, y before the gate or None, dt as it is used and its sums times A (b, h, c, chunk_size), the states before
+        the chunks (b, c, h, p, n), the last state[, the states after each packed sequence where `cu_seqlens`].
+    """
+    with torch.no_grad():
+        dA_cumsum, steps = _chunk_cumsum_fwd(dt, A, chunk_size, dt_bias, dt_softplus, dt_limit)
+        added = _chunk_state_fwd(B, x, steps, dA_cumsum, seq_idx)
+        initial = None if initial_states is None else initial_states.flatten(2)
+        states, _ = _state_passing_fwd(added.flatten(3), dA_cumsum[..., -1], initial, seq_idx, chunk_size)
+        states = states.unflatten(-1, added.shape[-2:]).to(C.dtype if state_dtype is None else state_dtype)
+        y, final = _scan(x, dt, A, B, C, D, None, dt_bias, dt_softplus, dt_limit, initial_states, seq_idx, None)
+        gated = None if z is None else (y * F.silu(z.float())).to(y.dtype)
+        found = (y, None) if gated is None else (gated, y)
+        found = (*found, steps, dA_cumsum, states, final)
+        if cu_seqlens is None:
+            return found
+        return *found, _states_after(cu_seqlens, x, dt, A, B, C, dt_bias, dt_softplus, dt_limit)
+
+
+def _mamba_chunk_scan_combined_bwd(
+    dout, x, dt, A, B, C, out, chunk_size, D=None, z=None, dt_bias=None, initial_states=None, dfinal_states=None,
+    seq_idx=None, dt_softplus=False, dt_limit=NO_LIMIT, dx=None, ddt=None, dB=None, dC=None, dz=None,
+    recompute_output=False, state_dtype=None,
+):  # fmt: skip
+    """The backward pass by itself, which runs the forward pass again.
+
+    Returns:
+        (dx, ddt, dA, dB, dC, dD, dz, ddt_bias, dinitial_states[, y]); None for absent inputs. Those that are given are
+        filled.
+    """
+
+    def outputs(x, dt, A, B, C, D, z, dt_bias, initial):
+        return _scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_limit, initial, seq_idx, None)
+
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_states)
+    found = gradients(outputs, inputs, (dout, dfinal_states))
+    given = (dx, ddt, None, dB, dC, None, dz, None, None)
+    found = [g if g is None else filled(into, g) for into, g in zip(given, found, strict=True)]
+    if recompute_output:
+        with torch.no_grad():
+            found.append(outputs(*inputs)[0])
+    return tuple(found)
+
+
+def selective_scan_bwd(dout, x, dt, A, B, C, D=None, z=None):
+    """The gradients (ddt, dA) of `ssd_selective_scan`, dt (b, h, c, chunk_size) or (b, h, p, c, chunk_size)."""
+    steps = (dt if dt.dim() == 5 else dt[:, :, None]).flatten(3).permute(0, 3, 1, 2)[:, : x.shape[1]]
+    steps = steps if dt.dim() == 5 else steps[..., 0]
+
+    def output(steps, A):
+        return (ssd_selective_scan(x, steps, A, B, C, D, z),)
+
+    ddt, dA = gradients(output, (steps, A), (dout,))
+    ddt = F.pad(ddt, (0, 0) * (ddt.dim() - 2) + (0, dt.shape[-2:].numel() - ddt.shape[1]))
+    return ddt.movedim(1, -1).unflatten(-1, dt.shape[-2:]), dA
+
+
+def ensure_stride(inp: Tensor) -> Tensor:
+    """A tensor whose rows lie one after another."""
+    return inp.contiguous()
+
+
+class MambaChunkScanCombinedFn:
+    """`mamba_chunk_scan_combined` as an autograd function."""
+
+    apply = staticmethod(mamba_chunk_scan_combined)
+
+
+class MambaSplitConv1dScanCombinedFn:
+    """`mamba_split_conv1d_scan_combined` as an autograd function."""
+
+    apply = staticmethod(mamba_split_conv1d_scan_combined)

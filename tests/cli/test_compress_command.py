@@ -141,5 +141,5 @@ def test_mistakes_are_told(trained, tmp_path):
         run("vmamba_test", "--targets", "nothing", "--image-size", "16", "--output", str(tmp_path / "a"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("hello")
-    with pytest.raises(UserError, match="holds something else than results of ssmlab compress"):
+    with pytest.raises(UserError, match="holds files that are not results of ssmlab compress"):
         compress(str(trained), Options(**FAST), output=tmp_path / "mine")

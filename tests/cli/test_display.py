@@ -74,3 +74,14 @@ def test_markup_in_messages_is_text():
     out, text = shown(terminal=False)
     out.say("[data] and [bold]x[/bold]")
     assert text() == "[data] and [bold]x[/bold]\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_numbers_after_the_last_step_are_in_the_last_line(clock, terminal):
+    out, text = shown(terminal)
+    out.start("model", 10)
+    clock(40)
+    out.update(10, "loss 0.5, validation 10.0%")
+    out.note("loss 0.5, validation 90.0%")
+    out.stop()
+    assert text().rstrip().endswith("loss 0.5, validation 90.0%")

@@ -51,3 +51,5 @@ def test_unreadable_images_of_all_parts_are_reported_together(tmp_path):
 def test_the_positive_class_must_exist():
     with pytest.raises(RecipeError, match="evaluation.positive='ten' is no class of the data: 0, 1"):
         load_images(load_recipe(DIGITS, ["evaluation.positive=ten", "data.limit=20"]))
+    with pytest.raises(RecipeError, match=r"evaluation\.positive is for two classes, the data have 10; leave it out"):
+        load_images(load_recipe(DIGITS, ["evaluation.positive='3'", "data.limit=20"]))

@@ -81,6 +81,8 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device, batc
             display.update(min((done + 1) * batch_size, len(files)))
     finally:
         display.stop()
+    for note in sorted(classifier.notes):
+        display.say(f"note: {note}")
     return classifier.classes, rows, problems
 
 
@@ -95,4 +97,6 @@ def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str,
     if lines and classifier.kind != "text":
         raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
     documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
+    for note in classifier.notes:
+        display.say(f"note: {note}")
     return classifier.classes, classifier.classify(documents, batch_size, display), problems

@@ -142,6 +142,8 @@ def _show(report):
     console.print(_balance(report))
     for axis, (low, middle, high) in report.sizes.items():
         console.print(f"{axis:6}  {low} to {high} pixels, median {middle:g}", highlight=False)
+    if report.shapes:
+        console.print(f"square  {report.shapes}", highlight=False, soft_wrap=True)
     console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
     for title, lines, style in (
         ("Notes", report.notes, ""),

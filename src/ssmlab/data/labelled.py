@@ -75,8 +75,8 @@ def _genes(path):
 
 
 def _sounds(path):
-    documents, rate = read_wavs(path)
-    found, notes = [], [f"{rate:,} samples per second, 8 bits by mu-law"]
+    documents, rate, told = read_wavs(path)
+    found, notes = [], [f"{rate:,} samples per second, 8 bits by mu-law", *told]
     for document in documents:
         spoken, above = _SPOKEN.search(document.id), Path(document.id).parts[:-1]
         if spoken:

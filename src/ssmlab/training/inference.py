@@ -101,11 +101,12 @@ class Classifier:
 
         folder = Path(folder)
         network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
+        self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device)
         try:
             self.classes = tuple(preprocess["classes"])
-            self.image_size = int(preprocess["image_size"])
+            self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
             self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
             self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
         except (KeyError, TypeError) as error:
@@ -128,7 +129,9 @@ class Classifier:
         middle = slice(start, start + self.image_size)
 
         def keep(i, picture):
-            pictures[i] = np.asarray(fit_square(picture, self.whole))[middle, middle]
+            if picture.info["frames"] > 1:
+                self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
+            pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
 
         failures = for_each_image(_load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]

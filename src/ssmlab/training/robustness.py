@@ -46,7 +46,7 @@ def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress
         resamples=config.resamples,
     )
     models = [str(folder) for folder in folders]
-    return above.robustness(models, options, output=output, progress=progress, write=write).records
+    return above.robustness(models, options, output=output, progress=progress, write=write, overwrite=True).records
 
 
 def place(job: Any) -> Path:
@@ -138,6 +138,7 @@ class RobustnessWork(Work):
             )
         return {
             "image_size": self.recipe.data.image_size,
+            "fit": self.recipe.data.fit,
             "mean": list(known["mean"]),
             "std": list(known["std"]),
             "classes": classes,

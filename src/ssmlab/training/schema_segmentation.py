@@ -22,6 +22,8 @@ class SegmentationData(Table):
     views: str = ""  # likewise of the fields of view, outside of which nothing counts
     classes: list[str] = Field([])  # names in the order of the labels; two, or as the data say, where not given
     colours: dict[str, Any] = Field({})  # class = grey value, "#rrggbb" or [r, g, b]; ignore = what is not counted
+    values: Literal["auto", "labels", "instances", "grey"] = "auto"  # what numbers in masks mean; found out by auto
+    ignore: int | Literal["auto", "none"] = "auto"  # the label that is not counted; auto: 255 next to small numbers
     normalise: Literal["auto", "set", "image"] = "auto"  # by the training images, or each by itself (volumes)
     val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of all, where the data come without a test part
@@ -49,7 +51,7 @@ class SegmentationTraining(Optimisation):
 
     iterations: int = Field(1000, ge=1)
     validations: int = Field(10, ge=1)  # so many times the validation part is predicted, at equal distances
-    epochs: int = Field(10, ge=1)  # what the trainer calls the stretch between two validations; follows from them
+    epochs: int = Field(0, exclude=True)  # what the trainer calls the stretches between validations; follows from them
     batch_size: int = Field(0, ge=0)  # patches of an iteration; 0 = as many as the plan says
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"  # sgd: Nesterov momentum of 0.99
     schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"  # (1 - t / iterations)^0.9
@@ -64,6 +66,8 @@ class SegmentationTraining(Optimisation):
             raise ValueError(f"iterations={self.iterations} must be a multiple of validations={self.validations}")
         if self.min_steps:
             raise ValueError("min_steps: iterations count here; leave it out")
+        if "epochs" in self.model_fields_set and self.epochs != self.validations:
+            raise ValueError("epochs: iterations count here; set training.iterations and training.validations")
         self.epochs = self.validations
         return self
 

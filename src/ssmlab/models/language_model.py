@@ -215,7 +215,8 @@ class LanguageModel(nn.Module):
         Raises:
             ShapeError: sizes disagree, or `input_ids` are no integers.
         """
-        check_shapes("language model", input_ids=(input_ids, "b l"), mask=(mask, "b l"), seq_idx=(seq_idx, "b l"))
+        check_shapes("language model", input_ids=(input_ids, "any: b l"), mask=(mask, "bool?: b l"),
+                     seq_idx=(seq_idx, "integer?: b l"))  # fmt: skip
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"language model: input_ids must be int64, got {input_ids.dtype}; pass input_ids.long()")
         one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None

@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssmlab.errors import ModelError
+from ssmlab.errors import ModelError, UserError
+from ssmlab.models.timm_options import check_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +138,7 @@ def did_you_mean(name: str, known) -> str:
 def create_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     image_size: int | None = None,
     in_chans: int = 3,
     pretrained: bool = False,
@@ -148,12 +149,12 @@ def create_model(
 
     Args:
         name: of `list_models()`, or `timm/<name>` for any model of timm.
-        num_classes: size of the output; 0 leaves out the last layer.
+        num_classes: size of the output, which must be given; 0 leaves out the last layer.
         image_size: side of the square images; None takes the model's own.
         in_chans: channels of the images.
         pretrained: download published weights (of the backbone, where the whole has none).
         weights: a file instead, .safetensors or .pth: of the whole model as a run saves it, or of its timm backbone.
-        options: further fields of the model's config, for `timm/<name>` further arguments of timm.
+        options: further fields of the model's config, for `timm/<name>` arguments that describe its architecture.
     Returns:
         The model, with `registry_name` and `config`, which `save_model` writes.
     Raises:
@@ -163,6 +164,9 @@ def create_model(
         raise ModelError("pretrained and weights both say where weights come from; give one of them")
     path = None if weights is None else Path(weights)
     if name.startswith(TIMM):
+        check_options(name, options)
+        _check_classes(name, num_classes)
+        assert num_classes is not None
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
     preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
@@ -171,10 +175,22 @@ def create_model(
         if option not in known:
             hint = did_you_mean(option, known) or f"; there are {', '.join(known)}"
             raise ModelError(f"{name} has no option {option!r}{hint}")
-    values = preset.values | options | {"num_classes": num_classes, "in_chans": in_chans}
+    values = preset.values | options | {"num_classes": num_classes or 0, "in_chans": in_chans}
     if image_size is not None:
         values["image_size"] = image_size
-    return _named(_create_own(preset.network, preset.config(**values), pretrained, path), name)
+    try:
+        config = preset.config(**values)
+        _check_classes(name, num_classes)
+        return _named(_create_own(preset.network, config, pretrained, path), name)
+    except TypeError as error:  # what a value of a wrong kind leads to
+        raise ModelError(f"{name} has options that make no model ({error}); got {options}") from error
+
+
+def _check_classes(name: str, num_classes: int | None) -> None:
+    if num_classes is None:
+        raise ModelError(f"{name}: num_classes is missing; give the number of classes, or 0 for no last layer")
+    if type(num_classes) is not int:
+        raise ModelError(f"{name}: num_classes must be a whole number, got {num_classes!r}")
 
 
 def _factorized(network, config, weights: Path) -> nn.Module | None:
@@ -245,6 +261,10 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any]) -> Pa
 
     if not hasattr(model, "registry_name"):
         raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
+    if getattr(model, "pooling", "avg") != "avg":
+        raise ModelError(
+            "a model without pooling is not saved: config.json does not say so; reset_classifier(n, 'avg')"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": model.registry_name, "config": asdict(model.config)}
@@ -266,7 +286,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         ModelError: a file is missing or does not fit; all disagreeing keys are listed.
     """
-    from ssmlab.models.weights import fit, read_state_dict
+    from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
     from ssmlab.nn.factorized import factorize_like_
 
     folder = Path(folder)
@@ -276,11 +296,30 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ModelError(
             f"{folder} has no {', '.join(missing)}; give the folder of a trained model, runs/<name>/models/<model>"
         )
-    stored = json.loads(files[0].read_text("utf-8"))
-    model = _rebuilt(stored["model"], dict(stored["config"]))
-    factorize_like_(model, stored.get("factorized", {}))
+    stored, preprocess = (_read_object(file) for file in files[:2])
+    name, config = stored.get("model"), stored.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ModelError(f"{files[0]} must name a model and its config; copy the folder again")
+    try:
+        check_sizes(files[0], config, files[2], lambda: _rebuilt(name, dict(config)))
+        model = _rebuilt(name, dict(config))
+        factorize_like_(model, stored.get("factorized", {}))
+    except UserError:
+        raise
+    except (TypeError, AttributeError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{files[0]} has values that make no model: {one_line(error)}") from error
     fit(model, read_state_dict(files[2]), str(files[2]))
-    return model.eval(), json.loads(files[1].read_text("utf-8"))
+    return model.eval(), preprocess
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ModelError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} must hold an object, got {type(found).__name__}")
+    return found
 
 
 def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
@@ -292,7 +331,13 @@ def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
 
     if name in LANGUAGE_MODELS:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
-    return create_model(name, **(config.pop("options", {}) | config))
+    options = config.pop("options", {})
+    if not isinstance(options, dict):
+        raise ModelError(f"config.json: options must be an object, got {type(options).__name__}")
+    asked = sorted({"name", "pretrained", "weights"} & (options.keys() | config.keys()))
+    if asked:
+        raise ModelError(f"config.json has {', '.join(asked)}: a folder does not decide what is downloaded or read")
+    return create_model(name, **(options | config))
 
 
 def _replace(path: Path, write) -> None:

@@ -31,6 +31,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
         feature_cls: str = "getter",
+        global_pool: str | None = None,
         pretrained_cfg: Any = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: Any = None,
@@ -49,6 +50,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             weights=weights,
             **options,
         )
+        model.set_pooling(global_pool)
         return _features(model, out_indices, feature_cls) if features_only else model
 
     build.__name__, build.__module__ = name, __name__

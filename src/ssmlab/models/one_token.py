@@ -113,7 +113,7 @@ class OneToken:
             conv = torch.empty(len(state), *conv_shape, dtype=dtype)
             ssm = torch.empty(len(state), *ssm_shape, dtype=torch.float32)
             after = [address for pair in zip(_slices(conv), _slices(ssm), strict=True) for address in pair]
-            self.residual.copy_(self.embedding[input_ids.reshape(rows)])
+            self.residual.copy_(torch.nn.functional.embedding(input_ids.reshape(rows), self.embedding))
             self.program.run([t.data_ptr() for t in before], after)
             self.returned = tuple(map(kind, conv.unbind(), ssm.unbind()))
             return self.logits.to(dtype, copy=True)[:, None], self.returned

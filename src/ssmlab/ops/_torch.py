@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ssmlab.errors import ShapeError
+
 # Asked at import: older compilers cannot follow the question.
 AUTOCAST = tuple(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
 
@@ -36,6 +38,21 @@ def one_by_one(op):
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
     return rule
+
+
+def on_one_device(op: str, fake: Callable) -> Callable:
+    """A fake kernel that refuses tensors on several devices.
+
+    With one on "meta" the dispatcher takes it for all of them, and what it makes on the CPU is never filled.
+    """
+
+    def checked(*arguments, **options):
+        devices = {str(t.device) for t in (*arguments, *options.values()) if isinstance(t, Tensor)}
+        if len(devices) > 1:
+            raise ShapeError(f"{op}: the tensors are on {' and '.join(sorted(devices))}; move them to one device")
+        return fake(*arguments, **options)
+
+    return checked
 
 
 def pulled_back(kernel: Callable, definition: Callable, saved: Tensor | None, inputs: tuple, gradients: tuple) -> tuple:

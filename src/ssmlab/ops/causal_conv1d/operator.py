@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? seq_idx"
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
@@ -47,8 +47,10 @@ def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_
 
 LIBRARY.impl("causal_conv1d", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("causal_conv1d_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::causal_conv1d", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::causal_conv1d_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::causal_conv1d", on_one_device("causal_conv1d", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::causal_conv1d_backward", on_one_device("causal_conv1d_backward", _backward_fake), lib=LIBRARY
+)
 
 for _name in ("causal_conv1d", "causal_conv1d_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)

@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 from ssmlab.ops.selective_scan.operator import scan_flops
 
 _ARGUMENTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, bool dt_softplus"
@@ -52,8 +52,10 @@ def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus, backend="
 
 LIBRARY.impl("directional_scan", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("directional_scan_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::directional_scan", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::directional_scan_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::directional_scan", on_one_device("directional_scan", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::directional_scan_backward", on_one_device("directional_scan_backward", _backward_fake), lib=LIBRARY
+)
 
 
 for _name in ("directional_scan", "directional_scan_backward"):

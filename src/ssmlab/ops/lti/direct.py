@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops import _native
-from ssmlab.ops._torch import differentiates, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 OUTPUT, INPUT, FILTER = range(3)  # SSM_LONG_OUTPUT and so on
 LENGTH = 2048  # tokens from which the recurrence is faster, forward and backward
@@ -77,8 +77,10 @@ def _run(kind: int, x: Tensor, filter: Tensor, y: Tensor) -> Tensor:
 
 LIBRARY.impl("long_conv", _long_conv, "CompositeExplicitAutograd")
 LIBRARY.impl("long_conv_filter", _long_conv_filter, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::long_conv", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
-torch.library.register_fake("ssmlab::long_conv_filter", lambda gy, x: x.new_empty(x.shape[1:]), lib=LIBRARY)
+_fake = on_one_device("long_conv", lambda x, *_: torch.empty_like(x))
+torch.library.register_fake("ssmlab::long_conv", _fake, lib=LIBRARY)
+_fake = on_one_device("long_conv_filter", lambda gy, x: x.new_empty(x.shape[1:]))
+torch.library.register_fake("ssmlab::long_conv_filter", _fake, lib=LIBRARY)
 for _name in ("long_conv", "long_conv_filter"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
@@ -77,8 +77,10 @@ def _backward_fake(
 
 LIBRARY.impl("selective_scan", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::selective_scan", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::selective_scan_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::selective_scan", on_one_device("selective_scan", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::selective_scan_backward", on_one_device("selective_scan_backward", _backward_fake), lib=LIBRARY
+)
 
 for _name in ("selective_scan", "selective_scan_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)

@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, full_precision, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, full_precision, on_one_device, one_by_one, pulled_back
 
 _TENSORS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C"
 _ARGUMENTS = (
@@ -72,8 +72,8 @@ def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size, z
 
 LIBRARY.impl("ssd", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::ssd", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::ssd_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::ssd", on_one_device("ssd", _forward_fake), lib=LIBRARY)
+torch.library.register_fake("ssmlab::ssd_backward", on_one_device("ssd_backward", _backward_fake), lib=LIBRARY)
 
 for _name in ("ssd", "ssd_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)

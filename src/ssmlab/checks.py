@@ -42,7 +42,12 @@ def check_shapes(op: str, known: dict[str, int] | None = None, /, **arguments) -
         forms, dtypes, optional = _SPECS.get(axes) or _spec(axes)
         if tensor is None and optional:
             continue
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_nested:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout is not torch.strided
+            or tensor.is_nested
+            or tensor.is_quantized
+        ):
             raise ShapeError(_no_tensor(op, name, tensor, forms))
         if dtypes is not None and tensor.dtype not in dtypes:
             raise ShapeError(_wrong_dtype(op, name, tensor.dtype, axes))
@@ -147,6 +152,8 @@ def _no_tensor(op: str, name: str, got: Any, forms: list[tuple[str | int, ...]])
     if not isinstance(got, Tensor):
         cure = "" if got is None else f"; torch.as_tensor({name}) makes one" if hasattr(got, "__len__") else ""
         return f"{expected}, got {'None' if got is None else f'a {type(got).__name__}'}{cure}"
+    if got.is_quantized:
+        return f"{expected}, got a quantised one ({got.dtype}); {name}.dequantize() is plain"
     if got.is_nested:
         return f"{expected}, got a nested one; pad it with torch.nested.to_padded_tensor"
     return f"{expected}, got one of layout {str(got.layout).removeprefix('torch.')}; {name}.to_dense() is plain"
@@ -158,8 +165,6 @@ def _wrong_dtype(op: str, name: str, dtype: torch.dtype, axes: str) -> str:
     if dtype.is_complex and kind == "real":
         return f"{op}: {name} must be real, got {dtype}; {name}.real is"
     cure = {"integer": "long", "bool": "bool"}.get(kind, "float")
-    if str(dtype).startswith("torch.q"):
-        cure = "dequantize"
     return f"{op}: {name} must be {_KINDS[kind][1]}, got {dtype}; pass {name}.{cure}()"
 
 

@@ -114,7 +114,7 @@ def mamba3(
             seq_idx = _without_padding(seq_idx, lengths)
     inputs = (x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias)
     options = ((mimo_x, mimo_z, mimo_o), pairs, initial_state, seq_idx, lengths)
-    if backend == "reference":
+    if backend == "reference" or not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan: no kernel takes it
         y, states = reference.forward(*inputs, *options)
     else:
         y, states = scan.forward(*inputs, *options, chunk_size, backend)

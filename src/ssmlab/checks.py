@@ -42,15 +42,14 @@ def check_shapes(op: str, known: dict[str, int] | None = None, /, **arguments) -
         forms, dtypes, optional = _SPECS.get(axes) or _spec(axes)
         if tensor is None and optional:
             continue
-        if (
-            not isinstance(tensor, Tensor)
-            or tensor.layout is not torch.strided
-            or tensor.is_nested
-            or tensor.is_quantized
-        ):
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_nested:
             raise ShapeError(_no_tensor(op, name, tensor, forms))
-        if dtypes is not None and tensor.dtype not in dtypes:
-            raise ShapeError(_wrong_dtype(op, name, tensor.dtype, axes))
+        if tensor.is_quantized if dtypes is None else tensor.dtype not in dtypes:
+            raise ShapeError(
+                _no_tensor(op, name, tensor, forms)
+                if tensor.is_quantized
+                else _wrong_dtype(op, name, tensor.dtype, axes)
+            )
         if device is None:
             device = tensor.device
         elif tensor.device != device:
@@ -84,8 +83,10 @@ def check_count(op: str, name: str, value: Any, least: int) -> int:
 
 def check_choice(op: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     """Refuse what is none of the choices."""
-    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
-        raise ShapeError(f"{op}: {name} must be {' or '.join(map(repr, choices))}, got {described(value)}")
+    for choice in choices:
+        if value is choice or (type(value) is type(choice) and value == choice):
+            return
+    raise ShapeError(f"{op}: {name} must be {' or '.join(map(repr, choices))}, got {described(value)}")
 
 
 def check_state(op: str, state: Any, kind: Any) -> Any:

@@ -41,7 +41,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         weights = (pretrained_cfg_overlay or {}).get("file")
         if not options.get("drop_rate"):
             options.pop("drop_rate", None)  # timm's training script gives it to every model, 0 where nobody asked
-        model = create_model(
+        model: Any = create_model(
             name,
             num_classes=num_classes,
             image_size=_side(img_size),

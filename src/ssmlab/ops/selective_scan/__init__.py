@@ -6,6 +6,10 @@ from ssmlab.checks import check_flag, check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops._dispatch import choose, load
 
+# The axes of the state, B and C by the kind of A.
+_REAL = ("?: b d n", "complex: b n l|b gB n l|d n", "complex: b n l|b gC n l|d n")
+_COMPLEX = ("complex?: b d n", "complex: b n 2l|b gB n 2l|d n", "complex: b n 2l|b gC n 2l|d n")
+
 
 def selective_scan(
     x: Tensor,
@@ -52,12 +56,12 @@ def selective_scan(
         BackendError: the backend that was asked for cannot run this call.
     """
     complex_ = isinstance(A, Tensor) and A.is_complex()
-    known, length = ({"2l": 2 * x.shape[-1]}, "2l") if complex_ and _has_axes(x) else (None, "l")
-    state = "complex?: b d n" if complex_ else "?: b d n"
+    known = {"2l": 2 * x.shape[-1]} if complex_ and isinstance(x, Tensor) and x.dim() else None
+    state, forms_B, forms_C = _REAL if known is None else _COMPLEX
     sizes = check_shapes(
         "selective_scan", known, x=(x, "b d l"), dt=(dt, "b d l"), A=(A, "complex: d n"),
-        B=(B, f"complex: b n {length}|b gB n {length}|d n"), C=(C, f"complex: b n {length}|b gC n {length}|d n"),
-        D=(D, "?: d"), z=(z, "?: b d l"), dt_bias=(dt_bias, "?: d"), initial_state=(initial_state, state),
+        B=(B, forms_B), C=(C, forms_C), D=(D, "?: d"), z=(z, "?: b d l"), dt_bias=(dt_bias, "?: d"),
+        initial_state=(initial_state, state),
         seq_idx=(seq_idx, "integer?: b l"),
     )  # fmt: skip
     check_flag("selective_scan", "dt_softplus", dt_softplus)
@@ -84,7 +88,3 @@ def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -
             f"selective_scan: {name} {tuple(map_.shape)} must be {expected} for a {kind} A, got {map_.dtype}; "
             "constant maps follow A, maps per token are real (real, imaginary interleaved)"
         )
-
-
-def _has_axes(x: object) -> bool:
-    return isinstance(x, Tensor) and x.dim() > 0

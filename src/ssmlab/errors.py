@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class ShapeError(UserError, ValueError):
-    """The sizes of an operator's or a block's arguments disagree."""
+    """An argument of an operator or a block has the wrong size, dtype or device, or is no tensor at all."""
 
 
 class BackendError(UserError, RuntimeError):

@@ -272,6 +272,17 @@ def test_half_precision_draws_from_wide_scores():
         ({"stop": ["end"]}, "give decode"),
         ({"on_text": print}, "give decode"),
         ({"chunk": 0}, "chunk must be at least 1"),
+        ({"chunk": 1.5}, "chunk must be at least 1 token, got 1.5"),
+        ({"max_tokens": 2.5}, "max_tokens must be a whole number, got 2.5"),
+        ({"max_tokens": "3"}, "max_tokens must be a whole number, got '3'"),
+        ({"beams": True}, "beams must be a whole number, got True"),
+        ({"temperature": "1"}, "temperature must be a number, got '1'"),
+        ({"top_k": 2.5, "temperature": 1.0}, "top_k must be a whole number, got 2.5"),
+        ({"eos": "x"}, "eos must be a list of whole numbers, got 'x'"),
+        ({"eos": 61}, r"eos must be tokens from 0 to 60, got \[61\]"),
+        ({"eos": [1.5]}, "eos must be a list of whole numbers"),
+        ({"seed": "abc"}, "seed must be a list of whole numbers"),
+        ({"stop": [3], "decode": decode}, "must be a list of texts"),
     ],
 )
 def test_mistakes(options, message):
@@ -283,9 +294,41 @@ def test_prompts_that_cannot_be_read():
     model = build("mamba_lm_test")
     with pytest.raises(ModelError, match="prompt 1 has no tokens"):
         model.read([[1], []])
-    with pytest.raises(ModelError, match=r"tokens 0 to 63, the prompt has \[-1, 64\]"):
+    for prompts in ([[1.5]], [[True]], ["ab"], [[None]], torch.tensor([[1.5]])):
+        with pytest.raises(ModelError, match="prompt 0 must be"):
+            model.read(prompts)
+    for prompts in ("abc", None, 3):
+        with pytest.raises(ModelError, match="prompts must be lists of tokens"):
+            model.read(prompts)
+    with pytest.raises(ShapeError, match=r"tokens \(b, l\)"):
+        model.read(torch.tensor([1, 2]))
+    with pytest.raises(ModelError, match=r"tokens 0 to 60, the prompt has \[61\]"):
+        model.read([[61]])  # the vocabulary's padding
+    with pytest.raises(ModelError, match=r"tokens 0 to 60, the prompt has \[-1, 64\]"):
         model.read([[1, 64], [-1]])
     with pytest.raises(ShapeError, match="there are no prompts"):
         model.read([])
     with pytest.raises(ShapeError, match="the reading has 2 rows, the prompts 3"):
         model.read(PROMPTS, model.read(PROMPTS[:2]))
+
+
+@pytest.mark.parametrize("rows", [[5], [], [-3], [0.5], "a"])
+def test_rows_that_a_reading_does_not_have(rows):
+    reading = build("mamba_lm_test").read(PROMPTS[:2])
+    with pytest.raises(ModelError, match="rows"):
+        reading.select(rows)
+    assert reading.select([-1]).tokens == (tuple(PROMPTS[1]),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("token", [300, -1])
+@torch.no_grad()
+def test_tokens_that_the_model_does_not_have(dtype, token):
+    model = build("mamba_lm_test").to(dtype)
+    with pytest.raises(ModelError, match=rf"tokens 0 to 63, input_ids are from {min(token, 3)} to {max(token, 3)}"):
+        model(torch.tensor([[3, token]]))
+    _, state = model(torch.tensor([[3]]))
+    with pytest.raises(ModelError, match="tokens 0 to 63"):
+        model(torch.tensor([[token]]), state)
+    with pytest.raises(ShapeError, match="input_ids must be a tensor"):
+        model([[3]])

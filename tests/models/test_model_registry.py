@@ -49,11 +49,53 @@ def test_table_and_families_agree():
         ("timm/test_vit", {"dept": 4}, "dept"),
         ("resnet_test", {"pretrained": True, "weights": "x.pth"}, "give one of them"),
         ("resnet_test", {"weights": "x.pth"}, "no weights file x.pth"),
+        ("vmamba_tiny", {"dims": 32}, "dims must be a list with one number a stage, got 32"),
+        ("vmamba_tiny", {"dim": (32,) * 4}, "no option 'dim'; did you mean dims"),
+        ("vmamba_test", {"d_state": "a"}, "has options that make no model"),
+        ("timm/resnet18", {"checkpoint_path": "evil.pth"}, "cannot be given the option 'checkpoint_path'"),
+        ("timm/resnet18", {"pretrained_cfg_overlay": {"file": "x"}}, "cannot be given the option"),
+        ("timm/resnet18", {"act_layer": print}, "act_layer must be a number, a text or a list"),
     ],
 )
 def test_mistakes_are_named(name, options, words):
     with pytest.raises(ModelError, match=words):
         create_model(name, **SIZES, **options)
+
+
+def test_classes_must_be_given():
+    with pytest.raises(ModelError, match="num_classes is missing"):
+        create_model("resnet_test")
+    with pytest.raises(ModelError, match="dims must be a list"):
+        create_model("vmamba_tiny", dims=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("timm/test_vit", {"options": {"checkpoint_path": "evil.pth"}}, "cannot be given the option 'checkpoint_path'"),
+        ("timm/test_vit", {"options": {"pretrained": True}}, "config.json has pretrained: a folder does not decide"),
+        ("timm/test_vit", {"options": {"cache_dir": "/tmp"}}, "cannot be given the option 'cache_dir'"),
+        ("timm/test_vit", {"weights": "/etc/passwd"}, "config.json has weights: a folder does not decide"),
+        ("resnet_test", {"pretrained": True}, "config.json has pretrained: a folder does not decide"),
+        ("resnet_test", {"weights": "x.pth"}, "config.json has weights: a folder does not decide"),
+        ("vmamba_test", {"depths": [10**9, 1]}, "has depths=.*but its weights are .* tensors"),
+        ("vmamba_test", {"dims": [10**6, 2 * 10**6]}, "describes a model of .* numbers, model.safetensors holds"),
+        ("vmamba_test", {"dims": "abc"}, "dims must be a list"),
+        ("vmamba_test", {"d_state": [1]}, "options that make no model|values that make no model"),
+        ("vim_test", {"depth": 10**9}, "has depth=1000000000, but its weights are"),
+    ],
+)
+def test_a_folder_describes_an_architecture_and_nothing_else(name, change, words, tmp_path):
+    save_model(create_model(name, **SIZES), tmp_path, {})
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    content["config"] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        load_model(tmp_path)
+    file.write_text("{")
+    with pytest.raises(ModelError, match="is not JSON"):
+        load_model(tmp_path)
 
 
 def test_seed_alone_decides_the_weights():

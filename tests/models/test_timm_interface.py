@@ -60,6 +60,30 @@ def test_other_classes(name):
         model.reset_classifier(3, "max")
 
 
+@pytest.mark.parametrize("name", [*NAMES, "resnet_test", "resnet_mamba_test"])
+@torch.no_grad()
+def test_pooling_can_be_left_out_and_put_back(name, tmp_path):
+    model, x = build(name), images()
+    expected, hidden = model(x), model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(0, "")
+    every = model(x)
+    assert every.shape[-1] == model.head_hidden_size and every[..., 0].numel() > 2
+    model.reset_classifier(3, "")
+    assert model(x).shape == (*every.shape[:-1], 3)
+    with pytest.raises(ModelError, match="without pooling is not saved"):
+        save_model(model, tmp_path, {})
+    model.reset_classifier(5, "avg")
+    assert model(x).shape == expected.shape
+    assert torch.equal(model.forward_head(model.forward_features(x), pre_logits=True), hidden)
+
+
+def test_pooling_is_an_argument_of_timm():
+    assert timm.create_model("vmamba_test", global_pool="avg").pooling == "avg"
+    assert timm.create_model("vmamba_test", global_pool="").pooling == ""
+    with pytest.raises(ModelError, match="global_pool='max' is not there"):
+        timm.create_model("vmamba_test", global_pool="max")
+
+
 @every_model
 def test_description(name):
     model = build(name, in_chans=1)

@@ -251,7 +251,7 @@ def test_the_products_of_the_scan_are_counted(kind):
     [
         ({"B": torch.zeros(2, 9, 1, 1, 4)}, r"C must have shape \(b=2, l=9, r=1, g=1, n=4\)"),
         ({"angle": torch.zeros(2, 9, 3)}, "s=3 angles turn pairs .* of n=5 states; n is too small"),
-        ({"pairs": "neighbours"}, "pairs must be interleaved or halves, got 'neighbours'"),
+        ({"pairs": "neighbours"}, "pairs must be 'interleaved' or 'halves', got 'neighbours'"),
         ({"pairs": "halves"}, "n is too small"),
         ({"chunk_size": 0}, "chunk_size must be 1 or more, got 0"),
         ({"B": torch.zeros(2, 9, 2, 1, 5), "C": torch.zeros(2, 9, 2, 1, 5)}, "r=2 inputs or outputs need mimo_x"),

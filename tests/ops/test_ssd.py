@@ -477,22 +477,6 @@ def test_the_products_are_counted(backend):
         assert counter.get_total_flops() == 3 * 2 * macs
 
 
-@pytest.mark.parametrize("backend", FAST)
-def test_second_derivatives_are_refused_but_by_the_definition(backend):
-    x, dt, A, B, C, *_ = positional(sizes=(1, 5, 2, 2, 1, 2))
-    x.requires_grad_()
-
-    def penalty(backend):
-        y, _ = ssd(x, dt, A, B, C, backend=backend)
-        (gradient,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-        return gradient.square().sum()
-
-    penalty("reference").backward()
-    assert x.grad.isfinite().all()
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        penalty(backend).backward()
-
-
 SETS = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["neon"]
 
 

@@ -27,13 +27,14 @@ from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
 from ssmlab.models.language_model import NO_DECAY
-from ssmlab.models.weights import fit, one_line
+from ssmlab.models.weights import check_depth, fit, one_line
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 from ssmlab.nn.linear import Linear, QuantizedLinear
 
 # model_type of Hugging Face, layer of state-spaces
 HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
 STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
+DEPTHS = ("n_layer", "num_hidden_layers", "num_layers")  # fields of a config.json that count layers
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
@@ -57,6 +58,9 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    files = weights_files(folder)
+    tensors = outline(files)
+    check_depth(folder / "config.json", {k: v for k, v in _sizes(config).items() if k in DEPTHS}, len(tensors))
     try:
         with torch.device("meta"):
             model, rules = _from_config(config, folder)
@@ -64,8 +68,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
         raise
     except (TypeError, AttributeError, RuntimeError) as error:  # what a size of a wrong kind leads to
         raise ModelError(f"{folder / 'config.json'} has values that make no model: {one_line(error)}") from error
-    files = weights_files(folder)
-    found = convert(outline(files), rules)
+    found = convert(tensors, rules)
     whole = [f"{name} {str(tensor.dtype)[6:]}" for name, tensor in found.items() if not tensor.is_floating_point()]
     if whole:
         raise ModelError(f"{folder}: {len(whole)} tensors are no floating-point numbers: {', '.join(whole[:5])}")
@@ -92,6 +95,14 @@ def find_language_model(path: str | Path, *, accept_licence: bool = False) -> Pa
     if not found:
         raise ModelError(f"{path} has no config.json; give the folder of a language model")
     return found[0]
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """The fields of a config.json of any layout."""
+    if not isinstance(config, dict):
+        return {}
+    own = config.get("config")
+    return config | (own if isinstance(own, dict) else {})
 
 
 def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:

@@ -27,7 +27,10 @@ def weights_files(folder: Path) -> list[Path]:
     if found[0].suffix != ".json":
         return found[:1]
     try:
-        parts = [folder / name for name in sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))]
+        names = sorted(set(json.loads(found[0].read_text("utf-8"))["weight_map"].values()))
+        if any(name in (".", "..") or Path(name).name != name or "\\" in name for name in names):
+            raise ModelError(f"{found[0]} names files outside {folder}; a folder's weights lie in it")
+        parts = [folder / name for name in names]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{found[0]} is no index of weights files; copy it again") from error
     missing = [part.name for part in parts if not part.is_file()]

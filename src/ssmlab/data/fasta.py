@@ -1,14 +1,16 @@
 """Bases from FASTA files, plain or compressed by gzip. numpy only."""
 
-import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.files import gunzip
 from ssmlab.data.text import Document, find_files
 from ssmlab.errors import DataError
 
 BASES = "ACGTN"  # numbers of the tokens, in this order; N stands for any base that is not known
+LEAST = 256 << 20  # bytes that a compressed file may always become; bases compress four to five times
 SUFFIXES = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz")
 _CODES = np.full(256, 255, np.uint8)
 for _letters, _code in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3), ("NnRrYySsWwKkMmBbDdHhVv-", 4)):
@@ -71,5 +73,14 @@ def reverse_complement(bases: np.ndarray) -> np.ndarray:
 
 
 def unpacked(content: bytes) -> bytes:
-    """What a file holds, compressed by gzip or not."""
-    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    """What a file holds, compressed by gzip or not.
+
+    Raises:
+        ValueError: it is damaged, or bases do not become so many when they are unpacked.
+    """
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gunzip(content, LEAST)
+    except zlib.error as error:
+        raise ValueError(f"is damaged ({error}); copy it again") from error

@@ -1,9 +1,13 @@
 """The files of a data set, in a folder or in a zip archive, which is read in place and never unpacked."""
 
+import gzip
+import io
 import os
+import stat
 import threading
 import unicodedata
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +21,7 @@ IMAGE_SUFFIXES = (
 )
 MAX_FILE_BYTES = 256 << 20  # one picture, decompressed
 MAX_FILES = 2_000_000
+MAX_VISITS = 16  # of one folder, through links
 BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # an archive of more bytes that compresses better holds no pictures
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -28,7 +33,7 @@ class FolderFiles:
     Attributes:
         files: name -> path on disk relative to the root. Names are unicode NFC with "/", so that ids and
             hashes agree between operating systems, and sorted, whatever order the file system has.
-        folders: names of all folders below the root. problems: folders that cannot be listed.
+        folders: names of all folders below the root. problems: folders that cannot be listed, and what is no file.
     """
 
     def __init__(self, root: Path):
@@ -36,6 +41,7 @@ class FolderFiles:
         self.files: dict[str, str] = {}
         self.folders: set[str] = set()
         self.problems: list[str] = []
+        self._visits: Counter[str] = Counter()
         self._scan("", (os.path.realpath(root),))
         self.files = dict(sorted(self.files.items()))
 
@@ -51,13 +57,18 @@ class FolderFiles:
             return
         for entry in listed:
             path = f"{inside}/{entry.name}" if inside else entry.name
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 real = os.path.realpath(entry.path)
+                self._visits[real] += 1
+                if self._visits[real] > MAX_VISITS:  # each of a few folders linked twice to the next: 2^n ways
+                    raise DataError(f"{self.path}: links lead to {real} more than {MAX_VISITS} times; remove some")
                 if real not in ancestors:  # a link to a folder above it would never end
                     self.folders.add(plain_name(path))
                     self._scan(path, (*ancestors, real))
-            # A dangling link is listed too: reading it tells its name.
-            elif entry.is_file() or entry.is_symlink():
+            elif kind == "special":
+                self.problems.append(f"{self.path / path}: is no file but a device or a pipe; remove it")
+            else:
                 self.files[plain_name(path)] = path
         if len(self.files) > MAX_FILES:
             raise DataError(f"{self.path}: more than {MAX_FILES:,} files; name the folder of one data set")
@@ -160,6 +171,33 @@ def check_archive(path: Path, infos: list[zipfile.ZipInfo]) -> None:
         raise DataError(f"{path}: {packed:,} bytes that become {size:,} are no archive of pictures; it is not opened")
     if len(infos) > MAX_FILES:
         raise DataError(f"{path}: {len(infos):,} files, more than the limit of {MAX_FILES:,}")
+
+
+def gunzip(content: bytes, least: int) -> bytes:
+    """What bytes compressed by gzip hold, unless that is more than `least` and out of proportion.
+
+    Raises:
+        ValueError: it is. OSError, EOFError, zlib.error: the bytes are damaged.
+    """
+    most = max(least, BOMB_RATIO * len(content))
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(
+            f"{len(content):,} bytes become more than {most:,} when unpacked; unpack it yourself if that is right"
+        )
+    return found
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """ "folder", "file" (a link that leads nowhere too: whoever reads it tells its name) or "special"."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        mode = entry.stat().st_mode
+    except OSError:  # a link to nothing, or to itself
+        return "file"
+    return "file" if stat.S_ISREG(mode) else "special"
 
 
 def _check_size(size):

@@ -1,6 +1,5 @@
 """Volumes in NIfTI files, through nibabel, which the extra [medical] installs."""
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -8,10 +7,11 @@ from itertools import product
 import numpy as np
 
 from ssmlab.data.decode import UnreadableImage
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import FolderFiles, ZipFiles, gunzip
 from ssmlab.errors import DataError
 
 SUFFIXES = (".nii.gz", ".nii")
+LEAST = 2 << 30  # bytes that a compressed file may always become; masks compress a thousand times
 ANISOTROPIC = 3  # an axis whose voxels are so many times longer than those of the others
 
 
@@ -113,7 +113,7 @@ def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
     data = files.read(name)
     try:
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            data = gunzip(data, LEAST)
         kind = nibabel.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
         with LoggingOutputSuppressor():  # it writes about damaged headers and raises as well
             image = kind.from_bytes(data)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlab.errors import ModelError
 from ssmlab.models.beams import beam_search
 from ssmlab.models.graphs import Decoder
-from ssmlab.models.reading import CHUNK, Reading, read, select_rows
+from ssmlab.models.reading import CHUNK, Reading, read, select_rows, whole_numbers
 from ssmlab.models.sampling import Sampling, draw
 from ssmlab.models.text_stream import TextStream
 
@@ -78,7 +78,10 @@ def generate(
     _check(model, max_tokens, beams, sampling, decode, stop, on_text)
     reading = prompts if isinstance(prompts, Reading) else read(model, prompts, chunk=chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
-    ends = frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos)
+    ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
+    outside = sorted(token for token in ends if not 0 <= token < model.config.vocab_size)
+    if outside:
+        raise ModelError(f"eos must be tokens from 0 to {model.config.vocab_size - 1}, got {outside}")
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1:
         for row in rows:
@@ -172,20 +175,23 @@ def _rectangle(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = [seed] * count if type(seed) is int else whole_numbers("seed", seed)
     if len(seeds) != count:
         raise ModelError(f"seed must be one number or one for each of the {count} rows, got {len(seeds)}")
     return seeds
 
 
 def _check(model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any) -> None:
+    for name, value in (("max_tokens", max_tokens), ("beams", beams)):
+        if type(value) is not int:
+            raise ModelError(f"{name} must be a whole number, got {value!r}")
     if max_tokens < 0:
         raise ModelError(f"max_tokens must be at least 0, got {max_tokens}")
     if not 1 <= beams <= model.config.vocab_size:
         raise ModelError(f"beams must be from 1 to {model.config.vocab_size}, the vocabulary, got {beams}")
     if beams > 1 and sampling.temperature:
         raise ModelError(f"beam search draws nothing at random; beams={beams} needs temperature 0")
-    if isinstance(stop, str) or not all(stop):
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
         raise ModelError(f"stop must be a list of texts that are not empty, got {stop!r}")
     if decode is None and (stop or on_text is not None):
         raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")

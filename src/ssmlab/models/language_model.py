@@ -215,13 +215,22 @@ class LanguageModel(nn.Module):
         Raises:
             ShapeError: sizes disagree, or `input_ids` are no integers.
         """
-        check_shapes("language model", input_ids=(input_ids, "b l"), mask=(mask, "b l"), seq_idx=(seq_idx, "b l"))
+        check_shapes("language model", input_ids=(input_ids, "any: b l"), mask=(mask, "bool?: b l"),
+                     seq_idx=(seq_idx, "integer?: b l"))  # fmt: skip
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"language model: input_ids must be int64, got {input_ids.dtype}; pass input_ids.long()")
-        one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None
-        if one is not None:
-            return one
-        hidden, states = self.backbone(self.backbone.embedding(input_ids), state, mask=mask, seq_idx=seq_idx)
+        if state is not None and not isinstance(state, (tuple, list)):
+            raise ShapeError(f"language model: state must be what a call returned, got a {type(state).__name__}")
+        try:
+            one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None
+            if one is not None:
+                return one
+            embedded = self.backbone.embedding(input_ids)
+        except IndexError:
+            last = self.config.padded_vocab - 1
+            low, high = (int(end) for end in input_ids.aminmax())
+            raise ModelError(f"the model has tokens 0 to {last}, input_ids are from {low} to {high}") from None
+        hidden, states = self.backbone(embedded, state, mask=mask, seq_idx=seq_idx)
         if last_only:
             hidden = last_token(hidden, mask)
         return self.lm_head(hidden), states

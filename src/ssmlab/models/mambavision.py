@@ -133,7 +133,7 @@ class MambaVision(PublishedModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (b, num_classes), or its mean over positions (b, num_features)."""
-        x = self.avgpool(x).flatten(1)
+        x = self.avgpool(x).flatten(1) if self.pooling else self.pooled(x, 2, 3)
         return x if pre_logits else self.head(x)
 
     @property

@@ -175,7 +175,7 @@ class MedMamba(PublishedModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (b, num_classes), or the mean over positions (b, num_features) before them."""
-        x = x.mean((1, 2))
+        x = self.pooled(x, 1, 2)
         return x if pre_logits else self.head(x)
 
     def to_nchw(self, x: Tensor) -> Tensor:

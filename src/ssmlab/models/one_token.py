@@ -2,7 +2,8 @@
 
 `step` answers for a model of Mamba or Mamba-2 layers that nobody has changed: no adapter, no hook, no attention, no
 MLP. Everything else gets None, and the modules are called one by one. What a program was built from is compared before
-every token: modules, parameters, their memory, and the versions of those of which it holds a converted copy.
+every token: modules, parameters and their memory. Of the values nothing is kept: what is derived from them is derived
+anew for every token.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ _programs: WeakKeyDictionary[nn.Module, OneToken | None] = WeakKeyDictionary()
 
 def step(model: Any, input_ids: Tensor, state: tuple | None) -> tuple[Tensor, tuple] | None:
     """Logits (b, 1, vocabulary) and the states after one token without a gradient, or None.
-
-    What was changed without a trace, through `parameter.data`, is seen behind the next call that is not one token.
 
     Args:
         model: a `LanguageModel`.
@@ -61,7 +60,6 @@ class OneToken:
         self.found: list[object] = []
         self.tensors: list[Tensor] = []
         self.pointers: list[int] = []
-        self.versions: list[int] = []
         self.returned: tuple = ()  # the states behind the last token, which need no check
         self.kinds: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         from ssmlab.models.language_model import Backbone, Layer  # which imports this module
@@ -98,7 +96,6 @@ class OneToken:
         return (
             all(map(is_, [children.get(name) for children, name in self.places], self.found))
             and [tensor.data_ptr() for tensor in self.tensors] == self.pointers
-            and [tensor._version for tensor in self.tensors] == self.versions
             and not any(map(contains, self.own, repeat("forward")))
             and not any(self.hooks)
             and not torch_module._has_any_global_hook()
@@ -114,9 +111,9 @@ class OneToken:
                 return None
             kind, conv_shape, ssm_shape = self.kinds[0]
             conv = torch.empty(len(state), *conv_shape, dtype=dtype)
-            ssm = torch.empty(len(state), *ssm_shape)
+            ssm = torch.empty(len(state), *ssm_shape, dtype=torch.float32)
             after = [address for pair in zip(_slices(conv), _slices(ssm), strict=True) for address in pair]
-            self.residual.copy_(self.embedding[input_ids.reshape(rows)])
+            self.residual.copy_(torch.nn.functional.embedding(input_ids.reshape(rows), self.embedding))
             self.program.run([t.data_ptr() for t in before], after)
             self.returned = tuple(map(kind, conv.unbind(), ssm.unbind()))
             return self.logits.to(dtype, copy=True)[:, None], self.returned
@@ -150,7 +147,7 @@ class OneToken:
         A_log = self._weight(block, "A_log")
         D = self._weight(block, "D")
         dt = self._linear(block, "dt_proj", dt)
-        y = self.program.scan(x, dt, -torch.exp(A_log.float()), B, C, D, inner[:, d:])
+        y = self.program.scan(x, dt, self.program.rates(A_log), B, C, D, inner[:, d:])
         self._kind(MambaState, (d, block.d_conv - 1), (d, n))
         return self._linear(block, "out_proj", y)
 
@@ -165,7 +162,7 @@ class OneToken:
         A_log, D, dt_bias = (self._weight(block, name) for name in ("A_log", "D", "dt_bias"))
         x, B, C = convolved[:, :d], convolved[:, d : d + g * n], convolved[:, d + g * n :]
         dt = inner[:, 2 * d + 2 * g * n :]
-        y = self.program.heads(x, dt, -torch.exp(A_log.float()), B, C, D, dt_bias, g, n)
+        y = self.program.heads(x, dt, self.program.rates(A_log), B, C, D, dt_bias, g, n)
         norm = self._seen(block, "norm", GatedRMSNorm)
         weight = self._weight(norm, "weight")
         y = self.program.norm(weight, norm.eps, x=y, gate=inner[:, :d], groups=norm.groups)
@@ -205,7 +202,7 @@ class OneToken:
         return child
 
     def _weight(self, module: Any, name: str) -> Tensor:
-        """A parameter or buffer. A change of its values is seen too: converted copies of the small ones are kept."""
+        """A parameter or buffer."""
         held = module._parameters if name in module._parameters else module._buffers
         tensor = held.get(name)
         plain = tensor is not None and type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu
@@ -217,7 +214,6 @@ class OneToken:
         self.found.append(tensor)
         self.tensors.append(tensor)
         self.pointers.append(tensor.data_ptr())
-        self.versions.append(tensor._version)
         return tensor.detach()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssmlab.checks import check_shapes
 from ssmlab.errors import ModelError
+from ssmlab.models.pooling import Pooled
 from ssmlab.models.weights import fit, read_state_dict, warn_once
 from ssmlab.nn import Blocks, Linear
 
@@ -26,7 +27,7 @@ IMAGENET: dict[str, Any] = {
 }
 
 
-class PublishedModel(nn.Module, ABC):
+class PublishedModel(Pooled, nn.Module, ABC):
     """A hierarchy of stages with a classifier behind it, whose weights others have published.
 
     A child sets these class attributes:
@@ -158,16 +159,12 @@ class PublishedModel(nn.Module, ABC):
         return self.get_submodule(self.classifier_path)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer for other classes; 0 leaves it out.
+        """A new last layer for other classes; 0 leaves it out. `global_pool`: "avg", "" for none, None as it is.
 
         Raises:
-            ModelError: another pooling than the mean is asked for.
+            ModelError: there is no such pooling.
         """
-        if global_pool not in (None, "avg"):
-            raise ModelError(
-                f"{type(self).__name__} averages over positions, global_pool={global_pool!r} is not there; take the "
-                "map from forward_features"
-            )
+        self.set_pooling(global_pool)
         parameter = next(self.parameters())
         self.set_submodule(self.classifier_path, last_layer(self.num_features, num_classes).to(parameter))
         self.config = replace(self.config, num_classes=num_classes)
@@ -294,7 +291,10 @@ def channels_last(x: Tensor, in_chans: int) -> Tensor:
 def sizes_tuple(config: Any, *names: str) -> None:
     """Make tuples of fields that were read from JSON as lists, so that equal configs are equal."""
     for name in names:
-        object.__setattr__(config, name, tuple(getattr(config, name)))
+        value = getattr(config, name)
+        if not isinstance(value, (tuple, list)):
+            raise ModelError(f"{name} must be a list with one number a stage, got {value!r}")
+        object.__setattr__(config, name, tuple(value))
 
 
 def check_vision_config(config: Any, positive: Sequence[str] = ()) -> None:

@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssmlab.errors import ModelError
+from ssmlab.errors import ModelError, UserError
+from ssmlab.models.timm_options import check_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,7 +157,7 @@ def create_model(
             the backbone, where the whole has none); `models.catalogue` is their table.
         weights: a file instead, .safetensors or .pth: of the whole model as a run saves it, or of its timm backbone.
         accept_licence: accept the licence of published weights, where that must be said once.
-        options: further fields of the model's config, for `timm/<name>` further arguments of timm.
+        options: further fields of the model's config, for `timm/<name>` arguments that describe its architecture.
     Returns:
         The model, with `registry_name` and `config`, which `save_model` writes.
     Raises:
@@ -169,6 +170,8 @@ def create_model(
     if num_classes is None:
         num_classes = _published_classes(name, pretrained)
     if name.startswith(TIMM):
+        check_options(name, options)
+        _check_classes(name, num_classes)
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
     preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
@@ -180,12 +183,16 @@ def create_model(
     values = preset.values | options | {"num_classes": num_classes, "in_chans": in_chans}
     if image_size is not None:
         values["image_size"] = image_size
-    config = preset.config(**values)
-    if pretrained and (file := _published_file(name, accept_licence)) is not None:
-        model = preset.network(config)
-        model.load(file, exact=exact)
-        return _named(model, name)
-    return _named(_create_own(preset.network, config, pretrained, path), name)
+    try:
+        config = preset.config(**values)
+        _check_classes(name, num_classes)
+        if pretrained and (file := _published_file(name, accept_licence)) is not None:
+            model = preset.network(config)
+            model.load(file, exact=exact)
+            return _named(model, name)
+        return _named(_create_own(preset.network, config, pretrained, path), name)
+    except TypeError as error:  # what a value of a wrong kind leads to
+        raise ModelError(f"{name} has options that make no model ({error}); got {options}") from error
 
 
 def _published_file(name: str, accept_licence: bool) -> Path | None:
@@ -210,6 +217,11 @@ def _published_classes(name: str, pretrained: bool) -> int:
         describe(name)  # a misspelt name is said first
         raise ModelError(f"num_classes is missing; give it, e.g. create_model({name!r}, num_classes=10)")
     return CLASSES[row.classes]
+
+
+def _check_classes(name: str, num_classes: int) -> None:
+    if type(num_classes) is not int:
+        raise ModelError(f"{name}: num_classes must be a whole number, got {num_classes!r}")
 
 
 def _factorized(network, config, weights: Path) -> nn.Module | None:
@@ -280,6 +292,10 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any]) -> Pa
 
     if not hasattr(model, "registry_name"):
         raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
+    if getattr(model, "pooling", "avg") != "avg":
+        raise ModelError(
+            "a model without pooling is not saved: config.json does not say so; reset_classifier(n, 'avg')"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": model.registry_name, "config": asdict(model.config)}
@@ -301,7 +317,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         ModelError: a file is missing or does not fit; all disagreeing keys are listed.
     """
-    from ssmlab.models.weights import fit, read_state_dict
+    from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
     from ssmlab.nn.factorized import factorize_like_
 
     folder = Path(folder)
@@ -311,11 +327,30 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ModelError(
             f"{folder} has no {', '.join(missing)}; give the folder of a trained model, runs/<name>/models/<model>"
         )
-    stored = json.loads(files[0].read_text("utf-8"))
-    model = _rebuilt(stored["model"], dict(stored["config"]))
-    factorize_like_(model, stored.get("factorized", {}))
+    stored, preprocess = (_read_object(file) for file in files[:2])
+    name, config = stored.get("model"), stored.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ModelError(f"{files[0]} must name a model and its config; copy the folder again")
+    try:
+        check_sizes(files[0], config, files[2], lambda: _rebuilt(name, dict(config)))
+        model = _rebuilt(name, dict(config))
+        factorize_like_(model, stored.get("factorized", {}))
+    except UserError:
+        raise
+    except (TypeError, AttributeError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{files[0]} has values that make no model: {one_line(error)}") from error
     fit(model, read_state_dict(files[2]), str(files[2]))
-    return model.eval(), json.loads(files[1].read_text("utf-8"))
+    return model.eval(), preprocess
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ModelError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} must hold an object, got {type(found).__name__}")
+    return found
 
 
 def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
@@ -327,7 +362,13 @@ def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
 
     if name in LANGUAGE_MODELS:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
-    return create_model(name, **(config.pop("options", {}) | config))
+    options = config.pop("options", {})
+    if not isinstance(options, dict):
+        raise ModelError(f"config.json: options must be an object, got {type(options).__name__}")
+    asked = sorted({"name", "pretrained", "weights"} & (options.keys() | config.keys()))
+    if asked:
+        raise ModelError(f"config.json has {', '.join(asked)}: a folder does not decide what is downloaded or read")
+    return create_model(name, **(options | config))
 
 
 def _replace(path: Path, write) -> None:

@@ -108,7 +108,7 @@ class ResNetBaseline(VisionModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature map -> logits (b, num_classes), or the hidden features before them."""
-        return self.head(x.mean((2, 3)), pre_logits=pre_logits)
+        return self.head(self.pooled(x, 2, 3), pre_logits=pre_logits)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
@@ -157,7 +157,7 @@ class ResNetMamba(VisionModel):
         return levels[0] if len(levels) == 1 else torch.cat(levels, dim=1)
 
     def forward_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (b, l, num_features) -> their mean after the scans, (b, num_features).
+        """Tokens (b, l, num_features) -> their mean after the scans, (b, num_features); without pooling the tokens.
 
         Raises:
             ShapeError: with several scales, l is not that of the configured image size, so that the levels cannot be
@@ -166,7 +166,7 @@ class ResNetMamba(VisionModel):
         level = self._level_of_token(tokens)
         for layer in self.layers:
             tokens, _ = layer(tokens, seq_idx=level)
-        return tokens.mean(1)
+        return tokens.mean(1) if self.pooling else tokens
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, in_chans, h, w) -> features (b, num_features)."""

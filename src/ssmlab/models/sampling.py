@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, bool) or not isinstance(value, Integral if option.name == "top_k" else Real):
+                kind = "a whole number" if option.name == "top_k" else "a number"
+                raise ModelError(f"{option.name} must be {kind}, got {value!r}")
         for name, good, range_ in (
             ("temperature", self.temperature >= 0, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),

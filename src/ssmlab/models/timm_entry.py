@@ -31,6 +31,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
         feature_cls: str = "getter",
+        global_pool: str | None = None,
         pretrained_cfg: Any = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: Any = None,
@@ -40,7 +41,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         weights = (pretrained_cfg_overlay or {}).get("file")
         if not options.get("drop_rate"):
             options.pop("drop_rate", None)  # timm's training script gives it to every model, 0 where nobody asked
-        model = create_model(
+        model: Any = create_model(
             name,
             num_classes=num_classes,
             image_size=_side(img_size),
@@ -49,6 +50,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             weights=weights,
             **options,
         )
+        model.set_pooling(global_pool)
         return _features(model, out_indices, feature_cls) if features_only else model
 
     build.__name__, build.__module__ = name, __name__

@@ -151,7 +151,8 @@ class Vim(PublishedModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> logits (b, num_classes), or the class token (without one the mean) before them."""
-        x = x.mean(1) if self.cls_token is None else x[:, self._place(x.shape[1] - 1)]
+        if self.pooling:
+            x = x.mean(1) if self.cls_token is None else x[:, self._place(x.shape[1] - 1)]
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(

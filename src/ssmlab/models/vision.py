@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssmlab.models.pooling import Pooled
 from ssmlab.nn import ClassifierHead
 
 
-class VisionModel(nn.Module, ABC):
+class VisionModel(Pooled, nn.Module, ABC):
     """A classifier made of a timm backbone, something that reads its feature maps, and a `ClassifierHead`.
 
     A child sets these, and defines `forward_features` and `forward_head`:
@@ -43,8 +44,13 @@ class VisionModel(nn.Module, ABC):
         """The last layer."""
         return self.head.classifier
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new last layer for other classes; 0 leaves it out."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer for other classes; 0 leaves it out. `global_pool`: "avg", "" for none, None as it is.
+
+        Raises:
+            ModelError: there is no such pooling.
+        """
+        self.set_pooling(global_pool)
         self.config = replace(self.config, num_classes=num_classes)
         self.head.reset(num_classes)
 

@@ -173,7 +173,7 @@ class VMamba(PublishedModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (b, num_classes), or the mean over positions (b, num_features) before them."""
-        x = self.to_nchw(x).mean((2, 3))
+        x = self.pooled(self.to_nchw(x), 2, 3)
         return x if pre_logits else self.classifier["head"](x)
 
     def to_nchw(self, x: Tensor) -> Tensor:

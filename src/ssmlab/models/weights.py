@@ -7,15 +7,16 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -127,6 +128,52 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ModelError(f"{source} does not fit {type(model).__name__}, {len(problems)} keys disagree:{lines}")
     model.load_state_dict(state)
+
+
+def check_sizes(source: Path, config: Any, weights: Path, build: Callable[[], nn.Module]) -> None:
+    """Compare the sizes in a config.json with the header of the weights next to it, before anything is allocated.
+
+    Args:
+        source: the config's path, for the message.
+        build: makes the network; it is called on the meta device, where networks that refuse that pass.
+    Raises:
+        ModelError: it describes a network that these weights cannot be of.
+    """
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ModelError(f"{weights} is not a safetensors file: {one_line(error)}") from error
+    check_depth(source, config, len(shapes))
+    held = sum(map(prod, shapes))
+    try:
+        with torch.device("meta"):
+            described = sum(tensor.numel() for tensor in build().state_dict().values())
+    except (NotImplementedError, RuntimeError):
+        return
+    if described > 4 * held + 1024:
+        raise ModelError(
+            f"{source} describes a model of {described:,} numbers, {weights.name} holds {held:,}; they are not of one "
+            "model, copy the folder again"
+        )
+
+
+def check_depth(source: Path, config: Any, tensors: int) -> None:
+    """Refuse more layers than a file of weights has tensors; nothing is built for them.
+
+    Raises:
+        ModelError: a field that counts layers is larger.
+    """
+    for key, value in config.items() if isinstance(config, dict) else ():
+        check_depth(source, value, tensors)
+        counts = value if isinstance(value, (list, tuple)) else [value]
+        if not any(word in key for word in ("layer", "depth", "block", "stage")):
+            continue
+        total = sum(count for count in counts if isinstance(count, (int, float)) and not isinstance(count, bool))
+        if total > max(tensors, 1):
+            raise ModelError(
+                f"{source} has {key}={value}, but its weights are {tensors} tensors; copy the folder again"
+            )
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_shapes, check_state
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
@@ -145,17 +145,17 @@ class Attention(nn.Module):
         return y.mT, last
 
     def _check(self, u, state, mask, seq_idx):
-        conv, k, v, seen = (None,) * 4 if state is None else state
-        heads = f"b s {self.num_kv_heads} {self.head_dim}"
+        conv, k, v, seen = check_state("Attention", state, AttentionState)
+        heads = f"?: b s {self.num_kv_heads} {self.head_dim}"
         check_shapes(
             "Attention",
             u=(u, f"b l {self.d_model}"),
-            conv_state=(conv, f"b {self.in_proj_channels} {max(self.d_conv - 1, 0)}"),
+            conv_state=(conv, f"?: b {self.in_proj_channels} {max(self.d_conv - 1, 0)}"),
             k_state=(k, heads),
             v_state=(v, heads),
-            seen_state=(seen, "b s"),
-            mask=(mask, "b l"),
-            seq_idx=(seq_idx, "b l"),
+            seen_state=(seen, "any?: b s"),
+            mask=(mask, "bool?: b l"),
+            seq_idx=(seq_idx, "integer?: b l"),
         )
 
     @property

@@ -100,7 +100,9 @@ class BiMamba(nn.Module):
                 "BiMamba: a bidirectional block reads whole sequences and cannot continue from a state; "
                 "pass state=None and the whole sequence"
             )
-        check_shapes("BiMamba", u=(u, f"b l {self.d_model}"), mask=(mask, "b l"), seq_idx=(seq_idx, "b l"))
+        check_shapes(
+            "BiMamba", u=(u, f"b l {self.d_model}"), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l")
+        )
         padding = None if mask is None else Padding.from_mask(mask)
         if padding is not None:
             u = padding.pack(u)

@@ -43,7 +43,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(out_features))
+        self.register_buffer("scale", torch.ones(out_features, dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     @classmethod
@@ -53,7 +53,7 @@ class QuantizedLinear(nn.Module):
             layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
         weight = linear.weight.detach()
         layer.weight = torch.empty_like(weight, dtype=torch.int8)
-        layer.scale = torch.empty(len(weight), device=weight.device)
+        layer.scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
         for begin in range(0, len(weight), ROWS):
             rows = slice(begin, begin + ROWS)
             own = weight[rows].float()

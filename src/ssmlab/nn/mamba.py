@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_shapes, check_state
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
@@ -55,8 +55,6 @@ class Mamba(nn.Module):
     Raises:
         ModelError: a size is not positive, the range of dt is empty, or there is no such `init`.
     """
-
-    _kept_A: tuple[Tensor, tuple[int, int], Tensor] | None = None
 
     def __init__(
         self,
@@ -128,7 +126,6 @@ class Mamba(nn.Module):
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
         scanned = self._scan_token(ssm_state, x, dt, B, C, z) if token else None
         if scanned is None:
-            self._kept_A = None
             scanned = selective_scan(
                 x,
                 dt.mT,
@@ -154,21 +151,12 @@ class Mamba(nn.Module):
         return map_.unflatten(-1, (self.kept, 2)).transpose(1, 2).flatten(2)
 
     def _scan_token(self, state, x, dt, B, C, z) -> tuple[Tensor, Tensor] | None:
-        """The scan of one token without a gradient, or None. A is computed once for as long as A_log is the same.
-
-        Writing through `A_log.data` leaves no trace; such a change is seen behind the next call that is not one token.
-        """
-        A_log = self.A_log
+        """The scan of one token without a gradient, or None."""
         if self.A_imag is not None:
             return None
-        if A_log.is_inference():
-            A = self._A()
-        else:
-            key = (A_log.data_ptr(), A_log._version)
-            if self._kept_A is None or self._kept_A[0] is not A_log or self._kept_A[1] != key:
-                self._kept_A = A_log, key, self._A()
-            A = self._kept_A[2]
-        one = scan_token(state, x.squeeze(2), dt.squeeze(1), A, B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2))
+        one = scan_token(
+            state, x.squeeze(2), dt.squeeze(1), self._A(), B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2)
+        )
         return None if one is None else (one[0].unsqueeze(2), one[1])
 
     def _A(self) -> Tensor:
@@ -178,14 +166,14 @@ class Mamba(nn.Module):
         return A if self.A_imag is None else torch.complex(A, self.A_imag.to(wide))
 
     def _check(self, u, state, mask, seq_idx):
-        conv, ssm = (None, None) if state is None else state
+        conv, ssm = check_state("Mamba", state, MambaState)
         check_shapes(
             "Mamba",
             u=(u, f"b l {self.d_model}"),
-            conv_state=(conv, f"b {self.d_inner} {self.d_conv - 1}"),
-            ssm_state=(ssm, f"b {self.d_inner} {self.kept}"),
-            mask=(mask, "b l"),
-            seq_idx=(seq_idx, "b l"),
+            conv_state=(conv, f"?: b {self.d_inner} {self.d_conv - 1}"),
+            ssm_state=(ssm, f"complex?: b {self.d_inner} {self.kept}"),
+            mask=(mask, "bool?: b l"),
+            seq_idx=(seq_idx, "integer?: b l"),
         )
 
     def extra_repr(self) -> str:

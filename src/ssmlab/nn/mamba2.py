@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_shapes, check_state
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import fill_dt_bias
@@ -204,14 +204,14 @@ class Mamba2(nn.Module):
         return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def _check(self, u, state, mask, seq_idx):
-        conv, ssm = (None, None) if state is None else state
+        conv, ssm = check_state("Mamba2", state, Mamba2State)
         check_shapes(
             "Mamba2",
             u=(u, f"b l {self.d_model}"),
-            conv_state=(conv, f"b {self.d_ssm + 2 * self.ngroups * self.d_state} {self.d_conv - 1}"),
-            ssm_state=(ssm, f"b {self.nheads} {self.headdim} {self.d_state}"),
-            mask=(mask, "b l"),
-            seq_idx=(seq_idx, "b l"),
+            conv_state=(conv, f"?: b {self.d_ssm + 2 * self.ngroups * self.d_state} {self.d_conv - 1}"),
+            ssm_state=(ssm, f"?: b {self.nheads} {self.headdim} {self.d_state}"),
+            mask=(mask, "bool?: b l"),
+            seq_idx=(seq_idx, "integer?: b l"),
         )
 
     def extra_repr(self) -> str:

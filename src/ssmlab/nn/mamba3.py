@@ -124,7 +124,7 @@ class Mamba3(nn.Module):
             ShapeError: sizes disagree, or the mask is not bool.
         """
         shape = f"b l {self.d_model}"
-        check_shapes("Mamba3", u=(u, shape), mask=(mask, "b l"), seq_idx=(seq_idx, "b l"))
+        check_shapes("Mamba3", u=(u, shape), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l"))
         padding = None if mask is None else Padding.from_mask(mask)
         if padding is not None:
             u = padding.pack(u)

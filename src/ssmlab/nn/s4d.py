@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_shapes, check_state
 from ssmlab.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
@@ -183,14 +183,14 @@ class S4D(nn.Module):
         return y, last + kept * open_[:, None, None]
 
     def _check(self, u, state, mask, seq_idx):
-        conv, ssm = (None, None) if state is None else state
+        conv, ssm = check_state("S4D", state, S4DState)
         check_shapes(
             "S4D",
             u=(u, f"b l {self.d_model}"),
-            conv_state=(conv, f"b {self.d_inner} {max(self.d_conv - 1, 0)}"),
-            ssm_state=(ssm, f"b {self.d_inner} {self.log_A_real.shape[1]}"),
-            mask=(mask, "b l"),
-            seq_idx=(seq_idx, "b l"),
+            conv_state=(conv, f"?: b {self.d_inner} {max(self.d_conv - 1, 0)}"),
+            ssm_state=(ssm, f"complex?: b {self.d_inner} {self.log_A_real.shape[1]}"),
+            mask=(mask, "bool?: b l"),
+            seq_idx=(seq_idx, "integer?: b l"),
         )
 
     def extra_repr(self) -> str:

@@ -36,7 +36,7 @@ def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> Mo
         BackendError: `asked` or SSMLAB_BACKEND names no backend, or one that cannot run this call.
     """
     backends = BACKENDS[op]
-    asked = asked or _from_environment(backends)
+    asked = _from_environment(backends) if asked is None else asked
     if asked is None:
         for name in backends:
             if load(op, name).unusable(tensors) is None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_count, check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops.directional_scan import DIRECTIONS
 
@@ -26,8 +26,8 @@ def cross_scan(x: Tensor, directions: int = 4) -> Tensor:
     Raises:
         ShapeError: x has not four axes, or `directions` is not 1, 2 or 4.
     """
-    check_shapes("cross_scan", x=(x, "b d h w"))
-    _check_directions("cross_scan: directions", directions)
+    check_shapes("cross_scan", x=(x, "any: b d h w"))
+    _check_directions("cross_scan: directions", check_count("cross_scan", "directions", directions, 1))
     sequences = [x.flatten(2), x.mT.flatten(2)] if directions > 1 else [x.flatten(2)]
     if directions == 4:
         sequences += [sequence.flip(-1) for sequence in sequences]
@@ -49,9 +49,10 @@ def cross_merge(y: Tensor, h: int, w: int) -> Tensor:
     Raises:
         ShapeError: y has not four axes, k is not 1, 2 or 4, or the length is not h * w.
     """
-    sizes = check_shapes("cross_merge", y=(y, "b k d l"))
+    sizes = check_shapes("cross_merge", y=(y, "any: b k d l"))
     _check_directions("cross_merge: k, the second size of y,", sizes["k"])
-    if h < 0 or w < 0 or h * w != sizes["l"]:
+    h, w = check_count("cross_merge", "h", h, 0), check_count("cross_merge", "w", w, 0)
+    if h * w != sizes["l"]:
         raise ShapeError(f"cross_merge: y must have shape (b, k, d, h*w={h}*{w}={h * w}), got {tuple(y.shape)}")
     k = sizes["k"]
     along = y if k < 4 else y[:, :2] + y[:, 2:].flip(-1)

@@ -36,10 +36,13 @@ class Program:
         self.running = Lock()  # buffers are one run's at a time; a native call lets other Python threads go on
         self._steps = array("q")
         self._held: list[object] = []
+        self._copies: tuple[list[Tensor], list[Tensor]] = ([], [])  # of weights that are not float32, and those weights
+        self._rates: list[tuple[Tensor, Tensor]] = []  # A and the weight that it is made of
+        self._bits: tuple[list[Tensor], list[Tensor]] = ([], [])  # of those weights, now and when A was made
 
     def buffer(self, channels: int) -> Tensor:
         """Room for (rows, channels)."""
-        return torch.zeros(self.rows, channels)
+        return torch.zeros(self.rows, channels, dtype=torch.float32)
 
     def norm(
         self, weight: Tensor, eps: float, *, x: Tensor | None = None, residual: Tensor | None = None,
@@ -72,6 +75,22 @@ class Program:
         self._add(CONV, self._slot(), [*members, address(bias), y.data_ptr()], x, y)
         return y
 
+    def rates(self, A_log: Tensor) -> Tensor:
+        """-exp(A_log), for as long as A_log has the same bits; it is compared before every token."""
+        A, bits = torch.empty(A_log.shape, dtype=torch.float32), A_log
+        if A_log.is_contiguous():  # NaN is equal to itself then, and eight bytes are compared at once
+            whole = A_log.numel() * A_log.element_size() % 8 == 0
+            bits = A_log.view(-1).view(torch.int64 if whole else torch.uint8)
+        self._rates.append((A, A_log))
+        self._bits[0].append(bits)
+        self._bits[1].append(bits.clone())
+        return torch.exp(A_log.float(), out=A).neg_()
+
+    def _derive(self) -> None:
+        for (A, A_log), now, then in zip(self._rates, *self._bits, strict=True):
+            torch.exp(A_log.float(), out=A).neg_()
+            then.copy_(now)
+
     def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor) -> Tensor:
         """One token of the selective scan with softplus; A (d, n), B, C (rows, n), state (rows, d, n); (rows, d)."""
         A, D, y = self._vector(A), self._vector(D), self.buffer(A.shape[0])
@@ -96,7 +115,15 @@ class Program:
         return y
 
     def run(self, before: list[int], after: list[int]) -> None:
-        """Run all steps. Where the states lie by slot, contiguous; `after` is written, `before` stays as it is."""
+        """Run all steps. Where the states lie by slot, contiguous; `after` is written, `before` stays as it is.
+
+        What was derived from weights is compared or copied first: writing through `.data` changes them without a trace.
+        Mamba 130M on one thread: 0.4 ms of a token's 22 in float32, another 0.3 ms of 15 in bfloat16.
+        """
+        if not all(map(torch.equal, *self._bits)):
+            self._derive()
+        if self._copies[0]:
+            torch._foreach_copy_(*self._copies)
         tables = [self._steps, array("q", before), array("q", after)]
         addresses = [table.buffer_info()[0] for table in tables]
         program = Call([len(self._steps) // 3, _native.threads(), *addresses], 0)
@@ -109,6 +136,9 @@ class Program:
     def _vector(self, tensor: Tensor) -> Tensor:
         small = tensor.detach().float().contiguous()
         self._held.append(small)
+        if small.data_ptr() != tensor.data_ptr():
+            self._copies[0].append(small)
+            self._copies[1].append(tensor)
         return small
 
     def _optional(self, tensor: Tensor | None) -> Tensor | None:

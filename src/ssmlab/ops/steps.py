@@ -34,7 +34,7 @@ def conv_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, sil
     """
     if not (_usable(x, state, weight, bias) and state.is_contiguous() and weight.is_contiguous()):
         return _triton_steps.conv_step(x, state, weight, bias, silu)
-    (b, d), y = x.shape, torch.empty(x.shape)
+    (b, d), y = x.shape, torch.empty(x.shape, dtype=torch.float32)
     members = [b, d, weight.shape[1], state.shape[2], silu, x.data_ptr(), x.stride(0), state.data_ptr()]
     members += [weight.data_ptr(), address(bias), y.data_ptr()]
     _run("ssm_conv_step_", members)
@@ -55,7 +55,7 @@ def scan_step(
     """
     if not (_usable(state, x, dt, A, B, C, D, z, dt_bias) and state.is_contiguous() and A.is_contiguous()):
         return _triton_steps.scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, into)
-    (b, d, n), y = state.shape, torch.empty(x.shape)
+    (b, d, n), y = state.shape, torch.empty(x.shape, dtype=torch.float32)
     threads = 1 if b * d * n < _ALONE else _native.threads()
     members = [b, d, 1, n, 1, 0, 0, dt_softplus, interval(n), threads, 0, 0]
     members += [*_row(x), *_row(dt), *_row(z), *_row(y), *_map(B), *_map(C)]
@@ -80,7 +80,7 @@ def head_step(
         return _triton_steps.head_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     if not all(t is None or t.stride(1) == t.shape[2] for t in (x, z, B, C)):
         return None
-    (b, h, p, n), y = state.shape, torch.empty(x.shape)
+    (b, h, p, n), y = state.shape, torch.empty(x.shape, dtype=torch.float32)
     members = [b, h, p, n, B.shape[1], dt_softplus, _native.threads(), x.data_ptr(), address(z), dt.data_ptr()]
     members += [x.stride(0), 0 if z is None else z.stride(0), *dt.stride(), A.data_ptr(), address(D), address(dt_bias)]
     members += [A.stride(0), 0 if D is None else D.stride(0), 0 if dt_bias is None else dt_bias.stride(0)]

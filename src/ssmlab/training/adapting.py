@@ -262,5 +262,6 @@ def run_base(recipe: Any, output: Path, progress: Any, overwrite: bool = False) 
             model.weights = str(models[0])
             if hasattr(model, "pretrained") and model.name == source.get("model") and not model.options:
                 given = ("num_classes", "image_size", "in_chans")
-                model.options = {name: value for name, value in source["config"].items() if name not in given}
+                sizes = {**source["config"].get("options", {}), **source["config"]}
+                model.options = {name: value for name, value in sizes.items() if name not in (*given, "options")}
     return folder

@@ -11,6 +11,7 @@ from ssmlab.training.overrides import flatten
 from ssmlab.training.recipe import Recipe
 
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
+MARK = ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
 
 
 def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -24,11 +25,21 @@ def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrit
     recipe_file = folder / "recipe.toml"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give the run another name with name=...")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(file.name != MARK and not _is_leftover(file) for file in folder.iterdir()):
         if not recipe_file.is_file():
             raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
         if resume:
             _check_same(recipe, recipe_file)
+        elif not is_run(folder):
+            raise UserError(
+                f"{folder} has a recipe.toml and other files, but no run was started there; nothing in it is deleted, "
+                "give the run another name with name=..."
+            )
+        elif overwrite and folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link to {folder.resolve()}, which --overwrite leaves alone; remove the link, or give "
+                "the run another name with name=..."
+            )
         elif not overwrite:
             raise UserError(
                 f"{folder} already holds a run ({state_of(folder)}); add --resume to continue it, --overwrite to start "
@@ -38,9 +49,14 @@ def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrit
 
 
 def make_folder(recipe: Recipe, folder: Path, *, overwrite: bool = False) -> None:
-    """Make the folder that `check_folder` has passed, with the resolved recipe in it."""
-    if overwrite and folder.is_dir():
+    """Make the folder that `check_folder` has passed, with its mark and the resolved recipe in it."""
+    if overwrite and is_run(folder) and not folder.is_symlink():
         shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in filter(_is_leftover, list(folder.iterdir())):
+        file.unlink()
+    if not (folder / MARK).is_file():
+        write_atomically(folder / MARK, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n")
     if not (folder / "recipe.toml").is_file():
         write_atomically(folder / "recipe.toml", recipe.to_toml())
 
@@ -63,6 +79,16 @@ def check_report_folder(folder: Path, mark: str, what: str, *, overwrite: bool =
         if finished and not overwrite:
             raise UserError(f"{folder} holds {what} already (finished {finished}); add --overwrite, or --output FOLDER")
     return folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (folder / MARK).is_file() or {"name", "task", "models"} <= read_json(folder / "run.json").keys()
+
+
+def _is_leftover(file: Path) -> bool:
+    """Half a file, of a run that was killed while it wrote the first ones."""
+    return file.name.endswith(".partial") and file.name.startswith((".recipe.toml.", f".{MARK}."))
 
 
 def state_of(folder: Path) -> str:

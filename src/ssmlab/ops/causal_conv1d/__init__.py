@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_choice, check_shapes
 from ssmlab.errors import ShapeError
 from ssmlab.ops._dispatch import choose
 
@@ -38,20 +38,21 @@ def causal_conv1d(
         y (b, d, l) in the dtype of x, and the last width - 1 inputs of the last sequence (b, d, width - 1), newest
         last, before bias and activation, in the dtype of x.
     Raises:
-        ShapeError: sizes disagree, or the activation is unknown.
+        ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or the activation
+            is unknown.
         BackendError: the backend that was asked for cannot run this call.
     """
     sizes = check_shapes(
-        "causal_conv1d", x=(x, "b d l"), weight=(weight, "d w"), bias=(bias, "d"), seq_idx=(seq_idx, "b l")
-    )
-    if activation not in ACTIVATIONS:
-        raise ShapeError(f"causal_conv1d: activation must be None or 'silu', got {activation!r}")
-    if sizes["w"] < 1:
+        "causal_conv1d", {"width-1": _taps(weight) - 1}, x=(x, "b d l"), weight=(weight, "d width"),
+        bias=(bias, "?: d"), initial_state=(initial_state, "?: b d width-1"), seq_idx=(seq_idx, "integer?: b l"),
+    )  # fmt: skip
+    check_choice("causal_conv1d", "activation", activation, ACTIVATIONS)
+    if sizes["width"] < 1:
         raise ShapeError("causal_conv1d: weight has no taps; give a width of at least 1")
-    if initial_state is not None and tuple(initial_state.shape) != (sizes["b"], sizes["d"], sizes["w"] - 1):
-        raise ShapeError(
-            f"causal_conv1d: initial_state must have shape (b={sizes['b']}, d={sizes['d']}, width-1={sizes['w'] - 1}), "
-            f"got {tuple(initial_state.shape)}"
-        )
     chosen = choose("causal_conv1d", (x, weight, bias, initial_state, seq_idx), backend)
     return chosen.forward(x, weight, bias, activation, initial_state, seq_idx)
+
+
+def _taps(weight: object) -> int:
+    """The width of a weight; whatever else is wrong with it is found by `check_shapes`."""
+    return weight.shape[1] if isinstance(weight, Tensor) and weight.dim() == 2 else 1

@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? seq_idx"
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
@@ -47,8 +47,10 @@ def _backward_fake(gy, g_final, x, weight, bias, activation, initial_state, seq_
 
 LIBRARY.impl("causal_conv1d", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("causal_conv1d_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::causal_conv1d", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::causal_conv1d_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::causal_conv1d", on_one_device("causal_conv1d", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::causal_conv1d_backward", on_one_device("causal_conv1d_backward", _backward_fake), lib=LIBRARY
+)
 
 for _name in ("causal_conv1d", "causal_conv1d_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
@@ -68,7 +70,7 @@ def conv_backward_flops(gy_shape, g_final_shape, x_shape, weight_shape, *args, o
 
 
 class KernelConv(torch.autograd.Function):
-    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
+    """The kernels of a backend, its last argument, forward and backward; further derivatives are the definition's."""
 
     generate_vmap_rule = True
 
@@ -83,10 +85,17 @@ class KernelConv(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gy, g_final):
-        x, weight, bias, initial_state, seq_idx = ctx.saved_tensors
-        gy = torch.zeros_like(x) if gy is None else gy
-        arguments = (x, weight, bias, ctx.activation, initial_state, seq_idx)
-        gx, gweight, gbias, gpast = torch.ops.ssmlab.causal_conv1d_backward(gy, g_final, *arguments, ctx.backend)
-        return gx, gweight, None if bias is None else gbias, None, None if initial_state is None else gpast, None, None
+        inputs = ctx.saved_tensors
+        activation, backend = ctx.activation, ctx.backend
+        gy = torch.zeros_like(inputs[0]) if gy is None else gy
+
+        def kernel(_, inputs, gradients):
+            found = torch.ops.ssmlab.causal_conv1d_backward(*gradients, *inputs[:3], activation, *inputs[3:], backend)
+            return *(None if t is None else g for g, t in zip(found, inputs[:4], strict=True)), None
+
+        def definition(*inputs):
+            return load("causal_conv1d", "reference").differentiable(*inputs[:3], activation, *inputs[3:])
+
+        *found, gpast, _ = pulled_back(kernel, definition, None, inputs, (gy, g_final))
+        return *found, None, gpast, None, None

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_count, check_flag, check_shapes
 from ssmlab.errors import ShapeError
-from ssmlab.ops._dispatch import choose
+from ssmlab.ops._dispatch import choose, load
 
 # The order of the directions; 1, 2 or 4 of them are used, from the first on.
 DIRECTIONS = ("rows", "columns", "rows reversed", "columns reversed")
@@ -44,18 +44,22 @@ def directional_scan(
     Returns:
         y (b, d, h, w) in the dtype of x.
     Raises:
-        ShapeError: sizes disagree, A is complex, or `directions` is not 1, 2 or 4.
+        ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or `directions` is
+            not 1, 2 or 4.
         BackendError: the backend that was asked for cannot run this call.
     """
-    if directions not in (1, 2, 4):
+    if check_count("directional_scan", "directions", directions, 1) not in (1, 2, 4):
         raise ShapeError(
             f"directional_scan: directions must be 1, 2 or 4 (of {', '.join(DIRECTIONS)}), got {directions}"
         )
-    if A.is_complex():
+    if isinstance(A, Tensor) and A.is_complex():
         raise ShapeError(f"directional_scan: A must be real, got {A.dtype}; use selective_scan along one direction")
-    check_shapes(
+    sizes = check_shapes(
         "directional_scan", {"k": directions}, x=(x, "b d h w"), dt=(dt, "b k d h w"), A=(A, "k d n"),
-        B=(B, "b k n h w"), C=(C, "b k n h w"), D=(D, "k d"), dt_bias=(dt_bias, "k d"),
+        B=(B, "b k n h w"), C=(C, "b k n h w"), D=(D, "?: k d"), dt_bias=(dt_bias, "?: k d"),
     )  # fmt: skip
+    check_flag("directional_scan", "dt_softplus", dt_softplus)
     chosen = choose("directional_scan", (x, dt, A, B, C, D, dt_bias), backend)
+    if not sizes["d"] or not sizes["n"]:  # nothing to scan, which no kernel takes
+        chosen = load("directional_scan", "chunked")
     return chosen.forward(x, dt, A, B, C, D, dt_bias, dt_softplus)

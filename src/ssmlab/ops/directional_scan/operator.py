@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 from ssmlab.ops.selective_scan.operator import scan_flops
 
 _ARGUMENTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, bool dt_softplus"
@@ -52,8 +52,10 @@ def _backward_fake(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus, backend="
 
 LIBRARY.impl("directional_scan", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("directional_scan_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::directional_scan", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::directional_scan_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::directional_scan", on_one_device("directional_scan", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::directional_scan_backward", on_one_device("directional_scan_backward", _backward_fake), lib=LIBRARY
+)
 
 
 for _name in ("directional_scan", "directional_scan_backward"):
@@ -76,7 +78,7 @@ def directional_backward_flops(
 
 
 class KernelDirectional(torch.autograd.Function):
-    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
+    """The kernels of a backend, its last argument, forward and backward; further derivatives are the definition's."""
 
     generate_vmap_rule = True
 
@@ -92,10 +94,17 @@ class KernelDirectional(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gy, _):
         *tensors, saved = ctx.saved_tensors
+        dt_softplus, backend = ctx.dt_softplus, ctx.backend
         if gy is None:
             return (None,) * 9
-        gradients = torch.ops.ssmlab.directional_scan_backward(gy, saved, *tensors, ctx.dt_softplus, ctx.backend)
-        return *(g if t is not None else None for g, t in zip(gradients, tensors, strict=True)), None, None
+
+        def kernel(saved, inputs, gradients):
+            found = torch.ops.ssmlab.directional_scan_backward(*gradients, saved, *inputs, dt_softplus, backend)
+            return tuple(None if t is None else g for g, t in zip(found, inputs, strict=True))
+
+        def definition(*inputs):
+            return (load("directional_scan", "chunked").differentiable(*inputs, dt_softplus),)
+
+        return *pulled_back(kernel, definition, saved, tuple(tensors), (gy,)), None, None

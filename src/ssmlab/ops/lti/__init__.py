@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.checks import check_choice, check_count, check_shapes
 from ssmlab.ops._torch import full_precision
-from ssmlab.ops.lti.system import check_kinds, common, discrete, listed, make_system
+from ssmlab.ops.lti.system import check_kinds, common, discrete, make_system
 from ssmlab.ops.lti.views import convolve, final_state, modes, recur, recurrence_is_faster, two_levels
 
 VIEWS = ("auto", "convolution", "recurrence")
@@ -54,8 +53,7 @@ def lti(
     Raises:
         ShapeError: sizes disagree, a tensor is complex that may not be, or a name is unknown.
     """
-    if view not in VIEWS:
-        raise ShapeError(f"lti: view must be {listed(VIEWS)}, got {view!r}")
+    check_choice("lti", "view", view, VIEWS)
     system = make_system("lti", u, dt, A, B, C, D, initial_state, discretization)
     with full_precision(u):
         if view == "recurrence" or (view == "auto" and recurrence_is_faster(u)):
@@ -130,10 +128,10 @@ def lti_kernel(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, *, disc
     Raises:
         ShapeError: sizes disagree, a tensor is complex that may not be, or a name is unknown.
     """
-    check_shapes("lti_kernel", A=(A, "d n"), B=(B, "d n"), C=(C, "d n"), dt=(dt, "d"))
-    check_kinds("lti_kernel", A, {"dt": dt}, {"B": B, "C": C})
-    if length < 0:
-        raise ShapeError(f"lti_kernel: length must be 0 or more, got {length}")
+    coefficient = "complex: d n"
+    check_shapes("lti_kernel", A=(A, coefficient), B=(B, coefficient), C=(C, coefficient), dt=(dt, "d"))
+    check_kinds("lti_kernel", A, {"B": B, "C": C})
+    length = check_count("lti_kernel", "length", length, 0)
     a, b = discrete("lti_kernel", dt, A, B, "discretization", discretization)
     with full_precision(dt):
         return modes(b * C.to(a.dtype), two_levels(a, length, common(dt, A, B, C).to_real()), length)
@@ -158,7 +156,7 @@ def discretize(dt: Tensor, A: Tensor, B: Tensor, method: str = "zoh") -> tuple[T
     Raises:
         ShapeError: sizes disagree, a tensor is complex that may not be, or the method is unknown.
     """
-    check_shapes("discretize", A=(A, "d n"), B=(B, "d n"), dt=(dt, "d"))
-    check_kinds("discretize", A, {"dt": dt}, {"B": B})
+    check_shapes("discretize", A=(A, "complex: d n"), B=(B, "complex: d n"), dt=(dt, "d"))
+    check_kinds("discretize", A, {"B": B})
     a, b = discrete("discretize", dt, A, B, "method", method)
     return a.to(common(dt, A, B)), b.to(common(dt, A, B))

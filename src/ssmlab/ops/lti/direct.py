@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops import _native
-from ssmlab.ops._torch import differentiates, one_by_one
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 OUTPUT, INPUT, FILTER = range(3)  # SSM_LONG_OUTPUT and so on
 LENGTH = 2048  # tokens from which the recurrence is faster, forward and backward
@@ -29,7 +29,7 @@ def long_conv(u: Tensor, K: Tensor) -> Tensor:
 
 
 class LongConv(torch.autograd.Function):
-    """The kernels with their gradient; a second derivative is refused by autograd."""
+    """The kernels with their gradient; further derivatives are those of products of spectra."""
 
     generate_vmap_rule = True
 
@@ -42,11 +42,20 @@ class LongConv(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gy):
-        u, K = ctx.saved_tensors
-        gu = torch.ops.ssmlab.long_conv(gy, K, True) if ctx.needs_input_grad[0] else None
-        return gu, torch.ops.ssmlab.long_conv_filter(gy, u) if ctx.needs_input_grad[1] else None
+        need_u, need_K = ctx.needs_input_grad
+        graph = torch.is_grad_enabled()  # then both are made
+
+        def kernel(_, inputs, gradients):
+            (u, K), (gy,) = inputs, gradients
+            gu = torch.ops.ssmlab.long_conv(gy, K, True) if need_u or graph else None
+            return gu, torch.ops.ssmlab.long_conv_filter(gy, u) if need_K or graph else None
+
+        def definition(u, K):
+            size = 2 * u.shape[-1]
+            return (torch.fft.irfft(torch.fft.rfft(u, size) * torch.fft.rfft(K, size), size)[..., : u.shape[-1]],)
+
+        return pulled_back(kernel, definition, None, ctx.saved_tensors, (gy,))
 
 
 def _long_conv(x, filter, backwards=False):
@@ -68,8 +77,10 @@ def _run(kind: int, x: Tensor, filter: Tensor, y: Tensor) -> Tensor:
 
 LIBRARY.impl("long_conv", _long_conv, "CompositeExplicitAutograd")
 LIBRARY.impl("long_conv_filter", _long_conv_filter, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::long_conv", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
-torch.library.register_fake("ssmlab::long_conv_filter", lambda gy, x: x.new_empty(x.shape[1:]), lib=LIBRARY)
+_fake = on_one_device("long_conv", lambda x, *_: torch.empty_like(x))
+torch.library.register_fake("ssmlab::long_conv", _fake, lib=LIBRARY)
+_fake = on_one_device("long_conv_filter", lambda gy, x: x.new_empty(x.shape[1:]))
+torch.library.register_fake("ssmlab::long_conv_filter", _fake, lib=LIBRARY)
 for _name in ("long_conv", "long_conv_filter"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_choice, check_shapes
 from ssmlab.errors import ShapeError
 
 DISCRETIZATIONS = ("zoh", "bilinear")
@@ -44,22 +44,21 @@ def make_system(
     discretization: str,
 ) -> System:
     """Check the arguments and discretise."""
-    check_shapes(op, u=(u, "b d l"), dt=(dt, "d"), A=(A, "d n"), B=(B, "d n"), C=(C, "d n"), D=(D, "d"),
-                         initial_state=(initial_state, "b d n"))  # fmt: skip
-    check_kinds(op, A, {"u": u, "dt": dt, "D": D}, {"B": B, "C": C, "initial_state": initial_state})
+    coefficient = "complex: d n"
+    check_shapes(
+        op, u=(u, "b d l"), dt=(dt, "d"), A=(A, coefficient), B=(B, coefficient), C=(C, coefficient), D=(D, "?: d"),
+        initial_state=(initial_state, "complex?: b d n"),
+    )  # fmt: skip
+    check_kinds(op, A, {"B": B, "C": C, "initial_state": initial_state})
     a, b = discrete(op, dt, A, B, "discretization", discretization)
     h = None if initial_state is None else initial_state.to(a.dtype)
     return System(u.to(torch.promote_types(u.dtype, torch.float32)), a, b, C.to(a.dtype), D, h, u.dtype)
 
 
-def check_kinds(op: str, A: Tensor, real: dict[str, Tensor | None], follow: dict[str, Tensor | None]) -> None:
-    """`real` are never complex, `follow` only where A is."""
-    for name, tensor in {**real, **follow}.items():
-        if tensor is None or not tensor.is_complex():
-            continue
-        if name in real:
-            raise ShapeError(f"{op}: {name} must be real, got {tensor.dtype}; {name}.real is")
-        if not A.is_complex():
+def check_kinds(op: str, A: Tensor, follow: dict[str, Tensor | None]) -> None:
+    """`follow` are complex only where A is."""
+    for name, tensor in follow.items():
+        if tensor is not None and tensor.is_complex() and not A.is_complex():
             raise ShapeError(
                 f"{op}: {name} must be real for a real A, got {tensor.dtype}; "
                 f"give a complex A, A.to({tensor.dtype}) for the same one, and then y = 2 Re(C h)"
@@ -68,8 +67,7 @@ def check_kinds(op: str, A: Tensor, real: dict[str, Tensor | None], follow: dict
 
 def discrete(op: str, dt: Tensor, A: Tensor, B: Tensor, option: str, method: str) -> tuple[Tensor, Tensor]:
     """A_bar and B_bar (d, n) in double precision."""
-    if method not in DISCRETIZATIONS:
-        raise ShapeError(f"{op}: {option} must be {listed(DISCRETIZATIONS)}, got {method!r}")
+    check_choice(op, option, method, DISCRETIZATIONS)
     A = A.to(like(torch.float64, A))
     dt, B = dt.to(torch.float64)[:, None], B.to(A.dtype)
     z = dt * A
@@ -99,8 +97,3 @@ def common(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def listed(names: tuple[str, ...]) -> str:
-    """'a' or 'b' or 'c'."""
-    return " or ".join(repr(name) for name in names)

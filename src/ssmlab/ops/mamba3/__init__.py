@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.checks import check_choice, check_count, check_shapes, check_state
+from ssmlab.errors import BackendError, ShapeError
+from ssmlab.ops._dispatch import BACKENDS
 from ssmlab.ops.mamba3 import reference, scan
 from ssmlab.ops.ssd import CHUNK_SIZE
 
@@ -64,7 +66,7 @@ def mamba3(
     floating-point argument, into the initial state and out of the final one. One step is `l = 1`.
 
     Two neighbours' terms of the trapezoid are gathered in one (see `scan.py`), so `ops.ssd` carries the work, with its
-    backends: "native" and "chunked" are causal to rounding, as it is, and so is its derivative taken once.
+    backends: "native" and "chunked" are causal to rounding, as it is.
 
     Args:
         x: input, (b, l, h, p), float32, bfloat16, float16 or float64.
@@ -88,31 +90,40 @@ def mamba3(
         y (b, l, h, p), or (b, l, r, h, p) of MIMO without mimo_o, in the dtype of x, and the state after the last
         token. Its angle lies in [0, 2 pi); MIMO's is the whole sum, as the original's is.
     Raises:
-        ShapeError: sizes disagree, a tensor is complex, or `pairs` is neither.
+        ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, `pairs` is
+            neither, or a row has more tokens than columns or less than none.
         BackendError: the backend that was asked for cannot run this call.
     """
-    angle_, ssm, k, v = (None,) * 4 if initial_state is None else initial_state
+    if backend is not None and backend not in BACKENDS["ssd"]:
+        raise BackendError(f"mamba3: unknown backend {backend!r}; there are {', '.join(BACKENDS['ssd'])}")
+    given = "" if initial_state is not None else "?"
+    angle_, ssm, k, v = check_state("mamba3", initial_state, Mamba3State)
     sizes = check_shapes(
         "mamba3", x=(x, "b l h p"), dt=(dt, "b l h"), log_decay=(log_decay, "b l h"), trap=(trap, "b l h"),
-        B=(B, "b l r g n"), C=(C, "b l r g n"), angle=(angle, "b l h s|b l s"), D=(D, "h"), z=(z, "b l h p"),
-        B_bias=(B_bias, "h r n"), C_bias=(C_bias, "h r n"), mimo_x=(mimo_x, "h r p"), mimo_z=(mimo_z, "h r p"),
-        mimo_o=(mimo_o, "h r p"), angle_state=(angle_, "b h s"), ssm_state=(ssm, "b h p n"), k_state=(k, "b h r n"),
-        v_state=(v, "b h r p"), seq_idx=(seq_idx, "b l"), lengths=(lengths, "b"),
+        B=(B, "b l r g n"), C=(C, "b l r g n"), angle=(angle, "b l h s|b l s"), D=(D, "?: h"), z=(z, "?: b l h p"),
+        B_bias=(B_bias, "?: h r n"), C_bias=(C_bias, "?: h r n"), mimo_x=(mimo_x, "?: h r p"),
+        mimo_z=(mimo_z, "?: h r p"), mimo_o=(mimo_o, "?: h r p"), angle_state=(angle_, f"{given}: b h s"),
+        ssm_state=(ssm, f"{given}: b h p n"), k_state=(k, f"{given}: b h r n"), v_state=(v, f"{given}: b h r p"),
+        seq_idx=(seq_idx, "integer?: b l"), lengths=(lengths, "integer?: b"),
     )  # fmt: skip
-    _check(sizes, pairs, chunk_size, z, (mimo_x, mimo_z, mimo_o))
+    chunk_size = check_count("mamba3", "chunk_size", chunk_size, 1)
+    _check(sizes, pairs, z, (mimo_x, mimo_z, mimo_o))
+    if lengths is not None:
+        _check_lengths(lengths, sizes["l"])
+        if seq_idx is not None and sizes["l"]:
+            seq_idx = _without_padding(seq_idx, lengths)
     inputs = (x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias)
-    if any(tensor is not None and tensor.is_complex() for tensor in inputs):
-        raise ShapeError("mamba3: all tensors must be real, got a complex one; the rotation stands for complex states")
     options = ((mimo_x, mimo_z, mimo_o), pairs, initial_state, seq_idx, lengths)
-    if backend == "reference":
+    if backend == "reference" or not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan: no kernel takes it
         y, states = reference.forward(*inputs, *options)
     else:
         y, states = scan.forward(*inputs, *options, chunk_size, backend)
     return y, Mamba3State(*states)
 
 
-def _check(sizes: dict[str, int], pairs: str, chunk_size: int, z: Tensor | None, mimo: tuple[Tensor | None, ...]):
+def _check(sizes: dict[str, int], pairs: str, z: Tensor | None, mimo: tuple[Tensor | None, ...]):
     mimo_x, mimo_z, mimo_o = mimo
+    check_choice("mamba3", "pairs", pairs, PAIRS)
     if sizes["g"] == 0 or sizes["h"] % sizes["g"]:
         raise ShapeError(
             f"mamba3: B and C have g={sizes['g']} groups, which do not divide h={sizes['h']} heads; "
@@ -120,13 +131,28 @@ def _check(sizes: dict[str, int], pairs: str, chunk_size: int, z: Tensor | None,
         )
     if 2 * sizes["s"] > sizes["n"] or (pairs == "halves" and sizes["n"] % 2):
         raise ShapeError(f"mamba3: s={sizes['s']} angles turn pairs ({pairs}) of n={sizes['n']} states; n is too small")
-    if pairs not in PAIRS:
-        raise ShapeError(f"mamba3: pairs must be {' or '.join(PAIRS)}, got {pairs!r}")
-    if chunk_size < 1:
-        raise ShapeError(f"mamba3: chunk_size must be 1 or more, got {chunk_size}; leave it out for {CHUNK_SIZE}")
     if mimo_x is None and (sizes["r"] != 1 or mimo_z is not None or mimo_o is not None):
         raise ShapeError(f"mamba3: r={sizes['r']} inputs or outputs need mimo_x (h, r, p); SISO has r=1 and no weights")
     if mimo_x is not None and (z is None) != (mimo_z is None):
         raise ShapeError("mamba3: z and mimo_z go together; give both or neither")
     if mimo_x is not None and mimo_o is None and z is not None:
         raise ShapeError("mamba3: without mimo_o the outputs are not gated; leave z and mimo_z out")
+
+
+def _check_lengths(lengths: Tensor, columns: int) -> None:
+    """Where the values can be looked at for nothing: on the CPU, and outside compilers and transformations."""
+    if type(lengths) is not Tensor or not lengths.is_cpu or torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active() or not lengths.numel():
+        return
+    least, most = (int(end) for end in lengths.aminmax())
+    if least < 0 or most > columns:
+        wrong = least if least < 0 else most
+        raise ShapeError(f"mamba3: lengths must be from 0 to l={columns}, got {wrong}; count the tokens of a row alone")
+
+
+def _without_padding(seq_idx: Tensor, lengths: Tensor) -> Tensor:
+    """The number of a row's last token at its padding, too: no sequence begins there."""
+    last = (lengths.long() - 1).clamp(min=0)[:, None]
+    places = torch.arange(seq_idx.shape[1], device=seq_idx.device)
+    return seq_idx.take_along_dim(torch.minimum(places, last), 1)

@@ -36,7 +36,7 @@ def forward(x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias, mimo, pai
         y = torch.stack(outputs, dim=1) if outputs else v
         if D is not None:
             y = y + D.to(dtype)[:, None] * v
-        return finish(y, z, mimo).to(x.dtype), state
+        return finish(y, z, mimo).to(x.dtype), [t.clone(memory_format=torch.contiguous_format) for t in state]
 
 
 def _step(dt, decay, weight, rate, v, k, q, pairs, state):

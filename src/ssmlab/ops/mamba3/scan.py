@@ -53,6 +53,8 @@ def forward(
             y, ssm = many_tokens(v, k, q, log_decay, weight, dt, fresh, ssm, seq_idx, chunk_size, backend)
         if D is not None:
             y = y + D.to(dtype)[:, None] * v
+        if not l and initial_state is not None:  # a state of its own, not the one that was passed in
+            ssm = ssm.clone()
         return finish(y, z, mimo).to(x.dtype), (angle_state, ssm, k_last, v_last)
 
 
@@ -112,15 +114,17 @@ def turned(step: Tensor, before: Tensor | None, fresh: Tensor | None, whole: boo
         own = sums[:, 1:] - torch.where(begun, sums.take_along_dim(first, 1), 0.0)
         sums = torch.cat([sums[:, :1], own], dim=1)
     theta = sums.remainder(2 * torch.pi)
-    return theta[:, 1:].to(step.dtype), (sums if whole else theta)[:, -1].to(step.dtype)
+    return theta[:, 1:].to(step.dtype), (sums if whole else theta)[:, -1].to(step.dtype, copy=True)
 
 
 def after_last(t: Tensor, before: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """The last token's part of t (b, l, r, h, d) as (b, h, r, d); what was before where a row has none."""
-    if lengths is None and t.shape[1]:
-        return t[:, -1].transpose(1, 2)
+    """The last token's part of t (b, l, r, h, d) as (b, h, r, d); what was before where a row has none.
+
+    In memory of its own: a view would change with the input, and keep all of it alive.
+    """
     older = t.new_zeros(t.shape[0], 1, *t.shape[2:]) if before is None else before.transpose(1, 2)[:, None]
-    last = 0 if lengths is None else lengths[:, None, None, None, None]
-    if not isinstance(last, Tensor):
-        return older[:, 0].transpose(1, 2)
-    return torch.cat([older, t], dim=1).take_along_dim(last, 1)[:, 0].transpose(1, 2)
+    if lengths is not None:
+        last = torch.cat([older, t], dim=1).take_along_dim(lengths.long()[:, None, None, None, None], 1)
+    else:
+        last = t[:, -1:] if t.shape[1] else older
+    return last[:, 0].transpose(1, 2).clone(memory_format=torch.contiguous_format)

@@ -2,10 +2,14 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_flag, check_shapes
 from ssmlab.errors import ShapeError, UserError
-from ssmlab.ops._dispatch import choose
+from ssmlab.ops._dispatch import choose, load
 from ssmlab.ops.selective_scan.zero_order_hold import held
+
+# The axes of the state, B and C by the kind of A.
+_REAL = ("?: b d n", "complex: b n l|b gB n l|d n", "complex: b n l|b gC n l|d n")
+_COMPLEX = ("complex?: b d n", "complex: b n 2l|b gB n 2l|d n", "complex: b n 2l|b gC n 2l|d n")
 
 
 def selective_scan(
@@ -53,34 +57,41 @@ def selective_scan(
         y (b, d, l) in the dtype of x, and the state after the last step (b, d, n) in float32 (complex64 where A is
         complex; float64 or complex128 where x is float64).
     Raises:
-        ShapeError: sizes disagree.
+        ShapeError: sizes disagree, or an argument is no tensor of a dtype and device that it may have.
         BackendError: the backend that was asked for cannot run this call.
         UserError: B_discretization is neither.
     """
     if B_discretization not in ("euler", "zoh"):
         raise UserError(f"selective_scan: B_discretization must be 'euler' or 'zoh', got {B_discretization!r}")
+    complex_ = isinstance(A, Tensor) and A.is_complex()
+    known = {"2l": 2 * x.shape[-1]} if complex_ and isinstance(x, Tensor) and x.dim() else None
+    state, forms_B, forms_C = _REAL if known is None else _COMPLEX
     sizes = check_shapes(
-        "selective_scan", x=(x, "b d l"), dt=(dt, "b d l"), A=(A, "d n"), D=(D, "d"), z=(z, "b d l"),
-        dt_bias=(dt_bias, "d"), initial_state=(initial_state, "b d n"), seq_idx=(seq_idx, "b l"),
+        "selective_scan", known, x=(x, "b d l"), dt=(dt, "b d l"), A=(A, "complex: d n"),
+        B=(B, forms_B), C=(C, forms_C), D=(D, "?: d"), z=(z, "?: b d l"), dt_bias=(dt_bias, "?: d"),
+        initial_state=(initial_state, state),
+        seq_idx=(seq_idx, "integer?: b l"),
     )  # fmt: skip
-    _check_map("B", B, sizes, A.is_complex())
-    _check_map("C", C, sizes, A.is_complex())
+    check_flag("selective_scan", "dt_softplus", dt_softplus)
+    _check_map("B", B, sizes, complex_)
+    _check_map("C", C, sizes, complex_)
     if B_discretization == "zoh":
         B = held(dt, A, B, dt_bias, dt_softplus)
         if C.dim() == 4 and C.shape[1] > 1:  # as many groups as B now has
             C = C.repeat_interleave(sizes["d"] // C.shape[1], dim=1)
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
     chosen = choose("selective_scan", tensors, backend)
+    if not sizes["d"] or not sizes["n"]:  # nothing to scan, which no kernel takes
+        chosen = load("selective_scan", "chunked")
     return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
 
 
 def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -> None:
-    """B or C: twice as long per token where A is complex, constant ones complex, and whole groups of channels."""
-    known = {"b": sizes["b"], "d": sizes["d"], "n": sizes["n"], "l": sizes["l"] * (2 if complex_ else 1)}
-    found = check_shapes("selective_scan", known, **{name: (map_, "b n l|b g n l|d n")})
-    if known["d"] % max(found.get("g", 1), 1) or found.get("g") == 0:
+    """B or C: constant ones complex where A is, the others real, and whole groups of channels."""
+    groups = sizes.get(f"g{name}", 1)
+    if groups == 0 or sizes["d"] % groups:
         raise ShapeError(
-            f"selective_scan: {name} has g={found['g']} groups, which do not divide d={known['d']}; "
+            f"selective_scan: {name} has g={groups} groups, which do not divide d={sizes['d']}; "
             "give one group for every d / g channels"
         )
     if map_.is_complex() != (complex_ and map_.dim() == 2):

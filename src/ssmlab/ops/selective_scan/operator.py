@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, one_by_one
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
@@ -77,8 +77,10 @@ def _backward_fake(
 
 LIBRARY.impl("selective_scan", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::selective_scan", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::selective_scan_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::selective_scan", on_one_device("selective_scan", _forward_fake), lib=LIBRARY)
+torch.library.register_fake(
+    "ssmlab::selective_scan_backward", on_one_device("selective_scan_backward", _backward_fake), lib=LIBRARY
+)
 
 for _name in ("selective_scan", "selective_scan_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
@@ -108,7 +110,7 @@ def _backward_flops(gy, g_final, saved, x, dt, A, *args, **kwargs) -> int:
 
 
 class KernelScan(torch.autograd.Function):
-    """The kernels of a backend, its last argument, forward and backward; a second derivative is refused by autograd."""
+    """The kernels of a backend, its last argument, forward and backward; further derivatives are the definition's."""
 
     generate_vmap_rule = True
 
@@ -124,12 +126,20 @@ class KernelScan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gy, g_final, _):
         *tensors, saved = ctx.saved_tensors
-        arguments = (*tensors[:8], ctx.dt_softplus, *tensors[8:])
-        gy = torch.zeros_like(arguments[0]) if gy is None else gy
-        gradients = torch.ops.ssmlab.selective_scan_backward(gy, g_final, saved, *arguments, ctx.backend)
-        present = [t is not None for t in (*tensors[:8], tensors[8])]
-        found = [g if here else None for g, here in zip(gradients, present, strict=True)]
+        dt_softplus, backend = ctx.dt_softplus, ctx.backend
+        gy = torch.zeros_like(tensors[0]) if gy is None else gy
+
+        def kernel(saved, inputs, gradients):
+            gy, g_final = gradients
+            found = torch.ops.ssmlab.selective_scan_backward(
+                gy, g_final, saved, *inputs[:8], dt_softplus, *inputs[8:], backend
+            )
+            return *(None if t is None else g for g, t in zip(found, inputs[:9], strict=True)), None
+
+        def definition(*inputs):
+            return load("selective_scan", "chunked").differentiable(*inputs[:8], dt_softplus, *inputs[8:])
+
+        found = pulled_back(kernel, definition, saved, tuple(tensors), (gy, g_final))
         return *found[:8], None, found[8], None, None

@@ -52,7 +52,7 @@ def per_channel(map_: Tensor, u: Tensor, A: Tensor) -> Tensor:
     if map_.dim() == 2:
         return map_.to(A.dtype)[None, :, :, None]
     if A.is_complex():
-        map_ = torch.view_as_complex(map_.to(u.dtype).unflatten(-1, (-1, 2)).contiguous())
+        map_ = torch.complex(*map_.to(u.dtype).unflatten(-1, (-1, 2)).unbind(-1))  # view_as_complex wants even offsets
     if map_.dim() == 3:
         map_ = map_.unsqueeze(1)
     groups = map_.to(A.dtype).unsqueeze(2).expand(-1, -1, d // map_.shape[1], -1, -1)

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_shapes
+from ssmlab.checks import check_count, check_flag, check_shapes
 from ssmlab.errors import ShapeError
-from ssmlab.ops._dispatch import choose
+from ssmlab.ops._dispatch import choose, load
 
 # Measured of "chunked" with (b, l, h, p) = (1, 2048, 24, 64), n = 128, g = 1, D, float32, on one Zen 4 thread (its
 # CPU time, the other one busy; the least of 12 calls and 3 runs), milliseconds:
@@ -42,8 +42,8 @@ def ssd(
     into the initial state and out of the final state. One step is `l = 1`.
 
     The result does not depend on `chunk_size` but for rounding. All but "reference" are causal to rounding; only a NaN
-    or an infinity reaches back to the start of its chunk. None leaves its row of the batch. Their derivative can be
-    taken once; "reference" has all of them.
+    or an infinity reaches back to the start of its chunk. None leaves its row of the batch. Derivatives after the
+    first are those of "reference", at its cost.
 
     Args:
         x: input, (b, l, h, p), float32, bfloat16, float16 or float64.
@@ -63,12 +63,16 @@ def ssd(
         y (b, l, h, p) in the dtype of x, and the state after the last step (b, h, p, n) in float32 (float64 where x
         is float64).
     Raises:
-        ShapeError: sizes disagree, a tensor is complex, or `chunk_size` is below 1.
+        ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or `chunk_size` is
+            below 1.
         BackendError: the backend that was asked for cannot run this call.
     """
+    if isinstance(A, Tensor) and A.is_complex():
+        raise ShapeError(f"ssd: A must be real, got {A.dtype}; use selective_scan for a complex one")
     sizes = check_shapes(
-        "ssd", x=(x, "b l h p"), dt=(dt, "b l h"), A=(A, "h"), B=(B, "b l g n"), C=(C, "b l g n"), D=(D, "h|h p"),
-        z=(z, "b l h p"), dt_bias=(dt_bias, "h"), initial_state=(initial_state, "b h p n"), seq_idx=(seq_idx, "b l"),
+        "ssd", x=(x, "b l h p"), dt=(dt, "b l h"), A=(A, "h"), B=(B, "b l g n"), C=(C, "b l g n"), D=(D, "?: h|h p"),
+        z=(z, "?: b l h p"), dt_bias=(dt_bias, "?: h"), initial_state=(initial_state, "?: b h p n"),
+        seq_idx=(seq_idx, "integer?: b l"),
     )  # fmt: skip
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
     if sizes["g"] == 0 or sizes["h"] % sizes["g"]:
@@ -76,9 +80,9 @@ def ssd(
             f"ssd: B and C have g={sizes['g']} groups, which do not divide h={sizes['h']} heads; "
             "give one group for every h / g heads"
         )
-    if chunk_size < 1:
-        raise ShapeError(f"ssd: chunk_size must be 1 or more, got {chunk_size}; leave it out for {CHUNK_SIZE}")
-    if any(tensor is not None and tensor.is_complex() for tensor in tensors):
-        raise ShapeError("ssd: all tensors must be real, got a complex one; use selective_scan for a complex A")
+    check_flag("ssd", "dt_softplus", dt_softplus)
+    chunk_size = check_count("ssd", "chunk_size", chunk_size, 1)
     chosen = choose("ssd", tensors, backend)
+    if not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan, which no kernel takes
+        chosen = load("ssd", "reference")
     return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size)

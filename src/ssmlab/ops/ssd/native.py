@@ -53,14 +53,14 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
 def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size, z):
     """The gradients of x, delta, A, B, C, D, the initial state and z."""
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
-    gx, gdelta = x.new_empty(x.shape), torch.empty(b, l, h)
+    gx, gdelta = x.new_empty(x.shape), torch.empty(b, l, h, dtype=torch.float32)
     gz = x.new_empty(0) if z is None else z.new_empty(z.shape)
-    g_initial, gA, gD = torch.zeros(b, h, p, n), torch.zeros(b, h), torch.zeros(b, h, p)
+    g_initial, gA, gD = (torch.zeros(shape, dtype=torch.float32) for shape in ((b, h, p, n), (b, h), (b, h, p)))
     A32, D32, restart, g_final = vector(A), _skip(D, x), restarts(seq_idx, x), vector(g_final)
     members = [*_header(x, B, chunk_size), *view(x), *view(z), *view(None), *view(delta), *view(B), *view(C)]
     members += [address(A32), address(D32), 0, 0, *_addresses(saved, x, n, chunk_size), address(restart), 0]
     segments = _native.Call(members, WORKSPACE).size("ssm_ssd_segments")
-    gB, gC = torch.empty(2, segments, b, l, g, n)
+    gB, gC = torch.empty(2, segments, b, l, g, n, dtype=torch.float32)
     members += [*view(gy), *view(gx), *view(None if z is None else gz)]
     members += [address(t) for t in (g_final, g_initial, gdelta, gA, gD, gB, gC)]
     if 0 not in (b, h, p):

@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, full_precision, one_by_one
+from ssmlab.ops._torch import differentiates, full_precision, on_one_device, one_by_one, pulled_back
 
 _TENSORS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C"
 _ARGUMENTS = (
@@ -72,8 +72,8 @@ def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, seq_idx, chunk_size, z
 
 LIBRARY.impl("ssd", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ssmlab::ssd", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("ssmlab::ssd_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_fake("ssmlab::ssd", on_one_device("ssd", _forward_fake), lib=LIBRARY)
+torch.library.register_fake("ssmlab::ssd_backward", on_one_device("ssd_backward", _backward_fake), lib=LIBRARY)
 
 for _name in ("ssd", "ssd_backward"):
     torch.library.register_vmap(f"ssmlab::{_name}", one_by_one(getattr(torch.ops.ssmlab, _name)), lib=LIBRARY)
@@ -108,8 +108,10 @@ def ssd_backward_flops(
 
 
 class ChunkedScan(torch.autograd.Function):
-    """The scan, dt as it is used, and its gradient; a second derivative is refused. `backend` is "native", "triton", or
-    "chunked", which leaves z to its caller."""
+    """The scan, dt as it is used, and its gradient; further derivatives are the definition's.
+
+    `backend` is "native", "triton", or "chunked", which leaves z to its caller.
+    """
 
     generate_vmap_rule = True
 
@@ -120,19 +122,28 @@ class ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, initial_state, seq_idx, ctx.chunk_size, ctx.backend = inputs
-        ctx.given = initial_state is not None
-        ctx.save_for_backward(*tensors, seq_idx, output[2])
+        *tensors, ctx.chunk_size, ctx.backend = inputs
+        ctx.save_for_backward(*tensors, output[2])
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gy, g_final, _):
-        *tensors, D, z, seq_idx, saved = ctx.saved_tensors
-        gy = torch.zeros_like(tensors[0]) if gy is None else gy
-        *found, gD, g_initial, gz = torch.ops.ssmlab.ssd_backward(
-            gy, g_final, saved, *tensors, D, seq_idx, ctx.chunk_size, z, ctx.backend
-        )  # fmt: skip
-        gD, gz, g_initial = None if D is None else gD, None if z is None else gz, g_initial if ctx.given else None
-        return *found, gD, gz, g_initial, None, None, None, None
+        *inputs, saved = ctx.saved_tensors
+        chunk_size, backend = ctx.chunk_size, ctx.backend
+        gy = torch.zeros_like(inputs[0]) if gy is None else gy
+
+        def kernel(saved, inputs, gradients):
+            *tensors, D, z, initial_state, seq_idx = inputs
+            *found, gD, g_initial, gz = torch.ops.ssmlab.ssd_backward(
+                *gradients, saved, *tensors, D, seq_idx, chunk_size, z, backend
+            )
+            last = ((gD, D), (gz, z), (g_initial, initial_state))
+            return *found, *(None if t is None else g for g, t in last), None
+
+        def definition(x, delta, A, B, C, D, z, initial_state, seq_idx):
+            options = (None, False, initial_state, seq_idx, chunk_size)
+            return load("ssd", "reference").differentiable(x, delta, A, B, C, D, z, *options)
+
+        *found, _ = pulled_back(kernel, definition, saved, tuple(inputs), (gy, g_final))
+        return *found, None, None, None

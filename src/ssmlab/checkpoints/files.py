@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,13 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     module = family_module(family)
     if not hasattr(module, "export"):
         raise ModelError(f"models cannot be written as {family} yet; the families that can have an `export`")
-    return module.export(model.config), convert(model.state_dict(), module.INVERSE)
+    config, state = model.config, model.state_dict()
+    if not config.padded_logits:  # the original hands out a logit for every row, so no row may be without a token
+        config = replace(config, vocab_multiple=1)
+        for name in ("backbone.embedding.weight", "lm_head.weight"):
+            if name in state:
+                state[name] = state[name][: config.vocab_size]
+    return module.export(config), convert(state, module.INVERSE)
 
 
 def family_of(config: dict[str, Any]) -> str:

@@ -139,10 +139,11 @@ def test_layers_hand_on_the_branch_and_the_stream():
 def test_the_head_is_tied_and_what_rounds_up_the_vocabulary_has_no_logits():
     tied, free = build("mamba_lm_test"), build("mamba_lm_test", tie_embeddings=False, vocab_size=65)
     assert tied.lm_head.weight is tied.backbone.embedding.weight
-    assert tied.config.padded_vocab == 64 and tied(tokens())[0].shape == (2, LENGTH, 61)
+    ids = tokens()
+    assert tied.config.padded_vocab == 64 and tied(ids)[0].shape == (2, LENGTH, 61)
     padded = build("mamba_lm_test", padded_logits=True)  # as the originals of published models
     padded.load_state_dict(tied.state_dict())
-    assert torch.equal(padded(tokens())[0][..., :61], tied(tokens())[0]) and padded(tokens())[0].shape[-1] == 64
+    assert torch.equal(padded(ids)[0][..., :61], tied(ids)[0]) and padded(ids)[0].shape[-1] == 64
     assert padded.config.logits == 64 and tied.config.logits == 61
     with torch.inference_mode():
         one, state = tied(tokens()[:, :1])

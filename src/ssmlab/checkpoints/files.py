@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,14 @@ def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool
     module.load_state_dict({last: value.to(wide, copy=copy)}, strict=False, assign=True)
 
 
-def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab", ends: Sequence[int] = ()) -> Path:
+def save_language_model(
+    model: Any,
+    folder: str | Path,
+    *,
+    layout: str = "ssmlab",
+    ends: Sequence[int] = (),
+    special: Mapping[str, int | None] | None = None,
+) -> Path:
     """Write a language model so that `load_language_model` builds it again, and the original does its own layout.
 
     Every file gets a temporary name first, so that a folder never holds half a file.
@@ -152,6 +159,7 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
         layout: "ssmlab" for any model, "state-spaces" or "huggingface" for those that the originals have.
         ends: tokens that end a text, for Hugging Face's configuration; without any, its generation stops at none, where
             its classes would take 0 or 2, whatever these are.
+        special: bos_token_id and pad_token_id for that configuration.
     Raises:
         ModelError: an unknown layout, or one that cannot hold this model.
     """
@@ -170,7 +178,7 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
     else:
         config, state = to_upstream(model, family_for(model, layout))
     if layout == "huggingface":
-        config |= {"bos_token_id": None, "pad_token_id": None}
+        config |= {"bos_token_id": None, "pad_token_id": None} | dict(special or {})
         config["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
         config["dtype"] = str(model.backbone.embedding.weight.dtype).removeprefix("torch.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -142,7 +142,10 @@ CONFIGS: dict[str, Preset] = {
     **{f"mamba_lm_{size}": Preset(LanguageModel, MambaLMConfig, values | PUBLISHED) for size, values in SIZES.items()},
     "mamba_lm_test": Preset(LanguageModel, MambaLMConfig, TEST),
     "mamba2_lm": Preset(LanguageModel, Mamba2LMConfig, {}),
-    **{f"mamba2_lm_{size}": Preset(LanguageModel, Mamba2LMConfig, values | PUBLISHED) for size, values in SIZES2.items()},
+    **{
+        f"mamba2_lm_{size}": Preset(LanguageModel, Mamba2LMConfig, values | PUBLISHED)
+        for size, values in SIZES2.items()
+    },
     "mamba2_attention_lm_2.7b": Preset(LanguageModel, Mamba2LMConfig, SIZES2["2.7b"] | HYBRID | PUBLISHED),
     "mamba2_lm_test": Preset(LanguageModel, Mamba2LMConfig, TEST | {"headdim": 8}),
     "mamba2_attention_lm_test": Preset(

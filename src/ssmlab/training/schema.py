@@ -158,6 +158,7 @@ class AnyRecipe(Table):
         name: the folder below `runs/`.
         seeds: every model is trained once for each of them.
         device: "auto", "cuda", "mps" or "cpu".
+        trial: the tiny form of a recipe, whose numbers decide nothing; --smoke sets it.
     """
 
     forms: ClassVar[str] = ""  # what `data.path` may be, in words
@@ -167,6 +168,7 @@ class AnyRecipe(Table):
     task: str
     seeds: list[int] = Field([0], min_length=1)
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    trial: bool = False
     data: Any
     training: Any
     models: list[Any]

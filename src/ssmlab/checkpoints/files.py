@@ -225,9 +225,12 @@ def family_of(config: dict[str, Any]) -> str:
     layer = (config.get("ssm_cfg") or {}).get("layer", "Mamba1")
     if kind is None and "d_model" in config and layer in STATE_SPACES:
         return STATE_SPACES[layer]
-    raise ModelError(
-        f"config.json is of model_type={kind!r}, layer={layer!r}; known are {', '.join((*HUGGING_FACE, *STATE_SPACES))}"
-    )
+    if kind is not None:
+        raise ModelError(
+            f"config.json is of model_type={kind!r}; of Hugging Face's models {', '.join(HUGGING_FACE)} are known"
+        )
+    known = ", ".join((*HUGGING_FACE, *STATE_SPACES))
+    raise ModelError(f"config.json has model_type=None and layer={layer!r}; known are {known}")
 
 
 def family_for(model: nn.Module, layout: str) -> str:

@@ -176,6 +176,11 @@ class AnyRecipe(Table):
     adapt: AdaptConfig = AdaptConfig()
     base: BaseRun = BaseRun()
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed(cls, value):
+        return [value] if isinstance(value, int) else value
+
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, table):

@@ -19,6 +19,7 @@ from ssmlab.data.text import Document, divide, read_texts
 from ssmlab.data.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.data.wav import LEVELS, mu_law, read_wavs
 from ssmlab.errors import DataError, RecipeError
+from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.training.growing import with_new_tokens
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
@@ -138,6 +139,11 @@ def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], asked: di
 def _check_models(recipe: AnyRecipe) -> None:
     if recipe.model and not (Path(recipe.model) / "config.json").is_file():
         raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
+    for folder in _folders(recipe):
+        config = Path(folder) / "config.json"
+        name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
+        if name is not None and name not in LANGUAGE_MODELS:
+            raise RecipeError(f"{folder} holds {name!r}, which is no language model; give the folder of one")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:
         raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")
@@ -301,5 +307,5 @@ def _divided(documents: list[Document], config: Any, keys: dict[str, Keys], char
     )
     copies = len(digests) - len(set(digests))
     if copies:
-        how += f"; {copies:,} of {len(digests):,} are copies of others"
+        how += f"; {copies:,} of {len(digests):,} are copies of others and in the same part as these"
     return parts, how

@@ -251,3 +251,42 @@ def test_models_of_another_kind_are_named(tmp_path):
     )
     with pytest.raises(Exception, match=r"take them away with models.N.options=\{\}"):
         run_recipe(recipe, output=tmp_path)
+
+
+def test_other_commands_name_the_kind_of_a_text_model(tuned, tmp_path, capsys):
+    _, run, _ = tuned
+    folder = str(run / "models" / "one")
+    for arguments in (
+        ["compare", folder],
+        ["robustness", folder, "--data", "digits"],
+        ["explain", folder, str(tmp_path)],
+    ):
+        (tmp_path / "a.png").write_bytes(b"")
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert "is a model of texts or other sequences" in capsys.readouterr().err, arguments
+
+
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
+    from ssmlab.errors import ModelError
+
+    own = byte_level(tmp_path / "own")
+    (own / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ModelError, match="is a pointer of Git LFS, not the weights"):
+        load_language_model(own)
+
+
+def test_a_sweep_says_that_its_best_value_is_the_edge_of_the_grid():
+    from ssmlab.training.sweep import Sweep, Trial
+
+    def best(*scores, values=("1e-4", "1e-3", "1e-2")):
+        trials = [Trial({"training.learning_rate": v}, None, {"m": [s]}) for v, s in zip(values, scores, strict=True)]
+        return Sweep(None, trials).at_edge
+
+    assert best(0.1, 0.9, 0.2) == []
+    assert best(0.1, 0.2, 0.9) == [
+        "training.learning_rate=1e-2 is the best and the largest of its grid; try values beyond it"
+    ]
+    assert "smallest of its grid" in best(0.9, 0.2, 0.1)[0]
+    assert best(0.9, 0.2, 0.1, values=("a", "b", "c")) == []

@@ -82,3 +82,14 @@ def test_files_that_are_no_readings(tmp_path):
         load_reading(tmp_path / "changed", model)
     with pytest.raises(ModelError, match="cannot be written"):
         save_reading(model.read(PROMPTS), tmp_path / "nowhere" / "state", model)
+
+
+def test_a_state_of_before_is_read_without_the_logits_of_no_token(tmp_path):
+    torch.manual_seed(0)
+    before = create_language_model("mamba_lm_test", padded_logits=True).eval()  # as all models were
+    save_reading(before.read([[1, 2, 3]]), tmp_path / "state", before)
+    now = create_language_model("mamba_lm_test").eval()
+    now.load_state_dict(before.state_dict())
+    reading = load_reading(tmp_path / "state", now)
+    assert reading.logits.shape == (1, 61)
+    assert now.generate(reading, max_tokens=5) == now.generate([[1, 2, 3]], max_tokens=5)

@@ -10,7 +10,7 @@ import numpy as np
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.splits import TEST_FRACTION, held_out
 from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
-from ssmlab.data.text import PART_NAMES, read_texts
+from ssmlab.data.text import PART_NAMES, find_files, read_texts
 from ssmlab.data.wav import mu_law, read_wavs
 from ssmlab.errors import DataError
 
@@ -57,7 +57,7 @@ def read_labelled(path: str, kind: str) -> tuple[list[Labelled], list[str], int]
 
 def _texts(path):
     found = []
-    for id, text in read_texts(path):
+    for id, text in read_texts(path, files=find_files(path, (".txt",), "a .txt file or a folder of them")):
         *above, label = Path(id).parts[:-1] or (None,)
         if label is None:
             raise DataError(f"{path}: {id} is in no class folder; expected <class>/*.txt or <part>/<class>/*.txt")

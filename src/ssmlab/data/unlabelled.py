@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.encoding import decode_text
 from ssmlab.data.fasta import SUFFIXES, parse_fasta, unpacked
 from ssmlab.data.text import Document, find_files
 from ssmlab.data.wav import mu_law, read_wav, resampled
@@ -85,10 +86,7 @@ class Reader:
                 self.notes.append(f"{name}: resampled from {rate:,} to the model's {self.rate:,} samples per second")
                 samples = resampled(samples, rate, self.rate)
             return [Document(name, mu_law(samples))]
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not UTF-8 at byte {error.start:,}; convert it, e.g. with iconv -t utf-8") from None
+        text = decode_text(content)
         if not text.strip():
             raise ValueError("holds no text")
         rows = [(f"{name}:{i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]

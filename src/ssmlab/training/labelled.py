@@ -1,20 +1,25 @@
 """Sequences with labels of a run in memory: read and checked with numpy alone, before torch is imported."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.contents import count
 from ssmlab.data.fasta import BASES
 from ssmlab.data.labelled import Labelled, assign_parts, read_labelled
+from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.splits import split_hash
 from ssmlab.data.wav import LEVELS
 from ssmlab.errors import DataError, RecipeError
 from ssmlab.training.images import spread_over_classes
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
-from ssmlab.training.texts import PARTS, encoded, tokenizer_of
+from ssmlab.training.texts import NOUNS, PARTS, encoded, tokenizer_of
+
+_KEYS: dict[str, Callable] = {"text": text_keys, "dna": base_keys, "audio": sound_keys}
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,12 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     empty = [item.id for item, found in zip(items, tokens, strict=True) if not len(found)]
     if empty:
         raise DataError(f"{config.path}: {len(empty)} sequences are empty", [f"{id}: remove it" for id in empty[:20]])
+    keys = [_KEYS[config.kind](item.content) for item in items]
     held = assign_parts(items, val_fraction=config.val_fraction, seed=config.split_seed)
+    copies, warnings = leaks(((name, items[i].id, keys[i]) for name in PARTS for i in held[name]), NOUNS[config.kind])
+    warnings += _labelled_twice(items, keys)
+    for warning in warnings:
+        progress.say(f"warning: {warning}")
     numbers = np.array([classes.index(item.label) for item in items])
     parts = {}
     for name in PARTS:
@@ -79,7 +89,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     if cut:
         notes.append(f"{cut:,} of {len(lengths):,} sequences are longer than {config.length:,} tokens and are cut")
     if config.limit:
-        notes.append(f"at most {config.limit:,} sequences of each part are used")
+        notes.append(f"at most {config.limit:,} sequences of each part are used, of the test part too")
     describe = {
         "format": config.kind,
         "path": config.path,
@@ -90,9 +100,22 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "tokenizer": tokenizer,
         "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
         "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
-        "notes": notes,
+        "notes": notes + warnings,
+        "copies": copies,
     }
     return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=rate, describe=describe, **parts)
+
+
+def _labelled_twice(items: list[Labelled], keys: list[Keys]) -> list[str]:
+    """A warning about sequences with more than one label, or none."""
+    seen: dict[bytes, dict[str, str]] = {}
+    for item, key in zip(items, keys, strict=True):
+        seen.setdefault(key.exact, {}).setdefault(item.label, item.id)
+    twice = [labels for labels in seen.values() if len(labels) > 1]
+    if not twice:
+        return []
+    first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
+    return [f"{count(len(twice), 'sequence')} with more than one label ({first})"]
 
 
 def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray], int, str]:

@@ -8,6 +8,20 @@ from pydantic import BaseModel, ValidationError
 
 from ssmlab.errors import RecipeError
 
+# what other programs call these keys
+SHORT = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "iterations": "min_steps",
+    "steps": "min_steps",
+    "max_steps": "min_steps",
+    "num_epochs": "epochs",
+    "seed": "seeds",
+    "model": "name",
+    "max_length": "length",
+}
+
 
 def parse_override(text: str) -> tuple[list[str], Any, str]:
     """Split "a.b=value" into the keys, the value typed as TOML types it, and the value as it was written.
@@ -75,7 +89,9 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
     valid = [key.replace("*", numbers[0] if numbers else "0") for key in valid]
     leaf = path.rsplit(".", 1)[-1]
     leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
-    near = get_close_matches(path, valid, n=1, cutoff=0.75)
+    meant = SHORT.get(leaf)
+    near = [key for key in valid if meant and key.rsplit(".", 1)[-1] == meant][:1]
+    near = near or get_close_matches(path, valid, n=1, cutoff=0.75)
     near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
     near = near or get_close_matches(path, valid, n=1, cutoff=0.5)
     tables = sorted({key.split(".")[0] for key in valid})

@@ -1,0 +1,38 @@
+"""Bytes of a text file to text, by one rule for every reader: texts, tables, JSON lines, FASTA, lists.
+
+byte order mark   UTF-8's is taken away; after UTF-16's (Excel's "Unicode text") the file is read as UTF-16
+else              UTF-8, and nothing else: a guess would be wrong without a word
+line ends         CRLF and CR become LF
+"""
+
+import codecs
+
+
+def as_utf8(content: bytes) -> bytes:
+    """The file's bytes as UTF-8 without a mark; those without any mark as they are.
+
+    Raises:
+        ValueError: it has UTF-16's mark and is no UTF-16.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16").encode("utf-8")
+        except UnicodeError as error:
+            raise ValueError(f"begins as UTF-16 and is not ({error.reason}); save it as UTF-8") from None
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def decode_text(content: bytes) -> str:
+    """A file's text, lines ending in a line feed.
+
+    Raises:
+        ValueError: it is not UTF-8, with the place and the way out.
+    """
+    plain = as_utf8(content)
+    try:
+        text = plain.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 at byte {error.start + len(content) - len(plain):,}; convert it, e.g. with iconv -t utf-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

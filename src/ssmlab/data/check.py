@@ -26,8 +26,8 @@ class CheckReport:
             id).
         label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
         problems: to be mended before training, by file name with the fix; what `open_images` found included.
-        warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range, images of
-            hardly any pixels.
+        warnings: to be known: those of `open_images`, duplicates, label conflicts, 16-bit images that use little of
+            their range, images of hardly any pixels.
         notes: how the parts were made, what was left out, and which images were converted.
     """
 
@@ -94,7 +94,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
         duplicates=duplicates,
         label_conflicts=conflicts,
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
-        warnings=_warnings(seen, duplicates, conflicts),
+        warnings=data.warnings + _warnings(seen, duplicates, conflicts),
         notes=data.notes + _conversions(seen),
     )
     if strict and report.problems:

@@ -36,3 +36,13 @@ def decode_text(content: bytes) -> str:
             f"not UTF-8 at byte {error.start + len(content) - len(plain):,}; convert it, e.g. with iconv -t utf-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def head_of_text(content: bytes) -> str:
+    """The whole lines of a file's first bytes; what is no text in them is replaced."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content[: len(content) // 2 * 2].decode("utf-16", "replace")
+    else:
+        text = as_utf8(content).decode("utf-8", "replace")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.rpartition("\n")[0] or text

@@ -9,38 +9,26 @@ Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,
 field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ssmlab.data.contents import PARTS, count, some
 from ssmlab.data.files import FolderFiles, ZipFiles, is_image
-from ssmlab.data.folders import PART_NAMES
+from ssmlab.data.names import (
+    FIRM_MASK_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    folder_meaning,
+    image_of_mask,
+    without,
+)
+from ssmlab.data.parts import sort_files
 from ssmlab.data.shapes import GeneratedFiles
-from ssmlab.data.volumes import SUFFIXES, is_volume
+from ssmlab.data.volumes import SUFFIXES
 
-IMAGE_FOLDERS = frozenset(
-    [
-        *("images", "image", "img", "imgs", "input", "inputs", "sat", "satellite", "scans", "photos"),
-        *("original", "originals", "jpegimages"),
-    ]
-)
-FIRM_MASK_FOLDERS = frozenset(
-    [
-        *("1st_manual", "manual", "manual1", "labels", "label", "groundtruth", "ground_truth", "gt", "av"),
-        *("annotations", "annotation", "targets", "target", "map", "maps", "segmentation", "segmentations", "seg"),
-        "segmentationclass",
-    ]
-)
-MASK_FOLDERS = FIRM_MASK_FOLDERS | {"masks", "mask"}
-FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
 SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
-MASK_SUFFIXES = (
-    *("_masks", "_mask", "_manual1", "_manual", "_labels", "_label", "_groundtruth", "_ground_truth", "_gt"),
-    *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label"),
-)
-MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
 SECOND_SUFFIXES = ("_2ndHO", "_manual2")
+FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
 IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
 IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
 
@@ -53,6 +41,7 @@ class Case:
         id: the image's path below the data's root. part: as published, or None.
         images: names of files, one for each channel; a picture of several channels is one.
         mask: the mask's name. view: that of the field of view, or None.
+        group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
     """
 
     id: str
@@ -60,6 +49,7 @@ class Case:
     images: tuple[str, ...]
     mask: str
     view: str | None = None
+    group: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -87,6 +77,7 @@ class _Found:
     name: str
     role: str  # image | mask | view
     part: str | None
+    group: str | None = None
 
 
 def read_pairs(
@@ -105,14 +96,15 @@ def read_pairs(
         cases=[],
         problems=list(files.problems),
     )
-    pictures = [name for name in files.files if is_volume(name) or is_image(files, name)]
+    listed = sort_files(files, "mask", classed=False)
+    contents.notes += [*listed.notes, *listed.warnings]
     if images or masks:
-        found = _by_setting(pictures, {"image": images, "mask": masks, "view": views}, contents)
+        found = _by_setting(listed.examples, {"image": images, "mask": masks, "view": views}, contents)
     else:
-        pictures, published = _massachusetts(pictures)
+        published = _massachusetts(listed.examples)
         if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
             contents.format = "massachusetts"
-        found = published or _by_name(pictures, contents)
+        found = published or _by_name(listed.examples, contents)
     if not any(item.role == "mask" for item in found):
         prepared = any(folder_meaning(step)[1] in MASK_FOLDERS for name in files.folders for step in name.split("/"))
         if not prepared:
@@ -121,51 +113,41 @@ def read_pairs(
     return contents
 
 
-def _by_setting(pictures, folders, contents):
+def _by_setting(examples, folders, contents):
     found = []
     for role, folder in folders.items():
-        inside = [name for name in pictures if folder and name.startswith(folder.strip("/") + "/")]
+        inside = [e for e in examples if folder and e.name.startswith(folder.strip("/") + "/")]
         if folder and not inside:
             contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
-        found += [_Found(name, role, _part(name)) for name in inside]
+        found += [_Found(e.name, role, e.part, e.group) for e in inside]
     return found
 
 
-def _massachusetts(pictures):
-    """All pictures, and those below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
+def _massachusetts(examples):
+    """What is below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
     tops: dict[str, list[_Found]] = {}
-    for name in pictures:
+    for name in (example.name for example in examples):
         steps = name.split("/")
         part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
         if part and (not rest or rest in MASK_FOLDERS):
             tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
     both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
     best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
-    return pictures, both[best] if best is not None else None
+    return both[best] if best is not None else None
 
 
-def folder_meaning(step: str) -> tuple[str | None, str]:
-    """The part that a folder's name tells, and the rest of the name: of Train-Masks "train" and "masks"."""
-    words = re.split(r"[ _-]+", step.casefold())
-    for i in (0, -1):
-        if words[i] in PART_NAMES:
-            part = PART_NAMES[words.pop(i)]
-            return part, "_".join(words)
-    return None, "_".join(words)
-
-
-def _by_name(pictures, contents):
-    folders = {step for name in pictures for step in _folders(name)}
-    second = {name for name in pictures if _second(name)}
+def _by_name(examples, contents):
+    folders = {step for example in examples for step in _folders(example.name)}
+    second = {example.name for example in examples if _second(example.name)}
     if second:
         contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
     firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
     sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
     found, others = [], []
-    for name in pictures:
+    for name, example in ((example.name, example) for example in examples):
         role = None if name in second else _role(name, firm, sorted_by_folder)
         if role:
-            found.append(_Found(name, role, _part(name)))
+            found.append(_Found(name, role, example.part, example.group))
         elif name not in second:
             others.append(name)
     if others and any(item.role == "mask" for item in found):
@@ -192,13 +174,12 @@ def _folders(name):
 
 def _second(name):
     stem = _stem(name)
-    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or _without(stem, SECOND_SUFFIXES) != stem
+    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or without(stem, SECOND_SUFFIXES) != stem
 
 
 def named_as_mask(name: str) -> bool:
-    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png."""
-    stem = _stem(name)
-    return _without(stem, MASK_SUFFIXES, MASK_PREFIXES) != stem
+    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png, a_mask_1.png."""
+    return image_of_mask(_stem(name)) is not None
 
 
 def beside_images(files: FolderFiles | ZipFiles) -> bool:
@@ -209,11 +190,6 @@ def beside_images(files: FolderFiles | ZipFiles) -> bool:
     return bool(masks) and 2 * len(images & {(n.rpartition("/")[0], _plain(_stem(n))) for n in masks}) >= len(images)
 
 
-def _part(name):
-    parts = [part for part, _ in map(folder_meaning, name.split("/")[:-1]) if part]
-    return parts[-1] if parts else None
-
-
 def _stem(name):
     name = PurePosixPath(name).name
     for suffix in SUFFIXES:
@@ -222,23 +198,14 @@ def _stem(name):
     return PurePosixPath(name).stem
 
 
-def _without(stem, suffixes, prefixes=()):
-    for suffix in suffixes:
-        if stem.casefold().endswith(suffix.casefold()) and len(stem) > len(suffix):
-            return stem[: -len(suffix)]
-    for prefix in prefixes:
-        if stem.casefold().startswith(prefix) and len(stem) > len(prefix):
-            return stem[len(prefix) :]
-    return stem
-
-
 def _plain(stem):
     """A stem without what tells an image from its mask: 21_training, 21_manual1 and 21_training_mask are 21."""
-    return _without(_without(stem, MASK_SUFFIXES, MASK_PREFIXES), IMAGE_SUFFIXES, IMAGE_PREFIXES)
+    return without(image_of_mask(stem) or stem, IMAGE_SUFFIXES, IMAGE_PREFIXES)
 
 
 def _pair(found, contents):
     unmasked: dict[str | None, list[str]] = {}
+    fold_of = {item.name: item.group for item in found}
     for part in dict.fromkeys(item.part for item in found):
         of_part = [item for item in found if item.part == part]
         images, masks, views = ([i.name for i in of_part if i.role == role] for role in ("image", "mask", "view"))
@@ -248,7 +215,9 @@ def _pair(found, contents):
         mask_of, lonely = _match(images, masks, "mask", contents.problems)
         view_of, _ = _match(images, views, "field of view", contents.problems)
         contents.cases += [
-            Case(image, part, (image,), mask_of[image], view_of.get(image)) for image in images if image in mask_of
+            Case(image, part, (image,), mask_of[image], view_of.get(image), fold_of[image])
+            for image in images
+            if image in mask_of
         ]
         unmasked[part] = [image for image in images if image not in mask_of]
         contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]

@@ -7,13 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab.data.contents import did_you_mean, some
+from ssmlab.data.encoding import decode_text
 from ssmlab.data.files import FolderFiles
+from ssmlab.data.kinds import KINDS
+from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.splits import held_out
 from ssmlab.errors import DataError
 
 PYDOC = "pydoc"  # the chapters on the language that come with Python: English prose without a download
 FEW = 20  # so many documents or fewer are each cut in three; more are divided as wholes
-PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Given as a file, these are refused where they are not what is read: they would be learned with their braces and commas
+OTHER_FORMATS = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xls", ".xlsx", ".ods", ".xml"),
+    *(".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".npz", ".npy", ".pt", ".bin", ".safetensors"),
+)
 
 
 class Document(NamedTuple):
@@ -30,33 +37,54 @@ class Document(NamedTuple):
 
 
 def find_files(path: str | Path, suffixes: Sequence[str], what: str) -> list[tuple[str, Path]]:
-    """(id, file) of a file, or of every file below a folder whose name ends so; ids are relative to the folder.
+    """(id, file) of a file, or of every example below a folder whose name ends so; ids are relative to the folder.
+
+    `left_out` says which files are none.
 
     Args:
         what: is looked for, in words.
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the file is of another format.
     """
     path = Path(path).expanduser()
+    endings = tuple(suffixes)
     if path.is_file():
+        if path.name.lower().endswith(OTHER_FORMATS) and not path.name.lower().endswith(endings):
+            raise DataError(f"{path}: a {path.suffix} is not read as it is; expected {what}")
         return [(path.name, path)]
     if not path.is_dir():
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {what}")
     listed = FolderFiles(path)
-    found = [(id, path / real) for id, real in listed.files.items() if id.lower().endswith(tuple(suffixes))]
-    if not found:
+    found = sort_files(listed, _kind_of(endings), classed=False, suffixes=endings)
+    if not found.examples:
         there = some(sorted({Path(id).suffix or id for id in listed.files})) or "nothing"
-        raise DataError(f"{path}: no {', '.join(suffixes)} in it, found {there}; expected {what}")
-    return found
+        raise DataError(f"{path}: no {', '.join(endings)} in it, found {there}; expected {what}")
+    return [(example.name, path / listed.files[example.name]) for example in found.examples]
 
 
-def read_texts(path: str | Path, documents: str = "file") -> list[tuple[str, str]]:
+def left_out(path: str | Path, suffixes: Sequence[str]) -> list[str]:
+    """What `find_files` leaves out of a folder, in words: system files, notes and licences, other formats."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return []
+    found = sort_files(FolderFiles(path), _kind_of(tuple(suffixes)), classed=False, suffixes=tuple(suffixes))
+    return [*found.warnings, *found.notes]
+
+
+def _kind_of(endings):
+    return next((kind for kind, rule in KINDS.items() if set(rule.suffixes) & set(endings)), "text")
+
+
+def read_texts(
+    path: str | Path, documents: str = "file", files: list[tuple[str, Path]] | None = None
+) -> list[tuple[str, str]]:
     """(id, text) of every document in a .txt file or in a folder of them.
 
     Args:
         path: or "pydoc", the 79 chapters and more of prose that come with every Python.
         documents: "file", or "line" where every line that is not blank is a document.
+        files: (id, file) of those that are read; all below the path where they are not given.
     Raises:
         DataError: with every file that is empty or is not UTF-8.
     """
@@ -66,11 +94,11 @@ def read_texts(path: str | Path, documents: str = "file") -> list[tuple[str, str
         return sorted(topics.items())
     found: list[tuple[str, str]] = []
     problems = []
-    for id, file in find_files(path, (".txt",), "a .txt file, a folder of them, or pydoc"):
+    for id, file in files or find_files(path, (".txt",), "a .txt file, a folder of them, or pydoc"):
         try:
-            text = file.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            problems.append(f"{id}: not UTF-8 at byte {error.start:,}; convert it, e.g. with iconv -t utf-8")
+            text = decode_text(file.read_bytes())
+        except ValueError as error:
+            problems.append(f"{id}: {error}")
             continue
         except OSError as error:
             problems.append(f"{id}: cannot be read ({error.strerror})")
@@ -89,21 +117,24 @@ def divide(
 ) -> tuple[dict[str, list[Document]], str]:
     """Documents by part, and how that was done, in words.
 
-    Files or folders that are named train, val (valid, validation) and test are the parts. Else a few documents are each
-    cut in three stretches, in this order; many are divided as wholes, by the hashes of their ids.
+    Files or folders that are named after parts are these; one that is missing is taken from train. Else a few documents
+    are each cut in three stretches, in this order; many are divided as wholes, by the hashes of their ids.
 
     Raises:
         DataError: there is too little for three parts.
     """
-    named = [_part_of(document.id) for document in documents]
-    if {"train", "test"} <= set(named):
+    named = parts_of(document.id.split(":")[0] for document in documents)
+    if "train" in named and not {"val", "test"}.isdisjoint(named):
         parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
         for document, name in zip(documents, named, strict=True):
             parts[name or "train"].append(document)
-        if parts["val"]:
-            return parts, "the parts are those that files or folders are named after"
-        cut, _ = divide(parts["train"], val_fraction=val_fraction, test_fraction=0.0, seed=seed)
-        return cut | {"test": parts["test"]}, "train and test are so named, val was taken from train"
+        for missing, fraction, by in (("test", test_fraction, 0), ("val", val_fraction, seed)):
+            if not parts[missing]:
+                cut, _ = divide(parts["train"], val_fraction=fraction, test_fraction=0.0, seed=by)
+                parts |= {"train": cut["train"], missing: cut["val"]}
+                given = "train and test" if missing == "val" else "train and val"
+                return parts, f"{given} are so named, {missing} was taken from train"
+        return parts, "the parts are those that files or folders are named after"
     if len(documents) > FEW:
         ids = [document.id for document in documents]
         test = held_out(ids, [0] * len(ids), fraction=test_fraction, seed=seed, part="test") if test_fraction else set()
@@ -140,8 +171,3 @@ def _stretches(document: Document, val_fraction: float, test_fraction: float) ->
         )
         for name, where in ranges.items()
     }
-
-
-def _part_of(id: str) -> str | None:
-    names = [Path(part).stem.lower() for part in Path(id.split(":")[0]).parts]
-    return next((PART_NAMES[name] for name in names if name in PART_NAMES), None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.encoding import as_utf8, decode_text
 from ssmlab.data.fasta import SUFFIXES, parse_fasta, unpacked
 from ssmlab.data.text import Document, find_files
 from ssmlab.data.wav import mu_law, read_wav
@@ -74,7 +75,7 @@ class Reader:
 
     def _parsed(self, name: str, content: bytes) -> list[Document]:
         if self.kind == "dna":
-            content = unpacked(content)
+            content = as_utf8(unpacked(content))
             plain = name == "stdin" and not content.lstrip().startswith((b">", b";"))
             return parse_fasta(name, b">1\n" + content if plain else content)
         if self.kind == "audio":
@@ -82,10 +83,7 @@ class Reader:
             if self.rate and rate != self.rate:
                 raise ValueError(f"{rate:,} samples per second, the model learned from {self.rate:,}; resample it")
             return [Document(name, mu_law(samples))]
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not UTF-8 at byte {error.start:,}; convert it, e.g. with iconv -t utf-8") from None
+        text = decode_text(content)
         if not text.strip():
             raise ValueError("holds no text")
         rows = [(f"{name}:{i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]

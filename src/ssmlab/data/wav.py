@@ -13,14 +13,16 @@ LEVELS = 256
 CUT = "it is cut off; give a whole .wav"
 
 
-def read_wavs(path: str | Path) -> tuple[list[Document], int]:
+def read_wavs(path: str | Path, files: list[tuple[str, Path]] | None = None) -> tuple[list[Document], int]:
     """Every .wav below a folder, or one, mu-law encoded, and their samples per second; channels are averaged.
 
+    Args:
+        files: (id, file) of those that are read; all below the path where they are not given.
     Raises:
         DataError: with every file that cannot be read, or has other samples per second than most.
     """
     documents, rates, problems = [], [], []
-    for id, file in find_files(path, (".wav",), "a .wav file or a folder of them"):
+    for id, file in files or find_files(path, (".wav",), "a .wav file or a folder of them"):
         try:
             samples, rate = read_wav(file)
         except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.data.fasta import BASES
-from ssmlab.data.labelled import Labelled, assign_parts, read_labelled
+from ssmlab.data.labelled import Labelled, open_labelled
 from ssmlab.data.splits import split_hash
 from ssmlab.data.wav import LEVELS
 from ssmlab.errors import DataError, RecipeError
@@ -57,8 +57,10 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     """
     config, progress = recipe.data, progress or Progress()
     progress.say(f"reading {config.path}")
-    items, notes, rate = read_labelled(config.path, config.kind)
-    classes = tuple(sorted({item.label for item in items}))
+    data = open_labelled(config.path, config.kind, val_fraction=config.val_fraction, seed=config.split_seed)
+    for warning in data.warnings:
+        progress.say(f"warning: {warning}")
+    items, held, classes, notes = data.items, data.held, data.classes, [*data.notes, *data.warnings]
     positive = recipe.evaluation.positive
     if positive and positive not in classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(classes)}")
@@ -66,7 +68,6 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     empty = [item.id for item, found in zip(items, tokens, strict=True) if not len(found)]
     if empty:
         raise DataError(f"{config.path}: {len(empty)} sequences are empty", [f"{id}: remove it" for id in empty[:20]])
-    held = assign_parts(items, val_fraction=config.val_fraction, seed=config.split_seed)
     numbers = np.array([classes.index(item.label) for item in items])
     parts = {}
     for name in PARTS:
@@ -92,7 +93,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
         "notes": notes,
     }
-    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=rate, describe=describe, **parts)
+    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=data.rate, describe=describe, **parts)
 
 
 def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray], int, str]:

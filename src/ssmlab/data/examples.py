@@ -13,7 +13,7 @@ def choose_examples(
     files: FolderFiles | ZipFiles, kind: str, rule: Kind, classed: bool, found: Sorted
 ) -> tuple[list[str], list[str]]:
     """The examples, and the files of other kinds. What is no example goes into `found`, with a note."""
-    pictures = kind in ("image", "mask")
+    pictures = kind in ("image", "mask", "scan")
     chosen: list[str] = []
     others: list[str] = []
     for name in files.files:
@@ -21,7 +21,7 @@ def choose_examples(
         if ending.endswith(rule.suffixes):
             chosen.append(name)
         elif ending.endswith(rule.unread):
-            found.unread.append(name)
+            (others if kind == "text" and words.is_note(name, True) else found.unread).append(name)
         elif pictures and is_image(files, name):
             chosen.append(name)
         elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in _MODERN:
@@ -33,7 +33,7 @@ def choose_examples(
         others = [name for name in others if name not in set(chosen)]
     if pictures:
         small = _thumbnails(chosen)
-        found.masks = _masks([name for name in chosen if name not in small]) if classed else []
+        found.masks = _masks([name for name in chosen if name not in small]) if kind != "mask" else []
         _leave_out(found, sorted(small), rule.noun, "that are thumbnails")
         _leave_out(found, found.masks, "mask", "of the images next to them")
         gone = {*small, *found.masks}

@@ -8,9 +8,11 @@ from functools import partial
 
 from ssmlab.data.contents import Contents, Item, count, some
 from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles
-from ssmlab.data.kinds import Sorted
+from ssmlab.data.kinds import KINDS, VOLUMES, Sorted
 from ssmlab.data.names import is_filler
 from ssmlab.data.tables import GROUP_TABLES, add_groups, read_table, tables_in
+
+VOLUME_FILES = (*VOLUMES, *KINDS["volume"].unread)
 
 
 def read_folders(files: FolderFiles | ZipFiles, found: Sorted, group: str | None) -> Contents:
@@ -36,6 +38,12 @@ def read_folders(files: FolderFiles | ZipFiles, found: Sorted, group: str | None
         contents.problems = [
             f"images with masks ({some(found.masks)}) and no classes: this is a set for segmentation; give it to a "
             "recipe whose task is segment"
+        ]
+        contents.incomplete = True
+    elif found.unread and not found.examples and all(name.lower().endswith(VOLUME_FILES) for name in found.unread):
+        contents.problems = [
+            f"class folders of volumes ({some(found.unread)}): classification reads pictures; save slices as PNG, or "
+            "give NIfTI volumes with masks to a recipe whose task is segment"
         ]
         contents.incomplete = True
     elif found.unread and not found.examples:

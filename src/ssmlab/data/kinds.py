@@ -26,7 +26,7 @@ KINDS = {
         IMAGE_SUFFIXES,
         _endings(
             "heic heif hif avif jxl dng cr2 cr3 nef arw orf rw2 raf psd svg eps exr hdr tga ico svs ndpi mrxs scn dcm "
-            "dicom"
+            "dicom nii.gz nii mha mhd nrrd mgz"
         ),
         "convert them to JPEG or PNG",
     ),
@@ -51,6 +51,7 @@ KINDS = {
     ),
 }
 KINDS["mask"] = Kind("image", (*IMAGE_SUFFIXES, *VOLUMES), KINDS["image"].unread, "convert them to PNG or NIfTI")
+KINDS["scan"] = KINDS["mask"]  # images and volumes without their masks
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,24 @@ def read_pairs(
             contents.format = "massachusetts"
         found = published or _by_name(listed.examples, contents)
     if not any(item.role == "mask" for item in found):
-        prepared = any(folder_meaning(step)[1] in MASK_FOLDERS for name in files.folders for step in name.split("/"))
-        if not prepared:
+        if not any(folder_meaning(name.rpartition("/")[2])[1] in MASK_FOLDERS for name in _empty_folders(files)):
             return None  # an empty folder of masks means that all of them are missing
     _pair(found, contents)
     return contents
+
+
+def _empty_folders(files):
+    busy = {"/".join(name.split("/")[:depth]) for name in files.files for depth in range(1, name.count("/") + 1)}
+    return files.folders - busy
+
+
+def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
+    """Folders that hold images or volumes at some depth, and those that hold nothing: annotations may also be boxes."""
+    listed = sort_files(files, "mask", classed=False)
+    names = [example.name for example in listed.examples]
+    return {"/".join(n.split("/")[:depth]) for n in names for depth in range(1, n.count("/") + 1)} | _empty_folders(
+        files
+    )
 
 
 def _by_setting(examples, folders, contents):

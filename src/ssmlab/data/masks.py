@@ -6,6 +6,7 @@ without masks, masks without images, sizes that differ, values that stand for no
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ssmlab.data.mask_pairs import (
     Case,
     MaskContents,
     beside_images,
+    folders_of_pictures,
     read_pairs,
 )
 from ssmlab.data.mask_store import Checked, MaskStore, Sample
@@ -328,10 +330,11 @@ def has_masks(path: str | Path) -> bool:
     path = Path(path).expanduser()
     if str(path) in GENERATED:
         return True
-    if not path.is_dir():
+    zipped = path.is_file() and path.suffix.lower() == ".zip" and is_zipfile(path)
+    if not (path.is_dir() or zipped):
         return False
-    files = FolderFiles(path)
-    steps = {folder_meaning(step) for folder in files.folders for step in folder.split("/")}
+    files = ZipFiles(path) if zipped else FolderFiles(path)
+    steps = {folder_meaning(step) for folder in folders_of_pictures(files) for step in folder.split("/")}
     names = {rest for _, rest in steps}
     published = any((part, "") in steps and any((part, name) in steps for name in MASK_FOLDERS) for part in PARTS)
     by_folder = published or not (names.isdisjoint(IMAGE_FOLDERS) or names.isdisjoint(MASK_FOLDERS))

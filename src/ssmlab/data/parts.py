@@ -237,7 +237,8 @@ def _note_rest(rule, found, others):
 def _note_unread(files, rule, found):
     if found.unread:
         unread = [name.removeprefix(found.prefix) for name in found.unread]
-        endings = ", ".join(sorted({"." + name.rpartition(".")[2].lower() for name in unread if "." in name}))
+        longest = sorted(rule.unread, key=len, reverse=True)
+        endings = ", ".join(sorted({next((e for e in longest if n.lower().endswith(e)), "HEIF") for n in unread}))
         found.warnings.append(
             f"left out: {count(len(unread), 'file')} of formats that are not read, {endings} ({some(unread)}); "
             f"{rule.fix}"

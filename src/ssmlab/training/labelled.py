@@ -1,11 +1,11 @@
 """Sequences with labels of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.check_sequences import content_id
 from ssmlab.data.fasta import BASES
 from ssmlab.data.labelled import Labelled, open_labelled
 from ssmlab.data.splits import split_hash
@@ -90,7 +90,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "vocabulary": size,
         "tokenizer": tokenizer,
         "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
-        "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
+        "split_hash": split_hash({name: [content_id(items[i].id, tokens[i]) for i in held[name]] for name in PARTS}),
         "notes": notes,
     }
     return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=data.rate, describe=describe, **parts)
@@ -104,8 +104,3 @@ def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray],
         return [np.asarray(item.content) for item in items], LEVELS, ""
     tokenizer, name = tokenizer_of(recipe)
     return [encoded(str(item.content), tokenizer, name) for item in items], tokenizer.size, str(Path(name))
-
-
-def _id(item: Labelled, tokens: np.ndarray) -> str:
-    """Name and content, so that a changed file is noticed when a run is resumed."""
-    return f"{item.id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"

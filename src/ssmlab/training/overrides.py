@@ -8,6 +8,13 @@ from pydantic import BaseModel, ValidationError
 
 from ssmlab.errors import RecipeError
 
+# What other libraries call our keys
+SYNONYMS = {
+    **dict.fromkeys(("lr", "learning_rates"), "learning_rate"),
+    **dict.fromkeys(("iterations", "steps", "max_steps", "num_epochs", "n_epochs"), "epochs"),
+    **{"wd": "weight_decay", "bs": "batch_size", "batch": "batch_size", "optim": "optimizer", "seed": "seeds"},
+}
+
 
 def parse_override(text: str) -> tuple[list[str], Any, str]:
     """Split "a.b=value" into the keys, the value typed as TOML types it, and the value as it was written.
@@ -68,12 +75,16 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
     # Indices stand for themselves: models.1.titel is compared with models.1.title.
     numbers = [part for part in path.split(".") if part.isdigit()]
     valid = [key.replace("*", numbers[0] if numbers else "0") for key in valid]
-    leaf = path.rsplit(".", 1)[-1]
+    table, _, leaf = path.rpartition(".")
+    leaf = SYNONYMS.get(leaf, leaf)
+    own = {key.rpartition(".")[2]: key for key in valid if key.rpartition(".")[0] == table and table}
     leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
-    near = get_close_matches(path, valid, n=1, cutoff=0.75)
-    near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
-    near = near or get_close_matches(path, valid, n=1, cutoff=0.5)
     tables = sorted({key.split(".")[0] for key in valid})
+    near = get_close_matches(path, [*valid, *tables], n=1, cutoff=0.75)
+    near = near or [own[name] for name in get_close_matches(leaf, list(own), n=1, cutoff=0.6)]
+    near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6) if not own]
+    if not near and own:
+        return f"{where}: unknown key {path}; {table} has {', '.join(own)}"
     return f"{where}: unknown key {path}; " + (
         f"did you mean {near[0]}?" if near else f"valid keys start with {', '.join(tables)}"
     )

@@ -162,7 +162,9 @@ class ClassTree:
         for name in self.all.get(folder, ()):
             place = _join(folder, name)
             unread = [file for file in self.found.unread if file.startswith(place + "/")]
-            if name in inside or not is_class(name) or not (part or unread or self._is_empty(place)):
+            of_masks = any(file.startswith(place + "/") for file in self.found.masks)
+            missing = is_class(name) and not of_masks and (part or unread or self._is_empty(place))
+            if name in inside or not missing:
                 continue
             only = f", only files that are not read ({some(unread)})" if unread else ""
             self.found.problems.append(

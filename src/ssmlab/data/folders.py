@@ -47,10 +47,10 @@ def read_folders(files: FolderFiles | ZipFiles, found: Sorted, group: str | None
         ]
         contents.incomplete = True
     elif found.unread and not found.examples:
-        contents.problems.append(
+        contents.problems = [
             f"{count(len(found.unread), 'file')} of formats that are not read ({some(found.unread)}) and no other "
             "images; convert them to JPEG or PNG"
-        )
+        ]
         contents.incomplete = True
     tables = [name for name in files.files if name.lower().endswith(".csv") and name.count("/") <= 1]
     if tables and len(found.classes) == 1 and is_filler(found.classes[0]):

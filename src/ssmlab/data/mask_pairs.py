@@ -105,16 +105,21 @@ def read_pairs(
         if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
             contents.format = "massachusetts"
         found = published or _by_name(listed.examples, contents)
-    if not any(item.role == "mask" for item in found):
-        if not any(folder_meaning(name.rpartition("/")[2])[1] in MASK_FOLDERS for name in _empty_folders(files)):
-            return None  # an empty folder of masks means that all of them are missing
+    # an empty folder of masks means that all of them are missing
+    empty = {folder_meaning(name.rpartition("/")[2])[1] for name in _empty_folders(files)}
+    if not any(item.role == "mask" for item in found) and empty.isdisjoint(MASK_FOLDERS):
+        return None
     _pair(found, contents)
     return contents
 
 
 def _empty_folders(files):
-    busy = {"/".join(name.split("/")[:depth]) for name in files.files for depth in range(1, name.count("/") + 1)}
-    return files.folders - busy
+    return files.folders - _above(files.files)
+
+
+def _above(names):
+    """All folders on the way to these files."""
+    return {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
 
 
 def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
@@ -203,6 +208,13 @@ def beside_images(files: FolderFiles | ZipFiles) -> bool:
     return bool(masks) and 2 * len(images & {(n.rpartition("/")[0], _plain(_stem(n))) for n in masks}) >= len(images)
 
 
+def _place(name):
+    """The folders that an image and its mask share: a/fold1 of a/fold1/images/x.png."""
+    steps = name.split("/")[:-1]
+    roles = IMAGE_FOLDERS | MASK_FOLDERS | FOV_FOLDERS | SECOND_FOLDERS
+    return tuple(step for step in steps if folder_meaning(step)[1] not in roles)
+
+
 def _stem(name):
     name = PurePosixPath(name).name
     for suffix in SUFFIXES:
@@ -245,10 +257,12 @@ def _pair(found, contents):
 
 
 def _match(images, others, what, problems):
-    """The mask of every image: of the same stem, else of the same stem without known suffixes; and masks left over."""
+    """The mask of every image: of the same stem, else of the same stem without known suffixes, in the same place before
+    any other; and masks left over."""
     matched: dict[str, str] = {}
     left = list(others)
-    for key in (_stem, lambda name: _plain(_stem(name))):
+    stems = (_stem, lambda name: _plain(_stem(name)))
+    for key in (*((lambda name, stem=stem: (_place(name), stem(name))) for stem in stems), *stems):
         open_images = [name for name in images if name not in matched]
         by_key: dict[str, list[str]] = {}
         for name in left:

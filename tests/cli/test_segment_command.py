@@ -14,7 +14,7 @@ from ssmlab.tasks.segment import normalised
 from ssmlab.tasks.sliding import predict_windows
 
 
-def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc", spacing=()):
+def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc", spacing=(), **more):
     plan = Plan(
         patch_size=(16,) * dims,
         features=(4, 8),
@@ -25,7 +25,7 @@ def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="u
     )
     network = create_segmenter(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
     how = {"task": "segment", "classes": list(classes), "mean": [0.4] * channels, "std": [0.2] * channels}
-    how["spacing"] = list(spacing)
+    how |= {"spacing": list(spacing), **more}
     return network, save_model(network, folder, how)
 
 
@@ -214,3 +214,37 @@ def test_a_damaged_checkpoint_and_a_strange_device_are_one_line(tmp_path, capsys
     for model, *more in ((tmp_path / "x.pth",), (tmp_path / "model", "--device", "gpu")):
         assert call("segment", model, tmp_path / "a.png", "--out", tmp_path / "out", *more) == 2
     assert "is no file of PyTorch" in capsys.readouterr().err
+
+
+def test_volumes_are_turned_to_the_directions_of_the_training_and_masks_back(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    saved(tmp_path / "run", dims=3, channels=1, name="residual_unet", directions="RAS")
+    voxels = np.random.default_rng(0).normal(0.4, 0.2, (16, 18, 20)).astype(np.float32)
+    image = nibabel.Nifti1Image(voxels, np.diag([1.0, 2.0, 3.0, 1.0]))
+    turned = image.as_reoriented(np.array([[2.0, -1], [0, 1], [1, -1]]))
+    for name, stored in (("a", image), ("b", turned)):
+        nibabel.save(stored, tmp_path / f"{name}.nii.gz")
+    assert (
+        call("segment", tmp_path / "run", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--out", tmp_path / "out") == 0
+    )
+    masks = [nibabel.load(tmp_path / "out" / f"{name}.nii.gz") for name in "ab"]
+    assert masks[1].shape == turned.shape and np.array_equal(masks[1].affine, turned.affine)
+    back = nibabel.as_closest_canonical(masks[1])
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), np.asanyarray(masks[0].dataobj))
+    assert 0 < np.asanyarray(masks[0].dataobj).mean() < 1
+
+
+def test_stacks_and_the_numbers_of_the_training(tmp_path):
+    classes = ("background", "label 2", "label 300")
+    saved(tmp_path / "run", dims=3, channels=1, name="residual_unet", classes=classes, numbers=[0, 2, 300])
+    pages = [Image.fromarray(page) for page in np.random.default_rng(0).integers(0, 2, (16, 18, 20)).astype(np.uint8)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert call("segment", tmp_path / "run", tmp_path / "a.tif", "--out", tmp_path / "out", "--probabilities") == 0
+    said = np.load(tmp_path / "out" / "a_probabilities.npz")["probabilities"].argmax(0)
+    with Image.open(tmp_path / "out" / "a.tif") as mask:
+        found = []
+        for page in range(mask.n_frames):
+            mask.seek(page)
+            found.append(np.array(mask))
+    assert set(np.unique(found)) == {0, 2, 300}
+    assert (np.stack(found) == np.array([0, 2, 300])[said]).mean() > 0.99, "but for ties of half precision"

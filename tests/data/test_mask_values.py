@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssmlab.data.mask_values import IGNORE, decide, seen
 from ssmlab.data.masks import open_masks
 from ssmlab.errors import DataError
 
@@ -92,3 +93,100 @@ def test_jpegs_excuse_no_other_mask(tmp_path):
     with pytest.raises(DataError) as caught:
         open_masks(tmp_path)
     assert [problem[:11] for problem in caught.value.problems] == ["masks/3.png"]
+
+
+def masks_of(rows, name="{}.png", full=255):
+    return [seen(name.format(i), np.array([row]), full) for i, row in enumerate(rows)]
+
+
+VOC = [[0, 0, 1, 255, 2, 2], [0, 5, 5, 255, 0, 0], [0, 1, 2, 5, 255, 0]]
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_numbers_keep_their_values_and_255_is_not_counted(tmp_path, palette):
+    for i in range(8):
+        mask = blocks(i, value=0)
+        mask[:2], mask[2:4], mask[4:6], mask[6] = 1, 2, 5, 255
+        save(tmp_path / "images" / f"{i}.png", picture(i, mask.shape))
+        save(tmp_path / "masks" / f"{i}.png", mask)
+        if palette:
+            _palette(mask, list(range(0, 240, 2)) * 3 + [9] * 408).save(tmp_path / "masks" / f"{i}.png")
+    data = open_masks(tmp_path)
+    assert data.classes == ("background", "label 1", "label 2", "label 5") and data.numbers == (0, 1, 2, 5)
+    rows = data.train.sample(0).labels[:, 0]
+    assert rows.tolist() == [1, 1, 2, 2, 3, 3, IGNORE, *[0] * 5]
+    assert "masks: numbers are labels, 0 in 8 masks, 1 in 8 masks, 2 in 8 masks, 5 in 8 masks" in data.notes
+    assert "masks: 255 is not counted (data.ignore)" in data.notes
+    data = open_masks(tmp_path, ignore="none")
+    assert data.numbers == (0, 1, 2, 5, 255) and data.train.sample(0).labels[6, 0] == 4
+    data = open_masks(tmp_path, ignore=5)
+    assert data.numbers == (0, 1, 2, 255) and data.train.sample(0).labels[4, 0] == IGNORE
+    named = open_masks(tmp_path, classes=("ground", *"abcde"))
+    assert named.numbers == () and set(np.unique(named.train.sample(0).labels)) == {0, 1, 2, 5, IGNORE}
+    assert "masks: 255 is not counted, it is none of the 6 classes (data.ignore)" in named.notes
+    with pytest.raises(DataError, match=r"unknown label values 255; known are 0, 1, 2, 3, 4, 5"):
+        open_masks(tmp_path, classes=("ground", *"abcde"), ignore="none")
+    with pytest.raises(DataError, match=r"hold 4 labels \(0, 1, 2, 5\), data.classes has 2 names; name all of them"):
+        open_masks(tmp_path, classes=("ground", "road"))
+
+
+def test_what_numbers_are_is_decided_for_the_whole_set():
+    rule, problems, notes = decide(masks_of([[0, 85, 170, 255]] * 4), (), {})
+    assert rule.numbers == (0, 85, 170, 255) and not problems, "evenly spread numbers are classes, 255 too"
+    rule, problems, _ = decide(masks_of([[0, 1, 2], [0, 1, 1], [0, 2, 2]]), (), {})
+    assert rule.classes == ("background", "label 1", "label 2") and not problems
+    rule, problems, _ = decide(masks_of([[0, 7, 7]] * 3), (), {})
+    assert rule.classes == ("background", "foreground") and rule.labels(np.array([0, 7])).tolist() == [0, 1]
+    rule, _, notes = decide(masks_of([[1, 2, 3], [1, 2, 1]]), (), {})
+    assert rule.classes == ("label 1", "label 2", "label 3") and notes[0].endswith("1 is the background")
+    rule, problems, _ = decide(masks_of([[0, 0, 0]] * 3), (), {})
+    assert problems == ["no mask marks anything: every value in all 3 is 0"]
+    _, problems, _ = decide(masks_of([[0, -1, 2, 3]] * 3, full=255), (), {})
+    assert problems[0] == "0.png: negative label values -1" and len(problems) == 3
+    _, problems, _ = decide(masks_of([[0, -1, 2, 3]] * 3), (), {}, ignore=-1)
+    assert not problems
+
+
+def test_a_few_masks_of_another_number_are_mistakes_unless_the_user_says_labels():
+    rows = [[0, 1]] * 9 + [[0, 7]]
+    _, problems, _ = decide(masks_of(rows), (), {})
+    assert problems == [
+        "9.png: label values 0, 7, where most masks hold 0 and 1; mend it, or set data.values=labels if they are right"
+    ]
+    rule, problems, notes = decide(masks_of(rows), (), {}, values="labels")
+    assert rule.numbers == (0, 1, 7) and not problems and "7 in 1 mask" in notes[0]
+
+
+@pytest.mark.parametrize("ids", ["counted", "at random"])
+def test_instances_are_foreground(ids):
+    rng = np.random.default_rng(0)
+    rows = [[0, *range(1, n + 1)] for n in (3, 9, 40, 14, 5, 8)]
+    if ids == "at random":
+        rows = [[0, *rng.choice(5000, 20, replace=False)] for _ in range(6)]
+    masks = masks_of(rows, full=65535 if ids == "at random" else 255)
+    rule, problems, notes = decide(masks, (), {})
+    assert rule.classes == ("background", "foreground") and not problems
+    assert rule.labels(np.array([0, 1, 77, 4999])).tolist() == [0, 1, 1, 1]
+    most = 20 if ids == "at random" else 40
+    assert notes[0].startswith(
+        f"masks: numbers count instances (up to {most} in a mask), all are foreground; data.values"
+    )
+    few = masks_of([[0, 1, 2, 3], [0, 1, 2, 3]])
+    assert decide(few, ("ground", "cell"), {}, values="instances")[0].classes == ("ground", "cell")
+    assert len(decide(few, (), {})[0].classes) == 4
+    assert len(decide(masks, (), {}, values="labels")[0].classes) > 40
+
+
+def test_true_grey_levels_are_cut_at_half():
+    rng = np.random.default_rng(0)
+    levels = [[0, *rng.integers(1, 255, 40), *[255] * 60] for _ in range(6)]
+    for masks in (masks_of(levels), masks_of([[0, 0, 9, 240]] * 6, name="{}.jpg")):
+        rule, problems, notes = decide(masks, (), {})
+        assert rule.labels(np.array([0, 127, 128])).tolist() == [0, 0, 1] and not problems
+        assert notes[0].startswith("masks: foreground from 128 of 255; 6 of 6 masks have soft edges")
+    rule, _, _ = decide(masks_of(VOC), (), {}, values="grey")
+    assert rule.labels(np.array([5, 255])).tolist() == [0, 1]
+    _, problems, _ = decide(masks_of([[0, 1, 2, 3]], name="{}.jpg"), (), {}, values="labels")
+    assert problems == ["0.jpg: JPEG changes numbers, and these are labels; save it as PNG"]
+    cityscapes = [[0, *range(1, 19), *[255] * 30]] * 4
+    assert len(decide(masks_of(cityscapes), (), {})[0].classes) == 19, "many numbers, but not all over the range"

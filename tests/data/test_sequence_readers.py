@@ -1,10 +1,11 @@
 """Text, DNA, sound and chats from files: what is read, and that every problem is told by its file's name."""
 
 import gzip
+import io
 import json
+import struct
 import subprocess
 import sys
-import wave
 
 import numpy as np
 import pytest
@@ -88,37 +89,106 @@ def test_the_other_strand():
     assert np.array_equal(reverse_complement(reverse_complement(bases)), bases)
 
 
-def write_wav(path, values, *, width=2, channels=1, rate=8000):
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(width)
-        file.setframerate(rate)
-        full = 2 ** (8 * width - 1) - 1
-        whole = np.round(np.asarray(values) * full).astype(np.int64)
-        content = (whole + 128).astype(np.uint8) if width == 1 else whole.astype("<i4")
-        raw = content.tobytes() if width == 1 else content.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
-        file.writeframes(raw)
+def riff(values, *, width=2, channels=1, rate=8000, extensible=False, floating=False, kind=b"RIFF"):
+    """A .wav of `values`, interleaved where there are several channels, written by hand."""
+    order = ">" if kind == b"RIFX" else "<"
+    values = np.asarray(values, np.float64)
+    if floating:
+        body = values.astype(f"{order}f{width}").tobytes()
+    else:
+        whole = np.round(values * (2 ** (8 * width - 1) - 1)).astype(np.int64) + 128 * (width == 1)
+        octets = whole.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+        body = (octets[:, ::-1] if order == ">" else octets).tobytes()
+    code, block = 3 if floating else 1, width * channels
+    head = struct.pack(f"{order}HHIIHH", 0xFFFE if extensible else code, channels, rate, rate * block, block, 8 * width)
+    if extensible:
+        tail = bytes.fromhex("00000010800000aa00389b71" if order == ">" else "00001000800000aa00389b71")
+        head += struct.pack(f"{order}HHII", 22, 8 * width, 0, code) + tail
+    pad = b"\0" * (len(body) % 2)
+    chunks = b"".join(
+        name + struct.pack(f"{order}I", size) + content
+        for name, size, content in (
+            (b"fmt ", len(head), head),
+            (b"LIST", 4, b"note"),
+            (b"id3 ", 2, b"xy"),
+            (b"data", len(body), body + pad),
+        )
+    )
+    if kind == b"RF64":
+        chunks = b"ds64" + struct.pack("<IQQQI", 28, 36 + len(chunks) + 4, len(body), 0, 0) + chunks
+    size = 0xFFFFFFFF if kind == b"RF64" else 4 + len(chunks)
+    return kind + struct.pack(f"{order}I", size) + b"WAVE" + chunks
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_samples_of_every_width(tmp_path, width):
-    values = np.sin(np.arange(50) / 5) * 0.9
-    write_wav(tmp_path / "x.wav", values, width=width)
-    samples, rate = read_wav(tmp_path / "x.wav")
-    assert rate == 8000 and np.abs(samples - values).max() < 2.0 ** (2 - 8 * min(width, 2))
+def write_wav(path, values, **how):
+    path.write_bytes(riff(values, **how))
+
+
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("width", "floating"), [(1, False), (2, False), (3, False), (4, False), (8, False), (4, True), (8, True)]
+)
+def test_samples_of_every_form(width, floating, channels, extensible):
+    values = np.sin(np.arange(51) / 5) * 0.9
+    content = riff(
+        np.repeat(values, channels), width=width, channels=channels, extensible=extensible, floating=floating
+    )
+    samples, rate = read_wav(io.BytesIO(content))
+    assert rate == 8000 and samples.dtype == np.float32 and samples.shape == (51,)
+    assert np.abs(samples - values).max() < (1e-6 if floating else 2.0 ** (2 - 8 * min(width, 3)))
+
+
+@pytest.mark.parametrize("kind", [b"RIFX", b"RF64"])
+def test_the_other_two_containers(kind):
+    samples, rate = read_wav(io.BytesIO(riff([0.5, -0.25], kind=kind, rate=44100)))
+    assert rate == 44100 and samples == pytest.approx([0.5, -0.25], abs=1e-4)
+
+
+def test_sounds_that_are_refused():
+    whole = riff(np.zeros(50))
+    scaled = riff(np.full(5, 30000.0), width=4, floating=True)
+    coded = bytearray(whole)
+    coded[20] = 7  # mu-law
+    for content, said in (
+        (b"", "it is cut off"),
+        (whole[:30], "it is cut off"),
+        (whole[:-2], "it is cut off"),
+        (riff([]), "it has no samples"),
+        (bytes(coded), r"no .wav of plain samples \(Unknown wave file format: MULAW\); convert it to 16 bit PCM"),
+        (scaled, "samples reach 30,000, where floats lie within -1 to 1"),
+        (riff([0, np.nan], width=8, floating=True), "some samples are not finite"),
+        (b"fLaC" + bytes(50), "no .wav of plain samples; give one, or convert the sound to 16 bit PCM"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_wav(io.BytesIO(content))
+    unknown = bytearray(whole)
+    unknown[4:8] = b"\xff" * 4  # as programs write that do not know the length before the end
+    assert len(read_wav(io.BytesIO(bytes(unknown)))[0]) == 50
 
 
 def test_sounds_of_a_folder(tmp_path):
+    second = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000) * 0.5
     write_wav(tmp_path / "a.wav", np.zeros(5))
     write_wav(tmp_path / "b.wav", np.repeat([0.5, -0.5], 3), channels=2)
-    found, rate = read_wavs(tmp_path)
+    found, rate, notes = read_wavs(tmp_path)
     assert rate == 8000 and [len(d.tokens) for d in found] == [5, 3]
     assert set(found[0].tokens.tolist()) == {128}, "silence"
-    write_wav(tmp_path / "c.wav", np.zeros(5), rate=16000)
-    (tmp_path / "d.wav").write_bytes(b"RIFF")
+    assert notes == ["1 sound of 2 channels, whose mean is taken (b.wav)"]
+    write_wav(tmp_path / "c.wav", second, rate=16000)
+    write_wav(tmp_path / "d.wav", [1.5, 0], width=4, floating=True)
+    found, rate, notes = read_wavs(tmp_path)
+    assert rate == 8000 and notes[1:] == [
+        "1 sound of 16,000 samples per second, resampled to 8,000 (c.wav)",
+        "1 sound louder than -1 to 1, cut off there (d.wav)",
+    ]
+    expected = mu_law(second[::2].astype(np.float32))  # 200 Hertz are far below what the filter cuts
+    assert len(found[2].tokens) == 8000 and np.abs(found[2].tokens.astype(int) - expected)[20:-20].max() <= 3
+    (tmp_path / "e.wav").write_bytes(b"RIFF")
+    (tmp_path / "f.wav").write_bytes(b"OggS" + bytes(40))
     with pytest.raises(DataError) as caught:
         read_wavs(tmp_path)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["d.wav", "c.wav"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["e.wav", "f.wav"]
     (tmp_path / "x.fa").write_text(">x\nACGT\n")
     with pytest.raises(ValueError, match="no .wav of plain samples; give one, or convert the sound to 16 bit PCM"):
         read_wav(tmp_path / "x.fa")

@@ -92,3 +92,81 @@ def test_nnunets_folders_without_their_description(tmp_path):
     write(tmp_path / "labelsTr" / "a.nii.gz", (1.0, 1.0, 1.0))
     with pytest.raises(DataError, match=r"imagesTr without dataset\.json"):
         open_masks(tmp_path)
+
+
+def test_the_scale_of_intensities_is_that_of_the_data_set(tmp_path):
+    """Whether the values of one file fit 8 bits changes nothing."""
+    folder(tmp_path, [(1.0, 1.0, 1.0)] * 6)
+    for i, (kind, top) in enumerate([(np.uint8, 255), (np.int16, 256), (np.float32, 99.0), (np.uint16, 60000)]):
+        voxels = np.zeros((8, 9, 10), kind)
+        voxels[:] = np.arange(720).reshape(8, 9, 10) % 90
+        voxels[0, 0, 0] = top
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "images" / f"case_{i}.nii.gz")
+    data = open_masks(tmp_path)
+    kinds = {}
+    for split in (data.train, data.val, data.test):
+        for i, id_ in enumerate(split.ids):
+            image = split.sample(i).image
+            kinds[id_[12]] = image.dtype
+            if int(id_[12]) < 4:
+                assert image.flatten()[1:].tolist() == [
+                    x % 90 for x in np.arange(720).reshape(8, 9, 10).T.flatten()[1:]
+                ]
+    assert kinds == {str(i): np.float32 if i in (2, 3) else np.int16 for i in range(6)}
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 1)])
+def test_volumes_of_mixed_directions_lie_alike(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 200, shape).astype(np.int16)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    changes = [[0, 1, 2]] * 4 + [[1, 0, 2], [0, 1, 2]]
+    signs = [[1, 1, 1]] * 4 + [[-1, 1, 1], [1, -1, 1]]
+    for i, (axes, sign) in enumerate(zip(changes, signs, strict=True)):
+        for kind, content in (("images", voxels), ("masks", (voxels > 100).astype(np.uint8))):
+            turned = nibabel.Nifti1Image(content, affine).as_reoriented(np.stack([axes, sign], 1).astype(float))
+            flat = np.asanyarray(turned.dataobj)
+            flat = flat[..., 0] if flat.shape[2] == 1 else flat
+            (tmp_path / kind).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(flat, turned.affine), tmp_path / kind / f"case_{i}.nii.gz")
+    data = open_masks(tmp_path)
+    assert data.directions == "RAS" and data.dimensions == (2 if shape[2] == 1 else 3)
+    assert [size[0] for size in data.sizes] == [size[2] for size in data.sizes], "counted after turning"
+    assert "2 volumes turned to RAS, as the others are" in " ".join(data.notes)
+    expected = voxels.T.squeeze()
+    for split in (data.train, data.val, data.test):
+        for i in range(len(split)):
+            sample = split.sample(i)
+            np.testing.assert_array_equal(sample.image[0], expected)
+            np.testing.assert_array_equal(sample.labels, expected > 100)
+            assert sample.spacing == (3.0, 2.0, 1.0)[-expected.ndim :]
+
+
+def test_a_mask_stored_in_other_directions_than_its_image(tmp_path):
+    folder(tmp_path, [(0.5, 1.0, 2.0)] * 5)
+    file = tmp_path / "masks" / "case_1.nii.gz"
+    before = open_masks(tmp_path)
+    nibabel.save(nibabel.load(file).as_reoriented(np.array([[1.0, -1], [0, 1], [2, -1]])), tmp_path / "turned.nii.gz")
+    (tmp_path / "turned.nii.gz").replace(file)
+    after = open_masks(tmp_path)
+    assert after.directions == "RAS" and not any("turned" in note for note in after.notes), "images all lie alike"
+    for split, again in ((before.train, after.train), (before.test, after.test)):
+        for i in range(len(split)):
+            np.testing.assert_array_equal(split.sample(i).labels, again.sample(i).labels)
+
+
+def test_volumes_that_do_not_say_their_directions_stay_as_they_are(tmp_path):
+    folder(tmp_path, [(1.0, 1.0, 1.0)] * 6)
+    for i in range(6):
+        for kind in ("images", "masks"):
+            file = tmp_path / kind / f"case_{i}.nii.gz"
+            image = nibabel.load(file)
+            if i < 2:
+                image = nibabel.Nifti1Image(np.asanyarray(image.dataobj), None)
+            elif i == 2:
+                image = image.as_reoriented(np.array([[0.0, -1], [1, 1], [2, 1]]))
+            nibabel.save(image, tmp_path / "new.nii.gz")
+            (tmp_path / "new.nii.gz").replace(file)
+    notes = open_masks(tmp_path).notes
+    assert "1 volume turned to RAS, as the others are (images/case_2.nii.gz)" in notes
+    assert "2 volumes without directions, as stored (images/case_0.nii.gz, images/case_1.nii.gz)" in notes

@@ -315,6 +315,14 @@ if __name__ == "__main__":
     kinds["five"] = Fake(
         models=Fake.models + extra + (("vmamba_base_s1l15", "VMamba-B", 0.98, 196, 89e6, 15.4e9, 5e8, 95),)
     )
+    kinds["six"] = Fake(
+        classes=TISSUE.classes,
+        counts=TISSUE.counts,
+        models=(
+            *kinds["five"].models,
+            ("medmamba_tiny_distilled", "MedMamba-T, distilled", 0.96, 49, 14e6, 2e9, 3e7, 300),
+        ),
+    )
     evil = (
         "<script>alert(1)</script>",
         'b & "c" -> d',

@@ -286,3 +286,25 @@ def test_a_damaged_run_is_one_line(tmp_path, damage, message):
     with pytest.raises(UserError, match=message) as error:
         write_report(folder)
     assert "\n" not in str(error.value)
+
+
+def models(count):
+    return tuple((f"m{i}", f"Model {i}", 0.9 + i / 100, 16, 1e6, 1e9, 1e6, 100) for i in range(count))
+
+
+@pytest.mark.parametrize("count", [4, 5, 7])
+def test_more_than_four_models_are_rows(tmp_path, monkeypatch, count):
+    folder = remade(tmp_path, monkeypatch, Fake(models=models(count), classes=("a", "b"), counts=(90, 10, 60)))
+    page = Page(read(folder))
+    assert not page.wrong
+    classes = [dict(attributes).get("class", "") for tag, attributes in page.tags if tag == "table"]
+    assert any("models" in name.split() for name in classes) == (count > 4)
+    assert any("comparison" in name.split() for name in classes) == (count <= 4)
+    labels = Counter(attributes["data-label"] for tag, attributes in page.tags if "data-label" in attributes)
+    if count > 4:
+        assert labels["Accuracy"] == labels["Parameters"] == labels["Peak memory"] == count
+        assert "Precision and recall are in records.jsonl" in page.text and labels["Model 1, F1"] == 4
+    else:
+        assert labels["Model 1"] > 10 and labels["Model 1, F1"] == 4
+    heads = re.findall(r'<table class="models.*?</thead>', read(folder), flags=re.S)
+    assert all(head.count("<th") <= 9 for head in heads), "eight measures and the model"

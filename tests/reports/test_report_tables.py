@@ -154,3 +154,24 @@ def test_a_name_with_brackets_is_no_markup_in_the_terminal():
 def test_a_small_scan_is_not_zero(share, text):
     table = comparison([record("a", "macs", 1e9), record("a", "scan_macs", share * 1e9)])
     assert cells(table, "MAC per image")[0] == [f"1 G scan {text}"]
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_too_few_cases_have_no_best_quality(n):
+    table = comparison(
+        [record(m, metric, v, n=n) for m, v in (("a", 0.2), ("b", 0.8)) for metric in ("accuracy", "parameters")]
+    )
+    assert cells(table, "Accuracy")[1] == ([False, False] if n == 5 else [False, True])
+    assert any(cells(table, "Parameters")[1])
+
+
+def test_the_memory_of_a_process_is_no_models():
+    whole = [record(m, "peak_memory", v, class_="process") for m, v in (("a", 1e9), ("b", 2e9))]
+    assert cells(comparison([*TWO, *whole]), "Peak memory, process")[1] == [False, False]
+    own = [record(m, "peak_memory", v) for m, v in (("a", 1e9), ("b", 2e9))]
+    assert cells(comparison([*TWO, *own]), "Peak memory")[1] == [True, False]
+
+
+def test_tokens_that_are_scanned_but_not_counted():
+    table = comparison([*TWO, record("c", "accuracy", 0.9), record("c", "scan_macs", 5e6), record("c", "macs", 1e9)])
+    assert cells(table, "Tokens")[0] == ["16", "–", "not counted"]

@@ -26,7 +26,8 @@ def test_a_clear_winner_with_margin_and_interval():
     assert answer.leader == "b"
     assert answer.runner_up == "a"
     assert answer.sentence == (
-        "b wins: 97.5 % against 95.0 % for a, on 400 test images; +2.5 points (95 % interval +0.5 to +4.5)."
+        "b wins: 97.5 % against 95.0 % for a, on 400 test images, one seed trained; +2.5 points (95 % interval +0.5 to "
+        "+4.5)."
     )
 
 
@@ -110,3 +111,51 @@ def test_several_seeds_are_compared_over_images_and_seeds(tmp_path):
     }
     assert answer.difference.value == pytest.approx(accuracies["resnet18_mamba"] - accuracies["resnet18"])
     assert answer.difference.low < answer.difference.value < answer.difference.high
+
+
+def bits(model, value, n=1000):
+    return Record(model=model, task="language", split="test", metric="bits_per_byte", value=value, n=n, seed=0)
+
+
+def gap(name, value, low, high, n, metric="bits_per_byte"):
+    return Record(model=name, split="test", metric=f"{metric}_difference", value=value, spread=(low, high), n=n, seed=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_fewer_than_six_cases_carry_no_verdict(n):
+    answer = winner([accuracy("a", 0.0, n=n), accuracy("b", 1.0, n=n), difference("b - a", 1.0, 1.0, 1.0)])
+    assert answer.clear == (n == 6)
+    if n < 6:
+        images = "image" if n == 1 else "images"
+        assert answer.sentence == (
+            f"No verdict: {n} test {images}; at least 6 are needed. b reaches 100.0 % and a, 0.0 % on {n} test images, "
+            "one seed trained."
+        )
+        assert answer.reason == f"{n} test {images}; at least 6 are needed"
+
+
+def test_cases_are_what_was_resampled():
+    """Thousands of tokens in two rows are two cases."""
+    records = [bits("a", 8.0), bits("b", 7.0)]
+    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 2)]).detail.startswith(
+        "2 test rows; at least 6 are needed."
+    )
+    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 20)]).clear
+    said_by = {name: {None: said([name == "b"] * 5)} for name in "ab"}
+    assert winner([accuracy("a", 0.0, n=5), accuracy("b", 1.0, n=5)], said_by).headline == "No verdict"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "said"),
+    [
+        (0.0001, 0.0003, "a and b reach 9.697 bits per byte and 9.698 bits per byte"),
+        (0.0004, 0.02, "the 95 % interval 0.000 to +0.100 includes zero"),
+    ],
+)
+def test_what_prints_as_nothing_is_no_difference(low, value, said):
+    records = [bits("a", 9.6974), bits("b", 9.6974 + value), gap("b - a", value, low, 0.1, 40)]
+    if value < 0.001:
+        records[1] = bits("b", 9.6977)
+    answer = winner(records)
+    assert answer.headline == "No clear winner" and said in answer.sentence
+    assert winner([bits("a", 9.0), bits("b", 9.1), gap("b - a", 0.1, 0.05, 0.2, 40)]).clear

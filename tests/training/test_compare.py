@@ -107,10 +107,11 @@ def spot(label, x, y, index=0):
 
 def test_the_front():
     spots = [spot("slow", 1, 0.9), spot("fast", 9, 0.5), spot("beaten", 5, 0.5), spot("middle", 6, 0.7)]
-    assert front(spots, 1) == ["slow", "middle", "fast"]
-    assert front(spots, -1) == ["fast"]
-    assert front([spot("a", 1, 1), spot("b", 1, 1)], 1) == ["a", "b"], "equals do not beat each other"
-    assert front([], 1) == []
+    assert front(spots, ACCURACY) == ["slow", "middle", "fast"]
+    assert front(spots, MACS) == ["fast"]
+    assert front([spot("a", 1, 1), spot("b", 1, 1)], ACCURACY) == ["a", "b"], "equals do not beat each other"
+    assert front([spot("a", 2, 0.9001), spot("b", 1, 0.9004)], ACCURACY) == ["a"], "what prints alike is equal"
+    assert front([], ACCURACY) == []
 
 
 def test_the_plot_marks_the_front_and_separates_names():

@@ -66,6 +66,8 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device: str,
             display.update(min((done + 1) * batch_size, len(files)))
     finally:
         display.stop()
+    for note in sorted(classifier.notes):
+        display.say(f"note: {note}")
     return classifier.classes, rows, problems
 
 
@@ -85,4 +87,6 @@ def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str,
         for note in left_out(path, KINDS[classifier.kind].suffixes):
             display.say(f"{path}: {note}")
     documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
+    for note in classifier.notes:
+        display.say(f"note: {note}")
     return classifier.classes, classifier.classify(documents, batch_size, display), problems

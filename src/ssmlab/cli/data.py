@@ -202,6 +202,8 @@ def _show(report):
     console.print(_balance(report))
     for axis, (low, middle, high) in report.sizes.items():
         console.print(f"{axis:6}  {low} to {high} pixels, median {middle:g}", highlight=False)
+    if report.shapes:
+        console.print(f"square  {report.shapes}", highlight=False, soft_wrap=True)
     console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
     duplicates = [" = ".join(f"{part}: {id}" for part, id in group) for group in report.duplicates]
     conflicts = [" = ".join(f"{label}: {id}" for label, _, id in group) for group in report.label_conflicts]

@@ -73,7 +73,7 @@ def explain(
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))
     folder = check_folder(output or Path("runs") / f"explain-{Path(model).name}")
-    files, pictures, unreadable = read_pictures(files, opened.image_size)
+    files, pictures, unreadable = read_pictures(files, opened.image_size, opened.fit)
     problems += unreadable
     if not files:
         raise DataError("there is no picture to explain", problems)

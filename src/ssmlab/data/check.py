@@ -6,6 +6,7 @@ from statistics import median
 
 from ssmlab.data.contents import count, some
 from ssmlab.data.decode import Progress, for_each_image
+from ssmlab.data.fitting import about_fit
 from ssmlab.data.images import ImageData, unreadable
 from ssmlab.errors import DataError
 
@@ -29,6 +30,7 @@ class CheckReport:
         warnings: to be known: those of `open_images`, duplicates, label conflicts, 16-bit images that use little of
             their range, images of hardly any pixels.
         notes: how the parts were made, what was left out, and which images were converted.
+        shapes: what becomes of images that are not square, in a sentence; "" where all are.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CheckReport:
     problems: list[str]
     warnings: list[str]
     notes: list[str]
+    shapes: str = ""
 
     @property
     def ok(self) -> bool:
@@ -64,11 +67,14 @@ class _Seen:
     label: str
     size: tuple[int, int]
     mode: str
+    frames: int
     digest: bytes
     dark: bool
 
 
-def check_images(data: ImageData, *, strict: bool = True, progress: Progress | None = None) -> CheckReport:
+def check_images(
+    data: ImageData, *, strict: bool = True, progress: Progress | None = None, fit: str = "crop"
+) -> CheckReport:
     """Decode all images of `data`, so that truncated files are found before training.
 
     Equal images in two parts or with two labels are warnings, not problems: published sets have them.
@@ -76,6 +82,7 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
     Args:
         strict: False returns the problems in the report instead of raising them.
         progress: called as progress(done, total) over all parts.
+        fit: how pictures become square (see `fit_square`); `shapes` says what that costs.
     Raises:
         DataError: (strict) with every problem, by file name and with the fix.
     """
@@ -95,7 +102,8 @@ def check_images(data: ImageData, *, strict: bool = True, progress: Progress | N
         label_conflicts=conflicts,
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=data.warnings + _warnings(seen, duplicates, conflicts),
-        notes=data.notes + _conversions(seen),
+        notes=data.notes + conversions(seen),
+        shapes=about_fit([(one.id, one.size) for one in seen], fit),
     )
     if strict and report.problems:
         raise DataError(f"{data.path}: {count(len(report.problems), 'problem')} in the data", report.problems)
@@ -115,7 +123,8 @@ def _look(data, progress):
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
         label = data.classes[split.labels[i]]
-        seen[n] = _Seen(split.name, split.ids[i], label, image.size, image.info["mode"], digest.digest(), dark)
+        mode, frames = image.info["mode"], image.info.get("frames", 1)
+        seen[n] = _Seen(split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark)
 
     failures = for_each_image(load, places, visit, progress)
     reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}
@@ -147,10 +156,16 @@ def _sizes(seen):
     return {axis: (values[0], float(median(values)), values[-1]) for axis, values in axes.items()}
 
 
-def _conversions(seen):
-    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey."""
+def conversions(seen) -> list[str]:
+    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey.
+
+    Args:
+        seen: of every picture, an object with `id`, `mode` and `frames`.
+    """
     done: dict[str, list[str]] = {}
     for one in seen:
+        if one.frames > 1:
+            done.setdefault("of several frames or pages, only the first taken", []).append(one.id)
         for conversion in _conversion(one.mode):
             done.setdefault(conversion, []).append(one.id)
     if len(done.get(GREY, ())) == len(seen):

@@ -5,7 +5,7 @@
     16 bits a channel                   the high byte, value // 256: the full range 0..65535 becomes 0..255
     32-bit integers                     read as 16-bit values; refused outside 0..65535, as floats are
     EXIF orientation                    applied; a damaged EXIF block is passed over
-    several frames                      the first one
+    several frames or pages             the first one of GIF, WebP, PNG and TIFF, which the check of the data reports
 
 Only the decoders named in `FORMATS` are tried, whatever the file is called: none of them starts another
 program.
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # of a JPEG (MPO) further frames are previews and maps of light
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as 24-bit RGB): larger pictures are refused
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,8 @@ def decode(data: bytes) -> Image.Image:
 
     Returns:
         an RGB picture; `picture.info["mode"]` is Pillow's name of the mode that the file had, with "+alpha" where
-            it had a transparent colour, and "RGB;16" for three channels of 16 bits, which Pillow reads as 8.
+            it had a transparent colour, and "RGB;16" for three channels of 16 bits, which Pillow reads as 8;
+            `picture.info["frames"]` is the number of its frames or pages.
     Raises:
         UnreadableImage: empty, no picture, truncated, too large, or of an unsupported kind.
     """
@@ -50,6 +52,7 @@ def decode(data: bytes) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise UnreadableImage(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
             deep = ";16" in _raw_mode(image)
+            frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
             image.load()
             mode = image.mode + ("+alpha" if "transparency" in image.info else "")
             mode += ";16" if deep and mode.startswith("RGB") else ""
@@ -58,8 +61,8 @@ def decode(data: bytes) -> Image.Image:
         raise
     # Damaged files make decoders raise nearly anything: struct.error, SyntaxError, IndexError, zlib.error
     except Exception as error:
-        raise UnreadableImage(_reason(error)) from error
-    picture.info = {"mode": mode}
+        raise UnreadableImage(decode_reason(error)) from error
+    picture.info = {"mode": mode, "frames": frames}
     return picture
 
 
@@ -97,17 +100,35 @@ def _upright(image):
         return image  # viewers show such a picture as it is stored, and so do we
 
 
-def _reason(error):
+def decode_reason(error: Exception) -> str:
+    """Why a decoder has failed, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in a known format"
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Short side to `size` pixels, then the middle square (bilinear, antialiased when it shrinks)."""
+FITS = ("crop", "pad", "stretch")
+
+
+def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
+    """A picture as a square of `size` pixels (bilinear, antialiased when it shrinks).
+
+    Args:
+        fit: "crop": short side to `size`, then the middle square; "pad": long side to `size`, in the middle of black;
+            "stretch": both sides, whatever the shape.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit={fit!r}: expected {', '.join(FITS)}")
     width, height = image.size
     if width == height == size:
         return image
+    if fit == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    if fit == "pad":
+        inner = tuple(max(1, round(size * side / max(width, height))) for side in (width, height))
+        square = Image.new(image.mode, (size, size))
+        square.paste(image.resize(inner, Image.Resampling.BILINEAR), tuple((size - side) // 2 for side in inner))
+        return square
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

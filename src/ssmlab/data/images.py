@@ -60,10 +60,8 @@ class Split:
         except UnreadableImage as error:
             raise DataError("an image cannot be read", [unreadable(self.ids[i], str(error))]) from error
 
-    def array(self, image_size: int, progress: Progress | None = None) -> np.ndarray:
-        """All pictures as uint8 (n, image_size, image_size, 3): short side to size, then the middle square.
-
-        Bilinear, antialiased when it shrinks.
+    def array(self, image_size: int, progress: Progress | None = None, fit: str = "crop") -> np.ndarray:
+        """All pictures as uint8 (n, image_size, image_size, 3), made square as `fit_square` says.
 
         Args:
             progress: called as progress(done, total).
@@ -76,7 +74,7 @@ class Split:
         out = np.empty(shape, np.uint8)
 
         def visit(i, image):
-            out[i] = fit_square(image, image_size)
+            out[i] = fit_square(image, image_size, fit)
 
         failures = for_each_image(self._load, self._keys, visit, progress)
         if failures:

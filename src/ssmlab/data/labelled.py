@@ -113,9 +113,9 @@ def read_labelled(path: str, kind: str) -> LabelledData:
     elif kind == "dna":
         contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
     else:
-        documents, rate = read_wavs(path, files)
+        documents, rate, told = read_wavs(path, files)
         contents = [(d.id, d.id, d.tokens) for d in documents]
-        found.notes.append(f"{rate:,} samples per second, 8 bits by mu-law")
+        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *told]
     items = [
         Labelled(id, examples[name].label or "", examples[name].part, content, examples[name].group)
         for id, name, content in contents

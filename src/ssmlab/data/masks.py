@@ -4,12 +4,14 @@ Everything that is wrong is found before anything runs, and told at once by file
 without masks, masks without images, sizes that differ, values that stand for no class.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zipfile import is_zipfile
 
 import numpy as np
 
+from ssmlab.data.check import conversions
 from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.decode import Progress
 from ssmlab.data.files import FolderFiles, ZipFiles
@@ -73,6 +75,9 @@ class MaskData:
         sizes: (smallest, median, largest) of each axis, in pixels.
         spacing: of each axis, one for the whole set (see `target_spacing`); 1 where images do not say.
         measured: whether the images say how far their pixels are apart, in millimetres: NIfTI.
+        directions: towards where x, y, z of all volumes rise, such as "RAS", also of those stored otherwise; "" where
+            files do not say.
+        numbers: what stands for each class in a mask, where that is not just 0, 1 ...
         usual: the median size that the images have at that spacing.
         shares: the share of every class in the counted pixels of train.
         problems: empty unless opened with strict=False.
@@ -88,6 +93,8 @@ class MaskData:
     spacing: tuple[float, ...]
     measured: bool
     usual: tuple[int, ...]
+    directions: str
+    numbers: tuple[int, ...]
     shares: tuple[float, ...]
     train: MaskSplit
     val: MaskSplit
@@ -105,6 +112,8 @@ def open_masks(
     views: str = "",
     classes: tuple[str, ...] = (),
     colours: dict[str, object] | None = None,
+    values: str = "auto",
+    ignore: int | str = "auto",
     val_fraction: float = 0.1,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
@@ -121,13 +130,16 @@ def open_masks(
         images, masks, views: folders below the path, where their names do not say what they hold.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
+        values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
+            (see `mask_values.decide`).
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
     contents, store, checked = _looked_at(path, images, masks, views, progress)
     names, table = _meaning(contents, classes, colours or {})
-    rule, unknown, notes = decide([c.values for c in checked if c.values is not None], names, table)
+    known = [c.values for c in checked if c.values is not None]
+    rule, unknown, notes = decide(known, names, table, values=values, ignore=ignore)
     store.rule = rule
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
     good = [c for c in checked if not c.problems]
@@ -141,10 +153,12 @@ def open_masks(
         path=str(path),
         classes=rule.classes,
         **vars(_measures(good)),
+        directions=store.directions,
+        numbers=rule.numbers,
         shares=_shares(splits["train"], rule) if not problems else (),
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=[*contents.notes, *notes, *_twice(good, parts)],
+        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, parts)],
         problems=problems,
     )
 
@@ -181,7 +195,41 @@ def measure_masks(
 def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
     contents, files = _read(Path(path).expanduser(), images, masks, views)
     store = MaskStore(files)
-    return contents, store, store.check(contents.cases, progress)
+    checked = store.check(contents.cases, progress)
+    known = Counter(c.directions for c in checked if c.directions)
+    if len(known) > 1:  # the order is that of the counts, then of the names: the same on every machine
+        store.directions = min(known, key=lambda directions: (-known[directions], directions))
+        others = [c.id for c in checked if c.directions not in ("", store.directions)]
+        contents.notes.append(
+            f"{count(len(others), 'volume')} turned to {store.directions}, as the others are ({some(others)})"
+        )
+        unknown = [c.id for c in checked if not c.directions and len(c.size) == 3]
+        if unknown:
+            contents.notes.append(f"{count(len(unknown), 'volume')} without directions, as stored ({some(unknown)})")
+    for c in checked:
+        c.turn(store.directions)
+    store.directions = store.directions or next(iter(known), "")
+    return contents, store, checked
+
+
+def _about_files(checked: list[Checked]) -> list[str]:
+    """How files were read, where something of them is not used or not known."""
+    notes = conversions([c for c in checked if c.mode])
+    stacks = [c for c in checked if c.pages]
+    if stacks:
+        numbers = sorted({c.pages for c in stacks})
+        slices = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        notes.append(
+            f"{count(len(stacks), 'TIFF stack')} read as volumes of {slices} pages; how far slices and pixels lie "
+            f"apart is not known and counts as 1 ({some(c.id for c in stacks)})"
+        )
+    dark = [c.id for c in checked if c.dark]
+    if dark:
+        notes.append(
+            f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range, nearly black after conversion; "
+            f"scale the values to 0..65535 ({some(dark)})"
+        )
+    return notes
 
 
 def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles | ZipFiles | GeneratedFiles]:

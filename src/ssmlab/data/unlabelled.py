@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ssmlab.data.encoding import as_utf8, decode_text
 from ssmlab.data.fasta import SUFFIXES, parse_fasta, unpacked
 from ssmlab.data.text import Document, find_files
-from ssmlab.data.wav import mu_law, read_wav
+from ssmlab.data.wav import mu_law, read_wav, resampled
 from ssmlab.errors import DataError
 
 STDIN = "-"  # stands for standard input among the paths
@@ -28,8 +28,9 @@ class Reader:
     kind: "text", "dna" or "audio"; a FASTA file holds a sequence in every record, the others one each.
     encode: a text's tokens.
     length: tokens that are kept of a sequence, its first.
-    rate: samples per second that a sound must have; 0 for any.
+    rate: samples per second that the model learned from, to which sounds are resampled; 0 where it is not known.
     lines: whether every line of a text that is not blank is a sequence.
+    notes: what the user should know, filled by `read`.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Reader:
     length: int
     rate: int = 0
     lines: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def read(self, paths: Sequence[Path], stdin: Callable[[], bytes]) -> tuple[list[Document], list[str]]:
         """Sequences, by file and record or line, and what is wrong with the rest.
@@ -81,7 +83,8 @@ class Reader:
         if self.kind == "audio":
             samples, rate = read_wav(io.BytesIO(content))
             if self.rate and rate != self.rate:
-                raise ValueError(f"{rate:,} samples per second, the model learned from {self.rate:,}; resample it")
+                self.notes.append(f"{name}: resampled from {rate:,} to the model's {self.rate:,} samples per second")
+                samples = resampled(samples, rate, self.rate)
             return [Document(name, mu_law(samples))]
         text = decode_text(content)
         if not text.strip():

@@ -19,12 +19,14 @@ ANISOTROPIC = 3  # an axis whose voxels are so many times longer than those of t
 class Volume:
     """Voxels (slices, rows, columns), which is the file's x, y, z reversed, and their distances in millimetres.
 
-    affine: (4, 4), from the file's x, y, z to millimetres.
+    affine: (4, 4), from x, y, z of the voxels to millimetres.
+    directions: towards which x, y and z rise, such as "RAS" (right, anterior, superior); "" if the file does not say.
     """
 
     voxels: np.ndarray
     spacing: tuple[float, ...]
     affine: np.ndarray
+    directions: str = ""
 
     def distance(self, other: "Volume") -> float:
         """How far corners of this volume and of one of the same size are apart, in voxels of this one."""
@@ -32,6 +34,33 @@ class Volume:
         corners = np.array([[*corner, *[0] * (3 - len(last)), 1] for corner in product(*((0, n) for n in last))])
         apart = (corners @ (self.affine - other.affine).T)[:, :3]
         return float(np.linalg.norm(apart, axis=1).max() / min(self.spacing))
+
+    def turned(self, directions: str) -> "Volume":
+        """The same voxels with axes that rise towards these directions; itself where it does not know its own."""
+        if not directions or not self.directions or directions == self.directions:
+            return self
+        from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+        change = ornt_transform(axcodes2ornt(self.directions), axcodes2ornt(directions))
+        flat = self.voxels.ndim == 2
+        before = self.voxels.T[..., None] if flat else self.voxels.T
+        after = apply_orientation(before, change)
+        spacing = turned_sizes(self.spacing, self.directions, directions)
+        if flat:  # the axis of length 1 may have moved
+            after = after.squeeze(int(change[2, 0]))
+        affine = self.affine @ inv_ornt_aff(change, before.shape)
+        return Volume(np.ascontiguousarray(after.T), spacing, affine, directions)
+
+
+def turned_sizes(sizes: Sequence, before: str, after: str) -> tuple:
+    """Numbers of axes (slices, rows, columns), or (rows, columns), in their order after turning the axes."""
+    if not before or not after:
+        return tuple(sizes)
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    place = ornt_transform(axcodes2ornt(before), axcodes2ornt(after))[:, 0].astype(int)
+    moved = sorted(zip(place, reversed(sizes), strict=False))
+    return tuple(size for _, size in reversed(moved))
 
 
 def target_spacing(sizes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -104,4 +133,8 @@ def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
     spacing = tuple(float(f"{size:.6g}") for size in image.header.get_zooms()[: voxels.ndim])
     if not all(0 < size < np.inf for size in spacing):
         raise UnreadableImage(f"distances of voxels are {spacing}; expected numbers above 0")
-    return Volume(np.ascontiguousarray(voxels.T), spacing[::-1], np.asarray(image.affine, np.float64))
+    affine, header = np.asarray(image.affine, np.float64), image.header
+    known = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    codes = nibabel.aff2axcodes(affine) if known else (None,)
+    directions = "" if None in codes else "".join(codes)
+    return Volume(np.ascontiguousarray(voxels.T), spacing[::-1], affine, directions)

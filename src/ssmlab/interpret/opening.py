@@ -31,7 +31,7 @@ class Opened:
 
     title: what people call it. origin: where its weights come from, in words.
     task: classes, mean and std; `prepare` makes of uint8 images what the model reads.
-    image_size: side of the images.
+    image_size: side of the images. fit: how they become square.
     """
 
     title: str
@@ -40,6 +40,7 @@ class Opened:
     task: Classify
     image_size: int
     device: str
+    fit: str = "crop"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ def open_model(
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
-        image_size=classifier.image_size, device=classifier.placement.device,
+        image_size=classifier.image_size, fit=classifier.fit, device=classifier.placement.device,
     )  # fmt: skip
     return opened, why
 
@@ -150,12 +151,12 @@ def _some(classes: Sequence[str]) -> str:
     return names if len(classes) <= 8 else f"{len(classes):,}: {names}, ..."
 
 
-def read_pictures(files: Sequence[Path], size: int) -> tuple[list[Path], np.ndarray, list[str]]:
+def read_pictures(files: Sequence[Path], size: int, fit: str = "crop") -> tuple[list[Path], np.ndarray, list[str]]:
     """The files that could be read, their pictures (n, size, size, 3) uint8, and what is wrong with the others."""
     readable, pictures, problems = [], [], []
     for file in files:
         try:
-            pictures.append(np.asarray(fit_square(decode(file.read_bytes()), size)))
+            pictures.append(np.asarray(fit_square(decode(file.read_bytes()), size, fit)))
             readable.append(file)
         except (OSError, UnreadableImage) as error:
             problems.append(f"{file}: cannot be read ({error}); replace the file")

@@ -1,11 +1,14 @@
 """The number by which the models of a run are compared, and the words for it."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ssmlab.reports import formats
+from ssmlab.reports.intervals import Interval
 from ssmlab.reports.record import Record
 
+FEWEST = 6  # independent cases: under no difference, a paired bootstrap of five leaves zero out in 18 % of comparisons
 UNITS = ("byte", "base", "sample")
 # what the test part counts, by task: one, many
 ITEMS = {
@@ -82,6 +85,32 @@ def deciding(records: Iterable[Record]) -> Deciding:
     if "dice" in found:
         return DICE
     return next((_bits(unit) for unit in UNITS if f"bits_per_{unit}" in found), ACCURACY)
+
+
+def too_few(cases: int | None, many: str) -> str:
+    """Why so many test cases carry no verdict: "2 test images; at least 6 are needed", or nothing where they do."""
+    if cases is None or cases >= FEWEST:
+        return ""
+    return f"{cases} test {many if cases != 1 else many.removesuffix('s')}; at least {FEWEST} are needed"
+
+
+def undecided(difference: Interval, gap: Callable[[float], str]) -> str:
+    """Why a difference names no winner, nothing where it does. This rule is that of every task and page.
+
+    What is smaller than the printed digits is no difference, and an interval that begins there includes zero.
+
+    Args:
+        difference: of the better minus the worse, positive, with its 95 % interval.
+        gap: a difference as it is printed.
+    """
+    nothing = gap(0.0)
+    if math.isnan(difference.low):
+        return "the margin has no interval"
+    if gap(difference.value) == nothing:
+        return "the difference is smaller than what is printed"
+    if difference.low <= 0 or gap(difference.low) == nothing:
+        return f"the 95 % interval {gap(difference.low)} to {gap(difference.high)} includes zero"
+    return ""
 
 
 def items(task: str | None) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from ssmlab.reports import formats
-from ssmlab.reports.deciding import in_passes, passed
+from ssmlab.reports.deciding import FEWEST, in_passes, passed
 from ssmlab.reports.markup import Html, el
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
@@ -88,8 +88,8 @@ def _margin_method(run: Run) -> list[tuple[str, str]]:
     many = "rows" if run.task in _ROWS else run.items[1]
     how = (
         f"{run.deciding.name.capitalize()} of one model minus that of the other on the same {many}, with the 95 % "
-        f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. The winner is "
-        "clear when it excludes zero. "
+        f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. A winner "
+        f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {many}. "
     )
     if not several:
         how += "It covers this test part, not the luck of the seed: for that, run several seeds. "

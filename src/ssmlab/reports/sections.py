@@ -12,10 +12,13 @@ from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
-from ssmlab.reports.tables import Cell, Table
+from ssmlab.reports.table_html import MOST_COLUMNS, to_html
+from ssmlab.reports.tables import Table
 from ssmlab.reports.verdict import Winner
 
 _LARGEST_MATRIX = 25
+PER_CLASS = (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))
+MOST_WITH_THREE = 3  # models whose three measures a class fit side by side
 _LARGEST_IMAGE = 2_000_000
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _PRICES = (
@@ -114,45 +117,18 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
     return el(
         "section",
         boxes,
-        class_="top" if side is not None and len(table.columns) < 5 else "top single",
+        class_="top" if side is not None and len(table.columns) <= MOST_COLUMNS else "top single",
         id="comparison",
         aria_label="Comparison",
     )
 
 
 def _comparison(table: Table) -> Html:
-    columns = [el("th", named(i, title), scope="col") for i, title in enumerate(table.columns)]
-    rows, group = [], None
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            rows.append(el("tr", el("th", group, scope="colgroup", colspan=len(table.columns) + 1), class_="group"))
-        rows.append(
-            el(
-                "tr",
-                el("th", row.label, scope="row", title=row.help or None),
-                [_cell(cell) for cell in row.cells],
-            )
-        )
-    marks = ("● marks the best of a row; brackets hold 95 % intervals, parentheses the range.",) if table.marked else ()
-    notes = " ".join((*table.notes, *marks))
-    content = el(
-        "table",
-        el("caption", notes) if notes else None,
-        el(
-            "thead",
-            el("tr", el("th", el("span", "Measure", class_="sr"), scope="col", class_="left"), columns),
-        ),
-        el("tbody", rows),
-        class_="comparison wide" + " stacked" * (len(columns) > 2) + " undecided" * (not table.decided),
+    marks = (
+        ("● marks the best of a measure; brackets hold 95 % intervals, parentheses the range.",) if table.marked else ()
     )
-    return _scroll(content, "Comparison of the models")
-
-
-def _cell(cell: Cell) -> Html:
-    best = el("span", " (best)", class_="sr") if cell.best else None
-    value = el("span", cell.value, best, class_="best" if cell.best else None)
-    return el("td", el("div", value, " ", el("span", cell.detail, class_="detail") if cell.detail else None))
+    names = [named(i, title) for i, title in enumerate(table.columns)]
+    return to_html(table, names, caption=" ".join((*table.notes, *marks)))
 
 
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
@@ -164,7 +140,7 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     interval = (
         f"95 % interval {decides.gap(low)} to {decides.gap(high)}" if known else "no interval: predictions missing"
     )
-    conclusion = "The interval excludes zero." if verdict.clear else "The interval includes zero: no clear winner."
+    conclusion = "The interval excludes zero." if verdict.clear else f"{verdict.headline}: {verdict.reason}."
     prices = []
     for metric, name in _PRICES:
         a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
@@ -267,18 +243,19 @@ def _depth(share: float) -> str | None:
 
 
 def per_class(run: Run) -> Html | None:
-    """Precision, recall and F1 of every class, side by side for the models."""
+    """Precision, recall and F1 of every class, side by side for the models; of more than three models F1 alone."""
     labels = [m for m in run.labels if any(run.final(m, "f1", name) is not None for name in run.classes)]
     if not labels:
         return None
+    shown = PER_CLASS if len(labels) <= MOST_WITH_THREE else PER_CLASS[-1:]
     above = [
-        el("th", named(run.labels.index(m), run.titles[m]), scope="colgroup", colspan=3, class_="first left")
+        el("th", named(run.labels.index(m), run.titles[m]), scope="colgroup", colspan=len(shown), class_="first left")
         for m in labels
     ]
     below = [
-        el("th", name, scope="col", class_="first" if name == "Precision" else None)
+        el("th", name, scope="col", class_="first" if name == shown[0][1] else None)
         for _ in labels
-        for name in ("Precision", "Recall", "F1")
+        for _, name in shown
     ]
     left = [
         el("th", "Class", scope="col", rowspan=2, class_="left"),
@@ -287,28 +264,34 @@ def per_class(run: Run) -> Html | None:
     table = el(
         "table",
         el("thead", el("tr", left, above), el("tr", below)),
-        el("tbody", [_class_row(run, labels, name, name) for name in run.classes]),
-        el("tfoot", [_class_row(run, labels, name, f"{name} average") for name in ("macro", "weighted")]),
-        class_="wide",
+        el("tbody", [_class_row(run, labels, shown, name, name) for name in run.classes]),
+        el("tfoot", [_class_row(run, labels, shown, name, f"{name} average") for name in ("macro", "weighted")]),
+        class_="wide classes cards",
     )
     lede = "The bar under F1 is its value, the better of a row is bold. "
+    if shown != PER_CLASS:
+        lede += "Precision and recall are in records.jsonl. "
     lede += " ".join(text for label in labels if (text := _hardest(run, label)))
     box = _scroll(table, "Measures per class", tall=len(run.classes) > _LARGEST_MATRIX)
     return join([el("p", lede, class_="lede"), el("div", box, class_="card")])
 
 
-def _class_row(run: Run, labels: list[str], name: str, shown: str) -> Html:
+def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: str) -> Html:
     scores = [run.final(m, "f1", name) for m in labels]
     best = max((score for score in scores if score is not None), default=None)
     support = next((v for m in labels if (v := run.final(m, "support", name)) is not None), None)
-    cells = [el("td", formats.UNKNOWN if support is None else formats.whole(support))]
+    number = formats.UNKNOWN if support is None else formats.whole(support)
+    cells = [el("td", number, data_label=run.items[1].capitalize())]
     for label, f1 in zip(labels, scores, strict=True):
-        precision, recall = (run.final(label, metric, name) for metric in ("precision", "recall"))
-        cells.append(el("td", _percent(precision), class_="first"))
-        cells.append(el("td", _percent(recall)))
-        bar = None if f1 is None else f"{_shade(run.labels.index(label))};--share:{100 * f1:.1f}%"
-        lead = " lead" if f1 is not None and f1 == best and len(set(scores)) > 1 else ""
-        cells.append(el("td", _percent(f1), class_="bar" + lead, style=bar))
+        for metric, title in measures:
+            first = "first" if metric == measures[0][0] else ""
+            said, style = _percent(run.final(label, metric, name)), None
+            if metric == "f1":
+                style = None if f1 is None else f"{_shade(run.labels.index(label))};--share:{100 * f1:.1f}%"
+                first += " bar" + (" lead" if f1 is not None and f1 == best and len(set(scores)) > 1 else "")
+            cells.append(
+                el("td", said, class_=first.strip() or None, style=style, data_label=f"{run.titles[label]}, {title}")
+            )
     return el("tr", el("th", shown, scope="row"), cells)
 
 

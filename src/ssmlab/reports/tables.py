@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssmlab.reports import formats
-from ssmlab.reports.deciding import UNITS, deciding, in_passes, task_of
+from ssmlab.reports.deciding import UNITS, deciding, in_passes, task_of, too_few
 from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
@@ -71,6 +71,7 @@ class _Measure:
     part: str | None = None
 
 
+PROCESS = "process"  # the class of a peak of memory that is not the model's alone
 _QUALITY, _COST = "Quality, test part", "Cost"
 _MEASURES = (
     _Measure("accuracy", "Accuracy", _QUALITY, 1, formats.percent, help="share classified correctly"),
@@ -121,6 +122,7 @@ _MEASURES = (
     _Measure("pretraining_seconds", "Pretraining time", _COST, -1, formats.seconds, help="once, shared by strategies"),
     _Measure("test_seconds", "Testing time", _COST, -1, formats.seconds),
     _Measure("peak_memory", "Peak memory", _COST, -1, formats.size),
+    _Measure("peak_memory", "Peak memory, process", _COST, 0, formats.size, PROCESS, help="the whole process's"),
 )
 _FRACTIONS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "roc_auc")
 _SHARES = ("dice", "total_dice", "iou", "precision", "recall", "surface_dice")
@@ -133,7 +135,8 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
 
     With one seed, the accuracy carries its Wilson interval; with several, quality is the mean with Student's t interval
     over seeds and cost the plain mean. The measure that decides comes first. The best value of a row is marked unless
-    all values print alike, or no model can be better, as where lengths are compared.
+    all values print alike, or no model can be better, as where lengths are compared or where the test part has fewer
+    than six cases.
 
     Args:
         records: of the run; curves (with a step) are left out, and of repeated records the last one counts.
@@ -143,6 +146,9 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     values = final_records(records)
     metric, task = deciding(records).metric, task_of(records)
     measures = sorted((_for_task(measure, task) for measure in _MEASURES), key=lambda m: m.metric != metric)
+    fewest = min((r.n for label in titles for r in values.get((label, metric, None), {}).values() if r.n), default=None)
+    if too_few(fewest, ""):  # then nothing of the quality is the best
+        measures = [replace(m, better=0) if m.group == _QUALITY else m for m in measures]
     rows = [_row(measure, list(titles), values) for measure in measures]
     decided = any((label, metric, None) in values for label in titles)
     seeds = {len(values.get((label, metric, None), {})) for label in titles}
@@ -210,7 +216,8 @@ def _best(measure: _Measure, means: list[float], cells: list[Cell]) -> set[int]:
 
 def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) -> Cell:
     if not found:
-        return Cell(formats.UNKNOWN)
+        scans = measure.metric == "tokens" and values.get((label, "scan_macs", None))
+        return Cell("not counted" if scans and any(r.value for r in scans.values()) else formats.UNKNOWN)
     numbers = [record.value for record in found]
     mean = float(np.mean(numbers))
     detail = ""

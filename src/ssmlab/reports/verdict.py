@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.reports.deciding import Deciding, deciding, items, task_of
+from ssmlab.reports.deciding import Deciding, deciding, items, task_of, too_few, undecided
 from ssmlab.reports.formats import listing, plural
 from ssmlab.reports.intervals import Interval, mean_interval, paired_bootstrap_difference, wilson
 from ssmlab.reports.record import Record
@@ -17,13 +17,14 @@ class Winner:
     """The answer of a run.
 
     Args:
-        kind: "clear" (the interval of the difference excludes zero), "unclear", "single" (one model only),
-            "partial" (a model has no result yet) or "none" (no model has).
+        kind: "clear" (see `deciding.undecided`), "unclear", "single" (one model only), "partial" (a model has no
+            result yet) or "none" (no model has).
         headline, detail: the two halves of the sentence.
         leader, runner_up: labels of the best model and of the next best, None where there is none.
         difference: by how much the leader is better than the runner-up in the deciding metric, with its 95 % interval;
             the bounds are nan where neither the records nor the predictions give them.
         n, seeds: test images, and seeds that the accuracy is a mean over.
+        reason: why no winner is named, where two models could be compared.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Winner:
     difference: Interval | None = None
     n: int | None = None
     seeds: int = 1
+    reason: str = ""
 
     @property
     def sentence(self) -> str:
@@ -75,45 +77,41 @@ def winner(
     if len(ranking) == 1:
         return Winner("single", titles[leader], _alone(measured[leader], metric, many), **facts)
     facts["runner_up"] = ranking[1]
-    facts["difference"] = _difference(records, predictions or {}, measured, leader, ranking[1], metric)
-    return _compared(titles, measured, len(ranking), facts, metric, many)
+    facts["difference"], cases = _difference(records, predictions or {}, measured, leader, ranking[1], metric)
+    # Where the interval is over something else than what the metric counts, such as rows of tokens, that is the case.
+    few = too_few(cases or facts["n"], many if cases in (None, facts["n"]) else "rows")
+    return _compared(titles, measured, len(ranking), facts, metric, many, few)
 
 
-def _compared(titles: dict[str, str], measured: dict, models: int, facts: dict, metric: Deciding, many: str) -> Winner:
+def _compared(titles, measured, models: int, facts: dict, metric: Deciding, many: str, few: str) -> Winner:
     leader, second, difference = facts["leader"], facts["runner_up"], facts["difference"]
     basis = f"on {facts['n']:,} test {many}" if facts["n"] else f"on the test {many}"
-    if facts["seeds"] > 1:
-        basis += f", mean of {facts['seeds']} seeds"
+    basis += f", mean of {facts['seeds']} seeds" if facts["seeds"] > 1 else ", one seed trained"
     first_text, second_text = _accuracy(measured[leader], metric), _accuracy(measured[second], metric)
     a, b = titles[leader], titles[second] + ("" if models == 2 else f", the next of {models}")
-    if math.isnan(difference.low):
-        return Winner(
-            "unclear",
-            "No clear winner",
-            f"{a} reaches {first_text} and {b}, {second_text} {basis}, but without the predictions of both the "
-            "margin has no interval.",
-            **facts,
-        )
+    if few:
+        detail = f"{few}. {a} reaches {first_text} and {b}, {second_text} {basis}."
+        return Winner("unclear", "No verdict", detail, reason=few, **facts)
+    reason = undecided(difference, metric.gap)
     interval = f"95 % interval {metric.gap(difference.low)} to {metric.gap(difference.high)}"
     ahead = metric.gap(difference.value).lstrip("+")
-    if difference.low > 0:
+    if not reason:
         margin = f"{ahead if metric.better else metric.gap(difference.value)} {metric.unit}{metric.better}"
         detail = f"{first_text} against {second_text} for {b}, {basis}; {margin}"
         return Winner("clear", f"{a} wins", f"{detail} ({interval}).", **facts)
-    if difference.value == 0:
-        return Winner(
-            "unclear",
-            "No clear winner",
-            f"{a} and {b} both reach {first_text} {basis} (difference {metric.gap(0.0)} {metric.unit}, {interval}).",
-            **facts,
+    if math.isnan(difference.low):
+        detail = (
+            f"{a} reaches {first_text} and {b}, {second_text} {basis}, but without the predictions of both the margin "
+            "has no interval."
         )
-    return Winner(
-        "unclear",
-        "No clear winner",
-        f"{a} is {ahead} {metric.unit} ahead of {b} ({first_text} against {second_text} "
-        f"{basis}), but the {interval} includes zero.",
-        **facts,
-    )
+    elif metric.gap(difference.value) == metric.gap(0.0):
+        both = f"both reach {first_text}" if first_text == second_text else f"reach {first_text} and {second_text}"
+        detail = f"{a} and {b} {both} {basis} (difference {metric.gap(0.0)} {metric.unit}, {interval})."
+    else:
+        detail = (
+            f"{a} is {ahead} {metric.unit} ahead of {b} ({first_text} against {second_text} {basis}), but {reason}."
+        )
+    return Winner("unclear", "No clear winner", detail, reason=reason, **facts)
 
 
 def _accuracies(records: list[Record], label: str, metric: Deciding) -> dict[int | None, Record]:
@@ -159,7 +157,8 @@ def _alone(values: dict[int | None, Record], metric: Deciding, many: str) -> str
     return f"classifies {metric.text(mean)}{images} correctly {interval}."
 
 
-def _difference(records, predictions, measured, a: str, b: str, metric: Deciding) -> Interval:
+def _difference(records, predictions, measured, a: str, b: str, metric: Deciding) -> tuple[Interval, int | None]:
+    """By how much `a` is better, and over how many independent cases that was resampled, where that is known."""
     value = metric.sign * (_mean(measured[a]) - _mean(measured[b]))
     for name, sign in ((f"{a} - {b}", metric.sign), (f"{b} - {a}", -metric.sign)):
         rows = [
@@ -172,11 +171,11 @@ def _difference(records, predictions, measured, a: str, b: str, metric: Deciding
             last = pooled[-1] if len({r.seed for r in pooled}) == 1 else None
             if last is not None:
                 low, high = sorted(sign * bound for bound in last.spread)
-                return Interval(sign * last.value, low, high)
+                return Interval(sign * last.value, low, high), last.n
     pairs = _paired(predictions.get(a, {}), predictions.get(b, {}))
     if pairs is None:
-        return Interval(value, math.nan, math.nan)
-    return paired_bootstrap_difference(*pairs)
+        return Interval(value, math.nan, math.nan), None
+    return paired_bootstrap_difference(*pairs), len(pairs[0][0])
 
 
 def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):

@@ -238,15 +238,15 @@ class Evaluation:
         built.network.eval().requires_grad_(False)
         how = member.subject.preprocess if member.subject.folder else built.network.default_cfg
         crop = float((how or {}).get("crop_pct") or 1.0)
-        return built, self.images(built.image_size, crop)
+        return built, self.images(built.image_size, crop, built.fit)
 
-    def images(self, size: int, crop: float = 1.0):
-        if self._held[0] != (size, crop):
+    def images(self, size: int, crop: float = 1.0, fit: str = "crop"):
+        if self._held[0] != (size, crop, fit):
             self._held = (None, None)  # two sizes at once may not fit into memory
             self.progress.start("reading images", len(self.sample.ids))
             try:
-                read = self.sample.read(size, crop, lambda done, _: self.progress.update(done))
+                read = self.sample.read(size, crop, lambda done, _: self.progress.update(done), fit)
             finally:
                 self.progress.stop()
-            self._held = ((size, crop), read)
+            self._held = ((size, crop, fit), read)
         return self._held[1]

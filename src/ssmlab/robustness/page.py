@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ssmlab.reports import formats
+from ssmlab.reports.deciding import too_few, undecided
 from ssmlab.reports.intervals import Interval, ratio_difference
 from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
+from ssmlab.reports.table_html import to_html
 from ssmlab.reports.tables import Table
 from ssmlab.robustness import grid, table
 from ssmlab.robustness.conditions import Condition
@@ -110,11 +112,13 @@ class Result:
         margin = self._margin(order[0], order[1])
         if margin is None:
             return f"{first}, then {second}", ""
+        if few := too_few(len(self.sample.ids), "images"):
+            return f"No verdict: {few}", f"{first}, then {second}"
         bounds = f"{formats.points(margin.low)} to {formats.points(margin.high)}"
-        if margin.low <= 0:
+        if reason := undecided(margin, formats.points):
             return (
                 f"No clear lead: {first}, then {second}",
-                f"difference {formats.points(margin.value)} points, {bounds}",
+                f"difference {formats.points(margin.value)} points, {bounds}: {reason}",
             )
         return f"{first}, then {second}", f"{formats.points(margin.value)} points, {bounds} (95 %)"
 
@@ -153,18 +157,15 @@ def write_result(result: Result) -> Path:
 
 def _tiles(result: Result) -> list[tuple[str, np.ndarray]]:
     """The first image of the sample under every condition but attacks."""
+    from ssmlab.data.decode import fit_square
+
     size = max((m.subject.preprocess["image_size"] for m in result.members if m.subject.preprocess), default=224)
-    image = np.asarray(_first(result.sample, size))
+    fit = next((m.subject.preprocess.get("fit", "crop") for m in result.members if m.subject.preprocess), "crop")
+    image = np.asarray(fit_square(result.sample.splits[0].image(0), size, fit))
     severities = sorted({c.severity for c in result.conditions if isinstance(c, Condition)} - {0})
     shown = {0, min(severities, key=lambda severity: abs(severity - 3))}  # of several, the middle one
     conditions = [c for c in result.conditions if isinstance(c, Condition) and c.severity in shown]
     return grid.tiles(image, int(result.sample.keys[0]), conditions, result.settings["seed"])
-
-
-def _first(sample: Sample, size: int):
-    from ssmlab.data.decode import fit_square
-
-    return fit_square(sample.splits[0].image(0), size)
 
 
 def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tuple[str, np.ndarray]]) -> str:
@@ -179,7 +180,11 @@ def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tu
             el("h1", "How models hold when images change"),
             el("p", el("strong", headline), f"; {detail}." if detail else ".", class_="answer"),
         ),
-        el("section", el("div", table.to_html(result.summary, names), class_="card"), class_="top single"),
+        el(
+            "section",
+            el("div", to_html(result.summary, names, caption=table.LEGEND), class_="card"),
+            class_="top single",
+        ),
         el("section", el("h2", "Best and worst"), el("div", [figure(p) for p in panels], class_="grid")),
         el("section", el("h2", "By transformation"), *_details(tables, names)),
         el("section", el("h2", "What the transformations do"), el("div", grid.to_html(shown), class_="card")),
@@ -193,9 +198,9 @@ def page(result: Result, tables: list[Table], panels: list[Plot], shown: list[tu
 def _details(tables: list[Table], names: list[Html]) -> list[Html]:
     """The first table open, the others below their headings."""
     first, *rest = tables
-    made = [el("div", table.to_html(first, names), class_="card")]
+    made = [el("div", to_html(first, names, caption=table.LEGEND, what=first.rows[0].group), class_="card")]
     for each in rest:
-        content = el("div", table.to_html(each, names, legend=""), class_="card")
+        content = el("div", to_html(each, names, what=each.rows[0].group), class_="card")
         made.append(el("details", el("summary", each.rows[0].group), content))
     return made
 

@@ -40,8 +40,10 @@ class Sample:
         lines = [f"{id_}\t{self.classes[label]}" for id_, label in zip(self.ids, self.labels, strict=True)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def read(self, size: int, crop: float, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """uint8 (n, size, size, 3): short side to size / crop, the middle square of it.
+    def read(
+        self, size: int, crop: float, progress: Callable[[int, int], None] | None = None, fit: str = "crop"
+    ) -> np.ndarray:
+        """uint8 (n, size, size, 3): a square of size / crop, made as `fit_square` says, and the middle of it.
 
         Raises:
             DataError: pictures that cannot be read, or not enough memory.
@@ -52,7 +54,7 @@ class Sample:
         done, found = 0, []
         for split in self.splits:
             tell = (lambda n, _, before=done: progress(before + n, len(self.ids))) if progress else None
-            found.append(split.array(whole, progress=tell)[:, middle, middle])
+            found.append(split.array(whole, tell, fit)[:, middle, middle])
             done += len(split)
         return np.concatenate(found)
 

@@ -6,14 +6,13 @@ import numpy as np
 
 from ssmlab.reports import formats
 from ssmlab.reports.intervals import mean_interval
-from ssmlab.reports.markup import Html, el, words
 from ssmlab.reports.record import Record
 from ssmlab.reports.tables import Cell, Row, Table
 from ssmlab.robustness.scores import ORIGINAL
 
 LEGEND = (
-    "● marks the best of a row. Brackets hold 95 % intervals: over images by bootstrap; with several seeds Student's t "
-    "over seeds."
+    "● marks the best of a measure. Brackets hold 95 % intervals: over images by bootstrap; with several seeds "
+    "Student's t over seeds."
 )
 SUMMARY = "All transformations"
 # metric, heading of its table, better, format
@@ -105,23 +104,3 @@ def _cell(records: list[Record], form: Callable[[float], str]) -> Cell:
         low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
     bounds = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
     return Cell(form(value), bounds)
-
-
-def to_html(table: Table, names: list[Html], *, legend: str = LEGEND) -> Html:
-    """A table in the style of the reports; `names` heads the columns."""
-    heading = el("th", table.rows[0].group, scope="col", class_="left")
-    body = [el("tr", el("th", row.label, scope="row"), [_html_cell(cell) for cell in row.cells]) for row in table.rows]
-    content = el(
-        "table",
-        el("caption", legend) if legend else None,
-        el("thead", el("tr", heading, [el("th", name, scope="col") for name in names])),
-        el("tbody", body),
-        class_="wide",
-    )
-    return el("div", content, class_="scroll", tabindex="0", role="region", aria_label=table.rows[0].group)
-
-
-def _html_cell(cell: Cell) -> Html:
-    best = el("span", " (best)", class_="sr") if cell.best else None
-    value = el("span", words(cell.value), best, class_="best" if cell.best else None)
-    return el("td", value, " ", el("span", cell.detail, class_="detail") if cell.detail else None)

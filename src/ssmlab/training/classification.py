@@ -79,6 +79,7 @@ class Classification(Work):
         config = self.recipe.evaluation
         preprocess = {
             "image_size": self.recipe.data.image_size,
+            "fit": self.recipe.data.fit,
             "mean": list(task.mean),
             "std": list(task.std),
             "classes": list(task.classes),

@@ -47,6 +47,7 @@ class Images(Kind):
             return None
         size = known["image_size"] if known else options.image_size or 32
         table = {"path": options.data, "image_size": size, "limit": options.limit, "labels": options.labels}
+        table["fit"] = (known or {}).get("fit", "crop")
         self.recipe = Recipe.model_validate(
             {
                 "data": table | ({"group": options.group} if options.group else {}),
@@ -96,7 +97,7 @@ class Images(Kind):
     def save(self, network: nn.Module, folder: Path) -> None:
         task = self.task
         how = self.subject.preprocess or {
-            "image_size": self.dense.image_size, "mean": list(task.mean), "std": list(task.std),
+            "image_size": self.dense.image_size, "fit": self.dense.fit, "mean": list(task.mean), "std": list(task.std),
             "classes": list(task.classes), "channels": 3,
         }  # fmt: skip
         save_model(network, folder, how)

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.reports import formats, theme
+from ssmlab.reports.deciding import too_few
 from ssmlab.reports.markup import Html, definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
+from ssmlab.reports.table_html import to_html
 from ssmlab.reports.tables import Cell, Row, Table
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.compare.subjects import Subject
-from ssmlab.training.compare.table import to_html, to_markdown
+from ssmlab.training.compare.table import LEGEND, to_markdown
 from ssmlab.training.compress import AFTER, BEFORE, DENSE, write_mark
 from ssmlab.training.compress_kinds import Terms
 from ssmlab.training.environment import Stamp
@@ -104,6 +106,8 @@ class Result:
         if record is None:
             least = min(self.labels[1:], key=self.cost)
             return f"{least} has {formats.percent(self.cost(least) / dense)} of the dense model's multiply-accumulates"
+        if few := too_few(record.n, f"{terms.item}s"):
+            return f"No verdict: {few}"
         found = {label: self.found[label, terms.decides, when].value for label in self.labels}
         low, high = record.spread or (record.value, record.value)
         bound = low if terms.higher else high
@@ -288,7 +292,7 @@ def page(result: Result, plots: list[Plot]) -> str:
             el("h1", f"{result.subject.title}, factorised"),
             el("p", el("strong", result.answer), ".", class_="answer"),
         ),
-        el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
+        el("section", el("div", to_html(result.table, names, caption=LEGEND), class_="card"), class_="top single"),
         el("section", el("h2", "By rank"), el("div", [figure(plot) for plot in plots], class_="grid")),
         el("section", el("h2", "Layers"), el("div", _layers(result), class_="card")),
         el("section", el("h2", "How these numbers were made"), el("div", definitions(method(result)), class_="card")),

@@ -57,7 +57,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
     positive = recipe.evaluation.positive
     if positive and positive not in data.classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
-    report = _check(data, progress)
+    report = _check(data, progress, config.fit)
     parts = {name: _read(data, name, config, progress) for name in PARTS}
     mean, std = channel_statistics(parts["train"].images)
     describe = {
@@ -67,24 +67,28 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "classes": list(data.classes),
         "split_hash": data.split_hash,
         "image_size": config.image_size,
+        "fit": config.fit,
         "notes": [
             *report.notes,
             *report.warnings,
+            *([report.shapes] if report.shapes else []),
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
     return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
 
 
-def _check(data: ImageData, progress: Progress) -> CheckReport:
+def _check(data: ImageData, progress: Progress, fit: str) -> CheckReport:
     """Decode everything once, so that all damaged files and all images in two parts are told before training."""
     progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
     try:
-        report = check_images(data, progress=lambda done, total: progress.update(done))
+        report = check_images(data, progress=lambda done, total: progress.update(done), fit=fit)
     finally:
         progress.stop()
     for warning in report.warnings:
         progress.say(f"warning: {warning}")
+    if report.shapes:
+        progress.say(f"note: {report.shapes}")
     return report
 
 
@@ -94,7 +98,7 @@ def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
         split = split.take(spread_over_classes(split.labels, config.limit, config.split_seed))
     progress.start(f"reading {name}", len(split))
     try:
-        images = split.array(config.image_size, progress=lambda done, total: progress.update(done))
+        images = split.array(config.image_size, lambda done, total: progress.update(done), config.fit)
     finally:
         progress.stop()
     return Part(images, np.asarray(split.labels), list(split.ids))

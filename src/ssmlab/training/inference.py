@@ -102,11 +102,12 @@ class Classifier:
         network, preprocess = load_model(folder)
         if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
             raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
+        self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device)
         try:
             self.classes = tuple(preprocess["classes"])
-            self.image_size = int(preprocess["image_size"])
+            self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
             self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
@@ -125,7 +126,9 @@ class Classifier:
         pictures: dict[int, np.ndarray] = {}
 
         def keep(i, picture):
-            pictures[i] = np.asarray(fit_square(picture, self.image_size))
+            if picture.info["frames"] > 1:
+                self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
+            pictures[i] = np.asarray(fit_square(picture, self.image_size, self.fit))
 
         failures = for_each_image(_load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]

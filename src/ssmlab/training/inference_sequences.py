@@ -37,6 +37,7 @@ class SequenceInference:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         if len(self.classes) != network.head.out_features:
             raise ModelError(f"{folder} names {len(self.classes)} classes and tells {network.head.out_features} apart")
+        self.notes: list[str] = []
         self._encode: Callable = list
         if self.kind == "text":
             self._encode = find_tokenizer(folder, network.config.vocab_size).encode
@@ -44,9 +45,14 @@ class SequenceInference:
     def read(
         self, paths: list[Path], stdin: Callable[[], bytes], *, lines: bool = False
     ) -> tuple[list[Document], list[str]]:
-        """Tokens of files, of folders and of standard input ("-"), and what is wrong with the rest."""
+        """Tokens of files, of folders and of standard input ("-"), and what is wrong with the rest.
+
+        What the user should know is in `notes` after it.
+        """
         reader = Reader(kind=self.kind, encode=self._encode, length=self._length, rate=self._rate, lines=lines)
-        return reader.read(paths, stdin)
+        found = reader.read(paths, stdin)
+        self.notes = reader.notes
+        return found
 
     def classify(
         self, documents: list[Document], batch_size: int = 32, progress: Progress | None = None

@@ -77,6 +77,7 @@ class MisclassifiedWork(Classification):
         wanted = {
             "models.*.name": (network.registry_name, model.name),
             "data.image_size": (preprocess["image_size"], self.recipe.data.image_size),
+            "data.fit": (preprocess.get("fit", "crop"), self.recipe.data.fit),
             "data.path": (list(preprocess["classes"]), list(self.data.classes)),
         }
         for key, (there, here) in wanted.items():

@@ -135,6 +135,7 @@ class RobustnessWork(Work):
             )
         return {
             "image_size": self.recipe.data.image_size,
+            "fit": self.recipe.data.fit,
             "mean": list(known["mean"]),
             "std": list(known["std"]),
             "classes": classes,

@@ -42,6 +42,7 @@ def load_named(recipe: RobustnessRecipe, progress: Progress | None = None) -> Na
         "classes": list(data.classes),
         "split_hash": data.split_hash,
         "image_size": config.image_size,
+        "fit": config.fit,
         "notes": [*data.notes, *data.warnings],
     }
     return Named(data, describe)

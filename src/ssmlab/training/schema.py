@@ -43,6 +43,9 @@ class DataConfig(Table):
 
     path: str = ""
     image_size: int = Field(32, ge=8, le=1024)
+    fit: Literal["crop", "pad", "stretch"] = (
+        "crop"  # to a square: its middle, all of it on black, or all of it distorted
+    )
     group: str = ""  # a column whose images stay on one side of the split, e.g. the patient
     labels: Literal["fine", "coarse"] = "fine"  # of CIFAR-100: 100 classes, or 20 superclasses
     val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part

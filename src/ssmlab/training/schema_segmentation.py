@@ -22,6 +22,8 @@ class SegmentationData(Table):
     views: str = ""  # likewise of the fields of view, outside of which nothing counts
     classes: list[str] = Field([])  # names in the order of the labels; two, or as the data say, where not given
     colours: dict[str, Any] = Field({})  # class = grey value, "#rrggbb" or [r, g, b]; ignore = what is not counted
+    values: Literal["auto", "labels", "instances", "grey"] = "auto"  # what numbers in masks mean; found out by auto
+    ignore: int | Literal["auto", "none"] = "auto"  # the label that is not counted; auto: 255 next to small numbers
     normalise: Literal["auto", "set", "image"] = "auto"  # by the training images, or each by itself (volumes)
     val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of all, where the data come without a test part

@@ -247,6 +247,8 @@ class SegmentationWork(Work):
             "std": list(data.std),
             "patch_size": list(self.plan.patch_size),
             "spacing": list(self._spacing(data)),
+            "directions": data.found.directions,
+            "numbers": list(data.found.numbers),
         }
 
     def validate(self, network: nn.Module, task: Segment, job: Any) -> dict[str, float]:

@@ -85,6 +85,8 @@ def _open(config: SegmentationData, progress: Progress) -> MaskData:
             views=config.views,
             classes=tuple(config.classes),
             colours=config.colours,
+            values=config.values,
+            ignore=config.ignore,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
             seed=config.split_seed,

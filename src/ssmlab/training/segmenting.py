@@ -13,9 +13,9 @@ import numpy as np
 from ssmlab.data.decode import UnreadableImage
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.mask_pairs import Case
-from ssmlab.data.mask_store import read_image
+from ssmlab.data.mask_store import ReadImage, read_image
 from ssmlab.data.parts import sort_files
-from ssmlab.data.volumes import SUFFIXES, is_volume, require_nibabel
+from ssmlab.data.volumes import SUFFIXES, Volume, is_volume, require_nibabel
 from ssmlab.errors import DataError, ModelError
 from ssmlab.reports.theme import SERIES
 from ssmlab.training.checkpoints import write_atomically
@@ -149,7 +149,8 @@ def stem(name: str) -> str:
 
 class Segmenter:
     """A network that `save_model` wrote, with what its images went through; or one of nnU-Net's trainer, whose images
-    are normalised each by its own mean and standard deviation. Volumes are brought to the spacing of the training.
+    are normalised each by its own mean and standard deviation. Volumes are brought to the spacing of the training, and
+    turned to its directions; masks lie as their images are stored, and hold the numbers that the training's masks hold.
 
     Args:
         overlap, mirror, batch: see `predict_windows`; `mirror` means every axis.
@@ -167,6 +168,7 @@ class Segmenter:
         self.network = network.to(self.placement.device).eval()
         self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
         self.mean, self.std, self.spacing = tuple(how["mean"]), tuple(how["std"]), tuple(how.get("spacing", ()))
+        self.directions, self.numbers = how.get("directions", ""), tuple(how.get("numbers", ()))
         axes = range(self.plan.dims) if mirror else ()
         # a network in 2-D that was trained on the slices of volumes has 0 along the axis that was cut
         across = self.spacing.index(0.0) if 0.0 in self.spacing else 0
@@ -176,12 +178,12 @@ class Segmenter:
         """Write the files of every image, and yield what was marked, or why an image cannot be used."""
         given = {Path(name).resolve() for case in cases for name in case.images}
         for case in cases:
-            if {(out / f"{case.id}{end}").resolve() for end in (".png", ".nii.gz")} & given:
+            if {(out / f"{case.id}{end}").resolve() for end in (".png", ".tif", ".nii.gz")} & given:
                 yield f"{case.images[0]}: its mask would overwrite an image; give another --out"
                 continue
             try:
-                image, spacing, volume = read_image(_Disk(), case)
-                yield self._write(case, self._fitting(image), spacing if volume else (), out, probabilities)
+                found = read_image(_Disk(), case, self.directions)
+                yield self._write(case, found, out, probabilities)
             except UnreadableImage as error:
                 yield f"{case.images[0]}: {error}"
 
@@ -201,23 +203,28 @@ class Segmenter:
             return self.spacing
         return tuple(step for step in self.spacing if step) if dims == self.plan.dims else ()
 
-    def _write(self, case: Case, image: np.ndarray, spacing: tuple[float, ...], out: Path, keep: bool) -> Marked:
+    def _write(self, case: Case, given: ReadImage, out: Path, keep: bool) -> Marked:
         import torch
 
         from ssmlab.tasks.regrid import predict_at
         from ssmlab.tasks.segment import normalised
 
+        image = self._fitting(given.image)
+        spacing = given.spacing if given.volume else ()
         pixels = normalised(torch.from_numpy(image).to(self.placement.device), self.mean, self.std)
         target = self._target(len(spacing))
         found = predict_at(self.network, pixels, self.windows, spacing, target).cpu().numpy()
-        labels = found.argmax(0).astype(np.uint8 if len(found) <= 256 else np.int16)
+        labels = found.argmax(0)
         plane = plane_of(labels)
         drawn = overlay(picture(image[(slice(None), *plane)]), labels[plane])
         files = {out / f"{case.id}_overlay.png": _png(drawn)}
-        if is_volume(case.images[0]):
-            files[out / f"{case.id}.nii.gz"] = _nifti(labels, Path(case.images[0]))
+        written = np.array(self.numbers)[labels] if self.numbers else labels
+        written = written.astype(np.min_scalar_type(int(written.max())) if written.min() >= 0 else np.int32)
+        if given.volume:
+            files[out / f"{case.id}.nii.gz"] = _nifti(written, given.volume, Path(case.images[0]))
         else:
-            files[out / f"{case.id}.png"] = _png(labels * np.uint8(255) if len(self.classes) == 2 else labels)
+            shown = written * np.uint8(255) if len(self.classes) == 2 else written
+            files[out / f"{case.id}{'.tif' if given.pages else '.png'}"] = _tiff(shown) if given.pages else _png(shown)
         if keep:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, probabilities=found.astype(np.float16), classes=np.array(self.classes))
@@ -267,11 +274,24 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _nifti(labels: np.ndarray, source: Path) -> bytes:
-    """The labels where the source's voxels lie: its affine, axes reversed back."""
+def _tiff(slices: np.ndarray) -> bytes:
+    """A stack of pages, as its image is."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    first, *rest = [Image.fromarray(page) for page in slices]
+    first.save(buffer, "TIFF", save_all=True, append_images=rest, compression="tiff_deflate")
+    return buffer.getvalue()
+
+
+def _nifti(labels: np.ndarray, volume: Volume, source: Path) -> bytes:
+    """The labels where the source's voxels lie: turned back, its affine, axes reversed back."""
     import gzip
 
     require_nibabel()
     import nibabel
 
-    return gzip.compress(nibabel.Nifti1Image(labels.T, nibabel.load(source).affine).to_bytes())
+    affine = nibabel.load(source).affine
+    stored = "".join(nibabel.aff2axcodes(affine)) if volume.directions else ""
+    turned = Volume(labels, (1.0,) * labels.ndim, volume.affine, volume.directions).turned(stored)
+    return gzip.compress(nibabel.Nifti1Image(turned.voxels.T, affine).to_bytes())

@@ -201,11 +201,11 @@ def _audio(recipe: AnyRecipe) -> _Source:
     if config.path == GENERATED:
         sounds = generated_sounds(40, 600)
         documents = [Document(f"generated/{i:04d}", mu_law(samples)) for i, (_, samples) in enumerate(sounds)]
-        rate = 8000
+        rate, notes = 8000, []
     else:
-        documents, rate = read_wavs(config.path)
+        documents, rate, notes = read_wavs(config.path)
     parts, how = _divided(documents, config)
-    return _Source(parts, LEVELS, LEVELS, "", [how, f"{rate:,} samples per second, 8 bits by mu-law"])
+    return _Source(parts, LEVELS, LEVELS, "", [how, f"{rate:,} samples per second, 8 bits by mu-law", *notes])
 
 
 def _chat(recipe: AnyRecipe) -> _Source:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.record import Record
+from ssmlab.reports.tables import PROCESS
 from ssmlab.tasks.task import Task
 from ssmlab.training import adapting, remedies, trainer
 from ssmlab.training.device import Placement, choose_placement
@@ -143,7 +144,9 @@ class Work(ABC):
             records.setdefault(split, []).extend(found)
         costs = [Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)]
         if peak.bytes is not None:
-            records[None].append(Record(metric="peak_memory", value=peak.bytes, unit="bytes"))
+            # On a CPU the process has one memory: what earlier models of the run left there is in the number.
+            process = None if peak.method == "cuda" else PROCESS
+            records[None].append(Record(metric="peak_memory", class_=process, value=peak.bytes, unit="bytes"))
         records[None] = [
             *costs,
             trained_numbers,

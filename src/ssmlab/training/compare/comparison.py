@@ -186,14 +186,14 @@ def _accuracies(built, data, options: Options, device: str, found: dict[str, lis
     if options.limit and options.limit < len(part):
         part = part.take(spread_over_classes(part.labels, options.limit, 0))
     tested = [model for model in built if model.unmeasured is None]
-    for size in dict.fromkeys(model.image_size for model in tested):
+    for size, fit in dict.fromkeys((model.image_size, model.fit) for model in tested):
         progress.start(f"reading {len(part):,} test images", len(part))
         try:
-            images = part.array(size, progress=lambda done, total: progress.update(done))
+            images = part.array(size, lambda done, total: progress.update(done), fit)
         finally:
             progress.stop()
         for model in tested:
-            if model.image_size == size:
+            if (model.image_size, model.fit) == (size, fit):
                 found[model.label] += measure.accuracy(
                     model, images, part.labels, tuple(data.classes), options.batch, device, progress
                 )

@@ -41,6 +41,7 @@ class Built:
     """A network on its device, in evaluation mode, with its preprocessing.
 
     unmeasured: why its accuracy means nothing; None where it does.
+    fit: how its images become square.
     """
 
     subject: Subject
@@ -48,6 +49,7 @@ class Built:
     image_size: int
     task: Classify
     unmeasured: str | None
+    fit: str = "crop"
 
     @property
     def label(self) -> str:
@@ -80,7 +82,7 @@ def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, de
         names, unmeasured = classes, why_not(network, subject.weights)
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
     task = Classify(classes=names, mean=tuple(mean), std=tuple(std))
-    return Built(subject, network.to(device), int(how["image_size"]), task, unmeasured)
+    return Built(subject, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
 
 
 def why_not(network: nn.Module, weights: Path | None) -> str | None:

@@ -6,16 +6,18 @@ from functools import cached_property
 from pathlib import Path
 
 from ssmlab.reports import formats
+from ssmlab.reports.deciding import too_few
 from ssmlab.reports.markup import definitions, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.record import Record
 from ssmlab.reports.sections import figure, named
+from ssmlab.reports.table_html import to_html
 from ssmlab.reports.tables import Table
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
 from ssmlab.training.compare.published import Published, published
 from ssmlab.training.compare.subjects import Subject
-from ssmlab.training.compare.table import make_table, to_html, to_markdown
+from ssmlab.training.compare.table import LEGEND, make_table, to_markdown
 from ssmlab.training.environment import Stamp
 from ssmlab.training.outputs import write_json, write_records
 
@@ -103,7 +105,10 @@ class Result:
     @property
     def answer(self) -> str:
         """One sentence: the models that no other one beats."""
-        ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis.better)]
+        tested = [r.n for r in self.records if r.metric == "accuracy"]
+        if tested and self.axis is ACCURACY and (few := too_few(min(n or 0 for n in tested), "images")):
+            return f"No verdict: {few}"
+        ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis)]
         against = "accuracy" if self.axis is ACCURACY else "operations"
         return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
 
@@ -165,7 +170,7 @@ def page(result: Result, plots: list[Plot]) -> str:
             el("p", el("strong", result.answer), ".", class_="answer"),
             el("p", result.sizes, class_="lede") if result.sizes else None,
         ),
-        el("section", el("div", to_html(result.table, names), class_="card"), class_="top single"),
+        el("section", el("div", to_html(result.table, names, caption=LEGEND), class_="card"), class_="top single"),
         el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),
         el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
         el("section", el("h2", "Models, settings, machine"), el("div", definitions(_facts(result)), class_="card")),

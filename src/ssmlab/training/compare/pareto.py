@@ -32,17 +32,24 @@ class Axis:
     format: Callable[[float], str]
     scale: float = 1.0
 
+    def alike(self, one: Spot, other: Spot) -> bool:
+        return self.format(one.y) == self.format(other.y)
+
 
 ACCURACY = Axis("accuracy", "Test accuracy, %", 1, formats.percent, 100.0)
 MACS = Axis("macs", "G MAC per image", -1, formats.large, 1e-9)
 
 
-def front(spots: list[Spot], better: int) -> list[str]:
-    """Labels of the models that no other one beats, by ascending speed: as fast and as good, and one of them more."""
+def front(spots: list[Spot], axis: Axis) -> list[str]:
+    """Labels of the models that no other one beats, by ascending speed: as fast and as good, and one of them more.
+
+    Values that print alike are equal.
+    """
     ahead = []
     for spot in spots:
         beaten = any(
-            o.x >= spot.x and better * o.y >= better * spot.y and (o.x > spot.x or o.y != spot.y) for o in spots
+            o.x > spot.x if axis.alike(o, spot) else o.x >= spot.x and axis.better * o.y > axis.better * spot.y
+            for o in spots
         )
         if not beaten:
             ahead.append(spot)
@@ -53,7 +60,7 @@ def plot(spots: list[Spot], axis: Axis, titles: dict[str, str], batch: int) -> P
     """The models with their names; those of the front are filled and joined by a line."""
     if not spots:
         return None
-    ahead = front(spots, axis.better)
+    ahead = front(spots, axis)
     found = {spot.label: spot for spot in spots}
 
     def paint(figure):

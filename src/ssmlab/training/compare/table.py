@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from ssmlab.reports import formats
 from ssmlab.reports.intervals import wilson
-from ssmlab.reports.markup import Html, el, words
 from ssmlab.reports.record import Record
 from ssmlab.reports.tables import Cell, Row, Table
 from ssmlab.training.compare.published import Published
@@ -13,8 +12,8 @@ NOT_MEASURED = "not measured"
 QUALITY, COST, SPEED, MEMORY = "Quality, test part", "Operations of one image", "Speed", "Memory, weights included"
 PUBLISHED = "Published by the authors, not measured here"
 LEGEND = (
-    "● marks the best of a row. Speed is the median of n rounds, in parentheses the slowest and the fastest; brackets "
-    "hold 95 % intervals."
+    "● marks the best of a measure. Speed is the median of n rounds, in parentheses the slowest and the fastest; "
+    "brackets hold 95 % intervals."
 )
 
 
@@ -187,28 +186,3 @@ def _line(cells: list[str]) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def to_html(table: Table, names: list[Html]) -> Html:
-    """A table in the style of the reports; `names` heads the columns."""
-    rows, group = [], None
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            rows.append(el("tr", el("th", group, scope="colgroup", colspan=len(names) + 1), class_="group"))
-        rows.append(el("tr", el("th", row.label, scope="row"), [_cell(cell) for cell in row.cells]))
-    corner = el("th", el("span", "Measure", class_="sr"), scope="col", class_="left")
-    content = el(
-        "table",
-        el("caption", LEGEND),
-        el("thead", el("tr", corner, [el("th", name, scope="col") for name in names])),
-        el("tbody", rows),
-        class_="comparison wide stacked",
-    )
-    return el("div", content, class_="scroll", tabindex="0", role="region", aria_label="Comparison of the models")
-
-
-def _cell(cell: Cell) -> Html:
-    best = el("span", " (best)", class_="sr") if cell.best else None
-    value = el("span", words(cell.value), best, class_="best" if cell.best else None)
-    return el("td", el("div", value, " ", el("span", cell.detail, class_="detail") if cell.detail else None))

@@ -165,7 +165,7 @@ def test_a_text_ends_at_the_mark_of_the_training(generate, tmp_path, capsys):
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (config["eos_token_id"], config["pad_token_id"]) == (third, None)
     (folder / "preprocess.json").unlink()
-    assert "has no template" in generate("--chat", "--prompt", "Hi", model=folder, code=2).err
+    assert "its tokenizer has no chat template" in generate("--chat", "--prompt", "Hi", model=folder, code=2).err
     capsys.readouterr()
 
 

@@ -359,18 +359,24 @@ def test_texts_for_a_language_model(tmp_path):
     assert checked(tmp_path / "chats.jsonl")["counts"] == {"train": 24, "val": 3, "test": 3}
 
 
+def test_lines_of_json_with_texts(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"a film, the {i}."}) + "\r\n" for i in range(30)))
+    found = checked(tmp_path / "a.jsonl")
+    assert (found["format"], found["task"]) == ("text", "language") and sum(found["counts"].values()) == 30
+
+
 def test_a_val_that_is_published_is_kept_for_language_models(tmp_path):
     fill(tmp_path, ["train"], 30, "txt")
     fill(tmp_path, ["validation"], 4, "txt")
     assert checked(tmp_path)["counts"] == {"train": 27, "val": 4, "test": 3}
 
 
-@pytest.mark.parametrize("ending", [".csv", ".json", ".jsonl", ".xlsx", ".zip"])
+@pytest.mark.parametrize("ending", [".xlsx", ".zip", ".pdf"])
 def test_other_formats_are_no_texts(tmp_path, ending):
     path = tmp_path / f"reviews{ending}"
-    path.write_text('{"text": "a film"}\n' * 50)
+    path.write_text("a film\n" * 50)
     table = {"data": {"path": str(path), "length": 8}, "models": [{"name": "mamba_lm_test"}]}
-    with pytest.raises(DataError, match=f"a {ending} is not read as it is; expected a .txt"):
+    with pytest.raises(DataError, match=f"a {ending} is not read as it is; expected a text"):
         load_texts(LanguageRecipe.model_validate(table))
 
 
@@ -390,4 +396,5 @@ def test_copies_stay_in_one_part_or_are_reported(tmp_path):
     for part in ("train", "test"):
         write(tmp_path / "published", f"{part}/a/same.txt", content=b"the same")
     found = checked(tmp_path / "published")
-    assert len(found["duplicates"]) == 1 and "1 sequence in more than one part" in found["warnings"][0]
+    assert found["copies"] == {"test": {"exact": 1, "near": 0, "of": 11}}
+    assert "test: test/a/same.txt = train: train/a/same.txt" in found["warnings"][0]

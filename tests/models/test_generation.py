@@ -283,8 +283,8 @@ def test_prompts_that_cannot_be_read():
     model = build("mamba_lm_test")
     with pytest.raises(ModelError, match="prompt 1 has no tokens"):
         model.read([[1], []])
-    with pytest.raises(ModelError, match=r"tokens 0 to 63, the prompt has \[-1, 64\]"):
-        model.read([[1, 64], [-1]])
+    with pytest.raises(ModelError, match=r"tokens 0 to 60, the prompt has \[-1, 61\]"):
+        model.read([[1, 61], [-1]])
     with pytest.raises(ShapeError, match="there are no prompts"):
         model.read([])
     with pytest.raises(ShapeError, match="the reading has 2 rows, the prompts 3"):

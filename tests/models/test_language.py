@@ -91,7 +91,7 @@ def test_packed_texts_equal_each_alone(name):
 def test_float32_is_close_to_float64(name):
     """Logits and every gradient, as ||y - y64|| / ||y64||."""
     model, ids = build(name), tokens()
-    weight, found = torch.randn(2, LENGTH, 64, dtype=torch.float64), []
+    weight, found = torch.randn(2, LENGTH, 64, dtype=torch.float64)[..., :61], []
     for own in (model, copy.deepcopy(model).float()):
         logits, _ = own(ids)
         found.append((logits, *torch.autograd.grad((logits * weight).sum(), list(own.parameters()))))
@@ -130,16 +130,26 @@ def test_layers_hand_on_the_branch_and_the_stream():
     assert torch.equal(seen[0][1], model.backbone.embedding(ids))
     assert torch.equal(seen[1][1], seen[0][0] + seen[0][1])
     hidden, residual, last = seen[2]
-    assert_close(model.lm_head(model.backbone.norm_f(hidden + residual)), logits)
+    assert_close(model.lm_head(model.backbone.norm_f(hidden + residual))[..., :61], logits)
     assert last is state[2]
     names = [name for name, _ in build("mamba2_attention_lm_test").backbone.layers[1].named_children()]
     assert names == ["norm", "mixer", "norm2", "mlp", "dropout"]
 
 
-def test_the_head_is_tied_and_the_vocabulary_is_rounded_up():
+def test_the_head_is_tied_and_what_rounds_up_the_vocabulary_has_no_logits():
     tied, free = build("mamba_lm_test"), build("mamba_lm_test", tie_embeddings=False, vocab_size=65)
     assert tied.lm_head.weight is tied.backbone.embedding.weight
-    assert tied.config.padded_vocab == 64 and tied(tokens())[0].shape == (2, LENGTH, 64)
+    ids = tokens()
+    assert tied.config.padded_vocab == 64 and tied(ids)[0].shape == (2, LENGTH, 61)
+    padded = build("mamba_lm_test", padded_logits=True)  # as the originals of published models
+    padded.load_state_dict(tied.state_dict())
+    assert torch.equal(padded(ids)[0][..., :61], tied(ids)[0]) and padded(ids)[0].shape[-1] == 64
+    assert padded.config.logits == 64 and tied.config.logits == 61
+    with torch.inference_mode():
+        one, state = tied(tokens()[:, :1])
+        for _ in range(3):  # the native program of one token too
+            one, state = tied(tokens()[:, :1], state)
+            assert one.shape == (2, 1, 61)
     assert free.lm_head.weight is not free.backbone.embedding.weight
     assert free.config.padded_vocab == 72
     assert {"lm_head.weight", "backbone.embedding.weight"} <= set(free.state_dict())
@@ -186,7 +196,7 @@ def test_options_change_the_network():
     ids = tokens()
     layered = build("mamba_lm_test", norm="layer", norm_eps=1e-3)
     assert isinstance(layered.backbone.norm_f, nn.LayerNorm) and layered.backbone.norm_f.eps == 1e-3
-    assert layered(ids)[0].shape == (2, LENGTH, 64)
+    assert layered(ids)[0].shape == (2, LENGTH, 61)
     hybrid = build("s4d_lm_test", attn_layers=[1], attn_heads=2, d_intermediate=8)
     kinds = [type(layer.mixer).__name__ for layer in hybrid.backbone.layers]
     assert kinds == ["S4D", "Attention"] and hybrid.config.attn_layers == (1,)

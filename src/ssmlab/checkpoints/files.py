@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,14 @@ def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool
     module.load_state_dict({last: value.to(wide, copy=copy)}, strict=False, assign=True)
 
 
-def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab", ends: Sequence[int] = ()) -> Path:
+def save_language_model(
+    model: Any,
+    folder: str | Path,
+    *,
+    layout: str = "ssmlab",
+    ends: Sequence[int] = (),
+    special: Mapping[str, int | None] | None = None,
+) -> Path:
     """Write a language model so that `load_language_model` builds it again, and the original does its own layout.
 
     Every file gets a temporary name first, so that a folder never holds half a file.
@@ -152,6 +159,7 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
         layout: "ssmlab" for any model, "state-spaces" or "huggingface" for those that the originals have.
         ends: tokens that end a text, for Hugging Face's configuration; without any, its generation stops at none, where
             its classes would take 0 or 2, whatever these are.
+        special: bos_token_id and pad_token_id for that configuration.
     Raises:
         ModelError: an unknown layout, or one that cannot hold this model.
     """
@@ -170,7 +178,7 @@ def save_language_model(model: Any, folder: str | Path, *, layout: str = "ssmlab
     else:
         config, state = to_upstream(model, family_for(model, layout))
     if layout == "huggingface":
-        config |= {"bos_token_id": None, "pad_token_id": None}
+        config |= {"bos_token_id": None, "pad_token_id": None} | dict(special or {})
         config["eos_token_id"] = ends[0] if len(ends) == 1 else list(ends) or None
         config["dtype"] = str(model.backbone.embedding.weight.dtype).removeprefix("torch.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -196,7 +204,13 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     module = family_module(family)
     if not hasattr(module, "export"):
         raise ModelError(f"models cannot be written as {family} yet; the families that can have an `export`")
-    return module.export(model.config), convert(model.state_dict(), module.INVERSE)
+    config, state = model.config, model.state_dict()
+    if not config.padded_logits:  # the original hands out a logit for every row, so no row may be without a token
+        config = replace(config, vocab_multiple=1)
+        for name in ("backbone.embedding.weight", "lm_head.weight"):
+            if name in state:
+                state[name] = state[name][: config.vocab_size]
+    return module.export(config), convert(state, module.INVERSE)
 
 
 def family_of(config: dict[str, Any]) -> str:
@@ -211,9 +225,12 @@ def family_of(config: dict[str, Any]) -> str:
     layer = (config.get("ssm_cfg") or {}).get("layer", "Mamba1")
     if kind is None and "d_model" in config and layer in STATE_SPACES:
         return STATE_SPACES[layer]
-    raise ModelError(
-        f"config.json is of model_type={kind!r}, layer={layer!r}; known are {', '.join((*HUGGING_FACE, *STATE_SPACES))}"
-    )
+    if kind is not None:
+        raise ModelError(
+            f"config.json is of model_type={kind!r}; of Hugging Face's models {', '.join(HUGGING_FACE)} are known"
+        )
+    known = ", ".join((*HUGGING_FACE, *STATE_SPACES))
+    raise ModelError(f"config.json has model_type=None and layer={layer!r}; known are {known}")
 
 
 def family_for(model: nn.Module, layout: str) -> str:

@@ -84,13 +84,18 @@ def load_reading(path: str | Path, model: Any) -> Reading:
     rows = tensors["tokens"].split(tensors["lengths"].tolist())
     device = model.backbone.embedding.weight.device
     return Reading(
-        tuple(tuple(row.tolist()) for row in rows), tensors["logits"].to(device), _states(tensors, model, device)
+        tuple(tuple(row.tolist()) for row in rows),
+        tensors["logits"][:, : model.config.logits].to(device),
+        _states(tensors, model, device),
     )
 
 
 def fingerprint(model: Any) -> str:
     """A hash of the model's configuration, of its parameters' names, shapes and dtypes, and of some of their values."""
-    digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
+    config = {
+        name: value for name, value in asdict(model.config).items() if name != "padded_logits"
+    }  # not of the state
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
         some = flat[:: max(1, len(flat) // 64)].cpu()

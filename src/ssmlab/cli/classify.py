@@ -73,7 +73,6 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device: str,
 
 def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str, batch_size: int, display):
     """The same of texts, genes or sounds."""
-    from ssmlab.data.kinds import KINDS
     from ssmlab.data.text import left_out
     from ssmlab.errors import UserError
     from ssmlab.training.inference_sequences import SequenceInference
@@ -84,7 +83,7 @@ def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str,
     if lines and classifier.kind != "text":
         raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
     for path in files or ():
-        for note in left_out(path, KINDS[classifier.kind].suffixes):
+        for note in left_out(path, classifier.kind):
             display.say(f"{path}: {note}")
     documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
     for note in classifier.notes:

@@ -10,7 +10,7 @@ LAYOUTS = ("huggingface", "state-spaces", "ssmlab")
 # files that belong to a model and are the same in every layout
 COMPANIONS = (
     *("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "generation_config.json", "preprocess.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "preprocess.json"),
 )
 
 
@@ -29,29 +29,40 @@ def convert(
         raise UserError(f"--to must be one of {', '.join(LAYOUTS)}, got {to!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already and not empty; name a new folder")
+    import json
     import shutil
 
     from ssmlab.checkpoints.files import save_language_model
+    from ssmlab.data.tokenizers import find_ends, find_special, tokenizer_files
 
     folder = model_folder(model) if Path(model).exists() else None
     network = open_model(model if folder is None else str(folder), dtype)
-    ends = () if folder is None else _ends(folder, network)
-    save_language_model(network, output, layout=to, ends=ends)
-    if folder is not None:
+    if folder is None:
+        save_language_model(network, output, layout=to)
+    else:
+        words = _words(folder, network)
+        ends, special = find_ends(folder, words), find_special(folder)
+        save_language_model(network, output, layout=to, ends=ends, special=special)
         for name in COMPANIONS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, output / name)
+        for name, text in tokenizer_files(words, network.config.logits).items():
+            (output / name).write_text(text, "utf-8")
+        known = {"eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)} | special
+        if to != "huggingface" and any(value is not None for value in known.values()):  # whose config.json has them
+            values = {name: value for name, value in known.items() if value is not None}
+            if not (output / "generation_config.json").is_file():
+                (output / "generation_config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     count = sum(parameter.numel() for parameter in network.parameters())
     typer.echo(f"{count:,} parameters in {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
 
 
-def _ends(folder: Path, network) -> tuple[int, ...]:
-    """The tokens that end a text; a model without a tokenizer has those that its files name."""
-    from ssmlab.data.tokenizers import find_ends, find_tokenizer
+def _words(folder: Path, network):
+    """The tokenizer in a folder; None where there is none."""
+    from ssmlab.data.tokenizers import find_tokenizer
     from ssmlab.errors import DataError
 
     try:
-        words = find_tokenizer(folder, network.config.vocab_size)
+        return find_tokenizer(folder, network.config.vocab_size)
     except DataError:
-        words = None
-    return find_ends(folder, words)
+        return None

@@ -145,12 +145,10 @@ def _show_sequences(report):
     low, middle, high = report.lengths
     console.print(f"length  {low:,} to {high:,} {report.unit}, median {middle:,g}", highlight=False)
     console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
-    copies = [" = ".join(f"{part}: {id}" for part, id in group) for group in report.duplicates]
     _show_lines(
         console,
         ("Notes", report.notes, ""),
         ("Warnings", report.warnings, "yellow"),
-        ("Equal ones in different parts", copies, "yellow"),
     )
     console.print(_all_read("files", [*report.warnings, *report.notes]))
 

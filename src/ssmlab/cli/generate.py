@@ -32,7 +32,7 @@ def generate(
     prompt: str = typer.Option(None, "--prompt", "-p", help="The text to write on behind."),
     prompt_file: Path = typer.Option(None, "--prompt-file", help="A file that holds it, whole."),
     batch: Path = typer.Option(
-        None, "--batch", help="A file of prompts, one a line, empty lines left out. A line of JSON is printed for each."
+        None, "--batch", help="A file of prompts, one a line, blank lines left out. A line of JSON is printed for each."
     ),
     tokenizer: str = typer.Option(
         None,
@@ -49,12 +49,15 @@ def generate(
         1.0, "--repetition-penalty", help="Above 1, tokens that were there become less likely."
     ),
     stop: list[str] = typer.Option([], "--stop", help="End before this text; may be given several times."),
-    seed: int = typer.Option(0, "--seed", help="Of the random numbers, the same for every prompt of a batch."),
+    seed: int = typer.Option(
+        0, "--seed", help="Of the random numbers. A prompt that a batch repeats gets the seeds after it, in turn."
+    ),
     beams: int = typer.Option(1, "--beams", min=1, help="Texts kept while searching for the likeliest; 1: no search."),
     chat: bool = typer.Option(
         False,
         "--chat",
-        help="The prompt is a message to a model that language/finetune made; its template is put around.",
+        help="The prompt is a message. It is written by the template that language/finetune trained the model on, else "
+        "by the tokenizer's own.",
     ),
     load_state: Path = typer.Option(None, "--load-state", help="A file of --save-state to go on from."),
     save_state: Path = typer.Option(None, "--save-state", help="Write the model's state behind the prompt to a file."),
@@ -66,7 +69,7 @@ def generate(
     """Write on behind a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
     prompts = _prompts(prompt, prompt_file, batch, load_state)
     check_model(model, dtype, device, WRITING)
-    from ssmlab.models.sampling import Sampling
+    from ssmlab.models.sampling import Sampling, check_choice
 
     choice = {
         "temperature": temperature,
@@ -75,11 +78,16 @@ def generate(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
     }
-    Sampling(**choice).processor()  # a mistake is told at once, and what this imports is not timed below
+    sampling = Sampling(**choice)
+    check_choice(sampling, beams, stop)  # mistakes are reported before anything is opened or read
+    _check_writable(save_state)
+    sampling.processor()  # what this imports is not timed below
     voice = _open(model, tokenizer, dtype, device)
     rows = [_encode(voice, text, chat, load_state) for text in prompts]
     reading = _read(voice.network, rows, load_state, save_state, chunk)
-    choice |= {"max_tokens": max_tokens, "seed": seed, "beams": beams, "stop": stop}
+    seeds = [seed + prompts[:i].count(text) for i, text in enumerate(prompts)]
+    choice |= {"max_tokens": max_tokens, "beams": beams, "stop": stop}
+    choice["seed"] = seeds if len(seeds) == len(reading.tokens) else seed
     if batch is None:
         _write(voice, reading, choice, stream and beams == 1)
     else:
@@ -167,22 +175,23 @@ def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_sta
     text = _text_of(path)
     if file is not None:
         return [text]
-    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{path} has no prompts; put one on every line")
     return lines
 
 
 def _text_of(path: Path) -> str:
+    from ssmlab.data.encoding import decode_text
     from ssmlab.errors import UserError
 
     try:
-        return path.read_bytes().decode("utf-8")
+        return decode_text(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; give a text file") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; give a text file") from None
-    except UnicodeDecodeError:
+    except ValueError:
         raise UserError(f"{path} is no text in UTF-8; give one, or convert it, e.g. with iconv -t utf-8") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a text file") from error
@@ -232,26 +241,55 @@ def _encode(voice: Voice, text: str, chat: bool, load_state: Path | None) -> lis
     first = load_state is None
     mark = [] if voice.words.eos is None else [voice.words.eos]
     if chat:
-        from ssmlab.data.jsonl import question_tokens
-
-        # every chat that the model was trained on begins behind a mark
-        return (mark if first else []) + question_tokens(text, _template(voice), voice.words.encode)
+        return _question(voice, text, mark, first)
     tokens = voice.words.encode(text, special=first)
     return tokens or (mark if first else [])
 
 
-def _template(voice: Voice) -> dict[str, str]:
-    from ssmlab.errors import ModelError
+def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int]:
+    """A message in the form that the model knows, up to where its answer begins."""
+    from ssmlab.data.chat_template import find_template
+    from ssmlab.data.jsonl import question_tokens
+    from ssmlab.errors import ModelError, UserError
 
+    known = _trained_template(voice.folder)
+    if known is not None:  # every chat that the model was trained on begins after a mark
+        return (mark if first else []) + question_tokens(text, known, voice.words.encode)
+    path = getattr(voice.words, "path", None)
+    own = find_template(folder for folder in (path and path.parent, voice.folder) if folder)
+    if own is None:
+        raise ModelError(
+            "--chat: the model was not fine-tuned on chats here, and its tokenizer has no chat template; write the "
+            "form of a message into the prompt yourself"
+        )
+    if not first:
+        raise UserError("--chat: the tokenizer's template begins a chat anew; leave out --load-state, or --chat")
+    return voice.words.encode(own.render([("user", text)], answer=True))
+
+
+def _trained_template(folder: Path | None) -> dict[str, str] | None:
+    """How language/finetune wrote the messages that a model was trained on; None for other models."""
     try:
-        template = json.loads((voice.folder / "preprocess.json").read_text("utf-8"))["template"]
-        if all(template[role].count("{text}") == 1 for role in ("user", "assistant")):
+        template = json.loads((folder / "preprocess.json").read_text("utf-8"))["template"] if folder else None
+        if template and all(template[role].count("{text}") == 1 for role in ("user", "assistant")):
             return template
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
-    raise ModelError(
-        "--chat: the model was not fine-tuned on chats here, its folder has no template; write it yourself"
-    )
+    return None
+
+
+def _check_writable(path: Path | None) -> None:
+    """Report a file that cannot be written before a long prompt is read."""
+    import os
+
+    from ssmlab.errors import UserError
+
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"{folder} is " + ("read-only" if folder.is_dir() else "no folder")
+        raise UserError(f"--save-state {path}: {why}; name a file in a folder that is there")
 
 
 def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):

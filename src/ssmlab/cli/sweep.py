@@ -57,4 +57,6 @@ def _show(console, result) -> None:
     console.print(table)
     best = result.folder / "best.toml"
     console.print(f"best: {' '.join(f'{k}={v}' for k, v in result.best.changes.items())}", markup=False)
+    for line in result.at_edge:
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
     console.print(f"run it with: ssmlab run {best}", markup=False, soft_wrap=True)

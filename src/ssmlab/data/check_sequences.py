@@ -7,11 +7,10 @@ from statistics import median
 
 import numpy as np
 
-from ssmlab.data.copies import copies_across_parts, describe_copies, digest
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.jsonl import read_chats
-from ssmlab.data.kinds import KINDS
 from ssmlab.data.labelled import open_labelled
+from ssmlab.data.leaks import base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.splits import split_hash
 from ssmlab.data.text import Document, divide, left_out, read_texts
 from ssmlab.data.wav import read_wavs
@@ -30,7 +29,7 @@ class SequenceReport:
         counts: part -> sequences, or documents. balance: part -> class -> sequences. units: part -> bytes, bases or
             samples.
         lengths: (smallest, median, largest) of all, in `unit`.
-        duplicates: groups of equal ones in more than one part, each as (part, id).
+        copies: what of val and test is in an earlier part, see ssmlab.data.leaks.
     """
 
     name: str
@@ -44,7 +43,7 @@ class SequenceReport:
     units: dict[str, int]
     unit: str
     lengths: tuple[int, float, int]
-    duplicates: list[list[tuple[str, str]]]
+    copies: dict[str, dict[str, int]]
     warnings: list[str]
     notes: list[str]
 
@@ -90,24 +89,37 @@ def _labelled(path, kind, val_fraction, seed):
     data = open_labelled(path, kind, val_fraction=val_fraction, seed=seed)
     parts = {part: [(data.items[i].id, _tokens(data.items[i].content)) for i in data.held[part]] for part in PARTS}
     labels = {part: [data.items[i].label for i in data.held[part]] for part in PARTS}
-    return parts, labels, {"duplicates": data.duplicates, "warnings": data.warnings, "notes": data.notes}
+    return parts, labels, {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
 
 
 def _documents(path, kind, val_fraction, seed):
+    notes = []
     if kind == "text":
-        documents = [Document(id, _tokens(text)) for id, text in read_texts(path)]
+        texts = read_texts(path)
+        documents, keys = [Document(id, _tokens(text)) for id, text in texts], [text_keys(text) for _, text in texts]
     elif kind == "chat":
-        chats = read_chats(path)
-        documents = [Document(id, _tokens("\n".join(text for _, text in messages))) for id, messages in chats]
+        texts = [(id, "\n".join(f"{role}: {text}" for role, text in messages)) for id, messages in read_chats(path)]
+        documents, keys = [Document(id, _tokens(text)) for id, text in texts], [text_keys(text) for _, text in texts]
+    elif kind == "dna":
+        documents = read_fasta(path)
+        keys = [base_keys(document.tokens) for document in documents]
     else:
-        documents = read_fasta(path) if kind == "dna" else read_wavs(path)[0]
-    held, how = divide(documents, val_fraction=val_fraction, test_fraction=0.1, seed=seed)
+        documents, rate, notes = read_wavs(path)
+        notes = [f"{rate:,} samples per second, 8 bits by mu-law", *notes]
+        keys = [sound_keys(document.tokens) for document in documents]
+    held, how = divide(
+        documents,
+        val_fraction=val_fraction,
+        test_fraction=0.1,
+        seed=seed,
+        characters=kind == "text",
+        digests=[key.near for key in keys],
+    )
     parts = {part: [(d.id, np.asarray(d.tokens)) for d in held[part]] for part in PARTS}
-    marks = ((part, d.id, digest(np.asarray(d.tokens))) for part in PARTS for d in held[part])
-    copies = copies_across_parts(marks)
-    noun = "chat" if kind == "chat" else "document"
-    more = {"duplicates": copies, "warnings": describe_copies(copies, noun)}
-    return parts, {}, more | {"notes": [how, *left_out(path, KINDS[kind].suffixes)]}
+    key_of = {document.id: key for document, key in zip(documents, keys, strict=True)}
+    whole = ((part, d.id, key_of[d.id]) for part in PARTS for d in held[part] if d.id in key_of)
+    copies, warnings = leaks(whole, "chats" if kind == "chat" else "documents")
+    return parts, {}, {"copies": copies, "warnings": warnings, "notes": [how, *notes, *left_out(path, kind)]}
 
 
 def _tokens(content):

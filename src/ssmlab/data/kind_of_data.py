@@ -3,12 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+from ssmlab.data.encoding import head_of_text
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.kinds import KINDS
 from ssmlab.data.labelled import FEWEST
 from ssmlab.data.masks import has_masks
 from ssmlab.data.parts import sort_files
-from ssmlab.data.text import PYDOC
+from ssmlab.data.text import FIELD, PYDOC
 
 TASKS = ("classify", "segment", "classify_sequence", "language")
 SEQUENCES = ("text", "dna", "audio", "chat")
@@ -26,6 +27,8 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     kind = _kind_of(Path(path).expanduser(), path)
     if task in ("classify", "segment"):
         return task, "image" if task == "classify" else "mask"
+    if kind == "chat" and not _are_chats(Path(path).expanduser()):
+        kind = "text"
     if kind in SEQUENCES:
         return task or _task_of(Path(path).expanduser(), kind), kind
     if task:
@@ -33,6 +36,15 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     if kind == "image" and has_masks(path) and not _has_classes(path):
         return "segment", "mask"
     return "classify", "image"
+
+
+def _are_chats(place):
+    """Whether lines of JSON hold messages; else they hold texts."""
+    files = sorted(place.rglob("*.jsonl")) if place.is_dir() else [place]
+    with open(files[0], "rb") as file:
+        head = head_of_text(file.read(1 << 16))
+    first = next((line for line in head.split("\n") if line.strip()), "")
+    return f'"{FIELD}"' not in first or any(f'"{key}"' in first for key in ("messages", "prompt"))
 
 
 def _kind_of(place, path):

@@ -1,7 +1,7 @@
 """Sequences with labels: reviews in class folders, genes in FASTA files, spoken words. numpy only."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab.data.contents import count, some
-from ssmlab.data.copies import copies_across_parts, describe_copies, digest, first_copies
+from ssmlab.data.copies import first_copies
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.kinds import KINDS, Sorted
+from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.parts import sort_files
 from ssmlab.data.splits import TEST_FRACTION, held_out
 from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
@@ -27,6 +28,10 @@ FORMS = {
     "dna": "a FASTA file for each class, or <class>/*.fa, also below <part>/",
     "audio": "<class>/*.wav, <part>/<class>/*.wav or <class>_<speaker>_<number>.wav",
 }
+
+
+_KEYS: dict[str, Callable[..., Keys]] = {"text": text_keys, "dna": base_keys, "audio": sound_keys}
+_NOUNS = {"text": "texts", "dna": "sequences", "audio": "sounds"}
 
 
 class Labelled(NamedTuple):
@@ -50,7 +55,7 @@ class LabelledData:
         held: part -> positions in `items`.
         rate: samples per second of sounds, else 0.
         notes: what was decided and left out. warnings: of these what may be a mistake.
-        duplicates: equal sequences in more than one part, each as (part, id).
+        copies: what of val and test is in an earlier part, see ssmlab.data.leaks.
     """
 
     items: list[Labelled]
@@ -58,7 +63,7 @@ class LabelledData:
     notes: list[str]
     warnings: list[str]
     held: dict[str, list[int]] = field(default_factory=dict)
-    duplicates: list[list[tuple[str, str]]] = field(default_factory=list)
+    copies: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,23 +79,25 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
     data = read_labelled(path, kind)
-    digests = [digest(item.content) for item in data.items]
-    data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=digests)
-    part_of = {i: part for part, positions in data.held.items() for i in positions}
+    keys = [_KEYS[kind](item.content) for item in data.items]
+    near = [key.near for key in keys]
+    data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
     if unlearned:
         raise DataError(f"{path}: no sequences in train of {some(unlearned)}; add some, or remove these classes")
-    data.duplicates = copies_across_parts((part_of[i], item.id, digests[i]) for i, item in enumerate(data.items))
-    data.warnings += describe_copies(data.duplicates, "sequence")
-    labels: dict[bytes, set[str]] = {}
-    for item, key in zip(data.items, digests, strict=True):
-        labels.setdefault(key, set()).add(item.label)
-    several = sum(len(names) > 1 for names in labels.values())
-    if several:
-        data.warnings.append(f"{count(several, 'sequence')} with more than one label")
-    copies = len(digests) - len(labels)
-    if copies and not data.duplicates:
+    held = ((part, data.items[i].id, keys[i]) for part, positions in data.held.items() for i in positions)
+    data.copies, warnings = leaks(held, _NOUNS[kind])
+    data.warnings += warnings
+    labels: dict[bytes, dict[str, str]] = {}
+    for item, key in zip(data.items, keys, strict=True):
+        labels.setdefault(key.exact, {}).setdefault(item.label, item.id)
+    twice = [ids for ids in labels.values() if len(ids) > 1]
+    if twice:
+        first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
+        data.warnings.append(f"{count(len(twice), 'sequence')} with more than one label ({first})")
+    copies = len(near) - len(set(near))
+    if copies and not data.copies:
         data.notes.append(f"{count(copies, 'sequence')} are copies of others, and in the same part as these")
     return data
 

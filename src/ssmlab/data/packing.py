@@ -49,10 +49,10 @@ def stream(documents: list[Document], mark: int) -> tuple[np.ndarray, np.ndarray
     for number, document in enumerate(documents):
         own = np.ones(len(document.tokens), bool) if document.learned is None else document.learned
         # what is learned in part ends its answers with a mark of their own
-        closed = [] if document.learned is not None else [mark]
-        pieces += [np.array([mark], np.int32), document.tokens.astype(np.int32), np.array(closed, np.int32)]
-        learned += [np.zeros(1, bool), own, np.ones(len(closed), bool)]
-        numbers.append(np.full(len(document.tokens) + 1 + len(closed), number, np.int32))
+        opening, closing = [mark] * document.opened, [mark] * (document.learned is None)
+        pieces += [np.array(opening, np.int32), document.tokens.astype(np.int32), np.array(closing, np.int32)]
+        learned += [np.zeros(len(opening), bool), own, np.ones(len(closing), bool)]
+        numbers.append(np.full(len(document.tokens) + len(opening) + len(closing), number, np.int32))
     return np.concatenate(pieces), np.concatenate(numbers), np.concatenate(learned)
 
 
@@ -69,9 +69,20 @@ def pack(documents: list[Document], length: int, mark: int) -> Rows:
     return Rows(tokens[at], numbers[at], learned[at], np.ones(n, bool))
 
 
-def pack_whole(documents: list[Document], length: int, mark: int) -> tuple[Rows, int]:
+def pack_alone(documents: list[Document], length: int, mark: int) -> Rows:
+    """The same with one document a row, for layers that cannot tell several apart; a long one goes on in more rows."""
+    rows = [pack([document], length, mark) for document in documents]
+    numbers = [np.full(row.documents.shape, i, np.int32) for i, row in enumerate(rows)]
+    parts = zip(*((row.tokens, row.learned, row.fresh) for row in rows), strict=True)
+    tokens, learned, fresh = (np.concatenate(part) for part in parts)
+    return Rows(tokens, np.concatenate(numbers), learned, fresh)
+
+
+def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool = False) -> tuple[Rows, int]:
     """The same for documents that make no sense in pieces: each lies in one row, in the first that has room for it.
 
+    Args:
+        alone: each in a row of its own.
     Returns:
         The rows, and how many documents were cut at their end because they are longer than a row.
     """
@@ -79,14 +90,14 @@ def pack_whole(documents: list[Document], length: int, mark: int) -> tuple[Rows,
     for document in documents:
         tokens, _, learned = stream([document], mark)
         count = min(len(tokens), size)
-        place = next((i for i, left in enumerate(room) if left >= count), None)
+        place = None if alone else next((i for i, left in enumerate(room) if left >= count), None)
         if place is None:
             place = len(rows)
             rows.append([])
             room.append(size)
         rows[place].append((tokens[:size], learned[:size]))
         room[place] -= count
-    tokens, numbers = np.full((len(rows), size), mark, np.int32), np.full((len(rows), size), -1, np.int32)
+    tokens, numbers = np.full((len(rows), size), mark, np.int32), np.full((len(rows), size), -1 + alone, np.int32)
     learned = np.zeros((len(rows), size), bool)
     for i, row in enumerate(rows):
         begin = 0

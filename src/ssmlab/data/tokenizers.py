@@ -1,4 +1,4 @@
-"""Text to token numbers and back: a tokenizer.json, a sentencepiece model, plain bytes, or bases.
+"""Text to token numbers and back: a tokenizer.json, vocab.json with merges.txt, a sentencepiece model, bytes, or bases.
 
 Where a text ends: in training every document stands between two marks, the tokenizer's own end where it has one, else
 one token more than it has (256 with bytes); `seq_idx` keeps the state from crossing them. preprocess.json keeps that
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ssmlab.data.fasta import BASES, parse_fasta
+from ssmlab.data.tokenizer_files import END, MERGES, VOCABULARY, base_words, byte_words, merged, written
 from ssmlab.errors import DataError
 
 BYTES = "bytes"
 # names that a tokenizer's file may have beside a model's weights, the first that is there is taken
-FILES = ("tokenizer.json", "tokenizer.model", "spiece.model")
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", VOCABULARY)
 # what ends a text, where no tokenizer_config.json says so
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+ENDS = (END, "</s>", "<|end_of_text|>", "<eos>")
 MOST_BYTES = 260  # a vocabulary up to this size is one of bytes and a few tokens of its own
 
 
@@ -91,6 +92,8 @@ class BaseTokenizer:
 class JsonTokenizer:
     """A tokenizer.json of Hugging Face's tokenizers, e.g. GPT-NeoX's, which the published Mamba models have.
 
+    A vocab.json with merges.txt next to it is read too.
+
     Raises:
         DataError: the file is missing or is none.
     """
@@ -100,7 +103,10 @@ class JsonTokenizer:
 
         self.path = _existing(path)
         try:
-            self._tokenizer = Rust.from_str(self.path.read_text("utf-8"))
+            text = merged(self.path) if self.path.name == VOCABULARY else self.path.read_text("utf-8")
+            self._tokenizer = Rust.from_str(text)
+        except DataError:
+            raise
         except Exception as error:  # the Rust side raises plain Exception
             raise DataError(f"{path} is no tokenizer.json: {_short(error)}") from error
         self._tokenizer.no_truncation()
@@ -193,25 +199,51 @@ def find_ends(folder: str | Path, tokenizer: Tokenizer | None) -> tuple[int, ...
     return () if tokenizer is None or tokenizer.eos is None else (tokenizer.eos,)
 
 
+def tokenizer_files(tokenizer: Tokenizer | None, size: int) -> dict[str, str]:
+    """What transformers opens for bytes or bases, by the names of the files; nothing for what has a file.
+
+    Args:
+        size: tokens of the model; those without a text become special ones.
+    """
+    if isinstance(tokenizer, ByteTokenizer):
+        return written(byte_words(size, tokenizer.eos))
+    if isinstance(tokenizer, BaseTokenizer):
+        return written(base_words(size, tokenizer.eos))
+    return {}
+
+
+def find_special(folder: Path) -> dict[str, int | None]:
+    """The numbers of the tokens that begin a text and that fill up a batch, as a model's configuration has them."""
+    found: dict[str, int | None] = {"bos_token_id": None, "pad_token_id": None}
+    for name in ("config.json", "generation_config.json"):
+        values = _json(folder / name)
+        found |= {key: values[key] for key in found if isinstance(values.get(key), int)}
+    return found
+
+
 def _own(folder: Path, vocab_size: int) -> Tokenizer:
+    about = _json(folder / "preprocess.json")
+    kind = about.get("kind")
+    if kind == "dna":
+        return BaseTokenizer()
+    if about.get("tokenizer") == BYTES and vocab_size >= ByteTokenizer.size:
+        return ByteTokenizer()
     path = _beside(folder)
     if path is not None:
         return load_tokenizer(path)
-    kind = _json(folder / "preprocess.json").get("kind")
-    if kind == "dna":
-        return BaseTokenizer()
     if kind == "audio":
         raise DataError(f"the tokens of {folder} are samples of sound, which are no text")
     if 256 <= vocab_size <= MOST_BYTES:
         return ByteTokenizer()
     raise DataError(
         f"{folder} has no tokenizer and {vocab_size} tokens, which are not bytes; "
-        f"put {' or '.join(FILES)} there, or name one with --tokenizer"
+        f"put {' or '.join(FILES)} there, or name one with --tokenizer (in a recipe with data.tokenizer)"
     )
 
 
 def _beside(folder: Path) -> Path | None:
-    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+    there = [folder / name for name in FILES if (folder / name).is_file()]
+    return next((path for path in there if path.name != VOCABULARY or path.with_name(MERGES).is_file()), None)
 
 
 def _none(folder: Path) -> Path:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from ssmlab.data.decode import UnreadableImage, decode, fit_square
 from ssmlab.errors import UserError
 from ssmlab.models import create_model
+from ssmlab.models.language import LANGUAGE_MODELS
 from ssmlab.models.registry import describe
 from ssmlab.tasks.classify import Classify
 from ssmlab.training.compare.measure import why_not as unmeasured
 from ssmlab.training.compare.subjects import find_subjects
 from ssmlab.training.device import choose_placement
+from ssmlab.training.folder import read_json
 from ssmlab.training.inference import Classifier, find_model
 
 IMAGENET_CLASSES = 1000
@@ -80,6 +82,8 @@ def open_model(
     if weights is not None:
         raise UserError(f"--weights {weights}: {model} has weights of its own; leave the option out")
     folder, why = find_model(place)
+    if read_json(folder / "config.json").get("model") in LANGUAGE_MODELS:
+        raise UserError(f"{folder} is a model of texts or other sequences; explain takes models of images")
     classifier = Classifier(folder, device)
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(

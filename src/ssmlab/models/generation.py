@@ -12,7 +12,7 @@ from ssmlab.errors import ModelError
 from ssmlab.models.beams import beam_search
 from ssmlab.models.graphs import Decoder
 from ssmlab.models.reading import CHUNK, Reading, read, select_rows
-from ssmlab.models.sampling import Sampling, draw
+from ssmlab.models.sampling import Sampling, check_choice, draw
 from ssmlab.models.text_stream import TextStream
 
 
@@ -183,9 +183,6 @@ def _check(model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: 
         raise ModelError(f"max_tokens must be at least 0, got {max_tokens}")
     if not 1 <= beams <= model.config.vocab_size:
         raise ModelError(f"beams must be from 1 to {model.config.vocab_size}, the vocabulary, got {beams}")
-    if beams > 1 and sampling.temperature:
-        raise ModelError(f"beam search draws nothing at random; beams={beams} needs temperature 0")
-    if isinstance(stop, str) or not all(stop):
-        raise ModelError(f"stop must be a list of texts that are not empty, got {stop!r}")
+    check_choice(sampling, beams, stop)
     if decode is None and (stop or on_text is not None):
         raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")

@@ -63,7 +63,7 @@ def create_language_model(name: str, *, vocab_size: int | None = None, **options
             raise ModelError(f"{name} has no option {option!r}{hint}")
     values = preset.values | options
     if vocab_size is not None:
-        values["vocab_size"] = vocab_size
+        values |= {"vocab_size": vocab_size, "padded_logits": options.get("padded_logits", False)}
     model = preset.network(preset.config(**values))
     model.registry_name = name
     return model

@@ -26,7 +26,9 @@ NO_DECAY = ("A_log", "D", "dt_bias", "log_dt", "log_A_real", "A_imag")
 class LanguageConfig:
     """What all language models have. A family adds the sizes of its block, and makes one in `block`.
 
-    vocab_size: tokens; the embedding has a multiple of `vocab_multiple` rows, and so have the logits.
+    vocab_size: tokens; the embedding has a multiple of `vocab_multiple` rows. The rows that only fill it up are no
+        tokens: they are in no logits, no loss and no export.
+    padded_logits: whether logits have all rows of the embedding, as the originals of published models hand them out.
     d_model: channels of the residual stream.
     n_layer: layers, each a sequence block and, where `d_intermediate` is not 0, a gated MLP behind it.
     d_intermediate: hidden channels of the MLP, rounded up to a multiple of `mlp_multiple`.
@@ -40,6 +42,7 @@ class LanguageConfig:
 
     vocab_size: int = 50277
     vocab_multiple: int = 8
+    padded_logits: bool = False
     d_model: int = 768
     n_layer: int = 24
     d_intermediate: int = 0
@@ -100,6 +103,11 @@ class LanguageConfig:
     def padded_vocab(self) -> int:
         """Rows of the embedding: `vocab_size` rounded up."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def logits(self) -> int:
+        """Logits of a position."""
+        return self.padded_vocab if self.padded_logits else self.vocab_size
 
 
 class Layer(nn.Module):
@@ -211,7 +219,7 @@ class LanguageModel(nn.Module):
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
             last_only: logits of each row's last token alone.
         Returns:
-            Logits (b, l, vocab_size rounded up), or (b, 1, ...) with `last_only`, and the state after the last token.
+            Logits (b, l, vocab_size), or (b, 1, vocab_size) with `last_only`, and the state after the last token.
         Raises:
             ShapeError: sizes disagree, or `input_ids` are no integers.
         """
@@ -220,11 +228,16 @@ class LanguageModel(nn.Module):
             raise ShapeError(f"language model: input_ids must be int64, got {input_ids.dtype}; pass input_ids.long()")
         one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None
         if one is not None:
-            return one
+            return self._of_tokens(one[0]), one[1]
         hidden, states = self.backbone(self.backbone.embedding(input_ids), state, mask=mask, seq_idx=seq_idx)
         if last_only:
             hidden = last_token(hidden, mask)
-        return self.lm_head(hidden), states
+        return self._of_tokens(self.lm_head(hidden)), states
+
+    def _of_tokens(self, logits: Tensor) -> Tensor:
+        """Without the rows that only fill up the vocabulary; of a head that was replaced as it is."""
+        count = self.config.logits
+        return logits if logits.shape[-1] <= count else logits[..., :count]
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""

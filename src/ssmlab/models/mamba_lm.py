@@ -127,6 +127,7 @@ SIZES = {
     "1.4b": {"d_model": 2048, "n_layer": 48},
     "2.8b": {"d_model": 2560, "n_layer": 64},
 }
+PUBLISHED = {"padded_logits": True}
 SIZES2 = dict(zip(("130m", "370m", "780m", "1.3b", "2.7b"), SIZES.values(), strict=True))
 TEST = {"vocab_size": 61, "d_model": 16, "n_layer": 2, "d_state": 4}
 HYBRID = {
@@ -138,11 +139,14 @@ HYBRID = {
 }
 CONFIGS: dict[str, Preset] = {
     "mamba_lm": Preset(LanguageModel, MambaLMConfig, {}),
-    **{f"mamba_lm_{size}": Preset(LanguageModel, MambaLMConfig, values) for size, values in SIZES.items()},
+    **{f"mamba_lm_{size}": Preset(LanguageModel, MambaLMConfig, values | PUBLISHED) for size, values in SIZES.items()},
     "mamba_lm_test": Preset(LanguageModel, MambaLMConfig, TEST),
     "mamba2_lm": Preset(LanguageModel, Mamba2LMConfig, {}),
-    **{f"mamba2_lm_{size}": Preset(LanguageModel, Mamba2LMConfig, values) for size, values in SIZES2.items()},
-    "mamba2_attention_lm_2.7b": Preset(LanguageModel, Mamba2LMConfig, SIZES2["2.7b"] | HYBRID),
+    **{
+        f"mamba2_lm_{size}": Preset(LanguageModel, Mamba2LMConfig, values | PUBLISHED)
+        for size, values in SIZES2.items()
+    },
+    "mamba2_attention_lm_2.7b": Preset(LanguageModel, Mamba2LMConfig, SIZES2["2.7b"] | HYBRID | PUBLISHED),
     "mamba2_lm_test": Preset(LanguageModel, Mamba2LMConfig, TEST | {"headdim": 8}),
     "mamba2_attention_lm_test": Preset(
         LanguageModel,

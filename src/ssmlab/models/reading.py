@@ -17,7 +17,7 @@ class Reading(NamedTuple):
     """All that a model needs to go on after the texts of b rows.
 
     tokens: the tokens of every row.
-    logits: of each row's next token, (b, padded vocabulary).
+    logits: of each row's next token, (b, vocabulary).
     state: the layers' states.
     """
 
@@ -91,7 +91,7 @@ def _check(model: Any, rows: list[list[int]], reading: Reading | None, chunk: in
         raise ModelError(f"prompt {next(i for i, row in enumerate(rows) if not row)} has no tokens; give at least one")
     if reading is not None and len(reading.tokens) not in (1, len(rows)):
         raise ShapeError(f"the reading has {len(reading.tokens)} rows, the prompts {len(rows)}; select rows of it")
-    size = model.config.padded_vocab
+    size = model.config.logits
     unknown = sorted({token for row in rows for token in row if not 0 <= token < size})
     if unknown:
         raise ModelError(

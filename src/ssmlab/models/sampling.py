@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,20 @@ class Sampling:
         if self.min_p:
             chosen.append(MinPLogitsWarper(float(self.min_p)))
         return chosen
+
+
+def check_choice(sampling: Sampling, beams: int, stop: Sequence[str]) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ModelError: they do.
+    """
+    if beams < 1:
+        raise ModelError(f"beams must be at least 1, got {beams}")
+    if beams > 1 and sampling.temperature:
+        raise ModelError(f"beam search draws nothing at random; beams={beams} needs temperature 0")
+    if isinstance(stop, str) or not all(stop):
+        raise ModelError(f"stop must be a list of texts that are not empty, got {stop!r}")
 
 
 def draw(scores: Tensor, generators: list[torch.Generator] | None) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssmlab.errors import ModelError
 
 log = logging.getLogger(__name__)
+LFS = b"version https://git-lfs"
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -37,6 +38,9 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"there is no weights file {path}; give a .safetensors or .pth file")
+    with open(path, "rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise ModelError(f"{path} is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssmlab.reports import gradients, lengths, plots, provenance, sections, segmentation, series
+from ssmlab.reports.caveats import judged
 from ssmlab.reports.markup import Html, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
 from ssmlab.reports.tables import comparison
-from ssmlab.reports.verdict import Winner, winner
+from ssmlab.reports.verdict import Winner
 
 
 def write_report(run_folder: Path) -> Path:
@@ -23,7 +24,7 @@ def write_report(run_folder: Path) -> Path:
         UserError: the folder is no run's, or what is in it is damaged.
     """
     run = load_run(run_folder)
-    verdict = winner(run.records, run.predictions, run.titles)
+    verdict = judged(run)
     drawn = _draw(run, verdict)
     _write_plots(run, drawn)
     path = run.folder / "report.html"

@@ -20,7 +20,7 @@ class Language:
     The outputs of a row are three sums: nats, tokens that were asked for, tokens that were right.
 
     Args:
-        vocab_size: tokens; what a model has beyond them is left out of the softmax.
+        vocab_size: tokens of the data.
         unit: what bits are counted by, such as "byte"; the deciding metric is `bits_per_<unit>`.
         tokens_per_unit: asked tokens for each of them; 1 where tokens are bytes.
         carry: hand the state of every step on to the next one, without gradient (truncated back-propagation).
@@ -50,7 +50,7 @@ class Language:
         logits, after = model(batch["tokens"], state, seq_idx=batch.get("seq_idx"))
         if self.carry:
             self.carried[model.training] = tree_map(lambda tensor: tensor.detach(), after)
-        return token_loss(logits[..., : self.vocab_size], batch["labels"])
+        return token_loss(logits, batch["labels"])
 
     def _state(self, training: bool, fresh: Tensor) -> Any:
         """The carried state; zero, which is where a recurrence starts, in fresh rows."""

@@ -15,7 +15,7 @@ class Recall:
     """Cross-entropy of the answers; the metric is the share of them that is right.
 
     Args:
-        vocab_size: tokens; what a model has beyond them is left out of the softmax.
+        vocab_size: tokens of the data.
         label_smoothing: 0 to 1, in training only.
     """
 
@@ -32,7 +32,7 @@ class Recall:
             batch: "tokens" (b, l), "labels" (b, l), -100 where nothing is asked.
         """
         logits, _ = model(batch["tokens"])
-        logits, labels = logits[..., : self.vocab_size], batch["labels"]
+        labels = batch["labels"]
         loss, sums = token_loss(logits, labels)
         if model.training and self.label_smoothing:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssmlab.errors import UserError
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.overrides import flatten
-from ssmlab.training.recipe import Recipe
+from ssmlab.training.recipe import Recipe, validate
 
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
 
@@ -60,7 +60,8 @@ def read_json(path: Path) -> dict:
 
 
 def _check_same(recipe: Recipe, file: Path) -> None:
-    before = flatten(tomllib.loads(file.read_text(encoding="utf-8")))
+    # with the defaults of keys that are newer than the run
+    before = flatten(validate(tomllib.loads(file.read_text(encoding="utf-8")), str(file)).model_dump())
     now = flatten(recipe.model_dump())
     changed = [
         f"{key}={before.get(key)!r} (now {now.get(key)!r})"

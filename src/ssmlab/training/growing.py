@@ -4,12 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ssmlab.data.tokenizers import ENDS, ByteTokenizer, JsonTokenizer, Tokenizer
+from ssmlab.data.tokenizer_files import CONFIG, FILE, byte_words
+from ssmlab.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 from ssmlab.errors import RecipeError
 from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.schema_adapt import GROWS, method_of
-
-FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 
 def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Tokenizer, str]:
@@ -24,7 +23,7 @@ def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Token
     if not new:
         return tokenizer, name
     if isinstance(tokenizer, ByteTokenizer):
-        words, beside = _bytes(), None
+        words, beside = byte_words(), None
     elif isinstance(tokenizer, JsonTokenizer):
         from tokenizers import Tokenizer as Rust
 
@@ -55,21 +54,6 @@ class Grown(JsonTokenizer):
             for name, text in files.items():
                 (Path(folder) / name).write_text(text, "utf-8")
             super().__init__(Path(folder) / FILE)
-
-
-def _bytes() -> Any:
-    """Bytes as a tokenizer.json: a byte's number is its token, and behind them is the mark between documents."""
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as Rust
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=ord)
-    plain = [chr(byte) if chr(byte) in letters else "" for byte in range(256)]
-    others = iter(letter for letter in letters if ord(letter) >= 256)  # in the order of the bytes they stand for
-    words = Rust(models.BPE({letter or next(others): byte for byte, letter in enumerate(plain)}, []))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words.decoder = decoders.ByteLevel()
-    words.add_special_tokens([AddedToken(ENDS[0], normalized=False)])
-    return words
 
 
 def base_vocabulary(recipe: Any, model: Any, size: int) -> int:

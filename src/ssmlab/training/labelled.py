@@ -80,7 +80,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     if cut:
         notes.append(f"{cut:,} of {len(lengths):,} sequences are longer than {config.length:,} tokens and are cut")
     if config.limit:
-        notes.append(f"at most {config.limit:,} sequences of each part are used")
+        notes.append(f"at most {config.limit:,} sequences of each part are used, of the test part too")
     describe = {
         "format": config.kind,
         "path": config.path,
@@ -92,6 +92,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
         "split_hash": split_hash({name: [content_id(items[i].id, tokens[i]) for i in held[name]] for name in PARTS}),
         "notes": notes,
+        "copies": data.copies,
     }
     return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=data.rate, describe=describe, **parts)
 

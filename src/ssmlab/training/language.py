@@ -11,7 +11,10 @@ from torch import nn
 from transformers import set_seed
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.data import chat_template
+from ssmlab.data.chat_template import ChatTemplate
 from ssmlab.data.packing import Rows
+from ssmlab.data.tokenizer_files import VOCABULARY, merged
 from ssmlab.data.tokenizers import FILES
 from ssmlab.errors import ModelError, RecipeError
 from ssmlab.models.language import create_language_model
@@ -99,11 +102,13 @@ class LanguageWork(Work):
     def save(self, network: nn.Module, folder: Path) -> None:
         """The model, its tokenizer, and what its tokens are."""
         save_language_model(network, folder)
-        copy_tokenizer(self.data.tokenizer, folder)
-        config = self.recipe.data
+        config, template = self.recipe.data, self.data.template
+        copy_tokenizer(self.data.tokenizer, folder, chat=template is None)
         tokens = {"kind": config.kind, "tokenizer": self.data.tokenizer, "mark": self.data.mark}
-        if config.kind == "chat":
-            tokens["template"] = config.template.model_dump()
+        if isinstance(template, ChatTemplate):
+            write_atomically(folder / chat_template.FILE, template.text)
+        elif template is not None:
+            tokens["template"] = template
         write_json(folder / "preprocess.json", tokens | {"length": config.length})
 
 
@@ -124,7 +129,10 @@ def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> n
             f"{folder} has {network.config.padded_vocab} tokens, the data {vocab_size}; use the model's own tokenizer"
         )
     if model.options:
-        raise ModelError(f"models with weights have the options of {folder}; leave out options")
+        raise ModelError(
+            f"{model.label} has the options of {folder}; those of the recipe are others: take them away with "
+            "models.N.options={} (N counts from 0)"
+        )
     return network
 
 
@@ -139,14 +147,28 @@ def served(rows: Rows) -> Served:
     return Served({name: np.ascontiguousarray(values) for name, values in arrays.items()}, rows.lanes)
 
 
-def copy_tokenizer(source: str, folder: Path) -> None:
-    """The tokenizer's file beside the model, under the name by which it is found there."""
+def copy_tokenizer(source: str, folder: Path, *, chat: bool = True) -> None:
+    """The tokenizer's file next to the model, under the name by which it is found there.
+
+    Args:
+        chat: its chat template too, which the model was not trained on if it was trained on chats in another form.
+    """
     path = Path(source)
-    if path.is_file():
+    if not path.is_file():
+        return
+    if path.name == VOCABULARY:
+        write_atomically(folder / FILES[0], merged(path))
+    else:
         shutil.copyfile(path, folder / FILES[0 if path.suffix == ".json" else 1])
-        beside = path.parent / "tokenizer_config.json"
-        if beside.is_file():
-            write_atomically(folder / beside.name, json.dumps(json.loads(beside.read_text("utf-8"))) + "\n")
+    config = path.parent / chat_template.CONFIG
+    if config.is_file():
+        values = json.loads(config.read_text("utf-8"))
+        if not chat:
+            values.pop("chat_template", None)
+        write_atomically(folder / config.name, json.dumps(values) + "\n")
+    template = path.parent / chat_template.FILE
+    if chat and template.is_file():
+        shutil.copyfile(template, folder / template.name)
 
 
 def _grows(network: nn.Module) -> bool:

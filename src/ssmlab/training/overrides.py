@@ -8,11 +8,20 @@ from pydantic import BaseModel, ValidationError
 
 from ssmlab.errors import RecipeError
 
-# What other libraries call our keys
-SYNONYMS = {
-    **dict.fromkeys(("lr", "learning_rates"), "learning_rate"),
-    **dict.fromkeys(("iterations", "steps", "max_steps", "num_epochs", "n_epochs"), "epochs"),
-    **{"wd": "weight_decay", "bs": "batch_size", "batch": "batch_size", "optim": "optimizer", "seed": "seeds"},
+# what other programs call these keys
+SHORT = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "wd": "weight_decay",
+    "iterations": "min_steps",
+    "steps": "min_steps",
+    "max_steps": "min_steps",
+    "num_epochs": "epochs",
+    "optim": "optimizer",
+    "seed": "seeds",
+    "model": "name",
+    "max_length": "length",
 }
 
 
@@ -76,11 +85,13 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
     numbers = [part for part in path.split(".") if part.isdigit()]
     valid = [key.replace("*", numbers[0] if numbers else "0") for key in valid]
     table, _, leaf = path.rpartition(".")
-    leaf = SYNONYMS.get(leaf, leaf)
     own = {key.rpartition(".")[2]: key for key in valid if key.rpartition(".")[0] == table and table}
     leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
+    meant = SHORT.get(leaf)
     tables = sorted({key.split(".")[0] for key in valid})
-    near = get_close_matches(path, [*valid, *tables], n=1, cutoff=0.75)
+    near = [own[meant]] if meant in own else [] if table else get_close_matches(path, tables, n=1, cutoff=0.75)
+    near = near or [key for key in valid if meant and key.rpartition(".")[2] == meant][:1]
+    near = near or get_close_matches(path, [*valid, *tables], n=1, cutoff=0.75)
     near = near or [own[name] for name in get_close_matches(leaf, list(own), n=1, cutoff=0.6)]
     near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6) if not own]
     if not near and own:

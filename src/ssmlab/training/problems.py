@@ -60,6 +60,9 @@ def _growing(config: SyntheticData, part: float) -> dict[str, int]:
     return {"data_tokens": tokens, "length": round(dense * (config.length / dense) ** max(0, 3 * part - 2))}
 
 
+COMMONEST = "the most frequent answer alone"
+
+
 def make(
     config: SyntheticData, count: int, seed, length: int = 0, every: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +77,12 @@ def make(
     if config.path == "selective_copying":
         return selective_copying(count, length, config.data_tokens, config.vocab, seed)
     return induction_heads(count, length, config.vocab, seed)
+
+
+def _chance(labels: np.ndarray) -> dict:
+    """What always giving the most frequent answer reaches."""
+    answers = labels[labels >= 0]
+    return {"metric": "accuracy", "value": np.bincount(answers).max().item() / answers.size, "of": COMMONEST}
 
 
 def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem:
@@ -106,6 +115,8 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         "counts": counts,
         "vocabulary": config.vocab,
         "row": f"{val[0].shape[1]:,} tokens",
+        "length": config.length,
+        "chance": _chance(test[1]),
         "split_hash": hashlib.sha256(val[0].tobytes() + test[0].tobytes()).hexdigest(),
         "notes": [
             f"generated; every epoch has {config.examples:,} new sequences for training",

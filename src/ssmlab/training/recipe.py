@@ -73,7 +73,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
     if smoke:
         if not tiny:
             raise RecipeError(f"{where}: has no [smoke] table, so there is no tiny form of it")
-        name += "-smoke"
+        name, table["trial"] = f"{name}-smoke", True
         for key, value in tiny.items():
             apply_override(table, key.split("."), value, where, schema)
     table["name"] = name

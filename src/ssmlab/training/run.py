@@ -19,6 +19,7 @@ from ssmlab.training.outputs import write_json, write_records
 from ssmlab.training.progress import Progress, duration
 from ssmlab.training.schema import AnyRecipe
 
+MOST_NOTES = 12  # on the data, in the terminal
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
 
 
@@ -111,6 +112,7 @@ class Run:
         self.resume, self.progress = resume, progress
         self.work = work_of(recipe, data)
         self.placements = {model.label: self.work.placement(model) for model in recipe.models}
+        self._start = getattr(recipe, "model", "")  # the weights of models without their own
         self.device = self.placements[recipe.models[0].label].device
         self.jobs = jobs_of(recipe, folder)
         self.stamp = Stamp(
@@ -123,11 +125,16 @@ class Run:
         )
 
     def announce(self) -> None:
-        """Say how long what is left will take, and what makes it slow."""
+        """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
         from ssmlab.ops import _native
 
         if self.device == "cpu" and _native.MISSING:
             self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
+        notes = self.data.describe.get("notes", [])
+        for note in notes[:MOST_NOTES]:
+            self.progress.say(f"data: {note}")
+        if len(notes) > MOST_NOTES:
+            self.progress.say(f"data: and {len(notes) - MOST_NOTES} more notes, which the report has")
         left = [job for job in self.jobs if not (self.resume and job.finished)]
         if left:
             self.progress.say("timing a few steps")
@@ -160,6 +167,7 @@ class Run:
             "name": self.recipe.name,
             "task": self.recipe.task,
             "description": self.recipe.description,
+            "trial": self.recipe.trial,
             "data": self.data.describe,
             "models": [self._model(model, records) for model in self.recipe.models],
             **{key: getattr(self.stamp, key) for key in ("command", "commit", "machine", "versions")},
@@ -175,6 +183,7 @@ class Run:
             "name": model.name,
             "label": model.label,
             "title": model.title,
+            "weights": bool(getattr(model, "weights", "") or getattr(model, "pretrained", False) or self._start),
             "tokens": measured.get("tokens"),
             "parameters": measured.get("parameters"),
             "folder": f"models/{model.label}",

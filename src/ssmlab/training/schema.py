@@ -161,6 +161,7 @@ class AnyRecipe(Table):
         name: the folder below `runs/`.
         seeds: every model is trained once for each of them.
         device: "auto", "cuda", "mps" or "cpu".
+        trial: the tiny form of a recipe, whose numbers decide nothing; --smoke sets it.
     """
 
     forms: ClassVar[str] = ""  # what `data.path` may be, in words
@@ -170,12 +171,18 @@ class AnyRecipe(Table):
     task: str
     seeds: list[int] = Field([0], min_length=1)
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    trial: bool = False
     data: Any
     training: Any
     models: list[Any]
     evaluation: Any
     adapt: AdaptConfig = AdaptConfig()
     base: BaseRun = BaseRun()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed(cls, value):
+        return [value] if isinstance(value, int) else value
 
     @model_validator(mode="before")
     @classmethod

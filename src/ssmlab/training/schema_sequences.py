@@ -1,5 +1,6 @@
 """The tables of recipes on sequences: language models, classifiers, synthetic tasks, and what length costs."""
 
+import codecs
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,6 +27,16 @@ def _model_of_run(path: str) -> str:
 ModelFolder = Annotated[
     str, AfterValidator(_model_of_run)
 ]  # of a language model in any layout, or a run with one model
+
+
+def _codec(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError(f"{name!r} is no encoding that Python knows; such as utf-8, latin-1 or cp1252") from None
+
+
+Encoding = Annotated[str, AfterValidator(_codec)]
 
 
 class SequenceModel(Table):
@@ -109,8 +120,13 @@ class LanguageData(Table):
     tokenizer: str = ""  # a tokenizer.json, a sentencepiece model, or bytes; bytes, or that of the weights, if empty
     length: int = Field(256, ge=2)  # tokens of a row
     documents: Literal["file", "line"] = "file"  # what a document is, which nothing leaks out of
+    encoding: Encoding = "utf-8"  # of files of text, such as latin-1
+    packing: bool = True  # several documents in a row; false: one, which lora=affix needs, at the price of filling
     reverse_complement: bool = False  # of DNA: train on both strands
     template: Template = Template()
+    chat_template: Literal["auto", "recipe"] = (
+        "auto"  # auto: the model's own, if any, unless [data.template] is changed
+    )
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     test_fraction: float = Field(0.1, gt=0, lt=0.5)
     split_seed: int = 0
@@ -188,6 +204,8 @@ class LanguageRecipe(SequenceRecipe):
     def _streams(self):
         if self.training.carry_state and self.data.kind == "chat":
             raise ValueError("training.carry_state is for streams; the messages of a chat are apart")
+        if self.training.carry_state and not self.data.packing:
+            raise ValueError("training.carry_state needs rows that continue each other; leave data.packing=true")
         return self
 
 

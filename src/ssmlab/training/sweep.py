@@ -1,6 +1,7 @@
 """A grid of recipes, compared on the validation part. The test part is never predicted."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from itertools import product
@@ -56,6 +57,18 @@ class Sweep:
         return max(self.trials, key=Trial.goodness)  # of equals the first
 
     @property
+    def at_edge(self) -> list[str]:
+        """What to add to the grid: a number that is best at its end may be better beyond it."""
+        found = []
+        for key, text in self.best.changes.items():
+            values = sorted({_number(trial.changes[key]) for trial in self.trials})
+            best = _number(text)
+            if len(values) > 1 and not math.isnan(sum(values)) and best in (values[0], values[-1]):
+                side = "smallest" if best == values[0] else "largest"
+                found.append(f"{key}={text} is the best and the {side} of its grid; try values beyond it")
+        return found
+
+    @property
     def recipe(self) -> AnyRecipe:
         """The best trial's recipe. Where models may be trained differently, each one with its own best of the grid."""
         best = self.best.recipe
@@ -67,6 +80,14 @@ class Sweep:
             changed = [key.split(".")[1] for key in self.best.changes]
             model["training"] = model["training"] | {key: own[key] for key in changed}
         return type(best).model_validate(table)
+
+
+def _number(text: str) -> float:
+    """The number that a value of the grid is, nan where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
-from ssmlab.reports.intervals import ratio_difference, ratio_interval
+from ssmlab.reports.intervals import ratio_difference, ratio_interval, wilson
 from ssmlab.reports.record import Record
 from ssmlab.tasks.language import ASKED, NATS, RIGHT
 from ssmlab.tasks.task import Task
@@ -81,10 +81,24 @@ def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
         spread = None
         if metric == task.decides:
             column, scale = deciding(task)
-            spread = ratio_interval(scale * sums[:, column], sums[:, ASKED], resamples=resamples)[1:]
+            spread = _interval(sums[sums[:, ASKED] > 0], column, scale, resamples)
         unit = units.get(metric, "fraction" if metric == "all_right" else "bits")
         records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=spread))
     return records
+
+
+def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tuple[float, float]:
+    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are right or wrong as wholes.
+
+    Rows that are all right, or all wrong, say nothing to the bootstrap, whose interval has no width then.
+    """
+    asked, right = sums[:, ASKED], sums[:, RIGHT]
+    if column == RIGHT and (asked == 1).all():
+        return wilson(round(right.sum()), len(sums))
+    if column == RIGHT and (right.sum() in (0, asked.sum())):
+        return wilson(len(sums) if right.any() else 0, len(sums))
+    _, low, high = ratio_interval(scale * sums[:, column], asked, resamples=resamples)
+    return low, high
 
 
 def deciding(task: Any) -> tuple[int, float]:
@@ -103,6 +117,7 @@ def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[st
     differences = []
     for first, second in combinations(found, 2):
         a, b = np.stack(found[first]), np.stack(found[second])
+        a, b = (rows[:, a[0, :, ASKED] > 0] for rows in (a, b))
         interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, ASKED], resamples=resamples)
         record = Record(
             metric=f"{task.decides}_difference",

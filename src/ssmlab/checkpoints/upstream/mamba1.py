@@ -41,7 +41,7 @@ BLOCK = {name: name for name in ("d_state", "d_conv", "expand", "dt_rank", "conv
 IGNORED = ("layer", "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path")
 
 # what the original takes where its configuration is silent
-MODEL_DEFAULTS = {"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "vocab_multiple": 8}
+MODEL_DEFAULTS = {"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "vocab_multiple": 8, "padded_logits": True}
 ATTENTION_DEFAULTS = {"attn_rotary": 0, "attn_qkv_bias": True, "attn_out_bias": True}
 # what of the original's attention is not in ours, and the value that ours stands for
 ATTENTION_FIXED = {"causal": True, "mlp_dim": 0, "softmax_scale": None, "rotary_emb_interleaved": False}

@@ -88,7 +88,9 @@ def _trained(place: Path, model: str) -> list[Subject]:
 
 def _read(folder: Path, given: Path) -> Subject:
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model")
+        if name is None or name in LANGUAGE_MODELS:
+            raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
         preprocess = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
         missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,169 @@
+"""What a verdict rests on: runs that decide nothing are called so in its place; what flatters it is said next to it.
+
+trial       the recipe's tiny form, --smoke
+chance      the best model is not clearly better than knowing only how frequent the answers are
+stuck       the loss of the best model, which began at random, did not fall while it was trained
+overfitted  a compared model was kept long after its best epoch on the validation part
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ssmlab.reports.formats import listing
+from ssmlab.reports.intervals import wilson
+from ssmlab.reports.run_folder import Run
+from ssmlab.reports.verdict import Winner, winner
+
+JUDGED = ("clear", "unclear", "single")  # kinds of verdicts that say which model is better, or how good one is
+WORSE = 0.05  # so much above its least is a loss that rises, and so many points an accuracy that falls
+FELL = 0.01  # the share by which a training loss falls at least where something is learned
+
+
+def judged(run: Run) -> Winner:
+    """The verdict of a run, or why there is none."""
+    verdict = winner(run.records, run.predictions, run.titles)
+    if verdict.kind not in JUDGED:
+        return verdict
+    for kind, headline, why in (
+        ("trial", "A trial, no verdict", _trial(run)),
+        ("chance", "Not better than chance, no verdict", _chance(run, verdict)),
+        ("stuck", "No progress, no verdict", _stuck(run, verdict)),
+        ("overfitted", "Overfitted, no verdict", _overfitted(run, verdict)),
+    ):
+        if why:
+            detail = f"{why} On the test part {_results(run)}."
+            verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
+            break
+    said = [verdict.detail, *_lengths(run), *_copies(run)]
+    return replace(verdict, detail=" ".join(said))
+
+
+def _trial(run: Run) -> str:
+    if not run.info.get("trial"):
+        return ""
+    return "tiny models were trained for moments on little data (--smoke), to see that everything runs."
+
+
+def _chance(run: Run, verdict: Winner) -> str:
+    known, metric = chance(run), run.deciding
+    value = run.final(verdict.leader or "", metric.metric)
+    if known is None or value is None or not math.isfinite(value):
+        return ""
+    level, what = known
+    low, high = _bounds(run, verdict.leader or "", value)
+    if metric.sign * (low if metric.higher else high) > metric.sign * level:
+        return ""
+    return (
+        f"{run.titles[verdict.leader or '']}, the best, reaches {metric.text(value)} "
+        f"({metric.text(low)} to {metric.text(high)}), and {what} reaches {metric.text(level)}."
+    )
+
+
+def chance(run: Run) -> tuple[float, str] | None:
+    """What a model reaches on the test part that has learned nothing but frequencies, and how; None if unknown."""
+    known = run.data.get("chance")
+    if isinstance(known, dict) and known.get("metric") == run.deciding.metric:
+        return float(known["value"]), f"knowing {known['of']}"
+    if run.deciding.metric != "accuracy":
+        return None
+    of_class = {r.class_: r.value for r in run.records if r.metric == "support" and r.split == "test" and r.class_}
+    counts = [n for name, n in of_class.items() if name not in ("macro", "weighted")]
+    if not counts or not sum(counts):
+        return None
+    return max(counts) / sum(counts), "always naming the most frequent class"
+
+
+def _bounds(run: Run, label: str, value: float) -> tuple[float, float]:
+    """The 95 % interval of a model's number, of its first seed moved to the mean; the number where there is none."""
+    record = next(iter(run.finals[label, run.deciding.metric, None].values()))
+    if record.spread is not None:
+        return value + record.spread[0] - record.value, value + record.spread[1] - record.value
+    if record.n and run.deciding.fraction:
+        return wilson(round(value * record.n), record.n)
+    return value, value
+
+
+def _stuck(run: Run, verdict: Winner) -> str:
+    begun = {model.get("label"): model.get("weights") for model in run.info.get("models", []) if "weights" in model}
+    if begun.get(verdict.leader, True):  # what was trained before may have nothing left to learn
+        return ""
+    title = run.titles[verdict.leader or ""]
+    for _, losses in _curves(run, verdict.leader or "", "train", "loss"):
+        tenth = max(1, len(losses) // 10)
+        first, last = float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
+        if len(losses) >= 10 and last > first - FELL * abs(first):
+            return (
+                f"the training loss of {title} did not fall: {first:.3f} at first, {last:.3f} at last; try another "
+                "training.learning_rate."
+            )
+    return ""
+
+
+def _overfitted(run: Run, verdict: Winner) -> str:
+    metric, compared = run.deciding, [label for label in (verdict.leader, verdict.runner_up) if label]
+    for label in compared:
+        for seed, values in _curves(run, label, "val", metric.metric):
+            kept = _kept(run, label, seed, metric.metric)
+            best = max(values) if metric.higher else min(values)
+            train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
+            if kept is None or len(values) < 2 or len(train) < 2:
+                continue
+            after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
+            limit = WORSE + 2 * _error(run, label, best) if metric.higher else WORSE * best
+            if metric.sign * (best - kept) > limit and train[-1] < after:
+                return (
+                    f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
+                    f"{values.index(best) + 1} of {len(values)} and has {metric.text(kept)} as it was kept, while the "
+                    "training loss fell on; training.keep=best keeps the best epoch."
+                )
+    return ""
+
+
+def _error(run: Run, label: str, share: float) -> float:
+    """The standard error of an accuracy on the validation part."""
+    found = (r.n for r in run.records if r.model == label and r.split == "val" and r.step is None and r.n)
+    return math.sqrt(max(share * (1 - share), 1e-4) / next(found, 1))
+
+
+def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | None, list[float]]]:
+    """The values of every seed in the order of their steps."""
+    found: dict[int | None, dict[int, float]] = {}
+    for r in run.records:
+        if (r.model, r.split, r.metric) == (label, part, metric) and r.step is not None:
+            found.setdefault(r.seed, {})[r.step] = r.value
+    return [(seed, [values[step] for step in sorted(values)]) for seed, values in found.items()]
+
+
+def _kept(run: Run, label: str, seed: int | None, metric: str) -> float | None:
+    """The validation part's number of the weights that were kept."""
+    wanted = (label, "val", metric, seed)
+    found = [r.value for r in run.records if (r.model, r.split, r.metric, r.seed) == wanted and r.step is None]
+    return found[-1] if found else None
+
+
+def _results(run: Run) -> str:
+    values = {label: run.final(label, run.deciding.metric) for label in run.labels}
+    return listing([f"{run.titles[m]} has {run.deciding.text(v)}" for m, v in values.items() if v is not None])
+
+
+def _lengths(run: Run) -> list[str]:
+    """Synthetic tasks: what the verdict says is of the trained length, and this of the longest other one."""
+    known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
+    lengths = sorted(int(name.split()[1]) for name in known)
+    trained = run.data.get("length")
+    if not lengths or not trained or lengths[-1] == trained:
+        return []
+    longest = {m: run.final(m, "accuracy", f"length {lengths[-1]}") for m in run.labels}
+    found = listing([f"{run.titles[m]} {run.deciding.text(v)}" for m, v in longest.items() if v is not None])
+    return [f"This is the trained length, {trained:,}; at {lengths[-1]:,}: {found}."]
+
+
+def _copies(run: Run) -> list[str]:
+    copies = run.data.get("copies")
+    found = copies.get("test") if isinstance(copies, dict) else None
+    if not found:
+        return []
+    count = found["exact"] + found["near"]
+    return [f"Flattered: {count:,} of {found['of']:,} in the test part are copies of what models learned from."]

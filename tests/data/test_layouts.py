@@ -338,6 +338,31 @@ def test_the_decathlon(tmp_path):
     assert "left out: imagesTs, which has no labels (2 files)" in said and "14 hidden or system files" in said
 
 
+def objects(root, *names):
+    """Masks of 6 x 6 pixels, each with a pixel of its own."""
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros(36, np.uint8)
+        mask[i] = 255
+        Image.fromarray(mask.reshape(6, 6)).save(root / name)
+
+
+def test_a_mask_for_each_object(tmp_path):
+    for i in range(8):
+        write(tmp_path / "cells", f"stage1_train/c{i}/images/c{i}.png")
+        objects(tmp_path / "cells", *(f"stage1_train/c{i}/masks/{i}{n}f.png" for n in range(4)))
+        write(tmp_path / "busi", f"benign ({i}).png")
+        objects(tmp_path / "busi", f"benign ({i})_mask.png", f"benign ({i})_mask_1.png")
+    for folder, marked in (("cells", 4), ("busi", 2)):
+        found, data = checked(tmp_path / folder), open_masks(tmp_path / folder)
+        assert found["task"] == "segment" and found["counts"] == {"train": 5, "val": 1, "test": 2}
+        assert data.train.sample(0).labels.sum() == marked
+        assert data.notes[0].startswith("8 images with a mask for each object, which are put together (")
+    objects(tmp_path / "busi", "benign (3)_mask_2.png")
+    Image.new("L", (5, 6)).save(tmp_path / "busi" / "benign (3)_mask_2.png")
+    assert "benign (3)_mask_2.png is 5 x 6" in checked(tmp_path / "busi")["problems"][0]
+
+
 def test_folds_of_masks_stay_on_one_side(tmp_path):
     fill(tmp_path, [f"fold{i}/{what}" for i in range(4) for what in ("images", "masks")], 3, "png")
     for mask in tmp_path.rglob("masks/*.png"):

@@ -72,6 +72,8 @@ def test_parts_among_siblings():
         "20news-bydate-test": "test",
     }
     assert names.parts_among(["bullet_train", "tram", "test_tube"]) == {}
+    libri = {"train-clean-100": "train", "dev-clean": "val", "test-clean": "test", "test-other": "test"}
+    assert names.parts_among(libri) == libri
 
 
 def test_numbers_at_the_end_of_names():

@@ -12,7 +12,7 @@ from ssmlab.data.parts import sort_files
 from ssmlab.data.text import FIELD, PYDOC
 
 TASKS = ("classify", "segment", "classify_sequence", "language")
-SEQUENCES = ("text", "dna", "audio", "chat")
+SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
 
 def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
@@ -56,7 +56,7 @@ def _kind_of(place, path):
         return "image"
     counts: Counter[str] = Counter()
     for name in FolderFiles(place).files:
-        for kind in ("image", *SEQUENCES):  # in this order where there are as many: captions next to pictures
+        for kind in ("image", *SEQUENCES):
             rule = KINDS[kind]
             counts[kind] += name.lower().endswith(rule.suffixes + (rule.unread if kind == "image" else ()))
     best = max(("image", *SEQUENCES), key=lambda kind: counts[kind])

@@ -20,6 +20,7 @@ from ssmlab.data.names import (
     MASK_FOLDERS,
     folder_meaning,
     image_of_mask,
+    is_numbered_mask,
     without,
 )
 from ssmlab.data.parts import sort_files
@@ -42,6 +43,7 @@ class Case:
         images: names of files, one for each channel; a picture of several channels is one.
         mask: the mask's name. view: that of the field of view, or None.
         group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
+        more: further masks of the image, one for each object: what any of them marks is marked.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Case:
     mask: str
     view: str | None = None
     group: str | None = None
+    more: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -237,10 +240,25 @@ def _pair(found, contents):
         if part == "test" and images and not masks:
             contents.notes.append(f"left out: {count(len(images), 'image')} of test, which has no masks")
             continue
-        mask_of, lonely = _match(images, masks, "mask", contents.problems)
+        masks, more, known = _gathered(images, masks)
+        if more:
+            objects = [image for image in images if image in known] or list(more)
+            contents.notes.append(
+                f"{count(len(more), 'image')} with a mask for each object, which are put together ({some(objects)})"
+            )
+        mask_of, lonely = _match([image for image in images if image not in known], masks, "mask", contents.problems)
+        mask_of |= known
         view_of, _ = _match(images, views, "field of view", contents.problems)
         contents.cases += [
-            Case(image, part, (image,), mask_of[image], view_of.get(image), fold_of[image])
+            Case(
+                image,
+                part,
+                (image,),
+                mask_of[image],
+                view_of.get(image),
+                fold_of[image],
+                more.get(mask_of[image], ()),
+            )
             for image in images
             if image in mask_of
         ]
@@ -254,6 +272,32 @@ def _pair(found, contents):
         contents.problems += [
             f"{name}: an image without a mask; add one, or remove it" for name in unmasked.get(part, ())
         ]
+
+
+def _gathered(images, masks):
+    """Masks of one image, one for each object: x_mask.png and x_mask_1.png, or all in the folder of a single image.
+
+    Returns:
+        the masks that are left to match; the first of those together -> the others; image -> the first of its masks.
+    """
+    numbered: dict[tuple[str, str | None], list[str]] = {}
+    for name in masks:
+        numbered.setdefault((name.rpartition("/")[0], image_of_mask(_stem(name))), []).append(name)
+    more = {}
+    for (_, image), same in numbered.items():
+        if image and len(same) > 1 and any(is_numbered_mask(_stem(name)) for name in same):
+            more[same[0]] = tuple(same[1:])
+    places: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    for at, names in enumerate((images, masks)):
+        for name in names:
+            places.setdefault(_place(name), ([], []))[at].append(name)
+    known = {}
+    for place, (own, objects) in places.items():
+        if len(own) == 1 and len(objects) > 1 and place[-1:] == (_stem(own[0]),):  # <id>/images/<id>.png
+            known[own[0]] = objects[0]
+            more[objects[0]] = tuple(objects[1:])
+    gone = {name for names in more.values() for name in names} | set(known.values())
+    return [name for name in masks if name not in gone], more, known
 
 
 def _match(images, others, what, problems):

@@ -6,7 +6,6 @@ Which of these meanings holds in a data set depends on what lies next to a name:
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import PurePosixPath
 
 PART_WORDS = (
     dict.fromkeys(("train", "training", "trn"), "train")
@@ -38,7 +37,7 @@ FIRM_MASK_FOLDERS = frozenset(
 MASK_FOLDERS = FIRM_MASK_FOLDERS | {"masks", "mask"}
 MASK_SUFFIXES = (
     *("_masks", "_mask", "_manual1", "_manual", "_labels", "_label", "_groundtruth", "_ground_truth", "_gt"),
-    *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label"),
+    *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label", ".mask", " mask"),
 )
 MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
 THUMBNAIL_FOLDERS = frozenset(("thumb", "thumbs", "thumbnail", "thumbnails"))
@@ -49,15 +48,20 @@ NO_CLASSES = frozenset(
     ]
 )
 NOTES = frozenset(
-    ("readme", "read me", "license", "licence", "copying", "changelog", "citation", "authors", "requirements")
+    [
+        *("readme", "read me", "license", "licence", "copying", "changelog", "citation", "authors", "requirements"),
+        *("urls", "url"),
+    ]
 )
-NOTES_AMONG_CLASSES = NOTES | {"notes", "note", "source", "about", "urls", "url"}
-COMPRESSED = (".gz", ".bz2", ".xz")
+NOTES_AMONG_CLASSES = NOTES | {"notes", "note", "source", "about"}
+COMPRESSED = ("gz", "bz2", "xz")
 _NUMBERED = re.compile(r"(?P<word>[a-z]+?)s?[ _-]*\d+")
 _FOLDS = frozenset(("fold", "kfold", "cv", "cvfold", "split", "partition"))
 _PORTIONS = frozenset(("batch", "chunk", "shard", "subset", "part", "portion", "session", "archive", "zip"))
+_BEGINS = re.compile(rf"({'|'.join(PART_WORDS)})[\s_.-]", re.I)
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d){0,2}")
 _THUMBNAIL = re.compile(r"^thumb(nail)?s?[ _.-](?P<a>.+)$|^(?P<b>.+?)(?:[ _.-]thumb(nail)?s?|-\d{2,4}x\d{2,4})$", re.I)
+_SAYS_MASK = re.compile("|".join(re.escape(end.strip("_-. ")) for end in (*MASK_SUFFIXES, *MASK_PREFIXES)), re.I)
 _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 
 
@@ -85,9 +89,14 @@ def _part_of_word(word, words):
 def parts_among(names: Iterable[str]) -> dict[str, str]:
     """Name -> part of those among siblings that are named after a part.
 
-    That is a part's word with at most fillers, or names that share all but the word: 20news-bydate-train, -test.
+    That is a part's word with at most fillers, or names that share all but the word: 20news-bydate-train, -test; or all
+    of several names that begin with one: train-clean-100, dev-clean, test-clean.
     """
+    names = list(names)
     meant = {name: meaning for name in names if (meaning := folder_meaning(name))[0]}
+    parts = {part for part, _ in meant.values()}
+    if len(meant) == len(names) and "train" in parts and len(parts) > 1 and all(map(_BEGINS.match, names)):
+        return {name: part for name, (part, _) in meant.items() if part}
     shared: dict[str, set[str | None]] = {}
     for part, rest in meant.values():
         shared.setdefault(rest, set()).add(part)
@@ -131,39 +140,48 @@ def is_no_class(name: str) -> bool:
 
 
 def is_note(name: str, classed: bool) -> bool:
-    """README.txt, licence.txt, and among class folders notes.txt and urls_pos.txt: a text about the texts."""
+    """README.txt, licence.txt, urls_pos.txt, and among class folders notes.txt: a text about the texts."""
     words = re.sub(r"[\s_-]+", " ", stem_of(name).casefold()).strip()
-    if words in NOTES or words.startswith(("readme ", "license ", "licence ")):
-        return True
-    return classed and (words in NOTES_AMONG_CLASSES or words.startswith("urls ") or words.endswith(" urls"))
+    return (
+        words in (NOTES_AMONG_CLASSES if classed else NOTES)
+        or words.startswith(("readme ", "license ", "licence ", "urls "))
+        or words.endswith(" urls")
+    )
 
 
 def stem_of(name: str) -> str:
     """A file's name without folders and without its last suffix, of compressed files without the two last."""
-    base = PurePosixPath(name).name
-    for ending in COMPRESSED:
-        if base.lower().endswith(ending) and len(base) > len(ending):
-            base = base[: -len(ending)]
-            break
-    return PurePosixPath(base).stem
+    base = name.rpartition("/")[2]
+    stem, _, ending = base.rpartition(".")
+    if ending.lower() in COMPRESSED and "." in stem:
+        stem = stem.rpartition(".")[0]
+    return stem or base
 
 
 def without(stem: str, suffixes: Iterable[str], prefixes: Iterable[str] = ()) -> str:
     """A stem without the first of these endings or beginnings that it has."""
+    folded = stem.casefold()
     for suffix in suffixes:
-        if stem.casefold().endswith(suffix.casefold()) and len(stem) > len(suffix):
+        if folded.endswith(suffix.casefold()) and len(stem) > len(suffix):
             return stem[: -len(suffix)]
     for prefix in prefixes:
-        if stem.casefold().startswith(prefix) and len(stem) > len(prefix):
+        if folded.startswith(prefix) and len(stem) > len(prefix):
             return stem[len(prefix) :]
     return stem
 
 
 def image_of_mask(stem: str) -> str | None:
     """The stem of the image that a mask of this stem belongs to (x_mask, x_mask_1, mask_x), or None."""
+    if not _SAYS_MASK.search(stem):  # a million names are looked at
+        return None
     plain = _MASK_NUMBER.sub("", stem)
     base = without(plain, MASK_SUFFIXES, MASK_PREFIXES)
     return base if base != plain else None
+
+
+def is_numbered_mask(stem: str) -> bool:
+    """x_mask_1: one of several masks of x."""
+    return _MASK_NUMBER.search(stem) is not None
 
 
 def image_of_thumbnail(stem: str) -> str | None:

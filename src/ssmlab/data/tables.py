@@ -54,6 +54,8 @@ def read_table(name: str, read: Callable[[], bytes]) -> Table:
             if not any(cell.strip() for cell in cells):
                 continue
             line = reader.line_num + skipped
+            while len(cells) > len(table.columns) and not cells[-1].strip():
+                cells.pop()
             if len(cells) != len(table.columns):
                 wrong = f"{len(cells)} cells, expected {len(table.columns)}"
                 table.problems.append(f"{name}, line {line}: {wrong}; mend the row")

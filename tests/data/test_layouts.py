@@ -170,6 +170,14 @@ def test_pictures_without_a_class_next_to_the_parts(tmp_path):
     assert "left out: 3 images outside of class folders (seg_pred/seg_pred/0.jpg" in said
 
 
+def test_a_test_without_labels(tmp_path):
+    fill(tmp_path, [f"asl_train/asl_train/{letter}" for letter in "AB"], 10, "jpg")
+    fill(tmp_path, ["asl_test/asl_test"], 3, "jpg")
+    classes, counts, said = agree(tmp_path)
+    assert classes == ["A", "B"] and counts == {"train": 14, "val": 2, "test": 4}
+    assert "left out: 3 images outside of class folders (asl_test/asl_test/0.jpg" in said
+
+
 def test_parts_below_the_classes(tmp_path):
     fill(tmp_path, ["benign/train", "malignant/train"], 8, "png")
     fill(tmp_path, ["benign/test", "malignant/test"], 3, "png")
@@ -201,6 +209,15 @@ def test_years_and_portions(tmp_path):
     assert classes == ["cat", "dog"] and sum(counts.values()) == 20 and "2019/, 2020/: no classes" in said
     fill(tmp_path / "batches", [f"batch_{i}/{label}" for label in ("cat", "dog") for i in (1, 2)], 5, "png")
     assert agree(tmp_path / "batches")[0] == ["cat", "dog"]
+    fill(tmp_path / "years", ["1970", "1980"], 5, "png")
+    assert agree(tmp_path / "years")[0] == ["1970", "1980"], "pictures sorted by the year that is to be found"
+
+
+@pytest.mark.parametrize("name", ["HAM10000_images_part_{}", "images_00{}/images", "fold{}"])
+def test_shares_of_a_download_are_no_classes(tmp_path, name):
+    fill(tmp_path, [name.format(i) for i in (1, 2)], 5, "jpg")
+    found = checked(tmp_path)
+    assert not found["ok"] and "outside of class folders" in found["problems"][0] and found["classes"] == []
 
 
 def test_folders_that_hold_the_same_folders_are_refused(tmp_path):

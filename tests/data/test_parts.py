@@ -53,6 +53,7 @@ def test_no_other_table_of_parts():
         ("labelsTs", ("test", "labels")),
         ("TEST SET", ("test", "set")),
         ("trainset", ("train", "")),
+        ("trainannot", ("train", "annot")),
         ("val2017", ("val", "")),
         ("seg_pred", (None, "seg_pred")),
         ("train_test_split", (None, "train_test_split")),
@@ -80,9 +81,10 @@ def test_numbers_at_the_end_of_names():
     assert [n for n in ("fold1", "Fold_2", "fold-3", "cv 4", "folder1", "fold", "5fold") if names.is_fold(n)] == [
         "fold1", "Fold_2", "fold-3", "cv 4",
     ]  # fmt: skip
-    assert [n for n in ("2019", "2019-05-01", "batch_2", "part3", "class1", "1234567") if names.is_portion(n)] == [
-        "2019", "2019-05-01", "batch_2", "part3",
+    assert [n for n in ("batch_2", "part3", "a_part_1", "images_001", "class1", "grade 2") if names.is_portion(n)] == [
+        "batch_2", "part3", "a_part_1", "images_001",
     ]  # fmt: skip
+    assert [n for n in ("2019", "2019-05-01", "1234567", "3019") if names.is_date(n)] == ["2019", "2019-05-01"]
 
 
 def test_a_file_is_named_to_its_last_suffix():

@@ -90,7 +90,7 @@ class ClassTree:
             for name in rest:
                 self.enter(_join(folder, name), part, name)
         elif self.is_class is None and self._are_portions(folder, rest):
-            self.found.notes.append(f"{some(f'{n}/' for n in rest)}: no classes; the classes in them are put together")
+            self.found.notes.append(f"{some(f'{n}/' for n in rest)}: no classes; what they hold is put together")
             for name in rest:
                 self.enter(_join(folder, name), part, group)
         elif not parts:
@@ -102,7 +102,7 @@ class ClassTree:
             (name,) = inside
             same = name.casefold() == folder.rpartition("/")[2].casefold()
             is_class = self.is_class is not None and self.is_class(name)
-            if is_class or not (same or words.is_filler(name)) or not self.inside(_join(folder, name)):
+            if is_class or not (same or words.is_filler(name)):
                 break
             folder = _join(folder, name)
         self.walk(folder, part, group)
@@ -139,13 +139,15 @@ class ClassTree:
                 )
 
     def _are_portions(self, folder, inside):
+        """Whether these are shares of a download (batch_1), or dates above class folders; years may be classes."""
+        if len(inside) < 2 or all(map(words.is_portion, inside)):
+            return len(inside) > 1
         places = [_join(folder, name) for name in inside]
         lower = {name for place in places for name in self.inside(place)}
         return (
-            len(inside) > 1
-            and all(map(words.is_portion, inside))
+            all(map(words.is_date, inside))
             and all(self.inside(place) and not self.direct.get(place) for place in places)
-            and not all(map(words.is_portion, lower))
+            and not all(map(words.is_date, lower))
         )
 
     def _add_classes(self, folder, inside, part, group):

@@ -30,7 +30,18 @@ IMAGE_FOLDERS = frozenset(
 FIRM_MASK_FOLDERS = frozenset(
     [
         *("1st_manual", "manual", "manual1", "labels", "label", "groundtruth", "ground_truth", "gt", "av"),
-        *("annotations", "annotation", "targets", "target", "map", "maps", "segmentation", "segmentations", "seg"),
+        *(
+            "annotations",
+            "annotation",
+            "annot",
+            "targets",
+            "target",
+            "map",
+            "maps",
+            "segmentation",
+            "segmentations",
+            "seg",
+        ),
         "segmentationclass",
     ]
 )
@@ -55,12 +66,13 @@ NOTES = frozenset(
 )
 NOTES_AMONG_CLASSES = NOTES | {"notes", "note", "source", "about"}
 COMPRESSED = ("gz", "bz2", "xz")
-_NUMBERED = re.compile(r"(?P<word>[a-z]+?)s?[ _-]*\d+")
+_NUMBERED = re.compile(r"(?P<words>(?:.*[ _-])?(?P<word>[a-z]+?)s?)[ _-]*\d+")
 _FOLDS = frozenset(("fold", "kfold", "cv", "cvfold", "split", "partition"))
 _PORTIONS = frozenset(("batch", "chunk", "shard", "subset", "part", "portion", "session", "archive", "zip"))
 _BEGINS = re.compile(rf"({'|'.join(PART_WORDS)})[\s_.-]", re.I)
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d){0,2}")
 _THUMBNAIL = re.compile(r"^thumb(nail)?s?[ _.-](?P<a>.+)$|^(?P<b>.+?)(?:[ _.-]thumb(nail)?s?|-\d{2,4}x\d{2,4})$", re.I)
+_GLUED = re.compile("(train|val|test)(annot|masks?|labels?)", re.I)  # CamVid's trainannot
 _SAYS_MASK = re.compile("|".join(re.escape(end.strip("_-. ")) for end in (*MASK_SUFFIXES, *MASK_PREFIXES)), re.I)
 _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 
@@ -69,7 +81,7 @@ _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 def folder_meaning(step: str) -> tuple[str | None, str]:
     """The part that a name tells, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
     "images". A name with the words of two parts, such as train_test_split, tells none."""
-    for spaced in (step, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
+    for spaced in (step, _GLUED.sub(r"\1 \2", step), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
         words = [word for word in re.split(r"[\s_.\-()]+", spaced.casefold()) if word]
         found = {i: part for i, word in enumerate(words) if (part := _part_of_word(word, words))}
         if len(set(found.values())) == 1:
@@ -121,9 +133,11 @@ def is_fold(name: str) -> bool:
 
 
 def is_portion(name: str) -> bool:
-    """batch_1, part2, 2019, 2019-05-01: where data came from, and no class where class folders lie below."""
+    """batch_1, images_part_2, images_001: a share of a download, and no class."""
     match = _NUMBERED.fullmatch(name.casefold())
-    return bool(match and match["word"] in _PORTIONS) or is_date(name)
+    if not match:
+        return False
+    return match["word"] in _PORTIONS or all(word in FILLERS for word in re.split("[ _-]+", match["words"]) if word)
 
 
 def is_date(name: str) -> bool:

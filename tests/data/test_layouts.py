@@ -226,6 +226,23 @@ def test_folders_that_hold_the_same_folders_are_refused(tmp_path):
     assert problem.startswith("Bern/, Ulm/: all hold the same folders (benign, malignant); which of the two levels")
 
 
+def test_sides_below_a_class_belong_to_it(tmp_path):
+    fill(tmp_path, [f"{label}/{side}" for label in ("AMD", "Normal") for side in ("left", "right")], 5, "png")
+    assert agree(tmp_path)[0] == ["AMD", "Normal"]
+
+
+def test_domains_with_a_folder_of_images_are_refused_too(tmp_path):
+    fill(tmp_path, [f"{camera}/images/{label}" for camera in ("dslr", "webcam") for label in ("bike", "mug")], 5, "jpg")
+    assert "all hold the same folders (bike, mug)" in checked(tmp_path)["problems"][0]
+
+
+def test_an_archive_unpacked_twice(tmp_path):
+    fill(tmp_path / "cells", [f"{top}{label}" for label in ("sick", "well") for top in ("", "cells/")], 5, "png")
+    classes, counts, said = agree(tmp_path / "cells")
+    assert classes == ["sick", "well"] and sum(counts.values()) == 10
+    assert "left out: cells/ (10 images), which holds the same class folders once more" in said
+
+
 @pytest.mark.parametrize("word", ["train", "test", "valid"])
 def test_a_class_may_be_called_like_a_part(tmp_path, word):
     fill(tmp_path, ["bus", "tram", word], 8, "png")

@@ -158,6 +158,7 @@ class ClassTree:
         if self.is_class is None and self._add_nested(folder, classes, part, group):
             return
         if self.is_class is None:
+            classes = self._without_copies(folder, classes)
             self._report_alike(folder, classes)
             if part is None:
                 self._report_own_parts(folder, classes)
@@ -202,17 +203,37 @@ class ClassTree:
 
     def _report_alike(self, folder, classes):
         """Folders that all hold the same class folders are not the classes, and nothing says what they are."""
-        lower = [frozenset(self.inside(_join(folder, name))) for name in classes]
+        lower = [frozenset(self._inside_all(_join(folder, name))) for name in classes]
         if len(classes) < 2 or len(set(lower)) > 1 or len(lower[0]) < 2:
             return
         if any(self.direct.get(_join(folder, name)) for name in classes) or any(
-            words.is_filler(name) or re.search(r"\d", name) for name in lower[0]
+            words.is_filler(name) or re.search(r"\d", name) or name.casefold() in words.VIEWS for name in lower[0]
         ):
             return  # years, patients, views: they belong to their class
         self.found.problems.append(
             f"{some(f'{name}/' for name in classes)}: all hold the same folders ({some(sorted(lower[0]))}); which of "
             "the two levels are the classes? Put the files of each class together, or give one of them as the path"
         )
+
+    def _inside_all(self, folder):
+        """What is in a folder, or in the only one in it that says nothing: a/images/<these>."""
+        inside = self.inside(folder)
+        while len(inside) == 1 and not self.direct.get(folder) and words.is_filler(inside[0]):
+            folder = _join(folder, inside[0])
+            inside = self.inside(folder)
+        return inside
+
+    def _without_copies(self, folder, classes):
+        """The classes but for a folder that holds folders of all the others once more, as an archive unpacked twice."""
+        kept = []
+        for name in classes:
+            others = {other for other in classes if other != name}
+            if len(others) > 1 and others <= set(self.inside(_join(folder, name))):
+                inside = count(len(list(self.below(_join(folder, name)))), self.noun)
+                self.found.notes.append(f"left out: {name}/ ({inside}), which holds the same class folders once more")
+            else:
+                kept.append(name)
+        return kept
 
     def _add_loose(self, names, part, group):
         self.found.loose += [Example(name, part, None, group) for name in names]

@@ -40,7 +40,7 @@ def choose_examples(
     else:
         notes = [name for name in chosen if words.is_note(name, classed)] if kind == "text" else []
         gone = set(notes) if len(notes) < len(chosen) else set()
-        _leave_out(found, sorted(gone), rule.noun, "that say something about the data")
+        _leave_out(found, sorted(gone), rule.noun, "about the data")
     return [name for name in chosen if name not in gone], others
 
 

@@ -58,6 +58,13 @@ NO_CLASSES = frozenset(
         *("background noise", "thumbnails"),
     ]
 )
+# Folders below a class, whatever the classes are: sides and views of what is shown
+VIEWS = frozenset(
+    [
+        *("left", "right", "front", "back", "rear", "side", "top", "bottom", "day", "night", "indoor", "outdoor"),
+        *("axial", "coronal", "sagittal", "od", "os", "l", "r"),
+    ]
+)
 NOTES = frozenset(
     [
         *("readme", "read me", "license", "licence", "copying", "changelog", "citation", "authors", "requirements"),

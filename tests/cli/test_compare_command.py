@@ -33,7 +33,9 @@ def test_the_table_the_front_and_the_report(tmp_path, capsys, monkeypatch):
         assert shown.count(row) == 2, "two tables, since four models do not fit 80 columns"
     assert "Training" not in shown and "not measured" in shown and "no --data" in shown
     assert "Pareto front" in shown and (output / "report.html").is_file()
-    assert call("compare", "vim_test", *QUICK, "--output", str(output)) == 0, "a comparison is made again"
+    assert call("compare", "vim_test", *QUICK, "--output", str(output)) == 2
+    assert "holds a comparison already" in capsys.readouterr().err
+    assert call("compare", "vim_test", *QUICK, "--output", str(output), "--overwrite") == 0
     assert "Training images/s" in capsys.readouterr().out
 
 

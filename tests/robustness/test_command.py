@@ -8,6 +8,7 @@ import torch
 
 from ssmlab.cli.main import main
 from ssmlab.data import open_images
+from ssmlab.errors import UserError
 from ssmlab.models import create_model, save_model
 from ssmlab.reports.record import Record, read_records
 from ssmlab.robustness import measure
@@ -97,7 +98,9 @@ def test_a_killed_run_goes_on(run, tmp_path, monkeypatch):
     assert len(done) == 21 == len(set(done)), "nothing is measured twice"
     straight = robustness([model], Options(**SMALL, batch=7), output=tmp_path / "straight")
     assert [r.value for r in whole.records] == [r.value for r in straight.records]
-    robustness([model], Options(**SMALL | {"seed": 1}), output=output)
+    with pytest.raises(UserError, match="holds a test of robustness already"):
+        robustness([model], Options(**SMALL | {"seed": 1}), output=output)
+    robustness([model], Options(**SMALL | {"seed": 1}), output=output, overwrite=True)
     assert len(done) == 63, "another seed is another test"
 
 
@@ -123,7 +126,7 @@ def test_imagenet_c(run, tmp_path):
     values = {(r.metric, r.class_): r.value for r in robustness([model], options, output=tmp_path / "c").records}
     assert 0.5 < values["mce", None] < 2 and ("accuracy", "jpeg_compression") in values
     some = Options(**SMALL | {"per_class": 1, "transformations": "imagenet-c", "severities": (2,)})
-    found = robustness([model], some, output=tmp_path / "c").records
+    found = robustness([model], some, output=tmp_path / "c", overwrite=True).records
     assert not any(r.metric == "mce" for r in found), "AlexNet's errors are means over all severities"
 
 
@@ -169,7 +172,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, run, capsys, 
 
 def test_a_foreign_folder_is_left_alone(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(Exception, match="holds files that are not those of a test of robustness"):
+    with pytest.raises(Exception, match="holds files that are not a test of robustness"):
         robustness([str(run / "models" / "vim")], Options(**SMALL), output=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -83,6 +83,15 @@ def test_intervals_are_as_wide_as_theory_says():
     assert records["agreement", "a"].spread == (1, 1) and records["accuracy", "a"].n == 2000
 
 
+def test_an_error_of_calibration_lies_within_its_interval():
+    right = np.random.default_rng(3).random(20) < 0.7
+    shaky = Outcome(**{**vars(outcome(right)), "confidence": np.random.default_rng(0).random(20).astype(np.float32)})
+    records = found(Answers(outcomes={"original": [shaky], "a": [shaky]}, classes=3), resamples=200)
+    for key, record in records.items():
+        if key[0] in ("ece", "mean_ece"):
+            assert record.spread[0] <= record.value <= record.spread[1], key
+
+
 def test_seeds_have_students_interval():
     records = [Record(metric="accuracy", value=value, spread=(0.0, 1.0)) for value in (0.5, 0.6, 0.7)]
     assert interval_of(records) == pytest.approx(

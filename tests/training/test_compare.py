@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,11 +15,14 @@ from ssmlab.errors import ModelError, UserError
 from ssmlab.models import create_model, save_model
 from ssmlab.reports.record import Record, read_records
 from ssmlab.training.compare import Options, compare, published
+from ssmlab.training.compare.measure import over_seeds
 from ssmlab.training.compare.pareto import ACCURACY, MACS, Spot, front, plot
 from ssmlab.training.compare.subjects import find_subjects
 from ssmlab.training.compare.table import make_table, to_markdown, to_rich
+from ssmlab.training.folder import check_report_folder
 from ssmlab.training.inference import Classifier
 from ssmlab.training.measure import predict
+from ssmlab.training.outputs import write_records
 from ssmlab.training.progress import Progress
 
 QUICK = {"batch": 2, "repeats": 2, "device": "cpu"}
@@ -103,6 +107,58 @@ def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp
 
 def spot(label, x, y, index=0):
     return Spot(label, index, x, (x, x), y)
+
+
+def test_seeds_of_a_model_are_one(tmp_path):
+    """Costs are those of the first, quality is the mean with Student's interval."""
+    for seed in range(3):
+        folder = save(tmp_path / "many" / "models" / f"plain_seed{seed}", seed=seed)
+        write_records(folder / "records.jsonl", [Record(model="plain", seed=seed, metric="accuracy", value=0.1)])
+    models = [{"label": "plain", "title": "Plain"}]
+    (tmp_path / "many" / "run.json").write_text(json.dumps({"models": models}))
+    options = Options(data="digits", limit=40, train=False, **QUICK)
+    result = compare(["many"], options, output=tmp_path / "c", runs=tmp_path)
+    (subject,) = result.subjects
+    assert (subject.label, subject.title) == ("many/plain", "Plain") and subject.state.endswith("mean of 3 seeds")
+    (accuracy,) = [r for r in result.records if r.metric == "accuracy"]
+    each = [
+        next(r.value for r in compare([str(folder)], Options(data="digits", limit=40, train=False, **QUICK),
+                                      output=tmp_path / folder.name).records if r.metric == "accuracy")
+        for folder in sorted((tmp_path / "many" / "models").iterdir())
+    ]  # fmt: skip
+    assert accuracy.value == pytest.approx(np.mean(each))
+    made = [[Record(metric=m, value=v, n=9) for m in ("accuracy", "f1")] for v in (0.5, 0.6, 0.7)]
+    joined, f1 = over_seeds(made)
+    assert joined.value == f1.value == pytest.approx(0.6) and f1.spread is None
+    assert joined.spread == pytest.approx((0.6 - 4.3027 * 0.1 / 3**0.5, 0.6 + 4.3027 * 0.1 / 3**0.5), abs=1e-4)
+    assert over_seeds(made[:1]) == made[0]
+    assert accuracy.spread[0] <= accuracy.value <= accuracy.spread[1] and accuracy.n == 40
+    assert sum(r.metric == "parameters" for r in result.records) == 1
+    with pytest.raises(UserError, match=r"c holds a comparison already \(finished 20.*; add --overwrite, or --output"):
+        compare(["many"], Options(train=False, **QUICK), output=tmp_path / "c", runs=tmp_path)
+    compare(["many"], Options(train=False, **QUICK), output=tmp_path / "c", runs=tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ['{"finished": null}', '{"finished": "today"}', "{}", None])
+def test_a_finished_report_is_not_overwritten(tmp_path, content):
+    folder = tmp_path / "r"
+    assert check_report_folder(folder, "x.json", "a test") == folder
+    folder.mkdir()
+    assert check_report_folder(folder, "x.json", "a test") == folder
+    if content is None:
+        (folder / "other").write_text("")
+        with pytest.raises(UserError, match="holds files that are not a test; give another --output"):
+            check_report_folder(folder, "x.json", "a test", overwrite=True)
+        with pytest.raises(UserError, match="is a file"):
+            check_report_folder(folder / "other", "x.json", "a test")
+        return
+    (folder / "x.json").write_text(content)
+    assert check_report_folder(folder, "x.json", "a test", overwrite=True) == folder
+    if "null" in content:
+        assert check_report_folder(folder, "x.json", "a test") == folder, "an unfinished one goes on"
+    else:
+        with pytest.raises(UserError, match=r"holds a test already \(finished .*\); add --overwrite"):
+            check_report_folder(folder, "x.json", "a test")
 
 
 def test_the_front():
@@ -242,7 +298,7 @@ def test_mistakes_are_told_before_anything_is_measured(runs, tmp_path):
         compare(["first"], Options(**QUICK, image_size=64), runs=runs)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds files that are not a comparison's"):
+    with pytest.raises(UserError, match="holds files that are not a comparison;"):
         compare(["vim_test"], Options(**QUICK), output=tmp_path / "full")
     with pytest.raises(ModelError, match="patch"):
         compare(["vim_test"], Options(**QUICK, image_size=3), output=tmp_path / "none")

@@ -80,7 +80,7 @@ def test_overrides_are_typed(override, value):
         ("data.imagesize=3", "did you mean data.image_size?"),
         ("models.1.titel=x", "unknown key models.1.titel; did you mean models.1.title?"),
         ("name.x=1", "unknown key name.x"),
-        ("models.2.name=x", "no entry models.2; there are models.0 to models.1"),
+        ("models.3.name=x", "no entry models.3; there are models.0 to models.1"),
         ("training.epochs=many", "training.epochs should be a valid integer"),
         ("training.epochs=0", "training.epochs should be greater than or equal to 1, got 0"),
         ("training.optimizer=sgd", "training.optimizer should be 'adam' or 'adamw', got 'sgd'"),
@@ -163,3 +163,31 @@ def test_recipes_are_checked_without_torch():
         f"load_recipe('{DIGITS}'); assert not {{'torch', 'transformers', 'timm', 'sklearn'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_epochs_mean_nothing_where_iterations_count():
+    own = ("segmentation/own_folder", ["data.path=x"])
+    assert load_recipe(*own).training.epochs == 10
+    with pytest.raises(RecipeError, match=r"iterations count here; set training\.iterations and training\.validations"):
+        load_recipe(own[0], ["data.path=x", "training.epochs=3"])
+    recipe = load_recipe(own[0], ["data.path=x", "models.0.training={validations=5}"])
+    assert recipe.training_of(recipe.models[0]).epochs == 5 and recipe.training_of(recipe.models[1]).epochs == 10
+    assert "epochs" not in recipe.to_toml()
+
+
+def test_a_run_of_other_models_is_called_after_them():
+    assert load_recipe(DIGITS).description.startswith("ResNet-18 against")
+    assert load_recipe(DIGITS, ["models.0.training={epochs=3}"]).description == load_recipe(DIGITS).description
+    changed = load_recipe(DIGITS, ["models.1.name=timm/convnext_atto"])
+    assert changed.description == "ResNet-18 against convnext_atto"
+    assert load_recipe(DIGITS, ["models=[{name='vim_test'}]"]).description == "a small Vim for tests"
+    assert load_recipe(DIGITS, ["models.1.name=vim_test", "description=mine"]).description == "mine"
+    assert load_recipe(DIGITS, smoke=True).description == load_recipe(DIGITS).description
+
+
+def test_a_third_model_by_its_number():
+    recipe = load_recipe(DIGITS, ["models.2.name=vim_test", "models.2.label=third"])
+    assert [model.name for model in recipe.models][2:] == ["vim_test"] and recipe.models[2].label == "third"
+    assert recipe.description == "ResNet-18 against ResNet-18 + Mamba against a small Vim for tests"
+    with pytest.raises(RecipeError, match=r"no entry models\.3; there are models\.0 to models\.1"):
+        load_recipe(DIGITS, ["models.3.name=vim_test"])

@@ -4,7 +4,6 @@ import os
 import signal
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -135,12 +134,57 @@ def test_best_keeps_the_epoch_with_the_highest_validation_accuracy(tmp_path):
     _, last = fit(tmp_path / "last", epochs=6, learning_rate=0.1)
     best_model, best = fit(tmp_path / "best", epochs=6, learning_rate=0.1, keep="best")
     accuracies = values(last, "eval_accuracy")
-    assert len(set(accuracies)) > 1 and best.epoch == 1 + int(np.argmax(accuracies))
+    losses = values(last, "eval_loss")
+    ranked = sorted(range(6), key=lambda i: (-accuracies[i], losses[i]))
+    assert len(set(accuracies)) > 1 and best.epoch == 1 + ranked[0]
     val = part(12, 1)
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
     with torch.no_grad():
         _, logits = task.loss(best_model.eval(), val[torch.arange(12)])
     assert (logits.argmax(1) == val.labels).float().mean().item() == pytest.approx(max(accuracies))
+
+
+class Scripted(Classify):
+    """A task whose validation says what a script says."""
+
+    def validation(self, outputs, labels=None):
+        accuracy, loss = self.rows[len(self.seen)]
+        self.seen.append(loss)
+        return {"accuracy": accuracy, "loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        ([(0.5, 2.7), (0.5, 1.2), (0.4, 0.1)], 2),  # of equal accuracies the lower loss
+        ([(0.5, 1.2), (0.5, 2.7), (0.5, 1.2)], 1),  # of equals in both the first
+        ([(0.5, 1.2), (0.6, 2.7), (0.5, 0.1)], 2),
+    ],
+)
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_kept(tmp_path, rows, kept):
+    class Shown(Progress):
+        lines, notes = [], []
+
+        def say(self, text):
+            self.lines.append(text)
+
+        def note(self, text):
+            self.notes.append(text)
+
+    def task():
+        made = Scripted(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
+        made.rows, made.seen = rows, []
+        return made
+
+    shown = Shown()
+    _, trained = fit(tmp_path / "whole", task=task(), keep="best", progress=shown)
+    assert trained.epoch == pytest.approx(kept)
+    (record,) = [r for r in trained.records if r.metric == "kept_epoch"]
+    assert (record.value, record.n) == (kept, 3)
+    assert shown.lines == [f"tiny: the weights of epoch {kept} of 3 are kept"]
+    assert len(shown.notes) == 3 and shown.notes[-1].endswith(f"validation {rows[-1][0]:.1%}"), "the last one is shown"
+    _, last = fit(tmp_path / "last", task=task())
+    assert not last.records and last.epoch == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_model(tmp_path):

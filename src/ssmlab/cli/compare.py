@@ -32,6 +32,7 @@ def compare(
     group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/compare-<models> if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison that is there.")] = False,
 ) -> None:
     """Compare models: accuracy, operations, speed, latency and memory, and which of them no other one beats.
 
@@ -61,7 +62,7 @@ def compare(
     display = Display()
     try:
         command = shlex.join(["ssmlab", *sys.argv[1:]])
-        result = measure(models, options, output=output, command=command, progress=display)
+        result = measure(models, options, output=output, overwrite=overwrite, command=command, progress=display)
     except KeyboardInterrupt:
         display.stop()
         display.say("interrupted; nothing was written")

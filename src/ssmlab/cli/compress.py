@@ -37,6 +37,7 @@ LIMIT = _option(int, "At most so many images or rows of each part; 0: all.", min
 GROUP = _option(str | None, "The images' column whose members stay on one side.")
 LABELS = _option(str, "Of CIFAR-100: fine or coarse.")
 OUTPUT = _option(Path | None, "The folder; runs/compress-<model> if not given.")
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are there.")]
 
 
 def compress(
@@ -62,6 +63,7 @@ def compress(
     group: GROUP = None,
     labels: LABELS = "fine",
     output: OUTPUT = None,
+    overwrite: OVERWRITE = False,
 ) -> None:
     """Replace linear layers by products of a lower rank: spectrum, parameters, operations, speed, and what is lost.
 
@@ -80,10 +82,10 @@ def compress(
         learning_rate=learning_rate, image_size=image_size, length=length, tokenizer=tokenizer, batch=batch,
         repeats=repeats, threads=threads, device=device, train=train, weights=(weights,) if weights else (),
     )  # fmt: skip
-    _run(model, options, output)
+    _run(model, options, output, overwrite)
 
 
-def _run(model: str, options, output: Path | None) -> None:
+def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
     import shlex
     import sys
 
@@ -92,7 +94,8 @@ def _run(model: str, options, output: Path | None) -> None:
 
     display = Display()
     try:
-        result = measure(model, options, output=output, command=shlex.join(["ssmlab", *sys.argv[1:]]), progress=display)
+        command = shlex.join(["ssmlab", *sys.argv[1:]])
+        result = measure(model, options, output=output, overwrite=overwrite, command=command, progress=display)
     except KeyboardInterrupt:
         display.stop()
         display.say("interrupted; nothing was finished")

@@ -60,6 +60,11 @@ class Display(Progress):
             left = elapsed / max(done - self._first, 1) * (self._total - done)
             self.say(f"{self._title}: {done / max(self._total, 1):.0%}, {duration(left)} left{self._tail()}")
 
+    def note(self, text) -> None:
+        self._note = text
+        if self._bar is not None:
+            self._bar.update(self._task, note=text)
+
     def stop(self) -> None:
         if not self._running:
             return

@@ -48,6 +48,7 @@ def explain(
     seed: int = typer.Option(0, min=0, help="Of features, random maps and random weights."),
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
     output: Path = typer.Option(None, help="The folder; runs/explain-<model> if not given."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace the explanation that is there."),
 ) -> None:
     """Show what a model says about pictures, what it looks for, and where it found it, on one page.
 
@@ -65,18 +66,20 @@ def explain(
     from ssmlab.interpret.explain import explain as find
     from ssmlab.interpret.opening import find_classes, open_model, read_pictures
     from ssmlab.interpret.page import said
-    from ssmlab.interpret.result import check_folder, write_explanation
+    from ssmlab.interpret.result import MARK, write_explanation
     from ssmlab.interpret.visualise import Search
     from ssmlab.training.environment import Stamp, commit, machine, versions
+    from ssmlab.training.folder import check_report_folder
 
     display = Display()
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))
-    folder = check_folder(output or Path("runs") / f"explain-{Path(model).name}")
+    folder = output or Path("runs") / f"explain-{Path(model).name}"
     files, pictures, unreadable = read_pictures(files, opened.image_size, opened.fit)
     problems += unreadable
     if not files:
         raise DataError("there is no picture to explain", problems)
+    check_report_folder(folder, MARK, "an explanation", overwrite=overwrite)
     for line in (*([why] if why else []), *notes):
         display.say(line)
     if opened.untrained:

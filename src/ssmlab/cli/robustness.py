@@ -40,6 +40,7 @@ def robustness(
     group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/robustness-<models> if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the finished test that is there.")] = False,
 ) -> None:
     """Test how models hold when images change: accuracy, drop, calibration, and the answers that stay the same.
 
@@ -73,7 +74,8 @@ def robustness(
     )
     display = Display()
     try:
-        result = test(models, options, output=output, command=shlex.join(["ssmlab", *sys.argv[1:]]), progress=display)
+        command = shlex.join(["ssmlab", *sys.argv[1:]])
+        result = test(models, options, output=output, overwrite=overwrite, command=command, progress=display)
     except KeyboardInterrupt:
         display.stop()
         display.say("interrupted; the same command goes on after the last transformation that is finished")

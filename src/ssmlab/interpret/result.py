@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ssmlab.errors import UserError
 from ssmlab.interpret.explain import Explanation, PictureFound
 from ssmlab.interpret.page import methods, page, said
 from ssmlab.reports import formats
@@ -16,19 +15,6 @@ from ssmlab.training.environment import Stamp
 from ssmlab.training.outputs import write_json, write_records
 
 MARK = "explain.json"
-
-
-def check_folder(folder: Path) -> Path:
-    """A folder that may be written: a new one, or an earlier explanation's.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give another --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UserError(f"{folder} holds files that are not an explanation's; give another --output")
-    return folder
 
 
 def write_explanation(

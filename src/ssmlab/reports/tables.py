@@ -115,6 +115,8 @@ _MEASURES = (
     _Measure("tokens_per_second", "Tokens per second", _COST, 1, formats.rate, help="read, after warm-up"),
     _Measure("cold_seconds", "First batch", _COST, -1, formats.seconds, help="cold"),
     _Measure("trained_parameters", "Trained parameters", _COST, -1, formats.large),
+    _Measure("kept_epoch", "Epoch kept", _COST, 0, formats.whole, help="the best on the validation part"),
+    _Measure("kept_iteration", "Iteration kept", _COST, 0, formats.whole, help="the best on the validation part"),
     _Measure("train_seconds", "Training time", _COST, -1, formats.seconds),
     _Measure("seconds_per_iteration", "Iteration", _COST, -1, formats.seconds, help="mean over the training"),
     _Measure("seconds_per_step", "Step, all trained", _COST, 0, formats.seconds, "before freezing", help="median"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from ssmlab.errors import UserError
 from ssmlab.reports.record import Record
 from ssmlab.training.compare.subjects import find_subjects
+from ssmlab.training.folder import check_report_folder
 from ssmlab.training.progress import Progress
 
 MARK = "robustness.json"  # the file that says a folder holds the test of robustness
@@ -59,6 +60,7 @@ def robustness(
     command: str | None = None,
     progress: Progress | None = None,
     write: bool = True,
+    overwrite: bool = False,
 ):
     """Test models under transformations and write records.jsonl, table.md, plots, grid.png and report.html.
 
@@ -68,13 +70,14 @@ def robustness(
     Args:
         models: see `find_subjects`. output: the folder; `runs/robustness-<models>` if None.
         write: False leaves tables and page to a later call with more models.
+        overwrite: a finished test that is there is replaced; what models said there under equal conditions is used.
     Returns:
         the `Result`, with its folder.
     Raises:
         UserError: a model, the data, the folder or a size is not in order.
     """
-    from ssmlab.robustness.members import members_of
     from ssmlab.robustness.sample import draw_sample
+    from ssmlab.training.compare.members import members_of
 
     progress = progress or Progress()
     members = members_of(find_subjects(models, options.weights, runs))
@@ -83,7 +86,8 @@ def robustness(
         raise UserError(f"{random[0]} has random weights; give it some: --weights {random[0]}=FILE")
     if options.image_size and all(member.subject.folder for member in members):
         raise UserError("--image-size is for networks by name; trained models keep the size that they were trained at")
-    folder = _check_folder(output or runs / _name(members))
+    folder = output or runs / _name(members)
+    check_report_folder(folder, MARK, "a test of robustness", overwrite=overwrite)
     sample = draw_sample(_open(options, members), options.part, options.per_class, options.seed)
     from ssmlab.robustness.page import Result, write_result
 
@@ -98,14 +102,6 @@ def _name(members) -> str:
     words = list(dict.fromkeys(member.group.split("/")[-1] for member in members))
     text = "-".join(["robustness", *words])
     return text if len(text) <= 100 else f"robustness-{words[0]}-and-{len(words) - 1}-more"
-
-
-def _check_folder(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give another --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UserError(f"{folder} holds files that are not those of a test of robustness; give another --output")
-    return folder
 
 
 def _open(options: Options, members):

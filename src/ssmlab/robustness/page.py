@@ -20,10 +20,10 @@ from ssmlab.reports.tables import Table
 from ssmlab.robustness import grid, table
 from ssmlab.robustness.conditions import Condition
 from ssmlab.robustness.evaluation import MARK
-from ssmlab.robustness.members import Member
 from ssmlab.robustness.plot import best_and_worst
 from ssmlab.robustness.sample import Sample
 from ssmlab.training.checkpoints import write_atomically
+from ssmlab.training.compare.members import Member
 from ssmlab.training.compare.table import to_markdown
 from ssmlab.training.environment import Stamp
 from ssmlab.training.outputs import write_json, write_records

@@ -86,7 +86,8 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
     for (metric, class_), values in whole.items():
         low, high = np.quantile(np.concatenate(drawn[metric, class_]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         if metric in BIASED:
-            low, high = max(2 * values[0] - high, 0.0), max(2 * values[0] - low, 0.0)
+            # The whole reflected interval may lie below the value, which is too large itself; a value lies in its own.
+            low, high = np.clip(2 * values[0] - high, 0.0, values[0]), max(2 * values[0] - low, values[0])
         records.append(
             Record(
                 metric=metric,

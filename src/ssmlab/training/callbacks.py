@@ -81,7 +81,10 @@ class Watch(TrainerCallback):
         self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.progress.update(state.global_step, ", ".join(filter(None, (self.loss, self.accuracy))))
+        self.progress.update(state.global_step, self._numbers())
+
+    def _numbers(self) -> str:
+        return ", ".join(filter(None, (self.loss, self.accuracy)))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
@@ -95,6 +98,7 @@ class Watch(TrainerCallback):
         if value is not None:
             text = f"{value:.1%}" if task.decides == "accuracy" else f"{value:.3f} {task.decides.replace('_', ' ')}"
             self.accuracy = f"validation {text}"
+            self.progress.note(self._numbers())
 
     def on_train_end(self, args, state, control, **kwargs):
         self.progress.stop()

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmlab.errors import UserError
 from ssmlab.reports.record import Record
 from ssmlab.training.compare.subjects import Subject
 from ssmlab.training.compress_kinds import find_model, kind_class
+from ssmlab.training.folder import check_report_folder
 from ssmlab.training.outputs import write_json
 from ssmlab.training.progress import Progress
 
@@ -72,6 +72,7 @@ def compress(
     options: Options,
     *,
     output: Path | None = None,
+    overwrite: bool = False,
     runs: Path = Path("runs"),
     command: str | None = None,
     progress: Progress | None = None,
@@ -81,7 +82,7 @@ def compress(
     Args:
         model: a trained model's folder (of images, texts or sequences with labels), a run with one model, a name of the
             table, or timm/<name>.
-        output: the folder; `runs/compress-<model>` if None.
+        output: the folder; `runs/compress-<model>` if None. overwrite: results that are there are replaced.
     Returns:
         the `compress_page.Result`.
     Raises:
@@ -89,18 +90,13 @@ def compress(
     """
     progress = progress or Progress()
     kind, subject = find_model(model, options.weights, runs)
-    folder = _check_folder(output or runs / f"compress-{subject.label.replace('/', '-')}")
+    folder = output or runs / f"compress-{subject.label.replace('/', '-')}"
+    check_report_folder(folder, MARK, "results of ssmlab compress", overwrite=overwrite)
     from ssmlab.training.compress_page import write_result
 
     result = _Work(kind, subject, options, folder, command or " ".join(sys.argv), progress).result()
     write_result(result)
     return result
-
-
-def _check_folder(folder: Path) -> Path:
-    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} holds something else than results of ssmlab compress; give another --output")
-    return folder
 
 
 class _Work:

@@ -57,6 +57,8 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
     positive = recipe.evaluation.positive
     if positive and positive not in data.classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
+    if positive and len(data.classes) != 2:
+        raise RecipeError(f"evaluation.positive is for two classes, the data have {len(data.classes)}; leave it out")
     report = _check(data, progress, config.fit)
     parts = {name: _read(data, name, config, progress) for name in PARTS}
     mean, std = channel_statistics(parts["train"].images)

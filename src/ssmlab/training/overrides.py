@@ -43,11 +43,16 @@ def parse_override(text: str) -> tuple[list[str], Any, str]:
 
 
 def apply_override(table: dict, keys: list[str], value: Any, where: str, schema: type[BaseModel]) -> None:
-    """Set `table[keys[0]][keys[1]]... = value` in place; numbers index lists, missing tables are made."""
+    """Set `table[keys[0]][keys[1]]... = value` in place; numbers index lists, missing tables are made.
+
+    The number after the last entry of a list of tables makes a new one.
+    """
     node: Any = table
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(node, list):
+            if key == str(len(node)) and not last and node and isinstance(node[0], dict):
+                node.append({})  # models.2.name= after two models is a third one
             if not key.isdigit() or int(key) >= len(node):
                 path = ".".join(keys[:depth])
                 last_entry = f"{path}.0 to {path}.{len(node) - 1}" if len(node) > 1 else f"{path}.0"

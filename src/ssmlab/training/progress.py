@@ -13,6 +13,9 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         """`done` steps of the piece are behind; the note is e.g. the latest loss."""
 
+    def note(self, text: str) -> None:
+        """The latest numbers, where they come between two updates."""
+
     def stop(self) -> None:
         """The piece is over, finished or not."""
 

@@ -77,6 +77,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
         for key, value in tiny.items():
             apply_override(table, key.split("."), value, where, schema)
     table["name"] = name
+    before = _models_of(table)
     for override in overrides or []:
         keys, value, text = parse_override(override)
         apply_override(table, keys, value, where, schema)
@@ -84,6 +85,9 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
     if ("training", "epochs") in texts and ("training", "min_steps") not in texts and "training" in table:
         table["training"].pop("min_steps", None)  # whoever says how many epochs wants so many
     recipe = validate(table, where, texts)
+    if before and recipe.models and before != _models_of(table) and ("description",) not in texts:
+        titles = (getattr(model, "title", "") or model.name for model in recipe.models)
+        recipe.description = " against ".join(dict.fromkeys(titles))
     if not recipe.data.path:
         raise RecipeError(f"{where}: data.path is missing; add data.path=... ({recipe.forms})")
     return recipe
@@ -104,6 +108,12 @@ def validate(table: dict, where: str, texts: dict[tuple, str] | None = None) -> 
         if retyped:
             return validate(table, where)
         raise RecipeError(explain(error, where, schema)) from None
+
+
+def _models_of(table: dict) -> list:
+    """Which networks a table compares."""
+    models = table.get("models")
+    return [m.get("name") if isinstance(m, dict) else m for m in models] if isinstance(models, list) else []
 
 
 def _schema_of(table: dict, where: str) -> type[AnyRecipe]:

@@ -45,7 +45,7 @@ def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress
         resamples=config.resamples,
     )
     models = [str(folder) for folder in folders]
-    return above.robustness(models, options, output=output, progress=progress, write=write).records
+    return above.robustness(models, options, output=output, progress=progress, write=write, overwrite=True).records
 
 
 def place(job: Any) -> Path:

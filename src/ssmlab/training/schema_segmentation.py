@@ -51,7 +51,7 @@ class SegmentationTraining(Optimisation):
 
     iterations: int = Field(1000, ge=1)
     validations: int = Field(10, ge=1)  # so many times the validation part is predicted, at equal distances
-    epochs: int = Field(10, ge=1)  # what the trainer calls the stretch between two validations; follows from them
+    epochs: int = Field(0, exclude=True)  # what the trainer calls the stretches between validations; follows from them
     batch_size: int = Field(0, ge=0)  # patches of an iteration; 0 = as many as the plan says
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"  # sgd: Nesterov momentum of 0.99
     schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"  # (1 - t / iterations)^0.9
@@ -66,6 +66,8 @@ class SegmentationTraining(Optimisation):
             raise ValueError(f"iterations={self.iterations} must be a multiple of validations={self.validations}")
         if self.min_steps:
             raise ValueError("min_steps: iterations count here; leave it out")
+        if "epochs" in self.model_fields_set and self.epochs != self.validations:
+            raise ValueError("epochs: iterations count here; set training.iterations and training.validations")
         self.epochs = self.validations
         return self
 

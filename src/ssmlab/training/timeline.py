@@ -50,6 +50,9 @@ class Timeline(Progress):
         self._since = now
         self.shown.update(done, note)
 
+    def note(self, text: str) -> None:
+        self.shown.note(text)
+
     def stop(self) -> None:
         self.shown.stop()
 

@@ -180,14 +180,23 @@ class SsmTrainer(Trainer):
         _save_weights(self.model, Path(output_dir) / "model.safetensors")
 
     def _determine_best_metric(self, metrics, trial) -> bool:
-        """A new best epoch also leaves its weights in `best.safetensors`."""
+        """A new best epoch also leaves its weights in `best.safetensors`. Of equal ones the lower loss is better."""
+        name, best = f"eval_{self.args.metric_for_best_model}", self.state.best_metric
+        tie = best is not None and metrics.get(name) == best
         better = super()._determine_best_metric(metrics, trial)
+        if tie and not better and metrics["eval_loss"] < self._best_loss():
+            self.state.best_global_step, better = self.state.global_step, True
         if better:
             temporary = Path(self.args.output_dir) / "best.partial"
             with self._kept_weights():
                 _save_weights(self.model, temporary)
             os.replace(temporary, Path(self.args.output_dir) / "best.safetensors")
         return better
+
+    def _best_loss(self) -> float:
+        """The validation loss of the best epoch so far."""
+        rows = [row for row in self.state.log_history if row["step"] == self.state.best_global_step]
+        return next((row["eval_loss"] for row in rows if "eval_loss" in row), math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +273,10 @@ def train(
         raise KeyboardInterrupt
     trainer.clock.pause()
     epoch = _keep(module, trainer, folder if config.keep == "best" else None)
+    kept = _kept(trainer, config, epoch)
+    if kept and progress:
+        what = kept[0].metric.removeprefix("kept_")
+        progress.say(f"{label}: the weights of {what} {kept[0].value:g} of {kept[0].n} are kept")
     network.to(memory_format=torch.contiguous_format)
     if watch and gradients is not None:
         watch.write(gradients)
@@ -272,8 +285,18 @@ def train(
         steps=trainer.state.global_step,
         epoch=epoch,
         log=trainer.state.log_history,
-        records=watch.records if watch else [],
+        records=[*kept, *(watch.records if watch else [])],
     )
+
+
+def _kept(trainer: SsmTrainer, config: Optimisation, epoch: float) -> list[Record]:
+    """Whose weights were kept, where that was chosen: an epoch, or an iteration where these are counted."""
+    if config.keep != "best":
+        return []
+    steps, epochs = trainer.state.max_steps, trainer.state.num_train_epochs
+    if hasattr(config, "iterations"):
+        return [Record(metric="kept_iteration", value=round(epoch / epochs * steps), unit="count", n=steps)]
+    return [Record(metric="kept_epoch", value=round(epoch, 6), unit="count", n=round(epochs))]
 
 
 def _load(trainer: SsmTrainer, watch: Gradients | None, checkpoint: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ssmlab.errors import UserError
 from ssmlab.reports.record import Record
+from ssmlab.training.compare.members import joined
 from ssmlab.training.compare.subjects import Subject, find_subjects
+from ssmlab.training.folder import check_report_folder
 from ssmlab.training.progress import Progress
 
 IMAGENET_CLASSES = 1000  # of networks by name where no data say otherwise
@@ -46,6 +48,7 @@ def compare(
     options: Options,
     *,
     output: Path | None = None,
+    overwrite: bool = False,
     runs: Path = Path("runs"),
     command: str | None = None,
     progress: Progress | None = None,
@@ -55,15 +58,17 @@ def compare(
     Nothing is written before everything is measured.
 
     Args:
-        models: see `find_subjects`. output: the folder; `runs/compare-<models>` if None.
+        models: see `find_subjects`; a model that a run has trained with several seeds is one, its quality their mean.
+        output: the folder; `runs/compare-<models>` if None.
+        overwrite: a comparison that is there is replaced.
     Returns:
         the `Result`, with its folder.
     Raises:
         UserError: a model, the data, the folder or a size is not in order.
     """
     progress = progress or Progress()
-    subjects = find_subjects(models, options.weights, runs)
-    folder = _check_folder(output or runs / _name(subjects))
+    subjects = joined(find_subjects(models, options.weights, runs))
+    folder = check_report_folder(output or runs / _name(subjects), MARK, "a comparison", overwrite=overwrite)
     if options.image_size and all(subject.folder for subject in subjects):
         raise UserError("--image-size is for networks by name; trained models keep the size that they were trained at")
     if options.device not in ("auto", "cpu"):  # these are always there; torch need not be imported yet
@@ -84,14 +89,6 @@ def _name(subjects: list[Subject]) -> str:
     words = [subject.label.split("/")[-1] for subject in subjects]
     text = "-".join(["compare", *words])
     return text if len(text) <= 100 else f"compare-{words[0]}-and-{len(words) - 1}-more"
-
-
-def _check_folder(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give another --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UserError(f"{folder} holds files that are not a comparison's; give another --output")
-    return folder
 
 
 def _open(options: Options, subjects: list[Subject]):
@@ -194,7 +191,9 @@ def _accuracies(built, data, options: Options, device: str, found: dict[str, lis
             progress.stop()
         for model in tested:
             if (model.image_size, model.fit) == (size, fit):
-                found[model.label] += measure.accuracy(
-                    model, images, part.labels, tuple(data.classes), options.batch, device, progress
-                )
+                rows = [
+                    measure.accuracy(each, images, part.labels, tuple(data.classes), options.batch, device, progress)
+                    for each in (model, *measure.other_seeds(model, device))
+                ]
+                found[model.label] += measure.over_seeds(rows)
     return {model.label: model.unmeasured for model in built if model.unmeasured}, len(part) if tested else 0

@@ -1,7 +1,7 @@
 """The measurements of a comparison. Each returns records by model; timings take turns."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ssmlab.profiling import (
     peak_memory,
     weight_bytes,
 )
+from ssmlab.reports.intervals import mean_interval
 from ssmlab.reports.record import Record
 from ssmlab.tasks.classify import Classify
 from ssmlab.tasks.metrics import classification_metrics
@@ -83,6 +84,24 @@ def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, de
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
     task = Classify(classes=names, mean=tuple(mean), std=tuple(std))
     return Built(subject, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
+
+
+def other_seeds(model: Built, device: str) -> Iterator[Built]:
+    """The same model trained with other seeds, one after the other."""
+    for folder in model.subject.others:
+        yield build(replace(model.subject, folder=folder), (), None, device)
+
+
+def over_seeds(rows: list[list[Record]]) -> list[Record]:
+    """The means of records over seeds; an accuracy has Student's t interval over them."""
+    if len(rows) == 1:
+        return rows[0]
+    found = []
+    for same in zip(*rows, strict=True):
+        mean, low, high = mean_interval([record.value for record in same])
+        spread = (max(low, 0.0), min(high, 1.0)) if same[0].metric == "accuracy" else None
+        found.append(replace(same[0], value=mean, spread=spread))
+    return found
 
 
 def why_not(network: nn.Module, weights: Path | None) -> str | None:

@@ -19,6 +19,7 @@ class Subject:
         name: in the table of models, or timm/<name>.
         folder: of a trained model, with the preprocessing in `preprocess`; None for a network by name.
         weights: a file for a network by name; None leaves its weights random.
+        others: folders of the same model trained with other seeds.
     """
 
     label: str
@@ -27,12 +28,14 @@ class Subject:
     folder: Path | None = None
     preprocess: dict | None = None
     weights: Path | None = None
+    others: tuple[Path, ...] = ()
 
     @property
     def state(self) -> str:
         """Where its weights come from, in words."""
         if self.folder is not None:
-            return f"trained, {self.folder}"
+            more = f", mean of {1 + len(self.others)} seeds" if self.others else ""
+            return f"trained, {self.folder}{more}"
         return "random" if self.weights is None else str(self.weights)
 
 

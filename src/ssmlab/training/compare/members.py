@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssmlab.models.registry import describe
@@ -46,6 +46,23 @@ def members_of(subjects: list[Subject]) -> list[Member]:
         found.append(Member(subject=subject, group=group, title=title, seed=seed))
     titles = Counter({member.group: member.title for member in found}.values())
     return [m if titles[m.title] == 1 else _called(m) for m in found]
+
+
+def joined(subjects: list[Subject]) -> list[Subject]:
+    """One subject a model: the first of its seeds, with the run's name of the model and the folders of the others."""
+    groups: dict[str, list[Member]] = {}
+    for member in members_of(subjects):
+        groups.setdefault(member.group, []).append(member)
+    found = []
+    for group, (first, *others) in groups.items():
+        if not others:
+            found.append(first.subject)
+            continue
+        folders = tuple(other.subject.folder for other in others if other.subject.folder)
+        assert first.subject.folder is not None  # only trained models have seeds
+        label = f"{first.subject.folder.parent.parent.resolve().name}/{group}"
+        found.append(replace(first.subject, label=label, title=first.title, others=folders))
+    return found
 
 
 def _called(member: Member) -> Member:

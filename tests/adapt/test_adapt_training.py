@@ -82,7 +82,7 @@ def test_new_tokens_are_learned_and_kept(tmp_path, monkeypatch):
     assert words.decode(words.encode("User: h\u00e9")) == "User: h\u00e9"
     base = create_language_model("mamba_lm_test", vocab_size=257)
     adapt.load(base, folder / "adapter", other_base=True)
-    assert base.adaptation.new_tokens == tuple(new) and base(torch.tensor([[266]]))[0].shape == (1, 1, 272)
+    assert base.adaptation.new_tokens == tuple(new) and base(torch.tensor([[266]]))[0].shape == (1, 1, 267)
     assert find_tokenizer(folder / "adapter", 267).encode("<7>") == [264]
 
 

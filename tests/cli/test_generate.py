@@ -254,3 +254,56 @@ def test_mistakes_import_nothing_heavy():
     for arguments in (["generate", "nothing", "--prompt", "x"], ["generate", "mamba_lm"], ["convert", "nothing", "x"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.stdout.splitlines() == ["exit 2", "heavy []"], done
+
+
+def test_a_repeated_prompt_of_a_batch_is_drawn_anew_and_blank_lines_are_none(generate, tmp_path):
+    (tmp_path / "batch").write_bytes("\ufeffHello\r\n   \r\nHello\r\nHello\r\n".encode())
+    options = ("--max-tokens", "12", "--temperature", "0.9", "--seed", "3")
+    rows = [json.loads(line) for line in generate("--batch", tmp_path / "batch", *options).out.split("\n") if line]
+    assert [row["prompt"] for row in rows] == ["Hello"] * 3 and len({row["text"] for row in rows}) == 3
+    for row, seed in zip(rows, "345", strict=True):
+        assert generate("--prompt", "Hello", *options[:-1], seed).out == row["text"] + "\n"
+
+
+def test_a_byte_order_mark_is_no_prompt(generate, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("\ufeffHello\r\n".encode())
+    assert generate("--prompt-file", tmp_path / "prompt.txt", "--max-tokens", "0").err.startswith("prompt: 6 tokens")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--beams", "3", "--temperature", "0.5"), "beams=3 needs temperature 0"),
+        (("--stop", ""), "stop must be a list of texts that are not empty"),
+        (("--save-state", "/nowhere/state"), "--save-state /nowhere/state: /nowhere is no folder"),
+        (("--save-state", "/tmp"), "--save-state /tmp: is a folder"),
+    ],
+)
+def test_options_that_cannot_be_met_fail_before_the_prompt_is_read(generate, monkeypatch, options, message):
+    monkeypatch.setattr("ssmlab.cli.generate._open", lambda *_: pytest.fail("the model was opened"))
+    assert message in generate("--prompt", "x", *options, code=2).err
+
+
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
+
+
+def test_a_message_is_written_by_the_tokenizers_template(generate, folder, tmp_path):
+    from ssmlab.data.tokenizers import load_tokenizer, tokenizer_files
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in folder.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    for name, text in tokenizer_files(load_tokenizer("bytes"), 256).items():
+        (model / name).write_text(text)
+    (model / "chat_template.jinja").write_text(CHAT)
+    shown = generate("--chat", "--prompt", "hi", "--max-tokens", "4", model=model)
+    assert shown.err.startswith(f"prompt: {len('[user] hi [a]')} tokens")
+    assert generate("--prompt", "[user] hi [a]", "--max-tokens", "4", model=model).out == shown.out
+    state = tmp_path / "state"
+    generate("--prompt", "x", "--max-tokens", "0", "--save-state", state, model=model)
+    refused = generate("--chat", "--prompt", "hi", "--load-state", state, model=model, code=2)
+    assert "template begins a chat anew" in refused.err

@@ -96,9 +96,11 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
     tables = sorted({key.split(".")[0] for key in valid})
     near = [own[meant]] if meant in own else [] if table else get_close_matches(path, tables, n=1, cutoff=0.75)
     near = near or [key for key in valid if meant and key.rpartition(".")[2] == meant][:1]
-    near = near or get_close_matches(path, valid if own else [*valid, *tables], n=1, cutoff=0.75)
     near = near or [own[name] for name in get_close_matches(leaf, list(own), n=1, cutoff=0.6)]
-    near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6) if not own]
+    near = near or ([leaves[leaf]] if leaf in leaves else [])
+    if not own:
+        near = near or get_close_matches(path, [*valid, *tables], n=1, cutoff=0.75)
+        near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
     if not near and own:
         return f"{where}: unknown key {path}; {table} has {', '.join(own)}"
     return f"{where}: unknown key {path}; " + (

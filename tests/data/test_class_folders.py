@@ -114,7 +114,8 @@ def test_hidden_and_system_files_are_ignored(make, tmp_path):
         (root / name).write_bytes(b"x")
     data = open_images(root)
     assert data.split_hash == before
-    assert len(data.notes) == 1
+    assert data.notes[0] == "left out: 5 hidden or system files (.git/, Thumbs.db, __MACOSX/ and 2 more)"
+    assert len(data.notes) == 2
     assert open_images(make.pack(root, tmp_path / "p.zip")).split_hash == before
 
 
@@ -175,8 +176,7 @@ def test_unreadable_images_of_all_parts_are_told_by_the_first_array(make, tmp_pa
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        ({"train/a": 2, "train/b": 2}, "test: the part is empty"),
-        ({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, "rename val to test"),
+        ({"train/a": 1, "train/b": 1}, "test: no images can be spared"),
         ({"test/a": 2, "test/b": 2}, "train: the part is empty"),
         ({"train/a": 2, "test/a": 2}, "only one class, 'a'"),
         ({"a": 5}, "only one class, 'a'"),
@@ -189,6 +189,15 @@ def test_unreadable_images_of_all_parts_are_told_by_the_first_array(make, tmp_pa
 )
 def test_each_structural_problem(make, tmp_path, counts, expected):
     assert any(expected in problem for problem in problems(make.tree(tmp_path, counts)))
+
+
+def test_a_missing_test_is_taken_from_train(make, tmp_path):
+    data = open_images(make.tree(tmp_path / "a", {"train/a": 20, "train/b": 10}))
+    assert [len(split) for split in data.splits.values()] == [21, 3, 6]
+    assert data.notes[0].startswith("no test part was published: 20% of train (6 of 30 images)")
+    data = open_images(make.tree(tmp_path / "b", {"train/a": 20, "train/b": 10, "val/a": 1, "val/b": 1}))
+    assert [len(split) for split in data.splits.values()] == [24, 2, 6]
+    assert any("if val is meant to be the test, rename it" in note for note in data.notes)
 
 
 def test_a_class_without_test_images_is_a_note(make, tmp_path):

@@ -47,3 +47,5 @@ def test_what_is_no_text_says_where():
         decode_text(b"\xef\xbb\xbfcaf\xe9")
     with pytest.raises(ValueError, match="begins as UTF-16 and is not"):
         decode_text(b"\xff\xfea")
+    with pytest.raises(ValueError, match="zero bytes: no text, or UTF-16 without its mark"):
+        decode_text("a film".encode("utf-16-le"))

@@ -158,7 +158,7 @@ def test_a_table_that_is_no_text(make, tmp_path):
     root = make.mhist(tmp_path)
     with open(root / "annotations.csv", "ab") as file:
         file.write(b"\xff\xfe,HP,3,train\n")
-    assert "annotations.csv: not UTF-8 text (byte" in problems(root)[0]
+    assert "annotations.csv: not UTF-8 at byte" in problems(root)[0]
 
 
 def test_a_table_that_cannot_be_read(make, tmp_path):

@@ -255,7 +255,7 @@ def test_labels_come_from_folders_files_and_names(tmp_path):
             (tmp_path / "films" / part / label).mkdir(parents=True)
             for i in range(4):
                 (tmp_path / "films" / part / label / f"{i}.txt").write_text(f"{label} {i}")
-    items, *_ = read_labelled(str(tmp_path / "films"), "text")
+    items = read_labelled(str(tmp_path / "films"), "text").items
     held = assign_parts(items, val_fraction=0.25, seed=0)
     assert {name: len(found) for name, found in held.items()} == {"train": 6, "val": 2, "test": 8}
     assert {items[i].part for i in held["test"]} == {"test"}
@@ -264,14 +264,16 @@ def test_labels_come_from_folders_files_and_names(tmp_path):
     for name, count in (("A", 6), ("B", 6), ("C", 2)):
         records = "".join(f">{i}\n{'ACGT' * (i + 1)}\n" for i in range(count))
         (tmp_path / "genes" / f"{name}.fa").write_text(records)
-    items, notes, _ = read_labelled(str(tmp_path / "genes"), "dna")
+    found = read_labelled(str(tmp_path / "genes"), "dna")
+    items, notes = found.items, found.notes
     assert {item.label for item in items} == {"A", "B"} and "left out: C" in notes[-1]
 
     (tmp_path / "words").mkdir()
     for digit in (0, 1):
         for index in range(8):
             write_wav(tmp_path / "words" / f"{digit}_ada_{index}.wav", np.zeros(4))
-    items, _, rate = read_labelled(str(tmp_path / "words"), "audio")
+    found = read_labelled(str(tmp_path / "words"), "audio")
+    items, rate = found.items, found.rate
     held = assign_parts(items, val_fraction=0.3, seed=0)
     assert rate == 8000
     assert {items[i].id for i in held["test"]} == {f"{digit}_ada_{i}.wav" for digit in (0, 1) for i in range(5)}
@@ -279,7 +281,7 @@ def test_labels_come_from_folders_files_and_names(tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "dna", "audio"])
 def test_generated_sequences_have_all_parts(kind):
-    items, *_ = read_labelled("generated", kind)
+    items = read_labelled("generated", kind).items
     held = assign_parts(items, val_fraction=0.1, seed=0)
     assert all(len({items[i].label for i in found}) == len({item.label for item in items}) for found in held.values())
 

@@ -38,7 +38,7 @@ def test_pictures_in_folders(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    files, problems = find_pictures([tmp_path, tmp_path / "empty", tmp_path / "none.png", tmp_path / "notes.txt"])
+    files, problems, _ = find_pictures([tmp_path, tmp_path / "empty", tmp_path / "none.png", tmp_path / "notes.txt"])
     assert [file.relative_to(tmp_path).as_posix() for file in files] == ["a.png", "deep/b.JPG", "notes.txt"]
     assert problems == [
         f"{tmp_path / 'empty'}: no pictures in this folder",

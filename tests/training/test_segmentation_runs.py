@@ -290,7 +290,7 @@ def test_a_plan_in_2d_takes_the_slices_of_volumes(tmp_path):
     saved = folder / "models" / "scratch"
     assert json.loads((saved / "preprocess.json").read_text())["spacing"] == [0.0, 1.0, 2.0]
     assert "spacing = [1.0, 2.0]" in (saved / "plan.toml").read_text()
-    (found,) = Segmenter(saved).run(find_images([data / "imagesTr" / "case0_0000.nii.gz"], 1), tmp_path / "out")
+    (found,) = Segmenter(saved).run(find_images([data / "imagesTr" / "case0_0000.nii.gz"], 1)[0], tmp_path / "out")
     import nibabel
 
     mask, image = (

@@ -42,14 +42,14 @@ def classify(
     sequences = (folder / HEAD).is_file()
     if lines and not sequences:
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
-    pictures = None
+    pictures, notes = None, []
     if not sequences:
         if not files:
             raise UserError(f"{folder} is a model of pictures; name files or folders of them")
-        pictures = find_pictures(files)
+        *pictures, notes = find_pictures(files)
     display = Display(stderr=True)
-    if why:
-        display.say(why)
+    for line in (*([why] if why else []), *notes):
+        display.say(line)
     if pictures is None:
         what, (classes, rows, problems) = "sequences", _sequences(folder, files, lines, device, batch_size, display)
     else:
@@ -88,6 +88,7 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device, batc
 
 def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str, batch_size: int, display):
     """The same of texts, genes or sounds."""
+    from ssmlab.data.text import left_out
     from ssmlab.errors import UserError
     from ssmlab.training.inference_sequences import SequenceInference
 
@@ -96,6 +97,9 @@ def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str,
     classifier = SequenceInference(folder, device)
     if lines and classifier.kind != "text":
         raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
+    for path in files or ():
+        for note in left_out(path, classifier.kind):
+            display.say(f"{path}: {note}")
     documents, problems = classifier.read(files or [Path("-")], sys.stdin.buffer.read, lines=lines)
     for note in classifier.notes:
         display.say(f"note: {note}")

@@ -19,59 +19,80 @@ def check(
     path: Annotated[
         str,
         typer.Argument(
-            help="Class folders, a zip of them, a MedMNIST .npz, MHIST, CIFAR, ImageNet, images with masks, or: digits"
+            help="Class folders of images, texts, genes or sounds, a zip of images, MedMNIST, MHIST, CIFAR, ImageNet, "
+            "images with masks, a .txt, .fa or .jsonl, or: digits"
         ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
     labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine (100 classes) or coarse (20)")] = "fine",
     val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
-    masks: Annotated[
-        bool, typer.Option("--masks", help="Images with masks, where folders' names do not say so")
-    ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classify, segment, classify_sequence or language; found from the files if not given"),
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="The same as --task segment")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
-    """Decode every image; print format, sizes, balance, duplicates, problems. Exit code 2 with problems."""
-    from ssmlab.data import check_images, open_images
-    from ssmlab.data.masks import has_masks
-    from ssmlab.errors import DataError
+    """Read everything as a run does; print parts, classes, sizes, copies, what is left out. Exit code 2: problems."""
+    from ssmlab.data.kind_of_data import TASKS, kind_of_data
+    from ssmlab.errors import DataError, UserError
 
-    if masks or has_masks(path):
-        _check_masks(path, val_fraction, seed, as_json)
-        return
+    task = "segment" if masks else task or ""
+    if task and task not in TASKS:
+        raise UserError(f"--task {task}: no such task; there are {', '.join(TASKS)}")
     try:
-        data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
-        with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
-            report = check_images(data, strict=False, progress=progress)
-    except DataError as error:  # not a data set at all
-        if as_json:
-            answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
-            typer.echo(json.dumps(answer, indent=2))
+        found, kind = kind_of_data(path, task)
+        if found == "segment":
+            ok = _check_masks(path, val_fraction, seed, as_json)
+        elif found == "classify":
+            ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
         else:
-            typer.echo(f"ssmlab: {error}", err=True)
+            ok = _check_sequences(path, kind, found, val_fraction, seed, as_json)
+    except DataError as error:  # no data set at all
+        answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
+        typer.echo(json.dumps(answer, indent=2) if as_json else f"ssmlab: {error}", err=not as_json)
         raise typer.Exit(2) from None
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
+    from ssmlab.data import check_images, open_images
+
+    data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
+    with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
+        report = check_images(data, strict=False, progress=progress)
+    if hint and any("of the images next to them" in note for note in report.notes):
+        report.notes.append("for segmentation, images and masks are checked with --task segment")
+    if as_json:
+        typer.echo(json.dumps({"task": "classify", **report.to_dict()}, indent=2))
+    else:
+        _show(report)
+    return report.ok
+
+
+def _check_sequences(path, kind, task, val_fraction, seed, as_json):
+    """The same for texts, genes, sounds and chats."""
+    from ssmlab.data.check_sequences import check_sequences
+
+    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        _show(report)
-    if not report.ok:
-        raise typer.Exit(2)
+        _show_sequences(report)
+    return True
 
 
 def _check_masks(path, val_fraction, seed, as_json):
     """The same for images with masks."""
     from ssmlab.data.masks import open_masks
-    from ssmlab.errors import DataError
 
-    try:
-        data = open_masks(path, val_fraction=val_fraction, seed=seed, strict=False)
-    except DataError as error:
-        answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
-        typer.echo(json.dumps(answer) if as_json else f"ssmlab: {error}", err=not as_json)
-        raise typer.Exit(2) from None
+    data = open_masks(path, val_fraction=val_fraction, seed=seed, strict=False)
     counts = {part: len(getattr(data, part)) for part in ("train", "val", "test")}
     facts = {
         "ok": not data.problems,
+        "task": "segment",
         "path": path,
         "format": data.format,
         "classes": list(data.classes),
@@ -88,8 +109,7 @@ def _check_masks(path, val_fraction, seed, as_json):
         typer.echo(json.dumps(facts, indent=2))
     else:
         _show_masks(data, counts)
-    if data.problems:
-        raise typer.Exit(2)
+    return not data.problems
 
 
 def _show_masks(data, counts):
@@ -105,15 +125,53 @@ def _show_masks(data, counts):
     console.print("images  " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
     console.print(f"sizes   {' x '.join(sizes)}; {data.channels} channels", highlight=False, soft_wrap=True)
     console.print(f"split   {data.split_hash}", highlight=False, soft_wrap=True)
-    for title, lines, style in (("Notes", data.notes, ""), ("Problems", data.problems, "red")):
+    _show_lines(console, ("Notes", data.notes, ""), ("Problems", data.problems, "red"))
+    if not data.problems:
+        console.print(_all_read("images and masks", data.notes))
+
+
+def _show_sequences(report):
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text.assemble((report.name, "bold"), f"  {report.format}  {report.path}"), soft_wrap=True)
+    if report.classes:
+        console.print(_balance(report))
+    else:
+        what = "chats" if report.format == "chat" else "documents"
+        parts = ", ".join(f"{n:,} {part} ({report.units[part]:,} {report.unit})" for part, n in report.counts.items())
+        console.print(f"{what}  {parts}", highlight=False, soft_wrap=True)
+    low, middle, high = report.lengths
+    console.print(f"length  {low:,} to {high:,} {report.unit}, median {middle:,g}", highlight=False)
+    console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
+    _show_lines(
+        console,
+        ("Notes", report.notes, ""),
+        ("Warnings", report.warnings, "yellow"),
+    )
+    console.print(_all_read("files", [*report.warnings, *report.notes]))
+
+
+def _show_lines(console, *sections):
+    from rich.text import Text
+
+    for title, lines, style in sections:
         if lines:
             console.print(Text(f"{title} ({len(lines):,})", f"bold {style}"))
         for line in lines[:MOST_LINES]:
             console.print(Text("  " + line, style), soft_wrap=True)
         if len(lines) > MOST_LINES:
             console.print(f"  and {len(lines) - MOST_LINES:,} more (all with --json)", highlight=False)
-    if not data.problems:
-        console.print(Text("All images and masks can be read.", "green"))
+
+
+def _all_read(what, lines):
+    """The last line: what was left out for its format must not sound as if it had been read."""
+    from rich.text import Text
+
+    if any("formats that are not read" in line for line in lines):
+        return Text(f"Files of other formats are not read; the other {what} can be read.", "yellow")
+    return Text(f"All {what} can be read.", "green")
 
 
 def _progress(total):
@@ -145,29 +203,18 @@ def _show(report):
     if report.shapes:
         console.print(f"square  {report.shapes}", highlight=False, soft_wrap=True)
     console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
-    for title, lines, style in (
+    duplicates = [" = ".join(f"{part}: {id}" for part, id in group) for group in report.duplicates]
+    conflicts = [" = ".join(f"{label}: {id}" for label, _, id in group) for group in report.label_conflicts]
+    _show_lines(
+        console,
         ("Notes", report.notes, ""),
         ("Warnings", report.warnings, "yellow"),
-        (
-            "Equal images in different parts",
-            [" = ".join(f"{p}: {i}" for p, i in g) for g in report.duplicates],
-            "yellow",
-        ),
-        (
-            "Equal images with different labels",
-            [" = ".join(f"{c}: {i}" for c, _, i in g) for g in report.label_conflicts],
-            "yellow",
-        ),
+        ("Equal images in different parts", duplicates, "yellow"),
+        ("Equal images with different labels", conflicts, "yellow"),
         ("Problems", report.problems, "red"),
-    ):
-        if lines:
-            console.print(Text(f"{title} ({len(lines):,})", f"bold {style}"))
-        for line in lines[:MOST_LINES]:
-            console.print(Text("  " + line, style), soft_wrap=True)
-        if len(lines) > MOST_LINES:
-            console.print(f"  and {len(lines) - MOST_LINES:,} more (all with --json)", highlight=False)
+    )
     if report.ok:
-        console.print(Text("All images can be read.", "green"))
+        console.print(_all_read("images", report.warnings))
 
 
 def _balance(report):

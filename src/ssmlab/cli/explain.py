@@ -64,7 +64,7 @@ def explain(
     from ssmlab.errors import DataError
     from ssmlab.training.inference import find_pictures
 
-    files, problems = find_pictures(images)
+    files, problems, notes = find_pictures(images)
     from ssmlab.interpret.explain import Options
     from ssmlab.interpret.explain import explain as find
     from ssmlab.interpret.opening import find_classes, open_model, read_pictures
@@ -85,8 +85,8 @@ def explain(
     if not files:
         raise DataError("there is no picture to explain", problems)
     check_report_folder(folder, MARK, "an explanation", overwrite=overwrite)
-    if why:
-        display.say(why)
+    for line in (*([why] if why else []), *notes):
+        display.say(line)
     if opened.untrained:
         display.say(
             f"{model} has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"

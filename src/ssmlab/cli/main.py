@@ -62,6 +62,8 @@ app.command("exec", context_settings={"ignore_unknown_options": True, "allow_int
 app.add_typer(bench.app, name="bench")
 
 
+# What others call our commands
+SYNONYMS = {"train": "run", "fit": "run", "predict": "classify", "test": "run", "check": "data", "infer": "classify"}
 USAGE = typer.BadParameter.__mro__[1]  # UsageError, which typer has under a private name
 
 
@@ -115,7 +117,10 @@ def _explain_usage(error: Exception) -> None:
         return
     message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
     known = getattr(getattr(context, "command", None), "commands", None)
-    if known and "No such command" in message and "Did you mean" not in message:
+    wanted = message.partition("'")[2].partition("'")[0].casefold()
+    if known and "No such command" in message and SYNONYMS.get(wanted) in known:
+        message += f"; did you mean {SYNONYMS[wanted]}?"
+    elif known and "No such command" in message and "Did you mean" not in message:
         message += f"; there are {', '.join(known)}"
     where = context.command_path if context is not None else "ssmlab"
     typer.echo(f"ssmlab: {message}; see `{where} --help`", err=True)

@@ -13,6 +13,7 @@ OVERRIDES = typer.Argument(
     None, metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50"
 )
 SMOKE = typer.Option(False, "--smoke", help="The recipe's tiny form: seconds instead of minutes.")
+DATA = typer.Option(None, "--data", help="The same as data.path=PATH: a folder, an archive or a file.")
 DEVICE = typer.Option(None, help="auto, cuda, mps or cpu.")
 OUTPUT = typer.Option(Path("runs"), help="Where run folders are made.")
 RESUME = typer.Option(False, "--resume", help="Continue an interrupted run.")
@@ -25,6 +26,7 @@ def run(
     smoke: bool = SMOKE,
     resume: bool = RESUME,
     overwrite: bool = OVERWRITE,
+    data: str = DATA,
     device: str = DEVICE,
     output: Path = OUTPUT,
     accept_licence: AcceptLicence = False,
@@ -32,7 +34,7 @@ def run(
     """Train, test and compare the models of a recipe, and write a report."""
     from ssmlab.training.recipe import load_recipe
 
-    changes = [*(overrides or []), *([f"device={device}"] if device else [])]
+    changes = [*(overrides or []), *([f"device={device}"] if device else []), *([f"data.path={data}"] if data else [])]
     if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
         changes.append(f"name={Path(recipe).resolve().name}")
         output = Path(recipe).parent

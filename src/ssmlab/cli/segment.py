@@ -23,8 +23,10 @@ def segment(
     from ssmlab.training.segmenting import Segmenter, find_images, find_network
 
     segmenter = Segmenter(find_network(model), device, overlap=overlap, mirror=mirror, batch=batch_size)
-    cases = find_images(images, segmenter.channels)
+    cases, notes = find_images(images, segmenter.channels)
     display = Display(stderr=True)
+    for note in notes:
+        display.say(note)
     marked, problems = [], []
     display.start("segmenting", len(cases))
     try:

@@ -27,8 +27,8 @@ class CheckReport:
             id).
         label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
         problems: to be mended before training, by file name with the fix; what `open_images` found included.
-        warnings: to be known: duplicates, label conflicts, 16-bit images that use little of their range, images of
-            hardly any pixels.
+        warnings: to be known: those of `open_images`, duplicates, label conflicts, 16-bit images that use little of
+            their range, images of hardly any pixels.
         notes: how the parts were made, what was left out, and which images were converted.
         shapes: what becomes of images that are not square, in a sentence; "" where all are.
     """
@@ -101,7 +101,7 @@ def check_images(
         duplicates=duplicates,
         label_conflicts=conflicts,
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
-        warnings=_warnings(seen, duplicates, conflicts),
+        warnings=data.warnings + _warnings(seen, duplicates, conflicts),
         notes=data.notes + conversions(seen),
         shapes=about_fit([(one.id, one.size) for one in seen], fit),
     )

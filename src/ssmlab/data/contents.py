@@ -29,6 +29,7 @@ class Contents:
         classes: in the order of the label numbers, those without images included.
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
+        warnings: of these what may be a mistake. folds: names of the folds that are the items' groups.
         incomplete: items are missing for a reason that a problem tells, so that counts say nothing.
     """
 
@@ -39,6 +40,8 @@ class Contents:
     load: Callable[[object], Image.Image]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    folds: tuple[str, ...] = ()
     incomplete: bool = False
 
 

@@ -1,7 +1,7 @@
 """Bytes of a text file to text, by one rule for every reader: texts, tables, JSON lines, FASTA, lists.
 
 byte order mark   UTF-8's is taken away; after UTF-16's (Excel's "Unicode text") the file is read as UTF-16
-else              UTF-8, and nothing else: a guess would be wrong without a word
+else              UTF-8, and nothing else: a guess would be wrong without a word; zero bytes are no text
 line ends         CRLF and CR become LF
 """
 
@@ -35,4 +35,16 @@ def decode_text(content: bytes) -> str:
         raise ValueError(
             f"not UTF-8 at byte {error.start + len(content) - len(plain):,}; convert it, e.g. with iconv -t utf-8"
         ) from None
+    if "\0" in text:
+        raise ValueError("holds zero bytes: no text, or UTF-16 without its mark; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def head_of_text(content: bytes) -> str:
+    """The whole lines of a file's first bytes; what is no text in them is replaced."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content[: len(content) // 2 * 2].decode("utf-16", "replace")
+    else:
+        text = as_utf8(content).decode("utf-8", "replace")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.rpartition("\n")[0] or text

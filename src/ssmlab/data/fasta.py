@@ -5,28 +5,32 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.encoding import as_utf8
 from ssmlab.data.files import gunzip
+from ssmlab.data.kinds import KINDS
 from ssmlab.data.text import Document, find_files
 from ssmlab.errors import DataError
 
 BASES = "ACGTN"  # numbers of the tokens, in this order; N stands for any base that is not known
 LEAST = 256 << 20  # bytes that a compressed file may always become; bases compress four to five times
-SUFFIXES = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz")
+SUFFIXES = KINDS["dna"].suffixes
 _CODES = np.full(256, 255, np.uint8)
 for _letters, _code in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3), ("NnRrYySsWwKkMmBbDdHhVv-", 4)):
     _CODES[[ord(letter) for letter in _letters]] = _code
 
 
-def read_fasta(path: str | Path) -> list[Document]:
+def read_fasta(path: str | Path, files: list[tuple[str, Path]] | None = None) -> list[Document]:
     """Every record of a FASTA file, or of all in a folder; ids are "<file>:<name>".
 
     Small letters, which mark repeats, count as capitals, U as T, and letters for several bases as N.
 
+    Args:
+        files: (id, file) of those that are read; all below the path where they are not given.
     Raises:
         DataError: with every file that is no FASTA, by file name and line.
     """
     documents, problems = [], []
-    for id, file in find_files(path, SUFFIXES, "a FASTA file or a folder of them"):
+    for id, file in files or find_files(path, SUFFIXES, "a FASTA file or a folder of them"):
         try:
             documents += parse_fasta(id, unpacked(file.read_bytes()))
         except (OSError, EOFError) as error:
@@ -45,7 +49,7 @@ def parse_fasta(id: str, content: bytes) -> list[Document]:
         ValueError: it has no header, a record without bases, or something that is no base.
     """
     records: list[tuple[str, list[np.ndarray]]] = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(as_utf8(content).splitlines(), 1):
         line = line.strip()
         if line.startswith(b">"):
             words = line[1:].decode("utf-8", "replace").split()

@@ -24,7 +24,14 @@ MAX_FILES = 2_000_000
 MAX_VISITS = 16  # of one folder, through links
 BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # an archive of more bytes that compresses better holds no pictures
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+# What systems, network drives and editors leave among a user's files; names that begin with a dot too
+_SYSTEM = frozenset(
+    [
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "lost+found", "found.000"),
+        *("$recycle.bin", "recycler", "system volume information", "@eadir", "@recycle", "#recycle", "@tmp"),
+        *("#snapshot", "@recently-snapshot", "network trash folder", "temporary items"),
+    ]
+)
 
 
 class FolderFiles:
@@ -34,6 +41,7 @@ class FolderFiles:
         files: name -> path on disk relative to the root. Names are unicode NFC with "/", so that ids and
             hashes agree between operating systems, and sorted, whatever order the file system has.
         folders: names of all folders below the root. problems: folders that cannot be listed, and what is no file.
+        ignored: names of the hidden and system files and folders (with a "/") that were passed over.
     """
 
     def __init__(self, root: Path):
@@ -42,21 +50,26 @@ class FolderFiles:
         self.folders: set[str] = set()
         self.problems: list[str] = []
         self._visits: Counter[str] = Counter()
+        self.ignored: list[str] = []
         self._scan("", (os.path.realpath(root),))
         self.files = dict(sorted(self.files.items()))
+        self.ignored.sort()
 
     def _scan(self, inside, ancestors):
         try:
             with os.scandir(self.path / inside) as entries:
-                listed = [entry for entry in entries if not _ignored(entry.name)]
+                found = list(entries)
         except OSError as error:
             problem = f"{self.path / inside}: cannot be listed ({error.strerror}); check its permissions"
             if not inside:
                 raise DataError(problem) from error
             self.problems.append(problem)
             return
-        for entry in listed:
+        for entry in found:
             path = f"{inside}/{entry.name}" if inside else entry.name
+            if is_system(entry.name):
+                self.ignored.append(plain_name(path) + "/" * entry.is_dir())
+                continue
             kind = _kind(entry)
             if kind == "folder":
                 real = os.path.realpath(entry.path)
@@ -100,15 +113,20 @@ class ZipFiles:
         check_archive(self.path, infos)
         self.files: dict[str, zipfile.ZipInfo] = {}
         self.folders: set[str] = set()
+        ignored: set[str] = set()
         for info in infos:
             name = plain_name(info.filename.replace("\\", "/")).rstrip("/")
             steps = name.split("/")
-            if any(_ignored(step) for step in steps):
+            system = next((n for n, step in enumerate(steps, 1) if is_system(step)), 0)
+            if system:
+                ignored.add("/".join(steps[:system]) + "/" * (system < len(steps) or info.is_dir()))
+                self.folders.update("/".join(steps[:n]) for n in range(1, system))
                 continue
             self.folders.update("/".join(steps[:n]) for n in range(1, len(steps) + info.is_dir()))
             if not info.is_dir():
                 self.files[name] = info
         self.files = dict(sorted(self.files.items()))
+        self.ignored = sorted(ignored)
 
     def _archive(self):
         try:
@@ -139,7 +157,7 @@ class ZipFiles:
             raise UnreadableImage(f"cannot be taken out of the archive: {error}") from error
 
     def __getstate__(self):
-        return {key: self.__dict__[key] for key in ("path", "files", "folders", "problems")}
+        return {key: self.__dict__[key] for key in ("path", "files", "folders", "problems", "ignored")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -205,8 +223,9 @@ def _check_size(size):
         raise UnreadableImage(f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,} for one picture")
 
 
-def _ignored(name):
-    return name.startswith(".") or name.casefold() in _IGNORED
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or belongs to a system and not to the data."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
 
 
 def plain_name(name: str) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 from ssmlab.data.cifar import LABELS, TarFiles, find_cifar, read_cifar
 from ssmlab.data.contents import Contents, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
-from ssmlab.data.folders import find_tree, read_folders
+from ssmlab.data.folders import read_folders
 from ssmlab.data.imagenet import find_imagenet, read_imagenet
 from ssmlab.data.medmnist import is_medmnist, read_medmnist
 from ssmlab.data.mhist import find_annotations, read_mhist
+from ssmlab.data.parts import sort_files
 from ssmlab.errors import DataError
 
 ACCEPTED = (
@@ -102,8 +103,10 @@ def _read_files(files, group, labels):
     place = find_cifar(files)
     if place:
         return read_cifar(files, place, group, labels)
-    tree = find_imagenet(files)
-    if tree:
-        return read_imagenet(files, tree, group)
-    tree = find_tree(files)
-    return read_folders(files, tree, group) if tree else None
+    prefix = find_imagenet(files)
+    if prefix is not None:
+        return read_imagenet(files, prefix, group)
+    found = sort_files(files, "image")
+    if any("/" in name for name in (*(e.name for e in (*found.examples, *found.loose)), *found.unread)):
+        return read_folders(files, found, group)
+    return None

@@ -21,8 +21,12 @@ from functools import partial
 
 from ssmlab.data.contents import Contents, count, some
 from ssmlab.data.decode import UnreadableImage
+from ssmlab.data.encoding import decode_text
 from ssmlab.data.files import IMAGE_SUFFIXES, FolderFiles, ZipFiles
-from ssmlab.data.folders import PART_NAMES, Tree, read_folders
+from ssmlab.data.folders import read_folders
+from ssmlab.data.kinds import Example
+from ssmlab.data.names import parts_among
+from ssmlab.data.parts import sort_files
 from ssmlab.data.tables import read_table
 
 WNID = re.compile(r"n\d{8}")
@@ -31,19 +35,18 @@ SOLUTION, ANNOTATIONS = "LOC_val_solution.csv", "val_annotations.txt"
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
-def find_imagenet(files: FolderFiles | ZipFiles) -> Tree | None:
-    """The folders {train,val}/n01440764/*, or only n01440764/*, in one place among these files, or None."""
+def find_imagenet(files: FolderFiles | ZipFiles) -> str | None:
+    """Where {train,val}/n01440764/*, or only n01440764/*, are among these files ("" or "a/b/"), or None."""
     pictures = {name for name in files.files if name.lower().endswith(IMAGE_SUFFIXES)}
     prefixes = {prefix for name in pictures if (prefix := _prefix(name)) is not None}
     if len(prefixes) != 1:
         return None
     prefix = prefixes.pop()
     children = {name[len(prefix) :] for name in files.folders if name.startswith(prefix)}
-    named = {name: PART_NAMES[name.casefold()] for name in sorted(children) if name.casefold() in PART_NAMES}
-    tree = Tree(prefix, named, pictures, is_class=WNID.fullmatch)
-    if not named and any("/" not in name and not WNID.fullmatch(name) for name in children):
+    direct = [name for name in children if "/" not in name]
+    if not parts_among(direct) and not all(map(WNID.fullmatch, direct)):
         return None  # ordinary class folders, of which one has the name of a wnid
-    return tree
+    return prefix
 
 
 def _prefix(name):
@@ -52,17 +55,22 @@ def _prefix(name):
     at = next((i for i, step in enumerate(steps[:-1]) if WNID.fullmatch(step)), None)
     if at is None:
         return None
-    if at and steps[at - 1].casefold() in PART_NAMES:
+    if at and parts_among([steps[at - 1]]):
         at -= 1
     return "".join(f"{step}/" for step in steps[:at])
 
 
-def read_imagenet(files: FolderFiles | ZipFiles, tree: Tree, group: str | None) -> Contents:
-    """The items of a tree; problems: also flat images without a label, labels without an image, damaged indices."""
+def read_imagenet(files: FolderFiles | ZipFiles, prefix: str, group: str | None) -> Contents:
+    """The items below a prefix; problems: also flat images without label, labels without image, damaged indices."""
     problems: list[str] = []
-    for folder in [folder for folder, part in tree.parts.items() if part == "val"]:
-        _list_flat(files, tree, folder, problems)
-    contents = read_folders(files, tree, group)
+    found = sort_files(
+        files,
+        "image",
+        top=prefix.rstrip("/"),
+        is_class=WNID.fullmatch,
+        label_loose=partial(_label_flat, files, prefix, problems),
+    )
+    contents = read_folders(files, found, group)
     contents.format = "imagenet"
     contents.problems += problems
     parts = Counter(item.part for item in contents.items)
@@ -73,33 +81,29 @@ def read_imagenet(files: FolderFiles | ZipFiles, tree: Tree, group: str | None) 
     return contents
 
 
-def _list_flat(files, tree, folder, problems):
-    """Put the images that lie in val itself (or in val/images) into classes by the table of their labels."""
-    start = f"{tree.prefix}{folder}/"
-    inside = [name for name in tree.pictures if name.startswith(start)]
-    flat = sorted(name for name in inside if not WNID.fullmatch(name[len(start) :].split("/")[0]))
+def _label_flat(files, prefix, problems, loose: list[Example]) -> dict[str, str]:
+    """Name -> wnid of the images that lie in val itself (or in val/images), by the table of their labels."""
+    flat = [example.name for example in loose if example.part == "val"]
     if not flat:
-        return
-    stems = {name.rpartition("/")[2].rpartition(".")[0]: name[len(tree.prefix) :] for name in flat}
+        return {}
+    folder = flat[0].removeprefix(prefix).split("/", 1)[0]
+    stems = {name.rpartition("/")[2].rpartition(".")[0]: name for name in sorted(flat)}
     table = _find(files, TABLES)
     if table is None:
         problems.append(
             f"{folder}/: {count(len(flat), 'image')} outside of class folders; put {SOLUTION}, or {GROUND_TRUTH} and "
-            f"{META}, beside the folder"
+            f"{META}, next to the folder"
         )
-        labels = {}
-    else:
-        labels = TABLES[table.rpartition("/")[2]](files, table, list(stems), problems)
-    tree.listed |= {stems[s]: f"{folder}/{wnid}" for s, wnid in labels.items() if s in stems and WNID.fullmatch(wnid)}
+        return {}
+    labels = TABLES[table.rpartition("/")[2]](files, table, list(stems), problems)
     if labels:
-        _compare(table, folder, stems, labels, problems)
-    elif len(flat) == len(inside):
-        del tree.parts[folder]  # so that it is not called empty on top
+        _compare(table, folder, prefix, stems, labels, problems)
+    return {stems[stem]: wnid for stem, wnid in labels.items() if stem in stems and WNID.fullmatch(wnid)}
 
 
-def _compare(table, folder, stems, labels, problems):
+def _compare(table, folder, prefix, stems, labels, problems):
     """Images without a label, labels without an image, and labels that are no wnid."""
-    without = [name for stem, name in stems.items() if stem not in labels]
+    without = [name.removeprefix(prefix) for stem, name in stems.items() if stem not in labels]
     wrong = [stem for stem in stems if stem in labels and not WNID.fullmatch(labels[stem])]
     unused = sorted(labels.keys() - stems.keys())
     if without:
@@ -175,8 +179,8 @@ def _read_meta(files, name, problems) -> dict[int, str]:
 
 def _lines(files, name, problems):
     try:
-        text = files.read(name).decode("utf-8-sig")
-    except (UnreadableImage, UnicodeDecodeError) as error:
+        text = decode_text(files.read(name))
+    except (UnreadableImage, ValueError) as error:
         problems.append(f"{name}: cannot be read ({error}); replace the file")
         return []
     return [line for line in text.splitlines() if line.strip()]

@@ -16,6 +16,7 @@ from ssmlab.data.medmnist import machine_memory
 from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
 from ssmlab.errors import DataError
 
+DIVIDED = ("class_folders", "zip_folders", "imagenet")  # of these a missing test is taken from train
 MANY = 20  # more problems of one kind become one line
 
 
@@ -92,6 +93,7 @@ class ImageData:
         classes: names in the order of the labels.
         split_hash: SHA-256 over the sorted lines "id<tab>part".
         notes: how the parts were made and what was left out, for the reader of a report.
+        warnings: what was left out and should not have been there, such as pictures in formats that are not read.
         problems: empty unless opened with strict=False.
     """
 
@@ -104,6 +106,7 @@ class ImageData:
     test: Split
     split_hash: str
     notes: list[str]
+    warnings: list[str]
     problems: list[str]
 
     @property
@@ -123,9 +126,9 @@ def open_images(
     """Open a labelled image data set; the format is found from the content, not from the name.
 
     The parts are those published. Without a validation part, `val_fraction` of train becomes one: stratified,
-    whole groups, chosen by the hash of seed and id (ssmlab.data.splits). Without any parts, 20 % of every
-    class are first set apart for the test in the same way with seed 0, so that the test part depends neither
-    on `seed` nor on `val_fraction`.
+    whole groups, chosen by the hash of seed and id (ssmlab.data.splits). Without a test part, 20 % of every
+    class of train, or of all, are first set apart for it in the same way with seed 0, so that the test part depends
+    neither on `seed` nor on `val_fraction`.
 
     Args:
         path: "digits" (the embedded default; a folder of that name is "./digits"), or class folders, a zip of
@@ -155,6 +158,7 @@ def open_images(
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=contents.notes,
+        warnings=contents.warnings,
         problems=contents.problems,
     )
     if strict and data.problems:
@@ -206,11 +210,9 @@ def _check(contents):
     if contents.incomplete or (contents.problems and not contents.items):
         return  # that is why
     for part in ("train", "test"):
-        if not counts[part] and (published or not contents.items):
-            fix = "add images"
-            if part == "test" and counts["train"] and counts["val"]:
-                fix = "rename val to test: validation is then taken from train"
-            contents.problems.append(f"{part}: the part is empty or missing; {fix}")
+        taken = part == "test" and contents.format in DIVIDED
+        if not counts[part] and not taken and (published or not contents.items):
+            contents.problems.append(f"{part}: the part is empty or missing; add images")
     if len(contents.classes) == 1:
         contents.problems.append(f"only one class, {contents.classes[0]!r}; a classifier needs at least two")
     if not published:
@@ -249,21 +251,27 @@ def _divide(contents, val_fraction, seed) -> dict[str, list[Item]]:
     parts = {part: [item for item in contents.items if item.part == part] for part in PARTS}
     free = [item for item in contents.items if item.part is None]
     if free:
-        parts["train"], parts["test"] = _take(contents, free, TEST_FRACTION, 0, "test")
+        parts["train"], parts["test"] = _take(contents, free, TEST_FRACTION, 0, "test", "all")
+    elif parts["train"] and not parts["test"] and contents.format in DIVIDED and not contents.incomplete:
+        parts["train"], parts["test"] = _take(contents, parts["train"], TEST_FRACTION, 0, "test", "train")
+        if parts["val"]:
+            contents.notes.append("if val is meant to be the test, rename it: validation is then taken from train")
     if parts["train"] and not parts["val"]:
-        parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val")
+        parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", "train")
     return parts
 
 
-def _take(contents, items, fraction, seed, part):
+def _take(contents, items, fraction, seed, part, of):
     groups = [item.group or item.id for item in items] if any(item.group for item in items) else None
     ids, labels = [item.id for item in items], [item.label for item in items]
     chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
+    if not chosen and contents.folds:  # one fold is left
+        groups, chosen = None, held_out(ids, labels, fraction=fraction, seed=seed, part=part)
     if not chosen:
         contents.problems.append(
             f"{part}: no images can be spared for it; every class needs two images (in two groups)"
         )
-    of, whole = "train" if part == "val" else "all", ", whole groups" if groups else ""
+    whole = ", whole groups" if groups else ""
     contents.notes.append(
         f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {len(items):,} images), "
         f"stratified{whole}, seed {seed}"

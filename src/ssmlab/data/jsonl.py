@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.encoding import decode_text
 from ssmlab.data.text import Document, find_files
 from ssmlab.errors import DataError
 
@@ -24,8 +25,8 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     chats, problems = [], []
     for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
         try:
-            lines = file.read_bytes().decode("utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
+            lines = decode_text(file.read_bytes()).split("\n")
+        except (OSError, ValueError) as error:
             problems.append(f"{id}: cannot be read ({error})")
             continue
         first = next(filter(str.strip, lines), "{}")

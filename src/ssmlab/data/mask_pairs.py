@@ -9,38 +9,27 @@ Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,
 field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ssmlab.data.contents import PARTS, count, some
 from ssmlab.data.files import FolderFiles, ZipFiles, is_image
-from ssmlab.data.folders import PART_NAMES
+from ssmlab.data.names import (
+    FIRM_MASK_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    folder_meaning,
+    image_of_mask,
+    is_numbered_mask,
+    without,
+)
+from ssmlab.data.parts import sort_files
 from ssmlab.data.shapes import GeneratedFiles
-from ssmlab.data.volumes import SUFFIXES, is_volume
+from ssmlab.data.volumes import SUFFIXES
 
-IMAGE_FOLDERS = frozenset(
-    [
-        *("images", "image", "img", "imgs", "input", "inputs", "sat", "satellite", "scans", "photos"),
-        *("original", "originals", "jpegimages"),
-    ]
-)
-FIRM_MASK_FOLDERS = frozenset(
-    [
-        *("1st_manual", "manual", "manual1", "labels", "label", "groundtruth", "ground_truth", "gt", "av"),
-        *("annotations", "annotation", "targets", "target", "map", "maps", "segmentation", "segmentations", "seg"),
-        "segmentationclass",
-    ]
-)
-MASK_FOLDERS = FIRM_MASK_FOLDERS | {"masks", "mask"}
-FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
 SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
-MASK_SUFFIXES = (
-    *("_masks", "_mask", "_manual1", "_manual", "_labels", "_label", "_groundtruth", "_ground_truth", "_gt"),
-    *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label"),
-)
-MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
 SECOND_SUFFIXES = ("_2ndHO", "_manual2")
+FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
 IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
 IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
 
@@ -53,6 +42,8 @@ class Case:
         id: the image's path below the data's root. part: as published, or None.
         images: names of files, one for each channel; a picture of several channels is one.
         mask: the mask's name. view: that of the field of view, or None.
+        group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
+        more: further masks of the image, one for each object: what any of them marks is marked.
     """
 
     id: str
@@ -60,6 +51,8 @@ class Case:
     images: tuple[str, ...]
     mask: str
     view: str | None = None
+    group: str | None = None
+    more: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -87,6 +80,7 @@ class _Found:
     name: str
     role: str  # image | mask | view
     part: str | None
+    group: str | None = None
 
 
 def read_pairs(
@@ -105,67 +99,76 @@ def read_pairs(
         cases=[],
         problems=list(files.problems),
     )
-    pictures = [name for name in files.files if is_volume(name) or is_image(files, name)]
+    listed = sort_files(files, "mask", classed=False)
+    contents.notes += [*listed.notes, *listed.warnings]
     if images or masks:
-        found = _by_setting(pictures, {"image": images, "mask": masks, "view": views}, contents)
+        found = _by_setting(listed.examples, {"image": images, "mask": masks, "view": views}, contents)
     else:
-        pictures, published = _massachusetts(pictures)
+        published = _massachusetts(listed.examples)
         if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
             contents.format = "massachusetts"
-        found = published or _by_name(pictures, contents)
-    if not any(item.role == "mask" for item in found):
-        prepared = any(folder_meaning(step)[1] in MASK_FOLDERS for name in files.folders for step in name.split("/"))
-        if not prepared:
-            return None  # an empty folder of masks means that all of them are missing
+        found = published or _by_name(listed.examples, contents)
+    # an empty folder of masks means that all of them are missing
+    empty = {folder_meaning(name.rpartition("/")[2])[1] for name in _empty_folders(files)}
+    if not any(item.role == "mask" for item in found) and empty.isdisjoint(MASK_FOLDERS):
+        return None
     _pair(found, contents)
     return contents
 
 
-def _by_setting(pictures, folders, contents):
+def _empty_folders(files):
+    return files.folders - _above(files.files)
+
+
+def _above(names):
+    """All folders on the way to these files."""
+    return {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
+
+
+def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
+    """Folders that hold images or volumes at some depth, and those that hold nothing: annotations may also be boxes."""
+    listed = sort_files(files, "mask", classed=False)
+    names = [example.name for example in listed.examples]
+    return {"/".join(n.split("/")[:depth]) for n in names for depth in range(1, n.count("/") + 1)} | _empty_folders(
+        files
+    )
+
+
+def _by_setting(examples, folders, contents):
     found = []
     for role, folder in folders.items():
-        inside = [name for name in pictures if folder and name.startswith(folder.strip("/") + "/")]
+        inside = [e for e in examples if folder and e.name.startswith(folder.strip("/") + "/")]
         if folder and not inside:
             contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
-        found += [_Found(name, role, _part(name)) for name in inside]
+        found += [_Found(e.name, role, e.part, e.group) for e in inside]
     return found
 
 
-def _massachusetts(pictures):
-    """All pictures, and those below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
+def _massachusetts(examples):
+    """What is below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
     tops: dict[str, list[_Found]] = {}
-    for name in pictures:
+    for name in (example.name for example in examples):
         steps = name.split("/")
         part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
         if part and (not rest or rest in MASK_FOLDERS):
             tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
     both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
     best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
-    return pictures, both[best] if best is not None else None
+    return both[best] if best is not None else None
 
 
-def folder_meaning(step: str) -> tuple[str | None, str]:
-    """The part that a folder's name tells, and the rest of the name: of Train-Masks "train" and "masks"."""
-    words = re.split(r"[ _-]+", step.casefold())
-    for i in (0, -1):
-        if words[i] in PART_NAMES:
-            part = PART_NAMES[words.pop(i)]
-            return part, "_".join(words)
-    return None, "_".join(words)
-
-
-def _by_name(pictures, contents):
-    folders = {step for name in pictures for step in _folders(name)}
-    second = {name for name in pictures if _second(name)}
+def _by_name(examples, contents):
+    folders = {step for example in examples for step in _folders(example.name)}
+    second = {example.name for example in examples if _second(example.name)}
     if second:
         contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
     firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
     sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
     found, others = [], []
-    for name in pictures:
+    for name, example in ((example.name, example) for example in examples):
         role = None if name in second else _role(name, firm, sorted_by_folder)
         if role:
-            found.append(_Found(name, role, _part(name)))
+            found.append(_Found(name, role, example.part, example.group))
         elif name not in second:
             others.append(name)
     if others and any(item.role == "mask" for item in found):
@@ -192,13 +195,12 @@ def _folders(name):
 
 def _second(name):
     stem = _stem(name)
-    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or _without(stem, SECOND_SUFFIXES) != stem
+    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or without(stem, SECOND_SUFFIXES) != stem
 
 
 def named_as_mask(name: str) -> bool:
-    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png."""
-    stem = _stem(name)
-    return _without(stem, MASK_SUFFIXES, MASK_PREFIXES) != stem
+    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png, a_mask_1.png."""
+    return image_of_mask(_stem(name)) is not None
 
 
 def beside_images(files: FolderFiles | ZipFiles) -> bool:
@@ -209,9 +211,11 @@ def beside_images(files: FolderFiles | ZipFiles) -> bool:
     return bool(masks) and 2 * len(images & {(n.rpartition("/")[0], _plain(_stem(n))) for n in masks}) >= len(images)
 
 
-def _part(name):
-    parts = [part for part, _ in map(folder_meaning, name.split("/")[:-1]) if part]
-    return parts[-1] if parts else None
+def _place(name):
+    """The folders that an image and its mask share: a/fold1 of a/fold1/images/x.png."""
+    steps = name.split("/")[:-1]
+    roles = IMAGE_FOLDERS | MASK_FOLDERS | FOV_FOLDERS | SECOND_FOLDERS
+    return tuple(step for step in steps if folder_meaning(step)[1] not in roles)
 
 
 def _stem(name):
@@ -222,33 +226,41 @@ def _stem(name):
     return PurePosixPath(name).stem
 
 
-def _without(stem, suffixes, prefixes=()):
-    for suffix in suffixes:
-        if stem.casefold().endswith(suffix.casefold()) and len(stem) > len(suffix):
-            return stem[: -len(suffix)]
-    for prefix in prefixes:
-        if stem.casefold().startswith(prefix) and len(stem) > len(prefix):
-            return stem[len(prefix) :]
-    return stem
-
-
 def _plain(stem):
     """A stem without what tells an image from its mask: 21_training, 21_manual1 and 21_training_mask are 21."""
-    return _without(_without(stem, MASK_SUFFIXES, MASK_PREFIXES), IMAGE_SUFFIXES, IMAGE_PREFIXES)
+    return without(image_of_mask(stem) or stem, IMAGE_SUFFIXES, IMAGE_PREFIXES)
 
 
 def _pair(found, contents):
     unmasked: dict[str | None, list[str]] = {}
+    fold_of = {item.name: item.group for item in found}
     for part in dict.fromkeys(item.part for item in found):
         of_part = [item for item in found if item.part == part]
         images, masks, views = ([i.name for i in of_part if i.role == role] for role in ("image", "mask", "view"))
         if part == "test" and images and not masks:
             contents.notes.append(f"left out: {count(len(images), 'image')} of test, which has no masks")
             continue
-        mask_of, lonely = _match(images, masks, "mask", contents.problems)
+        masks, more, known = _gathered(images, masks)
+        if more:
+            objects = [image for image in images if image in known] or list(more)
+            contents.notes.append(
+                f"{count(len(more), 'image')} with a mask for each object, which are put together ({some(objects)})"
+            )
+        mask_of, lonely = _match([image for image in images if image not in known], masks, "mask", contents.problems)
+        mask_of |= known
         view_of, _ = _match(images, views, "field of view", contents.problems)
         contents.cases += [
-            Case(image, part, (image,), mask_of[image], view_of.get(image)) for image in images if image in mask_of
+            Case(
+                image,
+                part,
+                (image,),
+                mask_of[image],
+                view_of.get(image),
+                fold_of[image],
+                more.get(mask_of[image], ()),
+            )
+            for image in images
+            if image in mask_of
         ]
         unmasked[part] = [image for image in images if image not in mask_of]
         contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]
@@ -262,11 +274,39 @@ def _pair(found, contents):
         ]
 
 
+def _gathered(images, masks):
+    """Masks of one image, one for each object: x_mask.png and x_mask_1.png, or all in the folder of a single image.
+
+    Returns:
+        the masks that are left to match; the first of those together -> the others; image -> the first of its masks.
+    """
+    numbered: dict[tuple[str, str | None], list[str]] = {}
+    for name in masks:
+        numbered.setdefault((name.rpartition("/")[0], image_of_mask(_stem(name))), []).append(name)
+    more = {}
+    for (_, image), same in numbered.items():
+        if image and len(same) > 1 and any(is_numbered_mask(_stem(name)) for name in same):
+            more[same[0]] = tuple(same[1:])
+    places: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    for at, names in enumerate((images, masks)):
+        for name in names:
+            places.setdefault(_place(name), ([], []))[at].append(name)
+    known = {}
+    for place, (own, objects) in places.items():
+        if len(own) == 1 and len(objects) > 1 and place[-1:] == (_stem(own[0]),):  # <id>/images/<id>.png
+            known[own[0]] = objects[0]
+            more[objects[0]] = tuple(objects[1:])
+    gone = {name for names in more.values() for name in names} | set(known.values())
+    return [name for name in masks if name not in gone], more, known
+
+
 def _match(images, others, what, problems):
-    """The mask of every image: of the same stem, else of the same stem without known suffixes; and masks left over."""
+    """The mask of every image: of the same stem, else of the same stem without known suffixes, in the same place before
+    any other; and masks left over."""
     matched: dict[str, str] = {}
     left = list(others)
-    for key in (_stem, lambda name: _plain(_stem(name))):
+    stems = (_stem, lambda name: _plain(_stem(name)))
+    for key in (*((lambda name, stem=stem: (_place(name), stem(name))) for stem in stems), *stems):
         open_images = [name for name in images if name not in matched]
         by_key: dict[str, list[str]] = {}
         for name in left:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ class MaskStore:
         try:
             image, spacing, volume, *_ = read_image(self.files, case, self.directions)
             towards = volume.directions if volume else ""
-            raw, full, *_ = read_mask(self.files, case.mask, towards)
+            raw, full, *_ = read_masks(self.files, (case.mask, *case.more), towards)
             view = read_mask(self.files, case.view, towards).raw if case.view else None
         except UnreadableImage as error:
             raise DataError("an image cannot be read", [f"{case.id}: cannot be read ({error})"]) from error
@@ -190,6 +191,19 @@ def read_mask(files, name: str, directions: str = "") -> ReadMask:
     return ReadMask(volume.voxels, MOST_CLASSES, volume)
 
 
+def read_masks(files, names: Sequence[str], directions: str = "") -> ReadMask:
+    """The masks of one image, one for each object, as one: the largest value of each pixel."""
+    first, *others = (read_mask(files, name, directions) for name in names)
+    raw, full = first.raw, first.full
+    for name, other in zip(names[1:], others, strict=True):
+        if other.raw.shape != raw.shape:
+            raise UnreadableImage(
+                f"{name} is {_size(other.raw.shape)}, {names[0]} of the same image {_size(raw.shape)}"
+            )
+        raw, full = np.maximum(raw, other.raw), max(full, other.full)
+    return first._replace(raw=raw, full=full)
+
+
 def _look(files, checked: Checked) -> None:
     case, place = checked.case, None
     try:
@@ -206,7 +220,8 @@ def _look(files, checked: Checked) -> None:
         if name is None:
             continue
         try:
-            raw, full, grid, coloured = read_mask(files, name, checked.directions)
+            names = (name, *case.more) if name == case.mask else (name,)
+            raw, full, grid, coloured = read_masks(files, names, checked.directions)
         except UnreadableImage as error:
             checked.problems.append(f"{name}: cannot be read ({error}); replace the file, or take it out of the data")
             continue

@@ -7,6 +7,7 @@ without masks, masks without images, sizes that differ, values that stand for no
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -15,16 +16,15 @@ from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.decode import Progress
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.mask_pairs import (
-    IMAGE_FOLDERS,
-    MASK_FOLDERS,
     Case,
     MaskContents,
     beside_images,
-    folder_meaning,
+    folders_of_pictures,
     read_pairs,
 )
 from ssmlab.data.mask_store import Checked, MaskStore, Sample
 from ssmlab.data.mask_values import Rule, decide
+from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
 from ssmlab.data.nnunet import is_nnunet, read_nnunet
 from ssmlab.data.shapes import GENERATED, GeneratedFiles
 from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
@@ -249,8 +249,9 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles |
         raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {ACCEPTED}")
     prefix = None if images or masks else is_nnunet(files)
     contents = read_pairs(files, images, masks, views) if prefix is None else read_nnunet(files, prefix)
-    if prefix is None and contents is None and any(name.endswith("imagesTr") for name in files.folders):
-        raise DataError(f"{path}: imagesTr without dataset.json beside it, which says what the labels are; add it")
+    unpaired = contents is None or contents.problems
+    if prefix is None and unpaired and any(name.endswith("imagesTr") for name in files.folders):
+        raise DataError(f"{path}: imagesTr without dataset.json next to it, which says what the labels are; add it")
     if contents is None or not (contents.cases or contents.problems):
         found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
         raise DataError(
@@ -320,7 +321,10 @@ def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dic
 
 
 def _take(contents, cases, fraction, seed, part, problems):
-    chosen = held_out([case.id for case in cases], [0] * len(cases), fraction=fraction, seed=seed, part=part)
+    ids, labels, groups = [case.id for case in cases], [0] * len(cases), [case.group or case.id for case in cases]
+    chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
+    if not chosen:  # one fold is left
+        chosen = held_out(ids, labels, fraction=fraction, seed=seed, part=part)
     if not chosen and not problems:
         problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
     of = "train" if part == "val" else "all"
@@ -374,10 +378,11 @@ def has_masks(path: str | Path) -> bool:
     path = Path(path).expanduser()
     if str(path) in GENERATED:
         return True
-    if not path.is_dir():
+    zipped = path.is_file() and path.suffix.lower() == ".zip" and is_zipfile(path)
+    if not (path.is_dir() or zipped):
         return False
-    files = FolderFiles(path)
-    steps = {folder_meaning(step) for folder in files.folders for step in folder.split("/")}
+    files = ZipFiles(path) if zipped else FolderFiles(path)
+    steps = {folder_meaning(step) for folder in folders_of_pictures(files) for step in folder.split("/")}
     names = {rest for _, rest in steps}
     published = any((part, "") in steps and any((part, name) in steps for name in MASK_FOLDERS) for part in PARTS)
     by_folder = published or not (names.isdisjoint(IMAGE_FOLDERS) or names.isdisjoint(MASK_FOLDERS))

@@ -10,20 +10,25 @@ from functools import partial
 
 from ssmlab.data.contents import Contents, Item, count, did_you_mean, some
 from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles, is_image, plain_name
-from ssmlab.data.tables import read_table
+from ssmlab.data.tables import read_header, read_table
 
+ANNOTATIONS = "annotations.csv"
 IMAGE, LABEL, PARTITION = "Image Name", "Majority Vote Label", "Partition"
 VOTES = "Number of Annotators who Selected SSA (Out of 7)"
 LABELS = ("HP", "SSA")  # hyperplastic polyp, sessile serrated adenoma
 
 
 def find_annotations(files: FolderFiles | ZipFiles) -> list[str]:
-    """Tables, at most one folder down, whose header has at least two of the three columns that are needed."""
+    """Tables, at most one folder down, whose header has at least two of the three columns that are needed.
+
+    One that is called annotations.csv and cannot be read is one too: reading it says why.
+    """
     tables = [name for name in files.files if name.lower().endswith(".csv") and name.count("/") <= 1]
     found = []
     for name in tables:
-        header = read_table(name, lambda name=name: files.head(name, 1000).split(b"\n", 1)[0])
-        if len({IMAGE, LABEL, PARTITION} & set(header.columns)) >= 2:
+        header = read_header(name, files.head(name, 4000))
+        unread = name.rpartition("/")[2].lower() == ANNOTATIONS and not header.columns
+        if len({IMAGE, LABEL, PARTITION} & set(header.columns)) >= 2 or unread:
             found.append(name)
     return found
 
@@ -39,8 +44,9 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
         load=FilePictures(files),
         problems=files.problems + table.problems,
     )
-    if not table.columns:
-        return contents  # the table cannot be read, and its problems say why
+    if not table.columns:  # the table cannot be read, and its problems say why
+        contents.problems += [] if table.problems else [f"{annotations}: holds nothing; save it again as CSV in UTF-8"]
+        return contents
     missing = [column for column in (IMAGE, LABEL, PARTITION, group) if column and column not in table.columns]
     for column in missing:
         hint = did_you_mean(column, table.columns)

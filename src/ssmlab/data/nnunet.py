@@ -1,5 +1,7 @@
 """nnU-Net's raw layout: imagesTr/CASE_0000.EXT, labelsTr/CASE.EXT, dataset.json; imagesTs and labelsTs where there are.
 
+The Decathlon's CASE.EXT, without a number of the channel, is read too.
+
 dataset.json is read as version 2 writes it ("channel_names", labels {"background": 0}) and as version 1 did
 ("modality", labels {"0": "background"}). Source: Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z), and the
 documentation of nnU-Net's dataset format.
@@ -8,10 +10,12 @@ documentation of nnU-Net's dataset format.
 import json
 import re
 
-from ssmlab.data.contents import count, some
+from ssmlab.data.contents import PARTS, count, some
 from ssmlab.data.decode import UnreadableImage
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.mask_pairs import Case, MaskContents
+from ssmlab.data.names import folder_meaning
+from ssmlab.data.parts import sort_files
 from ssmlab.data.volumes import is_volume
 from ssmlab.errors import DataError
 
@@ -49,12 +53,16 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
         values=values,
         problems=list(files.problems),
     )
-    for part, folder in (("train", "Tr"), ("test", "Ts")):
-        images = _named(files, f"{prefix}images{folder}/", ending)
-        labels = _named(files, f"{prefix}labels{folder}/", ending)
-        if part == "test" and not labels:
+    listed = sort_files(files, "mask", classed=False)
+    contents.notes += [*listed.notes, *listed.warnings]
+    folders = {folder_meaning(name[len(prefix) :]): name for name in files.folders if name.startswith(prefix)}
+    for part in PARTS:
+        images = _named(files, folders.get((part, "images"), ""), ending)
+        labels = _named(files, folders.get((part, "labels"), ""), ending)
+        if part != "train" and not labels:
             if images:
-                contents.notes.append(f"left out: imagesTs, which has no labels ({count(len(images), 'file')})")
+                folder = folders[(part, "images")].removeprefix(prefix)
+                contents.notes.append(f"left out: {folder}, which has no labels ({count(len(images), 'file')})")
             continue
         _pair(contents, part, images, labels, len(channels), in_one=not is_volume(ending) and len(channels) == 3)
     told = described.get("numTraining")
@@ -97,8 +105,11 @@ def _labels(described, where):
     return tuple(name for _, name in ordered), values
 
 
-def _named(files, prefix, ending):
+def _named(files, folder, ending):
     """Stem -> name of the files directly below a folder."""
+    if not folder:
+        return {}
+    prefix = folder + "/"
     inside = [name for name in files.files if name.startswith(prefix) and "/" not in name[len(prefix) :]]
     return {name[len(prefix) : -len(ending)]: name for name in inside if name.endswith(ending)}
 
@@ -106,14 +117,18 @@ def _named(files, prefix, ending):
 def _pair(contents, part, images, labels, channels, in_one):
     """Cases with their channels; `in_one`: red, green and blue may be one picture, as nnU-Net's Road data have it."""
     cases: dict[str, dict[int, str]] = {}
+    unnumbered = set()
     for stem, name in images.items():
         parts = _CHANNEL.match(stem)
-        if parts is None:
+        if stem in labels and (parts is None or parts[1] not in labels):  # the Decathlon has no numbers of channels
+            cases[stem] = {0: name}
+            unnumbered.add(stem)
+        elif parts is None:
             contents.problems.append(f"{name}: has no channel in its name; expected {stem}_0000")
         else:
             cases.setdefault(parts[1], {})[int(parts[2])] = name
     for case, found in cases.items():
-        wanted = range(1 if in_one and set(found) == {0} else channels)
+        wanted = range(1 if (in_one or case in unnumbered) and set(found) == {0} else channels)
         missing = [f"_{channel:04}" for channel in wanted if channel not in found]
         if missing:
             contents.problems.append(f"{next(iter(found.values()))}: channels {some(missing)} of its case are missing")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ssmlab.data.contents import Item, did_you_mean, some
 from ssmlab.data.decode import UnreadableImage
+from ssmlab.data.encoding import decode_text, head_of_text
 from ssmlab.data.files import plain_name
 
 FILE_COLUMNS = ("file", "file_name", "filename", "path")
@@ -27,33 +29,47 @@ class Table:
 
 
 def read_table(name: str, read: Callable[[], bytes]) -> Table:
-    """Read a CSV file in UTF-8 (with or without byte order mark), separated by commas, semicolons or tabs."""
+    """Read a CSV file as spreadsheets write it: separated by commas, semicolons or tabs, in UTF-8 or, with a byte order
+    mark, UTF-16; a first line `sep=;` and empty lines are passed over."""
     table = Table(name)
     try:
-        text = read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        table.problems.append(f"{name}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8")
+        text = decode_text(read())
+    except ValueError as error:
+        table.problems.append(f"{name}: {error}, or save it as CSV in UTF-8")
         return table
     except (OSError, UnreadableImage) as error:
         table.problems.append(f"{name}: cannot be read ({error}); replace the file")
         return table
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    first, named, skipped = "", "", 0
+    for first in text.split("\n"):
+        match = re.fullmatch(r'"?sep=(.)"?', first.strip(" "))
+        if first.strip(" ,;\t") and not match:
+            break
+        named, skipped = match[1] if match else named, skipped + 1
+    separator = named or max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO("\n".join(text.split("\n")[skipped:]), newline=""), delimiter=separator)
     try:
         table.columns = [cell.strip() for cell in next(reader, [])]
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
+            line = reader.line_num + skipped
+            while len(cells) > len(table.columns) and not cells[-1].strip():
+                cells.pop()
             if len(cells) != len(table.columns):
                 wrong = f"{len(cells)} cells, expected {len(table.columns)}"
-                table.problems.append(f"{name}, line {reader.line_num}: {wrong}; mend the row")
+                table.problems.append(f"{name}, line {line}: {wrong}; mend the row")
                 continue
             row = dict(zip(table.columns, (cell.strip() for cell in cells), strict=True))
-            table.rows.append((reader.line_num, row))
+            table.rows.append((line, row))
     except csv.Error as error:
-        table.problems.append(f"{name}, line {reader.line_num}: {error}; mend the row")
+        table.problems.append(f"{name}, line {reader.line_num + skipped}: {error}; mend the row")
     return table
+
+
+def read_header(name: str, head: bytes) -> Table:
+    """A table's columns, and as many rows as its first bytes hold."""
+    return read_table(name, head_of_text(head).encode)
 
 
 def tables_in(folder: Path) -> list[Table]:

@@ -11,6 +11,8 @@ from ssmlab.data.contents import did_you_mean, some
 from ssmlab.data.copies import first_copies
 from ssmlab.data.encoding import decode_text
 from ssmlab.data.files import FolderFiles
+from ssmlab.data.kinds import KINDS
+from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.splits import held_out
 from ssmlab.errors import DataError
 
@@ -19,7 +21,12 @@ UTF8 = "utf-8"
 SUFFIXES = (".txt", ".jsonl", ".md")  # of texts; of a folder those with the first of these that is there
 FIELD = "text"  # of JSON lines
 FEW = 20  # so many documents or fewer are each cut in three; more are divided as wholes
-PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Given as a file, these are refused: they would be learned with all that they hold besides text
+OTHER_FORMATS = (
+    *(".parquet", ".arrow", ".xls", ".xlsx", ".ods", ".pdf", ".doc", ".docx", ".odt", ".zip", ".tar", ".tgz", ".bz2"),
+    *(".xz", ".7z", ".npz", ".npy", ".pt", ".bin", ".safetensors"),
+)
+TABLES = (".csv", ".tsv", ".json", ".jsonl")  # refused too, where the reader knows no lines of JSON
 
 
 class Document(NamedTuple):
@@ -38,25 +45,48 @@ class Document(NamedTuple):
 
 
 def find_files(path: str | Path, suffixes: Sequence[str], what: str) -> list[tuple[str, Path]]:
-    """(id, file) of a file, or of every file below a folder whose name ends so; ids are relative to the folder.
+    """(id, file) of a file, or of every example below a folder whose name ends so; ids are relative to the folder.
+
+    `left_out` says which files are none.
 
     Args:
         what: is looked for, in words.
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the file is of another format.
     """
     path = Path(path).expanduser()
+    endings = tuple(suffixes)
     if path.is_file():
+        refused = OTHER_FORMATS if ".jsonl" in endings else OTHER_FORMATS + TABLES
+        if path.name.lower().endswith(refused) and not path.name.lower().endswith(endings):
+            raise DataError(f"{path}: a {path.suffix} is not read as it is; expected {what}")
         return [(path.name, path)]
     if not path.is_dir():
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {what}")
     listed = FolderFiles(path)
-    found = [(id, path / real) for id, real in listed.files.items() if id.lower().endswith(tuple(suffixes))]
-    if not found:
+    found = sort_files(listed, _kind_of(endings), classed=False, suffixes=endings)
+    if not found.examples:
         there = some(sorted({Path(id).suffix or id for id in listed.files})) or "nothing"
-        raise DataError(f"{path}: no {', '.join(suffixes)} in it, found {there}; expected {what}")
-    return found
+        raise DataError(f"{path}: no {', '.join(endings)} in it, found {there}; expected {what}")
+    return [(example.name, path / listed.files[example.name]) for example in found.examples]
+
+
+def left_out(path: str | Path, kind: str) -> list[str]:
+    """What `find_files` leaves out of a folder, in words: system files, notes and licences, other formats."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return []
+    listed = FolderFiles(path)
+    own = KINDS[kind].suffixes
+    if kind == "text":  # see `_preferred`
+        own = next(((s,) for s in SUFFIXES if any(name.lower().endswith(s) for name in listed.files)), own)
+    found = sort_files(listed, kind, classed=False, suffixes=own)
+    return [*found.warnings, *found.notes]
+
+
+def _kind_of(endings):
+    return next((kind for kind, rule in KINDS.items() if set(rule.suffixes) & set(endings)), "text")
 
 
 def read_texts(
@@ -168,8 +198,8 @@ def divide(
 ) -> tuple[dict[str, list[Document]], str]:
     """Documents by part, and how that was done, in words.
 
-    Files or folders that are named train, val (valid, validation) and test are the parts. Else a few documents are each
-    cut in three stretches, in this order; many are divided as wholes, by the hashes of their ids.
+    Files or folders that are named after parts are these; one that is missing is taken from train. Else a few documents
+    are each cut in three stretches, in this order; many are divided as wholes, by the hashes of their ids.
 
     Args:
         characters: tokens are bytes of UTF-8, and no character is cut in two.
@@ -177,25 +207,30 @@ def divide(
     Raises:
         DataError: there is too little for three parts.
     """
-    named = [_part_of(document.id) for document in documents]
-    if {"train", "test"} <= set(named):
+    named = parts_of(document.id.split(":")[0] for document in documents)
+    if "train" in named and not {"val", "test"}.isdisjoint(named):
         parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
         for document, name in zip(documents, named, strict=True):
             parts[name or "train"].append(document)
-        if parts["val"]:
-            return parts, "the parts are those that files or folders are named after"
-        kept = None
-        if digests is not None:
-            kept = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
-        cut, _ = divide(
-            parts["train"],
-            val_fraction=val_fraction,
-            test_fraction=0.0,
-            seed=seed,
-            characters=characters,
-            digests=kept,
-        )
-        return cut | {"test": parts["test"]}, "train and test are so named, val was taken from train"
+        for missing, fraction, by in (("test", test_fraction, 0), ("val", val_fraction, seed)):
+            if parts[missing]:
+                continue
+            kept = None
+            if digests is not None:
+                kept = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
+            cut, _ = divide(
+                parts["train"],
+                val_fraction=fraction,
+                test_fraction=0.0,
+                seed=by,
+                characters=characters,
+                digests=kept,
+            )
+            given = "train and test" if missing == "val" else "train and val"
+            return parts | {"train": cut["train"], missing: cut["val"]}, (
+                f"{given} are so named, {missing} was taken from train"
+            )
+        return parts, "the parts are those that files or folders are named after"
     if len(documents) > FEW:
         ids = [document.id for document in documents]
         groups = ids if digests is None else together(ids, digests)
@@ -253,8 +288,3 @@ def _character(tokens: np.ndarray, at: int) -> int:
     while 0 < at < len(tokens) and tokens[at] & 0xC0 == 0x80:
         at -= 1
     return at
-
-
-def _part_of(id: str) -> str | None:
-    names = [Path(part).stem.lower() for part in Path(id.split(":")[0]).parts]
-    return next((PART_NAMES[name] for name in names if name in PART_NAMES), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmlab.data.encoding import decode_text
+from ssmlab.data.encoding import as_utf8, decode_text
 from ssmlab.data.fasta import SUFFIXES, parse_fasta, unpacked
 from ssmlab.data.text import Document, find_files
 from ssmlab.data.wav import mu_law, read_wav, resampled
@@ -77,7 +77,7 @@ class Reader:
 
     def _parsed(self, name: str, content: bytes) -> list[Document]:
         if self.kind == "dna":
-            content = unpacked(content)
+            content = as_utf8(unpacked(content))
             plain = name == "stdin" and not content.lstrip().startswith((b">", b";"))
             return parse_fasta(name, b">1\n" + content if plain else content)
         if self.kind == "audio":

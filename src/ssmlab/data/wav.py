@@ -26,16 +26,18 @@ class Sound(NamedTuple):
     channels: int
 
 
-def read_wavs(path: str | Path) -> tuple[list[Document], int, list[str]]:
+def read_wavs(path: str | Path, files: list[tuple[str, Path]] | None = None) -> tuple[list[Document], int, list[str]]:
     """Every .wav below a folder, or one, mu-law encoded; their samples per second; what the user should know.
 
     Channels are averaged. Sounds of another rate than most are resampled to it, so that a token lasts equally long in
     all of them.
 
+    Args:
+        files: (id, file) of those that are read; all below the path where they are not given.
     Raises:
         DataError: with every file that cannot be read.
     """
-    files = find_files(path, (".wav",), "a .wav file or a folder of them")
+    files = files or find_files(path, (".wav",), "a .wav file or a folder of them")
     documents, seen, problems = {}, {}, []
     for id, file in files:
         try:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.data.decode import UnreadableImage, decode, fit_square, for_each_image
-from ssmlab.data.files import IMAGE_SUFFIXES
+from ssmlab.data.files import FolderFiles
+from ssmlab.data.parts import sort_files
 from ssmlab.errors import ModelError, UserError
 from ssmlab.reports.record import read_records
 from ssmlab.training.checkpoints import write_atomically
@@ -64,23 +65,25 @@ def _validation(folder: Path, metric: str) -> list[float]:
     return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
 
 
-def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """Picture files, those in folders included, and what is wrong with the rest."""
-    files, problems = [], []
+def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str], list[str]]:
+    """Picture files, those in folders included, what is wrong with the rest, and what in the folders is no picture of
+    its own: masks next to images, thumbnails, system files."""
+    files: list[Path] = []
+    problems: list[str] = []
+    notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
-            ]
-            files += inside
-            problems += [] if inside else [f"{path}: no pictures in this folder"]
+            listing = FolderFiles(path)
+            found = sort_files(listing, "image", classed=False)
+            files += [path / listing.files[example.name] for example in found.examples]
+            problems += [f"{path}: {warning}" for warning in found.warnings]
+            problems += [] if found.examples else [f"{path}: no pictures in this folder"]
+            notes += [f"{path}: {note}" for note in found.notes]
         elif path.is_file():
             files.append(path)
         else:
             problems.append(f"{path}: no such file or folder")
-    return files, problems
+    return files, problems, notes
 
 
 class Classifier:
@@ -96,11 +99,14 @@ class Classifier:
 
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
         from ssmlab.models import load_model
+        from ssmlab.models.segmentation import SEGMENTATION_MODELS
         from ssmlab.tasks.classify import Classify
         from ssmlab.training.device import choose_placement
 
         folder = Path(folder)
         network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
+        if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
+            raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device)

@@ -1,25 +1,20 @@
 """Sequences with labels of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ssmlab.data.contents import count
+from ssmlab.data.check_sequences import content_id
 from ssmlab.data.fasta import BASES
-from ssmlab.data.labelled import Labelled, assign_parts, read_labelled
-from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
+from ssmlab.data.labelled import Labelled, open_labelled
 from ssmlab.data.splits import split_hash
 from ssmlab.data.wav import LEVELS
 from ssmlab.errors import DataError, RecipeError
 from ssmlab.training.images import spread_over_classes
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema import AnyRecipe
-from ssmlab.training.texts import NOUNS, PARTS, encoded, tokenizer_of
-
-_KEYS: dict[str, Callable] = {"text": text_keys, "dna": base_keys, "audio": sound_keys}
+from ssmlab.training.texts import PARTS, encoded, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,10 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     """
     config, progress = recipe.data, progress or Progress()
     progress.say(f"reading {config.path}")
-    items, notes, rate = read_labelled(config.path, config.kind)
-    classes = tuple(sorted({item.label for item in items}))
+    data = open_labelled(config.path, config.kind, val_fraction=config.val_fraction, seed=config.split_seed)
+    for warning in data.warnings:
+        progress.say(f"warning: {warning}")
+    items, held, classes, notes = data.items, data.held, data.classes, [*data.notes, *data.warnings]
     positive = recipe.evaluation.positive
     if positive and positive not in classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(classes)}")
@@ -71,12 +68,6 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     empty = [item.id for item, found in zip(items, tokens, strict=True) if not len(found)]
     if empty:
         raise DataError(f"{config.path}: {len(empty)} sequences are empty", [f"{id}: remove it" for id in empty[:20]])
-    keys = [_KEYS[config.kind](item.content) for item in items]
-    held = assign_parts(items, val_fraction=config.val_fraction, seed=config.split_seed)
-    copies, warnings = leaks(((name, items[i].id, keys[i]) for name in PARTS for i in held[name]), NOUNS[config.kind])
-    warnings += _labelled_twice(items, keys)
-    for warning in warnings:
-        progress.say(f"warning: {warning}")
     numbers = np.array([classes.index(item.label) for item in items])
     parts = {}
     for name in PARTS:
@@ -99,23 +90,11 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "vocabulary": size,
         "tokenizer": tokenizer,
         "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
-        "split_hash": split_hash({name: [_id(items[i], tokens[i]) for i in held[name]] for name in PARTS}),
-        "notes": notes + warnings,
-        "copies": copies,
+        "split_hash": split_hash({name: [content_id(items[i].id, tokens[i]) for i in held[name]] for name in PARTS}),
+        "notes": notes,
+        "copies": data.copies,
     }
-    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=rate, describe=describe, **parts)
-
-
-def _labelled_twice(items: list[Labelled], keys: list[Keys]) -> list[str]:
-    """A warning about sequences with more than one label, or none."""
-    seen: dict[bytes, dict[str, str]] = {}
-    for item, key in zip(items, keys, strict=True):
-        seen.setdefault(key.exact, {}).setdefault(item.label, item.id)
-    twice = [labels for labels in seen.values() if len(labels) > 1]
-    if not twice:
-        return []
-    first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
-    return [f"{count(len(twice), 'sequence')} with more than one label ({first})"]
+    return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=data.rate, describe=describe, **parts)
 
 
 def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray], int, str]:
@@ -126,8 +105,3 @@ def _tokens(recipe: AnyRecipe, items: list[Labelled]) -> tuple[list[np.ndarray],
         return [np.asarray(item.content) for item in items], LEVELS, ""
     tokenizer, name = tokenizer_of(recipe)
     return [encoded(str(item.content), tokenizer, name) for item in items], tokenizer.size, str(Path(name))
-
-
-def _id(item: Labelled, tokens: np.ndarray) -> str:
-    """Name and content, so that a changed file is noticed when a run is resumed."""
-    return f"{item.id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"

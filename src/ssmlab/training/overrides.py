@@ -12,11 +12,13 @@ from ssmlab.errors import RecipeError
 SHORT = {
     "lr": "learning_rate",
     "bs": "batch_size",
+    "batch": "batch_size",
     "wd": "weight_decay",
     "iterations": "min_steps",
     "steps": "min_steps",
     "max_steps": "min_steps",
     "num_epochs": "epochs",
+    "optim": "optimizer",
     "seed": "seeds",
     "model": "name",
     "max_length": "length",
@@ -87,14 +89,20 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
     # Indices stand for themselves: models.1.titel is compared with models.1.title.
     numbers = [part for part in path.split(".") if part.isdigit()]
     valid = [key.replace("*", numbers[0] if numbers else "0") for key in valid]
-    leaf = path.rsplit(".", 1)[-1]
+    table, _, leaf = path.rpartition(".")
+    own = {key.rpartition(".")[2]: key for key in valid if key.rpartition(".")[0] == table and table}
     leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
     meant = SHORT.get(leaf)
-    near = [key for key in valid if meant and key.rsplit(".", 1)[-1] == meant][:1]
-    near = near or get_close_matches(path, valid, n=1, cutoff=0.75)
-    near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
-    near = near or get_close_matches(path, valid, n=1, cutoff=0.5)
     tables = sorted({key.split(".")[0] for key in valid})
+    near = [own[meant]] if meant in own else [] if table else get_close_matches(path, tables, n=1, cutoff=0.75)
+    near = near or [key for key in valid if meant and key.rpartition(".")[2] == meant][:1]
+    near = near or [own[name] for name in get_close_matches(leaf, list(own), n=1, cutoff=0.6)]
+    near = near or ([leaves[leaf]] if leaf in leaves else [])
+    if not own:
+        near = near or get_close_matches(path, [*valid, *tables], n=1, cutoff=0.75)
+        near = near or [leaves[name] for name in get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
+    if not near and own:
+        return f"{where}: unknown key {path}; {table} has {', '.join(own)}"
     return f"{where}: unknown key {path}; " + (
         f"did you mean {near[0]}?" if near else f"valid keys start with {', '.join(tables)}"
     )

@@ -43,6 +43,6 @@ def load_named(recipe: RobustnessRecipe, progress: Progress | None = None) -> Na
         "split_hash": data.split_hash,
         "image_size": config.image_size,
         "fit": config.fit,
-        "notes": data.notes,
+        "notes": [*data.notes, *data.warnings],
     }
     return Named(data, describe)

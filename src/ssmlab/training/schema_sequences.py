@@ -219,8 +219,8 @@ class LabelledRecipe(SequenceRecipe):
     """A run of classifiers of sequences."""
 
     forms: ClassVar[str] = (
-        "text: class folders of .txt; DNA: a folder of FASTA files, one a class; audio: a folder of <class>_*.wav; or "
-        "generated"
+        "text: class folders of .txt; DNA: a folder of FASTA files, one a class, or class folders of them; audio: "
+        "class folders of .wav, or <class>_<speaker>_<number>.wav; or generated"
     )
 
     task: Literal["classify_sequence"] = "classify_sequence"

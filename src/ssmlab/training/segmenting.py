@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ssmlab.data.decode import UnreadableImage
-from ssmlab.data.files import IMAGE_SUFFIXES
+from ssmlab.data.files import FolderFiles
 from ssmlab.data.mask_pairs import Case
 from ssmlab.data.mask_store import ReadImage, read_image
+from ssmlab.data.parts import sort_files
 from ssmlab.data.volumes import SUFFIXES, Volume, is_volume, require_nibabel
 from ssmlab.errors import DataError, ModelError
 from ssmlab.reports.theme import SERIES
@@ -77,19 +78,23 @@ def _segments(folder: Path) -> bool:
         return False
 
 
-def find_images(paths: Sequence[Path], channels: int) -> list[Case]:
+def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[str]]:
     """Images in files and folders; files of nnU-Net's names, a_0000 and a_0001, are the channels of one image.
 
     Raises:
         DataError: files that are not there, folders without images, or names that would overwrite each other's masks;
             all of them are listed.
     """
-    files, problems = [], []
+    files: list[Path] = []
+    problems: list[str] = []
+    notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if _is_image(file)]
-            files += inside
-            problems += [] if inside else [f"{path}: no images in this folder"]
+            listing = FolderFiles(path)
+            found = sort_files(listing, "scan", classed=False)
+            files += [path / listing.files[example.name] for example in found.examples]
+            problems += [] if found.examples else [f"{path}: no images in this folder"]
+            notes += [f"{path}: {note}" for note in (*found.warnings, *found.notes)]
         elif path.is_file():
             files.append(path)
         else:
@@ -102,7 +107,8 @@ def find_images(paths: Sequence[Path], channels: int) -> list[Case]:
             problems.append(f"{case}: its mask would overwrite that of {other}; rename one, or run them apart")
     if problems:
         raise DataError(f"{len(problems)} of the images given cannot be used", problems)
-    return [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
+    found = [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
+    return found, notes
 
 
 def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
@@ -139,11 +145,6 @@ def stem(name: str) -> str:
     """A file's name without its suffix, without .nii.gz as a whole."""
     ending = next((end for end in SUFFIXES if name.lower().endswith(end)), Path(name).suffix)
     return name[: len(name) - len(ending)] if ending else name
-
-
-def _is_image(file: Path) -> bool:
-    known = file.suffix.lower() in IMAGE_SUFFIXES or is_volume(file.name)
-    return known and file.is_file() and not file.name.startswith(".")
 
 
 class Segmenter:

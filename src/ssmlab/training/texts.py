@@ -15,7 +15,7 @@ from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.packing import Rows, pack, pack_alone, pack_lanes, pack_whole
 from ssmlab.data.splits import split_hash
 from ssmlab.data.synthetic import generated_bases, generated_chats, generated_sounds
-from ssmlab.data.text import Document, divide, read_texts
+from ssmlab.data.text import Document, divide, left_out, read_texts
 from ssmlab.data.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.data.wav import LEVELS, mu_law, read_wavs
 from ssmlab.errors import DataError, RecipeError
@@ -82,7 +82,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     _check_models(recipe)
     progress.say(f"reading {config.path}")
     source = {"text": _text, "dna": _dna, "audio": _audio, "chat": _chat}[config.kind](recipe)
-    rows, notes = {}, list(source.notes)
+    rows, notes = {}, [*source.notes, *left_out(config.path, config.kind)]
     for name in PARTS:
         rows[name], cut = _rows(recipe, source.parts[name], source.mark)
         if cut:

@@ -1,0 +1,102 @@
+"""Which files are examples of a kind: no masks next to images, no thumbnails, no notes and licences among texts."""
+
+from ssmlab.data import names as words
+from ssmlab.data.contents import count, some
+from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.kinds import Kind, Sorted
+
+# ISO media files of still pictures: iPhones' HEIC, and AVIF
+_MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"avif", b"avis"))
+
+
+def choose_examples(
+    files: FolderFiles | ZipFiles, kind: str, rule: Kind, classed: bool, found: Sorted
+) -> tuple[list[str], list[str]]:
+    """The examples, and the files of other kinds. What is no example goes into `found`, with a note."""
+    pictures = kind in ("image", "mask", "scan")
+    chosen: list[str] = []
+    others: list[str] = []
+    for name in files.files:
+        ending = name.lower()
+        if ending.endswith(rule.suffixes):
+            chosen.append(name)
+        elif ending.endswith(rule.unread):
+            (others if kind == "text" and words.is_note(name, True) else found.unread).append(name)
+        elif pictures and is_image(files, name):
+            chosen.append(name)
+        elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in _MODERN:
+            found.unread.append(name)
+        else:
+            others.append(name)
+    if kind == "text" and not chosen:  # newsgroups and mails have no suffix
+        chosen = [name for name in others if "." not in name.rpartition("/")[2] and b"\0" not in files.head(name, 64)]
+        others = [name for name in others if name not in set(chosen)]
+    if pictures:
+        small = _thumbnails(chosen)
+        found.masks = _masks([name for name in chosen if name not in small]) if kind != "mask" else []
+        _leave_out(found, sorted(small), rule.noun, "that are thumbnails")
+        _leave_out(found, found.masks, "mask", "of the images next to them")
+        gone = {*small, *found.masks}
+    else:
+        notes = [name for name in chosen if words.is_note(name, classed)] if kind == "text" else []
+        gone = set(notes) if len(notes) < len(chosen) else set()
+        _leave_out(found, sorted(gone), rule.noun, "about the data")
+    return [name for name in chosen if name not in gone], others
+
+
+def _leave_out(found, names, noun, reason):
+    if names:
+        found.notes.append(f"left out: {count(len(names), noun)} {reason} ({some(names)})")
+
+
+def _stems(names):
+    """Folder -> stems of the files directly in it."""
+    stems: dict[str, set[str]] = {}
+    for name in names:
+        stems.setdefault(name.rpartition("/")[0], set()).add(words.stem_of(name))
+    return stems
+
+
+def _thumbnails(chosen):
+    """x_thumb.jpg next to x.jpg, and thumbs/x.jpg below x.jpg or next to images/x.jpg."""
+    by_folder, small = _stems(chosen), set()
+    for name in chosen:
+        folder, stem = name.rpartition("/")[0], words.stem_of(name)
+        original = words.image_of_thumbnail(stem)
+        above, _, last = folder.rpartition("/")
+        if original in by_folder[folder]:
+            small.add(name)
+        elif last.casefold() in words.THUMBNAIL_FOLDERS:
+            near = [stems for at, stems in by_folder.items() if at == above or at.rpartition("/")[0] == above != folder]
+            near = [stems for stems in near if stems is not by_folder[folder]]
+            if any(stem in stems or original in stems for stems in near):
+                small.add(name)
+    return small
+
+
+def _masks(chosen):
+    """x_mask.png next to x.png, and a folder masks/ next to images/ that holds the masks of half of them."""
+    by_folder, masks = _stems(chosen), []
+    siblings: dict[str, list[str]] = {}
+    for folder in by_folder:
+        siblings.setdefault(folder.rpartition("/")[0], []).append(folder)
+    of_masks = {f for f in by_folder if _holds_masks(f, siblings[f.rpartition("/")[0]], by_folder)}
+    for name in chosen:
+        folder = name.rpartition("/")[0]
+        if folder in of_masks or words.image_of_mask(words.stem_of(name)) in by_folder[folder]:
+            masks.append(name)
+    return masks
+
+
+def _holds_masks(folder, siblings, by_folder):
+    part, rest = words.folder_meaning(folder.rpartition("/")[2])
+    if rest not in words.MASK_FOLDERS:
+        return False
+    stems = by_folder[folder] | {words.image_of_mask(stem) for stem in by_folder[folder]}
+    for other in siblings:
+        images = by_folder[other]
+        other_part, other_rest = words.folder_meaning(other.rpartition("/")[2])
+        of_images = other_rest in words.IMAGE_FOLDERS or (other_part and not other_rest)
+        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(images):
+            return True
+    return False

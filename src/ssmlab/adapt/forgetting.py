@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.errors import UserError
+from ssmlab.models.language_model import of_tokens
 from ssmlab.tasks.task import Task
 
 Batch = dict[str, Tensor]
@@ -82,7 +83,7 @@ class NextToken(View):
         """As a language model's: logits (b, l, v) and the state."""
         backbone: Any = self.network.backbone
         features, state = backbone(backbone.embedding(tokens), state, **named)
-        return self.head(features), state
+        return of_tokens(self.head(features), self.network.config), state
 
 
 @dataclass

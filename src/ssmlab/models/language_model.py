@@ -232,7 +232,7 @@ class LanguageModel(nn.Module):
         try:
             one = one_token.step(self, input_ids, state) if mask is None and seq_idx is None else None
             if one is not None:
-                return self._of_tokens(one[0]), one[1]
+                return of_tokens(one[0], self.config), one[1]
             embedded = self.backbone.embedding(input_ids)
         except IndexError:
             last = self.config.padded_vocab - 1
@@ -241,16 +241,16 @@ class LanguageModel(nn.Module):
         hidden, states = self.backbone(embedded, state, mask=mask, seq_idx=seq_idx)
         if last_only:
             hidden = last_token(hidden, mask)
-        return self._of_tokens(self.lm_head(hidden)), states
-
-    def _of_tokens(self, logits: Tensor) -> Tensor:
-        """Without the rows that only fill up the vocabulary; of a head that was replaced as it is."""
-        count = self.config.logits
-        return logits if logits.shape[-1] <= count else logits[..., :count]
+        return of_tokens(self.lm_head(hidden), self.config), states
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in NO_DECAY}
+
+
+def of_tokens(logits: Tensor, config: LanguageConfig) -> Tensor:
+    """Without the rows that only fill up the vocabulary; of a smaller head as it is."""
+    return logits if logits.shape[-1] <= config.logits else logits[..., : config.logits]
 
 
 def last_token(hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -33,6 +33,11 @@ def private():
 """
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of mamba_ssm under another name, inside another package."""

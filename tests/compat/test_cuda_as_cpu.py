@@ -273,9 +273,11 @@ import torch
 cuda_as_cpu.install()
 f = torch.compile(lambda t: t.to("cuda") + torch.ones(3, device=torch.device("cuda")), backend="eager")
 print(f(torch.ones(3)).tolist())
+with torch.device("meta"):
+    print(torch.empty(2).device)
 """
 
 
-def test_compiled():
+def test_compiled_and_meta_in_a_fresh_process():
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
-    assert done.stdout == "[2.0, 2.0, 2.0]\n", done.stderr
+    assert done.stdout == "[2.0, 2.0, 2.0]\nmeta\n", done.stderr

@@ -33,6 +33,11 @@ def private():
 """
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of mamba_ssm under another name, inside another package."""
@@ -60,8 +65,12 @@ def test_a_copy_runs_on_ours(installed, copy):
     assert interface.GreedySearchDecoderOnlyOutput.__name__ == "GenerateDecoderOnlyOutput"
 
 
-def test_what_ours_lacks_is_the_copys(installed, copy):
+def test_what_ours_lacks_is_the_copys(installed, copy, monkeypatch):
+    ours = import_module("mamba_ssm.ops.triton.layernorm")
+    monkeypatch.setattr(ours, "__getattr__", {"HELD": "ours, on demand"}.__getitem__, raising=False)
     lent = import_module(f"{copy}.triton.layernorm")
+    assert lent.HELD == "ours, on demand"
+    monkeypatch.undo()
     assert lent.private() == "theirs" and not hasattr(lent, "__wrapped__")
     with pytest.raises(AttributeError, match="neither"):
         lent.neither  # noqa: B018

@@ -11,24 +11,17 @@ from ssmlab.ops.selective_scan.native import interval, numbers
 
 
 @torch.no_grad()
-def forward(u, delta, A, B, C, D, delta_bias, delta_softplus) -> tuple[Tensor, Tensor]:
-    """(y without a gate, x): x (b, d, chunks, 2 n) is what `backward` takes.
-
-    Its last chunk holds the last state at its odd places, where mamba_ssm reads it. With the native kernels there are
-    chunks before it, and their memory is the states that the kernels saved; other backends save nothing.
-    """
-    if choose("selective_scan", (u, delta, A, B, C, D, None, delta_bias), None) is not load("selective_scan", "native"):
-        y, state = _scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
-        return y, _packed(state, None)
-    inputs = (u, delta, A, B, C, D, None, delta_bias, bool(delta_softplus), None, None)
-    y, state, saved = torch.ops.ssmlab.selective_scan(*inputs, True, "native")
-    return y, _packed(state, saved)
+def forward(u, delta, A, B, C, D, delta_bias, delta_softplus) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(y without a gate, last state (b, d, n), `saved` for `backward`: the native kernels' states, or None)."""
+    if choose("selective_scan", (u, delta, A, B, C, D, None, delta_bias), None) is load("selective_scan", "native"):
+        inputs = (u, delta, A, B, C, D, None, delta_bias, bool(delta_softplus), None, None)
+        return torch.ops.ssmlab.selective_scan(*inputs, True, "native")
+    return *_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus), None
 
 
-def backward(u, delta, A, B, C, D, z, delta_bias, dout, x, delta_softplus) -> tuple[Tensor | None, ...]:
-    """The gradients of (u, delta, A, B, C, D, z, delta_bias); where x holds no states the forward pass runs again."""
+def backward(u, delta, A, B, C, D, z, delta_bias, dout, saved, delta_softplus) -> tuple[Tensor | None, ...]:
+    """The gradients of (u, delta, A, B, C, D, z, delta_bias); without saved states the forward pass runs again."""
     tensors = (u, delta, A, B, C, D, z, delta_bias)
-    saved = _saved(x, u, A)
     if saved is not None:
         found = torch.ops.ssmlab.selective_scan_backward(dout, None, saved, *tensors, bool(delta_softplus), None, None)
         return tuple(None if t is None else g for t, g in zip(tensors, found[:8], strict=True))
@@ -39,8 +32,11 @@ def backward(u, delta, A, B, C, D, z, delta_bias, dout, x, delta_softplus) -> tu
     return tuple(None if t is None else next(gradients) for t in leaves)
 
 
-def _packed(state: Tensor, saved: Tensor | None) -> Tensor:
-    """x, whose memory is the states that were saved, in order, and then the last chunk."""
+def packed(state: Tensor, saved: Tensor | None) -> Tensor:
+    """mamba_ssm's x (b, d, chunks, 2 n): its last chunk holds the last state at its odd places, where it is read.
+
+    Saved states are chunks before it: their memory, in order, is that of x without its last chunk.
+    """
     (b, d, n), kept = state.shape, 0 if saved is None else saved.numel()
     size = 2 * b * d * n * (2 if state.is_complex() else 1)
     x = state.new_empty(-(-kept // size) + 1 if size else 1, b, d, 2 * n)
@@ -52,8 +48,8 @@ def _packed(state: Tensor, saved: Tensor | None) -> Tensor:
     return x.permute(1, 2, 0, 3)
 
 
-def _saved(x: Tensor | None, u: Tensor, A: Tensor) -> Tensor | None:
-    """The kernels' states out of x, or None."""
+def unpacked(x: Tensor | None, u: Tensor, A: Tensor) -> Tensor | None:
+    """The saved states out of x, or None."""
     if x is None or x.shape[2] < 2:
         return None
     shape = (len(u), -(-u.shape[2] // interval(numbers(A))), numbers(A), u.shape[1])

@@ -55,9 +55,6 @@ def install(autocast: str = "float32") -> None:
     _autocast = autocast
     if _patched:
         return
-    from torch.utils import _device
-
-    _device._device_constructors()  # cached now: the default device is applied to the functions themselves
     for patch in (_patch_devices, _patch_tensors, _patch_modules, _patch_half_precision, _patch_processes):
         patch()
     cuda_queries.patch(_put)
@@ -121,6 +118,7 @@ def _patch_devices() -> None:
     from torch.utils import _device
 
     table = torch.jit._builtins._get_builtin_table()
+    # cached by this call, before the patch: the default device is applied to the functions themselves
     factories = {f for f in _device._device_constructors() if getattr(torch, f.__name__, None) is f}
     factories |= {getattr(torch, name) for name in dir(torch) if name.endswith("_like") and name[0] != "_"}
     for function in factories:

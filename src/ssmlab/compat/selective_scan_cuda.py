@@ -17,7 +17,8 @@ def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
     x (b, d, chunks, 2 n) holds the last state at the odd places of its last chunk, where mamba_ssm reads it.
     """
-    y, x = _passes.forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    y, state, saved = _passes.forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    x = _passes.packed(state, saved)
     return [y, x] if z is None else [y, x, _gated(y, z)]
 
 
@@ -31,7 +32,7 @@ def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, r
         dz: filled where it is given.
     """
     du, ddelta, dA, dB, dC, dD, gz, ddelta_bias = _passes.backward(
-        u, delta, A, B, C, D, z, delta_bias, dout, x, delta_softplus
+        u, delta, A, B, C, D, z, delta_bias, dout, _passes.unpacked(x, u, A), delta_softplus
     )
     found = [du, ddelta, dA, dB, dC, dD, ddelta_bias]
     if z is not None:

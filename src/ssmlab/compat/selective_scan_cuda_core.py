@@ -7,10 +7,12 @@ __all__ = ["bwd", "fwd"]
 
 def fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, nrows):
     """[y (b, d, l), what `bwd` takes as x]; `nrows` is a matter of the GPU."""
-    return [*_passes.forward(u, delta, A, B, C, D, delta_bias, delta_softplus)]
+    y, state, saved = _passes.forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    return [y, state if saved is None else saved]
 
 
 def bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus, nrows):
     """[du, ddelta, dA, dB, dC, dD, ddelta_bias]."""
-    found = _passes.backward(u, delta, A, B, C, D, None, delta_bias, dout, x, delta_softplus)
+    saved = x if x.dim() == 4 else None  # else the last state
+    found = _passes.backward(u, delta, A, B, C, D, None, delta_bias, dout, saved, delta_softplus)
     return [*found[:6], found[7]]

@@ -66,7 +66,7 @@ def test_classes_must_be_given():
     with pytest.raises(ModelError, match="num_classes is missing"):
         create_model("resnet_test")
     with pytest.raises(ModelError, match="dims must be a list"):
-        create_model("vmamba_tiny", dims=32)
+        create_model("vmamba_tiny", num_classes=10, dims=32)
 
 
 @pytest.mark.parametrize(

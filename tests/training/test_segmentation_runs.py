@@ -132,7 +132,7 @@ def test_the_saved_model_is_the_one_that_was_tested(run):
 
 
 def test_an_interrupted_run_goes_on_bit_equal(tmp_path, run):
-    stopped, again, only = Said(until=5), Said(), recipe(f"models=[{TUNED}]")
+    stopped, again, only = Said(until=5), Said(), recipe(f"models=[{TUNED}]", "trial=false")
     with pytest.raises(KeyboardInterrupt):
         run_recipe(only, output=tmp_path, progress=stopped)
     folder = run_recipe(only, output=tmp_path, resume=True, progress=again)
@@ -212,7 +212,7 @@ def test_mistakes_in_the_recipe(tmp_path, changes, message):
 
 
 def test_a_mean_over_seeds(tmp_path):
-    changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=2", "data.limit=4"]
+    changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=2", "data.limit=4", "trial=false"]
     folder = run_recipe(recipe(*changes), output=tmp_path)
     assert not (folder / "pretrained").exists()
     page = re.sub(r"<[^>]+>", "", (folder / "report.html").read_text())

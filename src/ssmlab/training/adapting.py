@@ -260,7 +260,8 @@ def run_base(recipe: Any, output: Path, progress: Any, overwrite: bool = False) 
     for model in recipe.models:
         if not (model.weights or getattr(model, "pretrained", False)):
             model.weights = str(models[0])
-            if hasattr(model, "pretrained") and model.name == source.get("model") and not model.options:
+            picture = "image_size" in source.get("config", {})  # models of sequences have the options of their folder
+            if picture and model.name == source.get("model") and not model.options:
                 given = ("num_classes", "image_size", "in_chans")
                 sizes = {**source["config"].get("options", {}), **source["config"]}
                 model.options = {name: value for name, value in sizes.items() if name not in (*given, "options")}

@@ -42,6 +42,7 @@ def test_help_shows_every_default(capsys):
         assert default in shown
 
 
+@pytest.mark.slow
 def test_quick_writes_table_records_plots_and_settings(small, tmp_path, capsys):
     output = tmp_path / "bench"
     arguments = ("--quick", "--threads", "1", "--seconds", "0.001", "--output", str(output))

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from forked import ssmlab
+
 PROGRAM = """
 import sys
 import torch
@@ -20,6 +22,10 @@ print(__name__, sys.argv[1:], tuple(y.shape), neighbour.name)
 
 
 def execute(*arguments, folder):
+    return ssmlab("exec", *arguments, folder=folder)
+
+
+def execute_in_a_fresh_python(*arguments, folder):
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "ssmlab", "exec", *arguments], capture_output=True, text=True, cwd=folder
     )
@@ -34,7 +40,7 @@ def folder(tmp_path):
 
 
 def test_a_script(folder):
-    done = execute("code/program.py", "--lr", "1", "-m", "x", "--force", folder=folder)
+    done = execute_in_a_fresh_python("code/program.py", "--lr", "1", "-m", "x", "--force", folder=folder)
     assert done.stdout.split("\n")[0] == "__main__ ['--lr', '1', '-m', 'x', '--force'] (1, 2, 3) found", done.stderr
 
 
@@ -94,9 +100,10 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_devices_in_every_process(folder):
     (folder / "devices.py").write_text(DEVICES)
-    done = execute("--device", "cpu", "devices.py", folder=folder)
+    done = execute_in_a_fresh_python("--device", "cpu", "devices.py", folder=folder)
     assert done.stdout.splitlines() == ["cpu True", "fork cpu", "spawn cpu", "started cpu"], done.stderr
     assert done.stderr.count("no GPU is used") == 1, done.stderr
 
@@ -138,4 +145,4 @@ def test_a_hidden_sitecustomize_still_runs(folder, monkeypatch):
     (folder / "parent.py").write_text(
         "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(1)'], check=True)\n"
     )
-    assert execute("parent.py", folder=folder).stdout == "customized\ncustomized\n1\n"
+    assert execute_in_a_fresh_python("parent.py", folder=folder).stdout == "customized\ncustomized\n1\n"

@@ -11,7 +11,7 @@ from ssmlab.interpret.scores import rank_correlation as correlation
 from ssmlab.models import create_model
 
 
-@pytest.fixture(scope="module", params=["vim_test", "medmamba_test"])
+@pytest.fixture(scope="module", params=["vim_test", pytest.param("medmamba_test", marks=pytest.mark.slow)])
 def trained(request):
     """A network, and images that it did not learn from with their classes."""
     from sklearn.datasets import load_digits

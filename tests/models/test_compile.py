@@ -7,7 +7,8 @@ from ssmlab.models.language import create_language_model
 from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
-MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", "mamba3_mimo_lm_test"]
+RANKS = pytest.param("mamba3_mimo_lm_test", marks=pytest.mark.slow)  # compiling it takes longest
+MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", RANKS]
 
 
 @pytest.fixture(autouse=True)

@@ -193,6 +193,7 @@ def test_yardsticks_beyond_the_buffer_are_done_in_passes(monkeypatch):
     assert float(room.target[0]) == -1.0  # the copy came last
 
 
+@pytest.mark.slow
 def test_plots_draw_every_operator():
     rows = [row(shape, 0.001 * (i + 1)) for op in bench.OPS for i, shape in enumerate(bench.grid(op, quick=True))]
     drawn = bench.plots(rows)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from ssmlab.models import list_models
@@ -75,6 +76,7 @@ def test_the_full_lists_name_models_that_there_are():
     assert vision.FULL.batches == (1, 128) and vision.FULL.size == 224
 
 
+@pytest.mark.slow
 def test_first_calls():
     (shape,) = cold.shapes(["causal_conv1d", "lti"], "cpu")
     ((first, cached, later),) = cold.cold([shape], "cpu")

@@ -177,7 +177,9 @@ def test_a_foreign_folder_is_left_alone(run, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("name", ["robustness/own_models", "robustness/imagenet_21"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("robustness/own_models", marks=pytest.mark.slow), "robustness/imagenet_21"]
+)
 def test_recipes(name, tmp_path):
     folder = run_recipe(load_recipe(name, ["device=cpu"], smoke=True), output=tmp_path)
     records = read_records(folder / "robustness" / "records.jsonl")

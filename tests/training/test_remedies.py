@@ -31,6 +31,7 @@ def test_forgetting_is_measured_for_every_remedy(tmp_path):
 LABELS = ("full", "rehearsal", "distillation", "ewc", "osf", "lora")
 
 
+@pytest.mark.slow
 def test_factorised_forms_are_trained_and_open_again(tmp_path):
     recipe = load_recipe("classification/svd_in_proj", ["data.limit=20"], smoke=True)
     found = finals(run_recipe(recipe, output=tmp_path))

@@ -183,6 +183,7 @@ run_recipe(load_recipe(sys.argv[3], sys.argv[4:], smoke=True), output=sys.argv[2
 """
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path, no_report):
     changes = [*SMALL, "training.batch_size=16", "training.checkpoint_steps=3"]  # epochs of 4 steps
     arguments = [str(torch.get_num_threads()), str(tmp_path / "killed"), DIGITS, *changes]

@@ -211,6 +211,7 @@ def test_mistakes_in_the_recipe(tmp_path, changes, message):
         run_recipe(recipe(*changes), output=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mean_over_seeds(tmp_path):
     changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=2", "data.limit=4", "trial=false"]
     folder = run_recipe(recipe(*changes), output=tmp_path)

@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 # and threads that wait for each other are slow. Tests of threads set their number themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+# Runs write many small files and wait until they are on the disk; memory is a disk that nobody waits for.
+if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 2**31:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 settings.register_profile("same", derandomize=True, deadline=None)  # what passed once passes on every machine
 settings.load_profile("same")
 

@@ -1,12 +1,11 @@
-"""`python -W error -m ssmlab ARGUMENTS` in a process that begins with torch imported.
+"""Python processes that begin with torch imported.
 
-It is forked from one that has imported torch and nothing else, which takes milliseconds where a fresh interpreter takes
-two seconds. What is said about imports and the start of an interpreter needs a fresh one.
+They are forked from one that has imported torch and nothing else, which takes milliseconds where a fresh interpreter
+takes two seconds. What is said about imports, threads and the start of an interpreter needs a fresh one.
 """
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,27 @@ from pathlib import Path
 
 
 def ssmlab(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run it in a folder; where processes cannot fork, in a fresh interpreter."""
-    command = [sys.executable, "-W", "error", "-m", "ssmlab", *arguments]
+    """`python -W error -m ssmlab ARGUMENTS` in a folder."""
+    return python(
+        "import runpy; runpy.run_module('ssmlab', run_name='__main__', alter_sys=True)", *arguments, folder=folder
+    )
+
+
+def python(code: str, *arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """`python -W error -c CODE ARGUMENTS`; where processes cannot fork, in a fresh interpreter."""
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    environment = os.environ | environment
+    folder = folder or Path.cwd()
     if not hasattr(os, "fork"):
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     server = _server()
     with tempfile.TemporaryDirectory() as outputs:
-        request = {"arguments": arguments, "folder": str(folder), "outputs": outputs, "environment": dict(os.environ)}
-        server.stdin.write(json.dumps(request) + "\n")
+        request = {"code": code, "arguments": arguments, "folder": str(folder), "environment": environment}
+        server.stdin.write(json.dumps(request | {"outputs": outputs}) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
+        returned = int(server.stdout.readline())
         texts = [Path(outputs, name).read_text() for name in ("1", "2")]
-    return subprocess.CompletedProcess(command, code, *texts)
+    return subprocess.CompletedProcess(command, returned, *texts)
 
 
 @cache
@@ -55,10 +63,10 @@ def _run(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    sys.argv = ["ssmlab", *request["arguments"]]
+    sys.argv = ["-c", *request["arguments"]]
     code = 0
     try:
-        runpy.run_module("ssmlab", run_name="__main__", alter_sys=True)
+        exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"})
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:

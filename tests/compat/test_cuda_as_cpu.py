@@ -3,14 +3,13 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
+from forked import python
 from ssmlab.compat import cuda_as_cpu
 from ssmlab.errors import UserError
 
@@ -279,5 +278,5 @@ with torch.device("meta"):
 
 
 def test_compiled_and_meta_in_a_fresh_process():
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    done = python(COMPILED)
     assert done.stdout == "[2.0, 2.0, 2.0]\nmeta\n", done.stderr

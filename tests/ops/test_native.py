@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forked import python
 from ops.common import assert_equal_runs, run
 from ops.test_complex_scan import complex_scan
 from ops.test_selective_scan import make, packed
@@ -144,15 +145,14 @@ def test_a_forked_process_computes_instead_of_hanging():
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_one_openmp_runtime_is_loaded():
     code = "import ssmlab.ops; print(open('/proc/self/maps').read())"  # a fresh process: scikit-learn brings its own
-    maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    maps = python(code).stdout
     runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
     assert len(runtimes) == 1, runtimes
 
 
 def test_an_unknown_instruction_set_is_an_error():
     code = "import torch; from ssmlab.ops import causal_conv1d as f; f(torch.zeros(1, 2, 3), torch.zeros(2, 4))"
-    environment = os.environ | {"SSMLAB_ISA": "avx1024"}
-    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    out = python(code, SSMLAB_ISA="avx1024")
     assert "BackendError: SSMLAB_ISA=avx1024: this machine or build has no such kernels" in out.stderr
 
 

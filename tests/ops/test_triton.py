@@ -12,6 +12,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from forked import python
 from ssmlab.errors import BackendError
 from ssmlab.ops import _triton, causal_conv1d, explain_backends
 from ssmlab.ops._dispatch import load
@@ -48,8 +49,8 @@ def test_importing_the_operators_loads_no_kernels():
     code = (
         "import sys, ssmlab.ops; print([n for n, m in sys.modules.items() if n[:6] == 'ssmlab' and hasattr(m, 'tl')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    done = python(code)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_what_no_grid_and_no_offset_can_count(monkeypatch):

@@ -113,6 +113,7 @@ def test_fine_tuning_with_lora(tmp_path):
     assert 0 < found["trained_parameters"] < found["parameters"]
 
 
+@pytest.mark.slow
 def test_the_recipe_of_targets_measures_what_is_forgotten(tmp_path):
     models = 'models=[{name="vmamba_test", label="a", adapt="x_half"}, {name="vmamba_test", label="b", adapt="affix"}]'
     recipe = load_recipe("adapt/lora_targets_vision", [models, "data.limit=24"], smoke=True)

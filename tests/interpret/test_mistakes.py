@@ -57,6 +57,7 @@ def run(tmp_path_factory):
     return run_recipe(load_recipe(RECIPE, SMALL, smoke=True), output=tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_the_recipe_explains_a_model_that_it_trains(run):
     page = (run / "explained/vmamba_test/report.html").read_text("utf-8")
     assert "Before" in page and "True class " in page and "right as it was" in page

@@ -142,7 +142,7 @@ def test_processors_limit_what_is_drawn():
     assert Sampling().processor() is None
 
 
-@pytest.mark.parametrize("name", ["mamba_lm_test", "mamba2_lm_test"])
+@pytest.mark.parametrize("name", ["mamba_lm_test", pytest.param("mamba2_lm_test", marks=pytest.mark.slow)])
 def test_equal_to_hugging_faces_generation(name, tmp_path):
     """Greedy, with a penalty, and beam search; a vocabulary without rounding, since theirs has no other."""
     from transformers import AutoModelForCausalLM

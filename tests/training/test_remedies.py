@@ -17,6 +17,7 @@ def finals(folder):
     return {(r.model, r.metric, r.class_): r.value for r in read_records(folder / "records.jsonl") if r.step is None}
 
 
+@pytest.mark.slow
 def test_forgetting_is_measured_for_every_remedy(tmp_path):
     recipe = load_recipe("adapt/forgetting_vision", ["data.limit=20"], smoke=True)
     found = finals(run_recipe(recipe, output=tmp_path))

@@ -243,6 +243,7 @@ PLAN_3D = (
 )
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path):
     changes = [f"models=[{SCRATCH}]", "data.classes=[]", "evaluation.mirror=true"]
     folder = run_recipe(recipe(f"data.path={volumes(tmp_path / 'data')}", PLAN_3D, *changes), output=tmp_path)

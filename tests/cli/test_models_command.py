@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import python
 from ssmlab.cli.main import main
 from ssmlab.models import MODELS, create_model
 from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
@@ -117,9 +118,9 @@ def test_parity_shows_what_was_recorded(capsys):
 def test_parity_can_be_recorded_again(tmp_path):
     file = tmp_path / "parity.json"
     folder = PARITY.parent / "parity_data" / "causal_conv1d"
-    done = subprocess.run(
-        [sys.executable, str(PARITY), str(folder), "--record", str(file)], capture_output=True, text=True
-    )
+    code = f"import sys; sys.path.insert(0, {str(PARITY.parent)!r})\nimport runpy; runpy.run_path({str(PARITY)!r}, "
+    code += "run_name='__main__')"
+    done = python(code, str(folder), "--record", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     (family,) = json.loads(file.read_text())["families"].items()
     assert family[0] == "causal_conv1d" and family[1]["cases"] == len(list(folder.glob("*.json")))

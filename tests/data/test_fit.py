@@ -70,7 +70,7 @@ def test_the_check_tells_it(wide):
     assert "padded with black" in report.shapes and "crop" not in report.shapes
 
 
-@pytest.mark.parametrize("fit", [None, "stretch"])
+@pytest.mark.parametrize("fit", [pytest.param(None, marks=pytest.mark.slow), "stretch"])
 def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
     from ssmlab.interpret.opening import open_model, read_pictures
     from ssmlab.training.compare.comparison import Options, compare

@@ -7,8 +7,8 @@ from ssmlab.models.language import create_language_model
 from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
-RANKS = pytest.param("mamba3_mimo_lm_test", marks=pytest.mark.slow)  # compiling it takes longest
-MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", RANKS]
+LONGEST = [pytest.param(name, marks=pytest.mark.slow) for name in ("mamba3_lm_test", "mamba3_mimo_lm_test")]
+MODELS = ["mamba_lm_test", "mamba2_lm_test", *LONGEST]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def fresh_compiler():
         lambda: Mamba(16),
         lambda: Mamba2(16, headdim=8, d_state=8),
         lambda: Mamba3(16, headdim=8, d_state=8),
-        lambda: Mamba3(16, headdim=8, d_state=8, mimo_rank=2, outproj_norm=True),
+        pytest.param(lambda: Mamba3(16, headdim=8, d_state=8, mimo_rank=2, outproj_norm=True), marks=pytest.mark.slow),
     ],
     ids=["mamba", "mamba2", "mamba3", "mamba3 mimo"],
 )

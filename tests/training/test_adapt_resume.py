@@ -54,7 +54,7 @@ def bases(tmp_path_factory):
         }
 
 
-QUICK = ("language-lora", "vision-freezing")
+QUICK = ("language-lora",)
 CASES = [
     pytest.param(kind, how, marks=() if f"{kind}-{how}" in QUICK else pytest.mark.slow)
     for kind, settings in (("language", LANGUAGE), ("vision", VISION))

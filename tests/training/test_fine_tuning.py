@@ -273,7 +273,8 @@ def cifar100(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("labels", ["fine", pytest.param("coarse", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["fine", "coarse"])
 def test_cifar100_through_a_whole_run(cifar100, tmp_path, labels, monkeypatch):
     monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder)
     recipe = tmp_path / "cifar.toml"

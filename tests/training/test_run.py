@@ -233,6 +233,7 @@ def test_interrupted_between_models_and_data_changed(tmp_path, no_report):
     assert one(folder, "resnet_test", "specificity", "test", "dog").n == 12
 
 
+@pytest.mark.slow
 def test_several_seeds(tmp_path, no_report):
     changes = [*SMALL, "seeds=[1, 2]", "models.1.label=hybrid", "training.epochs=1"]
     folder = run_recipe(load_recipe(DIGITS, changes, smoke=True), output=tmp_path)

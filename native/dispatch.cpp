@@ -68,7 +68,7 @@ const Kernels *active = fastest();
 
 extern "C" {
 
-int64_t ssm_version(void) { return 8; }
+int64_t ssm_version(void) { return 9; }
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)

@@ -82,19 +82,22 @@ void conv_token(const ssm_conv_token &a, const void *before, void *after, Part p
     }
 }
 
-// h = exp(dt A) h + dt x B and what remains of C h to be summed over the lanes, for one channel.
-INLINE vf advance(const float *before, float *after, const float *A, const float *B, const float *C, float dt, float u,
-                  int64_t n) {
+// h = exp(dt A) h + dt x B and what remains of C h to be summed over the lanes, for one channel; A = -exp(A_log) and
+// rate = -dt log2(e). A is made anew for every token: a kept one would have to be compared with the weight each time,
+// which takes longer than the exponential.
+INLINE vf advance(const float *before, float *after, const float *A_log, const float *B, const float *C, float rate,
+                  float u, int64_t n) {
     vf sum = {};
     int64_t k = 0;
     for (; k + W <= n; k += W) {
-        vf h = exp2v(dt * load(A + k)) * load(before + k) + u * load(B + k);
+        vf h = exp2v(rate * exp2v(LOG2E * load(A_log + k))) * load(before + k) + u * load(B + k);
         store(after + k, h);
         sum += h * load(C + k);
     }
     if (k < n) {
         const int lanes = (int)(n - k);
-        vf h = exp2v(dt * load_lanes(A + k, lanes)) * load_lanes(before + k, lanes) + u * load_lanes(B + k, lanes);
+        vf decay = exp2v(rate * exp2v(LOG2E * load_lanes(A_log + k, lanes)));
+        vf h = decay * load_lanes(before + k, lanes) + u * load_lanes(B + k, lanes);
         store_lanes(after + k, h, lanes);
         sum += h * load_lanes(C + k, lanes);
     }
@@ -109,9 +112,9 @@ void scan_token(const ssm_scan_token &a, const float *before, float *after, int6
     for (int64_t c = part.first; c < part.last; c += W) {
         const int lanes = (int)min64(W, part.last - c);
         vf u = load_lanes(x + c, lanes), step = softplus(load_lanes(dt + c, lanes)), gate = load_lanes(z + c, lanes);
-        vf rows[W] = {}, rate = step * LOG2E, in = step * u;
+        vf rows[W] = {}, rate = -step * LOG2E, in = step * u;
         for (int r = 0; r < lanes; r++)
-            rows[r] = advance(before + (c + r) * n, after + (c + r) * n, a.A + (c + r) * n, B, C, rate[r], in[r], n);
+            rows[r] = advance(before + (c + r) * n, after + (c + r) * n, a.A_log + (c + r) * n, B, C, rate[r], in[r], n);
         transpose(rows);
         vf y = load_lanes(a.D + c, lanes) * u;
         for (int r = 0; r < W; r++) y += rows[r];

@@ -146,7 +146,7 @@ typedef struct {
     int64_t x_stride, dt_stride, z_stride;
     const float *B, *C;       /* (rows, states) */
     int64_t B_stride, C_stride;
-    const float *A, *D;       /* (dim, states), (dim) */
+    const float *A_log, *D;   /* (dim, states), (dim); A = -exp(A_log) */
     float *y;                 /* (rows, dim), contiguous */
 } ssm_scan_token;
 

@@ -14,6 +14,7 @@ NEWEST = {
     "timm": "1.0.31",
     "torchvision": "0.29.1",
     "transformers": "5.24.0",
+    "huggingface_hub": "2.4",
     "tokenizers": "0.23.3",
     "accelerate": "1.15.0",
     "scikit-learn": "1.9.1",

@@ -147,7 +147,7 @@ class OneToken:
         A_log = self._weight(block, "A_log")
         D = self._weight(block, "D")
         dt = self._linear(block, "dt_proj", dt)
-        y = self.program.scan(x, dt, self.program.rates(A_log), B, C, D, inner[:, d:])
+        y = self.program.scan(x, dt, A_log, B, C, D, inner[:, d:])
         self._kind(MambaState, (d, block.d_conv - 1), (d, n))
         return self._linear(block, "out_proj", y)
 

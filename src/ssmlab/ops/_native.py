@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.errors import BackendError
 
-VERSION = 8  # of the C interface in native/include/ssmlab.h
+VERSION = 9  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK

@@ -91,12 +91,13 @@ class Program:
             torch.exp(A_log.float(), out=A).neg_()
             then.copy_(now)
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor) -> Tensor:
-        """One token of the selective scan with softplus; A (d, n), B, C (rows, n), state (rows, d, n); (rows, d)."""
-        A, D, y = self._vector(A), self._vector(D), self.buffer(A.shape[0])
-        members = [self.rows, *A.shape, x.data_ptr(), dt.data_ptr(), z.data_ptr()]
+    def scan(self, x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor) -> Tensor:
+        """One token of the selective scan with softplus; A = -exp(A_log) (d, n), B, C (rows, n), state (rows, d, n);
+        (rows, d)."""
+        A_log, D, y = self._vector(A_log), self._vector(D), self.buffer(A_log.shape[0])
+        members = [self.rows, *A_log.shape, x.data_ptr(), dt.data_ptr(), z.data_ptr()]
         members += [t.stride(0) for t in (x, dt, z)] + [B.data_ptr(), C.data_ptr(), B.stride(0), C.stride(0)]
-        self._add(SCAN, self._slot(), [*members, A.data_ptr(), D.data_ptr(), y.data_ptr()], x, dt, B, C, z, y)
+        self._add(SCAN, self._slot(), [*members, A_log.data_ptr(), D.data_ptr(), y.data_ptr()], x, dt, B, C, z, y)
         return y
 
     def heads(
@@ -118,7 +119,7 @@ class Program:
         """Run all steps. Where the states lie by slot, contiguous; `after` is written, `before` stays as it is.
 
         What was derived from weights is compared or copied first: writing through `.data` changes them without a trace.
-        Mamba 130M on one thread: 0.4 ms of a token's 22 in float32, another 0.3 ms of 15 in bfloat16.
+        Mamba 130M in bfloat16 on two threads: 0.2 ms of a token's 11.
         """
         if not all(map(torch.equal, *self._bits)):
             self._derive()

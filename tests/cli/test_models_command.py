@@ -39,6 +39,7 @@ def test_every_model_is_listed_in_a_group(capsys):
     assert places[2] < shown.index(" resnet18 ") and places[2] < shown.index("transformer_lm_2.8b")
 
 
+@pytest.mark.slow
 def test_verbose_counts_parameters(capsys):
     shown = call(capsys, "--verbose")
     assert "VMamba-T, s1l8 30.2 M" in shown and "Mamba, 2.8b 2.77 G" in shown

@@ -296,6 +296,7 @@ def test_a_sweep_asks_for_the_licence_first(hub, capsys, monkeypatch):
     assert hub.fetched("model.safetensors") == [None]
 
 
+@pytest.mark.slow
 def test_a_recipe_of_robustness(hub, monkeypatch):
     monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
     loaded = load_recipe(

@@ -298,9 +298,8 @@ IMPORTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "code", [IMPORTS[0], pytest.param(IMPORTS[1], marks=pytest.mark.slow)], ids=["ssmlab first", "timm first"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("code", IMPORTS, ids=["ssmlab first", "timm first"])
 def test_models_are_registered_in_either_order(code):
     code += (
         "from ssmlab._timm import _AfterTimm\n"

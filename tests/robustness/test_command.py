@@ -79,6 +79,7 @@ def test_files(result):
     assert about["finished"] and about["images"] == 30 and len(about["models"]) == 4
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(run, tmp_path, monkeypatch):
     model, output, done = str(run / "models" / "vim"), tmp_path / "r", []
     real = measure.measure

@@ -109,6 +109,7 @@ def spot(label, x, y, index=0):
     return Spot(label, index, x, (x, x), y)
 
 
+@pytest.mark.slow
 def test_seeds_of_a_model_are_one(tmp_path):
     """Costs are those of the first, quality is the mean with Student's interval."""
     for seed in range(3):

@@ -279,6 +279,7 @@ def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
     assert task.predict(network, image, spacing).shape == (3, *labels.shape), "on the volume's own grid"
 
 
+@pytest.mark.slow
 def test_a_plan_in_2d_takes_the_slices_of_volumes(tmp_path):
     from ssmlab.training.segmenting import Segmenter, find_images
 

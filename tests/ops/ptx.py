@@ -243,6 +243,7 @@ def parsed(ptx: str) -> tuple[list[Instruction], dict[str, int]]:
             labels[label] = len(code)
             continue
         unless, guard, name, rest = re.fullmatch(r"(?:@(!?)(%p\d+)\s+)?([\w.:]+)\s*(.*)", statement).groups()
+        name = name.replace("shared::cta", "shared")  # the newer spelling, of Triton 3.8
         parts, operands = tuple(name.split(".")), tuple(re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", rest))
         i = Instruction(statement, guard, bool(unless), parts, operands, KINDS.get(parts[-1]))
         known = COMPUTED[parts[0]][2] if parts[0] in COMPUTED else {*parts}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -105,6 +106,9 @@ def hub_file(repository: str, file: str) -> Path | None:
     )
 
     address = hub_address(repository, file)
+    retries = logging.getLogger("huggingface_hub.utils._http")  # two lines for each of five tries; ours says it once
+    level = retries.level
+    retries.setLevel(logging.ERROR)
     try:
         _go_on_with_large(repository, file, address)
         path = Path(hf_hub_download(repository, file, endpoint=os.environ.get("HF_ENDPOINT")))
@@ -115,11 +119,13 @@ def hub_file(repository: str, file: str) -> Path | None:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(f"there is no repository {repository} at {address}, or it is private") from error
     except LocalEntryNotFoundError as error:  # the hub's word for a network that is not there
-        raise _unreachable(address, placed, error.__cause__ or error) from error
+        raise _unreachable(address, placed, error.__cause__ or error) from None
     except EntryNotFoundError:
         return None
     except (OSError, HTTPError) as error:
-        raise _unreachable(address, placed, error) from error
+        raise _unreachable(address, placed, error) from None
+    finally:
+        retries.setLevel(level)
     _check(path, address)
     return path
 

@@ -37,8 +37,7 @@ class Program:
         self._steps = array("q")
         self._held: list[object] = []
         self._copies: tuple[list[Tensor], list[Tensor]] = ([], [])  # of weights that are not float32, and those weights
-        self._rates: list[tuple[Tensor, Tensor]] = []  # A and the weight that it is made of
-        self._bits: tuple[list[Tensor], list[Tensor]] = ([], [])  # of those weights, now and when A was made
+        self._rates: tuple[list[Tensor], list[Tensor]] = ([], [])  # A, and the weights that it is made of
 
     def buffer(self, channels: int) -> Tensor:
         """Room for (rows, channels)."""
@@ -76,20 +75,11 @@ class Program:
         return y
 
     def rates(self, A_log: Tensor) -> Tensor:
-        """-exp(A_log), for as long as A_log has the same bits; it is compared before every token."""
-        A, bits = torch.empty(A_log.shape, dtype=torch.float32), A_log
-        if A_log.is_contiguous():  # NaN is equal to itself then, and eight bytes are compared at once
-            whole = A_log.numel() * A_log.element_size() % 8 == 0
-            bits = A_log.view(-1).view(torch.int64 if whole else torch.uint8)
-        self._rates.append((A, A_log))
-        self._bits[0].append(bits)
-        self._bits[1].append(bits.clone())
-        return torch.exp(A_log.float(), out=A).neg_()
-
-    def _derive(self) -> None:
-        for (A, A_log), now, then in zip(self._rates, *self._bits, strict=True):
-            torch.exp(A_log.float(), out=A).neg_()
-            then.copy_(now)
+        """-exp(A_log), made anew for every token."""
+        A = torch.empty(A_log.shape, dtype=torch.float32)
+        self._rates[0].append(A)
+        self._rates[1].append(A_log)
+        return A
 
     def scan(self, x: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor) -> Tensor:
         """One token of the selective scan with softplus; A = -exp(A_log) (d, n), B, C (rows, n), state (rows, d, n);
@@ -118,11 +108,13 @@ class Program:
     def run(self, before: list[int], after: list[int]) -> None:
         """Run all steps. Where the states lie by slot, contiguous; `after` is written, `before` stays as it is.
 
-        What was derived from weights is compared or copied first: writing through `.data` changes them without a trace.
+        What is derived from weights is made first: writing through `.data` changes them without a trace.
         Mamba 130M in bfloat16 on two threads: 0.2 ms of a token's 11.
         """
-        if not all(map(torch.equal, *self._bits)):
-            self._derive()
+        if self._rates[0]:
+            torch._foreach_copy_(*self._rates)
+            torch._foreach_exp_(self._rates[0])
+            torch._foreach_neg_(self._rates[0])
         if self._copies[0]:
             torch._foreach_copy_(*self._copies)
         tables = [self._steps, array("q", before), array("q", after)]

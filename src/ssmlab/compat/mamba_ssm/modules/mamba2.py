@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.distributed.distributed_utils import one_process
+from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
 from ssmlab.errors import UserError
 from ssmlab.nn import Mamba2 as _Block
@@ -137,13 +138,4 @@ class Mamba2(_Block, PyTorchModelHubMixin):
         ssm = torch.zeros(batch_size, self.nheads, self.headdim, self.d_state, device=device, dtype=ssm_dtype)
         return conv, ssm
 
-    def _get_states_from_cache(self, inference_params, batch_size, initialize_states=False) -> tuple[Tensor, Tensor]:
-        if self.layer_idx is None:
-            raise UserError("Mamba2: inference_params need a layer_idx to find their states, got layer_idx=None")
-        memory = inference_params.key_value_memory_dict
-        if self.layer_idx not in memory:
-            memory[self.layer_idx] = self.allocate_inference_cache(batch_size, None)
-        elif initialize_states:
-            for state in memory[self.layer_idx]:
-                state.zero_()
-        return memory[self.layer_idx]
+    _get_states_from_cache = states_from_cache

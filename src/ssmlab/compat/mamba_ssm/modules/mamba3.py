@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.compat._absent import absent
+from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
 from ssmlab.errors import UserError
 from ssmlab.nn import Mamba3 as Block
@@ -131,13 +132,4 @@ class Mamba3(Block):
         k.copy_(after.k.transpose(1, 2))
         v.copy_(self.in_proj(u).split(self.parts, -1)[1].unflatten(-1, v.shape[1:]))
 
-    def _get_states_from_cache(self, inference_params, batch_size, initialize_states=False) -> tuple[Tensor, ...]:
-        if self.layer_idx is None:
-            raise UserError("Mamba3: inference_params need a layer_idx to find their states, got layer_idx=None")
-        memory = inference_params.key_value_memory_dict
-        if self.layer_idx not in memory:
-            memory[self.layer_idx] = self.allocate_inference_cache(batch_size, None)
-        elif initialize_states:
-            for state in memory[self.layer_idx]:
-                state.zero_()
-        return memory[self.layer_idx]
+    _get_states_from_cache = states_from_cache

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.modules import _directions
+from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.modules.block import Block as _Block
 from ssmlab.errors import UserError
 from ssmlab.nn import Mamba as _Mamba
@@ -123,16 +124,7 @@ class Mamba(_Mamba):
         conv = torch.zeros(batch_size, self.d_inner, self.d_conv, device=device, dtype=conv_dtype)
         return conv, torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=ssm_dtype)
 
-    def _get_states_from_cache(self, inference_params, batch_size, initialize_states=False) -> tuple[Tensor, Tensor]:
-        if self.layer_idx is None:
-            raise UserError("Mamba: inference_params need a layer_idx to find their states, got layer_idx=None")
-        memory = inference_params.key_value_memory_dict
-        if self.layer_idx not in memory:
-            memory[self.layer_idx] = self.allocate_inference_cache(batch_size, None)
-        elif initialize_states:
-            for state in memory[self.layer_idx]:
-                state.zero_()
-        return memory[self.layer_idx]
+    _get_states_from_cache = states_from_cache
 
 
 class Block(_Block):

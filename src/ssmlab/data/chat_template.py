@@ -5,13 +5,13 @@ A folder has it as chat_template.jinja, or as "chat_template" in tokenizer_confi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab.data.encoding import json_table
 from ssmlab.data.text import Document
 from ssmlab.errors import DataError
 
@@ -60,7 +60,7 @@ def find_template(folders: Iterable[Path]) -> ChatTemplate | None:
         DataError: a folder has templates, and none is the default one.
     """
     for folder in folders:
-        config = _json(folder / CONFIG)
+        config = json_table(folder / CONFIG)
         special = {name: _text(config[name]) for name in _SPECIAL if _text(config.get(name))}
         if (folder / FILE).is_file():
             return ChatTemplate((folder / FILE).read_text("utf-8-sig"), folder / FILE, special)
@@ -114,11 +114,3 @@ def _text(token: object) -> str:
     """A special token's text; older files write a table around it."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else ""
-
-
-def _json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

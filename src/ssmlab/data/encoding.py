@@ -6,6 +6,8 @@ line ends         CRLF and CR become LF
 """
 
 import codecs
+import json
+from pathlib import Path
 
 
 def as_utf8(content: bytes) -> bytes:
@@ -48,3 +50,12 @@ def head_of_text(content: bytes) -> str:
         text = as_utf8(content).decode("utf-8", "replace")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.rpartition("\n")[0] or text
+
+
+def json_table(path: Path) -> dict:
+    """What a JSON file of a model says; nothing, where it is missing or says nothing."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

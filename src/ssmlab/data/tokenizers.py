@@ -8,11 +8,11 @@ stretch of a document is; an empty one is the mark alone, the beginning of a tex
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ssmlab.data.encoding import json_table
 from ssmlab.data.fasta import BASES, parse_fasta
 from ssmlab.data.tokenizer_files import END, MERGES, VOCABULARY, base_words, byte_words, merged, written
 from ssmlab.errors import DataError
@@ -177,7 +177,7 @@ def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | Non
         DataError: there is none, and the tokens are no bytes.
     """
     tokenizer = load_tokenizer(source) if source is not None else _own(Path(folder), vocab_size)
-    mark = _json(Path(folder) / "preprocess.json").get("mark")
+    mark = json_table(Path(folder) / "preprocess.json").get("mark")
     if tokenizer.eos is None and isinstance(mark, int):
         tokenizer.eos = mark
     return tokenizer
@@ -190,7 +190,7 @@ def find_ends(folder: str | Path, tokenizer: Tokenizer | None) -> tuple[int, ...
         DataError: the configuration names something that is no token.
     """
     for name in ("generation_config.json", "config.json"):
-        ends = _json(Path(folder) / name).get("eos_token_id")
+        ends = json_table(Path(folder) / name).get("eos_token_id")
         if ends is not None:
             ends = ends if isinstance(ends, list) else [ends]
             if not all(isinstance(end, int) and end >= 0 for end in ends):
@@ -216,13 +216,13 @@ def find_special(folder: Path) -> dict[str, int | None]:
     """The numbers of the tokens that begin a text and that fill up a batch, as a model's configuration has them."""
     found: dict[str, int | None] = {"bos_token_id": None, "pad_token_id": None}
     for name in ("config.json", "generation_config.json"):
-        values = _json(folder / name)
+        values = json_table(folder / name)
         found |= {key: values[key] for key in found if isinstance(values.get(key), int)}
     return found
 
 
 def _own(folder: Path, vocab_size: int) -> Tokenizer:
-    about = _json(folder / "preprocess.json")
+    about = json_table(folder / "preprocess.json")
     kind = about.get("kind")
     if kind == "dna":
         return BaseTokenizer()
@@ -259,17 +259,8 @@ def _existing(path: str | Path) -> Path:
 
 def _named_end(folder: Path) -> str | None:
     """The end of a text as a tokenizer_config.json names it; older files write a table around the name."""
-    end = _json(folder / "tokenizer_config.json").get("eos_token")
+    end = json_table(folder / "tokenizer_config.json").get("eos_token")
     return end.get("content") if isinstance(end, dict) else end
-
-
-def _json(path: Path) -> dict:
-    """What a file says; nothing, where it is missing or says nothing."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _short(error: BaseException) -> str:

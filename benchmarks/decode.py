@@ -24,7 +24,7 @@ import time
 import torch
 
 from ssmlab.checkpoints.files import save_language_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
 from ssmlab.profiling import peak_memory

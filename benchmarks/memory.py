@@ -14,7 +14,7 @@ import tempfile
 import torch
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 from ssmlab.profiling import count_parameters, peak_memory
 from ssmlab.profiling.language import token_costs
 

@@ -216,7 +216,7 @@ def load_fill(root: Path):
 
 def record(file: Path, cases: list[tuple[dict, float, str]]) -> None:
     """Write every family's number of cases, its worst one, and where the original stands."""
-    from ssmlab.training.environment import commit, now, versions
+    from ssmlab.core.stamp import commit, now, versions
 
     families: dict[str, dict] = {}
     for case, worst, where in cases:

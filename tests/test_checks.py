@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_shapes
+from ssmlab.core.errors import ShapeError
 
 
 def tensor(*shape):

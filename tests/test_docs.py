@@ -134,7 +134,7 @@ def test_the_floors_are_those_of_the_import_test():
 
 
 def test_a_record_has_the_fields_that_the_page_lists():
-    from ssmlab.reports.record import Record
+    from ssmlab.core.record import Record
 
     (block,) = (b for b in split(ROOT / "docs" / "architecture.md")[1] if b.language == "record")
     assert block.text.split() == list(json.loads(Record(metric="accuracy", value=1.0).to_json()))
@@ -187,8 +187,8 @@ def check_ssmlab(words: list[str]) -> None:
 
 
 def check_recipe(command: str, recipe: str, *changes: str, smoke: bool) -> None:
-    from ssmlab.training.recipe import load_recipe
-    from ssmlab.training.sweep import parse_grid
+    from ssmlab.experiments.sweep import parse_grid
+    from ssmlab.tasks.recipe import load_recipe
 
     if recipe.isupper() or recipe.startswith("runs/") or recipe.endswith(".toml"):
         return

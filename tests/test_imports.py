@@ -8,8 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
 # Lower floors first; a module may import its own floor's package and any below.
 FLOORS = [
-    ("errors", "_timm"), ("checks", "reports"), ("ops",), ("nn",), ("models",), ("checkpoints", "data", "profiling"),
-    ("tasks",), ("adapt",), ("training",), ("robustness", "interpret"), ("compat",), ("cli",), ("__main__",),
+    ("core", "_timm"), ("ops",), ("nn",), ("generation",), ("models",), ("checkpoints",), ("data",), ("reports",),
+    ("profiling",), ("training",), ("adapt",), ("tasks",), ("interpret", "robustness"), ("studies",), ("experiments",),
+    ("compat",), ("cli",), ("__main__",),
 ]  # fmt: skip
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 

@@ -3,7 +3,7 @@
 import torch
 
 from ssmlab.models import create_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 
 VOCABULARY = 40
 LANGUAGE = ("mamba_lm_test", "mamba2_lm_test")

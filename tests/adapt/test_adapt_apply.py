@@ -7,8 +7,8 @@ import torch
 from families import BARS, LANGUAGE, VISION, batch_for, build, output, relative, shake
 
 from ssmlab import adapt
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import Linear
 
 PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half", "dora", "rslora")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ssmlab import adapt
 from ssmlab.adapt.checking import adapted_tensor, shortened
 from ssmlab.adapt.factorize import factorize
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 METHODS = [name for name in adapt.METHODS if name not in ("mlp", "vocabulary", "z_half")]
 
@@ -162,7 +162,7 @@ def test_coverage_counts_layers_and_numbers():
 
 
 def test_a_task_and_its_batch():
-    from ssmlab.tasks.language import Language
+    from ssmlab.tasks.language.task import Language
 
     model = build("mamba_lm_test")
     adapt.apply(model, "projections")

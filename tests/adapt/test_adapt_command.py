@@ -5,7 +5,7 @@ from families import build
 
 from ssmlab import adapt
 from ssmlab.cli.main import main
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 
 
 def call(*arguments):

@@ -7,11 +7,11 @@ import torch
 from families import BARS, relative, shake
 
 from ssmlab import adapt
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
-from ssmlab.models.language import create_language_model
-from ssmlab.models.plans import Plan
-from ssmlab.models.segmentation import create_segmenter
+from ssmlab.models.language.names import create_language_model
+from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models.segmentation.plans import Plan
 
 PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half")
 OTHERS = ("dora", "rslora")

@@ -6,7 +6,7 @@ import transformers
 from families import relative, shake
 
 from ssmlab import adapt
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 # Untied: a model that answers with the token that it reads would not miss its cache.
 SIZES = {"vocab_size": 50, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "tie_word_embeddings": False}

@@ -9,7 +9,7 @@ from families import BARS, LANGUAGE, VISION, batch_for, build, output, shake
 from safetensors.torch import load_file, save_file
 
 from ssmlab import adapt
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 ONE = "mamba_lm_test"
 

@@ -5,13 +5,13 @@ import torch
 from families import batch_for, build, output, relative, shake
 
 from ssmlab import adapt
-from ssmlab.errors import RecipeError, UserError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import RecipeError, UserError
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import SS2D, QuantizedLinear
-from ssmlab.reports.record import read_records
-from ssmlab.training import adapting
-from ssmlab.training.recipe import load_recipe
-from ssmlab.training.run import run_recipe
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.shared import adapting
 
 CHATS, FOLDER = "language/finetune", "classification/own_folder"
 ONE = 'models=[{name="mamba_lm_test", label="one"}]'
@@ -62,7 +62,7 @@ def test_settings_with_adapters_are_taken():
 
 def test_new_tokens_are_learned_and_kept(tmp_path, monkeypatch):
     from ssmlab.checkpoints.files import load_language_model
-    from ssmlab.data.tokenizers import find_tokenizer
+    from ssmlab.data.text.tokenizers import find_tokenizer
 
     monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
     new = [f"<{i}>" for i in range(8)] + ["User:", "Assistant:"]  # more than there are rows without a token
@@ -222,7 +222,7 @@ def test_keys_that_would_do_nothing_are_told():
 
 
 def test_orthogonal_tuning_is_not_for_adapters():
-    from ssmlab.training.remedies import remembering
+    from ssmlab.tasks.shared.remedies import remembering
 
     recipe = load_recipe("adapt/forgetting_vision", ["models.4.adapt=projections"], smoke=True)
     network = build("vmamba_test")

@@ -11,14 +11,14 @@ from ssmlab.adapt.factorize import factorize
 from ssmlab.adapt.ranks import choose_ranks
 from ssmlab.adapt.spectrum import spectra
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.errors import ModelError, UserError
+from ssmlab.core.errors import ModelError, UserError
 from ssmlab.models import create_model, load_model, save_model
-from ssmlab.models.language import create_language_model
-from ssmlab.models.plans import Plan
-from ssmlab.models.segmentation import create_segmenter
+from ssmlab.models.language.names import create_language_model
+from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models.segmentation.plans import Plan
 from ssmlab.nn import Factorized, Linear2d, factorize_like_, factorized_ranks
 from ssmlab.profiling import count_flops
-from ssmlab.tasks.sequences import SequenceClassifier, load_classifier, save_classifier
+from ssmlab.tasks.classify_sequence.task import SequenceClassifier, load_classifier, save_classifier
 
 HOW = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["a", "b", "c"], "channels": 3}
 ALL = 10**6

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssmlab import adapt
-from ssmlab.adapt.forgetting import (
+from ssmlab.adapt.forgetting.terms import (
     EWC,
     Distillation,
     NextToken,
@@ -18,13 +18,13 @@ from ssmlab.adapt.forgetting import (
     fisher_diagonal,
     matching,
 )
-from ssmlab.adapt.orthogonal import merge_orthogonal, tune_orthogonally
-from ssmlab.errors import UserError
+from ssmlab.adapt.methods.orthogonal import merge_orthogonal, tune_orthogonally
+from ssmlab.core.errors import UserError
 from ssmlab.models import create_model
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.classify import Classify
-from ssmlab.tasks.language import Language
-from ssmlab.tasks.sequences import SequenceClassifier
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.classify_sequence.task import SequenceClassifier
+from ssmlab.tasks.language.task import Language
 
 OLD = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
 NEW = Classify(classes=("x", "y"), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -214,7 +214,7 @@ def test_orthogonal_tuning_of_a_language_model():
 
 
 def test_a_language_model_that_grows_is_compared_by_the_tokens_that_both_have():
-    from ssmlab.training.remedies import old_view
+    from ssmlab.tasks.shared.remedies import old_view
 
     torch.manual_seed(0)
     base = create_language_model("mamba_lm_test", vocab_size=32).eval().requires_grad_(False)

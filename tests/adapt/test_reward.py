@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from ssmlab import adapt
-from ssmlab.adapt.forgetting import NextToken, SwappedHeads
-from ssmlab.adapt.reward import Reward, load_score
-from ssmlab.errors import UserError
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.sequences import SequenceClassifier
+from ssmlab.adapt.forgetting.reward import Reward, load_score
+from ssmlab.adapt.forgetting.terms import NextToken, SwappedHeads
+from ssmlab.core.errors import UserError
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.classify_sequence.task import SequenceClassifier
 
 V = 30
 

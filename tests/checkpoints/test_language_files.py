@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from ssmlab.checkpoints import family_module, from_upstream
 from ssmlab.checkpoints.files import family_for, load_language_model, save_language_model, to_upstream
 from ssmlab.checkpoints.upstream import falcon_mamba, mamba1, mamba1_hf, mamba2, mamba2_hf
-from ssmlab.errors import ModelError
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 from ssmlab.nn import quantize_linear_
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "parity_data/manifests/language_models.json").read_text())

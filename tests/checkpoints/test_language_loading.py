@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssmlab.checkpoints.files import LAYOUTS, find_language_model, load_language_model, save_language_model
-from ssmlab.errors import ModelError
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 from ssmlab.nn import quantize_linear_
 
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]

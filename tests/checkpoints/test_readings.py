@@ -5,9 +5,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ssmlab.checkpoints.readings import fingerprint, load_reading, save_reading
-from ssmlab.errors import ModelError
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.checkpoints.prompts import fingerprint, load_reading, save_reading
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
 PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]

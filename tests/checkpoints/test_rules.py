@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ssmlab.checkpoints import Rule, convert, from_upstream
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models.weights import fit
 
 

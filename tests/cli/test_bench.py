@@ -8,8 +8,8 @@ import torch
 
 from ssmlab.cli import bench as command
 from ssmlab.cli.main import main
+from ssmlab.core.record import read_records
 from ssmlab.profiling import bench
-from ssmlab.reports.record import read_records
 
 
 def call(*arguments):

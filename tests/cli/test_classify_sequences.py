@@ -12,10 +12,10 @@ import pytest
 import torch
 from calling import call
 
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.sequences import SequenceClassifier, save_classifier
-from ssmlab.training import load_recipe
-from ssmlab.training.run import run_recipe
+from ssmlab.experiments.run import run_recipe
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.classify_sequence.task import SequenceClassifier, save_classifier
+from ssmlab.tasks.recipe import load_recipe
 
 QUICK = ["models=[{name='mamba_lm_test'}]", "training.epochs=1", "data.limit=0", "evaluation.throughput_repeats=1"]
 

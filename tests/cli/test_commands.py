@@ -127,7 +127,7 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch):
 
 
 def test_debug_shows_where(monkeypatch):
-    from ssmlab.errors import RecipeError
+    from ssmlab.core.errors import RecipeError
 
     monkeypatch.setenv("SSMLAB_DEBUG", "1")
     with pytest.raises(RecipeError):
@@ -224,7 +224,7 @@ def test_interrupting_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssmlab.training.run.run_recipe", interrupted)
+    monkeypatch.setattr("ssmlab.experiments.run.run_recipe", interrupted)
     assert call("run", DIGITS, "name=x", "--output", str(tmp_path)) == 130
     assert f"ssmlab run {tmp_path / 'x'} --resume" in capsys.readouterr().out
 

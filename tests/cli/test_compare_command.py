@@ -62,6 +62,6 @@ def test_interrupted_it_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssmlab.training.compare.measure.inference", interrupted)
+    monkeypatch.setattr("ssmlab.studies.compare.measure.inference", interrupted)
     assert call("compare", "vim_test", *QUICK, "--output", str(tmp_path / "c")) == 130
     assert "nothing was written" in capsys.readouterr().out and not (tmp_path / "c").exists()

@@ -8,15 +8,15 @@ from typer.testing import CliRunner
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.cli.main import app
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import create_model, load_model, save_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import factorized_ranks
-from ssmlab.reports.record import read_records
-from ssmlab.tasks.sequences import load_classifier
-from ssmlab.training import load_recipe
-from ssmlab.training.compress import Options, compress
-from ssmlab.training.run import run_recipe
+from ssmlab.studies.compress.compression import Options, compress
+from ssmlab.tasks.classify_sequence.task import load_classifier
+from ssmlab.tasks.recipe import load_recipe
 
 HOW = {"image_size": 16, "mean": [0.5] * 3, "std": [0.3] * 3, "classes": list("0123456789"), "channels": 3}
 FAST = {"repeats": 1, "batch": 4, "device": "cpu"}

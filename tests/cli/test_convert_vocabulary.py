@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.data.packing import pack
-from ssmlab.data.text import Document
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.language import Language
-from ssmlab.training.language import served
-from ssmlab.training.token_rows import row_metrics
+from ssmlab.data.text.documents import Document
+from ssmlab.data.text.packing import pack
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.language.experiment import served
+from ssmlab.tasks.language.rows import row_metrics
+from ssmlab.tasks.language.task import Language
 
 KINDS = {"bytes": (257, 256, "text"), "dna": (6, 5, "dna")}
 

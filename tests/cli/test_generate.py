@@ -11,7 +11,7 @@ import torch
 from calling import call
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +170,8 @@ def test_a_text_ends_at_the_mark_of_the_training(generate, tmp_path, capsys):
 
 
 def test_of_a_runs_models_the_best_on_validation_writes(generate, tmp_path):
-    from ssmlab.reports.record import Record
-    from ssmlab.training.outputs import write_records
+    from ssmlab.core.files import write_records
+    from ssmlab.core.record import Record
 
     for name, loss in (("a", 2.0), ("b", 1.0), ("c", 3.0)):
         model = create_language_model("mamba_lm_test", vocab_size=256)
@@ -182,7 +182,7 @@ def test_of_a_runs_models_the_best_on_validation_writes(generate, tmp_path):
 
 
 def test_a_classifier_writes_nothing(generate, tmp_path):
-    from ssmlab.tasks.sequences import SequenceClassifier, save_classifier
+    from ssmlab.tasks.classify_sequence.task import SequenceClassifier, save_classifier
 
     network = SequenceClassifier(create_language_model("mamba_lm_test", vocab_size=256), 2)
     save_classifier(network, tmp_path / "model", {"kind": "text"})
@@ -291,7 +291,7 @@ CHAT = (
 
 
 def test_a_message_is_written_by_the_tokenizers_template(generate, folder, tmp_path):
-    from ssmlab.data.tokenizers import load_tokenizer, tokenizer_files
+    from ssmlab.data.text.tokenizers import load_tokenizer, tokenizer_files
 
     model = tmp_path / "model"
     model.mkdir()

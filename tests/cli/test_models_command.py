@@ -12,7 +12,7 @@ import pytest
 from forked import python
 from ssmlab.cli.main import main
 from ssmlab.models import MODELS, create_model
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 from ssmlab.profiling import peak_memory
 
 PARITY = Path(__file__).parent.parent / "parity.py"
@@ -129,8 +129,8 @@ def test_parity_can_be_recorded_again(tmp_path):
 
 
 def test_networks_that_segment_are_listed_and_shown(capsys, tmp_path):
-    from ssmlab.models.plans import read_plan
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS, create_segmenter
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS, create_segmenter
+    from ssmlab.models.segmentation.plans import read_plan
 
     shown = call(capsys)
     assert shown.index("Segmentation") < shown.index(" umamba_bot ") < shown.index("Baselines")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ssmlab.cli.main import main
-from ssmlab.models.plans import read_plan
+from ssmlab.models.segmentation.plans import read_plan
 
 
 def call(capsys, *arguments):

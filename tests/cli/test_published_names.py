@@ -15,13 +15,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from cli.calling import call
 from hub import at_home, serving
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.errors import ModelError, RecipeError
+from ssmlab.core.errors import ModelError, RecipeError
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import catalogue as table
 from ssmlab.models import create_language_model, create_model
 from ssmlab.models.download import local_folder
-from ssmlab.models.mambavision import CONFIGS
-from ssmlab.training.recipe import load_recipe
-from ssmlab.training.run import run_recipe
+from ssmlab.models.vision.mambavision import CONFIGS
+from ssmlab.tasks.recipe import load_recipe
 
 FREE = table.Licence(title="MIT", address="https://example.org/mit", accept=False)
 BOUND = table.Licence(title="not for commercial use", address="https://example.org/nc", accept=True)
@@ -287,7 +287,7 @@ def test_a_sweep_asks_for_the_licence_first(hub, capsys, monkeypatch):
     def stop(*_):
         raise RecipeError("far enough")
 
-    monkeypatch.setattr("ssmlab.training.sweep.load_data", stop)
+    monkeypatch.setattr("ssmlab.experiments.sweep.load_data", stop)
     wanted = ["models.0.pretrained=true", "training.learning_rate=1e-3,2e-3", "--smoke"]
     assert call("sweep", "classification/cifar100_mambavision_vs_vit", *wanted) == 2
     assert "--accept-licence" in capsys.readouterr().err and not hub.asked

@@ -7,11 +7,11 @@ from calling import call
 from PIL import Image
 
 from ssmlab.models import save_model
-from ssmlab.models.plans import Plan
-from ssmlab.models.segmentation import create_segmenter
-from ssmlab.tasks.regrid import regrid
-from ssmlab.tasks.segment import normalised
-from ssmlab.tasks.sliding import predict_windows
+from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models.segmentation.plans import Plan
+from ssmlab.tasks.segment.task import normalised
+from ssmlab.tasks.shared.regrid import regrid
+from ssmlab.tasks.shared.sliding import predict_windows
 
 
 def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="umamba_enc", spacing=(), **more):

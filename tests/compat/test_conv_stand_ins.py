@@ -19,7 +19,7 @@ from ssmlab.compat.causal_conv1d.cpp_functions import (
     causal_conv1d_fwd_function,
     causal_conv1d_update_function,
 )
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 b, d, l, w = 3, 5, 17, 4
 close = pytest.approx(0, abs=2e-6)

@@ -11,7 +11,7 @@ from torch import nn
 
 from forked import python
 from ssmlab.compat import cuda_as_cpu
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 
 @pytest.fixture

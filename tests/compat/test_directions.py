@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ops.common import relative_error
 from ssmlab.compat.mamba_ssm.modules.mamba_simple import Mamba
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.errors import ShapeError, UserError
 
 b, l, d = 2, 12, 6
 ONE = {"in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log",

@@ -19,7 +19,7 @@ from ssmlab.compat.mamba_ssm.modules.mlp import GatedMLP
 from ssmlab.compat.mamba_ssm.ops.triton.layer_norm import RMSNorm
 from ssmlab.compat.mamba_ssm.utils import generation
 from ssmlab.compat.mamba_ssm.utils.generation import InferenceParams, sample
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 MAMBA2 = {"layer": "Mamba2", "headdim": 8, "d_state": 8}
 ATTENTION = {"causal": True, "num_heads": 4, "num_heads_kv": 2, "rotary_emb_dim": 4}

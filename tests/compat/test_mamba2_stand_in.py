@@ -12,7 +12,7 @@ from ssmlab.compat.mamba_ssm.modules.mamba2 import Mamba2
 from ssmlab.compat.mamba_ssm.modules.mamba2_simple import Mamba2Simple
 from ssmlab.compat.mamba_ssm.modules.ssd_minimal import segsum, segsum_unstable, ssd_minimal_discrete, test_correctness
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_ref
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 SIZES = {"d_model": 16, "d_state": 4, "headdim": 8}
 FORMS = {

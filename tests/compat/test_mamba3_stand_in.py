@@ -9,7 +9,7 @@ import torch
 from ssmlab import nn
 from ssmlab.compat.mamba_ssm import Mamba3 as at_the_top
 from ssmlab.compat.mamba_ssm.modules.mamba3 import Mamba3
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 SIZES = {"d_model": 16, "d_state": 8, "headdim": 8}
 FORMS = {

@@ -32,7 +32,7 @@ from ssmlab.compat.mamba_ssm.ops.triton.ssd_combined import (
     ssd_chunk_scan_combined_ref,
     ssd_selective_scan,
 )
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 b, d, n, l = 2, 6, 4, 21
 close = pytest.approx(0, abs=3e-6)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssmlab.compat._absent import Absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 NAMES = tomllib.loads((Path(__file__).parent / "names.toml").read_text("utf-8"))
 

@@ -25,7 +25,7 @@ from ssmlab.compat.mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba
 from ssmlab.compat.mamba_ssm.ops.triton.mamba3.mamba3_siso_step import mamba3_siso_step
 from ssmlab.compat.mamba_ssm.utils import determinism
 from ssmlab.compat.mamba_ssm.utils.torch import custom_bwd, custom_fwd
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 b, l, h, p, g, n, size = 2, 21, 4, 3, 2, 5, 8
 SEQ_IDX = torch.tensor([[0] * 6 + [1] * 9 + [2] * 6, [0] * 16 + [3] * 5])

@@ -12,7 +12,7 @@ from ssmlab.compat import causal_conv1d_cuda, forks, selective_scan_cuda
 from ssmlab.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
 from ssmlab.compat.mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from ssmlab.compat.mamba_ssm.ops.triton.layer_norm import layer_norm_fn
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 INTERFACE = """
 import causal_conv1d_cuda, selective_scan_cuda

@@ -6,8 +6,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ssmlab.cli.data import app
+from ssmlab.core.errors import DataError
 from ssmlab.data import check_images, open_images
-from ssmlab.errors import DataError
 
 COUNTS = {"train/cat": 20, "train/dog": 30, "test/cat": 4, "test/dog": 6}
 

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlab.cli.data import app
-from ssmlab.data import check_images, cifar, open_images
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data import check_images, open_images
+from ssmlab.data.images import cifar
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import open_images
-from ssmlab.errors import DataError
 
 COUNTS = {"train/cat": 20, "train/dog": 30, "test/cat": 4, "test/dog": 6}
 

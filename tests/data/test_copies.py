@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssmlab.data.copies import copies_across_parts, describe_copies, digest, first_copies
-from ssmlab.data.encoding import as_utf8, decode_text
+from ssmlab.data.text.encoding import as_utf8, decode_text
 
 
 def test_texts_are_equal_by_their_words():

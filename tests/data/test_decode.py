@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.data import decode as module
-from ssmlab.data.decode import UnreadableImage, decode, fit_square, for_each_image, to_rgb
+from ssmlab.data.images import decode as module
+from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image, to_rgb
 
 
 def corner(image):

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import open_images
-from ssmlab.errors import DataError
 
 
 @pytest.fixture(scope="module")

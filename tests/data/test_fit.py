@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ssmlab.data import check_images, open_images
-from ssmlab.data.decode import fit_square
-from ssmlab.data.fitting import about_fit
+from ssmlab.data.images.decode import fit_square
+from ssmlab.data.images.fitting import about_fit
 
 
 def stripes(width=40, height=10):
@@ -72,11 +72,11 @@ def test_the_check_tells_it(wide):
 
 @pytest.mark.parametrize("fit", [pytest.param(None, marks=pytest.mark.slow), "stretch"])
 def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
-    from ssmlab.interpret.opening import open_model, read_pictures
-    from ssmlab.training.compare.comparison import Options, compare
-    from ssmlab.training.inference import Classifier
-    from ssmlab.training.recipe import load_recipe
-    from ssmlab.training.run import run_recipe
+    from ssmlab.experiments.run import run_recipe
+    from ssmlab.studies.compare.comparison import Options, compare
+    from ssmlab.studies.explain.opening import open_model, read_pictures
+    from ssmlab.tasks.classify.predict import Classifier
+    from ssmlab.tasks.recipe import load_recipe
 
     changes = [
         f"data.path={wide}",

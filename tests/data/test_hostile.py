@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from ssmlab.cli.main import main
+from ssmlab.core.errors import DataError
 from ssmlab.data import check_images, open_images
-from ssmlab.errors import DataError
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 COUNTS = {f"{part}/{name}": n for part, n in (("train", 8), ("test", 2)) for name in ("cat", "dog")}
@@ -115,7 +115,7 @@ def test_archives_that_grow(tmp_path, refused, monkeypatch):
         archive.writestr("train/a/0.png", bytes(1 << 25))
     (line,) = refused(tmp_path / "bomb.zip")
     assert "are no archive of pictures; it is not opened" in line
-    monkeypatch.setattr("ssmlab.data.cifar.BOMB_BYTES", 1 << 22)
+    monkeypatch.setattr("ssmlab.data.images.cifar.BOMB_BYTES", 1 << 22)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", compresslevel=1) as archive:
         info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         info.size = 1 << 24
@@ -211,7 +211,7 @@ def test_sizes_and_modes_may_be_mixed(make, tmp_path):
 
 
 def test_images_that_do_not_fit_into_memory(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssmlab.data.images.machine_memory", lambda: 10_000)
+    monkeypatch.setattr("ssmlab.data.images.reader.machine_memory", lambda: 10_000)
     data = open_images(make.tree(tmp_path, COUNTS))
     assert data.test.array(8).shape == (4, 8, 8, 3)
     with pytest.raises(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import check_images, open_images
-from ssmlab.errors import DataError
 
 TENCH, CRANE, LIFT = "n01440764", "n02012849", "n03126707"  # the last two are both called crane
 COUNTS = {f"train/{wnid}": 10 for wnid in (LIFT, TENCH, CRANE)}

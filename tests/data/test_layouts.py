@@ -11,13 +11,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ssmlab.cli.data import app
-from ssmlab.data.masks import open_masks
-from ssmlab.errors import DataError
-from ssmlab.training.images import load_images
-from ssmlab.training.labelled import load_labelled
-from ssmlab.training.recipe import Recipe
-from ssmlab.training.schema_sequences import LabelledRecipe, LanguageRecipe
-from ssmlab.training.texts import load_texts
+from ssmlab.core.errors import DataError
+from ssmlab.data.masks.reader import open_masks
+from ssmlab.tasks.classify.data import load_images
+from ssmlab.tasks.classify.recipe import Recipe
+from ssmlab.tasks.classify_sequence.data import load_labelled
+from ssmlab.tasks.classify_sequence.recipe import LabelledRecipe
+from ssmlab.tasks.language.data import load_texts
+from ssmlab.tasks.language.recipe import LanguageRecipe
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
 

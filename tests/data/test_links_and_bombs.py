@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from ssmlab.data import fasta, volumes
-from ssmlab.data.fasta import read_fasta
+from ssmlab.core.errors import DataError
 from ssmlab.data.files import FolderFiles, gunzip
-from ssmlab.errors import DataError
+from ssmlab.data.masks import volumes
+from ssmlab.data.sequences import fasta
+from ssmlab.data.sequences.fasta import read_fasta
 
 
 def test_a_lattice_of_links_is_refused_and_a_few_are_followed(tmp_path):

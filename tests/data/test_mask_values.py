@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.data.mask_values import IGNORE, decide, seen
-from ssmlab.data.masks import open_masks
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data.masks.reader import open_masks
+from ssmlab.data.masks.values import IGNORE, decide, seen
 
 
 def picture(number, size):

@@ -4,10 +4,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import files as files_module
-from ssmlab.data import medmnist as module
 from ssmlab.data import open_images
-from ssmlab.errors import DataError
+from ssmlab.data.images import medmnist as module
 
 
 def problems(path, **options):

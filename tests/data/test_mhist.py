@@ -1,7 +1,7 @@
 import pytest
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import open_images
-from ssmlab.errors import DataError
 
 NAME, LABEL, VOTES, PART = (
     "Image Name",

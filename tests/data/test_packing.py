@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ssmlab.data.packing import pack, pack_lanes, pack_whole, stream
-from ssmlab.data.text import Document
+from ssmlab.data.text.documents import Document
+from ssmlab.data.text.packing import pack, pack_lanes, pack_whole, stream
 
 MARK = 99
 

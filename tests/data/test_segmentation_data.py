@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.data.mask_values import IGNORE, decide, seen
-from ssmlab.data.masks import has_masks, open_masks
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data.masks.reader import has_masks, open_masks
+from ssmlab.data.masks.values import IGNORE, decide, seen
 
 
 def save(path, array):
@@ -334,7 +334,7 @@ def test_an_empty_folder_of_masks_means_that_all_are_missing(tmp_path):
 
 def test_generated_sets_and_no_torch():
     code = (
-        "from ssmlab.data.masks import open_masks; import sys;"
+        "from ssmlab.data.masks.reader import open_masks; import sys;"
         "d = [open_masks(name) for name in ('shapes', 'cells')]; assert 'torch' not in sys.modules;"
         "print(d[0].split_hash, *(round(x.shares[1], 2) for x in d), d[0].format)"
     )

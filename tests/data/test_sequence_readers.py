@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from ssmlab.data.fasta import parse_fasta, read_fasta, reverse_complement
-from ssmlab.data.jsonl import chat_tokens, read_chats
-from ssmlab.data.labelled import assign_parts, read_labelled
-from ssmlab.data.synthetic import ASK, NOISE, generated_bases, induction_heads, selective_copying
-from ssmlab.data.text import Document, divide, read_texts
-from ssmlab.data.wav import from_mu_law, mu_law, read_wav, read_wavs
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data.sequences.fasta import parse_fasta, read_fasta, reverse_complement
+from ssmlab.data.sequences.reader import assign_parts, read_labelled
+from ssmlab.data.sequences.wav import from_mu_law, mu_law, read_wav, read_wavs
+from ssmlab.data.synthetic.recall import ASK, NOISE, generated_bases, induction_heads, selective_copying
+from ssmlab.data.text.documents import Document, divide, read_texts
+from ssmlab.data.text.jsonl import chat_tokens, read_chats
 
 
 def test_texts_by_file_and_by_line(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssmlab.core.errors import DataError
 from ssmlab.data import check_images, open_images
-from ssmlab.data.masks import open_masks
-from ssmlab.data.stacks import open_stack
-from ssmlab.errors import DataError
+from ssmlab.data.masks.reader import open_masks
+from ssmlab.data.masks.stacks import open_stack
 
 
 def save(path, pages, **how):

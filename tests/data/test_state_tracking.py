@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssmlab.data.state_tracking import modular_arithmetic, modular_sum, parity
+from ssmlab.data.synthetic.state_tracking import modular_arithmetic, modular_sum, parity
 
 
 @pytest.mark.parametrize("length", [1, 2, 33])

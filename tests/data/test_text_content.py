@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ssmlab.data.chat_template import ChatTemplate, chat_document, find_template
+from ssmlab.core.errors import DataError
 from ssmlab.data.leaks import base_keys, leaks, text_keys
-from ssmlab.data.packing import pack_alone, pack_whole, stream
-from ssmlab.data.text import Document, divide, read_texts
-from ssmlab.data.tokenizers import load_tokenizer
-from ssmlab.errors import DataError
+from ssmlab.data.text.chat_template import ChatTemplate, chat_document, find_template
+from ssmlab.data.text.documents import Document, divide, read_texts
+from ssmlab.data.text.packing import pack_alone, pack_whole, stream
+from ssmlab.data.text.tokenizers import load_tokenizer
 
 
 def test_lines_of_json_are_their_texts(tmp_path):

@@ -6,7 +6,8 @@ import sys
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from ssmlab.data.tokenizers import (
+from ssmlab.core.errors import DataError
+from ssmlab.data.text.tokenizers import (
     BaseTokenizer,
     ByteTokenizer,
     SentencePieceTokenizer,
@@ -14,8 +15,7 @@ from ssmlab.data.tokenizers import (
     find_tokenizer,
     load_tokenizer,
 )
-from ssmlab.errors import DataError
-from ssmlab.models.text_stream import TextStream
+from ssmlab.generation.text_stream import TextStream
 
 TEXT = "Hello world, naïve café 😀🎉 日本語\n\n  two spaces\tand an end. " + "🦄" * 30 + " then more of it"
 CORPUS = ["Hello world, hello there, and an end of it.", "two worlds and more spaces then"] * 3

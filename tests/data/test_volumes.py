@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ssmlab.data.masks import measure_masks, open_masks
-from ssmlab.data.volumes import target_spacing
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data.masks.reader import measure_masks, open_masks
+from ssmlab.data.masks.volumes import target_spacing
 
 nibabel = pytest.importorskip("nibabel")
 

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 
 from ssmlab.cli.explain import spread
 from ssmlab.cli.main import main
-from ssmlab.errors import ModelError, UserError
-from ssmlab.interpret.explain import Options, enlarged, explain
-from ssmlab.interpret.opening import find_classes, open_model, read_pictures
-from ssmlab.interpret.page import page
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.record import read_records
 from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.visualise import Search
 from ssmlab.models import create_model, save_model
 from ssmlab.models.catalogue import class_names
-from ssmlab.reports.record import read_records
+from ssmlab.studies.explain.explanation import Options, enlarged, explain
+from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
+from ssmlab.studies.explain.page import page
 
 CLASSES = ("cat", "dog", "guinea pig", "7")
 QUICK = Options(search=Search(steps=2), gradient_steps=4, score_steps=4, random=2)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.interpret import attention
 from ssmlab.interpret.capture import scans_of
 from ssmlab.models import create_model
-from ssmlab.models.inspection import inspect
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.inspection import inspect
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import S4D, Bidirectional, Mamba, Mamba2
 from ssmlab.nn.windows import from_windows
 from ssmlab.ops import selective_scan

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.interpret.attributions import grad_cam, integrated_gradients
 from ssmlab.interpret.layers import Tapped, Target, final_of, map_of, target_of
 from ssmlab.interpret.receptive_field import receptive_field

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import RecipeError, UserError
-from ssmlab.interpret.mistakes import Mistake, choose, find_mistakes
-from ssmlab.interpret.opening import Opened
-from ssmlab.reports.record import read_records
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.recipe import load_recipe
-from ssmlab.training.run import run_recipe
+from ssmlab.core.errors import RecipeError, UserError
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
+from ssmlab.studies.explain.mistakes import Mistake, choose, find_mistakes
+from ssmlab.studies.explain.opening import Opened
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.recipe import load_recipe
 
 RECIPE = "interpret/misclassified"
 SMALL = ["data.limit=150", "training.min_steps=50", "evaluation.throughput_repeats=1", "evaluation.explain.steps=2"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ssmlab.core.progress import Progress
 from ssmlab.interpret.layers import target_of
 from ssmlab.interpret.visualise import (
     Search,
@@ -16,7 +17,6 @@ from ssmlab.interpret.visualise import (
     visualise,
 )
 from ssmlab.models import create_model
-from ssmlab.training.progress import Progress
 
 STILL = Search(steps=12, jitter=0, rotate=0, scale=0, seed=3)
 

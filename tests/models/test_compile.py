@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from ssmlab.errors import ModelError, ShapeError
-from ssmlab.models.generation import generate
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
-from ssmlab.models.sampling import Sampling
+from ssmlab.core.errors import ModelError, ShapeError
+from ssmlab.generation.generate import generate
+from ssmlab.generation.sampling import Sampling
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
 PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from ssmlab.errors import ModelError
-from ssmlab.models import generation, graphs
-from ssmlab.models.language import create_language_model
-from ssmlab.models.reading import read, select_rows
+from ssmlab.core.errors import ModelError
+from ssmlab.generation import generate as generation
+from ssmlab.generation import graphs
+from ssmlab.generation.prompt_state import read, select_rows
+from ssmlab.models.language.names import create_language_model
 
 MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", "mamba3_mimo_lm_test", "s4d_lm_test"]
 PROMPTS = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]

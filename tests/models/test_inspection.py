@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssmlab.errors import ModelError
-from ssmlab.models.inspection import inspect
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.inspection import inspect
+from ssmlab.models.language.names import create_language_model
 
 CASES = {
     "mamba": ("mamba_lm_test", {}),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import ModelError, ShapeError
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model, list_language_models
-from ssmlab.models.language_model import LanguageConfig, last_token
-from ssmlab.models.mamba_lm import NormedParts
+from ssmlab.core.errors import ModelError, ShapeError
+from ssmlab.models.language.language_model import LanguageConfig, last_token
+from ssmlab.models.language.mamba_lm import NormedParts
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model, list_language_models
 
 SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
 LENGTH = 9

@@ -8,10 +8,10 @@ import torch
 
 from ssmlab.checkpoints import family_module, from_upstream
 from ssmlab.checkpoints.files import load_language_model, save_language_model, to_upstream
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import Mamba3
-from ssmlab.tasks.synthetic import Recall
+from ssmlab.tasks.synthetic.task import Recall
 
 MANIFESTS = sorted((Path(__file__).parent.parent / "parity_data/manifests/mamba3").glob("*.json"))
 SSM = {"layer": "Mamba3", "d_state": 8, "headdim": 8}

@@ -9,9 +9,9 @@ from torch import nn
 
 import parity
 from ssmlab.checkpoints.upstream import mambavision as upstream
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
-from ssmlab.models.mambavision import CONFIGS
+from ssmlab.models.vision.mambavision import CONFIGS
 from ssmlab.nn import DropPath, MambaVisionMixer, SelfAttention
 from ssmlab.profiling import count_flops
 

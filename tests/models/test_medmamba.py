@@ -8,9 +8,9 @@ import torch
 
 import parity
 from ssmlab.checkpoints.upstream import medmamba as upstream
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
-from ssmlab.models.medmamba import CONFIGS, SSConvSSM
+from ssmlab.models.vision.medmamba import CONFIGS, SSConvSSM
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "medmamba")
 

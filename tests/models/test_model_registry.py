@@ -9,11 +9,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models import MODELS, create_model, list_models, load_model, save_model
-from ssmlab.models.backbones import map_sizes
 from ssmlab.models.registry import describe
-from ssmlab.models.resnet_mamba import CONFIGS
+from ssmlab.models.vision.backbones import map_sizes
+from ssmlab.models.vision.resnet_mamba import CONFIGS
 
 SIZES = {"num_classes": 3, "image_size": 32}
 PREPROCESS = {"image_size": 32, "mean": [0.5], "std": [0.25], "classes": ["a", "b", "c"], "channels": 3}

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.models import one_token
-from ssmlab.models.language import create_language_model
+from ssmlab.generation import decode_program
+from ssmlab.models.language.language_model import Backbone, Layer
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
 from ssmlab.ops.steps import FEW
@@ -40,7 +41,8 @@ def both(model, rows=2):
     """Logits and states of one token, in one call and module by module; None where the one call refuses."""
     ids = torch.randint(0, 50, (rows, 6))
     _, state = model(ids[:, :5])
-    return one_token.step(model, ids[:, 5:], state), model.backbone(model.backbone.embedding(ids[:, 5:]), state), ids
+    one = decode_program.step(model, ids[:, 5:], state, (Backbone, Layer))
+    return one, model.backbone(model.backbone.embedding(ids[:, 5:]), state), ids
 
 
 @pytest.mark.parametrize("rows", [1, 3, FEW])
@@ -137,7 +139,7 @@ def test_changed_weights_are_seen_between_two_tokens(name, how, dtype):
         before, _ = model(torch.tensor([[3]]), state)
         how(parameter)
         after, _ = model(torch.tensor([[3]]), state)
-        one_token._programs[model] = None
+        decode_program._programs[model] = None
         expected, _ = model(torch.tensor([[3]]), state)
     assert relative(after, expected) < (1e-6 if dtype is torch.float32 else 2e-2)
     assert relative(before, expected) > 1e-4
@@ -156,6 +158,6 @@ def test_a_model_can_be_copied_and_forgotten():
     both(model)
     copied = copy.deepcopy(model)
     assert both(copied)[0] is not None
-    held = len(one_token._programs)
+    held = len(decode_program._programs)
     del model, copied
-    assert len(one_token._programs) < held
+    assert len(decode_program._programs) < held

@@ -5,7 +5,7 @@ from forked import python
 SCRIPT = """
 import sys
 import torch
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 for kind in sys.argv[1:]:
     before = torch.get_rng_state()
     with torch.device("meta"):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ssmlab.errors import ModelError
-from ssmlab.models.plans import Plan, plan_from, propose_plan, read_plan, topology, training_bytes
+from ssmlab.core.errors import ModelError
+from ssmlab.models.segmentation.plans import Plan, plan_from, propose_plan, read_plan, topology, training_bytes
 
 SMALL = Plan(
     patch_size=[32, 48],

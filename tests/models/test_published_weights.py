@@ -15,11 +15,11 @@ from safetensors.torch import save
 
 from hub import at_home, serving
 from ssmlab.checkpoints import FAMILIES, family_module
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models import MODELS, create_model, list_language_models
 from ssmlab.models import catalogue as table
 from ssmlab.models.download import weights_file
-from ssmlab.models.language import LANGUAGE_MODELS
+from ssmlab.models.language.names import LANGUAGE_MODELS
 
 FREE = table.Licence(title="MIT", address="https://example.org/mit", accept=False)
 BOUND = table.Licence(title="not for commercial use", address="https://example.org/nc", accept=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
 
 NAMES = ["vmamba_test", "medmamba_test", "vim_test"]

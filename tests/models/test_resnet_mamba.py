@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
-from ssmlab.models.backbones import choose_output_stride
-from ssmlab.models.resnet_mamba import ResNetMamba, ResNetMambaConfig
+from ssmlab.models.vision.backbones import choose_output_stride
+from ssmlab.models.vision.resnet_mamba import ResNetMamba, ResNetMambaConfig
 
 SIZES = {"num_classes": 5, "image_size": 32}
 

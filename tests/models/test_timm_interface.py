@@ -12,7 +12,7 @@ from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
 
 from ssmlab import _timm
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import MODELS, create_model, load_model, save_model
 from ssmlab.models.timm_entry import FAMILIES
 
@@ -304,7 +304,7 @@ def test_models_are_registered_in_either_order(code):
     code += (
         "from ssmlab._timm import _AfterTimm\n"
         "assert not [f for f in sys.meta_path if isinstance(f, _AfterTimm)]\n"
-        "assert 'ssmlab.models.vmamba' not in sys.modules\n"
+        "assert 'ssmlab.models.vision.vmamba' not in sys.modules\n"
         "assert {'vmamba_tiny', 'medmamba_base', 'resnet18_mamba'} <= set(timm.list_models())\n"
         "assert timm.create_model('vmamba_test', num_classes=10).num_classes == 10\n"
     )

@@ -11,11 +11,11 @@ import torch
 import parity
 from ssmlab.checkpoints import convert, from_upstream
 from ssmlab.checkpoints.upstream import umamba as upstream
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import load_model, save_model
-from ssmlab.models.plans import Plan
-from ssmlab.models.segmentation import SEGMENTATION_MODELS, create_segmenter, list_segmentation_models
-from ssmlab.models.umamba_parts import MambaLayer
+from ssmlab.models.segmentation.names import SEGMENTATION_MODELS, create_segmenter, list_segmentation_models
+from ssmlab.models.segmentation.plans import Plan
+from ssmlab.models.segmentation.umamba_parts import MambaLayer
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "umamba")
 

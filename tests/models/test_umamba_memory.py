@@ -8,9 +8,9 @@ import pytest
 
 CODE = """
 import torch
-from ssmlab.models.plans import Plan
-from ssmlab.models.segmentation import create_segmenter
-from ssmlab.tasks.sliding import predict_windows
+from ssmlab.models.segmentation.plans import Plan
+from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.tasks.shared.sliding import predict_windows
 
 plan = Plan(
     patch_size=(96,) * 3, features=(32, 64, 128, 256, 320), kernel_sizes=((3,) * 3,) * 5,

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 import parity
 from ssmlab.checkpoints.upstream import vim as upstream
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
-from ssmlab.models.vim import CONFIGS, Layer, VimConfig
+from ssmlab.models.vision.vim import CONFIGS, Layer, VimConfig
 from ssmlab.nn import DropPath, Mamba
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "vim")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import Attention, AttentionState, GatedMLP
 
 CASES = [

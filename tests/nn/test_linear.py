@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import relative_error
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import GatedMLP, Linear, Mamba, Mamba2, QuantizedLinear, quantize_linear_
 from ssmlab.ops import _native, linear
 

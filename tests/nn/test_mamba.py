@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import Mamba, MambaState
 
 WIDTH, LENGTH = 6, 9

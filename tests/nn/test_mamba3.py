@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import Mamba3, Mamba3State
 from ssmlab.nn.mamba3 import heavy_tail
 from ssmlab.ops import mamba3

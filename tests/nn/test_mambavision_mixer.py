@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import MambaVisionMixer, SameConv1d, SelfAttention
 from ssmlab.nn.windows import from_windows, to_windows
 from ssmlab.ops import selective_scan

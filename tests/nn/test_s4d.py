@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import S4D, S4DState
 from ssmlab.nn.eigenvalues import initial_A
 from ssmlab.ops import discretize

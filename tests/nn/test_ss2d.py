@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import SS2D, Blocks, DropPath, LayerNorm2d, Linear2d, Mlp, PatchMerging, Permute, drop_path_rates
 from ssmlab.ops import cross_merge, cross_scan, selective_scan
 

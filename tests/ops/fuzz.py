@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ssmlab import ops
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 SIZES = [0, 1, 1, 2, 2, 3, 4, 5, 7, 8, 16, 17, 33]
 LENGTHS = [0, 1, 1, 2, 3, 5, 16, 63, 64, 65, 130]

@@ -7,7 +7,7 @@ import torch
 
 from ops.test_selective_scan import make, packed
 from ops.triton_common import compared, on_device
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 from ssmlab.ops import selective_scan
 
 # Small, because the interpreter takes about a millisecond for an element of a scan.

@@ -7,7 +7,7 @@ import torch
 
 from ops.test_ssd import CASES, make, make_float, with_options
 from ops.triton_common import compared, on_device
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 from ssmlab.ops import ssd
 
 BACKEND = "ssmlab.ops.ssd.triton"

@@ -5,7 +5,7 @@ import torch
 
 from ops.test_second_derivatives import CASES
 from ssmlab import nn, ops
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.models import create_language_model
 from ssmlab.ops import _native
 

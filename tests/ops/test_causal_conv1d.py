@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.common import assert_equal_runs, rounded, run
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import _native, causal_conv1d
 
 NATIVE = pytest.param("native", marks=pytest.mark.skipif(bool(_native.MISSING), reason="not built"))

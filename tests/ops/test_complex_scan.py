@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import assert_equal_runs, relative_error, rounded, run
 from ops.test_selective_scan import BUILT, CASES, FAST, LAYOUTS, make, packed
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import selective_scan
 
 

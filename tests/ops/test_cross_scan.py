@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssmlab.errors import ShapeError
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops import cross_merge, cross_scan, directional_scan, selective_scan
 
 SIZES = [(2, 3, 3, 5), (1, 1, 1, 1), (1, 2, 1, 4), (2, 1, 4, 1), (0, 2, 3, 2), (1, 2, 0, 3)]

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import assert_equal_runs, relative_error, rounded, run
 from ops.test_selective_scan import BUILT, FAST
-from ssmlab.errors import ShapeError
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops import directional_scan, selective_scan
 
 

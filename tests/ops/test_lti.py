@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import laid_out, relative_error
-from ssmlab.errors import ShapeError
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops import _native, discretize, lti, lti_convolution, lti_kernel, lti_recurrence, selective_scan
 from ssmlab.ops.lti.direct import LENGTH, long_conv, usable
 from ssmlab.ops.lti.views import CHUNK

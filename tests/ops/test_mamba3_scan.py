@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import TOLERANCE, relative_error
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import Mamba3State, _native, mamba3, ssd
 
 BUILT = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")

@@ -12,7 +12,7 @@ from forked import python
 from ops.common import assert_equal_runs, run
 from ops.test_complex_scan import complex_scan
 from ops.test_selective_scan import make, packed
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 from ssmlab.ops import _native, selective_scan
 from ssmlab.ops.lti.direct import long_conv
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.common import assert_equal_runs, relative_error, rounded, run
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import _native, selective_scan
 
 BUILT = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import assert_equal_runs, laid_out, relative_error, rounded, run
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import _native, selective_scan, ssd
 
 BUILT = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from forked import python
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 from ssmlab.ops import _triton, causal_conv1d, explain_backends
 from ssmlab.ops._dispatch import load
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ops.common import TOLERANCE, assert_equal_runs, relative_error, rounded, run
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import selective_scan
 from ssmlab.ops.selective_scan.zero_order_hold import _Factor
 

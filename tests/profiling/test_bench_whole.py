@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssmlab.models import list_models
-from ssmlab.models.language import LANGUAGE_MODELS
+from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.profiling.bench import cold, language, results, vision
 
 

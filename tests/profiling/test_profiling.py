@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssmlab.models import create_model
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import Mamba
 from ssmlab.ops import directional_scan
 from ssmlab.profiling import (

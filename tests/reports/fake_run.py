@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ssmlab.reports.intervals import paired_bootstrap_difference, wilson
-from ssmlab.reports.record import Record, append_records
+from ssmlab.core.record import Record, append_records
+from ssmlab.core.statistics import paired_bootstrap_difference, wilson
 
 RECIPE = """\
 # ssmlab run classification/digits    2 CPU cores, about 2 minutes

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from ssmlab.core.record import Record, append_records
 from ssmlab.reports.caveats import chance, judged
 from ssmlab.reports.html import write_report
-from ssmlab.reports.record import Record, append_records
 from ssmlab.reports.run_folder import load_run
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ssmlab.cli.report import find_run, report
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "screenshot.py"
 

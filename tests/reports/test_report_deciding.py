@@ -1,8 +1,8 @@
 """Runs that bits decide, and numbers against length: words, ranking, plots."""
 
+from ssmlab.core.record import Record, append_records
 from ssmlab.reports import lengths
 from ssmlab.reports.deciding import deciding, items, signed
-from ssmlab.reports.record import Record, append_records
 from ssmlab.reports.run_folder import load_run
 from ssmlab.reports.tables import comparison
 from ssmlab.reports.verdict import winner

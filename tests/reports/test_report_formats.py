@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ssmlab.reports import formats
+from ssmlab.core import formats
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import Record, append_records
 from ssmlab.reports import gradients
 from ssmlab.reports.html import write_report
-from ssmlab.reports.record import Record, append_records
 from ssmlab.reports.run_folder import load_run
 
 NAMES = ["stem.weight", "layers.0.blocks.0.op.A_logs", "layers.0.blocks.0.op.Ds", "layers.1.blocks.0.w", "head.bias"]

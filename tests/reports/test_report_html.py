@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from fake_run import Fake, make_run
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import Record, append_records
 from ssmlab.reports import html as pages
 from ssmlab.reports import plots, series
 from ssmlab.reports.html import write_report
-from ssmlab.reports.record import Record, append_records
 
 VOID = {"meta", "img", "br", "col", "path", "use", "rect", "circle"}
 

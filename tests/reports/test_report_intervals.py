@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssmlab.reports.intervals import mean_interval, paired_bootstrap_difference, wilson
+from ssmlab.core.statistics import mean_interval, paired_bootstrap_difference, wilson
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from ssmlab.errors import UserError
-from ssmlab.reports.record import Record, append_records, read_records
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import Record, append_records, read_records
 
 A = Record(metric="accuracy", value=0.5, model="a", class_="8 -> 3", spread=(0.4, 0.6), seed=1)
 B = Record(metric="loss", value=float("nan"), step=3)

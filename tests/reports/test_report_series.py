@@ -3,8 +3,8 @@ import pytest
 from fake_run import Fake, make_run
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
+from ssmlab.core.record import Record, append_records
 from ssmlab.reports import series
-from ssmlab.reports.record import Record, append_records
 from ssmlab.reports.run_folder import load_run
 
 

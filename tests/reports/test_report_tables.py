@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 from rich.console import Console
 
-from ssmlab.reports.record import Record
+from ssmlab.core.record import Record
 from ssmlab.reports.run_folder import load_run
 from ssmlab.reports.tables import comparison, to_rich
 

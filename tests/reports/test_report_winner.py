@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from fake_run import Fake, make_run
 
-from ssmlab.reports.record import Record
+from ssmlab.core.record import Record
 from ssmlab.reports.run_folder import Predictions, load_run
 from ssmlab.reports.verdict import winner
 

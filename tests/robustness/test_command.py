@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from ssmlab.cli.main import main
+from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_json, write_records
+from ssmlab.core.record import Record, read_records
 from ssmlab.data import open_images
-from ssmlab.errors import UserError
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import create_model, save_model
-from ssmlab.reports.record import Record, read_records
 from ssmlab.robustness import measure
-from ssmlab.robustness.evaluation import Options, robustness
 from ssmlab.robustness.transformations import TRANSFORMATIONS
-from ssmlab.training import load_recipe
-from ssmlab.training.outputs import write_json, write_records
-from ssmlab.training.run import run_recipe
+from ssmlab.studies.robustness.evaluation import Options, robustness
+from ssmlab.tasks.recipe import load_recipe
 
 
 def make(folder, name, label, seed):
@@ -109,7 +109,7 @@ def test_scores_follow_the_classes_by_name(run, tmp_path):
     """The model's classes are in another order than the data's; a perfect oracle shows that labels are matched."""
     model = run / "models" / "vim"
     result = robustness([str(model)], Options(**SMALL), output=tmp_path / "r")
-    from ssmlab.training.inference import Classifier
+    from ssmlab.tasks.classify.predict import Classifier
 
     classifier, sample = Classifier(model, "cpu"), result.sample
     x = torch.from_numpy(sample.read(16, 1.0)).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from robustness import reference
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.robustness import digital, weather
 from ssmlab.robustness.corruptions import CORRUPTIONS, corrupt
 from ssmlab.robustness.philox import Draws

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import Record
 from ssmlab.data import open_images
-from ssmlab.errors import UserError
-from ssmlab.reports.record import Record
 from ssmlab.robustness.attacks import Attack
 from ssmlab.robustness.philox import Draws
-from ssmlab.robustness.sample import draw_sample
 from ssmlab.robustness.scores import Answers, Outcome, expected_calibration_error, mean_right, scores
-from ssmlab.robustness.table import interval_of
-from ssmlab.tasks.classify import Classify
+from ssmlab.studies.robustness.sample import draw_sample
+from ssmlab.studies.robustness.table import interval_of
+from ssmlab.tasks.classify.task import Classify
 
 
 def outcome(correct, predicted=None, confidence=0.9, in_five=None):

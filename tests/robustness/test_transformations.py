@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from robustness import reference
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.robustness.transformations import TRANSFORMATIONS, draw_parameters, find, transform
 
 NAMES = list(TRANSFORMATIONS)

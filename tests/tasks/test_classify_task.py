@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.augment import Augment
-from ssmlab.tasks.classify import Classify, balanced_weights
+from ssmlab.tasks.classify.task import Classify, balanced_weights
+from ssmlab.tasks.shared.augment import Augment
 
 PLAIN = {"classes": ("a", "b", "c"), "mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)}
 

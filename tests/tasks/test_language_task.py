@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ssmlab.data.packing import pack, pack_lanes
-from ssmlab.data.text import Document
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.language import ASKED, NATS, RIGHT, Language, token_loss
-from ssmlab.tasks.synthetic import Recall
-from ssmlab.training.language import served
+from ssmlab.data.text.documents import Document
+from ssmlab.data.text.packing import pack, pack_lanes
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.language.experiment import served
+from ssmlab.tasks.language.task import ASKED, NATS, RIGHT, Language, token_loss
+from ssmlab.tasks.synthetic.task import Recall
 
 RECURRENT = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test")
 

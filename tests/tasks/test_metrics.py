@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssmlab.tasks.metrics import classification_metrics, log_softmax, roc_auc
+from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax, roc_auc
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = [0, 0, 1, 1, 2, 2]

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import zoom
 from torch import nn
 
-from ssmlab.tasks.regrid import predict_at, regrid, regrid_labels, regridded_size
+from ssmlab.tasks.shared.regrid import predict_at, regrid, regrid_labels, regridded_size
 
 
 def test_sizes_keep_what_an_image_covers():

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
-from ssmlab.tasks.segment import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
-from ssmlab.tasks.surface import surface_distances
+from ssmlab.tasks.segment.task import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
+from ssmlab.tasks.shared.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
+from ssmlab.tasks.shared.surface import surface_distances
 
 NAN = float("nan")
 

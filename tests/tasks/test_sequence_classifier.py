@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.sequences import ClassifySequences, SequenceClassifier, load_classifier, save_classifier
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.classify_sequence.task import ClassifySequences, SequenceClassifier, load_classifier, save_classifier
 
 NAMES = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test", "transformer_lm_test")
 

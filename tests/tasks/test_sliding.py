@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ShapeError
-from ssmlab.tasks.sliding import predict_windows, starts
+from ssmlab.core.errors import ShapeError
+from ssmlab.tasks.shared.sliding import predict_windows, starts
 
 
 def local_network(dims: int, radius: int = 2, classes: int = 3) -> nn.Module:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.augment import Augment, Mix
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.recipe import AugmentConfig
+from ssmlab.tasks.classify.recipe import AugmentConfig
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.shared.augment import Augment, Mix
 
 PLAIN = {"classes": ("a", "b", "c"), "mean": (0.5, 0.25, 0.1), "std": (0.5, 0.25, 1.0)}
 POLICIES = (

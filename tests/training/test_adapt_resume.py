@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssmlab.training import load_recipe
-from ssmlab.training.progress import Progress
-from ssmlab.training.run import run_recipe
+from ssmlab.core.progress import Progress
+from ssmlab.experiments.run import run_recipe
+from ssmlab.tasks.recipe import load_recipe
 
 CUT = 3  # of four steps
 SMALL = ["training.epochs=2", "training.batch_size=8", "data.limit=16", "evaluation.throughput_repeats=1", "name=small"]

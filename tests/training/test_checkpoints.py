@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ssmlab.training.checkpoints import PARTIAL, commit, is_complete, newest_complete, write_atomically
+from ssmlab.core.files import write_atomically
+from ssmlab.training.resume import PARTIAL, commit, is_complete, newest_complete
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "clock.json")
 

@@ -10,20 +10,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.files import write_records
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record, read_records
 from ssmlab.data import open_images
-from ssmlab.errors import ModelError, UserError
 from ssmlab.models import create_model, save_model
-from ssmlab.reports.record import Record, read_records
-from ssmlab.training.compare import Options, compare, published
-from ssmlab.training.compare.measure import over_seeds
-from ssmlab.training.compare.pareto import ACCURACY, MACS, Spot, front, plot
-from ssmlab.training.compare.subjects import find_subjects
-from ssmlab.training.compare.table import make_table, to_markdown, to_rich
-from ssmlab.training.folder import check_report_folder
-from ssmlab.training.inference import Classifier
-from ssmlab.training.measure import predict
-from ssmlab.training.outputs import write_records
-from ssmlab.training.progress import Progress
+from ssmlab.studies.compare import Options, compare, published
+from ssmlab.studies.compare.measure import over_seeds
+from ssmlab.studies.compare.pareto import ACCURACY, MACS, Spot, front, plot
+from ssmlab.studies.compare.subjects import find_subjects
+from ssmlab.studies.compare.table import make_table, to_markdown, to_rich
+from ssmlab.studies.study import check_report_folder
+from ssmlab.tasks.classify.predict import Classifier
+from ssmlab.training.predict import predict
 
 QUICK = {"batch": 2, "repeats": 2, "device": "cpu"}
 DIGITS = tuple("0123456789")
@@ -189,7 +189,7 @@ def test_published_numbers():
     assert (tiny.top1, tiny.parameters, tiny.macs, tiny.images_per_second) == pytest.approx((0.826, 30e6, 4.9e9, 1686))
     assert tiny.hardware == "A100, batch 128" and "VMamba" in tiny.source and published("resnet18") is None
     from ssmlab.models.registry import MODELS
-    from ssmlab.training.compare.published import _table
+    from ssmlab.studies.compare.published import _table
 
     assert all(name in MODELS or name.startswith("timm/") for name in _table())
 
@@ -231,7 +231,7 @@ def test_names_alone_are_measured_by_cost(tmp_path):
 
 def exact(folder, limit):
     """Accuracy by hand."""
-    from ssmlab.training.images import spread_over_classes
+    from ssmlab.tasks.classify.data import spread_over_classes
 
     data = open_images("digits")
     part = data.test.take(spread_over_classes(data.test.labels, limit, 0))

@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ssmlab.errors import RecipeError, UserError
+from ssmlab.core.device import Placement
+from ssmlab.core.errors import RecipeError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import create_model
-from ssmlab.reports.record import read_records
-from ssmlab.tasks.augment import Augment, Mix
-from ssmlab.tasks.classify import Classify
-from ssmlab.training import load_recipe
-from ssmlab.training.checkpoints import newest_complete
-from ssmlab.training.device import Placement
+from ssmlab.tasks.classify.recipe import TrainingConfig
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.shared.augment import Augment, Mix
+from ssmlab.training.fit import Images, SsmTrainer, TaskModule, optimizer_groups, train
 from ssmlab.training.parameters import freeze, frozen_modules, layer_groups
-from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import TrainingConfig
-from ssmlab.training.run import run_recipe
-from ssmlab.training.trainer import Images, SsmTrainer, TaskModule, optimizer_groups, train
+from ssmlab.training.resume import newest_complete
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 SMALL = ["data.limit=64", "evaluation.samples=3", "evaluation.throughput_batch=4", "evaluation.throughput_repeats=1"]

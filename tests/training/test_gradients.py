@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.adapt.freeze import GradientNorms, freeze_parameters, norms, units_of
-from ssmlab.errors import UserError
+from ssmlab.core.device import Placement
+from ssmlab.core.errors import UserError
+from ssmlab.core.progress import Progress
 from ssmlab.models import create_model
-from ssmlab.models.language import create_language_model
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.device import Placement
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.classify.recipe import TrainingConfig
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.training.fit import Images, train
+from ssmlab.training.gradient_norms import GradientNorms, freeze_parameters, norms, units_of
 from ssmlab.training.gradients import FILE
-from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import TrainingConfig
-from ssmlab.training.trainer import Images, train
 
 CPU = Placement(device="cpu")
 TASK = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -5,10 +5,10 @@ import json
 import pytest
 from PIL import Image
 
-from ssmlab.errors import ModelError
-from ssmlab.reports.record import Record
-from ssmlab.training.inference import find_model, find_pictures
-from ssmlab.training.outputs import write_records
+from ssmlab.core.errors import ModelError
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
+from ssmlab.tasks.classify.predict import find_model, find_pictures
 
 
 def model(folder, validation):

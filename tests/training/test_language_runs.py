@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 from ssmlab.checkpoints.files import load_language_model
-from ssmlab.errors import DataError, RecipeError, UserError
-from ssmlab.reports.intervals import ratio_difference, ratio_interval
-from ssmlab.reports.record import read_records
+from ssmlab.core.device import memory_advice
+from ssmlab.core.errors import DataError, RecipeError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import read_records
+from ssmlab.core.statistics import ratio_difference, ratio_interval
+from ssmlab.experiments.run import run_recipe
+from ssmlab.experiments.sweep import run_sweep
 from ssmlab.reports.run_folder import load_run
 from ssmlab.reports.verdict import winner
-from ssmlab.tasks.sequences import load_classifier
-from ssmlab.training import load_recipe
-from ssmlab.training.device import memory_advice
-from ssmlab.training.kinds import load_data, work_of
-from ssmlab.training.progress import Progress
-from ssmlab.training.run import run_recipe
-from ssmlab.training.scaling import extrapolate
-from ssmlab.training.sweep import run_sweep
-from ssmlab.training.token_rows import read_rows
+from ssmlab.studies.scaling.experiment import extrapolate
+from ssmlab.tasks.classify_sequence.task import load_classifier
+from ssmlab.tasks.language.rows import read_rows
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.table import load_data, work_of
 
 TEXT = "language/text"
 SMALL = ["data.limit=24", "data.length=32", "training.batch_size=8", "evaluation.throughput_repeats=1", "name=small",

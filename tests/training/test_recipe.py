@@ -6,10 +6,10 @@ import tomllib
 
 import pytest
 
-from ssmlab.errors import RecipeError
-from ssmlab.training import list_recipes, load_recipe
-from ssmlab.training.overrides import dotted_keys, flatten, parse_override
-from ssmlab.training.recipe import Recipe
+from ssmlab.core.errors import RecipeError
+from ssmlab.tasks.classify.recipe import Recipe
+from ssmlab.tasks.overrides import dotted_keys, flatten, parse_override
+from ssmlab.tasks.recipe import list_recipes, load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 MHIST = "classification/mhist_resnet18_vs_hybrid"
@@ -162,7 +162,7 @@ def test_finding_recipes(tmp_path):
 
 def test_recipes_are_checked_without_torch():
     code = (
-        "import sys; from ssmlab.training import load_recipe; import ssmlab.training.run, ssmlab.training.sweep; "
+        "import sys; from ssmlab.training import load_recipe; import ssmlab.experiments.run, ssmlab.experiments.sweep; "
         f"load_recipe('{DIGITS}'); assert not {{'torch', 'transformers', 'timm', 'sklearn'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from ssmlab.errors import RecipeError
+from ssmlab.core.errors import RecipeError
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import load_model
 from ssmlab.nn import factorized_ranks
-from ssmlab.reports.record import read_records
-from ssmlab.training import load_recipe
-from ssmlab.training.recipe import validate
-from ssmlab.training.remedies import remembering
-from ssmlab.training.run import run_recipe
+from ssmlab.tasks.recipe import load_recipe, validate
+from ssmlab.tasks.shared.remedies import remembering
 
 
 def finals(folder):

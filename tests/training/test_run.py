@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ssmlab.errors import DataError, ModelError, RecipeError, UserError
+from ssmlab.core.errors import DataError, ModelError, RecipeError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
 from ssmlab.models import load_model
-from ssmlab.reports.record import read_records
-from ssmlab.training import list_recipes, load_recipe
-from ssmlab.training.progress import Progress
-from ssmlab.training.run import run_recipe
+from ssmlab.tasks.recipe import list_recipes, load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 LABELS = ("resnet_test", "resnet_mamba_test")
@@ -129,7 +129,7 @@ def test_predictions_and_run_json_agree_with_the_records(smoke):
 
 
 def test_saved_models_predict_as_in_the_run(smoke):
-    from ssmlab.training.inference import Classifier
+    from ssmlab.tasks.classify.predict import Classifier
 
     folder, _ = smoke
     samples = json.loads((folder / "samples" / "samples.json").read_text())
@@ -168,8 +168,8 @@ def test_a_run_is_not_lost(smoke, tmp_path):
 KILLED = """
 import os, signal, sys, torch
 from ssmlab.training import load_recipe
-from ssmlab.training.progress import Progress
-from ssmlab.training.run import run_recipe
+from ssmlab.core.progress import Progress
+from ssmlab.experiments.run import run_recipe
 
 class Kill(Progress):
     def start(self, title, *_, **__):

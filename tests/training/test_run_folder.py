@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from ssmlab.errors import UserError
-from ssmlab.training.folder import MARK, check_folder, make_folder
-from ssmlab.training.recipe import load_recipe
+from ssmlab.core.errors import UserError
+from ssmlab.experiments.folder import MARK, check_folder, make_folder
+from ssmlab.tasks.recipe import load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 

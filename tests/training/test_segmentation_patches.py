@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ssmlab.tasks.dice import IGNORE
-from ssmlab.training.patches import Patches, between, intensity, positions, sampled
-from ssmlab.training.progress import Progress
-from ssmlab.training.schema_segmentation import PatchAugment
-from ssmlab.training.timeline import Timeline, read_seconds
+from ssmlab.core.progress import Progress
+from ssmlab.tasks.segment.patches import Patches, between, intensity, positions, sampled
+from ssmlab.tasks.segment.recipe import PatchAugment
+from ssmlab.tasks.segment.timeline import Timeline, read_seconds
+from ssmlab.tasks.shared.dice import IGNORE
 
 NONE = PatchAugment(mirror=False, rotate=0, scale=0, brightness=0, gamma=0, noise=0)
 
@@ -131,13 +131,13 @@ def test_positions_of_every_class(monkeypatch):
     labels = np.array([[0, 1, 1], [255, 2, 1]], np.uint8)
     found = positions(labels, np.random.default_rng(0))
     assert [p.tolist() for p in found] == [[[0, 1], [0, 2], [1, 2]], [[1, 1]]]
-    monkeypatch.setattr("ssmlab.training.patches.MOST_POSITIONS", 2)
+    monkeypatch.setattr("ssmlab.tasks.segment.patches.MOST_POSITIONS", 2)
     assert len(positions(labels, np.random.default_rng(0))[0]) == 2
 
 
 def test_the_timeline_leaves_out_what_is_between_stretches(tmp_path, monkeypatch):
     clock = iter([0.0, 10.0, 11.0, 13.0, 100.0, 104.0])
-    monkeypatch.setattr("ssmlab.training.timeline.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("ssmlab.tasks.segment.timeline.time.perf_counter", lambda: next(clock))
     timeline = Timeline(Progress(), tmp_path / "seconds.json")
     timeline.begin()
     timeline.update(1)

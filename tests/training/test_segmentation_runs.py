@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ssmlab.errors import DataError, ModelError, RecipeError
-from ssmlab.reports.record import read_records
-from ssmlab.training import load_recipe
-from ssmlab.training.progress import Progress
-from ssmlab.training.run import run_recipe
-from ssmlab.training.segmentation import AT_EQUAL_SECONDS
-from ssmlab.training.segmentation_metrics import ImageTable
+from ssmlab.core.errors import DataError, ModelError, RecipeError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.segment.experiment import AT_EQUAL_SECONDS
+from ssmlab.tasks.segment.metrics import ImageTable
 
 ROADS = "segmentation/roads_umamba"
 SCRATCH, TUNED, PLAIN = (
@@ -120,8 +120,8 @@ def test_the_report(run):
 
 def test_the_saved_model_is_the_one_that_was_tested(run):
     from ssmlab.models import load_model
-    from ssmlab.training.kinds import load_data, work_of
-    from ssmlab.training.segmentation_predict import predict_part
+    from ssmlab.tasks.segment.predict import predict_part
+    from ssmlab.tasks.table import load_data, work_of
 
     folder, records, _ = run
     loaded, _ = load_model(folder / "models" / "fine_tuned")
@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_bit_equal(tmp_path, run):
 
 
 def test_patterns_freeze_what_they_name(tmp_path):
-    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.tasks.table import load_data, work_of
 
     found = recipe('models.1.training={freeze=["*.mamba.*"]}')
     work = work_of(found, load_data(found))
@@ -158,8 +158,8 @@ def test_patterns_freeze_what_they_name(tmp_path):
 
 def test_given_weights_start_everything_but_the_heads(run):
     from ssmlab.models import load_model
-    from ssmlab.training.kinds import load_data, work_of
-    from ssmlab.training.segmentation_start import HEADS
+    from ssmlab.tasks.segment.start import HEADS
+    from ssmlab.tasks.table import load_data, work_of
 
     trained, _ = load_model(run[0] / "models" / "scratch")
     found = recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}")
@@ -173,7 +173,7 @@ def test_given_weights_start_everything_but_the_heads(run):
 
 
 def test_seeds_are_distinct_and_shared_by_the_strategies(run):
-    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.tasks.table import load_data, work_of
 
     work = work_of(found := recipe(), load_data(found))
     one, two = (work._patches(work.data, found.training, seed).__getitems__([0, 1]) for seed in (0, 1))
@@ -258,7 +258,7 @@ def test_volumes(tmp_path):
 
 
 def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
-    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.tasks.table import load_data, work_of
 
     plan = PLAN_3D.replace("plan={", "plan={spacing=[3.0,1.0,2.0],batch_size=3,")
     changes = [f"models=[{SCRATCH}]", "data.classes=[]", "training.batch_size=0"]
@@ -281,7 +281,7 @@ def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
 
 @pytest.mark.slow
 def test_a_plan_in_2d_takes_the_slices_of_volumes(tmp_path):
-    from ssmlab.training.segmenting import Segmenter, find_images
+    from ssmlab.tasks.segment.new_images import Segmenter, find_images
 
     data = volumes(tmp_path / "data")
     plan = (
@@ -311,7 +311,7 @@ def test_a_plan_for_other_axes_is_told(tmp_path):
 
 def test_a_plan_in_a_file_becomes_part_of_the_recipe(tmp_path):
     found = recipe()
-    from ssmlab.models.plans import plan_from
+    from ssmlab.models.segmentation.plans import plan_from
 
     file = plan_from(found.plan).write(tmp_path / "plan.toml")
     again = recipe(f"plan={file}")
@@ -319,7 +319,7 @@ def test_a_plan_in_a_file_becomes_part_of_the_recipe(tmp_path):
 
 
 def test_a_plan_is_proposed_where_none_is_given():
-    from ssmlab.training.kinds import load_data, work_of
+    from ssmlab.tasks.table import load_data, work_of
 
     found = recipe("training.batch_size=2").model_copy(update={"plan": ""})
     plan = work_of(found, load_data(found)).plan

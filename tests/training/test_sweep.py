@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ssmlab.errors import RecipeError, UserError
-from ssmlab.training import load_recipe
-from ssmlab.training.progress import Progress
-from ssmlab.training.sweep import parse_grid, run_sweep
+from ssmlab.core.errors import RecipeError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.experiments.sweep import parse_grid, run_sweep
+from ssmlab.tasks.recipe import load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 SMALL = ["data.limit=48", "training.epochs=1", "name=small"]

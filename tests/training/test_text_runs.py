@@ -8,14 +8,14 @@ import torch
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.cli.main import main
-from ssmlab.errors import RecipeError
-from ssmlab.models.language import create_language_model
-from ssmlab.reports.record import read_records
-from ssmlab.training.kinds import load_data
-from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import load_recipe
-from ssmlab.training.run import run_recipe
-from ssmlab.training.token_rows import row_metrics
+from ssmlab.core.errors import RecipeError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import read_records
+from ssmlab.experiments.run import run_recipe
+from ssmlab.models.language.names import create_language_model
+from ssmlab.tasks.language.rows import row_metrics
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.table import load_data
 
 ONE = "models=[{name='mamba_lm_test'}]"
 QUICK = [ONE, "evaluation.throughput_repeats=1", "evaluation.bootstrap=100", "name=r"]
@@ -190,7 +190,7 @@ def test_rows_of_one_document_let_affixes_be_trained(tmp_path):
 
 
 def test_counts_have_wilsons_intervals():
-    from ssmlab.tasks.synthetic import Recall
+    from ssmlab.tasks.synthetic.task import Recall
 
     def spread(right, asked):
         sums = np.stack([np.ones(len(right)), np.full(len(right), asked), right], 1)
@@ -269,7 +269,7 @@ def test_other_commands_name_the_kind_of_a_text_model(tuned, tmp_path, capsys):
 
 
 def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
-    from ssmlab.errors import ModelError
+    from ssmlab.core.errors import ModelError
 
     own = byte_level(tmp_path / "own")
     (own / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
@@ -278,7 +278,7 @@ def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
 
 
 def test_a_sweep_says_that_its_best_value_is_the_edge_of_the_grid():
-    from ssmlab.training.sweep import Sweep, Trial
+    from ssmlab.experiments.sweep import Sweep, Trial
 
     def best(*scores, values=("1e-4", "1e-3", "1e-2")):
         trials = [Trial({"training.learning_rate": v}, None, {"m": [s]}) for v, s in zip(values, scores, strict=True)]

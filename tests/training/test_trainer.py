@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.errors import UserError
-from ssmlab.tasks.augment import Augment
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.checkpoints import newest_complete
-from ssmlab.training.device import Placement, choose_placement
+from ssmlab.core.device import Placement, choose_placement
+from ssmlab.core.errors import UserError
+from ssmlab.core.progress import Progress
+from ssmlab.tasks.classify.recipe import TrainingConfig
+from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.shared.augment import Augment
 from ssmlab.training.estimate import estimate_seconds
-from ssmlab.training.progress import Progress
-from ssmlab.training.recipe import TrainingConfig
-from ssmlab.training.trainer import Images, _optimizer, length, train
+from ssmlab.training.fit import Images, _optimizer, length, train
+from ssmlab.training.resume import newest_complete
 
 CPU = Placement(device="cpu")
 
@@ -217,7 +217,7 @@ def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypa
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ssmlab.training.checkpoints._to_disk", fails)
+        patch.setattr("ssmlab.training.resume._to_disk", fails)
         with pytest.raises(OSError, match="no space"):
             fit(tmp_path / "c", resume=True)
     assert newest_complete(tmp_path / "c").name == "checkpoint-8"
@@ -227,7 +227,7 @@ def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypa
 
 def test_weight_decay_spares_vectors_and_what_the_model_names():
     from ssmlab.models import create_model
-    from ssmlab.training.trainer import decayed
+    from ssmlab.training.fit import decayed
 
     assert decayed(network()) == ["0.weight", "5.weight"]
     names = decayed(create_model("resnet_mamba_test", num_classes=2, image_size=32))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.errors import DataError, RecipeError
-from ssmlab.training import load_recipe
-from ssmlab.training.images import channel_statistics, load_images, spread_over_classes
+from ssmlab.core.errors import DataError, RecipeError
+from ssmlab.tasks.classify.data import channel_statistics, load_images, spread_over_classes
+from ssmlab.tasks.recipe import load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 

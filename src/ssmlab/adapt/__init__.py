@@ -16,20 +16,20 @@ _NAMES = {
     "merge": "applying",
     "Report": "checking",
     "check": "checking",
-    "choose": "dimensions",
+    "choose": "methods.dimensions",
     "load": "saving",
     "prepare": "preparing",
     "save": "saving",
-    "Distillation": "forgetting",
-    "EWC": "forgetting",
-    "Rehearsal": "forgetting",
-    "Remembering": "forgetting",
-    "fisher_diagonal": "forgetting",
-    "Reward": "reward",
-    "GradientNorms": "freeze",
-    "freeze_parameters": "freeze",
-    "merge_orthogonal": "orthogonal",
-    "tune_orthogonally": "orthogonal",
+    "Distillation": "forgetting.terms",
+    "EWC": "forgetting.terms",
+    "Rehearsal": "forgetting.terms",
+    "Remembering": "forgetting.terms",
+    "fisher_diagonal": "forgetting.terms",
+    "Reward": "forgetting.reward",
+    "GradientNorms": "ssmlab.training.gradient_norms",
+    "freeze_parameters": "ssmlab.training.gradient_norms",
+    "merge_orthogonal": "methods.orthogonal",
+    "tune_orthogonally": "methods.orthogonal",
     "choose_ranks": "ranks",
     "spectra": "spectrum",
 }
@@ -39,4 +39,5 @@ __all__ = sorted(_NAMES)
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+    module = _NAMES[name]
+    return getattr(import_module(module if module.startswith("ssmlab.") else f"{__name__}.{module}"), name)

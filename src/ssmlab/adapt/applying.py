@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssmlab.adapt import additional_scan, affix, dimensions, lora, state_offset, vocabulary
-from ssmlab.adapt.low_rank import Difference, LowRank, Update, attach, attached, bake
+from ssmlab.adapt.methods import additional_scan, affix, dimensions, lora, state_offset, vocabulary
+from ssmlab.adapt.methods.low_rank import Difference, LowRank, Update, attach, attached, bake
 from ssmlab.adapt.parts import Part, parts, tensor_of, tied
 from ssmlab.adapt.presets import parse
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.nn import QuantizedLinear
 
 # what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes behind it

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssmlab.adapt.applying import base_state
-from ssmlab.adapt.lora import Beside, widen, wrapped
-from ssmlab.adapt.low_rank import attached, bake
-from ssmlab.errors import ModelError
+from ssmlab.adapt.methods.lora import Beside, widen, wrapped
+from ssmlab.adapt.methods.low_rank import attached, bake
+from ssmlab.core.errors import ModelError
 
 _SHOWN = 8  # names in a message; more are told by pattern
 _PERTURBATION = 0.02  # of what starts at zero, which would hold back the gradient of its partner

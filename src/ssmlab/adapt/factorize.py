@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssmlab.adapt.ranks import choose_ranks
 from ssmlab.adapt.spectrum import Spectrum, spectra
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import Factorized
 
 

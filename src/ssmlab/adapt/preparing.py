@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.ops import causal_conv1d, selective_scan, ssd
 
 _MARK = "calls_its_layers"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ssmlab.errors import ModelError
-from ssmlab.models.registry import did_you_mean
+from ssmlab.core.errors import ModelError
+from ssmlab.core.text import did_you_mean
 
 PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 

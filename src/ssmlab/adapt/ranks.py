@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ssmlab.adapt.spectrum import Spectrum
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 
 def choose_ranks(

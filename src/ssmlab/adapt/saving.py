@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssmlab.adapt.applying import Adapted, Spec, _spec, apply, base_state
-from ssmlab.adapt.low_rank import attached
-from ssmlab.errors import ModelError
+from ssmlab.adapt.methods.low_rank import attached
+from ssmlab.core.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
 _FORMAT = 1

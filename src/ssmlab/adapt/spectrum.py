@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.profiling.flops import evaluation
 
 

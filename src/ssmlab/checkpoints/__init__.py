@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssmlab.checkpoints.rules import Rule, convert
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule, convert
 from ssmlab.models.weights import fit
 
 __all__ = ["FAMILIES", "Rule", "convert", "family_module", "from_upstream"]

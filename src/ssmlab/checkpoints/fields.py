@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 
 def read(

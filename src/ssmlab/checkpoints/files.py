@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ssmlab.checkpoints import Rule, convert, family_module
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
-from ssmlab.errors import ModelError, UserError
+from ssmlab.core.errors import ModelError, UserError
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
-from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
-from ssmlab.models.language_model import NO_DECAY
+from ssmlab.models.language.language_model import NO_DECAY
+from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 from ssmlab.models.weights import check_depth, fit, one_line
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 from ssmlab.nn.linear import Linear, QuantizedLinear

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models.download import WEIGHTS
 from ssmlab.models.weights import read_state_dict
 

@@ -56,7 +56,7 @@ def _counts(model, method: str, rank: int) -> tuple[str, str]:
     import copy
 
     from ssmlab.adapt import apply
-    from ssmlab.errors import ModelError
+    from ssmlab.core.errors import ModelError
 
     network = copy.deepcopy(model)
     try:
@@ -142,10 +142,11 @@ def _open(model: str, classes: int, image_size: int | None, pretrained: bool, ac
     import json
 
     from ssmlab.cli.published import as_folder
-    from ssmlab.errors import ModelError
+    from ssmlab.core.errors import ModelError
+    from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import published
-    from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
-    from ssmlab.models.registry import MODELS, TIMM, create_model, did_you_mean, load_model
+    from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+    from ssmlab.models.registry import MODELS, TIMM, create_model, load_model
 
     row = published(model)
     if row is not None and row.classes and model == row.repository:
@@ -156,7 +157,7 @@ def _open(model: str, classes: int, image_size: int | None, pretrained: bool, ac
     if path.exists():
         folder = _folder(path)
         if (folder / "head.json").is_file():
-            from ssmlab.tasks.sequences import load_classifier
+            from ssmlab.tasks.classify_sequence.task import load_classifier
 
             return load_classifier(folder)[0]
         name = json.loads((folder / "config.json").read_text("utf-8")).get("model")

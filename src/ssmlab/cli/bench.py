@@ -73,7 +73,7 @@ def _check(ops: list[str], device: str, suites: list[str]) -> None:
     """What can be told before torch is imported comes first."""
     from difflib import get_close_matches
 
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     for what, given, known in (("operator", ops, OPS), ("suite", suites, SUITES)):
         for name in given:
@@ -156,9 +156,9 @@ def _settings(device: str, options: dict) -> dict:
 
     import torch
 
+    from ssmlab.core.stamp import commit, machine, now, versions
     from ssmlab.ops import _native
     from ssmlab.profiling.bench.opponents import package_version
-    from ssmlab.training.environment import commit, machine, now, versions
 
     return {
         "command": shlex.join(["ssmlab", *sys.argv[1:]]),
@@ -190,10 +190,9 @@ def _lines(verdicts) -> list[str]:
 
 
 def _write(output: Path, settings: dict, rows, verdicts, results) -> None:
+    from ssmlab.core.files import write_atomically, write_json, write_records
+    from ssmlab.core.stamp import Stamp
     from ssmlab.profiling import bench
-    from ssmlab.training.checkpoints import write_atomically
-    from ssmlab.training.environment import Stamp
-    from ssmlab.training.outputs import write_json, write_records
 
     stamp = Stamp(
         run=output.name, task="bench ops", **{k: settings[k] for k in ("command", "commit", "machine", "versions")}

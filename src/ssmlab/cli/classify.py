@@ -29,11 +29,11 @@ def classify(
 ) -> None:
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
     from ssmlab.cli.display import Display
-    from ssmlab.errors import DataError, UserError
+    from ssmlab.core.errors import DataError, UserError
     from ssmlab.models.catalogue import check_licence, published
     from ssmlab.models.registry import TIMM
-    from ssmlab.training.inference import find_model, find_pictures, write_table
-    from ssmlab.training.inference_sequences import HEAD
+    from ssmlab.tasks.classify.predict import find_model, find_pictures, write_table
+    from ssmlab.tasks.classify_sequence.predict import HEAD
 
     if (row := published(model)) is not None:
         check_licence(row, accept_licence)  # before torch is imported
@@ -69,7 +69,7 @@ def classify(
 
 def _pictures(folder: Path, files: list[Path], problems: list[str], device, batch_size, accept_licence, display):
     """The classes, predictions, and what is wrong with the rest."""
-    from ssmlab.training.inference import Classifier
+    from ssmlab.tasks.classify.predict import Classifier
 
     classifier = Classifier(folder, device, accept_licence=accept_licence)
     rows = []
@@ -88,9 +88,9 @@ def _pictures(folder: Path, files: list[Path], problems: list[str], device, batc
 
 def _sequences(folder: Path, files: list[Path] | None, lines: bool, device: str, batch_size: int, display):
     """The same of texts, genes or sounds."""
-    from ssmlab.data.text import left_out
-    from ssmlab.errors import UserError
-    from ssmlab.training.inference_sequences import SequenceInference
+    from ssmlab.core.errors import UserError
+    from ssmlab.data.text.documents import left_out
+    from ssmlab.tasks.classify_sequence.predict import SequenceInference
 
     if not files and sys.stdin.isatty():
         raise UserError("there is nothing to classify; name files or folders, or pipe one into the command")

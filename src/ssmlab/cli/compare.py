@@ -47,8 +47,8 @@ def compare(
     import sys
 
     from ssmlab.cli.display import Display
-    from ssmlab.training.compare import Options
-    from ssmlab.training.compare import compare as measure
+    from ssmlab.studies.compare import Options
+    from ssmlab.studies.compare import compare as measure
 
     device = checked_device(device)
     models, files = as_files(models, weights or [], pretrained, accept_licence)
@@ -79,7 +79,7 @@ def compare(
 
 
 def checked_device(device: str) -> str:
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     if device not in ("auto", "cuda", "mps", "cpu"):
         raise UserError(f"--device must be auto, cuda, mps or cpu, got {device!r}")
@@ -87,7 +87,7 @@ def checked_device(device: str) -> str:
 
 
 def _show(console, result) -> None:
-    from ssmlab.training.compare.table import to_rich
+    from ssmlab.studies.compare.table import to_rich
 
     room = max(1, (console.width - NAMES) // NUMBERS)
     for first in range(0, len(result.subjects), room):

@@ -74,8 +74,8 @@ def compress(
     MODEL reads images or texts. Each value of --rank, --energy or --flops makes a model. With --data it is tested,
     fine-tuned and tested again, and saved under models/, from where every command opens it.
     """
-    from ssmlab.errors import UserError
-    from ssmlab.training.compress import Options
+    from ssmlab.core.errors import UserError
+    from ssmlab.studies.compress.compression import Options
 
     if device not in DEVICES:
         raise UserError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -94,7 +94,7 @@ def compress(
 
 
 def _of_text(model: str) -> bool:
-    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.language.names import LANGUAGE_MODELS
 
     return model in LANGUAGE_MODELS
 
@@ -104,7 +104,7 @@ def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
     import sys
 
     from ssmlab.cli.display import Display
-    from ssmlab.training.compress import compress as measure
+    from ssmlab.studies.compress.compression import compress as measure
 
     display = Display()
     try:
@@ -121,8 +121,8 @@ def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
 
 def _rule(**texts: str) -> tuple[str, tuple[float, ...]]:
     """The one of the rules that is given, and its values."""
-    from ssmlab.errors import UserError
-    from ssmlab.training.compress import ENERGIES
+    from ssmlab.core.errors import UserError
+    from ssmlab.studies.compress.compression import ENERGIES
 
     given = {name: text for name, text in texts.items() if text}
     if len(given) > 1:
@@ -132,7 +132,7 @@ def _rule(**texts: str) -> tuple[str, tuple[float, ...]]:
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     """The values of an option; ranks are whole."""
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     try:
         values = [int(part) if name == "rank" else float(part) for part in text.split(",")]
@@ -142,7 +142,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 
 def _show(console, result) -> None:
-    from ssmlab.training.compare.table import to_rich
+    from ssmlab.studies.compare.table import to_rich
 
     room = max(1, (console.width - NAMES) // NUMBERS)
     for first in range(0, len(result.labels), room):

@@ -25,7 +25,7 @@ def convert(
 ) -> None:
     """Write a language model in another layout, its tokenizer beside it; transformers opens Hugging Face's."""
     from ssmlab.cli.generate import check_model, model_folder, open_model
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     check_model(model, dtype)
     if to not in LAYOUTS:
@@ -36,7 +36,7 @@ def convert(
     import shutil
 
     from ssmlab.checkpoints.files import save_language_model
-    from ssmlab.data.tokenizers import find_ends, find_special, tokenizer_files
+    from ssmlab.data.text.tokenizers import find_ends, find_special, tokenizer_files
 
     model = as_folder(model, pretrained, accept_licence)
     folder = model_folder(model) if Path(model).exists() else None
@@ -63,8 +63,8 @@ def convert(
 
 def _words(folder: Path, network):
     """The tokenizer in a folder; None where there is none."""
-    from ssmlab.data.tokenizers import find_tokenizer
-    from ssmlab.errors import DataError
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.text.tokenizers import find_tokenizer
 
     try:
         return find_tokenizer(folder, network.config.vocab_size)

@@ -35,8 +35,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
     """Read everything as a run does; print parts, classes, sizes, copies, what is left out. Exit code 2: problems."""
+    from ssmlab.core.errors import DataError, UserError
     from ssmlab.data.kind_of_data import TASKS, kind_of_data
-    from ssmlab.errors import DataError, UserError
 
     task = "segment" if masks else task or ""
     if task and task not in TASKS:
@@ -74,7 +74,7 @@ def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
 
 def _check_sequences(path, kind, task, val_fraction, seed, as_json):
     """The same for texts, genes, sounds and chats."""
-    from ssmlab.data.check_sequences import check_sequences
+    from ssmlab.data.sequences.check import check_sequences
 
     report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed)
     if as_json:
@@ -86,7 +86,7 @@ def _check_sequences(path, kind, task, val_fraction, seed, as_json):
 
 def _check_masks(path, val_fraction, seed, as_json):
     """The same for images with masks."""
-    from ssmlab.data.masks import open_masks
+    from ssmlab.data.masks.reader import open_masks
 
     data = open_masks(path, val_fraction=val_fraction, seed=seed, strict=False)
     counts = {part: len(getattr(data, part)) for part in ("train", "val", "test")}

@@ -20,8 +20,8 @@ def demo(
     A demo that was interrupted is continued, a finished one is replaced.
     """
     from ssmlab.cli.run import execute
-    from ssmlab.training.folder import state_of
-    from ssmlab.training.recipe import load_recipe
+    from ssmlab.experiments.folder import state_of
+    from ssmlab.tasks.recipe import load_recipe
 
     changes = [f"name={'demo-smoke' if smoke else 'demo'}", *([f"device={device}"] if device else [])]
     recipe = load_recipe(RECIPE, changes, smoke=smoke)

@@ -2,7 +2,7 @@
 
 import time
 
-from ssmlab.training.progress import Progress, duration
+from ssmlab.core.progress import Progress, duration
 
 LINE_SECONDS = 30.0  # between two lines of one piece of work where there is no terminal
 SUMMARY_SECONDS = 2.0  # pieces that took longer leave a line

@@ -25,8 +25,8 @@ def doctor() -> None:
 def _environment(console) -> None:
     import torch
 
+    from ssmlab.core.stamp import processor, versions
     from ssmlab.ops import _native, linear
-    from ssmlab.training.environment import processor, versions
 
     console.print("[bold]Environment[/bold]")
     rows = {
@@ -84,7 +84,7 @@ def _kernels(console) -> None:
         console.print(f"  {op:16} {backend:10} {mark}  ", end="")
         console.print(reason, markup=False)
     if _native.MISSING:
-        from ssmlab.training.run import SLOWER
+        from ssmlab.experiments.run import SLOWER
 
         console.print(f"  {SLOWER}", markup=False)
 

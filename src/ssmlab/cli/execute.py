@@ -27,7 +27,7 @@ def execute(
     import traceback
 
     from ssmlab.compat.running import run, without_ours
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     try:
         run(program, force=force, device=device, autocast=autocast)

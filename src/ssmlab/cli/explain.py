@@ -61,18 +61,18 @@ def explain(
     import sys
 
     from ssmlab.cli.display import Display
-    from ssmlab.errors import DataError
-    from ssmlab.training.inference import find_pictures
+    from ssmlab.core.errors import DataError
+    from ssmlab.tasks.classify.predict import find_pictures
 
     files, problems, notes = find_pictures(images)
-    from ssmlab.interpret.explain import Options
-    from ssmlab.interpret.explain import explain as find
-    from ssmlab.interpret.opening import find_classes, open_model, read_pictures
-    from ssmlab.interpret.page import said
-    from ssmlab.interpret.result import MARK, write_explanation
+    from ssmlab.core.stamp import Stamp, commit, machine, versions
     from ssmlab.interpret.visualise import Search
-    from ssmlab.training.environment import Stamp, commit, machine, versions
-    from ssmlab.training.folder import check_report_folder
+    from ssmlab.studies.explain.explanation import Options
+    from ssmlab.studies.explain.explanation import explain as find
+    from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
+    from ssmlab.studies.explain.page import said
+    from ssmlab.studies.explain.result import MARK, write_explanation
+    from ssmlab.studies.study import check_report_folder
 
     display = Display()
     (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)

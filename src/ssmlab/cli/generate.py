@@ -75,7 +75,7 @@ def generate(
     prompts = _prompts(prompt, prompt_file, batch, load_state)
     check_model(model, dtype, device, WRITING)
     model = as_folder(model, pretrained, accept_licence)
-    from ssmlab.models.sampling import Sampling, check_choice
+    from ssmlab.generation.sampling import Sampling, check_choice
 
     choice = {
         "temperature": temperature,
@@ -139,10 +139,10 @@ def _timed(voice: Voice, reading: Any, choice: dict[str, Any], on_text: Any) -> 
 
 def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tuple[str, ...] = DTYPES) -> None:
     """Tell what is misspelt before torch is imported."""
-    from ssmlab.errors import ModelError, UserError
+    from ssmlab.core.errors import ModelError, UserError
+    from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import is_repository
-    from ssmlab.models.language import LANGUAGE_MODELS
-    from ssmlab.models.registry import did_you_mean
+    from ssmlab.models.language.names import LANGUAGE_MODELS
 
     if not Path(model).exists() and model not in LANGUAGE_MODELS and not is_repository(model):
         hint = did_you_mean(model, LANGUAGE_MODELS)
@@ -159,7 +159,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
     import torch
 
     from ssmlab.checkpoints.files import load_language_model
-    from ssmlab.models.language import create_language_model
+    from ssmlab.models.language.names import create_language_model
 
     kind = None if dtype in (None, "int8") else getattr(torch, dtype)
     if Path(model).exists():
@@ -172,7 +172,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
 
 
 def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_state: Path | None) -> list[str]:
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     given = [source for source in (prompt, file, batch) if source is not None]
     if len(given) > 1 or (not given and load_state is None):
@@ -190,8 +190,8 @@ def _prompts(prompt: str | None, file: Path | None, batch: Path | None, load_sta
 
 
 def _text_of(path: Path) -> str:
-    from ssmlab.data.encoding import decode_text
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
+    from ssmlab.data.text.encoding import decode_text
 
     try:
         return decode_text(path.read_bytes())
@@ -208,11 +208,11 @@ def _text_of(path: Path) -> str:
 def model_folder(model: str) -> Path:
     """The folder of the language model that a path means; of a run's models the best one on the validation part."""
     from ssmlab.checkpoints.files import find_language_model
-    from ssmlab.errors import ModelError
+    from ssmlab.core.errors import ModelError
 
     folder = Path(model)
     if len(list(folder.glob("models/*/config.json"))) > 1 and not (folder / "config.json").is_file():
-        from ssmlab.training.inference import find_model
+        from ssmlab.tasks.classify.predict import find_model
 
         folder, why = find_model(folder)
         typer.echo(why, err=True)
@@ -223,9 +223,9 @@ def model_folder(model: str) -> Path:
 
 
 def _open(model: str, tokenizer: str | None, dtype: str | None, device: str) -> Voice:
-    from ssmlab.data.tokenizers import find_ends, find_tokenizer, load_tokenizer
-    from ssmlab.errors import DataError
-    from ssmlab.training.device import choose_placement
+    from ssmlab.core.device import choose_placement
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.text.tokenizers import find_ends, find_tokenizer, load_tokenizer
 
     place = choose_placement(device).device
     if not Path(model).exists():
@@ -256,9 +256,9 @@ def _encode(voice: Voice, text: str, chat: bool, load_state: Path | None) -> lis
 
 def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int]:
     """A message in the form that the model knows, up to where its answer begins."""
-    from ssmlab.data.chat_template import find_template
-    from ssmlab.data.jsonl import question_tokens
-    from ssmlab.errors import ModelError, UserError
+    from ssmlab.core.errors import ModelError, UserError
+    from ssmlab.data.text.chat_template import find_template
+    from ssmlab.data.text.jsonl import question_tokens
 
     known = _trained_template(voice.folder)
     if known is not None:  # every chat that the model was trained on begins after a mark
@@ -290,7 +290,7 @@ def _check_writable(path: Path | None) -> None:
     """Report a file that cannot be written before a long prompt is read."""
     import os
 
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     if path is None:
         return
@@ -302,7 +302,7 @@ def _check_writable(path: Path | None) -> None:
 
 def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):
     """The reading of the prompts, its speed told, and written to a file where that is asked for."""
-    from ssmlab.checkpoints.readings import load_reading, save_reading
+    from ssmlab.checkpoints.prompts import load_reading, save_reading
 
     before = None if load_state is None else load_reading(load_state, network)
     if before is not None and rows == [[]]:

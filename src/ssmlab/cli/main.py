@@ -28,7 +28,7 @@ from ssmlab.cli import (
     segment,
     sweep,
 )
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 app = typer.Typer(
     name="ssmlab",

@@ -24,8 +24,8 @@ def models(
     """List the models, or show one: its modules, parameters and operations. Nothing is downloaded or computed."""
     from rich.console import Console
 
-    from ssmlab.errors import ModelError
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+    from ssmlab.core.errors import ModelError
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     console = Console(highlight=False)
     if parity:
@@ -45,9 +45,9 @@ def models(
 def _list(console, verbose: bool) -> None:
     from rich.table import Table
 
-    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.language.names import LANGUAGE_MODELS
     from ssmlab.models.registry import MODELS
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]")
@@ -62,8 +62,8 @@ def _list(console, verbose: bool) -> None:
 
 
 def _group(name: str, entry) -> str:
-    from ssmlab.models.language import LANGUAGE_MODELS
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+    from ssmlab.models.language.names import LANGUAGE_MODELS
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     if name in SEGMENTATION_MODELS:
         return "Segmentation"
@@ -74,8 +74,8 @@ def _group(name: str, entry) -> str:
 
 def _parameters(name: str) -> str:
     """Counted on the meta device, where a model of any size takes no memory; vision models with 1000 classes."""
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
-    from ssmlab.reports.formats import large
+    from ssmlab.core.formats import large
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     if name in SEGMENTATION_MODELS:
         return " and ".join(large(_count(_build_segmenter(name, 2, _usual(dims)))) for dims in USUAL_SIZE)
@@ -86,7 +86,7 @@ def _build(name: str, classes: int, image_size: int | None):
     """The model without memory for its weights, in evaluation mode."""
     import torch
 
-    from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+    from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
     from ssmlab.models.registry import create_model
 
     with torch.device("meta"):
@@ -97,7 +97,7 @@ def _build(name: str, classes: int, image_size: int | None):
 
 def _usual(dims: int):
     """The plan for large images or volumes."""
-    from ssmlab.models.plans import propose_plan
+    from ssmlab.models.segmentation.plans import propose_plan
 
     return propose_plan(USUAL_SIZE[dims], memory_bytes=2**40, batch_size=2)
 
@@ -106,7 +106,7 @@ def _build_segmenter(name: str, classes: int, plan):
     """The network without memory for its weights, for colour images or volumes of one channel."""
     import torch
 
-    from ssmlab.models.segmentation import create_segmenter
+    from ssmlab.models.segmentation.names import create_segmenter
 
     with torch.device("meta"):
         return create_segmenter(name, plan=plan, num_classes=classes, in_chans=3 if plan.dims == 2 else 1).eval()
@@ -114,8 +114,8 @@ def _build_segmenter(name: str, classes: int, plan):
 
 def _show_segmenter(console, name: str, depth: int, classes: int, file: Path | None, dims: int) -> None:
     from ssmlab.data.contents import count
-    from ssmlab.models.plans import read_plan
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
+    from ssmlab.models.segmentation.plans import read_plan
 
     plan = _usual(dims) if file is None else read_plan(file)
     model = _build_segmenter(name, classes, plan)
@@ -133,7 +133,7 @@ def _show_segmenter(console, name: str, depth: int, classes: int, file: Path | N
 def _show(console, name: str, depth: int, classes: int, image_size: int | None) -> None:
     from rich.markup import escape
 
-    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.language.names import LANGUAGE_MODELS
 
     language = name in LANGUAGE_MODELS
     title = LANGUAGE_MODELS[name].title if language else _describe(name)
@@ -158,10 +158,11 @@ def _print_tree(console, model, depth: int) -> None:
 
 def _describe(name: str) -> str:
     """The title of a vision model; a misspelt name is told before torch is imported."""
-    from ssmlab.errors import ModelError
-    from ssmlab.models.language import LANGUAGE_MODELS
-    from ssmlab.models.registry import MODELS, describe, did_you_mean
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS
+    from ssmlab.core.errors import ModelError
+    from ssmlab.core.text import did_you_mean
+    from ssmlab.models.language.names import LANGUAGE_MODELS
+    from ssmlab.models.registry import MODELS, describe
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     if name.startswith("timm/") or name in MODELS:
         return describe(name)
@@ -180,9 +181,9 @@ def _map_costs(model, shape: tuple[int, ...], what: str, more: str = "") -> list
     """Operations for one input of this shape (c, *spatial)."""
     import torch
 
-    from ssmlab.errors import ModelError
+    from ssmlab.core.errors import ModelError
+    from ssmlab.core.formats import large
     from ssmlab.profiling import count_flops
-    from ssmlab.reports.formats import large
 
     size = " x ".join(map(str, shape[1:]))
     try:
@@ -198,8 +199,8 @@ def _map_costs(model, shape: tuple[int, ...], what: str, more: str = "") -> list
 
 
 def _language_costs(model) -> list[str]:
+    from ssmlab.core.formats import large, size
     from ssmlab.profiling.language import PROMPT, token_costs
-    from ssmlab.reports.formats import large, size
 
     costs = token_costs(model)
     prompt, scan = costs.prompt.flops / PROMPT, costs.step.scan_flops
@@ -218,8 +219,8 @@ def _language_costs(model) -> list[str]:
 
 def _printed(name: str) -> list[str]:
     """What its authors say, where they say something."""
-    from ssmlab.reports.formats import large, percent
-    from ssmlab.training.compare import published
+    from ssmlab.core.formats import large, percent
+    from ssmlab.studies.compare import published
 
     known = published(name)
     if known is None:

@@ -23,8 +23,8 @@ def plan(
     """Propose the sizes of a segmentation network for your images; edit the file, and give it to a run as plan=FILE."""
     from rich.console import Console
 
-    from ssmlab.errors import ModelError
-    from ssmlab.models.plans import read_plan
+    from ssmlab.core.errors import ModelError
+    from ssmlab.models.segmentation.plans import read_plan
 
     console = Console(highlight=False)
     if out and out.suffix not in (".toml", ".json"):
@@ -49,8 +49,8 @@ def plan(
 def _proposed(console, source, images, masks, memory, dims, batch_size, features, classes):
     """The plan for a data set, its channels and classes."""
     from ssmlab.cli.display import Display
-    from ssmlab.data.masks import measure_masks
-    from ssmlab.models.plans import propose_plan
+    from ssmlab.data.masks.reader import measure_masks
+    from ssmlab.models.segmentation.plans import propose_plan
 
     display, started = Display(stderr=True), []
 
@@ -88,8 +88,8 @@ def _proposed(console, source, images, masks, memory, dims, batch_size, features
 def _show(console, plan, channels: int, classes: int) -> None:
     from rich.table import Table
 
-    from ssmlab.models.plans import training_bytes
-    from ssmlab.reports.formats import size
+    from ssmlab.core.formats import size
+    from ssmlab.models.segmentation.plans import training_bytes
 
     taken = size(int(training_bytes(plan, channels, classes)))
     scales = ", deep supervision" if plan.deep_supervision else ""

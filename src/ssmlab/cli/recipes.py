@@ -5,7 +5,7 @@ def recipes() -> None:
     """List the packaged recipes."""
     from rich.console import Console
 
-    from ssmlab.training.recipe import list_recipes
+    from ssmlab.tasks.recipe import list_recipes
 
     console = Console(highlight=False)
     for name, comment in list_recipes():

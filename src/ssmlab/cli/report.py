@@ -29,7 +29,7 @@ def find_run(run: str) -> Path:
     """
     from difflib import get_close_matches
 
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     for folder in (Path(run), Path("runs") / run):
         if folder.is_dir():

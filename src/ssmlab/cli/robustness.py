@@ -55,8 +55,8 @@ def robustness(
 
     from ssmlab.cli.compare import checked_device
     from ssmlab.cli.display import Display
-    from ssmlab.robustness.evaluation import Options
-    from ssmlab.robustness.evaluation import robustness as test
+    from ssmlab.studies.robustness.evaluation import Options
+    from ssmlab.studies.robustness.evaluation import robustness as test
 
     device = checked_device(device)
     models, files = as_files(models, weights or [], pretrained, accept_licence)
@@ -94,7 +94,7 @@ def robustness(
 def _fraction(text: str) -> float:
     from fractions import Fraction
 
-    from ssmlab.errors import UserError
+    from ssmlab.core.errors import UserError
 
     try:
         return float(Fraction(text))
@@ -103,8 +103,8 @@ def _fraction(text: str) -> float:
 
 
 def _show(console, result) -> None:
-    from ssmlab.robustness.table import by_transformation
-    from ssmlab.training.compare.table import to_rich
+    from ssmlab.studies.compare.table import to_rich
+    from ssmlab.studies.robustness.table import by_transformation
 
     room = max(1, (console.width - NAMES) // NUMBERS)
     accuracy = by_transformation(result.records, result.titles, result.names)[0]

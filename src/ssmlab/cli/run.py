@@ -32,7 +32,7 @@ def run(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Train, test and compare the models of a recipe, and write a report."""
-    from ssmlab.training.recipe import load_recipe
+    from ssmlab.tasks.recipe import load_recipe
 
     changes = [*(overrides or []), *([f"device={device}"] if device else []), *([f"data.path={data}"] if data else [])]
     if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
@@ -50,8 +50,8 @@ def execute(
     import sys
 
     from ssmlab.cli.display import Display, show_result
-    from ssmlab.errors import UserError
-    from ssmlab.training.run import run_recipe
+    from ssmlab.core.errors import UserError
+    from ssmlab.experiments.run import run_recipe
 
     if resume and overwrite:
         raise UserError("--resume continues a run and --overwrite deletes it; give one of them")

@@ -19,8 +19,8 @@ def segment(
 ) -> None:
     """Mark the classes in images, window by window. Exit code 2 if some cannot be read."""
     from ssmlab.cli.display import Display
-    from ssmlab.errors import DataError
-    from ssmlab.training.segmenting import Segmenter, find_images, find_network
+    from ssmlab.core.errors import DataError
+    from ssmlab.tasks.segment.new_images import Segmenter, find_images, find_network
 
     segmenter = Segmenter(find_network(model), device, overlap=overlap, mirror=mirror, batch=batch_size)
     cases, notes = find_images(images, segmenter.channels)

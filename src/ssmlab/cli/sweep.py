@@ -22,8 +22,8 @@ def sweep(
 ) -> None:
     """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
     from ssmlab.cli.display import Display
-    from ssmlab.errors import UserError
-    from ssmlab.training.sweep import run_sweep
+    from ssmlab.core.errors import UserError
+    from ssmlab.experiments.sweep import run_sweep
 
     if resume and overwrite:
         raise UserError("--resume continues a sweep and --overwrite deletes it; give one of them")

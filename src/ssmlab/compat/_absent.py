@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 OUR_PREFIX = f"{__package__}."
 AUTOGRAD = "autograd differentiates the function that computes the output"

@@ -19,7 +19,7 @@ A version is recognised by the number of arguments. Since 1.6 outputs are given 
 
 from ssmlab.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_update as _update
 from ssmlab.compat.causal_conv1d.cpp_functions import causal_conv1d_bwd_function, causal_conv1d_fwd_function
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = ["causal_conv1d_bwd", "causal_conv1d_fwd", "causal_conv1d_update"]
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.compat import after_import, cuda_queries
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 NOTICE = 'ssmlab: no GPU is used, "cuda" means the CPU in this program (`ssmlab exec --device cuda` leaves it alone)'
 _SAID = "SSMLAB_CUDA_AS_CPU"  # also read by the program's child processes

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 NAME = "CPU (no GPU, ssmlab exec)"
 CAPABILITY = (8, 0)  # the first with bfloat16, which the CPU computes too

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from ssmlab.compat import after_import, forks
 from ssmlab.compat.importing import Provider, install
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 DEVICES = ("cpu", "cuda")
 AUTOCAST = ("float32", "bfloat16")

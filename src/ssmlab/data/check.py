@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import asdict, dataclass
 from statistics import median
 
+from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
-from ssmlab.data.decode import Progress, for_each_image
-from ssmlab.data.fitting import about_fit
-from ssmlab.data.images import ImageData, unreadable
-from ssmlab.errors import DataError
+from ssmlab.data.images.decode import Progress, for_each_image
+from ssmlab.data.images.fitting import about_fit
+from ssmlab.data.images.reader import ImageData, unreadable
 
 GREY = "of grey values to RGB"
 LEAST_SIDE = 4
@@ -157,7 +157,7 @@ def _sizes(seen):
 
 
 def conversions(seen) -> list[str]:
-    """What the rule of ssmlab.data.decode did, apart from grey values where all images are grey.
+    """What the rule of ssmlab.data.images.decode did, apart from grey values where all images are grey.
 
     Args:
         seen: of every picture, an object with `id`, `mode` and `frames`.

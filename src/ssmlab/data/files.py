@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssmlab.data.decode import UnreadableImage, decode
-from ssmlab.errors import DataError
+from ssmlab.core.errors import DataError
+from ssmlab.data.images.decode import UnreadableImage, decode
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp"),

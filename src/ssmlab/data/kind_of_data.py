@@ -3,13 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from ssmlab.data.encoding import head_of_text
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.kinds import KINDS
-from ssmlab.data.labelled import FEWEST
-from ssmlab.data.masks import has_masks
+from ssmlab.data.masks.reader import has_masks
 from ssmlab.data.parts import sort_files
-from ssmlab.data.text import FIELD, PYDOC
+from ssmlab.data.sequences.reader import FEWEST
+from ssmlab.data.text.documents import FIELD, PYDOC
+from ssmlab.data.text.encoding import head_of_text
 
 TASKS = ("classify", "segment", "classify_sequence", "language")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab.data.copies import copies_across_parts, digest
-from ssmlab.data.fasta import reverse_complement
+from ssmlab.data.sequences.fasta import reverse_complement
 
 ORDER = ("train", "val", "test")
 

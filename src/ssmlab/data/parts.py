@@ -25,11 +25,11 @@ from dataclasses import replace
 from ssmlab.data import names as words
 from ssmlab.data.class_tree import ClassTree
 from ssmlab.data.contents import count, some
-from ssmlab.data.decode import UnreadableImage
-from ssmlab.data.encoding import decode_text
 from ssmlab.data.examples import choose_examples
 from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import KINDS, Example, Sorted
+from ssmlab.data.text.encoding import decode_text
 
 LIST_BYTES = 64 << 20  # a longer .txt is no list of files
 SPOKEN_TEST = 5  # recordings below this number are the test part of the spoken digits, as their authors have it

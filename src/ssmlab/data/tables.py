@@ -10,9 +10,9 @@ from os.path import basename
 from pathlib import Path
 
 from ssmlab.data.contents import Item, did_you_mean, some
-from ssmlab.data.decode import UnreadableImage
-from ssmlab.data.encoding import decode_text, head_of_text
 from ssmlab.data.files import plain_name
+from ssmlab.data.images.decode import UnreadableImage
+from ssmlab.data.text.encoding import decode_text, head_of_text
 
 FILE_COLUMNS = ("file", "file_name", "filename", "path")
 GROUP_TABLES = ("groups.csv", "metadata.csv")

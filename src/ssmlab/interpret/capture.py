@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.interpret.attention import Path, ScanCall
 from ssmlab.interpret.places import Frame, find_place, whole
 from ssmlab.nn import S4D, Bidirectional, BiMamba

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.interpret.places import class_token_place
-from ssmlab.models.mambavision import MambaVision
-from ssmlab.models.medmamba import MedMamba
-from ssmlab.models.resnet_mamba import ResNetBaseline, ResNetMamba
-from ssmlab.models.vim import Vim
-from ssmlab.models.vmamba import VMamba
+from ssmlab.models.vision.mambavision import MambaVision
+from ssmlab.models.vision.medmamba import MedMamba
+from ssmlab.models.vision.resnet_mamba import ResNetBaseline, ResNetMamba
+from ssmlab.models.vision.vim import Vim
+from ssmlab.models.vision.vmamba import VMamba
 
 
 @dataclass(frozen=True)

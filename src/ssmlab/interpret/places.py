@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlab.models.mambavision import Level
-from ssmlab.models.resnet_mamba import ResNetMamba
-from ssmlab.models.vim import Vim
+from ssmlab.models.vision.mambavision import Level
+from ssmlab.models.vision.resnet_mamba import ResNetMamba
+from ssmlab.models.vision.vim import Vim
 from ssmlab.nn.windows import to_windows
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.core.progress import Progress
 from ssmlab.interpret.layers import Target, map_of
 from ssmlab.profiling.flops import evaluation
-from ssmlab.training.progress import Progress
 
 # Square root of the covariance of ImageNet's colours, by Olah et al.'s code for "Feature Visualization"; its rows are
 # red, green and blue, its columns brightness, blue against red, green against the two.

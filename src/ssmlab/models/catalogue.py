@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models.registry import TIMM
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models.catalogue import (
     PublishedWeights,
     check_licence,
@@ -277,7 +277,7 @@ def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | No
 def _timm_file(name: str) -> Path:
     import timm
 
-    from ssmlab.models.backbones import check_timm
+    from ssmlab.models.vision.backbones import check_timm
 
     check_timm(name.removeprefix(TIMM))
     published = timm.get_pretrained_cfg(name.removeprefix(TIMM))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssmlab.errors import ModelError, UserError
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.text import did_you_mean
 from ssmlab.models.timm_options import check_options
 
 if TYPE_CHECKING:
@@ -122,17 +122,11 @@ def entry(name: str) -> ModelEntry:
     """
     if name not in MODELS:
         for kind, maker in _OTHERS.items():
-            if name in getattr(import_module(f"ssmlab.models.{kind}"), f"{kind.upper()}_MODELS"):
+            if name in getattr(import_module(f"ssmlab.models.{kind}.names"), f"{kind.upper()}_MODELS"):
                 raise ModelError(f"{name} is a {kind} model, none for images; {maker} of ssmlab.models builds it")
         hint = did_you_mean(name, MODELS) or "; `ssmlab models` lists them, timm/<name> is any model of timm"
         raise ModelError(f"unknown model {name!r}{hint}")
     return MODELS[name]
-
-
-def did_you_mean(name: str, known) -> str:
-    """ "; did you mean a, b?" or an empty text where nothing is close."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def create_model(
@@ -174,7 +168,7 @@ def create_model(
         _check_classes(name, num_classes)
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
-    preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
+    preset = import_module(f"ssmlab.models.vision.{entry(name).module}").CONFIGS[name]
     known = [f.name for f in fields(preset.config)]
     for option in options:
         if option not in known:
@@ -257,7 +251,7 @@ def _create_own(network, config, pretrained: bool, weights: Path | None) -> nn.M
 def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path | None) -> nn.Module:
     import timm
 
-    from ssmlab.models.backbones import call_timm, timm_with_weights
+    from ssmlab.models.vision.backbones import call_timm, timm_with_weights
 
     options: dict[str, Any] = dict(num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     published = timm.get_pretrained_cfg(name)
@@ -354,11 +348,11 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _rebuilt(name: str, config: dict[str, Any]) -> nn.Module:
-    from ssmlab.models.segmentation import SEGMENTATION_MODELS, rebuild_segmenter
+    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS, rebuild_segmenter
 
     if name in SEGMENTATION_MODELS:
         return rebuild_segmenter(name, config)
-    from ssmlab.models.language import LANGUAGE_MODELS
+    from ssmlab.models.language.names import LANGUAGE_MODELS
 
     if name in LANGUAGE_MODELS:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")

@@ -8,7 +8,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.models.registry import MODELS, create_model
 
 FAMILIES = ("resnet_mamba", "vmamba", "medmamba", "mambavision", "vim")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 ARCHITECTURE = frozenset((
     "aa_layer", "act_layer", "always_partition", "attn_drop_rate", "attn_head_dim", "attn_head_wh", "avg_down",

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 log = logging.getLogger(__name__)
 LFS = b"version https://git-lfs"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checks import check_shapes, check_state
-from ssmlab.errors import ModelError
+from ssmlab.core.checks import check_shapes, check_state
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.packing import places, runs

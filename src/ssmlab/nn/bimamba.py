@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ModelError, ShapeError
+from ssmlab.core.checks import check_shapes
+from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
 from ssmlab.nn.linear import Linear

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 
 def checked_rank(block: str, dt_rank: int | str, d_model: int) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 INITS = ("lin", "inv", "real")
 

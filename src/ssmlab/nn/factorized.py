@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.layers2d import Linear2d
 from ssmlab.nn.linear import Linear
 

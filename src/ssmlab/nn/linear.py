@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.ops.linear import linear
 from ssmlab.ops.steps import conv_token

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checks import check_shapes, check_state
-from ssmlab.errors import ModelError
+from ssmlab.core.checks import check_shapes, check_state
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
 from ssmlab.nn.eigenvalues import initial_parts, kept_states

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.linear import Linear
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.errors import ModelError
+from ssmlab.core.errors import ModelError
 
 
 class GatedRMSNorm(nn.Module):

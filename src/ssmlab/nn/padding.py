@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssmlab.errors import ShapeError
+from ssmlab.core.errors import ShapeError
 
 # softplus of it is 0 (below 2e-38 where the kernels clamp), and no dtype down to float16 overflows at it
 NO_STEP = -1e4

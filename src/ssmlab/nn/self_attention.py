@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ModelError
+from ssmlab.core.checks import check_shapes
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.linear import Linear
 
 

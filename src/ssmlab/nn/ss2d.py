@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checks import check_shapes
-from ssmlab.errors import ModelError
+from ssmlab.core.checks import check_shapes
+from ssmlab.core.errors import ModelError
 from ssmlab.nn.dt import checked_rank, fill_dt_bias
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d
 from ssmlab.ops import directional_scan

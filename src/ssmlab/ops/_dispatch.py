@@ -6,7 +6,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 
 # Fastest first; `choose` takes the first that can run the call. `mamba3` has no row: it is arithmetic around one call
 # of `ssd`, whose backends it takes, and a reference that its function names itself.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch  # before the library, so that both share torch's OpenMP runtime
 from torch import Tensor
 
-from ssmlab.errors import BackendError
+from ssmlab.core.errors import BackendError
 
 VERSION = 9  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ssmlab.errors import ShapeError
+from ssmlab.core.errors import ShapeError
 
 # Asked at import: older compilers cannot follow the question.
 AUTOCAST = tuple(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))

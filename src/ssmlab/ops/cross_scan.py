@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ssmlab.checks import check_count, check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_count, check_shapes
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops.directional_scan import DIRECTIONS
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ssmlab.reports.formats import listing
-from ssmlab.reports.intervals import wilson
+from ssmlab.core.formats import listing
+from ssmlab.core.statistics import wilson
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.verdict import Winner, winner
 

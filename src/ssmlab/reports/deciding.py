@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ssmlab.reports import formats
-from ssmlab.reports.intervals import Interval
-from ssmlab.reports.record import Record
+from ssmlab.core import formats
+from ssmlab.core.record import Record
+from ssmlab.core.statistics import Interval
 
 FEWEST = 6  # independent cases: under no difference, a paired bootstrap of five leaves zero out in 18 % of comparisons
 UNITS = ("byte", "base", "sample")

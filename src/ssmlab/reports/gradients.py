@@ -6,8 +6,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ssmlab.errors import UserError
-from ssmlab.reports import formats, theme
+from ssmlab.core import formats
+from ssmlab.core.errors import UserError
+from ssmlab.reports import theme
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run

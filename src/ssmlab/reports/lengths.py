@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.reports import formats, theme
+from ssmlab.core import formats
+from ssmlab.reports import theme
 from ssmlab.reports.markup import Html, el
 from ssmlab.reports.plots import Plot, log_axis
 from ssmlab.reports.run_folder import Run

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.reports import formats, series, theme
+from ssmlab.core import formats
+from ssmlab.reports import series, theme
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.verdict import Winner
 

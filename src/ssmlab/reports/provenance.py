@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from ssmlab.reports import formats
+from ssmlab.core import formats
 from ssmlab.reports.deciding import FEWEST, in_passes, passed
 from ssmlab.reports.markup import Html, el
 from ssmlab.reports.run_folder import Run

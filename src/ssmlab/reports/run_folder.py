@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
+from ssmlab.core.record import Record, read_records
 from ssmlab.reports.deciding import Deciding, deciding, items, task_of
-from ssmlab.reports.record import Record, read_records
 
 # (model, metric, class) -> seed -> record
 Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmlab.reports import formats, series, theme
+from ssmlab.core import formats
 from ssmlab.reports import lengths as by_length
+from ssmlab.reports import series, theme
 from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmlab.reports import formats, theme
+from ssmlab.core import formats
+from ssmlab.core.record import Record
+from ssmlab.reports import theme
 from ssmlab.reports.deciding import signed
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
-from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Run
 
 TASK = "segment"

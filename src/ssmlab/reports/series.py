@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssmlab.core.statistics import mean_interval, wilson
 from ssmlab.reports.deciding import passed
-from ssmlab.reports.intervals import mean_interval, wilson
 from ssmlab.reports.run_folder import Predictions, Run
 
 _MOST_POINTS = 300

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssmlab.reports import formats
+from ssmlab.core import formats
+from ssmlab.core.record import Record
+from ssmlab.core.statistics import mean_interval, wilson
 from ssmlab.reports.deciding import UNITS, deciding, in_passes, task_of, too_few
-from ssmlab.reports.intervals import mean_interval, wilson
-from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssmlab.core.formats import listing, plural
+from ssmlab.core.record import Record
+from ssmlab.core.statistics import Interval, mean_interval, paired_bootstrap_difference, wilson
 from ssmlab.reports.deciding import Deciding, deciding, items, task_of, too_few, undecided
-from ssmlab.reports.formats import listing, plural
-from ssmlab.reports.intervals import Interval, mean_interval, paired_bootstrap_difference, wilson
-from ssmlab.reports.record import Record
 from ssmlab.reports.run_folder import Predictions, model_labels
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.robustness.philox import Draws
-from ssmlab.tasks.classify import Classify
+from ssmlab.tasks.classify.task import Classify
 
 ATTACKS = ("fgsm", "pgd")
 NUMBER = 1000  # of the generator's streams; transformations and corruptions have smaller ones

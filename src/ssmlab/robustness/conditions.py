@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.robustness import corruptions
 from ssmlab.robustness.corruptions import ALEXNET_CLEAN, CORRUPTIONS
 from ssmlab.robustness.scores import ORIGINAL

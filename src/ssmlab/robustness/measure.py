@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssmlab.core.files import write_atomically
+from ssmlab.core.progress import Progress
 from ssmlab.robustness.attacks import NUMBER, Attack
 from ssmlab.robustness.conditions import Condition
 from ssmlab.robustness.philox import Draws
 from ssmlab.robustness.scores import Outcome
-from ssmlab.tasks.classify import Classify
-from ssmlab.training.checkpoints import write_atomically
-from ssmlab.training.progress import Progress
+from ssmlab.tasks.classify.task import Classify
 
 FORMAT = 1  # of the files and of the transformations behind them; another one, and all is measured again
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ssmlab.reports.record import Record
+from ssmlab.core.record import Record
 
 BINS = 15
 FEW = 5  # with no more classes, every answer is among the first five

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.robustness import colour, geometry, pixels
 from ssmlab.robustness.philox import Draws
 

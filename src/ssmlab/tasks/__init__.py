@@ -1,1 +1,1 @@
-"""Tasks turn a batch into a loss, and outputs into metrics."""
+"""Tasks: a folder each, announced in `table`."""

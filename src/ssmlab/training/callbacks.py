@@ -5,7 +5,7 @@ import threading
 
 from transformers import TrainerCallback
 
-from ssmlab.training.progress import Progress
+from ssmlab.core.progress import Progress
 
 
 class Checkpoints(TrainerCallback):

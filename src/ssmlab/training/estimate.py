@@ -6,10 +6,10 @@ import time
 import torch
 from torch import nn
 
-from ssmlab.tasks.task import Task
-from ssmlab.training.device import Placement, memory_advice, same_random
-from ssmlab.training.measure import autocast
-from ssmlab.training.schema import Optimisation
+from ssmlab.core.device import Placement, memory_advice, same_random
+from ssmlab.training.config import Optimisation
+from ssmlab.training.predict import autocast
+from ssmlab.training.task import Task
 
 STEPS, ENOUGH = 3, 5.0  # at most so many, and none more after so many seconds
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlab.adapt.freeze import GradientNorms, freeze_parameters, units_of
-from ssmlab.reports.record import Record
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.training.config import FreezeByGradient
+from ssmlab.training.gradient_norms import GradientNorms, freeze_parameters, units_of
 from ssmlab.training.parameters import frozen_modules
-from ssmlab.training.progress import Progress
-from ssmlab.training.schema_freeze import FreezeByGradient
 
 SKIPPED, KEPT = 3, 500  # the first steps of a phase prepare memory; of longer phases the last timings are kept
 BEFORE, AFTER = "before freezing", "after freezing"

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from ssmlab.adapt.freeze import norms
-from ssmlab.reports.record import Record
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.training.config import Optimisation
 from ssmlab.training.freezing import Freezing
-from ssmlab.training.progress import Progress
-from ssmlab.training.schema import Optimisation
+from ssmlab.training.gradient_norms import norms
 
 FILE, STATE = "gradients.npz", "freezing.json"  # the first one in a model's folder, both in a checkpoint
 

@@ -4,7 +4,7 @@ from fnmatch import filter as matching
 
 from torch import nn
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import ClassifierHead
 
 BACKBONE = "backbone"

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from ssmlab.checkpoints.fields import read, refuse, write
-from ssmlab.checkpoints.rules import Rule
 from ssmlab.checkpoints.upstream import mamba1_hf
 from ssmlab.checkpoints.upstream.mamba1 import REAL
-from ssmlab.models.language import create_language_model
+from ssmlab.models.language.names import create_language_model
+from ssmlab.models.rules import Rule
 
 LICENSE = "TII Falcon-Mamba License 2.0"
 RULES = [*mamba1_hf.RULES, Rule(r"(.+)\.x_proj\.weight", r"\1.x_proj.linear.weight")]

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from ssmlab.checkpoints.fields import read, refuse, write
-from ssmlab.checkpoints.rules import Rule
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
+from ssmlab.models.rules import Rule
 
 LICENSE = "Apache-2.0"
 RULES: list[Rule] = []  # our names are the original's

@@ -10,8 +10,8 @@ from ssmlab.checkpoints.fields import read, refuse, write
 from ssmlab.checkpoints.upstream import mamba1_hf
 from ssmlab.checkpoints.upstream.mamba1_hf import INVERSE, LICENSE, RULES, check, header, sizes
 from ssmlab.checkpoints.upstream.mamba2 import limit
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
 
 __all__ = ["INVERSE", "LICENSE", "RULES", "build", "export"]
 

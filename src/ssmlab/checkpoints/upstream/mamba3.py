@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from ssmlab.checkpoints.fields import read
-from ssmlab.checkpoints.rules import Rule
 from ssmlab.checkpoints.upstream.mamba1 import model_config, model_values
-from ssmlab.errors import ModelError
-from ssmlab.models.language import create_language_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.language.names import create_language_model
+from ssmlab.models.rules import Rule
 from ssmlab.nn import Mamba3
 
 LICENSE = "Apache-2.0"

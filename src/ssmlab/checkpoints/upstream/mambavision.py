@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ssmlab.checkpoints.fields import read
-from ssmlab.checkpoints.rules import Rule
-from ssmlab.models.mambavision import MambaVision, MambaVisionConfig
+from ssmlab.models.rules import Rule
+from ssmlab.models.vision.mambavision import MambaVision, MambaVisionConfig
 
 LICENSE = "CC-BY-NC-SA-4.0"  # not for commercial use; the code of the original is non-commercial too
 

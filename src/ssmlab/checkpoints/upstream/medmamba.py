@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ssmlab.checkpoints.rules import Rule
-from ssmlab.errors import ModelError
-from ssmlab.models.medmamba import MedMamba, MedMambaConfig
+from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule
+from ssmlab.models.vision.medmamba import MedMamba, MedMambaConfig
 
 LICENSE = "no stated licence: YubiaoYue/MedMamba has no licence file, so ask its authors before other use"
 RULES: list[Rule] = []

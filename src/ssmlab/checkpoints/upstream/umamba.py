@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlab.checkpoints.rules import Rule, convert
-from ssmlab.errors import ModelError
-from ssmlab.models.plans import plan_from
-from ssmlab.models.segmentation import create_segmenter
+from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule, convert
+from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models.segmentation.plans import plan_from
 from ssmlab.models.weights import UNREADABLE, fit, numpy_numbers, one_line
 
 LICENSE = "Apache-2.0 (bowang-lab/U-Mamba)"

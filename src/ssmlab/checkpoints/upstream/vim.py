@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from ssmlab.checkpoints.fields import read
-from ssmlab.checkpoints.rules import Rule
-from ssmlab.errors import ModelError
-from ssmlab.models.vim import Vim, VimConfig
+from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule
+from ssmlab.models.vision.vim import Vim, VimConfig
 
 LICENSE = "Apache-2.0"
 

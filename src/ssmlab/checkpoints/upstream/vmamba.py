@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ssmlab.checkpoints.rules import Rule
-from ssmlab.errors import ModelError
-from ssmlab.models.vmamba import VMamba, VMambaBackbone, VMambaConfig
+from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule
+from ssmlab.models.vision.vmamba import VMamba, VMambaBackbone, VMambaConfig
 from ssmlab.nn import SS2D
 
 LICENSE = "MIT (MzeroMiko/VMamba)"

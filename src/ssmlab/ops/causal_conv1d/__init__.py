@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_choice, check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_choice, check_shapes
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops._dispatch import choose
 
 ACTIVATIONS = (None, "silu")

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_count, check_flag, check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_count, check_flag, check_shapes
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops._dispatch import choose, load
 
 # The order of the directions; 1, 2 or 4 of them are used, from the first on.

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_choice, check_count, check_shapes
+from ssmlab.core.checks import check_choice, check_count, check_shapes
 from ssmlab.ops._torch import full_precision
 from ssmlab.ops.lti.system import check_kinds, common, discrete, make_system
 from ssmlab.ops.lti.views import convolve, final_state, modes, recur, recurrence_is_faster, two_levels

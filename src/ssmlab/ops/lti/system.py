@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssmlab.checks import check_choice, check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_choice, check_shapes
+from ssmlab.core.errors import ShapeError
 
 DISCRETIZATIONS = ("zoh", "bilinear")
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssmlab.checks import check_choice, check_count, check_shapes, check_state
-from ssmlab.errors import BackendError, ShapeError
+from ssmlab.core.checks import check_choice, check_count, check_shapes, check_state
+from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops._dispatch import BACKENDS
 from ssmlab.ops.mamba3 import reference, scan
 from ssmlab.ops.ssd import CHUNK_SIZE

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_flag, check_shapes
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.checks import check_flag, check_shapes
+from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.ops._dispatch import choose, load
 from ssmlab.ops.selective_scan.zero_order_hold import held
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssmlab.checks import check_count, check_flag, check_shapes
-from ssmlab.errors import ShapeError
+from ssmlab.core.checks import check_count, check_flag, check_shapes
+from ssmlab.core.errors import ShapeError
 from ssmlab.ops._dispatch import choose, load
 
 # Measured of "chunked" with (b, l, h, p) = (1, 2048, 24, 64), n = 128, g = 1, D, float32, on one Zen 4 thread (its

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ssmlab.models.graphs import Decoder
-from ssmlab.models.language import create_language_model
-from ssmlab.models.language_model import LanguageModel
+from ssmlab.generation.graphs import Decoder
+from ssmlab.models.language.language_model import LanguageModel
+from ssmlab.models.language.names import create_language_model
 from ssmlab.profiling.bench.results import Result, attempt, rates
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of logits, as a share of their norm, one token at a time against all

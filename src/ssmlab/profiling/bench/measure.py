@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ssmlab.core.record import Record
 from ssmlab.profiling.bench import candidates, gpu
 from ssmlab.profiling.bench.shapes import Shape
 from ssmlab.profiling.bench.timing import Timing, interleaved
-from ssmlab.reports.record import Record
 
 EXP, COPY = "torch.exp", "copy"
 BUDGET = 0.2  # seconds of repeats for all candidates of a shape together

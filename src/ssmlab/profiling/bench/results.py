@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ssmlab.core.record import Record
 from ssmlab.profiling.bench.table import aligned
 from ssmlab.profiling.bench.timing import Timing, interleaved
-from ssmlab.reports.record import Record
 
 
 @dataclass(frozen=True)

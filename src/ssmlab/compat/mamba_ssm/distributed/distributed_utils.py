@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = [
     "AllGatherFunc", "AllReduceFunc", "ReduceScatterFunc", "all_gather", "all_gather_raw", "all_reduce",

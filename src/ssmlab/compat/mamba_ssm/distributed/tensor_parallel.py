@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.distributed.distributed_utils import one_process
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops.linear import linear
 
 __all__ = [

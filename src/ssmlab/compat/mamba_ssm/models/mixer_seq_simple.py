@@ -21,7 +21,7 @@ from ssmlab.compat.mamba_ssm.modules.mlp import GatedMLP
 from ssmlab.compat.mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from ssmlab.compat.mamba_ssm.utils.generation import GenerationMixin
 from ssmlab.compat.mamba_ssm.utils.hf import load_config_hf, load_state_dict_hf
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = [
     "MHA",

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 
 def states_from_cache(self, inference_params, batch_size, initialize_states=False) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ssmlab.errors import ShapeError, UserError
+from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
 from ssmlab.ops import selective_scan

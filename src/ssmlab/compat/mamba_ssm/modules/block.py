@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.compat.mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = ["Block"]
 

@@ -11,7 +11,7 @@ from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.distributed.distributed_utils import one_process
 from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import Mamba2 as _Block
 from ssmlab.nn import Mamba2State
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import GatedRMSNorm, Mamba2State
 from ssmlab.nn import Mamba2 as _Block
 

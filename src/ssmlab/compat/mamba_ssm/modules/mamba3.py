@@ -6,7 +6,7 @@ from torch import Tensor
 from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import Mamba3 as Block
 from ssmlab.ops import Mamba3State
 

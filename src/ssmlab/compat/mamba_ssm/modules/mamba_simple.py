@@ -8,7 +8,7 @@ from ssmlab.compat._absent import absent
 from ssmlab.compat.mamba_ssm.modules import _directions
 from ssmlab.compat.mamba_ssm.modules._cache import states_from_cache
 from ssmlab.compat.mamba_ssm.modules.block import Block as _Block
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn import Mamba as _Mamba
 from ssmlab.nn import MambaState
 

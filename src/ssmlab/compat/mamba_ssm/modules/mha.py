@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
 

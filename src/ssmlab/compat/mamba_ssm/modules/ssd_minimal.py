@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.compat._absent import absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import ssd
 
 __all__ = ["segsum", "segsum_unstable", "ssd_minimal_discrete", "test_correctness"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import causal_conv1d, selective_scan
 from ssmlab.ops.linear import linear
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = [
     "DecodingCGCache", "GenerationMixin", "InferenceParams", "capture_graph", "decode",

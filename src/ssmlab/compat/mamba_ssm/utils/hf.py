@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = ["load_config_hf", "load_state_dict_hf"]
 CONFIG, WEIGHTS = "config.json", ("pytorch_model.bin", "model.safetensors")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat._gradients import gradients
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops.linear import linear
 
 __all__ = [

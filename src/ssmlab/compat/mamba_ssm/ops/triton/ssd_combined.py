@@ -16,7 +16,7 @@ from ssmlab.compat.mamba_ssm.ops.triton.k_activations import swiglu
 from ssmlab.compat.mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_chunk_state import _chunk_cumsum_fwd, _chunk_state_fwd
 from ssmlab.compat.mamba_ssm.ops.triton.ssd_state_passing import _state_passing_fwd
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import causal_conv1d, selective_scan, ssd
 from ssmlab.ops.linear import linear
 

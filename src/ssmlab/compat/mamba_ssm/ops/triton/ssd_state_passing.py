@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssmlab.compat._absent import absent
 from ssmlab.compat._gradients import gradients
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 
 __all__ = ["StatePassingFn", "_state_passing_bwd", "_state_passing_fwd", "state_passing", "state_passing_ref"]
 __getattr__ = absent(__name__, "_state_passing_fwd_kernel _state_passing_bwd_kernel", "call state_passing instead")

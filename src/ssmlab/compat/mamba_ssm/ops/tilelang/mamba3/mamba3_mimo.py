@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ssmlab.compat._absent import absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import mamba3
 
 __all__ = ["mamba3_mimo"]

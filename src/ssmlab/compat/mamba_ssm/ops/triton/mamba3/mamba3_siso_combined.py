@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.compat._absent import absent
-from ssmlab.errors import UserError
+from ssmlab.core.errors import UserError
 from ssmlab.ops import Mamba3State, mamba3
 
 __all__ = ["Mamba3Output", "mamba3_siso_combined"]

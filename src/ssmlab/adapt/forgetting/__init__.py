@@ -1,0 +1,1 @@
+"""What keeps a model able to do its old task."""

@@ -1,0 +1,127 @@
+"""What a language model has read, in a file: a long prompt is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssmlab.checkpoints.files import write_file
+from ssmlab.core.errors import ModelError
+from ssmlab.generation.prompt_state import Reading
+from ssmlab.models.weights import one_line
+
+FORMAT = "ssmlab reading 1"
+
+
+def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
+    """Write a reading as safetensors, under a temporary name first.
+
+    The header names the model, and holds how many tokens were read and hashes of them and of the model.
+
+    Args:
+        path: the file; its folder must be there.
+        model: the one that read.
+    """
+    path = Path(path)
+    tensors = {
+        "logits": reading.logits,
+        "lengths": torch.tensor([len(row) for row in reading.tokens]),
+        "tokens": torch.tensor([token for row in reading.tokens for token in row]),
+    }
+    for i, layer in enumerate(reading.state):
+        tensors |= {f"layers.{i}.{name}": _plain(tensor) for name, tensor in layer._asdict().items()}
+    header = {
+        "format": FORMAT,
+        "model": str(model.registry_name),
+        "model_hash": fingerprint(model),
+        "tokens": str(len(tensors["tokens"])),
+        "text_hash": _text_hash(tensors["lengths"], tensors["tokens"]),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        write_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be written: {one_line(error)}") from error
+    return path
+
+
+def load_reading(path: str | Path, model: Any) -> Reading:
+    """What `save_reading` wrote, for the same model in the same precision, on the model's device.
+
+    Raises:
+        ModelError: there is no such file, it is damaged or no reading, or another model wrote it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"there is no saved state {path}; --save-state writes one")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path} is no saved state, or is damaged; --save-state FILE writes one") from error
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({one_line(error)}); --save-state FILE writes a saved state"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise ModelError(f"{path} is no saved state of this version ({FORMAT!r}); read the text again")
+    if header["model_hash"] != fingerprint(model):
+        raise ModelError(
+            f"{path} is of another model, or of other weights or another dtype of this one ({header['model']}); "
+            "load it into the one that read the text"
+        )
+    if header["text_hash"] != _text_hash(tensors["lengths"], tensors["tokens"]):
+        raise ModelError(f"{path} is damaged, its tokens are not those of its header; read the text again")
+    rows = tensors["tokens"].split(tensors["lengths"].tolist())
+    device = model.backbone.embedding.weight.device
+    return Reading(
+        tuple(tuple(row.tolist()) for row in rows),
+        tensors["logits"][:, : model.config.logits].to(device),
+        _states(tensors, model, device),
+    )
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of the model's configuration, of its parameters' names, shapes and dtypes, and of some of their values."""
+    config = {
+        name: value for name, value in asdict(model.config).items() if name != "padded_logits"
+    }  # not of the state
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, len(flat) // 64)].cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _states(tensors: dict[str, Tensor], model: Any, device: torch.device) -> tuple:
+    """The layers' states, of the types that a call of the model returns."""
+    _, kinds = model(torch.zeros(1, 1, dtype=torch.int64, device=device))
+    return tuple(
+        type(kind)(*(_like(tensors[f"layers.{i}.{name}"], own).to(device) for name, own in kind._asdict().items()))
+        for i, kind in enumerate(kinds)
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs, which every version of the format holds."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _like(tensor: Tensor, own: Tensor) -> Tensor:
+    return torch.view_as_complex(tensor) if own.is_complex() else tensor
+
+
+def _text_hash(lengths: Tensor, tokens: Tensor) -> str:
+    return hashlib.sha256(json.dumps([lengths.tolist(), tokens.tolist()]).encode()).hexdigest()

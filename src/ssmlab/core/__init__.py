@@ -1,0 +1,1 @@
+"""What everything may use: errors, checks, files, progress, records, statistics, stamps."""

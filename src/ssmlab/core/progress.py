@@ -1,0 +1,31 @@
+"""What a run tells whoever started it. The library says nothing; the command line draws bars."""
+
+
+class Progress:
+    """Silence, and the interface of everything louder."""
+
+    def say(self, text: str) -> None:
+        """One line about what comes next."""
+
+    def start(self, title: str, total: int, done: int = 0, unit: str = "images", per_step: int = 1) -> None:
+        """A piece of work of `total` steps begins, `done` of them are behind; a step is `per_step` units."""
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` steps of the piece are behind; the note is e.g. the latest loss."""
+
+    def note(self, text: str) -> None:
+        """The latest numbers, where they come between two updates."""
+
+    def stop(self) -> None:
+        """The piece is over, finished or not."""
+
+
+def duration(seconds: float) -> str:
+    """ "0.4 s", "40 s", "3 min 20 s", "2 h 5 min": as exact as a person wants it."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    from ssmlab.core.formats import seconds as words
+
+    return words(seconds)

@@ -1,0 +1,9 @@
+"""The base of every table of a recipe. pydantic reads them; torch is not imported."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Table(BaseModel):
+    """A table of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)

@@ -1,0 +1,112 @@
+"""Which format a path has, found from its content, and its contents by the reader of that format."""
+
+from pathlib import Path
+
+from ssmlab.core.errors import DataError
+from ssmlab.data.contents import Contents, did_you_mean, some
+from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.images.cifar import LABELS, TarFiles, find_cifar, read_cifar
+from ssmlab.data.images.folders import read_folders
+from ssmlab.data.images.imagenet import find_imagenet, read_imagenet
+from ssmlab.data.images.medmnist import is_medmnist, read_medmnist
+from ssmlab.data.images.mhist import find_annotations, read_mhist
+from ssmlab.data.parts import sort_files
+
+ACCEPTED = (
+    "class folders (train/<class>/*, test/<class>/*; or <class>/*), one zip of such folders, "
+    "a MedMNIST .npz, MHIST's annotations.csv beside images/, CIFAR-10 or CIFAR-100 (python version, unpacked or "
+    ".tar.gz), ImageNet (train/n01440764/*, val/), or the word digits"
+)
+
+
+def read_contents(path: str, group: str | None, labels: str = "fine") -> Contents:
+    """Read "digits", a folder, an archive or a table.
+
+    Args:
+        labels: of CIFAR-100, "fine" or "coarse".
+    Raises:
+        DataError: it is no data set at all, or one without such labels.
+    """
+    if labels not in LABELS:
+        raise DataError(f"labels={labels!r}: expected {' or '.join(LABELS)}")
+    contents = _read(path, group, labels)
+    if labels != LABELS[0] and contents.format != "cifar100":
+        raise DataError(f"{path}: labels={labels!r} is for CIFAR-100, this is {contents.format}; leave it out")
+    return contents
+
+
+def _read(path, group, labels):
+    if not path:
+        raise DataError(f"no data are named; expected {ACCEPTED}")
+    if path == "digits":
+        from ssmlab.data.images.digits import read_digits
+
+        return read_digits(group)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _read_folder(path, group, labels)
+    if path.is_file():
+        contents = _read_archive(path, group, labels)
+        if contents is None and path.suffix.lower() == ".csv":
+            contents = _read_files(FolderFiles(path.parent), group, labels)
+        if contents is None:
+            raise DataError(f"{path}: not a data set in a known format; expected {ACCEPTED}")
+        return contents
+    near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {ACCEPTED}")
+
+
+def _read_folder(path, group, labels):
+    files = FolderFiles(path)
+    contents = _read_files(files, group, labels)
+    if contents is not None:
+        return contents
+    read = {}
+    for name, real in files.files.items():
+        if "/" not in name and _is_archive(files.head(name, 512)):
+            read[name] = _read_archive(path / real, group, labels)
+    read = {name: contents for name, contents in read.items() if contents is not None}
+    if len(read) == 1:
+        return next(iter(read.values()))
+    if read:
+        raise DataError(f"{path}: several data sets ({some(read)}); give one of them as the path")
+    found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
+    raise DataError(f"{path}: no data set in a known format, found {found}; expected {ACCEPTED}")
+
+
+def _read_archive(path, group, labels):
+    """Contents of a zip, npz or CIFAR's tar, whichever it is; None where it is none of them."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not _is_archive(head):
+        return None
+    if not head.startswith(b"PK"):
+        files = TarFiles(path)
+        place = find_cifar(files)
+        return read_cifar(files, place, group, labels) if place else None
+    files = ZipFiles(path)
+    if is_medmnist(files.files):
+        return read_medmnist(path, group)
+    return _read_files(files, group, labels)
+
+
+def _is_archive(head):
+    return head.startswith((b"PK", b"\x1f\x8b")) or head[257:262] == b"ustar"
+
+
+def _read_files(files, group, labels):
+    tables = find_annotations(files)
+    if len(tables) > 1:
+        raise DataError(f"{files.path}: several tables of annotations ({some(tables)}); keep one of them")
+    if tables:
+        return read_mhist(files, tables[0], group)
+    place = find_cifar(files)
+    if place:
+        return read_cifar(files, place, group, labels)
+    prefix = find_imagenet(files)
+    if prefix is not None:
+        return read_imagenet(files, prefix, group)
+    found = sort_files(files, "image")
+    if any("/" in name for name in (*(e.name for e in (*found.examples, *found.loose)), *found.unread)):
+        return read_folders(files, found, group)
+    return None

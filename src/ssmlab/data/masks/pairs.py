@@ -1,0 +1,327 @@
+"""Which file is an image, which one is its mask: by folders' names, by files' suffixes, or as a recipe says.
+
+folders   images | image | img ..., and masks | labels | groundtruth | 1st_manual ...; in any case and at any depth, its
+          words apart by "_", "-" or a space
+names     a_mask.png, mask_a.png, a_manual1.gif, a_labels.tif ... beside a.png or in a folder of masks; a_sat, img_a,
+          a_training of images
+parts     a folder train | val | test (or training, validation, testing) above or below them; train_images, train_masks
+Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,val,test}_masks and so on
+field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
+"""
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from ssmlab.data.contents import PARTS, count, some
+from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.masks.shapes import GeneratedFiles
+from ssmlab.data.masks.volumes import SUFFIXES
+from ssmlab.data.names import (
+    FIRM_MASK_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    folder_meaning,
+    image_of_mask,
+    is_numbered_mask,
+    without,
+)
+from ssmlab.data.parts import sort_files
+
+SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
+SECOND_SUFFIXES = ("_2ndHO", "_manual2")
+FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
+IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
+IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image with its mask.
+
+    Attributes:
+        id: the image's path below the data's root. part: as published, or None.
+        images: names of files, one for each channel; a picture of several channels is one.
+        mask: the mask's name. view: that of the field of view, or None.
+        group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
+        more: further masks of the image, one for each object: what any of them marks is marked.
+    """
+
+    id: str
+    part: str | None
+    images: tuple[str, ...]
+    mask: str
+    view: str | None = None
+    group: str | None = None
+    more: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class MaskContents:
+    """What a reader found.
+
+    Attributes:
+        format: mask_folders | massachusetts | nnunet.
+        classes: names in the order of the label numbers, or empty where the data do not say.
+        values: what stands in a mask -> label number, or empty where the data do not say; -1 is not counted.
+        problems: what must be mended, by file name. notes: what the user should know.
+    """
+
+    name: str
+    format: str
+    cases: list[Case]
+    classes: tuple[str, ...] = ()
+    values: dict[int, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    name: str
+    role: str  # image | mask | view
+    part: str | None
+    group: str | None = None
+
+
+def read_pairs(
+    files: FolderFiles | ZipFiles, images: str = "", masks: str = "", views: str = ""
+) -> MaskContents | None:
+    """Pair the pictures or volumes of a folder.
+
+    Args:
+        images, masks, views: folders below the root, where their names do not say what they hold.
+    Returns:
+        None where nothing is a mask.
+    """
+    contents = MaskContents(
+        name=files.path.stem if isinstance(files, ZipFiles) else files.path.resolve().name,
+        format="generated" if isinstance(files, GeneratedFiles) else "mask_folders",
+        cases=[],
+        problems=list(files.problems),
+    )
+    listed = sort_files(files, "mask", classed=False)
+    contents.notes += [*listed.notes, *listed.warnings]
+    if images or masks:
+        found = _by_setting(listed.examples, {"image": images, "mask": masks, "view": views}, contents)
+    else:
+        published = _massachusetts(listed.examples)
+        if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
+            contents.format = "massachusetts"
+        found = published or _by_name(listed.examples, contents)
+    # an empty folder of masks means that all of them are missing
+    empty = {folder_meaning(name.rpartition("/")[2])[1] for name in _empty_folders(files)}
+    if not any(item.role == "mask" for item in found) and empty.isdisjoint(MASK_FOLDERS):
+        return None
+    _pair(found, contents)
+    return contents
+
+
+def _empty_folders(files):
+    return files.folders - _above(files.files)
+
+
+def _above(names):
+    """All folders on the way to these files."""
+    return {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
+
+
+def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
+    """Folders that hold images or volumes at some depth, and those that hold nothing: annotations may also be boxes."""
+    listed = sort_files(files, "mask", classed=False)
+    names = [example.name for example in listed.examples]
+    return {"/".join(n.split("/")[:depth]) for n in names for depth in range(1, n.count("/") + 1)} | _empty_folders(
+        files
+    )
+
+
+def _by_setting(examples, folders, contents):
+    found = []
+    for role, folder in folders.items():
+        inside = [e for e in examples if folder and e.name.startswith(folder.strip("/") + "/")]
+        if folder and not inside:
+            contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
+        found += [_Found(e.name, role, e.part, e.group) for e in inside]
+    return found
+
+
+def _massachusetts(examples):
+    """What is below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
+    tops: dict[str, list[_Found]] = {}
+    for name in (example.name for example in examples):
+        steps = name.split("/")
+        part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
+        if part and (not rest or rest in MASK_FOLDERS):
+            tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
+    both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
+    best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
+    return both[best] if best is not None else None
+
+
+def _by_name(examples, contents):
+    folders = {step for example in examples for step in _folders(example.name)}
+    second = {example.name for example in examples if _second(example.name)}
+    if second:
+        contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
+    firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
+    sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
+    found, others = [], []
+    for name, example in ((example.name, example) for example in examples):
+        role = None if name in second else _role(name, firm, sorted_by_folder)
+        if role:
+            found.append(_Found(name, role, example.part, example.group))
+        elif name not in second:
+            others.append(name)
+    if others and any(item.role == "mask" for item in found):
+        contents.notes.append(f"left out: {count(len(others), 'picture')} outside of these folders ({some(others)})")
+    return found
+
+
+def _role(name, firm, sorted_by_folder):
+    for step in reversed(_folders(name)):
+        if step in FOV_FOLDERS or (firm and step in ("mask", "masks")):
+            return "view"
+        if step in MASK_FOLDERS:
+            return "mask"
+        if step in IMAGE_FOLDERS:
+            return "image"
+    if sorted_by_folder:
+        return None
+    return "mask" if named_as_mask(name) else "image"
+
+
+def _folders(name):
+    return [folder_meaning(step)[1] for step in name.split("/")[:-1]]
+
+
+def _second(name):
+    stem = _stem(name)
+    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or without(stem, SECOND_SUFFIXES) != stem
+
+
+def named_as_mask(name: str) -> bool:
+    """Whether a file's own name says that it is a mask: a_mask.png, mask_a.png, a_mask_1.png."""
+    return image_of_mask(_stem(name)) is not None
+
+
+def beside_images(files: FolderFiles | ZipFiles) -> bool:
+    """Whether half of the pictures have a mask beside them in their folder."""
+    pictures = [name for name in files.files if is_image(files, name)]
+    masks = [name for name in pictures if named_as_mask(name)]
+    images = {(name.rpartition("/")[0], _plain(_stem(name))) for name in pictures if not named_as_mask(name)}
+    return bool(masks) and 2 * len(images & {(n.rpartition("/")[0], _plain(_stem(n))) for n in masks}) >= len(images)
+
+
+def _place(name):
+    """The folders that an image and its mask share: a/fold1 of a/fold1/images/x.png."""
+    steps = name.split("/")[:-1]
+    roles = IMAGE_FOLDERS | MASK_FOLDERS | FOV_FOLDERS | SECOND_FOLDERS
+    return tuple(step for step in steps if folder_meaning(step)[1] not in roles)
+
+
+def _stem(name):
+    name = PurePosixPath(name).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return PurePosixPath(name).stem
+
+
+def _plain(stem):
+    """A stem without what tells an image from its mask: 21_training, 21_manual1 and 21_training_mask are 21."""
+    return without(image_of_mask(stem) or stem, IMAGE_SUFFIXES, IMAGE_PREFIXES)
+
+
+def _pair(found, contents):
+    unmasked: dict[str | None, list[str]] = {}
+    fold_of = {item.name: item.group for item in found}
+    for part in dict.fromkeys(item.part for item in found):
+        of_part = [item for item in found if item.part == part]
+        images, masks, views = ([i.name for i in of_part if i.role == role] for role in ("image", "mask", "view"))
+        if part == "test" and images and not masks:
+            contents.notes.append(f"left out: {count(len(images), 'image')} of test, which has no masks")
+            continue
+        masks, more, known = _gathered(images, masks)
+        if more:
+            objects = [image for image in images if image in known] or list(more)
+            contents.notes.append(
+                f"{count(len(more), 'image')} with a mask for each object, which are put together ({some(objects)})"
+            )
+        mask_of, lonely = _match([image for image in images if image not in known], masks, "mask", contents.problems)
+        mask_of |= known
+        view_of, _ = _match(images, views, "field of view", contents.problems)
+        contents.cases += [
+            Case(
+                image,
+                part,
+                (image,),
+                mask_of[image],
+                view_of.get(image),
+                fold_of[image],
+                more.get(mask_of[image], ()),
+            )
+            for image in images
+            if image in mask_of
+        ]
+        unmasked[part] = [image for image in images if image not in mask_of]
+        contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]
+        if views:
+            contents.problems += [
+                f"{name}: has no field of view, as others have" for name in images if name not in view_of
+            ]
+    for part in (*PARTS, None):
+        contents.problems += [
+            f"{name}: an image without a mask; add one, or remove it" for name in unmasked.get(part, ())
+        ]
+
+
+def _gathered(images, masks):
+    """Masks of one image, one for each object: x_mask.png and x_mask_1.png, or all in the folder of a single image.
+
+    Returns:
+        the masks that are left to match; the first of those together -> the others; image -> the first of its masks.
+    """
+    numbered: dict[tuple[str, str | None], list[str]] = {}
+    for name in masks:
+        numbered.setdefault((name.rpartition("/")[0], image_of_mask(_stem(name))), []).append(name)
+    more = {}
+    for (_, image), same in numbered.items():
+        if image and len(same) > 1 and any(is_numbered_mask(_stem(name)) for name in same):
+            more[same[0]] = tuple(same[1:])
+    places: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    for at, names in enumerate((images, masks)):
+        for name in names:
+            places.setdefault(_place(name), ([], []))[at].append(name)
+    known = {}
+    for place, (own, objects) in places.items():
+        if len(own) == 1 and len(objects) > 1 and place[-1:] == (_stem(own[0]),):  # <id>/images/<id>.png
+            known[own[0]] = objects[0]
+            more[objects[0]] = tuple(objects[1:])
+    gone = {name for names in more.values() for name in names} | set(known.values())
+    return [name for name in masks if name not in gone], more, known
+
+
+def _match(images, others, what, problems):
+    """The mask of every image: of the same stem, else of the same stem without known suffixes, in the same place before
+    any other; and masks left over."""
+    matched: dict[str, str] = {}
+    left = list(others)
+    stems = (_stem, lambda name: _plain(_stem(name)))
+    for key in (*((lambda name, stem=stem: (_place(name), stem(name))) for stem in stems), *stems):
+        open_images = [name for name in images if name not in matched]
+        by_key: dict[str, list[str]] = {}
+        for name in left:
+            by_key.setdefault(key(name), []).append(name)
+        named: dict[str, list[str]] = {}
+        for image in open_images:
+            named.setdefault(key(image), []).append(image)
+        for stem, same in named.items():
+            candidates = by_key.get(stem, [])
+            if candidates and (len(same) > 1 or len(candidates) > 1):
+                problems.append(
+                    f"{' and '.join(same)}: {'they share' if len(same) > 1 else 'has'} "
+                    f"{count(len(candidates), what)} ({some(candidates)}); one each is expected"
+                )
+            for image, candidate in zip(same, candidates, strict=False):
+                matched[image] = candidate
+            left = [name for name in left if name not in candidates]
+    return matched, left

@@ -1,0 +1,1 @@
+"""Sequences with labels: texts, sounds, genes."""

@@ -1,0 +1,204 @@
+"""Sequences with labels: reviews in class folders, genes in FASTA files, spoken words. numpy only."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ssmlab.core.errors import DataError
+from ssmlab.data.contents import count, some
+from ssmlab.data.copies import first_copies
+from ssmlab.data.files import FolderFiles
+from ssmlab.data.kinds import KINDS, Sorted
+from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
+from ssmlab.data.parts import sort_files
+from ssmlab.data.sequences.fasta import read_fasta
+from ssmlab.data.sequences.wav import mu_law, read_wavs
+from ssmlab.data.splits import TEST_FRACTION, held_out
+from ssmlab.data.synthetic.recall import RATE, generated_bases, generated_reviews, generated_sounds
+from ssmlab.data.text.documents import find_files, read_texts
+
+GENERATED = "generated"
+FEWEST = 3  # a class of fewer sequences cannot have all three parts
+FORMS = {
+    "text": "<class>/*.txt or <part>/<class>/*.txt",
+    "dna": "a FASTA file for each class, or <class>/*.fa, also below <part>/",
+    "audio": "<class>/*.wav, <part>/<class>/*.wav or <class>_<speaker>_<number>.wav",
+}
+
+
+_KEYS: dict[str, Callable[..., Keys]] = {"text": text_keys, "dna": base_keys, "audio": sound_keys}
+_NOUNS = {"text": "texts", "dna": "sequences", "audio": "sounds"}
+
+
+class Labelled(NamedTuple):
+    """A sequence with its class: a text or tokens (l,).
+
+    part: None where its publisher does not say. group: what stays on one side of a split, a fold or a speaker.
+    """
+
+    id: str
+    label: str
+    part: str | None
+    content: str | np.ndarray
+    group: str | None = None
+
+
+@dataclass
+class LabelledData:
+    """Labelled sequences in three parts.
+
+    Attributes:
+        held: part -> positions in `items`.
+        rate: samples per second of sounds, else 0.
+        notes: what was decided and left out. warnings: of these what may be a mistake.
+        copies: what of val and test is in an earlier part, see ssmlab.data.leaks.
+    """
+
+    items: list[Labelled]
+    rate: int
+    notes: list[str]
+    warnings: list[str]
+    held: dict[str, list[int]] = field(default_factory=dict)
+    copies: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted({item.label for item in self.items}))
+
+
+def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> LabelledData:
+    """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
+
+    Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
+
+    Raises:
+        DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
+    """
+    data = read_labelled(path, kind)
+    keys = [_KEYS[kind](item.content) for item in data.items]
+    near = [key.near for key in keys]
+    data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
+    learned = {data.items[i].label for i in data.held["train"]}
+    unlearned = [name for name in data.classes if name not in learned]
+    if unlearned:
+        raise DataError(f"{path}: no sequences in train of {some(unlearned)}; add some, or remove these classes")
+    held = ((part, data.items[i].id, keys[i]) for part, positions in data.held.items() for i in positions)
+    data.copies, warnings = leaks(held, _NOUNS[kind])
+    data.warnings += warnings
+    labels: dict[bytes, dict[str, str]] = {}
+    for item, key in zip(data.items, keys, strict=True):
+        labels.setdefault(key.exact, {}).setdefault(item.label, item.id)
+    twice = [ids for ids in labels.values() if len(ids) > 1]
+    if twice:
+        first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
+        data.warnings.append(f"{count(len(twice), 'sequence')} with more than one label ({first})")
+    copies = len(near) - len(set(near))
+    if copies and not data.copies:
+        data.notes.append(f"{count(copies, 'sequence')} are copies of others, and in the same part as these")
+    return data
+
+
+def read_labelled(path: str, kind: str) -> LabelledData:
+    """Labelled sequences, not yet divided.
+
+    Args:
+        path: or "generated". A folder as `FORMS` and ssmlab.data.parts say.
+        kind: "text", "dna" or "audio".
+    Raises:
+        DataError: with everything that cannot be read or has no class.
+    """
+    if path == GENERATED:
+        return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
+    found, files = _listed(path, kind)
+    examples, rate = {example.name: example for example in found.examples}, 0
+    if kind == "text":
+        contents = [(id, id, text) for id, text in read_texts(path, files=files)]
+    elif kind == "dna":
+        contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
+    else:
+        documents, rate, told = read_wavs(path, files)
+        contents = [(d.id, d.id, d.tokens) for d in documents]
+        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *told]
+    items = [
+        Labelled(id, examples[name].label or "", examples[name].part, content, examples[name].group)
+        for id, name, content in contents
+    ]
+    counts = Counter(item.label for item in items)
+    rare = sorted(label for label, n in counts.items() if n < FEWEST)
+    if rare:
+        found.notes.append(f"classes of fewer than {FEWEST} sequences are left out: {', '.join(rare)}")
+        items = [item for item in items if item.label not in rare]
+    if len(counts) - len(rare) < 2:
+        raise DataError(
+            f"{path}: fewer than two classes of {FEWEST} sequences and more ({some(counts)}); expected {FORMS[kind]}"
+        )
+    return LabelledData(items, rate, found.notes, found.warnings)
+
+
+def _file_of(id: str, known) -> str:
+    """The file of "<file>:<record>", where both may hold a colon."""
+    return next(name for i, letter in enumerate(id) if letter == ":" and (name := id[:i]) in known)
+
+
+def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, Path]]]:
+    """What a folder holds, sorted, and its examples as (id, file)."""
+    place, rule = Path(path).expanduser(), KINDS[kind]
+    if not place.is_dir():
+        find_files(place, rule.suffixes, FORMS[kind])
+        raise DataError(f"{path}: a single file has no classes; expected a folder with {FORMS[kind]}")
+    listing = FolderFiles(place)
+    found = sort_files(listing, kind)
+    if not (found.examples or found.loose):
+        find_files(place, rule.suffixes, FORMS[kind])
+    if found.problems:
+        raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
+    return found, [(example.name, place / listing.files[example.name]) for example in found.examples]
+
+
+def _generated(kind) -> list[Labelled]:
+    made: list = {
+        "text": lambda: generated_reviews(240),
+        "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
+        "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
+    }[kind]()
+    return [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
+
+
+def assign_parts(
+    items: list[Labelled], *, val_fraction: float, seed: int, digests: Sequence[bytes] = ()
+) -> dict[str, list[int]]:
+    """Positions by part: the published ones; a test that is missing is a fifth of every class, val is taken from train.
+
+    Args:
+        digests: of the items: equal ones are kept in one part, where they are not published in several.
+    Raises:
+        DataError: a part would be empty.
+    """
+    ids = [item.id for item in items]
+    copies = first_copies(ids, digests) if digests else ids
+    sides = [item.group or copy for item, copy in zip(items, copies, strict=True)]
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    published = {item.part for item in items}
+    train = [i for i, item in enumerate(items) if item.part in (None, "train")]
+    test = set() if "test" in published else _held(items, sides, train, TEST_FRACTION, seed, "test")
+    train = [i for i in train if i not in test]
+    val = set() if "val" in published else _held(items, sides, train, val_fraction, seed, "val")
+    for i, item in enumerate(items):
+        part = "test" if i in test else "val" if i in val else item.part or "train"
+        parts[part].append(i)
+    empty = [name for name, held in parts.items() if not held]
+    if empty:
+        raise DataError(f"the parts {', '.join(empty)} would be empty; give more sequences")
+    return parts
+
+
+def _held(items, sides, positions, fraction, seed, part):
+    ids, labels = [items[i].id for i in positions], [items[i].label for i in positions]
+    chosen = held_out(ids, labels, [sides[i] for i in positions], fraction=fraction, seed=seed, part=part)
+    if not chosen and any(items[i].group for i in positions):  # one fold is left
+        chosen = held_out(ids, labels, fraction=fraction, seed=seed, part=part)
+    return {positions[i] for i in chosen}

@@ -1,0 +1,125 @@
+"""Prompts with responses, or chats, from JSON lines: what a model reads, and what it is to answer."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.core.errors import DataError
+from ssmlab.data.text.documents import Document, find_files
+from ssmlab.data.text.encoding import decode_text
+
+ROLES = ("system", "user", "assistant")
+MOST_PROBLEMS = 20
+FORM = '{"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
+
+
+def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(id, messages) of every line, a message being (role, text); the id is "<file>:<line>".
+
+    Raises:
+        DataError: with every line that has another form, by file name and number; of a file that begins as something
+            else, only that.
+    """
+    chats, problems = [], []
+    for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
+        try:
+            lines = decode_text(file.read_bytes()).split("\n")
+        except (OSError, ValueError) as error:
+            problems.append(f"{id}: cannot be read ({error})")
+            continue
+        first = next(filter(str.strip, lines), "{}")
+        if not _is_object(first):
+            raise DataError(
+                f"{file}: begins with {first[:20]!r}, which is no JSON object; every line must be one, {FORM}"
+            )
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                chats.append((f"{id}:{number}", parse_chat(line)))
+            except ValueError as error:
+                problems.append(f"{id}, line {number}: {error}")
+    if problems:
+        left = [f"and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
+        raise DataError(
+            f"{path}: {len(problems):,} lines cannot be used; expected {FORM}", problems[:MOST_PROBLEMS] + left
+        )
+    if not chats:
+        raise DataError(f"{path}: holds no lines; expected {FORM}")
+    return chats
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def parse_chat(line: str) -> list[tuple[str, str]]:
+    """The messages of a line.
+
+    Raises:
+        ValueError: the line has another form, or nothing to learn.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"an object is expected, got {type(row).__name__}")
+    if "messages" in row:
+        messages = _messages(row["messages"])
+    elif {"prompt", "response"} <= row.keys():
+        messages = [("user", row["prompt"]), ("assistant", row["response"])]
+    else:
+        raise ValueError(f"has the keys {', '.join(row) or 'of nothing'}; prompt and response, or messages are needed")
+    if not all(isinstance(text, str) for _, text in messages):
+        raise ValueError("every text must be a string")
+    if not any(role == "assistant" and text for role, text in messages):
+        raise ValueError("has no answer to learn from")
+    return messages
+
+
+def _messages(rows) -> list[tuple[str, str]]:
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"role", "content"} <= row.keys() for row in rows
+    ):
+        raise ValueError("messages must be a list of objects with role and content")
+    for row in rows:
+        if row["role"] not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {row['role']!r}")
+    return [(row["role"], row["content"]) for row in rows]
+
+
+def question_tokens(text: str, template: Mapping[str, str], encode: Callable[[str], list[int]]) -> list[int]:
+    """A user's message as `chat_tokens` has it, up to where the answer begins."""
+    before, _ = template["assistant"].split("{text}")
+    return encode(template["user"].replace("{text}", text)) + encode(before)
+
+
+def chat_tokens(
+    id: str,
+    messages: list[tuple[str, str]],
+    template: Mapping[str, str],
+    encode: Callable[[str], list[int]],
+    mark: int,
+) -> Document:
+    """A chat as tokens; those of the answers, and the mark behind each, are to be learned.
+
+    Args:
+        template: by role the text around a message, with {text} in its place. What an answer's template has in front
+            of it is read, not learned.
+        mark: the token that ends an answer.
+    """
+    tokens, learned = [], []
+    for role, text in messages:
+        before, after = template[role].split("{text}")
+        pieces = [(before, False), (text + after, True)] if role == "assistant" else [(before + text + after, False)]
+        for piece, learn in pieces:
+            numbers = encode(piece) + ([mark] if learn else [])
+            tokens += numbers
+            learned += [learn] * len(numbers)
+    return Document(id, np.array(tokens, np.int32), np.array(learned, bool))

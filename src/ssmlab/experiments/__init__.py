@@ -1,0 +1,1 @@
+"""Recipes become runs: jobs, folders, sweeps."""

@@ -1,0 +1,93 @@
+"""A run's folder: checked first, made when everything else is in order, and never at the cost of another run."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+from ssmlab.core.errors import UserError
+from ssmlab.core.files import read_json, write_atomically
+from ssmlab.tasks.classify.recipe import Recipe
+from ssmlab.tasks.overrides import flatten
+from ssmlab.tasks.recipe import validate
+
+MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
+MARK = ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
+
+
+def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """The folder `output/<name>`, which is not touched.
+
+    Raises:
+        UserError: a run is there and neither `resume` nor `overwrite` is given; it holds something else; or the run
+            to be continued was started with another recipe.
+    """
+    folder = output / recipe.name
+    recipe_file = folder / "recipe.toml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give the run another name with name=...")
+    if folder.is_dir() and any(file.name != MARK and not _is_leftover(file) for file in folder.iterdir()):
+        if not recipe_file.is_file():
+            raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
+        if resume:
+            _check_same(recipe, recipe_file)
+        elif not is_run(folder):
+            raise UserError(
+                f"{folder} has a recipe.toml and other files, but no run was started there; nothing in it is deleted, "
+                "give the run another name with name=..."
+            )
+        elif overwrite and folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link to {folder.resolve()}, which --overwrite leaves alone; remove the link, or give "
+                "the run another name with name=..."
+            )
+        elif not overwrite:
+            raise UserError(
+                f"{folder} already holds a run ({state_of(folder)}); add --resume to continue it, --overwrite to start "
+                "again, or name=... for another folder"
+            )
+    return folder
+
+
+def make_folder(recipe: Recipe, folder: Path, *, overwrite: bool = False) -> None:
+    """Make the folder that `check_folder` has passed, with its mark and the resolved recipe in it."""
+    if overwrite and is_run(folder) and not folder.is_symlink():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in filter(_is_leftover, list(folder.iterdir())):
+        file.unlink()
+    if not (folder / MARK).is_file():
+        write_atomically(folder / MARK, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n")
+    if not (folder / "recipe.toml").is_file():
+        write_atomically(folder / "recipe.toml", recipe.to_toml())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (folder / MARK).is_file() or {"name", "task", "models"} <= read_json(folder / "run.json").keys()
+
+
+def _is_leftover(file: Path) -> bool:
+    """Half a file, of a run that was killed while it wrote the first ones."""
+    return file.name.endswith(".partial") and file.name.startswith((".recipe.toml.", f".{MARK}."))
+
+
+def state_of(folder: Path) -> str:
+    """Whether a run is finished, in words."""
+    finished = read_json(folder / "run.json").get("finished")
+    return f"finished {finished}" if finished else "not finished"
+
+
+def _check_same(recipe: Recipe, file: Path) -> None:
+    # with the defaults of keys that are newer than the run
+    before = flatten(validate(tomllib.loads(file.read_text(encoding="utf-8")), str(file)).model_dump())
+    now = flatten(recipe.model_dump())
+    changed = [
+        f"{key}={before.get(key)!r} (now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in MAY_DIFFER
+    ]
+    if changed:
+        raise UserError(
+            f"{file.parent} was started with {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; resume it "
+            f"as it was with `ssmlab run {file.parent} --resume`, or give the new run a name=..."
+        )

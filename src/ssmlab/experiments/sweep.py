@@ -1,0 +1,250 @@
+"""A grid of recipes, compared on the validation part. The test part is never predicted."""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.core.errors import RecipeError, UserError
+from ssmlab.core.files import write_atomically
+from ssmlab.core.progress import Progress, duration
+from ssmlab.experiments.folder import check_folder, make_folder
+from ssmlab.experiments.jobs import base_task, jobs_of
+from ssmlab.experiments.published import fetch_published
+from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.table import load_data, work_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid: what was changed, the recipe, and the validation part's numbers.
+
+    Args:
+        accuracies: of every model and seed the value of `metric`, which for classification is the accuracy.
+        higher: whether more of it is better.
+    """
+
+    changes: dict[str, str]
+    recipe: AnyRecipe
+    accuracies: dict[str, list[float]]
+    metric: str = "accuracy"
+    higher: bool = True
+
+    @property
+    def score(self) -> float:
+        """Mean over models and seeds, so that the choice favours no model."""
+        return float(np.mean([value for values in self.accuracies.values() for value in values]))
+
+    def goodness(self, label: str = "") -> float:
+        """The score, or that of one model, with the sign with which more is better."""
+        value = float(np.mean(self.accuracies[label])) if label else self.score
+        return value if self.higher else -value
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All trials in the order of the grid, and the folder with `sweep.jsonl` and `best.toml`."""
+
+    folder: Path
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial:
+        return max(self.trials, key=Trial.goodness)  # of equals the first
+
+    @property
+    def at_edge(self) -> list[str]:
+        """What to add to the grid: a number that is best at its end may be better beyond it."""
+        found = []
+        for key, text in self.best.changes.items():
+            values = sorted({_number(trial.changes[key]) for trial in self.trials})
+            best = _number(text)
+            if len(values) > 1 and not math.isnan(sum(values)) and best in (values[0], values[-1]):
+                side = "smallest" if best == values[0] else "largest"
+                found.append(f"{key}={text} is the best and the {side} of its grid; try values beyond it")
+        return found
+
+    @property
+    def recipe(self) -> AnyRecipe:
+        """The best trial's recipe. Where models may be trained differently, each one with its own best of the grid."""
+        best = self.best.recipe
+        if not all(key.startswith("training.") for key in self.best.changes) or not hasattr(best.models[0], "training"):
+            return best
+        table = best.model_dump()
+        for model in table["models"]:
+            own = max(self.trials, key=lambda trial: trial.goodness(model["label"])).recipe.training.model_dump()
+            changed = [key.split(".")[1] for key in self.best.changes]
+            model["training"] = model["training"] | {key: own[key] for key in changed}
+        return type(best).model_validate(table)
+
+
+def _number(text: str) -> float:
+    """The number that a value of the grid is, nan where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Split "key=a,b,c" into the grid, and what has one value into overrides; commas within brackets do not count.
+
+    Raises:
+        RecipeError: nothing varies, or an argument is no key=value.
+    """
+    grid: dict[str, list[str]] = {}
+    overrides = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"{argument!r} is not of the form key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
+        values = _split(text)
+        if len(values) == 1:
+            overrides.append(argument)
+        elif not all(values):
+            raise RecipeError(f"{argument!r} has an empty value between its commas")
+        else:
+            grid[key.strip()] = values
+    if not grid:
+        raise RecipeError("nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
+    return grid, overrides
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in (*parts, text[start:])]
+
+
+def run_sweep(
+    source: str,
+    arguments: list[str],
+    *,
+    smoke: bool = False,
+    output: Path | str = "runs",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    accept_licence: bool = False,
+) -> Sweep:
+    """Train every point of the grid and compare them on the validation part.
+
+    Args:
+        source, smoke: the recipe, as for `load_recipe`.
+        arguments: "key=a,b,c" spans the grid, "key=a" changes every trial.
+        resume: keep the trials that an interrupted sweep has finished.
+        accept_licence: accept the licences of published weights, where they must be accepted once.
+    Returns:
+        the trials; `output/<name>-sweep/` holds sweep.jsonl, a line for every model, seed and trial, and best.toml.
+    """
+    progress = progress or Progress()
+    grid, overrides = parse_grid(arguments)
+    base = load_recipe(source, overrides, smoke=smoke)
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    # All recipes are checked before the first is trained.
+    recipes = [
+        load_recipe(source, [*overrides, *(f"{k}={v}" for k, v in point.items())], smoke=smoke) for point in points
+    ]
+    _own_keys(base, grid)
+    named = base.model_copy(update={"name": f"{base.name}-sweep"})
+    folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
+    for recipe in recipes:
+        fetch_published(recipe, accept_licence)
+    cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
+    make_folder(named, folder, overwrite=overwrite)
+    _same_grid(folder, grid)
+    _start_from_base(recipes, Path(output), progress, overwrite)
+    trials = []
+    for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
+        key = recipe.data.model_dump_json()
+        if key not in cache:
+            cache = {key: load_data(recipe, progress)}
+        trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
+    sweep = Sweep(folder, trials)
+    write_atomically(folder / "best.toml", sweep.recipe.to_toml())
+    return sweep
+
+
+def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
+    """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
+    work = work_of(recipe, data)
+    work.find_base = partial(base_task, recipe)
+    known = {(row["trial"], row["model"], row["seed"]): row for row in _read(folder / "sweep.jsonl")}
+    scratch = folder / "trials" / str(number)
+    jobs = jobs_of(recipe, scratch)
+    left = [job for job in jobs if (number, job.model.label, job.seed) not in known]
+    text = " ".join(f"{key}={value}" for key, value in point.items())
+    if left:
+        seconds = sum(work.estimate(job) for job in left)
+        progress.say(f"trial {number + 1} of {count}: {text}, about {duration(max(1.0, seconds))}")
+    accuracies: dict[str, list[float]] = {}
+    for job in jobs:
+        row = known.get((number, job.model.label, job.seed))
+        if row is None:
+            network, task, trained, _ = work.train(job, progress=progress, resume=True)
+            row = {
+                "trial": number,
+                **point,
+                "model": job.model.label,
+                "seed": job.seed,
+                **work.validate(network, task, job),
+                "train_seconds": trained.seconds,
+            }
+            _append(folder / "sweep.jsonl", row)
+        accuracies.setdefault(job.model.label, []).append(row[f"val_{work.decides}"])
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Trial(point, recipe, accuracies, work.decides, work.higher)
+
+
+def _start_from_base(recipes: list[AnyRecipe], output: Path, progress: Progress, overwrite: bool) -> None:
+    """Let the models of every trial start from the model that the recipe names; it is trained once."""
+    if not (recipes[0].base.recipe or recipes[0].base.weights):
+        return
+    from ssmlab.experiments.run import run_base
+
+    folder = run_base(recipes[0], output, progress, overwrite)
+    for recipe in recipes[1:]:
+        recipe.base.weights = str(folder)
+        run_base(recipe, output, progress)
+
+
+def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
+    """What a model says for itself would win over every point of the grid; and all trials start from one base."""
+    for key in grid:
+        if key.startswith("base."):
+            raise RecipeError(f"{key} cannot vary: the trials start from one model; sweep base.recipe by itself")
+    for i, model in enumerate(recipe.models):
+        for name in getattr(model, "training", {}):
+            if f"training.{name}" in grid:
+                raise RecipeError(
+                    f"models.{i}.training.{name} of {model.label} stands against a grid of training.{name}; sweep the "
+                    "recipe without it"
+                )
+
+
+def _same_grid(folder: Path, grid: dict) -> None:
+    file = folder / "grid.json"
+    if not file.is_file():
+        write_atomically(file, json.dumps(grid, indent=2) + "\n")
+    elif json.loads(file.read_text(encoding="utf-8")) != grid:
+        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _append(path: Path, row: dict) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*_read(path), row]))

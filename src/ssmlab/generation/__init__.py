@@ -1,0 +1,1 @@
+"""Text generation: states of prompts, sampling, beams, decode programs."""

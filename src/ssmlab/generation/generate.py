@@ -1,0 +1,194 @@
+"""Writing on: greedy, sampled or by beam search, in batches in which every row is as if alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssmlab.core.errors import ModelError
+from ssmlab.generation.beams import beam_search
+from ssmlab.generation.graphs import Decoder
+from ssmlab.generation.prompt_state import CHUNK, Reading, read, select_rows, whole_numbers
+from ssmlab.generation.sampling import Sampling, check_choice, draw
+from ssmlab.generation.text_stream import TextStream
+
+
+class Generated(NamedTuple):
+    """What was written behind one prompt.
+
+    tokens: the new tokens; the last one is of `eos`, or completes the stop string, where that is the reason.
+    text: theirs, without a stop string; empty where no `decode` was given.
+    reason: why it ended: "eos", "stop" or "length".
+    score: natural logarithm of the tokens' probability, before temperature and the like.
+    """
+
+    tokens: list[int]
+    text: str
+    reason: str
+    score: float
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Reading | Tensor | Sequence[Sequence[int]],
+    *,
+    max_tokens: int = 100,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    beams: int = 1,
+    eos: int | Collection[int] | None = None,
+    decode: Callable[[list[int]], str] | None = None,
+    stop: Sequence[str] = (),
+    on_text: Callable[[int, str], None] | None = None,
+    chunk: int = CHUNK,
+    graphs: bool | None = None,
+) -> list[Generated]:
+    """Write on behind every prompt. A row's result does not depend on the others.
+
+    Args:
+        model: a language model, in evaluation mode.
+        prompts: tokens of every row, of any lengths, lists or int64 (b, l); or what `read` returned, which stays as it
+            was and can be continued again.
+        max_tokens: new tokens of a row, at most.
+        temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; the default takes the likeliest token.
+        seed: of the random numbers; every row has its own, from the same seed or from one of as many.
+        beams: texts that are kept while searching for the likeliest; 1 is no search. The score that decides is the
+            mean logarithm of a token's probability.
+        eos: the token that ends a text, or several that do.
+        decode: tokens to text, which `stop` and `on_text` need.
+        stop: texts that end a row; what is returned ends before them.
+        on_text: called with a row's number and a piece of its text as soon as that is certain.
+        chunk: tokens of a prompt that are read at once.
+        graphs: whether a token is recorded once as a CUDA graph and replayed; None: on a GPU for 8 tokens or more,
+            unless SSMLAB_CUDA_GRAPHS=0 is in the environment. Beam search does without.
+    Raises:
+        ModelError: an option out of range, options that exclude each other, or a prompt that cannot be read.
+    """
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    _check(model, max_tokens, beams, sampling, decode, stop, on_text)
+    reading = prompts if isinstance(prompts, Reading) else read(model, prompts, chunk=chunk)
+    streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
+    ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
+    outside = sorted(token for token in ends if not 0 <= token < model.config.vocab_size)
+    if outside:
+        raise ModelError(f"eos must be tokens from 0 to {model.config.vocab_size - 1}, got {outside}")
+    rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
+    if beams > 1:
+        for row in rows:
+            best = beam_search(
+                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), ends, row.stream
+            )
+            row.take_all(best)
+    elif max_tokens:
+        decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
+        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)))
+    return [row.result() for row in rows]
+
+
+def _write(
+    model: Any, decoder: Decoder, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]
+) -> None:
+    """One token for every row at a time, until all are finished; finished rows leave the batch."""
+    logits, state = reading.logits, reading.state
+    device, vocab = logits.device, model.config.vocab_size
+    generators = [torch.Generator(device).manual_seed(number) for number in seeds]
+    process, text = sampling.processor(), _rectangle(reading.tokens, device)
+    while True:
+        scores = logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32))
+        processed = scores if process is None else process(text, scores)
+        chosen = draw(processed, generators if sampling.temperature else None)
+        logs = scores.log_softmax(1).gather(1, chosen[:, None])[:, 0].tolist()
+        left = [i for i, (row, *new) in enumerate(zip(rows, chosen.tolist(), logs, strict=True)) if row.take(*new)]
+        if not left:
+            return
+        text = torch.cat([text, chosen[:, None]], 1)
+        if len(left) < len(rows):
+            index = torch.tensor(left, device=device)
+            state, text = select_rows(state, index), text[index]
+            rows, generators = [rows[i] for i in left], [generators[i] for i in left]
+        logits, state = decoder(text[:, -1:], state)
+        logits = logits[:, -1]
+
+
+class _Row:
+    """One row while it is written."""
+
+    def __init__(
+        self,
+        number: int,
+        stream: TextStream | None,
+        ends: Collection[int],
+        max_tokens: int,
+        on_text: Callable[[int, str], None] | None,
+    ):
+        self.number, self.stream = number, stream
+        self._ends, self._max_tokens, self._on_text = ends, max_tokens, on_text
+        self.tokens: list[int] = []
+        self.score, self.reason = 0.0, "length"
+
+    def take(self, token: int, log: float) -> bool:
+        """One token more; returns whether the row goes on."""
+        self.tokens.append(token)
+        self.score += log
+        if token in self._ends:
+            self.reason = "eos"
+        elif self.stream is not None:
+            self._tell(self.stream.push(token))
+            if self.stream.stopped:
+                self.reason = "stop"
+        going_on = self.reason == "length" and len(self.tokens) < self._max_tokens
+        if not going_on and self.stream is not None:
+            self._tell(self.stream.end())
+        return going_on
+
+    def take_all(self, tokens: list[tuple[int, float]]) -> None:
+        """The tokens of a text that is complete."""
+        for token, log in tokens:
+            self.take(token, log)
+
+    def result(self) -> Generated:
+        """What was written."""
+        return Generated(self.tokens, "" if self.stream is None else self.stream.text, self.reason, self.score)
+
+    def _tell(self, text: str) -> None:
+        if text and self._on_text is not None:
+            self._on_text(self.number, text)
+
+
+def _rectangle(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows of one length (b, s): the shorter ones begin with their first token several times.
+
+    Only the penalty for repetition reads them, and to it a token is in the text once or often.
+    """
+    longest = max(map(len, tokens))
+    return torch.tensor([[row[0]] * (longest - len(row)) + list(row) for row in tokens], device=device)
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    seeds = [seed] * count if type(seed) is int else whole_numbers("seed", seed)
+    if len(seeds) != count:
+        raise ModelError(f"seed must be one number or one for each of the {count} rows, got {len(seeds)}")
+    return seeds
+
+
+def _check(model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any) -> None:
+    for name, value in (("max_tokens", max_tokens), ("beams", beams)):
+        if type(value) is not int:
+            raise ModelError(f"{name} must be a whole number, got {value!r}")
+    if max_tokens < 0:
+        raise ModelError(f"max_tokens must be at least 0, got {max_tokens}")
+    if not 1 <= beams <= model.config.vocab_size:
+        raise ModelError(f"beams must be from 1 to {model.config.vocab_size}, the vocabulary, got {beams}")
+    check_choice(sampling, beams, stop)
+    if decode is None and (stop or on_text is not None):
+        raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")

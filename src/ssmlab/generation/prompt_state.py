@@ -1,0 +1,132 @@
+"""Reading a text with a language model, and what one keeps of it: a value that can be forked, saved and continued."""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssmlab.core.errors import ModelError, ShapeError
+
+CHUNK = 1024  # tokens read at once; more are not faster, and activations are the memory of a long prompt
+
+
+class Reading(NamedTuple):
+    """All that a model needs to go on after the texts of b rows.
+
+    tokens: the tokens of every row.
+    logits: of each row's next token, (b, vocabulary).
+    state: the layers' states.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    logits: Tensor
+    state: tuple
+
+    def select(self, rows: Sequence[int]) -> Reading:
+        """Some rows, in any order and as often as named: [0, 0, 0] forks the first into three."""
+        count = len(self.tokens)
+        rows = whole_numbers("rows", rows)
+        if not rows or not all(-count <= row < count for row in rows):
+            raise ModelError(f"the reading has rows 0 to {count - 1}, got {rows}; name at least one of them")
+        index = torch.tensor(rows, dtype=torch.int64, device=self.logits.device) % count
+        tokens = tuple(self.tokens[row] for row in rows)
+        return Reading(tokens, self.logits.index_select(0, index), select_rows(self.state, index))
+
+
+@torch.no_grad()
+def read(
+    model: Any,
+    prompts: Tensor | Sequence[Sequence[int]],
+    reading: Reading | None = None,
+    *,
+    chunk: int = CHUNK,
+) -> Reading:
+    """Read texts, of any lengths, in pieces of bounded memory.
+
+    Args:
+        model: a language model.
+        prompts: tokens of every row, lists or int64 (b, l). A row may be empty where it continues a reading.
+        reading: what stands before; of as many rows, or of one row, which then stands before all of them.
+        chunk: tokens of a row that are read at once.
+    Returns:
+        The reading; what was passed in stays as it was.
+    Raises:
+        ModelError: an empty row, a token that the model does not have, or another number of rows.
+    """
+    rows = _rows(prompts)
+    _check(model, rows, reading, chunk)
+    if reading is not None and len(reading.tokens) != len(rows):
+        reading = reading.select([0] * len(rows))
+    longest = max(map(len, rows))
+    if longest == 0 and reading is not None:
+        return reading
+    device = model.backbone.embedding.weight.device
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    full = bool(mask.all())
+    state, logits = (None, None) if reading is None else (reading.state, reading.logits)
+    out = None
+    for begin in range(0, longest, chunk):
+        part = slice(begin, begin + chunk)
+        out, state = model(ids[:, part], state, mask=None if full else mask[:, part], last_only=True)
+    assert out is not None and state is not None
+    last = out[:, -1]
+    if logits is not None:  # a row without new tokens is where it was
+        last = torch.where(lengths[:, None] > 0, last, logits)
+    before = ((),) * len(rows) if reading is None else reading.tokens
+    return Reading(tuple((*old, *new) for old, new in zip(before, rows, strict=True)), last, state)
+
+
+def whole_numbers(what: str, values: object) -> list[int]:
+    """A list of whole numbers, from a list or a tensor of them.
+
+    Raises:
+        ModelError: they are no whole numbers; nothing is rounded.
+    """
+    if isinstance(values, Tensor):
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool or values.dim() > 1:
+            raise ModelError(f"{what} must be whole numbers, got a tensor {tuple(values.shape)} of {values.dtype}")
+        values = values.tolist()
+    try:
+        found = list(values)  # type: ignore[call-overload]
+        if any(isinstance(value, (bool, Tensor)) for value in found):
+            raise TypeError
+        return list(map(operator.index, found))
+    except TypeError:
+        raise ModelError(f"{what} must be a list of whole numbers, got {reprlib.repr(values)}") from None
+
+
+def _rows(prompts: Any) -> list[list[int]]:
+    if isinstance(prompts, str) or not hasattr(prompts, "__iter__"):
+        raise ModelError(f"prompts must be lists of tokens, got {reprlib.repr(prompts)}; encode texts first")
+    if isinstance(prompts, Tensor) and prompts.dim() != 2:
+        raise ShapeError(f"prompts must be tokens (b, l), got a tensor {tuple(prompts.shape)}")
+    return [whole_numbers(f"prompt {i}", row) for i, row in enumerate(prompts)]
+
+
+def select_rows(state: tuple, index: Tensor) -> tuple:
+    """The states of some rows of a batch; tensors of their own, whatever happens to the others."""
+    return tuple(type(layer)(*(tensor.index_select(0, index) for tensor in layer)) for layer in state)
+
+
+def _check(model: Any, rows: list[list[int]], reading: Reading | None, chunk: int) -> None:
+    if type(chunk) is not int or chunk < 1:
+        raise ModelError(f"chunk must be at least 1 token, got {chunk!r}")
+    if not rows:
+        raise ShapeError("there are no prompts; give at least one row of tokens")
+    if reading is None and not all(rows):
+        raise ModelError(f"prompt {next(i for i, row in enumerate(rows) if not row)} has no tokens; give at least one")
+    if reading is not None and len(reading.tokens) not in (1, len(rows)):
+        raise ShapeError(f"the reading has {len(reading.tokens)} rows, the prompts {len(rows)}; select rows of it")
+    size = model.config.logits
+    unknown = sorted({token for row in rows for token in row if not 0 <= token < size})
+    if unknown:
+        raise ModelError(
+            f"the model has tokens 0 to {size - 1}, the prompt has {unknown[:5]}; is the tokenizer its own?"
+        )

@@ -1,0 +1,70 @@
+"""Conversion maps as data: which key of an original state_dict becomes which of ours, and nothing left unsaid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssmlab.core.errors import ModelError
+
+
+class Rule(NamedTuple):
+    """One line of a map. The first rule that matches a key decides; a key that none matches keeps its name.
+
+    pattern: regular expression that must match the whole original key.
+    target: our key, with groups as `re.sub` writes them (r"\\1"); None drops the key, on purpose.
+    change: applied to the tensor on its way.
+    alias: the key repeats another one: where both are there they must hold the same values.
+    """
+
+    pattern: str
+    target: str | None
+    change: Callable[[Tensor], Tensor] | None = None
+    alias: bool = False
+
+
+def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, Tensor]:
+    """Our names and layouts for an original state_dict.
+
+    Raises:
+        ModelError: two original keys become one of ours, or repeat each other with other values; all are listed.
+    """
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    aliases: set[str] = set()
+    problems = []
+    for key, value in state.items():
+        target, change, alias = _translated(key, rules)
+        if target is None:
+            continue
+        value = value if change is None else change(value)
+        if alias:
+            aliases.add(key)
+        if target not in origin:
+            origin[target] = key
+            found[target] = value
+        elif not alias and origin[target] not in aliases:
+            problems.append(f"{origin[target]} and {key} both become {target}")
+        elif not _same(found[target], value):
+            problems.append(f"{origin[target]} and {key} must be one tensor and differ")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise ModelError(f"the conversion map is ambiguous for {len(problems)} keys:{lines}")
+    return found
+
+
+def _translated(key: str, rules: Sequence[Rule]) -> tuple[str | None, Callable[[Tensor], Tensor] | None, bool]:
+    for rule in rules:
+        match = re.fullmatch(rule.pattern, key)
+        if match:
+            return None if rule.target is None else match.expand(rule.target), rule.change, rule.alias
+    return key, None, False
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Tensors without values, on the meta device, are compared by shape."""
+    return one.shape == other.shape and (one.is_meta or other.is_meta or torch.equal(one, other))

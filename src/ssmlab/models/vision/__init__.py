@@ -1,0 +1,1 @@
+"""Networks for images, a family a file."""

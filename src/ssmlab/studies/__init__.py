@@ -1,0 +1,1 @@
+"""Questions about finished models, each a folder."""

@@ -1,0 +1,193 @@
+"""The files of a comparison: records, table, plots and one self-contained page."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from ssmlab.core import formats
+from ssmlab.core.files import write_atomically, write_json, write_records
+from ssmlab.core.record import Record
+from ssmlab.core.stamp import Stamp
+from ssmlab.reports.deciding import too_few
+from ssmlab.reports.markup import definitions, document, el
+from ssmlab.reports.plots import Plot
+from ssmlab.reports.sections import figure, named
+from ssmlab.reports.table_html import to_html
+from ssmlab.reports.tables import Table
+from ssmlab.studies.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
+from ssmlab.studies.compare.published import Published, published
+from ssmlab.studies.compare.subjects import Subject
+from ssmlab.studies.compare.table import LEGEND, make_table, to_markdown
+
+METHOD = (
+    (
+        "Speed",
+        "Batches of noise in evaluation mode, float32, without reading files. In every round each model has its turn, "
+        "another one first each time, so that a machine that slows down slows all. The first calls are not among them.",
+    ),
+    ("First call", "One image through a model that has computed nothing yet; torch itself had computed before."),
+    ("Latency", "Of one image at a time. The percentiles are of all warm calls."),
+    (
+        "Operations",
+        "Products, convolutions, attention and scans; norms, activations and sums are not counted. One "
+        "multiply-accumulate (MAC) is two operations (FLOP). A selective scan is 9·d·l·n + d·l MAC for every "
+        "direction. What authors print as FLOPs are MAC.",
+    ),
+    (
+        "Memory",
+        "The weights and the most that comes on top of them at once; for training that is gradients, both moments of "
+        "AdamW and what the backward pass reads. On a CPU by the resident memory of the process.",
+    ),
+    ("Training", "Forward, cross-entropy, backward and AdamW on a batch of noise, without reading files."),
+    ("Accuracy", "On the test part. Trained models see it as they saw their training images."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished comparison.
+
+    Args:
+        reasons: label -> why there is no accuracy.
+        settings: the options as they were used. stamp: the circumstances.
+    """
+
+    folder: Path
+    subjects: list[Subject]
+    records: list[Record]
+    reasons: dict[str, str]
+    settings: dict
+    stamp: Stamp
+    started: str
+    finished: str
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return {subject.label: subject.title for subject in self.subjects}
+
+    @property
+    def batch(self) -> int:
+        return self.settings["batch"]
+
+    @cached_property
+    def table(self) -> Table:
+        made = make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        return replace(made, notes=(self.sizes,) if self.sizes else ())
+
+    @property
+    def printed(self) -> dict[str, Published | None]:
+        """Of networks whose size is the published one; a trained model of that name has other weights."""
+        found = {s.label: None if s.folder else published(s.name) for s in self.subjects}
+        sizes = {r.model: r.value for r in self.records if r.metric == "image_size"}
+        return {label: p if p and p.image_size == sizes[label] else None for label, p in found.items()}
+
+    def spots(self, axis: Axis) -> list[Spot]:
+        """The models that have both numbers."""
+        speeds = {
+            r.model: r
+            for r in self.records
+            if r.metric == "images_per_second" and r.class_ == f"batch {self.batch}" and r.spread
+        }
+        return [
+            Spot(r.model, list(self.titles).index(r.model), speeds[r.model].value, speeds[r.model].spread, r.value,
+                 r.spread)
+            for r in self.records
+            if r.metric == axis.name and r.model in speeds
+        ]  # fmt: skip
+
+    @property
+    def axis(self) -> Axis:
+        """What speed is weighed against: accuracy, or operations where nothing was tested."""
+        return ACCURACY if self.spots(ACCURACY) else MACS
+
+    @property
+    def answer(self) -> str:
+        """One sentence: the models that no other one beats."""
+        tested = [r.n for r in self.records if r.metric == "accuracy"]
+        if tested and self.axis is ACCURACY and (few := too_few(min(n or 0 for n in tested), "images")):
+            return f"No verdict: {few}"
+        ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis)]
+        against = "accuracy" if self.axis is ACCURACY else "operations"
+        return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+
+    @property
+    def sizes(self) -> str:
+        """A sentence where networks by name took the size of the trained models beside them, else nothing."""
+        trained, named = ([s for s in self.subjects if bool(s.folder) is of] for of in (True, False))
+        if self.settings["image_size"] or not trained or not named:
+            return ""
+        found = {r.model: round(r.value) for r in self.records if r.metric == "image_size"}
+        size, names = found[named[0].label], formats.listing([s.title for s in named])
+        models = [s.title for s in trained if found[s.label] == size]
+        return (
+            f"Networks by name ({names}) are measured at {size} x {size} pixels, the size at which "
+            f"{formats.listing(models)} {'was' if len(models) == 1 else 'were'} trained; --image-size N sets another."
+        )
+
+
+def write_result(result: Result) -> Path:
+    """Write everything, each file in one step, the page last."""
+    folder = result.folder
+    models = [
+        {
+            "label": s.label,
+            "title": s.title,
+            "name": s.name,
+            "weights": s.state,
+            "accuracy": result.reasons.get(s.label),
+        }
+        for s in result.subjects
+    ]
+    circumstances = {key: getattr(result.stamp, key) for key in ("command", "commit", "machine", "versions")}
+    content = {"models": models, "settings": result.settings, **circumstances}
+    write_json(folder / "compare.json", content | {"started": result.started, "finished": result.finished})
+    write_records(folder / "records.jsonl", result.records)
+    lines = [f"- {key}: {value}" for key, value in circumstances.items()]
+    weights = [f"- {model['label']}: weights {model['weights']}" for model in models]
+    table = to_markdown(result.table)
+    said = [" ".join(filter(None, (f"{result.answer}.", result.sizes)))]
+    write_atomically(folder / "table.md", "\n".join(["# ssmlab compare", "", *said, "", *lines, *weights, "", table]))
+    drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, MACS)]
+    plots = [each for each in drawn if each is not None]
+    for each in plots:
+        write_atomically(folder / "plots" / f"{each.name}.svg", each.svg)
+    path = folder / "report.html"
+    write_atomically(path, page(result, plots))
+    return path
+
+
+def page(result: Result, plots: list[Plot]) -> str:
+    """The page's text."""
+    names = [named(i, title) for i, title in enumerate(result.titles.values())]
+    body = el(
+        "main",
+        el(
+            "header",
+            el("p", f"ssmlab compare · {result.folder.name}", class_="eyebrow"),
+            el("h1", f"{formats.plural(len(result.subjects), 'model')} side by side"),
+            el("p", el("strong", result.answer), ".", class_="answer"),
+            el("p", result.sizes, class_="lede") if result.sizes else None,
+        ),
+        el("section", el("div", to_html(result.table, names, caption=LEGEND), class_="card"), class_="top single"),
+        el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),
+        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
+        el("section", el("h2", "Models, settings, machine"), el("div", definitions(_facts(result)), class_="card")),
+        el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
+    )
+    return document(f"{', '.join(result.titles.values())} – ssmlab compare", body)
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    models = "; ".join(f"{s.title}: {s.name}, weights {s.state}" for s in result.subjects)
+    set_ = {key: value for key, value in result.settings.items() if value not in (None, "", (), 0)}
+    return [
+        ("Models", models),
+        ("Settings", ", ".join(f"{key} {json.dumps(value, default=str)}" for key, value in set_.items())),
+        ("Command", result.stamp.command or ""),
+        ("Commit", result.stamp.commit or "not a checkout"),
+        ("Machine", result.stamp.machine),
+        ("Versions", result.stamp.versions),
+        ("Started", result.started),
+        ("Finished", result.finished),
+    ]

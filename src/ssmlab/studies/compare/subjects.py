@@ -1,0 +1,125 @@
+"""What is compared: trained models, and networks by name with random weights or with those of a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.text import did_you_mean
+from ssmlab.models.language.names import LANGUAGE_MODELS
+from ssmlab.models.registry import MODELS, TIMM, describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One model of the comparison.
+
+    Args:
+        label: its name in the records, unique. title: what people call it.
+        name: in the table of models, or timm/<name>.
+        folder: of a trained model, with the preprocessing in `preprocess`; None for a network by name.
+        weights: a file for a network by name; None leaves its weights random.
+        others: folders of the same model trained with other seeds.
+    """
+
+    label: str
+    title: str
+    name: str
+    folder: Path | None = None
+    preprocess: dict | None = None
+    weights: Path | None = None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """Where its weights come from, in words."""
+        if self.folder is not None:
+            more = f", mean of {1 + len(self.others)} seeds" if self.others else ""
+            return f"trained, {self.folder}{more}"
+        return "random" if self.weights is None else str(self.weights)
+
+
+def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path = Path("runs")) -> list[Subject]:
+    """The models that a command names. Nothing is built.
+
+    Args:
+        models: each a run's folder (all its models), a trained model's folder or its weights file, the name of a run
+            under `runs`, a name of the table, or timm/<name>.
+        weights: files for networks by name: FILE where there is one of them, else NAME=FILE.
+    Raises:
+        ModelError: there is no such model. UserError: one is named twice, or a file belongs to no network.
+    """
+    found = [subject for model in models for subject in _find(model, runs)]
+    labels = [subject.label for subject in found]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is there twice; name every model once")
+    titles = [subject.title for subject in found]
+    found = [s if titles.count(s.title) == 1 else replace(s, title=s.label) for s in found]
+    return _with_weights(found, weights)
+
+
+def _find(model: str, runs: Path) -> list[Subject]:
+    path = Path(model)
+    if model.startswith(TIMM) and not path.exists():
+        from ssmlab.models.vision.backbones import check_timm
+
+        check_timm(model.removeprefix(TIMM))  # before anything is built, which takes long
+        return [Subject(label=model, title=describe(model), name=model)]
+    if model in MODELS and not path.exists():
+        return [Subject(label=model, title=describe(model), name=model)]
+    if model in LANGUAGE_MODELS:
+        raise ModelError(f"{model} is a language model, compare takes vision models; ssmlab models {model} shows it")
+    place = next((p for p in (path, runs / model) if p.exists()), None)
+    if place is None:
+        known = [*MODELS, *(folder.name for folder in runs.glob("*") if folder.is_dir())]
+        hint = did_you_mean(model, known) or "; give a run's folder, a trained model's, a name of `ssmlab models`"
+        raise ModelError(f"there is no model {model!r}{hint}")
+    return _trained(place, model)
+
+
+def _trained(place: Path, model: str) -> list[Subject]:
+    folder = place.parent if place.is_file() else place
+    if (folder / "config.json").is_file():
+        return [_read(folder, place)]
+    inside = sorted(file.parent for file in folder.glob("models/*/config.json")) if place.is_dir() else []
+    if not inside:
+        hint = "a file of weights needs a name: NAME --weights FILE" if place.is_file() else "train one first"
+        raise ModelError(f"no trained model in {model}; {hint}")
+    return [_read(each, each) for each in inside]
+
+
+def _read(folder: Path, given: Path) -> Subject:
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model")
+        if name is None or name in LANGUAGE_MODELS:
+            raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
+        preprocess = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
+        missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} is not the folder of a trained model: {error}; train the model again") from None
+    if missing:
+        raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
+    folder = folder.resolve() if str(folder) == "." else folder
+    in_run = folder.parent.name == "models"
+    label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
+    return Subject(label=label, title=describe(name), name=name, folder=folder, preprocess=preprocess)
+
+
+def _with_weights(found: list[Subject], weights: Sequence[str]) -> list[Subject]:
+    files: dict[str, Path] = {}
+    named = [subject.label for subject in found if subject.folder is None]
+    for text in weights:
+        name, equals, file = text.partition("=")
+        if not (equals and name in named):
+            if len(named) != 1 or (equals and not Path(text).exists()):
+                hint = ", ".join(f"--weights {n}=FILE" for n in named) or "a trained model has its own"
+                raise UserError(f"--weights {text}: which model are these weights of? Give {hint}")
+            name, file = named[0], text
+        path = Path(file)
+        path = path / "model.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"--weights {text}: there is no file {path}")
+        files[name] = path
+    return [replace(s, weights=files[s.label]) if s.label in files else s for s in found]

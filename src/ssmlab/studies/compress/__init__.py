@@ -1,0 +1,1 @@
+"""Models with factorised layers: what that costs and saves."""

@@ -1,0 +1,207 @@
+"""What `ssmlab compress` asks of a kind of model, and which kind a command means."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.models.language.names import LANGUAGE_MODELS
+from ssmlab.models.registry import TIMM
+from ssmlab.studies.compare.subjects import Subject, find_subjects
+
+IMAGES, TEXTS, CLASSIFIER = "images", "texts", "classifier"
+_CLASSES = {  # loaded when they are used: torch
+    IMAGES: "ssmlab.studies.compress.images:Images",
+    TEXTS: "ssmlab.studies.compress.tokens:Texts",
+    CLASSIFIER: "ssmlab.studies.compress.tokens:Classifier",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the numbers of a kind of model are called.
+
+    item: what is counted and timed, such as "image"; suffix: of the costs' metrics.
+    speed, train_speed: metrics, of items a second.
+    quality: by metric its name and how it is written; the first one decides, and `higher` says which way.
+    """
+
+    item: str
+    suffix: str
+    speed: str
+    train_speed: str
+    quality: Mapping[str, tuple[str, Callable[[float], str]]]
+    higher: bool
+
+    @property
+    def decides(self) -> str:
+        """The metric by which settings are judged."""
+        return next(iter(self.quality))
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether a value is at least as good as another one."""
+        return value >= than if self.higher else value <= than
+
+
+class Kind(ABC):
+    """A model to be compressed with everything that is asked of it; a child says how. torch is imported by now.
+
+    Args:
+        options: `compress.Options`. placement: where it computes.
+    Attributes:
+        network: the dense one, on its device and in evaluation mode.
+        unmeasured: why its quality is not measured, or None.
+        kept: whether its weights are worth keeping: not where they are random.
+        size: settings that the page shows.
+    """
+
+    network: Any
+    task: Any
+    terms: Terms
+    unmeasured: str | None
+    kept: bool
+    size: dict[str, Any]
+    recipe: Any
+
+    def __init__(self, subject: Subject, options: Any, placement: Any, progress: Progress):
+        self.subject, self.options, self.placement, self.progress = subject, options, placement, progress
+
+    @property
+    @abstractmethod
+    def example(self) -> Any:
+        """An argument of the network, for counting."""
+
+    @abstractmethod
+    def counts(self, network: Any) -> list[Record]:
+        """Parameters, and operations of an item."""
+
+    @abstractmethod
+    def inference(self, networks: dict[str, Any]) -> dict[str, list[Record]]:
+        """Speed of prediction, by label."""
+
+    @abstractmethod
+    def training(self, networks: dict[str, Any]) -> dict[str, list[Record]]:
+        """Speed of training steps, by label. The networks are changed by it."""
+
+    @abstractmethod
+    def test(self, label: str, network: Any) -> list[Record]:
+        """The metrics of `terms.quality` on the test part, the deciding one with its interval."""
+
+    @abstractmethod
+    def parts(self) -> tuple[Any, Any]:
+        """Training and validation part."""
+
+    @abstractmethod
+    def save(self, network: Any, folder: Path) -> None:
+        """Write the model so that every command opens it."""
+
+    def fine_tune(self, label: str, network: Any) -> Record:
+        """Train a network in place; how long that took."""
+        import tempfile
+
+        import torch
+
+        from ssmlab.training import fit as trainer
+
+        train, val = self.parts()
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            trained = trainer.train(
+                network,
+                self.task,
+                self.recipe.training,
+                train,
+                val,
+                folder=Path(folder),
+                label=label,
+                seed=0,
+                placement=self.placement,
+                progress=self.progress,
+            )
+        network.eval()
+        return Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)
+
+    def same_classes(self, found: Any) -> None:
+        """A trained classifier knows the classes of the data.
+
+        Raises:
+            UserError: it does not.
+        """
+        known = (self.subject.preprocess or {}).get("classes")
+        if known and set(known) != set(found):
+            raise UserError(
+                f"{self.subject.label} was trained on {', '.join(known[:4])}, ..., {self.options.data} has "
+                f"{', '.join(found[:4])}, ...; give the data that it was trained for, or none"
+            )
+
+
+def kind_class(kind: str) -> type[Kind]:
+    """The class of a kind."""
+    from importlib import import_module
+
+    module, name = _CLASSES[kind].split(":")
+    return getattr(import_module(module), name)
+
+
+def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, Subject]:
+    """The kind of the model that a command names, and where it is. Nothing is built.
+
+    Args:
+        model: a trained model's folder, a run with one model, a name of the table, or timm/<name>.
+        weights: a file for a vision model by name.
+    Raises:
+        ModelError: there is no such model. UserError: there are several.
+    """
+    place = next((p for p in (Path(model), runs / model) if p.exists() and not model.startswith(TIMM)), None)
+    if place is None and model in LANGUAGE_MODELS:
+        kind, subject = TEXTS, Subject(label=model, title=LANGUAGE_MODELS[model].title, name=model)
+    elif place is not None and (folder := _sequence_folder(place, model)) is not None:
+        kind, subject = _sequence_subject(folder)
+    else:
+        subjects = find_subjects([model], weights, runs)
+        if len(subjects) > 1:
+            names = ", ".join(str(subject.folder) for subject in subjects)
+            raise UserError(f"{model} has {len(subjects)} models; name one: {names}")
+        return IMAGES, subjects[0]
+    if weights:
+        raise UserError(f"--weights is for vision models by name; give the folder of {subject.name}'s weights as MODEL")
+    return kind, subject
+
+
+def _sequence_folder(place: Path, model: str) -> Path | None:
+    """The folder of a model of sequences that a path means; None for other models'."""
+    folder = place.parent if place.is_file() else place
+    inside = [folder] if (folder / "config.json").is_file() else []
+    inside = inside or sorted(file.parent for file in folder.glob("models/*/config.json"))
+    found = [each for each in inside if _of_sequences(each)]
+    if len(found) > 1:
+        raise UserError(f"{model} has {len(found)} models; name one: {', '.join(map(str, found))}")
+    return found[0] if found else None
+
+
+def _of_sequences(folder: Path) -> bool:
+    config = _config(folder)
+    return config.get("model", "") in LANGUAGE_MODELS if "model" in config else bool(config)
+
+
+def _config(folder: Path) -> dict:
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _sequence_subject(folder: Path) -> tuple[str, Subject]:
+    config, how = _config(folder), folder / "preprocess.json"
+    name = config.get("model") or config.get("model_type") or "mamba"
+    title = LANGUAGE_MODELS[name].title if name in LANGUAGE_MODELS else name
+    label = f"{folder.parent.parent.resolve().name}/{folder.name}" if folder.parent.name == "models" else str(folder)
+    preprocess = json.loads(how.read_text("utf-8")) if how.is_file() else None
+    subject = Subject(label=label, title=title, name=name, folder=folder, preprocess=preprocess)
+    return (CLASSIFIER if (folder / "head.json").is_file() else TEXTS), subject

@@ -1,0 +1,1 @@
+"""What a model looked for, and where."""

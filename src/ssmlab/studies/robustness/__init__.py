@@ -1,0 +1,1 @@
+"""How models hold when images change."""

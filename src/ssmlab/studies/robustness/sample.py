@@ -1,0 +1,109 @@
+"""Which images are tested: so many of each class, chosen by a hash of their names. torch is not imported."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.core.errors import DataError, UserError
+from ssmlab.data import ImageData
+from ssmlab.data.images.reader import Split
+
+PARTS = ("test", "val", "train", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Images of one or several parts, in the order of the parts.
+
+    Args:
+        labels: (n,), positions in `classes`. ids: unique names.
+        classes: names in the order of the labels.
+        scarce: how many classes have fewer images than were asked for.
+    """
+
+    splits: tuple[Split, ...]
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    scarce: int
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The number of every image for the generator, (n,) int64: of its name, so that its company does not matter."""
+        return np.array([_hash(id_) >> 1 for id_ in self.ids], np.int64)
+
+    @property
+    def digest(self) -> str:
+        """Changes with the images, their labels and their order."""
+        lines = [f"{id_}\t{self.classes[label]}" for id_, label in zip(self.ids, self.labels, strict=True)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def read(
+        self, size: int, crop: float, progress: Callable[[int, int], None] | None = None, fit: str = "crop"
+    ) -> np.ndarray:
+        """uint8 (n, size, size, 3): a square of size / crop, made as `fit_square` says, and the middle of it.
+
+        Raises:
+            DataError: pictures that cannot be read, or not enough memory.
+        """
+        whole = max(size, round(size / crop))
+        start = (whole - size) // 2
+        middle = slice(start, start + size)
+        done, found = 0, []
+        for split in self.splits:
+            tell = (lambda n, _, before=done: progress(before + n, len(self.ids))) if progress else None
+            found.append(split.array(whole, tell, fit)[:, middle, middle])
+            done += len(split)
+        return np.concatenate(found)
+
+
+def draw_sample(data: ImageData, part: str, per_class: int, seed: int) -> Sample:
+    """`per_class` images of every class, 0 for all: those with the smallest hashes of seed and name.
+
+    Args:
+        part: "test", "val", "train" or "all".
+    Raises:
+        UserError: there is no such part. DataError: it is empty.
+    """
+    if part not in PARTS:
+        raise UserError(f"--part must be {', '.join(PARTS)}, got {part!r}")
+    splits = [data.splits[name] for name in (data.splits if part == "all" else [part])]
+    labels = np.concatenate([split.labels for split in splits])
+    ids = [id_ for split in splits for id_ in split.ids]
+    if not ids:
+        raise DataError(f"{data.path}: the {part} part has no images; give another --part")
+    taken, counts = _smallest(ids, labels, per_class, seed)
+    offsets = np.cumsum([0, *(len(split) for split in splits)])
+    chosen = [
+        split.take(taken[(taken >= low) & (taken < high)] - low)
+        for split, low, high in zip(splits, offsets, offsets[1:], strict=False)
+    ]
+    return Sample(
+        splits=tuple(split for split in chosen if len(split)),
+        labels=labels[taken],
+        ids=tuple(ids[i] for i in taken),
+        classes=tuple(data.classes),
+        scarce=int((counts < per_class).sum()),
+    )
+
+
+def _smallest(ids: list[str], labels: np.ndarray, per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in ascending order, and how many images each class that occurs has."""
+    _, counts = np.unique(labels, return_counts=True)
+    if not per_class:
+        return np.arange(len(ids)), counts
+    order = sorted(range(len(ids)), key=lambda i: _hash(f"{seed}\t{ids[i]}"))
+    left = dict.fromkeys(np.unique(labels).tolist(), per_class)
+    taken = []
+    for i in order:
+        label = int(labels[i])
+        if left[label]:
+            left[label] -= 1
+            taken.append(i)
+    return np.sort(taken), counts
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

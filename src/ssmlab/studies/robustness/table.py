@@ -1,0 +1,106 @@
+"""Scores as tables of `reports.tables`: models in columns, transformations in rows."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ssmlab.core import formats
+from ssmlab.core.record import Record
+from ssmlab.core.statistics import mean_interval
+from ssmlab.reports.tables import Cell, Row, Table
+from ssmlab.robustness.scores import ORIGINAL
+
+LEGEND = (
+    "● marks the best of a measure. Brackets hold 95 % intervals: over images by bootstrap; with several seeds "
+    "Student's t over seeds."
+)
+SUMMARY = "All transformations"
+# metric, heading of its table, better, format
+BY_TRANSFORMATION = (
+    ("accuracy", "Top-1 accuracy", 1, formats.percent),
+    ("accuracy_drop", "Drop of top-1 from the original, percentage points", -1, formats.points),
+    ("top5_accuracy", "Top-5 accuracy", 1, formats.percent),
+    ("agreement", "Same answer as to the original", 1, formats.percent),
+    ("ece", "Calibration error (ECE)", -1, formats.percent),
+)
+OVERALL = (
+    ("accuracy", ORIGINAL, "Top-1, original", 1, formats.percent),
+    ("mean_corruption_error", None, "Mean corruption error", -1, formats.percent),
+    ("mean_drop", None, "Mean drop of top-1, points", -1, formats.points),
+    ("top5_accuracy", ORIGINAL, "Top-5, original", 1, formats.percent),
+    ("mean_agreement", None, "Same answer as to the original", 1, formats.percent),
+    ("ece", ORIGINAL, "ECE, original", -1, formats.percent),
+    ("mean_ece", None, "ECE, mean", -1, formats.percent),
+    ("mce", None, "mCE, AlexNet = 100 %", -1, formats.percent),
+    ("relative_mce", None, "Relative mCE, AlexNet = 100 %", -1, formats.percent),
+)
+
+Found = dict[tuple[str, str, str | None], list[Record]]
+
+
+def by_model(records: list[Record]) -> Found:
+    """(model, metric, transformation) -> a record for every seed."""
+    found: Found = {}
+    for record in records:
+        found.setdefault((record.model or "", record.metric, record.class_), []).append(record)
+    return found
+
+
+def summary(records: list[Record], titles: dict[str, str]) -> Table:
+    """What a model does over all transformations.
+
+    Args:
+        titles: label -> what to call the model.
+    """
+    found = by_model(records)
+    rows = [_row(found, list(titles), label, SUMMARY, metric, class_, better, form)
+            for metric, class_, label, better, form in OVERALL]  # fmt: skip
+    return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), ())
+
+
+def by_transformation(records: list[Record], titles: dict[str, str], names: dict[str, str]) -> list[Table]:
+    """A table for every score, with the transformations in rows.
+
+    Args:
+        names: transformation -> what to call it, in the order of the rows.
+    """
+    found = by_model(records)
+    tables = []
+    for metric, heading, better, form in BY_TRANSFORMATION:
+        rows = [_row(found, list(titles), title, heading, metric, name, better, form) for name, title in names.items()]
+        if any(rows):
+            tables.append(Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), ()))
+    return tables
+
+
+def _row(found: Found, models: list[str], label: str, group: str, metric: str, class_: str | None, better: int,
+         form: Callable[[float], str]) -> Row | None:  # fmt: skip
+    records = [found.get((model, metric, class_), []) for model in models]
+    if not any(records):
+        return None
+    values = [interval_of(each)[0] if each else None for each in records]
+    cells = [_cell(each, form) for each in records]
+    known = [i for i, value in enumerate(values) if value is not None]
+    if len(known) > 1 and len({cells[i].value for i in known}) > 1:
+        top = cells[max(known, key=lambda i: better * (values[i] or 0.0))].value
+        cells = [Cell(c.value, c.detail, best=c.value == top) for c in cells]
+    return Row(label, group, tuple(cells))
+
+
+def interval_of(records: list[Record]) -> tuple[float, float, float]:
+    """Value and interval of one score: of one seed as it was measured, of several the mean with Student's t."""
+    if len(records) == 1:
+        low, high = records[0].spread or (records[0].value, records[0].value)
+        return records[0].value, low, high
+    mean, low, high = mean_interval([record.value for record in records])
+    return mean, low, high
+
+
+def _cell(records: list[Record], form: Callable[[float], str]) -> Cell:
+    if not records:
+        return Cell(formats.UNKNOWN)
+    value, low, high = interval_of(records)
+    if form is formats.percent and not records[0].metric.endswith("mce"):
+        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    bounds = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
+    return Cell(form(value), bounds)

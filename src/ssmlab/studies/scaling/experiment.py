@@ -1,0 +1,187 @@
+"""Time and memory of reading, of a training step and of writing, against the length of the sequence."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import set_seed
+
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.generation.prompt_state import CHUNK
+from ssmlab.nn import Attention
+from ssmlab.profiling import Call, count_parameters, peak_memory
+from ssmlab.tasks.language.experiment import build_language_model
+from ssmlab.tasks.language.recipe import SequenceModel
+from ssmlab.tasks.shared.work import Work
+from ssmlab.training.predict import autocast
+
+QUICK = 2.0  # passes shorter than so many seconds are repeated
+REPEATS = 3
+
+
+class ScalingWork(Work):
+    """Nothing is trained: a model's records are measured, or extrapolated where a pass would take too long."""
+
+    def build(self, model: SequenceModel, seed: int) -> nn.Module:
+        set_seed(seed)
+        return build_language_model(model, "", self.recipe.data.vocab)
+
+    def task(self, model, network):
+        raise NotImplementedError("nothing is trained")
+
+    def parts(self, model):
+        raise NotImplementedError("nothing is trained")
+
+    def validate(self, network, task, job):
+        raise NotImplementedError("nothing is trained")
+
+    def measure(self, job, network, task, progress):
+        raise NotImplementedError("nothing is trained")
+
+    def estimate(self, job: Any) -> float:
+        """Seconds at most; a model that cannot be built is told here."""
+        self.build(job.model, job.seed)
+        config = self.recipe.data
+        return config.most_seconds * (len(config.prefill) > 0)
+
+    def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
+        """Every length of every kind, the shortest first. Records have the class "length <tokens>"; n is the number of
+        timed passes, 0 where the value was extrapolated."""
+        network = self.build(job.model, job.seed)
+        placement = self.placement(job.model)
+        network.to(placement.device)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        records = [Record(metric="parameters", value=count_parameters(network), unit="count")]
+        config = self.recipe.data
+        kinds = {"prefill": config.prefill, "training_step": config.training, "decoding": config.decoding}
+        for kind, lengths in kinds.items():
+            progress.start(f"{job.folder.name}: {kind.replace('_', ' ')}", len(lengths), unit="lengths")
+            try:
+                records += self._lengths(network, kind, sorted(lengths), placement, progress)
+            finally:
+                progress.stop()
+        return {None: records}
+
+    def _lengths(self, network, kind: str, lengths: list[int], placement, progress: Progress) -> list[Record]:
+        measured: list[tuple[int, float, int | None]] = []
+        reading: list[tuple[int, float]] = []  # before a token is written, its prompt is read
+        records, stopped = [], False
+        for done, length in enumerate(lengths):
+            passes = [(at, seconds) for at, seconds, _ in measured] if kind != "decoding" else reading
+            stopped = stopped or extrapolate(passes, length, least=1.0) > self.recipe.data.most_seconds
+            if stopped:
+                records += _extrapolated(kind, length, measured)
+            else:
+                try:
+                    seconds, memory = self._one(network, kind, length, placement)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                        raise
+                    stopped = True  # longer ones do not fit either
+                    records += _extrapolated(kind, length, measured)
+                else:
+                    measured.append((length, statistics.median(seconds), memory))
+                    records += _measured(kind, length, seconds, memory)
+                    if kind == "decoding":
+                        reading.append((length, self._reading))
+            progress.update(done + 1)
+        return records
+
+    def _one(self, network, kind: str, length: int, placement) -> tuple[list[float], int | None]:
+        """Seconds of every timed pass, of decoding a token's, and bytes of memory that the pass took at most."""
+        config = self.recipe.data
+        tokens = torch.randint(config.vocab, (1, length + 1), device=placement.device)
+        with autocast(placement):
+            begin = time.perf_counter()
+            pass_, count = _passes(network, kind, tokens, config.decoded)
+            self._reading = time.perf_counter() - begin
+            call = Call(pass_, 1, torch.device(placement.device))
+            with peak_memory(placement.device) as peak:
+                first = call.seconds()
+            seconds = [first]
+            if first < QUICK:  # the first one also prepares kernels
+                seconds = [call.seconds() for _ in range(REPEATS)]
+        network.zero_grad(set_to_none=True)
+        return [value / count for value in seconds], peak.extra
+
+
+def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -> tuple[Callable[[], None], int]:
+    """What is timed, and into how many parts its time falls."""
+
+    def prefill():
+        _state_after(network, tokens[:, :-1])
+
+    def training_step():
+        logits, _ = network.train()(tokens[:, :-1])
+        F.cross_entropy(logits.float().flatten(0, 1), tokens[0, 1:]).backward()
+        network.zero_grad(set_to_none=True)
+
+    if kind != "decoding":
+        return (prefill if kind == "prefill" else training_step), 1
+    state = _state_after(network, tokens[:, :-1])
+
+    @torch.inference_mode()
+    def decoding():
+        after = state
+        for _ in range(decoded):
+            _, after = network(tokens[:, -1:], after)
+
+    return decoding, decoded
+
+
+@torch.inference_mode()
+def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
+    """The states behind a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
+    attention at once, since its causal kernel wants all queries together."""
+    piece = tokens.shape[1] if any(isinstance(m, Attention) for m in network.modules()) else CHUNK
+    state = None
+    for part in tokens.split(piece, dim=1):
+        _, state = network.eval()(part, state, last_only=True)
+    return state
+
+
+def _measured(kind: str, length: int, seconds: list[float], memory: int | None) -> list[Record]:
+    place = f"length {length}"
+    spread = (min(seconds), max(seconds)) if len(seconds) > 1 else None
+    value = statistics.median(seconds)
+    records = [
+        Record(metric=f"{kind}_seconds", value=value, unit="seconds", class_=place, n=len(seconds), spread=spread)
+    ]
+    if memory is not None and kind != "decoding":
+        records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=1))
+    return records
+
+
+def _extrapolated(kind: str, length: int, measured: list[tuple[int, float, int | None]]) -> list[Record]:
+    place = f"length {length}"
+    seconds = extrapolate([(at, value) for at, value, _ in measured], length)
+    records = [Record(metric=f"{kind}_seconds", value=seconds, unit="seconds", class_=place, n=0)]
+    known = [(at, memory) for at, _, memory in measured if memory]
+    if known and kind != "decoding":
+        memory = extrapolate(known, length)
+        records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=0))
+    return [record for record in records if record.value > 0]
+
+
+def extrapolate(points: list[tuple[int, float]], length: int, least: float = 0.0) -> float:
+    """The value at a longer length, by the power law through the last two points; one point is taken for linear.
+
+    Args:
+        points: (length, value), the shortest first; 0 without any.
+        least: the smallest power. Short passes tell nothing of long ones: they cost what a call costs.
+    """
+    if not points:
+        return 0.0
+    at, value = points[-1]
+    if len(points) == 1:
+        return value * length / at
+    before, less = points[-2]
+    power = float(np.log(value / less) / np.log(at / before)) if value > less > 0 else 0.0
+    return float(value * (length / at) ** max(power, least))

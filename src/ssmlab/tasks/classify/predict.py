@@ -1,0 +1,192 @@
+"""A trained model on new pictures. torch is imported when the first model is loaded."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.files import write_atomically
+from ssmlab.core.record import read_records
+from ssmlab.data.files import FolderFiles
+from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.data.parts import sort_files
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities of all classes for one picture or one sequence of a file."""
+
+    file: Path | str
+    probabilities: np.ndarray
+
+    def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(classes[i], float(self.probabilities[i])) for i in order]
+
+
+def find_model(path: Path) -> tuple[Path, str]:
+    """The folder of a trained model, and where there was a choice, how it was made.
+
+    Of a run's models the one with the highest accuracy on the validation part is taken, of language models the one with
+    the lowest loss; never the one that is best on the test.
+
+    Args:
+        path: a run's folder, a model's folder, or a file in it.
+    Raises:
+        ModelError: there is no trained model.
+    """
+    folder = path.parent if path.is_file() else path
+    if (folder / "config.json").is_file():
+        return folder, ""
+    found = sorted(file.parent for file in folder.glob("models/*/config.json"))
+    if not found:
+        raise ModelError(
+            f"no trained model in {path}; give runs/<name>, runs/<name>/models/<model> or the weights file in it"
+        )
+    if len(found) == 1:
+        return found[0], ""
+    losses = {candidate: _validation(candidate, "loss") for candidate in found}
+    scores = {candidate: _validation(candidate, "accuracy") for candidate in found}
+    if not any(scores.values()) and all(losses.values()):
+        best = min(found, key=lambda candidate: losses[candidate][0])
+        return best, f"using {best} (lowest validation loss of {len(found)} models)"
+    best = max(found, key=lambda candidate: max(scores[candidate], default=-1.0))
+    return best, f"using {best} (highest validation accuracy of {len(found)} models)"
+
+
+def _validation(folder: Path, metric: str) -> list[float]:
+    """The final values of the validation part; none where the model has not got that far."""
+    file = folder / "records.jsonl"
+    records = read_records(file) if file.is_file() else []
+    return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
+
+
+def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str], list[str]]:
+    """Picture files, those in folders included, what is wrong with the rest, and what in the folders is no picture of
+    its own: masks next to images, thumbnails, system files."""
+    files: list[Path] = []
+    problems: list[str] = []
+    notes: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            listing = FolderFiles(path)
+            found = sort_files(listing, "image", classed=False)
+            files += [path / listing.files[example.name] for example in found.examples]
+            problems += [f"{path}: {warning}" for warning in found.warnings]
+            problems += [] if found.examples else [f"{path}: no pictures in this folder"]
+            notes += [f"{path}: {note}" for note in found.notes]
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    return files, problems, notes
+
+
+class Classifier:
+    """A model that `save_model` wrote, or one with published weights, with the preprocessing that it was trained with.
+
+    Args:
+        folder: of the model; or a name of `models.catalogue` or timm/<name>, whose published weights are downloaded
+            where they are not on this machine.
+        accept_licence: accept their licence, where that is needed.
+    Raises:
+        ModelError: the folder is incomplete, or the model is no classifier.
+    """
+
+    def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
+        from ssmlab.core.device import choose_placement
+        from ssmlab.models import load_model
+        from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
+        from ssmlab.tasks.classify.task import Classify
+
+        folder = Path(folder)
+        network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
+        if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
+            raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
+        self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
+        self.placement = choose_placement(device, "float32")
+        self.network = network.to(self.placement.device)
+        try:
+            self.classes = tuple(preprocess["classes"])
+            self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
+            self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
+            self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
+
+    def classify(self, files: list[Path], batch_size: int = 32) -> Iterator[tuple[list[Prediction], list[str]]]:
+        """Predictions and problems, a batch of files at a time."""
+        for start in range(0, len(files), batch_size):
+            yield self._batch(files[start : start + batch_size])
+
+    def _batch(self, files: list[Path]) -> tuple[list[Prediction], list[str]]:
+        import torch
+
+        from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.training.predict import predict
+
+        pictures: dict[int, np.ndarray] = {}
+
+        start = (self.whole - self.image_size) // 2
+        middle = slice(start, start + self.image_size)
+
+        def keep(i, picture):
+            if picture.info["frames"] > 1:
+                self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
+            pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
+
+        failures = for_each_image(_load, files, keep)
+        problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
+        if not pictures:
+            return [], problems
+        readable = [files[i] for i in sorted(pictures)]
+        images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
+        found = predict(self.network, self.task, images, batch_size=len(readable), placement=self.placement)
+        probabilities = np.exp(log_softmax(found.logits.astype(np.float64)))
+        return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
+
+
+def _published(name: str, accept_licence: bool):
+    """A network with the weights that its authors publish, and its preprocessing."""
+    from ssmlab.models import create_model
+    from ssmlab.models.catalogue import CLASSES, class_names, find_weights
+    from ssmlab.models.registry import TIMM
+
+    row = find_weights(name)
+    if row is None and not name.startswith(TIMM):
+        raise ModelError(f"there is no model {name}, and no weights are published under that name")
+    classes = "imagenet-1k" if row is None else row.classes
+    if not classes:
+        raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
+    network = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
+    cfg = dict(network.default_cfg)
+    if cfg["num_classes"] != CLASSES[classes]:
+        raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")
+    kept = {key: cfg[key] for key in ("mean", "std", "crop_pct")}
+    return network.eval(), kept | {"image_size": cfg["input_size"][-1], "classes": class_names(classes)}
+
+
+def _load(file: Path):
+    try:
+        return decode(file.read_bytes())
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+
+
+def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:
+    """CSV with the columns file, predicted, probability and `p:<class>`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "predicted", "probability", *(f"p:{name}" for name in classes)])
+    for row in rows:
+        best, probability = row.ranking(classes)[0]
+        numbers = [f"{p:.6g}" for p in row.probabilities]
+        writer.writerow([row.file, best, f"{probability:.6g}", *numbers])
+    try:
+        write_atomically(path, text.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give another --csv file") from None

@@ -1,0 +1,81 @@
+"""A trained classifier of sequences on new ones. torch is imported when the model is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.core.errors import ModelError
+from ssmlab.core.progress import Progress
+from ssmlab.data.sequences.unlabelled import Reader
+from ssmlab.data.text.documents import Document
+from ssmlab.data.text.tokenizers import find_tokenizer
+from ssmlab.tasks.classify.predict import Prediction
+
+HEAD = "head.json"  # only classifiers of sequences have this file
+
+
+class SequenceInference:
+    """A classifier that a run saved, with all that sequences went through in its training.
+
+    Raises:
+        ModelError: the folder is incomplete.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto"):
+        from ssmlab.core.device import choose_placement
+        from ssmlab.tasks.classify_sequence.task import load_classifier
+
+        network, preprocess = load_classifier(folder)
+        self.placement = choose_placement(device, "float32")
+        self.network = network.to(self.placement.device)
+        try:
+            self.classes = tuple(preprocess["classes"])
+            self.kind, self._length = preprocess["kind"], int(preprocess["length"])
+            self._rate = int(preprocess.get("rate", 0))  # runs of the first versions did not keep it
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
+        if len(self.classes) != network.head.out_features:
+            raise ModelError(f"{folder} names {len(self.classes)} classes and tells {network.head.out_features} apart")
+        self.notes: list[str] = []
+        self._encode: Callable = list
+        if self.kind == "text":
+            self._encode = find_tokenizer(folder, network.config.vocab_size).encode
+
+    def read(
+        self, paths: list[Path], stdin: Callable[[], bytes], *, lines: bool = False
+    ) -> tuple[list[Document], list[str]]:
+        """Tokens of files, of folders and of standard input ("-"), and what is wrong with the rest.
+
+        What the user should know is in `notes` after it.
+        """
+        reader = Reader(kind=self.kind, encode=self._encode, length=self._length, rate=self._rate, lines=lines)
+        found = reader.read(paths, stdin)
+        self.notes = reader.notes
+        return found
+
+    def classify(
+        self, documents: list[Document], batch_size: int = 32, progress: Progress | None = None
+    ) -> list[Prediction]:
+        """Probabilities of all classes for every sequence."""
+        from ssmlab.tasks.classify_sequence.data import SequencePart
+        from ssmlab.tasks.classify_sequence.experiment import Padded
+        from ssmlab.tasks.classify_sequence.task import ClassifySequences
+        from ssmlab.tasks.language.rows import predict_rows
+        from ssmlab.tasks.shared.metrics import log_softmax
+
+        if not documents:
+            return []
+        ids = [document.id for document in documents]
+        unknown = np.zeros(len(ids), np.int64)  # what would be counted is not looked at
+        logits, _ = predict_rows(
+            self.network,
+            ClassifySequences(classes=self.classes),
+            Padded(SequencePart([document.tokens for document in documents], unknown, ids), self._length),
+            batch_size=batch_size,
+            placement=self.placement,
+            title="classifying",
+            progress=progress,
+        )
+        probabilities = np.exp(log_softmax(logits.astype(np.float64)))
+        return [Prediction(id, row) for id, row in zip(ids, probabilities, strict=True)]

@@ -1,0 +1,40 @@
+"""The tables of a recipe that classifies sequences. Nothing here imports torch."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ssmlab.core.table import Table
+from ssmlab.tasks.language.recipe import SequenceRecipe
+
+
+class LabelledData(Table):
+    """Which sequences with labels."""
+
+    path: str = ""
+    kind: Literal["text", "dna", "audio"] = "text"
+    tokenizer: str = ""
+    length: int = Field(1024, ge=2)  # longer sequences are cut
+    crop: Literal["start", "random"] = "start"  # which part is kept in training; in evaluation it is the start
+    val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    split_seed: int = 0
+    limit: int = Field(0, ge=0)  # at most so many sequences of each part, drawn class by class; 0 = all
+
+
+class Head(Table):
+    """What makes one prediction of a sequence: the mean over its tokens, or what stands at the last one."""
+
+    pool: Literal["mean", "last"] = "mean"
+
+
+class LabelledRecipe(SequenceRecipe):
+    """A run of classifiers of sequences."""
+
+    forms: ClassVar[str] = (
+        "text: class folders of .txt; DNA: a folder of FASTA files, one a class, or class folders of them; audio: "
+        "class folders of .wav, or <class>_<speaker>_<number>.wav; or generated"
+    )
+
+    task: Literal["classify_sequence"] = "classify_sequence"
+    data: LabelledData = LabelledData()
+    head: Head = Head()

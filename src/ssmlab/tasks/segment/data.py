@@ -1,0 +1,141 @@
+"""The images and masks of a run: read and checked with numpy alone, before torch is imported."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssmlab.core.errors import DataError, RecipeError
+from ssmlab.core.progress import Progress
+from ssmlab.data.masks.reader import MaskData, MaskSplit, open_masks
+from ssmlab.tasks.segment.recipe import SegmentationData, SegmentationRecipe
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """All parts of a run's data.
+
+    Args:
+        mean, std: per channel over the training part, of 8-bit values scaled to 0..1; empty where every image is
+            normalised by itself.
+        found: what the reader says about all of it.
+        source: the same for what models are pretrained on, or None.
+        describe: what run.json says about the data.
+    """
+
+    train: MaskSplit
+    val: MaskSplit
+    test: MaskSplit
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    found: MaskData
+    source: "Masks | None"
+    describe: dict
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.found.classes
+
+
+def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> Masks:
+    """Read and check every image and mask of a recipe, those of the source too.
+
+    Raises:
+        DataError: with all problems by file name.
+        RecipeError: a model starts pretrained and the recipe has no source.
+    """
+    progress = progress or Progress()
+    if recipe.pretrains and not recipe.source.path:
+        raise RecipeError('models with start = "pretrained" need images to start on; add source.path=...')
+    wanted = {"data": recipe.data} | ({"source": recipe.source} if recipe.pretrains else {})
+    read, messages, problems = {}, [], []
+    for name, config in wanted.items():  # both, so that everything is told at once
+        try:
+            read[name] = _open(config, progress)
+        except DataError as error:
+            messages.append(str(error).split("\n", 1)[0])
+            problems += error.problems
+    if messages:
+        raise DataError("; ".join(messages), problems)
+    source = _masks(recipe.source, read["source"], None) if "source" in read else None
+    masks = _masks(recipe.data, read["data"], source)
+    if source and (source.found.channels, source.found.dimensions) != (masks.found.channels, masks.found.dimensions):
+        raise DataError(
+            f"source.path has images of {source.found.channels} channels and {source.found.dimensions} dimensions, "
+            f"data.path of {masks.found.channels} and {masks.found.dimensions}; both must agree"
+        )
+    return masks
+
+
+def _open(config: SegmentationData, progress: Progress) -> MaskData:
+    def show(done: int, total: int) -> None:
+        if not started:
+            progress.start(f"checking {config.path}", total)
+            started.append(total)
+        progress.update(done)
+
+    started: list[int] = []
+    try:
+        return open_masks(
+            config.path,
+            images=config.images,
+            masks=config.masks,
+            views=config.views,
+            classes=tuple(config.classes),
+            colours=config.colours,
+            values=config.values,
+            ignore=config.ignore,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            seed=config.split_seed,
+            progress=show,
+        )
+    finally:
+        progress.stop()
+
+
+def _masks(config: SegmentationData, found: MaskData, source: Masks | None) -> Masks:
+    parts = {name: getattr(found, name) for name in PARTS}
+    if config.limit:
+        parts = {name: split.take(range(min(len(split), config.limit))) for name, split in parts.items()}
+    first = parts["train"].sample(0).image
+    by_set = config.normalise == "set" or (config.normalise == "auto" and first.dtype == np.uint8 and first.ndim == 3)
+    mean, std = statistics(parts["train"]) if by_set else ((), ())
+    describe: dict[str, Any] = {
+        "format": found.format,
+        "path": config.path,
+        "counts": {name: len(split) for name, split in parts.items()},
+        "classes": list(found.classes),
+        "shares": {name: round(share, 4) for name, share in zip(found.classes, found.shares, strict=True)},
+        "split_hash": found.split_hash,
+        "image_size": " x ".join(f"{low}" if low == high else f"{low} to {high}" for low, _, high in found.sizes[::-1]),
+        "notes": [
+            *found.notes,
+            *([f"at most {config.limit} images of each part are used"] if config.limit else []),
+        ],
+    }
+    if source:
+        counts = source.describe["counts"]
+        describe["notes"].append(
+            f"pretrained on {source.describe['path']}: {counts['train']} images to train, {counts['val']} to validate; "
+            f"classes {', '.join(source.classes)}"
+        )
+    return Masks(**parts, mean=mean, std=std, found=found, source=source, describe=describe)
+
+
+def statistics(split: MaskSplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel over a part; 8-bit values are scaled to 0..1."""
+    sums = squares = np.zeros(0)
+    count = 0
+    for i in range(len(split)):
+        image = split.sample(i).image
+        values = image.reshape(len(image), -1).astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
+        sums = sums + values.sum(1) if count else values.sum(1)
+        squares = squares + (values**2).sum(1) if count else (values**2).sum(1)
+        count += values.shape[1]
+    mean = sums / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # A channel without any variation is left as it is.
+    return tuple(float(m) for m in mean.round(6)), tuple(float(s) or 1.0 for s in std.round(6))

@@ -1,0 +1,135 @@
+"""The numbers of a segmentation: tables of images to records, with their intervals, and differences of two models."""
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmlab.core.files import write_atomically
+from ssmlab.core.record import Record
+from ssmlab.core.statistics import ratio_difference, ratio_interval
+from ssmlab.tasks.segment.task import by_image, in_total, per_image
+
+FILE = "images.csv"  # of the test part, in a model's folder
+SHARES = ("dice", "iou", "precision", "recall")
+COUNTS = ("true_positives", "false_positives", "false_negatives")
+SURFACE = {"surface_dice": "fraction", "hausdorff95": "pixels"}
+
+
+class ImageTable:
+    """Numbers of every image and class.
+
+    Args:
+        ids, classes: in the order of the rows and columns.
+        counts: (images, classes, 3), overlaps.
+        surface: by metric (images, classes), nan where there is nothing to compare; or empty.
+    """
+
+    def __init__(self, ids: Sequence[str], classes: Sequence[str], counts: np.ndarray, surface: dict[str, np.ndarray]):
+        self.ids, self.classes, self.counts = tuple(ids), tuple(classes), counts
+        self.values = per_image(counts) | surface
+
+    def write(self, path: Path) -> None:
+        """CSV with the columns id, class, the counts and every metric; empty where a number does not exist."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "class", *COUNTS, *self.values])
+        for i, id_ in enumerate(self.ids):
+            for k, name in enumerate(self.classes):
+                numbers = [values[i, k] for values in self.values.values()]
+                shown = ["" if not np.isfinite(number) else f"{number:.6g}" for number in numbers]
+                writer.writerow([id_, name, *(int(count) for count in self.counts[i, k]), *shown])
+        write_atomically(path, text.getvalue())
+
+    @staticmethod
+    def read(path: Path) -> "ImageTable":
+        """What `write` wrote."""
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        ids, classes = list(dict.fromkeys(row["id"] for row in rows)), list(dict.fromkeys(row["class"] for row in rows))
+        shape = (len(ids), len(classes))
+        counts = np.array([[int(row[name]) for name in COUNTS] for row in rows]).reshape(*shape, 3)
+        surface = {
+            name: np.array([float(row[name] or "nan") for row in rows]).reshape(shape)
+            for name in SURFACE
+            if name in rows[0]
+        }
+        return ImageTable(ids, classes, counts, surface)
+
+    @property
+    def dice(self) -> np.ndarray:
+        """The mean of every image over the classes but the first (images,)."""
+        return by_image(self.values["dice"])
+
+
+def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[Record]:
+    """Every number: the mean over images, by class and over all classes but the first; and in total, `total_<metric>`.
+
+    Intervals are 95 % percentile intervals of a bootstrap over images.
+    """
+    units = dict.fromkeys(SHARES, "fraction") | SURFACE | {"hausdorff95": unit}
+    records = []
+    for metric, values in table.values.items():
+        columns: dict[str | None, np.ndarray] = {None: by_image(values)}
+        columns |= {name: values[:, k] for k, name in enumerate(table.classes)}
+        for class_, column in columns.items():
+            known = column[np.isfinite(column)]
+            if len(known):
+                mean = ratio_interval(known, np.ones(len(known)), resamples=resamples)
+                records.append(_record(metric, mean, units[metric], len(known), class_))
+    for metric in SHARES:
+        total = in_total(table.counts)[metric]
+        spreads = _total_spreads(table.counts, metric, resamples)
+        for class_, value, spread in zip((None, *table.classes), (_mean(total), *total), spreads, strict=True):
+            if np.isfinite(value):
+                records.append(_record(f"total_{metric}", (value, *spread), "fraction", len(table.ids), class_))
+    return records
+
+
+def _record(metric: str, interval: Sequence[float], unit: str, n: int, class_: str | None) -> Record:
+    value, low, high = interval
+    return Record(metric=metric, value=float(value), unit=unit, n=n, spread=(float(low), float(high)), class_=class_)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[1:][np.isfinite(values[1:])]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _total_spreads(counts: np.ndarray, metric: str, resamples: int) -> list[tuple[float, float]]:
+    """Of the mean over classes and of every class: images are drawn with replacement, their pixels counted together."""
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=resamples)
+    drawn = np.einsum("ri,ikc->rkc", weights, counts.astype(np.float64))
+    values = per_image(drawn)[metric]
+    columns = [by_image(values), *values.T]
+    found = []
+    for column in columns:
+        known = column[np.isfinite(column)]
+        low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
+        found.append((float(low), float(high)))
+    return found
+
+
+def dice_differences(
+    jobs: Sequence[Any], resamples: int, file: str = FILE, metric: str = "dice_difference"
+) -> list[tuple[str, Record]]:
+    """The difference of every two models' Dice with its paired interval over test images and seeds."""
+    found: dict[str, list[np.ndarray]] = {}
+    for job in jobs:
+        if (job.folder / file).is_file():
+            found.setdefault(job.model.label, []).append(ImageTable.read(job.folder / file).dice)
+    differences = []
+    for first, second in combinations(found, 2):
+        a, b = np.stack(found[first]), np.stack(found[second])
+        if a.shape != b.shape:
+            continue
+        known = np.isfinite(a).all(0) & np.isfinite(b).all(0)
+        if known.any():
+            interval = ratio_difference(b[:, known], a[:, known], np.ones(known.sum()), resamples=resamples)
+            differences.append((f"{second} - {first}", _record(metric, interval, "fraction", int(known.sum()), None)))
+    return differences

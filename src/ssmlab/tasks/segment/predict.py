@@ -1,0 +1,84 @@
+"""Whole images of a part through a network: overlaps, outlines, and what is shown in the report."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssmlab.core.device import Placement
+from ssmlab.core.progress import Progress
+from ssmlab.data.masks.reader import MaskSplit
+from ssmlab.tasks.segment.metrics import ImageTable
+from ssmlab.tasks.segment.overlays import plane_of
+from ssmlab.tasks.segment.task import Segment, image_sums
+from ssmlab.tasks.shared.dice import IGNORE
+from ssmlab.tasks.shared.surface import surface_distances
+from ssmlab.training.predict import autocast
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a network said about a part.
+
+    table: numbers of every image. numbers: loss and Dice. marked: labels (h, w) of the images that `slices` names.
+    seconds: of the prediction alone.
+    """
+
+    table: ImageTable
+    numbers: dict[str, float]
+    marked: list[np.ndarray]
+    seconds: float
+
+
+def slices(split: MaskSplit, count: int) -> list[int]:
+    """`count` images of a part at equal distances."""
+    return sorted({int(i) for i in np.linspace(0, len(split) - 1, min(count, len(split)))}) if count else []
+
+
+def predict_part(
+    network: nn.Module,
+    task: Segment,
+    split: MaskSplit,
+    placement: Placement,
+    *,
+    tolerance: float = 0.0,
+    kept: int = 0,
+    title: str = "",
+    progress: Progress | None = None,
+) -> Predicted:
+    """Predict every image of a part.
+
+    Args:
+        tolerance: of the surface distance, in the unit of the images' spacing; 0 leaves out everything about outlines.
+        kept: of so many images the labels are returned.
+    """
+    progress = progress or Progress()
+    chosen = slices(split, kept)
+    network.eval()
+    sums, marked, seconds = [], [], 0.0
+    k = len(task.classes)
+    surface = {name: np.full((len(split), k), np.nan) for name in ("surface_dice", "hausdorff95")} if tolerance else {}
+    progress.start(title, len(split))
+    try:
+        for i in range(len(split)):
+            sample = split.sample(i)
+            begin = time.perf_counter()
+            with torch.inference_mode(), autocast(placement):
+                probabilities = task.predict(network, torch.from_numpy(sample.image), sample.spacing)
+                predicted = probabilities.argmax(0).cpu().numpy().astype(np.uint8)
+            seconds += time.perf_counter() - begin
+            sums.append(image_sums(probabilities.cpu(), torch.from_numpy(sample.labels)).double().numpy())
+            for label in range(1, k) if tolerance else ():
+                truth, counted = sample.labels == label, sample.labels != IGNORE
+                found = surface_distances(predicted == label, truth, sample.spacing, tolerance, counted)
+                surface["surface_dice"][i, label], surface["hausdorff95"][i, label] = found
+            if i in chosen:
+                marked.append(predicted[plane_of(sample.labels)])
+            progress.update(i + 1)
+    finally:
+        progress.stop()
+    rows = np.stack(sums)
+    table = ImageTable(split.ids, task.classes, rows[:, :-2].reshape(len(rows), k, 3).astype(np.int64), surface)
+    return Predicted(table, task.validation(rows), marked, seconds)

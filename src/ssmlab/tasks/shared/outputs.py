@@ -1,0 +1,58 @@
+"""The files that a run leaves beside its weights. Each is written under another name and renamed."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ssmlab.core.files import write_atomically, write_json
+from ssmlab.tasks.shared.metrics import log_softmax
+
+
+def write_predictions(path: Path, ids: list[str], labels, logits: np.ndarray, classes: tuple[str, ...]) -> None:
+    """CSV with the columns id, label, predicted, correct and `p:<class>`; labels are names of classes."""
+    probabilities = np.exp(log_softmax(logits.astype(np.float64)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)])
+    for id_, label, row in zip(ids, labels, probabilities, strict=True):
+        best = int(row.argmax())
+        writer.writerow([id_, classes[label], classes[best], int(best == label), *(f"{p:.6g}" for p in row)])
+    write_atomically(path, text.getvalue())
+
+
+def write_samples(
+    folder: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    ids: list[str],
+    classes: tuple[str, ...],
+    probabilities: dict[str, np.ndarray],
+    count: int,
+) -> None:
+    """At most `count` test images for the report, those that a model gets wrong first, with what every model said.
+
+    Args:
+        images: (n, h, w, 3) uint8.
+        probabilities: by model, (n, classes).
+    """
+    from PIL import Image
+
+    wrong = np.zeros(len(labels), np.int64)
+    for values in probabilities.values():
+        wrong += values.argmax(1) != labels
+    # Among equals at random, or the first class would fill the rest.
+    chosen = np.lexsort((np.random.default_rng(0).random(len(labels)), -wrong))[:count]
+    partial = folder.with_name(".samples.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    listed = []
+    for number, i in enumerate(chosen):
+        Image.fromarray(images[i]).save(partial / f"{number}.png")
+        said = {model: [classes[int(p[i].argmax())], round(float(p[i].max()), 4)] for model, p in probabilities.items()}
+        listed.append({"file": f"{number}.png", "id": ids[i], "label": classes[labels[i]], "predictions": said})
+    write_json(partial / "samples.json", listed)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -1,0 +1,39 @@
+"""The tables of a recipe with generated sequences. Nothing here imports torch."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ssmlab.core.table import Table
+from ssmlab.tasks.language.recipe import SequenceRecipe, SequenceTraining
+
+
+class SyntheticTraining(SequenceTraining):
+    """How models of a synthetic task are trained."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class SyntheticData(Table):
+    """Generated sequences; every epoch has new ones."""
+
+    path: str = ""  # selective_copying, induction_heads, parity, modular_sum or modular_arithmetic
+    vocab: int = Field(16, ge=4, le=250)  # of a modular sum modulo 1 less, modular arithmetic 3 less
+    length: int = Field(256, ge=8)  # of a sequence, without the places of the answers
+    data_tokens: int = Field(16, ge=1)  # of selective copying: how many are to be remembered
+    examples: int = Field(6400, ge=1)  # of an epoch
+    grow: float = Field(0.0, ge=0, le=1)  # the share of the epochs in which training sequences grow
+    test_examples: int = Field(1000, ge=1)
+    val_examples: int = Field(0, ge=0)  # after every epoch; 0: as many as test_examples
+    test_lengths: list[int] = Field([])  # further lengths that are tested, such as four times the training's
+    split_seed: int = 0
+
+
+class SyntheticRecipe(SequenceRecipe):
+    """A run of a synthetic task."""
+
+    forms: ClassVar[str] = "selective_copying, induction_heads, parity, modular_sum or modular_arithmetic"
+
+    task: Literal["synthetic"] = "synthetic"
+    data: SyntheticData = SyntheticData()
+    training: SyntheticTraining = SyntheticTraining()

@@ -1,0 +1,69 @@
+"""The kinds of run, by the name that a recipe gives its task: the one place where a task or a study is announced.
+
+Modules are loaded when they are needed: recipes and data are read and checked before torch is.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ssmlab.core.errors import RecipeError
+from ssmlab.core.progress import Progress
+from ssmlab.tasks.shared.schema import AnyRecipe
+
+
+class Row(NamedTuple):
+    """A folder with recipe.py, data.py and experiment.py, and what each of them defines.
+
+    recipe: the class of its recipes.
+    load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
+        `split_hash` and `counts`.
+    experiment: `experiment(recipe, data)`, what a run does (torch).
+    """
+
+    folder: str
+    recipe: str
+    load: str
+    experiment: str
+
+
+TASKS = {
+    "classify": Row("ssmlab.tasks.classify", "Recipe", "load_images", "Classification"),
+    "language": Row("ssmlab.tasks.language", "LanguageRecipe", "load_texts", "LanguageWork"),
+    "classify_sequence": Row("ssmlab.tasks.classify_sequence", "LabelledRecipe", "load_labelled", "LabellingWork"),
+    "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem", "RecallWork"),
+    "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks", "SegmentationWork"),
+    "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths", "ScalingWork"),
+    "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", "RobustnessWork"),
+    "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", "MisclassifiedWork"),
+}
+
+
+def recipe_class(task: str) -> type[AnyRecipe]:
+    """The class of a task's recipes.
+
+    Raises:
+        RecipeError: there is no such task.
+    """
+    if task not in TASKS:
+        raise RecipeError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
+    return _find(task, "recipe")
+
+
+def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
+    """Read and check everything that a recipe needs. torch is not imported.
+
+    Raises:
+        DataError: with all problems by file name.
+    """
+    return _find(recipe.task, "load")(recipe, progress)
+
+
+def work_of(recipe: AnyRecipe, data: Any) -> Any:
+    """The experiment of a recipe's task."""
+    return _find(recipe.task, "experiment")(recipe, data)
+
+
+def _find(task: str, what: str) -> Any:
+    row = TASKS[task]
+    module = "data" if what == "load" else what
+    return getattr(import_module(f"{row.folder}.{module}"), getattr(row, what))

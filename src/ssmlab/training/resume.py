@@ -1,0 +1,74 @@
+"""Checkpoints that are complete or absent, and the choice of the newest complete one."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+PARTIAL = ".partial"
+_ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def commit(folder: Path, name: str) -> Path:
+    """Move `folder/.partial/<name>`, written in full, to `folder/<name>`, and delete older checkpoints.
+
+    The rename is atomic: whoever is killed before it leaves a `.partial` that nobody reads.
+    """
+    partial, final = folder / PARTIAL / name, folder / name
+    for file in partial.iterdir():
+        _to_disk(file)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    _to_disk(folder)
+    shutil.rmtree(folder / PARTIAL)
+    for other in folder.glob("checkpoint-*"):
+        if other != final:
+            shutil.rmtree(other, ignore_errors=True)
+    return final
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The checkpoint with the most steps whose every file can be read, or None."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+        if is_complete(path):
+            return path
+    return None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file is there and whole: a cut archive has no directory at its end, a cut tensor file is short."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not all(zipfile.is_zipfile(checkpoint / name) for name in _ARCHIVES):
+            return False
+        for name in ("trainer_state.json", "clock.json"):
+            json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "model.safetensors", "pt"):
+            return True
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write it out, so that a power cut after the rename leaves no empty file."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def contiguous(state: dict) -> dict:
+    """Tensors as safetensors takes them: in one piece, and none that shares memory with another, as tied weights do."""
+    seen, separate = set(), {}
+    for name, tensor in state.items():
+        tensor = tensor.contiguous()
+        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return separate

@@ -9,7 +9,8 @@ LOWEST_TESTS := tests/test_versions.py tests/ops/test_operators.py tests/ops/tes
 	tests/compat/test_transformers.py tests/adapt/test_adapt_check.py tests/adapt/test_adapt_prepare.py \
 	tests/models/test_compile.py tests/models/test_timm_interface.py tests/profiling/test_profiling.py \
 	tests/data/test_decode.py tests/reports/test_report_html.py tests/reports/test_report_series.py \
-	tests/training/test_run.py tests/training/test_language_runs.py tests/training/test_segmentation_runs.py
+	tests/experiments/test_run.py tests/experiments/test_language_runs.py \
+	tests/experiments/test_segmentation_runs.py
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -222,7 +222,7 @@ def test_keys_that_would_do_nothing_are_told():
 
 
 def test_orthogonal_tuning_is_not_for_adapters():
-    from ssmlab.tasks.shared.remedies import remembering
+    from ssmlab.tasks.shared.continual import remembering
 
     recipe = load_recipe("adapt/forgetting_vision", ["models.4.adapt=projections"], smoke=True)
     network = build("vmamba_test")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
@@ -52,7 +52,7 @@ def fit(folder, *, progress=None, resume=False, model=None, how=None, **config):
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
     trained = train(
         model, how or task(), settings, part(50, 0), part(12, 1),
-        folder=folder, label="tiny", seed=3, placement=Placement(device="cpu"), progress=progress, resume=resume,
+        folder=folder, label="tiny", seed=3, compute=ComputeConfig(device="cpu"), progress=progress, resume=resume,
     )  # fmt: skip
     return model, trained
 

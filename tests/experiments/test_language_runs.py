@@ -282,7 +282,7 @@ def test_extrapolation_follows_the_power_law_of_the_last_two():
 def test_a_sweep_gives_every_model_its_own_best(tmp_path):
     changes = [*SMALL, "models=[{name='mamba_lm_test'},{name='s4d_lm_test'}]", "training.epochs=1"]
     sweep = run_sweep(TEXT, [*changes, "training.learning_rate=1e-9,1e-2"], smoke=True, output=tmp_path)
-    assert sweep.trials[0].metric == "bits_per_byte" and not sweep.trials[0].higher
+    assert sweep.trials[0].metric == "bits_per_byte" and not sweep.trials[0].higher_is_better
     best = load_recipe(sweep.folder / "best.toml")
     for model in best.models:
         own = min(sweep.trials, key=lambda trial: trial.accuracies[model.label][0])

@@ -237,7 +237,7 @@ def exact(folder, limit):
     part = data.test.take(spread_over_classes(data.test.labels, limit, 0))
     model = Classifier(folder, "cpu")
     images = torch.from_numpy(part.array(32)).permute(0, 3, 1, 2)
-    said = predict(model.network, model.task, images, batch_size=7, placement=model.placement).logits.argmax(1)
+    said = predict(model.network, model.task, images, batch_size=7, compute=model.placement).logits.argmax(1)
     return sum(model.classes[i] == data.classes[j] for i, j in zip(said, part.labels)) / limit
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.models import create_model
@@ -16,7 +16,7 @@ from ssmlab.training.fit import Images, train
 from ssmlab.training.gradient_norms import GradientNorms, freeze_parameters, norms, units_of
 from ssmlab.training.gradients import FILE
 
-CPU = Placement(device="cpu")
+CPU = ComputeConfig(device="cpu")
 TASK = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -38,7 +38,7 @@ def fit(folder, *, model=None, progress=None, resume=False, **config):
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
     trained = train(
         model, TASK, settings, part(50, 0), part(12, 1), folder=folder / "checkpoints", label="tiny", seed=3,
-        placement=CPU, progress=progress, resume=resume, gradients=folder,
+        compute=CPU, progress=progress, resume=resume, gradients=folder,
     )  # fmt: skip
     return model, trained
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement, choose_placement
+from ssmlab.core.device import ComputeConfig, choose_compute
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.tasks.classify.recipe import TrainingConfig
@@ -18,7 +18,7 @@ from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.fit import Images, _optimizer, length, train
 from ssmlab.training.resume import newest_complete
 
-CPU = Placement(device="cpu")
+CPU = ComputeConfig(device="cpu")
 
 
 def network(seed=0):
@@ -43,7 +43,7 @@ def fit(folder, *, progress=None, resume=False, model=None, task=None, **config)
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
     trained = train(
         model, task, settings, part(50, 0), part(12, 1),
-        folder=folder, label="tiny", seed=3, placement=CPU, progress=progress, resume=resume,
+        folder=folder, label="tiny", seed=3, compute=CPU, progress=progress, resume=resume,
     )  # fmt: skip
     return model, trained
 
@@ -85,7 +85,7 @@ def test_nesterov_and_the_polynomial_decay_of_nnunet(tmp_path):
     assert options == {"lr": 1e-3, "momentum": 0.99, "nesterov": True}
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment())
     trained = train(
-        network(), task, settings, part(50, 0), part(12, 1), folder=tmp_path, label="tiny", seed=3, placement=CPU
+        network(), task, settings, part(50, 0), part(12, 1), folder=tmp_path, label="tiny", seed=3, compute=CPU
     )
     rates = values(trained, "learning_rate")
     assert rates == pytest.approx([1e-3 * (1 - t / 18) ** 0.9 for t in range(18)], rel=1e-6)
@@ -252,7 +252,7 @@ def test_the_estimate_touches_nothing():
     def estimate(steps, evaluated):
         return estimate_seconds(
             model, task, TrainingConfig(batch_size=8), train_part.images, train_part.labels,
-            steps=steps, evaluated=evaluated, placement=CPU,
+            steps=steps, evaluated=evaluated, compute=CPU,
         )  # fmt: skip
 
     with untouched(model):
@@ -269,14 +269,14 @@ def test_small_data_get_more_epochs(tmp_path):
 
 
 def test_devices():
-    assert choose_placement("cpu") == CPU
-    assert choose_placement("cpu", "bf16").precision == "bf16"
+    assert choose_compute("cpu") == CPU
+    assert choose_compute("cpu", "bf16").precision == "bf16"
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        choose_placement("cpu", "fp16")
+        choose_compute("cpu", "fp16")
     if not torch.cuda.is_available():
-        assert choose_placement().device in ("cpu", "mps")
+        assert choose_compute().device in ("cpu", "mps")
         with pytest.raises(UserError, match="device 'cuda' is not available here; there is .*cpu"):
-            choose_placement("cuda")
+            choose_compute("cuda")
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}])
@@ -285,7 +285,7 @@ def test_other_precisions_and_memory_orders_train(tmp_path, options):
     trained = train(
         model, Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3),
         TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-2), part(50, 0), part(12, 1),
-        folder=tmp_path, label="tiny", seed=3, placement=Placement(device="cpu", **options),
+        folder=tmp_path, label="tiny", seed=3, compute=ComputeConfig(device="cpu", **options),
     )  # fmt: skip
     assert values(trained, "eval_accuracy")[-1] > 0.6
     assert model[0].weight.dtype == torch.float32 and model[0].weight.is_contiguous()

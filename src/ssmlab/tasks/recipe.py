@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.tasks.overrides import apply_override, explain, parse_override
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import recipe_class
 
 PACKAGED = Path(__file__).parent.parent / "recipes"

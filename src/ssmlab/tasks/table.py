@@ -8,33 +8,33 @@ from typing import Any, NamedTuple
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 class Row(NamedTuple):
-    """A folder with recipe.py, data.py and experiment.py, and what each of them defines.
+    """A folder with recipe.py, data.py and experiment.py, and what the first two of them define.
 
     recipe: the class of its recipes.
     load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
         `split_hash` and `counts`.
-    experiment: `experiment(recipe, data)`, what a run does (torch).
+
+    What a run does stands in experiment.py as EXPERIMENT (torch).
     """
 
     folder: str
     recipe: str
     load: str
-    experiment: str
 
 
 TASKS = {
-    "classify": Row("ssmlab.tasks.classify", "Recipe", "load_images", "Classification"),
-    "language": Row("ssmlab.tasks.language", "LanguageRecipe", "load_texts", "LanguageWork"),
-    "classify_sequence": Row("ssmlab.tasks.classify_sequence", "LabelledRecipe", "load_labelled", "LabellingWork"),
-    "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem", "RecallWork"),
-    "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks", "SegmentationWork"),
-    "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths", "ScalingWork"),
-    "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", "RobustnessWork"),
-    "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", "MisclassifiedWork"),
+    "classify": Row("ssmlab.tasks.classify", "Recipe", "load_images"),
+    "language": Row("ssmlab.tasks.language", "LanguageRecipe", "load_texts"),
+    "classify_sequence": Row("ssmlab.tasks.classify_sequence", "LabelledRecipe", "load_labelled"),
+    "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem"),
+    "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks"),
+    "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths"),
+    "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named"),
+    "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images"),
 }
 
 
@@ -46,7 +46,8 @@ def recipe_class(task: str) -> type[AnyRecipe]:
     """
     if task not in TASKS:
         raise RecipeError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
-    return _find(task, "recipe")
+    row = TASKS[task]
+    return getattr(import_module(f"{row.folder}.recipe"), row.recipe)
 
 
 def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
@@ -55,15 +56,11 @@ def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
     Raises:
         DataError: with all problems by file name.
     """
-    return _find(recipe.task, "load")(recipe, progress)
+    row = TASKS[recipe.task]
+    return getattr(import_module(f"{row.folder}.data"), row.load)(recipe, progress)
 
 
-def work_of(recipe: AnyRecipe, data: Any) -> Any:
-    """The experiment of a recipe's task."""
-    return _find(recipe.task, "experiment")(recipe, data)
-
-
-def _find(task: str, what: str) -> Any:
-    row = TASKS[task]
-    module = "data" if what == "load" else what
-    return getattr(import_module(f"{row.folder}.{module}"), getattr(row, what))
+def experiment_of(recipe: AnyRecipe, data: Any) -> tuple[Any, Any]:
+    """The `Experiment` of a recipe's task, and the recipe with what only the data decide filled in."""
+    experiment = import_module(f"{TASKS[recipe.task].folder}.experiment").EXPERIMENT
+    return experiment, experiment.resolve(recipe, data)

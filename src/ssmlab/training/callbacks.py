@@ -90,13 +90,17 @@ class Watch(TrainerCallback):
         if "loss" in logs:
             accuracy = self.trainer.model.take_accuracy()
             if accuracy is not None:
-                name = "accuracy" if self.trainer.model.task.decides == "accuracy" else "token_accuracy"
+                name = "accuracy" if self.trainer.model.task.primary_metric == "accuracy" else "token_accuracy"
                 logs[name] = state.log_history[-1][name] = accuracy
             self.loss = f"loss {logs['loss']:.3f}"
         task = self.trainer.model.task
-        value = logs.get(f"eval_{task.decides}")
+        value = logs.get(f"eval_{task.primary_metric}")
         if value is not None:
-            text = f"{value:.1%}" if task.decides == "accuracy" else f"{value:.3f} {task.decides.replace('_', ' ')}"
+            text = (
+                f"{value:.1%}"
+                if task.primary_metric == "accuracy"
+                else f"{value:.3f} {task.primary_metric.replace('_', ' ')}"
+            )
             self.accuracy = f"validation {text}"
             self.progress.note(self._numbers())
 

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.training.config import Optimisation
+from ssmlab.training.config import FitConfig
 from ssmlab.training.freezing import Freezing
 from ssmlab.training.gradient_norms import norms
 
@@ -30,7 +30,7 @@ class Gradients(TrainerCallback):
         label: how messages call the model.
     """
 
-    def __init__(self, network: nn.Module, config: Optimisation, label: str, progress: Progress):
+    def __init__(self, network: nn.Module, config: FitConfig, label: str, progress: Progress):
         self.network, self.every = network, config.watch_gradients
         self.names = [name for name, p in network.named_parameters() if p.requires_grad]
         self.steps: list[int] = []
@@ -39,7 +39,7 @@ class Gradients(TrainerCallback):
         self._loaded: list[str] = []
 
     @staticmethod
-    def wanted(config: Optimisation) -> bool:
+    def wanted(config: FitConfig) -> bool:
         """Whether a recipe asks for anything of it."""
         return bool(config.watch_gradients or config.freeze_by_gradient.steps)
 

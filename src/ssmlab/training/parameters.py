@@ -1,11 +1,16 @@
-"""Which parameters of a model are trained, which of them decay, and at which learning rate."""
+"""Which parameters of a model are trained, which of them decay, at which learning rate and by which optimizer."""
 
+from collections.abc import Callable
 from fnmatch import filter as matching
+from typing import Any
 
+import torch
 from torch import nn
 
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.nn import ClassifierHead
+from ssmlab.training.config import FitConfig
 
 BACKBONE = "backbone"
 
@@ -41,6 +46,20 @@ def layer_groups(model: nn.Module, learning_rate: float, weight_decay: float, la
         model, weight_decay=weight_decay, no_weight_decay_list=_spared(model), layer_decay=layer_decay
     )
     return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]
+
+
+def optimizer_of(config: FitConfig, device: ComputeConfig) -> tuple[Callable, dict[str, Any]]:
+    """The class of the optimizer and its options."""
+    if config.optimizer == "sgd":  # as nnU-Net has it
+        return torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.99, "nesterov": True}
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind, {"lr": config.learning_rate, "fused": device.device in ("cpu", "cuda")}
+
+
+def optimizer_groups(network: nn.Module, config: FitConfig) -> list[dict]:
+    """The groups of an optimizer whose learning rate depends on the layer; the first one has the rate of the log."""
+    groups = layer_groups(network, config.learning_rate, config.weight_decay, config.layer_decay)
+    return sorted(groups, key=lambda group: -group["lr"])
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:

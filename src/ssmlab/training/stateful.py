@@ -10,9 +10,9 @@ from torch import nn
 FILE = "carried.safetensors"  # in a checkpoint
 
 
-def save_carried(task: Any, folder: Path) -> None:
+def save_states(task: Any, folder: Path) -> None:
     """Write the state that training carries, if the task carries any."""
-    layers = getattr(task, "carried", {}).get(True)
+    layers = getattr(task, "states", {}).get(True)
     if layers is None:
         return
     tensors = {
@@ -21,7 +21,7 @@ def save_carried(task: Any, folder: Path) -> None:
     save_file(tensors, folder / FILE)
 
 
-def load_carried(task: Any, network: nn.Module, folder: Path) -> None:
+def load_states(task: Any, network: nn.Module, folder: Path) -> None:
     """Give the task the state that a checkpoint holds.
 
     Args:
@@ -35,6 +35,6 @@ def load_carried(task: Any, network: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         _, like = network.eval()(torch.zeros(1, 1, dtype=torch.int64, device=device))
     network.train(was)
-    task.carried[True] = tuple(
+    task.states[True] = tuple(
         type(state)(**{name: tensors[f"{i}.{name}"] for name in state._fields}) for i, state in enumerate(like)
     )

@@ -72,9 +72,9 @@ def compare(
     if options.image_size and all(subject.folder for subject in subjects):
         raise UserError("--image-size is for networks by name; trained models keep the size that they were trained at")
     if options.device not in ("auto", "cpu"):  # these are always there; torch need not be imported yet
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
 
-        choose_placement(options.device, "float32")
+        choose_compute(options.device, "float32")
     data = _open(options, subjects)
     from ssmlab.studies.compare.page import Result, write_result
 
@@ -117,12 +117,12 @@ def _measure(subjects, options: Options, data, command, name: str, progress: Pro
     """All records with their circumstances, why accuracies are missing, the circumstances, what was set."""
     import torch
 
-    from ssmlab.core.device import choose_placement
+    from ssmlab.core.device import choose_compute
     from ssmlab.core.stamp import Stamp, commit, machine, now, versions
     from ssmlab.studies.compare import measure
 
     started = now()
-    device = choose_placement(options.device, "float32").device
+    device = choose_compute(options.device, "float32").device
     if options.threads:
         torch.set_num_threads(options.threads)
     stamp = Stamp(

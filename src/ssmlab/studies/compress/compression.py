@@ -105,11 +105,11 @@ class _Work:
     def __init__(self, kind: str, subject: Subject, options: Options, folder: Path, command: str, progress: Progress):
         import torch
 
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
 
         if options.threads:
             torch.set_num_threads(options.threads)
-        placement = choose_placement(options.device, "float32", "no")
+        placement = choose_compute(options.device, "float32", "no")
         self.options, self.folder, self.command = options, folder, command
         self.kind = kind_class(kind)(subject, options, placement, progress)
         self.records: dict[str, list[Record]] = {}

@@ -120,7 +120,7 @@ class Kind(ABC):
                 folder=Path(folder),
                 label=label,
                 seed=0,
-                placement=self.placement,
+                compute=self.placement,
                 progress=self.progress,
             )
         network.eval()

@@ -16,7 +16,7 @@ from ssmlab.data.text.tokenizers import FILES
 from ssmlab.models.language.names import create_language_model
 from ssmlab.profiling import Call, Timings, TrainingStep, count_flops, count_parameters, forward_call, in_rounds
 from ssmlab.studies.compress.kinds import Kind, Terms
-from ssmlab.tasks.classify_sequence.experiment import LabellingWork, Padded
+from ssmlab.tasks.classify_sequence.experiment import LabellingWork, PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences, load_classifier, save_classifier
 from ssmlab.tasks.language.experiment import LanguageWork, served
 from ssmlab.tasks.language.rows import predict_rows, row_metrics
@@ -180,7 +180,7 @@ class Texts(Tokens):
             task,
             served(self.data.rows["test"]),
             batch_size=self.options.batch,
-            placement=self.placement,
+            compute=self.placement,
             title=f"testing {label}",
             progress=self.progress,
         )
@@ -223,9 +223,9 @@ class Classifier(Tokens):
         logits, _ = predict_rows(
             network,
             self.task,
-            Padded(part, self.size["length"]),
+            PaddedSequences(part, self.size["length"]),
             batch_size=self.options.batch,
-            placement=self.placement,
+            compute=self.placement,
             title=f"testing {label}",
             progress=self.progress,
         )

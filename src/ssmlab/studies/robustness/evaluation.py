@@ -128,7 +128,7 @@ class Evaluation:
     """The work of one call, model after model."""
 
     def __init__(self, members, options: Options, sample, folder: Path, progress: Progress):
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
         from ssmlab.robustness.attacks import Attack
         from ssmlab.robustness.conditions import conditions
 
@@ -137,7 +137,7 @@ class Evaluation:
             Attack(name=name, epsilon=options.epsilon, steps=options.steps) for name in dict.fromkeys(options.attacks)
         ]
         self.conditions = [*conditions(options.transformations, options.severities), *attacks]
-        self.device = choose_placement(options.device, "float32").device
+        self.device = choose_compute(options.device, "float32").device
         self._held: tuple = (None, None)  # size and crop of the images that were read last, and they
 
     def run(self, command: str) -> dict:

@@ -15,15 +15,19 @@ class ScalingData(Table):
     vocab: int = Field(256, ge=2)
     prefill: list[int] = Field(min_length=1)
     training: list[int] = Field([])
-    decoding: list[int] = Field([])  # after a prompt of so many tokens
-    decoded: int = Field(16, ge=1)  # tokens that are written
-    most_seconds: float = Field(60.0, gt=0)  # a pass that would take longer is extrapolated
+    decoding: list[int] = Field([])
+    """After a prompt of so many tokens."""
+    decoded: int = Field(16, ge=1)
+    """Tokens that are written."""
+    most_seconds: float = Field(60.0, gt=0)
+    """A pass that would take longer is extrapolated."""
 
 
 class ScalingRecipe(SequenceRecipe):
     """Time and memory against length."""
 
     forms: ClassVar[str] = "random"
+    adapts: ClassVar[bool] = False
 
     task: Literal["scaling"] = "scaling"
     data: ScalingData

@@ -98,7 +98,7 @@ class Classifier:
     """
 
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
         from ssmlab.models import load_model
         from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
         from ssmlab.tasks.classify.task import Classify
@@ -108,8 +108,8 @@ class Classifier:
         if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
             raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
-        self.placement = choose_placement(device, "float32")
-        self.network = network.to(self.placement.device)
+        self.compute = choose_compute(device, "float32")
+        self.network = network.to(self.compute.device)
         try:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
@@ -127,6 +127,7 @@ class Classifier:
         import torch
 
         from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
         pictures: dict[int, np.ndarray] = {}
@@ -145,8 +146,9 @@ class Classifier:
             return [], problems
         readable = [files[i] for i in sorted(pictures)]
         images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
-        found = predict(self.network, self.task, images, batch_size=len(readable), placement=self.placement)
-        probabilities = np.exp(log_softmax(found.logits.astype(np.float64)))
+        part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
+        found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
+        probabilities = np.exp(log_softmax(found.values.astype(np.float64)))
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
 
 

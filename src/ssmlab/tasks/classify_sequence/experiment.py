@@ -37,10 +37,12 @@ class LabellingWork(Work):
     def task(self, model: SequenceModel, network: nn.Module) -> ClassifySequences:
         return ClassifySequences(classes=self.data.classes)
 
-    def parts(self, model: SequenceModel) -> tuple["Padded", "Padded"]:
+    def parts(self, model: SequenceModel) -> tuple["PaddedSequences", "PaddedSequences"]:
         config = self.recipe.data
         random = config.crop == "random"
-        return Padded(self.data.train, config.length, random=random), Padded(self.data.val, config.length)
+        return PaddedSequences(self.data.train, config.length, random=random), PaddedSequences(
+            self.data.val, config.length
+        )
 
     def validate(self, network: nn.Module, task: ClassifySequences, job: Any) -> dict[str, float]:
         found, _ = self._predict(network, task, job, "val")
@@ -63,10 +65,10 @@ class LabellingWork(Work):
             found, seconds = self._predict(network, task, job, name, progress)
             records[name] = classification_metrics(found, part.labels, task.classes, positive=config.positive)
         write_predictions(job.folder / "predictions.csv", part.ids, part.labels, found, task.classes)
-        batch = Padded(part, data.length).__getitems__(list(range(min(8, len(part.labels)))))
+        batch = PaddedSequences(part, data.length).__getitems__(list(range(min(8, len(part.labels)))))
         records[None] = [
             Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
-            *token_costs(network, batch["tokens"], config, self.placement(job.model)),
+            *token_costs(network, batch["tokens"], config, self.compute(job.model)),
         ]
         return records
 
@@ -74,9 +76,9 @@ class LabellingWork(Work):
         return predict_rows(
             network,
             task,
-            Padded(getattr(self.data, name), self.recipe.data.length),
+            PaddedSequences(getattr(self.data, name), self.recipe.data.length),
             batch_size=self.recipe.evaluation.batch_size,
-            placement=self.placement(job.model),
+            compute=self.compute(job.model),
             title=f"{job.folder.name}: {name}" if progress else "",
             progress=progress,
         )
@@ -85,14 +87,14 @@ class LabellingWork(Work):
         return accuracy_differences(jobs, self.recipe.evaluation.bootstrap)
 
 
-class Padded(torch.utils.data.Dataset):
+class PaddedSequences(torch.utils.data.Dataset):
     """Sequences of a part, cut to a length and filled up to the longest of their batch.
 
     Args:
         random: cut out a stretch at random, another one in every epoch, instead of the start.
     """
 
-    lanes, unit = 0, "sequences"
+    streams, unit = 0, "sequences"
 
     def __init__(self, part: SequencePart, length: int, *, random: bool = False):
         self.part, self.length, self.random, self.epoch = part, length, random, 0

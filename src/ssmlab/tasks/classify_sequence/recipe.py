@@ -14,11 +14,14 @@ class LabelledData(Table):
     path: str = ""
     kind: Literal["text", "dna", "audio"] = "text"
     tokenizer: str = ""
-    length: int = Field(1024, ge=2)  # longer sequences are cut
-    crop: Literal["start", "random"] = "start"  # which part is kept in training; in evaluation it is the start
+    length: int = Field(1024, ge=2)
+    """Longer sequences are cut."""
+    crop: Literal["start", "random"] = "start"
+    """Which part is kept in training; in evaluation it is the start."""
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     split_seed: int = 0
-    limit: int = Field(0, ge=0)  # at most so many sequences of each part, drawn class by class; 0 = all
+    limit: int = Field(0, ge=0)
+    """At most so many sequences of each part, drawn class by class; 0 = all."""
 
 
 class Head(Table):

@@ -68,15 +68,15 @@ class ClassifySequences:
 
     classes: tuple[str, ...]
 
-    decides: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats and the logits (b, classes) of {"tokens" (b, l), "mask" (b, l) or none, "labels" (b,)}."""
         logits = model(batch["tokens"], batch.get("mask")).float()
         return F.cross_entropy(logits, batch["labels"]), logits
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Sequences classified correctly, and all."""
         return (outputs.argmax(1) == labels).sum(), len(labels)
 

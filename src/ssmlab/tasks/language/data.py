@@ -18,13 +18,13 @@ from ssmlab.data.synthetic.recall import generated_bases, generated_chats, gener
 from ssmlab.data.text.chat_template import ChatTemplate, chat_document, find_template
 from ssmlab.data.text.documents import Document, divide, left_out, read_texts
 from ssmlab.data.text.jsonl import chat_tokens, read_chats
-from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_lanes, pack_whole
+from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_streams, pack_whole
 from ssmlab.data.text.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.tasks.language.new_tokens import with_new_tokens
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 PARTS = ("train", "val", "test")
 GENERATED = "generated"
@@ -39,8 +39,8 @@ class Texts:
 
     Args:
         rows: by part.
-        vocab_size: numbers of tokens are below it, the mark between documents included.
-        mark: that token.
+        vocab_size: numbers of tokens are below it, the separator of documents included.
+        separator_id: that token.
         unit: what bits are counted by: "byte", "base" or "sample".
         units: by part, how many of them the rows ask for.
         tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
@@ -50,7 +50,7 @@ class Texts:
 
     rows: dict[str, Rows]
     vocab_size: int
-    mark: int
+    separator_id: int
     unit: str
     units: dict[str, int]
     tokenizer: str
@@ -64,7 +64,7 @@ class _Source:
 
     parts: dict[str, list[Document]]
     size: int
-    mark: int
+    separator_id: int
     tokenizer: str
     notes: list[str]
     keys: dict[str, Keys] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     source = {"text": _text, "dna": _dna, "audio": _audio, "chat": _chat}[config.kind](recipe)
     rows, notes = {}, [*source.notes, *left_out(config.path, config.kind)]
     for name in PARTS:
-        rows[name], cut = _rows(recipe, source.parts[name], source.mark)
+        rows[name], cut = _rows(recipe, source.parts[name], source.separator_id)
         if cut:
             notes.append(f"{cut:,} chats of {name} are longer than a row and lost their end; raise data.length")
         if config.kind == "dna":  # a run of N says nothing about how well bases are predicted
@@ -110,7 +110,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         "counts": {name: len(part) for name, part in rows.items()},
         "tokens": asked,
         "documents": {name: len(source.parts[name]) for name in PARTS},
-        "vocabulary": max(source.size, source.mark + 1),
+        "vocabulary": max(source.size, source.separator_id + 1),
         "tokenizer": source.tokenizer,
         "row": f"{config.length:,} tokens",
         "split_hash": split_hash(ids),
@@ -121,7 +121,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     return Texts(
         rows=rows,
         vocab_size=describe["vocabulary"],
-        mark=source.mark,
+        separator_id=source.separator_id,
         unit=UNITS[config.kind],
         units=units,
         tokenizer=source.tokenizer,
@@ -152,15 +152,15 @@ def _check_models(recipe: AnyRecipe) -> None:
         raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")
 
 
-def _rows(recipe: AnyRecipe, documents: list[Document], mark: int) -> tuple[Rows, int]:
+def _rows(recipe: AnyRecipe, documents: list[Document], separator_id: int) -> tuple[Rows, int]:
     length = recipe.data.length
     if recipe.data.kind == "chat":
-        return pack_whole(documents, length, mark, alone=not recipe.data.packing)
+        return pack_whole(documents, length, separator_id, alone=not recipe.data.packing)
     if not recipe.data.packing:
-        return pack_alone(documents, length, mark), 0
+        return pack_alone(documents, length, separator_id), 0
     if recipe.training.carry_state:
-        return pack_lanes(documents, length, mark, recipe.training.batch_size), 0
-    return pack(documents, length, mark), 0
+        return pack_streams(documents, length, separator_id, recipe.training.batch_size), 0
+    return pack(documents, length, separator_id), 0
 
 
 def _id(document: Document) -> str:
@@ -175,7 +175,10 @@ def _units(source: _Source, rows: dict[str, Rows], asked: dict[str, int]) -> dic
     if source.units is not None:  # of the whole part, in proportion to the tokens that are left
         whole = {name: sum(len(document.tokens) + 1 for document in source.parts[name]) for name in PARTS}
         return {name: max(1, round(source.units[name] * asked[name] / whole[name])) for name in PARTS}
-    return {name: int(((part.labels() != -100) & (part.labels() != source.mark)).sum()) for name, part in rows.items()}
+    return {
+        name: int(((part.labels() != -100) & (part.labels() != source.separator_id)).sum())
+        for name, part in rows.items()
+    }
 
 
 def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
@@ -191,7 +194,7 @@ def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
     return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
 
 
-def mark_of(tokenizer: Tokenizer) -> int:
+def separator_of(tokenizer: Tokenizer) -> int:
     """The token between documents: the tokenizer's own end, or one more than it has."""
     return tokenizer.size if tokenizer.eos is None else tokenizer.eos
 
@@ -211,7 +214,7 @@ def _text(recipe: AnyRecipe) -> _Source:
             part: [Document(d.id, encoded(d.tokens.tobytes().decode("utf-8"), tokenizer, name)) for d in found]
             for part, found in parts.items()
         }
-    return _Source(parts, tokenizer.size, mark_of(tokenizer), name, [how], keys, units)
+    return _Source(parts, tokenizer.size, separator_of(tokenizer), name, [how], keys, units)
 
 
 def encoded(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
@@ -260,13 +263,13 @@ def _chat(recipe: AnyRecipe) -> _Source:
     config = recipe.data
     tokenizer, name = tokenizer_of(recipe)
     chats = generated_chats(240) if config.path == GENERATED else read_chats(config.path)
-    mark, template = mark_of(tokenizer), _template(recipe, tokenizer)
+    separator_id, template = separator_of(tokenizer), _template(recipe, tokenizer)
 
     def encode(text: str) -> list[int]:
         return encoded(text, tokenizer, name).tolist()
 
     write: Callable = chat_document if isinstance(template, ChatTemplate) else chat_tokens
-    documents = [write(id, messages, template, encode, mark) for id, messages in chats]
+    documents = [write(id, messages, template, encode, separator_id) for id, messages in chats]
     keys = {id: text_keys("\n".join(f"{role}: {text}" for role, text in messages)) for id, messages in chats}
     parts, how = _divided(documents, config, keys)
     notes = [how, "only answers are learned and measured"]
@@ -274,7 +277,7 @@ def _chat(recipe: AnyRecipe) -> _Source:
         notes.append(f"messages are written by the model's own chat template, {template.source}")
     elif template != config.template.model_dump():
         notes.append(f"messages are written as the model was trained on them, by {_folders(recipe)[0]}/preprocess.json")
-    return _Source(parts, tokenizer.size, mark, name, notes, keys, template=template)
+    return _Source(parts, tokenizer.size, separator_id, name, notes, keys, template=template)
 
 
 def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatTemplate:

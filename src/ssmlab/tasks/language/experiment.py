@@ -25,7 +25,7 @@ from ssmlab.tasks.language.new_tokens import base_vocabulary
 from ssmlab.tasks.language.recipe import SequenceModel
 from ssmlab.tasks.language.rows import FILE, predict_rows, row_differences, row_metrics, token_costs, write_rows
 from ssmlab.tasks.language.task import Language
-from ssmlab.tasks.shared.work import Served, Work
+from ssmlab.tasks.shared.work import BatchedDataset, Work
 from ssmlab.training.parameters import freeze
 
 
@@ -35,7 +35,7 @@ class LanguageWork(Work):
     higher = False
 
     @property
-    def decides(self) -> str:
+    def primary_metric(self) -> str:
         return f"bits_per_{self.data.unit}"
 
     def build(self, model: SequenceModel, seed: int) -> nn.Module:
@@ -60,10 +60,10 @@ class LanguageWork(Work):
             vocab_size=self.data.vocab_size,
             unit=self.data.unit,
             tokens_per_unit=asked / self.data.units[part],
-            carry=config.carry_state,
+            stateful=config.carry_state,
         )
 
-    def parts(self, model: SequenceModel | None) -> tuple[Served, Served]:
+    def parts(self, model: SequenceModel | None) -> tuple[BatchedDataset, BatchedDataset]:
         return served(self.data.rows["train"]), served(self.data.rows["val"])
 
     def validate(self, network: nn.Module, task: Language, job: Any) -> dict[str, float]:
@@ -80,7 +80,7 @@ class LanguageWork(Work):
         tokens = torch.from_numpy(self.data.rows["test"].tokens[:64, :-1].astype(np.int64))
         records[None] = [
             Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
-            *token_costs(network, tokens, config, self.placement(job.model)),
+            *token_costs(network, tokens, config, self.compute(job.model)),
         ]
         return records
 
@@ -90,7 +90,7 @@ class LanguageWork(Work):
             self.task(job.model, network, name),
             served(self.data.rows[name]),
             batch_size=self.recipe.evaluation.batch_size,
-            placement=self.placement(job.model),
+            compute=self.compute(job.model),
             title=f"{job.folder.name}: {name}" if progress else "",
             progress=progress,
         )
@@ -103,7 +103,7 @@ class LanguageWork(Work):
         save_language_model(network, folder)
         config, template = self.recipe.data, self.data.template
         copy_tokenizer(self.data.tokenizer, folder, chat=template is None)
-        tokens = {"kind": config.kind, "tokenizer": self.data.tokenizer, "mark": self.data.mark}
+        tokens = {"kind": config.kind, "tokenizer": self.data.tokenizer, "mark": self.data.separator_id}
         if isinstance(template, ChatTemplate):
             write_atomically(folder / chat_template.FILE, template.text)
         elif template is not None:
@@ -135,15 +135,15 @@ def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> n
     return network
 
 
-def served(rows: Rows) -> Served:
+def served(rows: Rows) -> BatchedDataset:
     """Rows as torch serves them."""
     arrays = {"tokens": rows.tokens[:, :-1], "labels": rows.labels()}
     documents = rows.documents[:, :-1]
     if (documents != documents[:, :1]).any():
         arrays["seq_idx"] = documents
-    if rows.lanes:
+    if rows.streams:
         arrays["fresh"] = rows.fresh
-    return Served({name: np.ascontiguousarray(values) for name, values in arrays.items()}, rows.lanes)
+    return BatchedDataset({name: np.ascontiguousarray(values) for name, values in arrays.items()}, rows.streams)
 
 
 def copy_tokenizer(source: str, folder: Path, *, chat: bool = True) -> None:

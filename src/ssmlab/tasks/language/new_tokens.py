@@ -8,13 +8,13 @@ from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import write_atomically
 from ssmlab.data.text.tokenizer_files import CONFIG, FILE, byte_words
 from ssmlab.data.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
-from ssmlab.tasks.shared.schema_adapt import GROWS, method_of
+from ssmlab.tasks.shared.tables import GROWS, method_of
 
 
 def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Tokenizer, str]:
     """A tokenizer and its name; with `adapt.new_tokens` each of these texts is one token, behind all others.
 
-    Bytes get the mark between documents first, as their models have it.
+    Bytes get the separator of documents first, as their models have it.
 
     Raises:
         RecipeError: a text is a token already, or the tokenizer's kind has no room for more.

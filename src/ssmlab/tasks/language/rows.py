@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import ratio_difference, ratio_interval, wilson
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
-from ssmlab.tasks.language.task import ASKED, NATS, RIGHT
-from ssmlab.tasks.shared.work import Served
+from ssmlab.tasks.language.task import COUNT, NLL, CORRECT
+from ssmlab.tasks.shared.work import BatchedDataset
 from ssmlab.training.predict import autocast
 from ssmlab.training.task import Task
 
@@ -30,25 +30,25 @@ FILE = "rows.csv"
 def predict_rows(
     network: nn.Module,
     task: Task,
-    part: Served,
+    part: BatchedDataset,
     *,
     batch_size: int,
-    placement: Placement,
+    compute: ComputeConfig,
     title: str = "",
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, float]:
     """Every row's outputs (n, ...) in evaluation mode, and the seconds that it took."""
     progress = progress or Progress()
     network.eval()
-    size = part.lanes or batch_size
+    size = part.streams or batch_size
     found, steps = [], -(-len(part) // size)
     progress.start(title, steps, unit="rows", per_step=size)
     begin = time.perf_counter()
     try:
-        with torch.inference_mode(), autocast(placement):
+        with torch.inference_mode(), autocast(compute):
             for step in range(steps):
                 batch = part.__getitems__(list(range(step * size, min((step + 1) * size, len(part)))))
-                batch = {name: tensor.to(placement.device) for name, tensor in batch.items()}
+                batch = {name: tensor.to(compute.device) for name, tensor in batch.items()}
                 found.append(task.loss(network, batch)[1].float().cpu())
                 progress.update(step + 1)
     finally:
@@ -62,7 +62,7 @@ def write_rows(path: Path, sums: np.ndarray) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "nats", "asked", "right"])
     for i, row in enumerate(sums):
-        writer.writerow([i, f"{row[NATS]:.8g}", int(row[ASKED]), int(row[RIGHT])])
+        writer.writerow([i, f"{row[NLL]:.8g}", int(row[COUNT]), int(row[CORRECT])])
     write_atomically(path, text.getvalue())
 
 
@@ -74,14 +74,14 @@ def read_rows(path: Path) -> np.ndarray:
 def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
     """The task's numbers of a part; the deciding one with its bootstrap interval over rows."""
     values = task.validation(sums)
-    n = int(sums[:, ASKED].sum())
+    n = int(sums[:, COUNT].sum())
     units = {"loss": "nats", "perplexity": None, "token_accuracy": "fraction", "accuracy": "fraction"}
     records = []
     for metric, value in values.items():
         spread = None
-        if metric == task.decides:
+        if metric == task.primary_metric:
             column, scale = deciding(task)
-            spread = _interval(sums[sums[:, ASKED] > 0], column, scale, resamples)
+            spread = _interval(sums[sums[:, COUNT] > 0], column, scale, resamples)
         unit = units.get(metric, "fraction" if metric == "all_right" else "bits")
         records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=spread))
     return records
@@ -92,10 +92,10 @@ def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tu
 
     Rows that are all right, or all wrong, say nothing to the bootstrap, whose interval has no width then.
     """
-    asked, right = sums[:, ASKED], sums[:, RIGHT]
-    if column == RIGHT and (asked == 1).all():
+    asked, right = sums[:, COUNT], sums[:, CORRECT]
+    if column == CORRECT and (asked == 1).all():
         return wilson(round(right.sum()), len(sums))
-    if column == RIGHT and (right.sum() in (0, asked.sum())):
+    if column == CORRECT and (right.sum() in (0, asked.sum())):
         return wilson(len(sums) if right.any() else 0, len(sums))
     _, low, high = ratio_interval(scale * sums[:, column], asked, resamples=resamples)
     return low, high
@@ -103,9 +103,9 @@ def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tu
 
 def deciding(task: Any) -> tuple[int, float]:
     """The column of the deciding metric and the factor that makes the metric of its mean."""
-    if task.decides == "accuracy":
-        return RIGHT, 1.0
-    return NATS, task.tokens_per_unit / math.log(2)
+    if task.primary_metric == "accuracy":
+        return CORRECT, 1.0
+    return NLL, task.tokens_per_unit / math.log(2)
 
 
 def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[str, Record]]:
@@ -117,12 +117,12 @@ def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[st
     differences = []
     for first, second in combinations(found, 2):
         a, b = np.stack(found[first]), np.stack(found[second])
-        a, b = (rows[:, a[0, :, ASKED] > 0] for rows in (a, b))
-        interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, ASKED], resamples=resamples)
+        a, b = (rows[:, a[0, :, COUNT] > 0] for rows in (a, b))
+        interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, COUNT], resamples=resamples)
         record = Record(
-            metric=f"{task.decides}_difference",
+            metric=f"{task.primary_metric}_difference",
             value=interval.value,
-            unit="fraction" if task.decides == "accuracy" else "bits",
+            unit="fraction" if task.primary_metric == "accuracy" else "bits",
             n=a.shape[1],
             spread=(interval.low, interval.high),
         )
@@ -130,14 +130,14 @@ def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[st
     return differences
 
 
-def token_costs(network: nn.Module, tokens: torch.Tensor, config: Any, placement: Placement) -> list[Record]:
+def token_costs(network: nn.Module, tokens: torch.Tensor, config: Any, compute: ComputeConfig) -> list[Record]:
     """Parameters, operations of a row, tokens per second, all of prediction in evaluation mode.
 
     Args:
         tokens: (n, l), int64.
     """
-    batch = tokens[torch.arange(config.throughput_batch) % len(tokens)].to(placement.device)
-    with autocast(placement) if placement.precision != "float32" else nullcontext():
+    batch = tokens[torch.arange(config.throughput_batch) % len(tokens)].to(compute.device)
+    with autocast(compute) if compute.precision != "float32" else nullcontext():
         speed = images_per_second(network, batch, config.throughput_repeats)
     counts = count_flops(network, batch[:1])
     length = tokens.shape[1]

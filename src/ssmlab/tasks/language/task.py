@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-NATS, ASKED, RIGHT = range(3)  # columns of the outputs
+NLL, COUNT, CORRECT = range(3)  # columns of the outputs
 
 
 @dataclass(kw_only=True)
@@ -23,20 +23,20 @@ class Language:
         vocab_size: tokens of the data.
         unit: what bits are counted by, such as "byte"; the deciding metric is `bits_per_<unit>`.
         tokens_per_unit: asked tokens for each of them; 1 where tokens are bytes.
-        carry: hand the state of every step on to the next one, without gradient (truncated back-propagation).
-        carried: that state, of training and of evaluation.
+        stateful: hand the state of every step on to the next one, without gradient (truncated back-propagation).
+        states: that state, of training and of evaluation.
     """
 
     vocab_size: int
     unit: str = "byte"
     tokens_per_unit: float = 1.0
-    carry: bool = False
-    carried: dict[bool, Any] = field(default_factory=lambda: {True: None, False: None}, repr=False)
+    stateful: bool = False
+    states: dict[bool, Any] = field(default_factory=lambda: {True: None, False: None}, repr=False)
 
-    higher: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = False
 
     @property
-    def decides(self) -> str:
+    def primary_metric(self) -> str:
         return f"bits_per_{self.unit}"
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -46,22 +46,22 @@ class Language:
             batch: "tokens" (b, l), "labels" (b, l); where documents meet in rows, "seq_idx" (b, l); where states are
                 carried, "fresh" (b,), the rows whose state begins anew.
         """
-        state = self._state(model.training, batch["fresh"]) if self.carry else None
+        state = self._state(model.training, batch["fresh"]) if self.stateful else None
         logits, after = model(batch["tokens"], state, seq_idx=batch.get("seq_idx"))
-        if self.carry:
-            self.carried[model.training] = tree_map(lambda tensor: tensor.detach(), after)
+        if self.stateful:
+            self.states[model.training] = tree_map(lambda tensor: tensor.detach(), after)
         return token_loss(logits, batch["labels"])
 
     def _state(self, training: bool, fresh: Tensor) -> Any:
         """The carried state; zero, which is where a recurrence starts, in fresh rows."""
-        state = self.carried[training]
+        state = self.states[training]
         if state is None or bool(fresh.all()):
             return None
         return tree_map(lambda tensor: tensor * (~fresh).view(-1, *(1,) * (tensor.ndim - 1)), state)
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens told correctly, and all that were asked for."""
-        return outputs[:, RIGHT].sum(), outputs[:, ASKED].sum()
+        return outputs[:, CORRECT].sum(), outputs[:, COUNT].sum()
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
         """Loss in nats a token, perplexity, bits a unit and the share of tokens told correctly, of all rows (n, 3)."""
@@ -70,7 +70,7 @@ class Language:
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700)),
-            self.decides: loss / math.log(2) * self.tokens_per_unit,
+            self.primary_metric: loss / math.log(2) * self.tokens_per_unit,
             "token_accuracy": right / max(asked, 1),
         }
 

@@ -27,7 +27,7 @@ from ssmlab.tasks.segment.overlays import write_overlays
 from ssmlab.tasks.segment.patches import Patches
 from ssmlab.tasks.segment.predict import predict_part, slices
 from ssmlab.tasks.segment.recipe import SegmentationModel, SegmentationRecipe, SegmentationTraining
-from ssmlab.tasks.segment.serving import Cases, Prepared, fetched
+from ssmlab.tasks.segment.serving import ValidationVolumes, Prepared, fetched
 from ssmlab.tasks.segment.start import load_body
 from ssmlab.tasks.segment.task import Segment, windows_of
 from ssmlab.tasks.segment.timeline import Timeline, read_seconds
@@ -45,7 +45,7 @@ AT_EQUAL_SECONDS = "images_at_equal_seconds.csv"
 class SegmentationWork(Work):
     """The work on `Masks`."""
 
-    decides = "dice"
+    primary_metric = "dice"
     recipe: SegmentationRecipe
     data: Masks
 
@@ -124,8 +124,10 @@ class SegmentationWork(Work):
             spacing=self._spacing(data),
         )
 
-    def parts(self, model: SegmentationModel) -> tuple[Patches, "Cases"]:
-        return self._patches(self.data, self.recipe.training_of(model), self.recipe.seeds[0]), Cases(len(self.data.val))
+    def parts(self, model: SegmentationModel) -> tuple[Patches, "ValidationVolumes"]:
+        return self._patches(self.data, self.recipe.training_of(model), self.recipe.seeds[0]), ValidationVolumes(
+            len(self.data.val)
+        )
 
     def _patches(
         self, data: Masks, config: SegmentationTraining, seed: int, begins: Callable[[int], None] | None = None
@@ -178,7 +180,7 @@ class SegmentationWork(Work):
             load_body(network, folder)
             network.requires_grad_(True)
             freeze(network, config.freeze)
-        with peak_memory(self.placement(job.model).device) as peak:
+        with peak_memory(self.compute(job.model).device) as peak:
             trained = self._train(network, self.data, config, job, job.folder, logs, progress, resume)
         return network, self.task(job.model, network), trained, peak
 
@@ -203,11 +205,11 @@ class SegmentationWork(Work):
                 self._task(data),
                 config,
                 self._patches(data, config, job.seed, begins),
-                Cases(len(data.val)),
+                ValidationVolumes(len(data.val)),
                 folder=folder / "checkpoints",
                 label=folder.name,
                 seed=job.seed,
-                placement=self.placement(job.model),
+                compute=self.compute(job.model),
                 logs=logs,
                 progress=timeline,
                 resume=resume,
@@ -252,19 +254,19 @@ class SegmentationWork(Work):
         }
 
     def validate(self, network: nn.Module, task: Segment, job: Any) -> dict[str, float]:
-        found = predict_part(network, task, self.data.val, self.placement(job.model))
+        found = predict_part(network, task, self.data.val, self.compute(job.model))
         return {f"val_{name}": value for name, value in found.numbers.items()}
 
     def measure(self, job: Any, network: nn.Module, task: Segment, progress: Progress):
-        config, placement = self.recipe.evaluation, self.placement(job.model)
+        config, compute = self.recipe.evaluation, self.compute(job.model)
         save_model(network, job.folder, self._preprocess(self.data))
         self.plan.write(job.folder / "plan.toml")
-        val = predict_part(network, task, self.data.val, placement)
+        val = predict_part(network, task, self.data.val, compute)
         test = predict_part(
             network,
             task,
             self.data.test,
-            placement,
+            compute,
             tolerance=config.tolerance,
             kept=config.samples,
             title=f"{job.folder.name}: test",
@@ -285,7 +287,7 @@ class SegmentationWork(Work):
         records[None] = [
             *self._times(job),
             Record(metric="test_seconds", value=test.seconds, unit="seconds", n=len(self.data.test)),
-            *costs(network, plain, images, config, placement),
+            *costs(network, plain, images, config, compute),
         ]
         return records
 
@@ -344,7 +346,7 @@ class SegmentationWork(Work):
             elif in_time:
                 network = self._network(job.model.name, self.data, job.seed)
                 network.load_state_dict(load_file(job.folder / SNAPSHOTS / f"{max(in_time)}.safetensors"))
-                placement = self.placement(job.model)
-                found = predict_part(network.to(placement.device), self._task(self.data), self.data.test, placement)
+                compute = self.compute(job.model)
+                found = predict_part(network.to(compute.device), self._task(self.data), self.data.test, compute)
                 found.table.write(job.folder / AT_EQUAL_SECONDS)
             shutil.rmtree(job.folder / SNAPSHOTS, ignore_errors=True)

@@ -159,13 +159,13 @@ class Segmenter:
     """
 
     def __init__(self, path: Path, device: str = "auto", *, overlap: float = 0.5, mirror: bool = False, batch: int = 1):
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
         from ssmlab.tasks.segment.task import windows_of
 
         network, how = _loaded(path)
         self.plan = network.config.plan
-        self.placement = choose_placement(device, "float32")
-        self.network = network.to(self.placement.device).eval()
+        self.compute = choose_compute(device, "float32")
+        self.network = network.to(self.compute.device).eval()
         self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
         self.mean, self.std, self.spacing = tuple(how["mean"]), tuple(how["std"]), tuple(how.get("spacing", ()))
         self.directions, self.numbers = how.get("directions", ""), tuple(how.get("numbers", ()))
@@ -211,7 +211,7 @@ class Segmenter:
 
         image = self._fitting(given.image)
         spacing = given.spacing if given.volume else ()
-        pixels = normalised(torch.from_numpy(image).to(self.placement.device), self.mean, self.std)
+        pixels = normalised(torch.from_numpy(image).to(self.compute.device), self.mean, self.std)
         target = self._target(len(spacing))
         found = predict_at(self.network, pixels, self.windows, spacing, target).cpu().numpy()
         labels = found.argmax(0)

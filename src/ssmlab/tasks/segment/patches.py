@@ -56,7 +56,7 @@ class Patches(torch.utils.data.Dataset):
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.foreground, self.augment, self.across = foreground, augment, across
         self.flat = len(self.patch) == 3 and max(spacing, default=1) > ANISOTROPIC * min(spacing, default=1)
-        self.lanes = batch_size  # the trainer then reads in order, a batch of so many at a time
+        self.streams = batch_size  # the trainer then reads in order, a batch of so many at a time
         self.begins, self._first = begins, 0
         self._positions: dict[int, list[np.ndarray]] = {}
 

@@ -33,8 +33,8 @@ class Segment:
     fetch: Callable[[int], tuple[Tensor, Tensor, tuple[float, ...]]]
     spacing: tuple[float, ...] = ()
 
-    decides: ClassVar[str] = "dice"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "dice"
+    higher_is_better: ClassVar[bool] = True
 
     def prepare(self, image: Tensor) -> Tensor:
         """An image (c, *spatial) as the network takes it: float32, normalised."""
@@ -66,7 +66,7 @@ class Segment:
         probabilities = self.predict(model, image, spacing)
         return image_sums(probabilities, labels.to(probabilities.device))
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
         """Nothing: the share of right pixels says little where most are background."""
         return 0, 0
 

@@ -10,7 +10,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.data.contents import did_you_mean
 from ssmlab.data.synthetic.recall import induction_heads, selective_copying
 from ssmlab.data.synthetic.state_tracking import modular_arithmetic, modular_sum, parity
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.synthetic.recipe import SyntheticData
 
 NAMES = ("selective_copying", "induction_heads", "parity", "modular_sum", "modular_arithmetic")

@@ -15,7 +15,7 @@ from ssmlab.core.record import Record
 from ssmlab.tasks.language.experiment import build_language_model
 from ssmlab.tasks.language.recipe import SequenceModel
 from ssmlab.tasks.language.rows import FILE, predict_rows, row_differences, row_metrics, token_costs, write_rows
-from ssmlab.tasks.shared.work import Served, Work
+from ssmlab.tasks.shared.work import BatchedDataset, Work
 from ssmlab.tasks.synthetic.data import Problem
 from ssmlab.tasks.synthetic.task import Recall
 from ssmlab.training.parameters import freeze
@@ -36,7 +36,7 @@ class RecallWork(Work):
         config = self.recipe.training if model is None else self.recipe.training_of(model)
         return Recall(vocab_size=self.recipe.data.vocab, label_smoothing=config.label_smoothing)
 
-    def parts(self, model: SequenceModel | None) -> tuple[Served, Served]:
+    def parts(self, model: SequenceModel | None) -> tuple[BatchedDataset, BatchedDataset]:
         return Epochs(self.data), _served(self.data.val)
 
     def validate(self, network: nn.Module, task: Recall, job: Any) -> dict[str, float]:
@@ -60,7 +60,7 @@ class RecallWork(Work):
         tokens = torch.from_numpy(self.data.test[0][:64].astype(np.int64))
         records[None] = [
             Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
-            *token_costs(network, tokens, config, self.placement(job.model)),
+            *token_costs(network, tokens, config, self.compute(job.model)),
         ]
         return records
 
@@ -72,7 +72,7 @@ class RecallWork(Work):
             task,
             _served(part),
             batch_size=size,
-            placement=self.placement(job.model),
+            compute=self.compute(job.model),
             title=f"{job.folder.name}: {name}" if progress else "",
             progress=progress,
         )
@@ -81,7 +81,7 @@ class RecallWork(Work):
         return row_differences(jobs, self.task(None, None), self.recipe.evaluation.bootstrap)
 
 
-class Epochs(Served):
+class Epochs(BatchedDataset):
     """The training part of a problem, which the trainer asks for an epoch at a time."""
 
     def __init__(self, problem: Problem):
@@ -94,5 +94,5 @@ class Epochs(Served):
         super().__init__({"tokens": tokens, "labels": labels})
 
 
-def _served(part: tuple[np.ndarray, np.ndarray]) -> Served:
-    return Served({"tokens": part[0], "labels": part[1]})
+def _served(part: tuple[np.ndarray, np.ndarray]) -> BatchedDataset:
+    return BatchedDataset({"tokens": part[0], "labels": part[1]})

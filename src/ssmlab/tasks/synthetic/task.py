@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.language.task import ASKED, NATS, RIGHT, token_loss
+from ssmlab.tasks.language.task import COUNT, NLL, CORRECT, token_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class Recall:
     vocab_size: int
     label_smoothing: float = 0.0
 
-    decides: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The mean over answers in nats, and of every row the sums of nats, answers and right answers, (b, 3).
@@ -38,16 +38,16 @@ class Recall:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing)
         return loss, sums
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Right answers, and all."""
-        return outputs[:, RIGHT].sum(), outputs[:, ASKED].sum()
+        return outputs[:, CORRECT].sum(), outputs[:, COUNT].sum()
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
         """Loss in nats an answer, the share of right answers, and that of sequences without a mistake; rows (n, 3)."""
         sums = outputs.astype(np.float64)
-        nats, asked, right = sums.sum(0)[[NATS, ASKED, RIGHT]]
+        nats, asked, right = sums.sum(0)[[NLL, COUNT, CORRECT]]
         return {
             "loss": nats / asked,
             "accuracy": right / asked,
-            "all_right": float((sums[:, RIGHT] == sums[:, ASKED]).mean()),
+            "all_right": float((sums[:, CORRECT] == sums[:, COUNT]).mean()),
         }

@@ -23,17 +23,17 @@ from ssmlab.adapt.forgetting.terms import (
 from ssmlab.adapt.methods.orthogonal import merge_orthogonal, tune_orthogonally
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.record import Record
-from ssmlab.tasks.shared.adapting import new_head
+from ssmlab.tasks.shared.adapting import head_of, new_head
 from ssmlab.tasks.shared.base_task import BaseTask
-from ssmlab.tasks.shared.schema_remedy import RemedyConfig
+from ssmlab.tasks.shared.tables import ContinualConfig
 from ssmlab.training.task import Task
 
 FISHER_BATCH = 8
 
 
-def remedy_of(model: Any) -> RemedyConfig:
-    """What a model of a recipe says; models of recipes without a base say nothing."""
-    return getattr(model, "remedy", RemedyConfig())
+def continual_of(model: Any) -> ContinualConfig:
+    """What a model of a recipe says; models of some tasks have none."""
+    return getattr(model, "remedy", ContinualConfig())
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     Raises:
         RecipeError: a remedy without a base.
     """
-    config = remedy_of(model)
+    config = continual_of(model)
     if config.method == "none":
         yield task
         return
@@ -57,7 +57,7 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     if config.method == "osf":
         if hasattr(network, "adaptation"):
             raise RecipeError(f"{model.label}: remedy.method=osf trains the weights themselves; leave adapters out")
-        tune_orthogonally(network, share=config.share, train=new_head(network, task))
+        tune_orthogonally(network, share=config.share, train=head_of(network, task))
         yield task
         merge_orthogonal(network)
         return
@@ -65,10 +65,9 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     yield Remembering(task, [_term(name, config, base, network, device) for name in config.method.split("+")])
 
 
-def _term(method: str, config: RemedyConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
+def _term(method: str, config: ContinualConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
     old = base.network().to(device).eval().requires_grad_(False)
-    view, part = old_view(network, old).to(device), base.work.parts(base.job.model)[0]
-    task = base.work.task(base.job.model, old)
+    view, part, task = old_view(network, old).to(device), base.train_part(), base.task(old)
     if method == "rehearsal":
         return Rehearsal(view, task, part, config.share)
     inputs, source = _inputs(task), part if config.inputs == "old" else None
@@ -98,11 +97,7 @@ def old_view(network: Any, base: Any) -> View:
     """A network as the old task sees it: with the heads of the base, but a language model with its own."""
     if hasattr(base, "lm_head"):
         return SwappedHeads(network, {}) if hasattr(network, "lm_head") else NextToken(network, base.lm_head)
-    return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base, _Classes)})
-
-
-class _Classes:
-    classes = ()
+    return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base)})
 
 
 def _inputs(task: Any) -> Inputs:

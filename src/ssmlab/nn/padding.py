@@ -1,4 +1,4 @@
-"""PaddedSequences batches: the tokens of every row are moved to its front, where a causal block cannot see the padding.
+"""Padded batches: the tokens of every row are moved to its front, where a causal block cannot see the padding.
 
 Behind the tokens two things remain to be done, and they are all that a mask costs a block: the step size of a padded
 position is made zero, so that the state stays where the last token left it, and the convolution's state is read from

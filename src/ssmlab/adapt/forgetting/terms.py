@@ -117,6 +117,14 @@ class Remembering:
                 loss = loss + remedy(model, batch)
         return loss, outputs
 
+    def collate(self, items: list[Any]) -> Batch:
+        """As the task."""
+        return self.task.collate(items)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the task."""
+        return self.task.outputs(model, batch)
+
     def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
         """As the task."""
         return self.task.count_correct(outputs, labels)

@@ -115,7 +115,7 @@ def _named(files, folder, ending):
 
 
 def _pair(contents, part, images, labels, channels, in_one):
-    """ValidationVolumes with their channels; `in_one`: red, green and blue may be one picture, as nnU-Net's Road data have it."""
+    """Cases with their channels; `in_one`: red, green and blue may be one picture, as nnU-Net's Road data have it."""
     cases: dict[str, dict[int, str]] = {}
     unnumbered = set()
     for stem, name in images.items():

@@ -113,7 +113,7 @@ def pack_whole(documents: list[Document], length: int, separator_id: int, *, alo
 
 
 def pack_streams(documents: list[Document], length: int, separator_id: int, streams: int) -> Rows:
-    """The same for states that are carried on: the text is cut into `streams` long stretches that are read side by side.
+    """The same for states that go on: the text is cut into `streams` long stretches that are read side by side.
 
     Row s * streams + k is the s-th row of stretch k; it continues row (s - 1) * streams + k, unless it is `fresh`.
     """

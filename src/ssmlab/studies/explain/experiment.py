@@ -1,5 +1,6 @@
 """Classification in a run that ends with an explanation of the mistakes of every model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,80 +10,86 @@ from torch import Tensor, nn
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
-from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, commit, machine, versions
 from ssmlab.models import load_model
 from ssmlab.robustness import transformations
 from ssmlab.studies.explain.mistakes import explain_mistakes
-from ssmlab.tasks.classify.experiment import Classification
+from ssmlab.studies.explain.recipe import MisclassifiedRecipe
+from ssmlab.tasks.classify import experiment as classify
+from ssmlab.tasks.classify.data import Images
 from ssmlab.tasks.classify.recipe import ModelConfig
 from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.shared.experiment import Records, compute_of, estimate_job
+from ssmlab.tasks.shared.experiment import fit_job as train_and_measure
+from ssmlab.tasks.shared.job import Job
 
-SECONDS = 20.0  # that an explanation takes beside a training, by rule of thumb
+SECONDS = 20.0  # that an explanation takes next to a training, by rule of thumb
 
 
-class MisclassifiedWork(Classification):
-    """Train a model, or take a trained one, test it with and without transformations, explain what it got wrong."""
+def task_of(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig, network: nn.Module) -> Classify:
+    """As in any classification, but the transformations must exist before anything is trained."""
+    for name in recipe.evaluation.explain.transformations:
+        transformations.find(name)
+    return classify.task_of(recipe, data, model, network)
 
-    def task(self, model: ModelConfig, network: nn.Module) -> Classify:
-        """As in any classification, but the transformations must exist before anything is trained."""
-        for name in self.recipe.evaluation.explain.transformations:
-            transformations.find(name)
-        return super().task(model, network)
 
-    def estimate(self, job: Any) -> float:
-        """Seconds that a model will take."""
-        if _trained(job.model) is None:
-            return super().estimate(job) + SECONDS
-        self.task(job.model, self._loaded(job.model)[0])
-        return SECONDS
+def estimate(recipe: MisclassifiedRecipe, data: Images, job: Job) -> float:
+    """Seconds that a model will take."""
+    if _trained(job.model) is None:
+        return estimate_job(TRAINED_HERE, recipe, data, job) + SECONDS
+    task_of(recipe, data, job.model, loaded(recipe, data, job.model)[0])
+    return SECONDS
 
-    def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
-        """Nothing is trained where the weights are a trained model's."""
-        if _trained(job.model) is None:
-            return super().fit(job, logs=logs, progress=progress, resume=resume)
-        network, task = self._loaded(job.model)
-        return self.measure(job, network.to(self.placement(job.model).device), task, progress)
 
-    def measure(self, job: Any, network: nn.Module, task: Classify, progress: Progress):
-        """As in any classification, and the page."""
-        records = super().measure(job, network, task, progress)
-        config, test = self.recipe.evaluation.explain, self.data.test
-        placement = self.placement(job.model)
-        stamp = Stamp(run=self.recipe.name, task=self.recipe.task, command=None, commit=commit(),
-                      machine=machine(placement.device), versions=versions())  # fmt: skip
-        path, found = explain_mistakes(
-            network.eval(), task, title=job.model.title, origin=str(job.folder), device=placement.device,
-            images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
-            changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
-            batch_size=self.recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
-            seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-            progress=progress,
-        )  # fmt: skip
-        records["test"] += found
-        progress.say(f"explained: {path}" if path else f"{job.model.title} has no mistakes to explain")
-        return records
+def fit_job(recipe: MisclassifiedRecipe, data: Images, job: Job, *, progress: Progress, **how: Any) -> Records:
+    """Train a model, or take a trained one; test it with and without transformations, explain what it got wrong."""
+    if _trained(job.model) is None:
+        return train_and_measure(TRAINED_HERE, recipe, data, job, progress=progress, **how)
+    network, task = loaded(recipe, data, job.model)
+    return measure(recipe, data, job, network.to(compute_of(recipe, job.model).device), task, progress)
 
-    def _loaded(self, model: ModelConfig) -> tuple[nn.Module, Classify]:
-        """A trained model that reads the recipe's images.
 
-        Raises:
-            RecipeError: it is another network, or was trained on other classes or sizes.
-        """
-        folder = _trained(model)
-        assert folder is not None
-        network, preprocess = load_model(folder)
-        wanted = {
-            "models.*.name": (network.registry_name, model.name),
-            "data.image_size": (preprocess["image_size"], self.recipe.data.image_size),
-            "data.fit": (preprocess.get("fit", "crop"), self.recipe.data.fit),
-            "data.path": (list(preprocess["classes"]), list(self.data.classes)),
-        }
-        for key, (there, here) in wanted.items():
-            if there != here:
-                raise RecipeError(f"{folder} was trained with {there}, the recipe has {here}; change {key}")
-        mean, std = tuple(preprocess["mean"]), tuple(preprocess["std"])
-        return network, Classify(classes=self.data.classes, mean=mean, std=std)
+def measure(
+    recipe: MisclassifiedRecipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress
+) -> Records:
+    """As in any classification, and the page."""
+    records = classify.measure(recipe, data, job, network, task, progress)
+    config, test, device = recipe.evaluation.explain, data.test, compute_of(recipe, job.model).device
+    stamp = Stamp(run=recipe.name, task=recipe.task, command=None, commit=commit(), machine=machine(device),
+                  versions=versions())  # fmt: skip
+    path, found = explain_mistakes(
+        network.eval(), task, title=job.model.title, origin=str(job.folder), device=device,
+        images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
+        changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
+        batch_size=recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
+        seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
+        progress=progress,
+    )  # fmt: skip
+    records["test"] += found
+    progress.say(f"explained: {path}" if path else f"{job.model.title} has no mistakes to explain")
+    return records
+
+
+def loaded(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig) -> tuple[nn.Module, Classify]:
+    """A trained model that reads the recipe's images.
+
+    Raises:
+        RecipeError: it is another network, or was trained on other classes or sizes.
+    """
+    folder = _trained(model)
+    assert folder is not None
+    network, preprocess = load_model(folder)
+    wanted = {
+        "models.*.name": (network.registry_name, model.name),
+        "data.image_size": (preprocess["image_size"], recipe.data.image_size),
+        "data.fit": (preprocess.get("fit", "crop"), recipe.data.fit),
+        "data.path": (list(preprocess["classes"]), list(data.classes)),
+    }
+    for key, (there, here) in wanted.items():
+        if there != here:
+            raise RecipeError(f"{folder} was trained with {there}, the recipe has {here}; change {key}")
+    mean, std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+    return network, Classify(classes=data.classes, mean=mean, std=std)
 
 
 def _trained(model: ModelConfig) -> Path | None:
@@ -97,3 +104,7 @@ def _change(name: str, config: Any) -> Any:
 
     change.__name__ = f"{name.replace('_', ' ')} at severity {config.severity}"
     return change
+
+
+TRAINED_HERE = replace(classify.EXPERIMENT, task_of=task_of, measure=measure)
+EXPERIMENT = replace(TRAINED_HERE, estimate=estimate, fit_job=fit_job)

@@ -11,7 +11,7 @@ from ssmlab.tasks.classify.recipe import EvaluationConfig, Recipe
 class ExplainConfig(Table):
     """Which mistakes are explained and how; the page of a model is explained/<label>/report.html."""
 
-    transformations: list[str] = []
+    transformations: list[str] = Field([])
     """Names of the twenty, such as gaussian_blur; none: what is wrong as it is."""
     severity: int = Field(3, ge=1, le=5)
     """Of the transformations."""

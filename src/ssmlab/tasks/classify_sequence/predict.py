@@ -61,14 +61,14 @@ class SequenceInference:
         from ssmlab.tasks.classify_sequence.data import SequencePart
         from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
         from ssmlab.tasks.classify_sequence.task import ClassifySequences
-        from ssmlab.tasks.language.rows import predict_rows
         from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.training.predict import predict
 
         if not documents:
             return []
         ids = [document.id for document in documents]
         unknown = np.zeros(len(ids), np.int64)  # what would be counted is not looked at
-        logits, _ = predict_rows(
+        logits, _ = predict(
             self.network,
             ClassifySequences(classes=self.classes),
             PaddedSequences(SequencePart([document.tokens for document in documents], unknown, ids), self._length),

@@ -1,9 +1,8 @@
-"""Predicting rows of tokens: their sums of nats and of right answers, kept in a file, measured and compared."""
+"""Sums of nats and of correct tokens of every row: kept in a file, measured and compared."""
 
 import csv
 import io
 import math
-import time
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
@@ -15,45 +14,13 @@ from torch import nn
 
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.files import write_atomically
-from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import ratio_difference, ratio_interval, wilson
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
-from ssmlab.tasks.language.task import COUNT, NLL, CORRECT
-from ssmlab.tasks.shared.work import BatchedDataset
+from ssmlab.tasks.language.task import CORRECT, COUNT, NLL
 from ssmlab.training.predict import autocast
-from ssmlab.training.task import Task
 
 FILE = "rows.csv"
-
-
-def predict_rows(
-    network: nn.Module,
-    task: Task,
-    part: BatchedDataset,
-    *,
-    batch_size: int,
-    compute: ComputeConfig,
-    title: str = "",
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, float]:
-    """Every row's outputs (n, ...) in evaluation mode, and the seconds that it took."""
-    progress = progress or Progress()
-    network.eval()
-    size = part.streams or batch_size
-    found, steps = [], -(-len(part) // size)
-    progress.start(title, steps, unit="rows", per_step=size)
-    begin = time.perf_counter()
-    try:
-        with torch.inference_mode(), autocast(compute):
-            for step in range(steps):
-                batch = part.__getitems__(list(range(step * size, min((step + 1) * size, len(part)))))
-                batch = {name: tensor.to(compute.device) for name, tensor in batch.items()}
-                found.append(task.loss(network, batch)[1].float().cpu())
-                progress.update(step + 1)
-    finally:
-        progress.stop()
-    return torch.cat(found).numpy(), time.perf_counter() - begin
 
 
 def write_rows(path: Path, sums: np.ndarray) -> None:
@@ -67,12 +34,12 @@ def write_rows(path: Path, sums: np.ndarray) -> None:
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """(n, 3): nats, asked, right."""
+    """(n, 3): nats, predicted tokens, correct ones."""
     return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)[:, 1:]
 
 
 def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
-    """The task's numbers of a part; the deciding one with its bootstrap interval over rows."""
+    """The task's numbers of a part; the primary one with its bootstrap interval over rows."""
     values = task.validation(sums)
     n = int(sums[:, COUNT].sum())
     units = {"loss": "nats", "perplexity": None, "token_accuracy": "fraction", "accuracy": "fraction"}
@@ -80,7 +47,7 @@ def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
     for metric, value in values.items():
         spread = None
         if metric == task.primary_metric:
-            column, scale = deciding(task)
+            column, scale = primary_column(task)
             spread = _interval(sums[sums[:, COUNT] > 0], column, scale, resamples)
         unit = units.get(metric, "fraction" if metric == "all_right" else "bits")
         records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=spread))
@@ -88,32 +55,32 @@ def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
 
 
 def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tuple[float, float]:
-    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are right or wrong as wholes.
+    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are wholly right or wrong.
 
-    Rows that are all right, or all wrong, say nothing to the bootstrap, whose interval has no width then.
+    Rows that are all correct, or all wrong, say nothing to the bootstrap, whose interval has no width then.
     """
-    asked, right = sums[:, COUNT], sums[:, CORRECT]
-    if column == CORRECT and (asked == 1).all():
-        return wilson(round(right.sum()), len(sums))
-    if column == CORRECT and (right.sum() in (0, asked.sum())):
-        return wilson(len(sums) if right.any() else 0, len(sums))
-    _, low, high = ratio_interval(scale * sums[:, column], asked, resamples=resamples)
+    count, correct = sums[:, COUNT], sums[:, CORRECT]
+    if column == CORRECT and (count == 1).all():
+        return wilson(round(correct.sum()), len(sums))
+    if column == CORRECT and (correct.sum() in (0, count.sum())):
+        return wilson(len(sums) if correct.any() else 0, len(sums))
+    _, low, high = ratio_interval(scale * sums[:, column], count, resamples=resamples)
     return low, high
 
 
-def deciding(task: Any) -> tuple[int, float]:
-    """The column of the deciding metric and the factor that makes the metric of its mean."""
+def primary_column(task: Any) -> tuple[int, float]:
+    """The column of the primary metric and the factor that makes the metric of its mean."""
     if task.primary_metric == "accuracy":
         return CORRECT, 1.0
     return NLL, task.tokens_per_unit / math.log(2)
 
 
 def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[str, Record]]:
-    """The difference of every two models in the deciding metric, with its paired interval over rows and seeds."""
+    """The difference of every two models in the primary metric, with its paired interval over rows and seeds."""
     found: dict[str, list[np.ndarray]] = {}
     for job in jobs:
         found.setdefault(job.model.label, []).append(read_rows(job.folder / FILE))
-    column, scale = deciding(task)
+    column, scale = primary_column(task)
     differences = []
     for first, second in combinations(found, 2):
         a, b = np.stack(found[first]), np.stack(found[second])

@@ -35,7 +35,7 @@ class Patches(torch.utils.data.Dataset):
         begins: called with the number of iterations that are done when a stretch begins.
     """
 
-    unit = "patches"
+    unit, counts = "patches", "iterations"  # what a progress bar and a kept model are counted in
 
     def __init__(
         self,

@@ -66,6 +66,19 @@ class Segment:
         probabilities = self.predict(model, image, spacing)
         return image_sums(probabilities, labels.to(probabilities.device))
 
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """A batch of patches (image, labels), normalised images (c, *patch) and labels (*patch) of one size."""
+        pairs = [(item["images"], item["labels"]) if isinstance(item, dict) else tuple(item)[:2] for item in items]
+        images, labels = zip(*pairs, strict=True)
+        return {
+            "images": torch.stack([torch.as_tensor(image).float() for image in images]),
+            "labels": torch.stack([torch.as_tensor(label) for label in labels]),
+        }
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of patches, or the sums of whole images."""
+        return self.loss(model, batch)[1]
+
     def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
         """Nothing: the share of right pixels says little where most are background."""
         return 0, 0

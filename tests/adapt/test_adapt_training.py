@@ -7,6 +7,7 @@ from families import batch_for, build, output, relative, shake
 from ssmlab import adapt
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.record import read_records
+from ssmlab.experiments.jobs import load_any
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import SS2D, QuantizedLinear
@@ -176,7 +177,7 @@ def test_a_base_of_8_bits_is_written_in_float32_whatever_was_adapted(method, who
     shake(model)
     with torch.no_grad():
         expected = output(model, batch_for("mamba_lm_test"))
-        assert adapting.settle(model, tmp_path) == whole
+        assert adapting.merge_and_save(model, tmp_path) == whole
         assert relative(output(model, batch_for("mamba_lm_test")), expected) < 2e-5
     assert not any(isinstance(module, QuantizedLinear) for module in model.modules())
     save_language_model(model, tmp_path / "model")
@@ -199,7 +200,7 @@ def test_runs_that_save_memory_train_and_leave_a_whole_model(name, how, tmp_path
     folder = run_recipe(load_recipe(source, changes + MEMORY[how], smoke=True), output=tmp_path)
     found = numbers(folder, "one")
     assert found["peak_memory"] > 0 and 0 < found["trained_parameters"] < found["parameters"]
-    model = adapting.load_any(folder / "models" / "one")
+    model = load_any(folder / "models" / "one")
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert 0 <= found.get("accuracy", 0) <= 1 and 0 < found.get("bits_per_byte", 8) < 9
 
@@ -218,7 +219,7 @@ def test_keys_that_would_do_nothing_are_told():
         load_recipe("segmentation/roads_umamba", ["lora=all"], smoke=True)
     recipe = load_recipe(FOLDER, ["lora=projections", "training.freeze=backbone"], smoke=True)
     with pytest.raises(RecipeError, match="training.freeze: with adapters"):
-        adapting.put_on(recipe, recipe.models[0], build("vmamba_test"), None, {}, "float32")
+        adapting.attach(recipe, recipe.models[0], build("vmamba_test"), None, {}, "float32")
 
 
 def test_orthogonal_tuning_is_not_for_adapters():

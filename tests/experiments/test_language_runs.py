@@ -24,7 +24,7 @@ from ssmlab.studies.scaling.experiment import extrapolate
 from ssmlab.tasks.classify_sequence.task import load_classifier
 from ssmlab.tasks.language.rows import read_rows
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.table import load_data, work_of
+from ssmlab.tasks.table import experiment_of, load_data
 
 TEXT = "language/text"
 SMALL = ["data.limit=24", "data.length=32", "training.batch_size=8", "evaluation.throughput_repeats=1", "name=small",
@@ -231,8 +231,8 @@ def test_synthetic_tasks_are_tested_at_other_lengths(tmp_path):
 
 
 def test_epochs_have_new_sequences_and_the_parts_none_of_them():
-    work = work_of(recipe := load_recipe("language/selective_copying", ["data.grow=0"], smoke=True), load_data(recipe))
-    train, val = work.parts(None)
+    data = load_data(recipe := load_recipe("language/selective_copying", ["data.grow=0"], smoke=True))
+    train, val = experiment_of(recipe, data)[0].parts(recipe, data, None)
     train.begin_epoch(0)
     first = train.arrays["tokens"].copy()
     train.begin_epoch(1)

@@ -9,8 +9,8 @@ import torch
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.packing import pack, pack_streams
 from ssmlab.models.language.names import create_language_model
-from ssmlab.tasks.language.experiment import served
-from ssmlab.tasks.language.task import COUNT, NLL, CORRECT, Language, token_loss
+from ssmlab.tasks.language.experiment import dataset_of
+from ssmlab.tasks.language.task import CORRECT, COUNT, NLL, Language, token_loss
 from ssmlab.tasks.synthetic.task import Recall
 
 RECURRENT = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test")
@@ -25,7 +25,7 @@ def model(name="mamba_lm_test", vocab=11, seed=0):
 
 
 def batch_of(rows):
-    part = served(rows)
+    part = dataset_of(rows)
     return part.__getitems__(list(range(len(part))))
 
 
@@ -86,7 +86,7 @@ def test_carried_states_make_one_text_of_many_rows(name):
     with torch.no_grad():
         _, whole = Language(vocab_size=11).loss(network, batch_of(pack(documents, 60, 10)))
         task, sums = Language(vocab_size=11, stateful=True), torch.zeros(3)
-        part = served(rows)
+        part = dataset_of(rows)
         for i in range(len(rows)):
             sums += task.loss(network, part.__getitems__([i]))[1].sum(0)
         _, cold = Language(vocab_size=11).loss(network, batch_of(pack(documents, 4, 10)))

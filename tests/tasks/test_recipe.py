@@ -86,7 +86,7 @@ def test_overrides_are_typed(override, value):
         ("models.3.name=x", "no entry models.3; there are models.0 to models.1"),
         ("training.epochs=many", "training.epochs should be a valid integer"),
         ("training.epochs=0", "training.epochs should be greater than or equal to 1, got 0"),
-        ("training.optimizer=sgd", "training.optimizer should be 'adam' or 'adamw', got 'sgd'"),
+        ("training.optimizer=lion", "training.optimizer should be 'adam', 'adamw' or 'sgd', got 'lion'"),
         ("models.0.name=resnet81", "models.0: unknown model 'resnet81'; did you mean resnet18"),
         ("models.0.label=a/b", "label 'a/b' names a folder"),
         ("models.0.label=resnet18_mamba", "two models are labelled 'resnet18_mamba'"),
@@ -162,7 +162,7 @@ def test_finding_recipes(tmp_path):
 
 def test_recipes_are_checked_without_torch():
     code = (
-        "import sys; from ssmlab.training import load_recipe; import ssmlab.experiments.run, ssmlab.experiments.sweep; "
+        "import sys; from ssmlab.tasks.recipe import load_recipe; import ssmlab.experiments.run, ssmlab.experiments.sweep; "
         f"load_recipe('{DIGITS}'); assert not {{'torch', 'transformers', 'timm', 'sklearn'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

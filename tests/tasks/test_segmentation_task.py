@@ -172,10 +172,8 @@ def test_whole_images_of_different_sizes():
     numbers = found.validation(sums.detach().numpy())
     assert numbers["loss"] == pytest.approx(loss.item())
     assert numbers["dice"] == pytest.approx((1 + 2 * 3 / (2 * 3 + 3)) / 2)
-    assert found.count_correct(sums, labels[0]) == (0, 0) and (found.primary_metric, found.higher_is_better) == (
-        "dice",
-        True,
-    )
+    assert found.count_correct(sums, labels[0]) == (0, 0)
+    assert (found.primary_metric, found.higher_is_better) == ("dice", True)
 
 
 def test_patches_train():

@@ -69,8 +69,12 @@ def run_recipe(
     if recipe.base.recipe or recipe.base.weights:
         run_base(recipe, Path(output), progress, overwrite)
     data = load_data(recipe, progress)
-    if resume:
-        _same_split(folder, data.describe)
+    before = read_json(folder / "run.json").get("data", {}).get("split_hash") if resume else None
+    if before not in (None, data.describe["split_hash"]):
+        raise UserError(
+            f"{folder}: the {data.describe.get('items', 'images')} or their parts are not those that the run was "
+            "started with; put them back, or start again with --overwrite"
+        )
     run = Run(recipe, folder, data, resume, command, progress)
     run.announce()
     make_folder(recipe, folder, overwrite=overwrite)
@@ -204,15 +208,6 @@ class Run:
             for pair, difference in self.experiment.compare(self.resolved, self.data, self.jobs)
             for record in self.stamp.on([difference], model=pair, split="test", seed=seed)
         ]
-
-
-def _same_split(folder: Path, data: dict) -> None:
-    before = read_json(folder / "run.json").get("data", {}).get("split_hash")
-    if before not in (None, data["split_hash"]):
-        raise UserError(
-            f"{folder}: the {data.get('items', 'images')} or their parts are not those that the run was started with; "
-            "put them back, or start again with --overwrite"
-        )
 
 
 def run_base(recipe: Any, output: Path, progress: Any, overwrite: bool = False) -> Path | None:

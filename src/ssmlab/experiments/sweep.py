@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.core.errors import RecipeError, UserError
-from ssmlab.core.files import write_atomically
+from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.experiments.folder import check_folder, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
@@ -162,7 +162,11 @@ def run_sweep(
         fetch_published(recipe, accept_licence)
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
     make_folder(named, folder, overwrite=overwrite)
-    _same_grid(folder, grid)
+    file = folder / "grid.json"
+    if not file.is_file():
+        write_atomically(file, json.dumps(grid, indent=2) + "\n")
+    elif read_json(file) != grid:
+        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
     _start_from_base(recipes, Path(output), progress, overwrite)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
@@ -203,7 +207,8 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
                 **experiment.validate(resolved, data, job, network, task),
                 "train_seconds": result.seconds,
             }
-            _append(folder / "sweep.jsonl", row)
+            lines = [*_read(folder / "sweep.jsonl"), row]
+            write_atomically(folder / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         accuracies.setdefault(job.model.label, []).append(row[f"val_{metric}"])
     shutil.rmtree(scratch, ignore_errors=True)
     return Trial(point, recipe, accuracies, metric, experiment.higher_is_better)
@@ -235,19 +240,7 @@ def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
                 )
 
 
-def _same_grid(folder: Path, grid: dict) -> None:
-    file = folder / "grid.json"
-    if not file.is_file():
-        write_atomically(file, json.dumps(grid, indent=2) + "\n")
-    elif json.loads(file.read_text(encoding="utf-8")) != grid:
-        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
-
-
 def _read(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _append(path: Path, row: dict) -> None:
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*_read(path), row]))

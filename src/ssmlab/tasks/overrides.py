@@ -48,7 +48,8 @@ def apply_override(table: dict, keys: list[str], value: Any, where: str, schema:
     The number after the last entry of a list of tables makes a new one.
     """
     node: Any = table
-    for depth, key in enumerate(keys):
+    for depth, name in enumerate(keys):
+        key: Any = name
         last = depth == len(keys) - 1
         if isinstance(node, list):
             if key == str(len(node)) and not last and node and isinstance(node[0], dict):

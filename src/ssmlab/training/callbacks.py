@@ -1,7 +1,8 @@
-"""What happens beside the optimisation: checkpoints between epochs, Ctrl-C, curves, progress."""
+"""What happens next to the optimisation: checkpoints between epochs, Ctrl-C, curves, progress."""
 
 import signal
 import threading
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -14,7 +15,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, trainer, steps: int):
         self.trainer, self.steps = trainer, steps
         self.interrupted = False
-        self._before = None
+        self._before: Any = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.run()
@@ -22,7 +23,7 @@ class Checkpoints(TrainerCallback):
             self._before = signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, number, frame):
-        if self.interrupted:  # asked twice: at once
+        if self.interrupted:  # twice: at once
             self.restore()
             raise KeyboardInterrupt
         self.interrupted = True
@@ -54,9 +55,9 @@ class Checkpoints(TrainerCallback):
 
 
 class Epochs(TrainerCallback):
-    """Tells a training part that changes between epochs which one begins, also when a resumed training begins in one.
+    """Lets a training part that changes between epochs know which one begins, also when training resumes in one.
 
-    The loader's own `set_epoch` is not told where batches are skipped.
+    The loader's own `set_epoch` is not called where batches are skipped.
     """
 
     def __init__(self, part):
@@ -68,7 +69,7 @@ class Epochs(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Adds the training accuracy to the log and tells the progress display."""
+    """Adds the training accuracy to the log and shows the progress."""
 
     def __init__(self, trainer, progress: Progress):
         self.trainer, self.progress = trainer, progress

@@ -83,16 +83,14 @@ def fit(
     """Train a model in place.
 
     Args:
-        model: any module that the task can call.
-        task: what a batch and an output mean.
+        model, task: any module, and what a batch and its outputs mean.
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. With `begin_epoch(number)` the training part may
             change between epochs; where it has `streams`, it is read in its order, so many items at a time.
         config: None takes the defaults of `FitConfig`.
         folder: for checkpoints and gradients.npz; None writes no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
-        label: what messages call the model.
-        seed: decides the order of the items, dropout and augmentation.
+        label, seed: what messages call the model; what decides the order of the items, dropout and augmentation.
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
@@ -185,7 +183,8 @@ class TaskModule(nn.Module):
         super().__init__()
         self.network, self.task = network, task
         self.frozen = frozen_modules(network)
-        self.seen = self.correct = 0  # predictions of training batches since the last log
+        self.seen: Any = 0  # predictions of training batches since the last log
+        self.correct: Any = 0
 
     def train(self, mode: bool = True):
         """As of any module, except that what is frozen stays in evaluation mode."""
@@ -242,6 +241,7 @@ class SsmTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.gradients = Gradients(network, config, label, progress) if Gradients.wanted(config) else None
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
+        self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
         self.checkpoints = Checkpoints(self, config.checkpoint_steps)
         callbacks: list[Any] = [self.average, Watch(self, progress)]
         if logs is not None:
@@ -257,7 +257,7 @@ class SsmTrainer(Trainer):
         checkpoint = newest_complete(Path(self.args.output_dir)) if resume else None
         if checkpoint is not None:  # what transformers' trainer does not load by itself
             self.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
-            for part in filter(None, (self.average, self.gradients)):
+            for part in self.kept_parts:
                 part.load(checkpoint)
             load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
         try:
@@ -351,7 +351,7 @@ class SsmTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
-        for part in filter(None, (self.average, self.gradients)):
+        for part in self.kept_parts:
             part.save(folder / PARTIAL / name)
         save_states(self.model.task, folder / PARTIAL / name)
         commit(folder, name)
@@ -388,10 +388,11 @@ def curves(log: list[dict]) -> dict[str, list[Record]]:
     units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
     units |= {f"bits_per_{unit}": "bits" for unit in UNITS}
     for row in log:
-        part = "val" if "eval_loss" in row else "train" if "loss" in row else None
-        prefix = "eval_" if part == "val" else ""
-        for metric in units if part else ():
+        if "eval_loss" not in row and "loss" not in row:
+            continue
+        prefix, rows = ("eval_", found["val"]) if "eval_loss" in row else ("", found["train"])
+        for metric in units:
             key = metric if metric in ("learning_rate", "epoch") else prefix + metric
             if key in row:
-                found[part].append(Record(metric=metric, value=row[key], unit=units[metric], step=row["step"]))
+                rows.append(Record(metric=metric, value=row[key], unit=units[metric], step=row["step"]))
     return found

@@ -55,7 +55,8 @@ class Gradients(TrainerCallback):
         with self.freezing.pause():
             parameters = dict(self.network.named_parameters())
             found = [name for name in self.names if parameters[name].grad is not None]
-            up = [norm / scale for norm in norms(parameters[name].grad for name in found)]
+            grads = (parameters[name].grad for name in found)
+            up = [norm / scale for norm in norms(grad for grad in grads if grad is not None)]
             down = norms(parameters[name] for name in found)
             row = np.full((2, len(self.names)), np.nan)
             row[:, [self.names.index(name) for name in found]] = up, down

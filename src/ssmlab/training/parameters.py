@@ -73,7 +73,8 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
-        found = _backbone(model) if pattern == BACKBONE else _named(parameters, pattern)
+        named = [*matching(parameters, pattern), *matching(parameters, f"{pattern}.*")]
+        found = _backbone(model) if pattern == BACKBONE else named
         if not found:
             parts = ", ".join(name for name, _ in model.named_children())
             raise UserError(
@@ -84,10 +85,6 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
             parameters[name].requires_grad = False
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UserError(f"training.freeze={patterns} leaves nothing of {_name(model)} to train")
-
-
-def _named(parameters, pattern):
-    return [*matching(parameters, pattern), *matching(parameters, f"{pattern}.*")]
 
 
 def _backbone(model):

@@ -63,7 +63,7 @@ def build(recipe: RobustnessRecipe, data: DatasetFiles, model: ModelConfig, seed
     weights = Path(model.weights) if model.weights else None
     weights = weights / "model.safetensors" if weights and weights.is_dir() else weights
     count = len(data.images.classes)
-    network = create_model(
+    network: Any = create_model(
         model.name,
         num_classes=count,
         image_size=recipe.data.image_size,
@@ -91,7 +91,7 @@ def estimate(recipe: RobustnessRecipe, data: DatasetFiles, job: Job) -> float:
     return SECONDS * images * (1 + many[config.transformations])
 
 
-def preprocess_of(recipe: RobustnessRecipe, data: DatasetFiles, model: ModelConfig, network: nn.Module) -> dict:
+def preprocess_of(recipe: RobustnessRecipe, data: DatasetFiles, model: ModelConfig, network: Any) -> dict:
     """As the weights were trained with: timm's numbers, or those of the run that made them."""
     weights = Path(model.weights)
     file = (weights if weights.is_dir() else weights.parent) / "preprocess.json"

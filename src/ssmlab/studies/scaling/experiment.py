@@ -138,7 +138,7 @@ def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
     """The states behind a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
     attention at once, since its causal kernel wants all queries together."""
     piece = tokens.shape[1] if any(isinstance(m, Attention) for m in network.modules()) else CHUNK
-    state = None
+    state: Any = None
     for part in tokens.split(piece, dim=1):
         _, state = network.eval()(part, state, last_only=True)
     return state
@@ -160,7 +160,7 @@ def _extrapolated(kind: str, length: int, measured: list[tuple[int, float, int |
     place = f"length {length}"
     seconds = extrapolate([(at, value) for at, value, _ in measured], length)
     records = [Record(metric=f"{kind}_seconds", value=seconds, unit="seconds", class_=place, n=0)]
-    known = [(at, memory) for at, _, memory in measured if memory]
+    known = [(at, float(memory)) for at, _, memory in measured if memory]
     if known and kind != "decoding":
         memory = extrapolate(known, length)
         records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=0))

@@ -3,6 +3,7 @@
 import json
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
     """The network with its initial weights, factorised and frozen as the recipe says."""
     set_seed(seed)
     weights = Path(model.weights) if model.weights else None
-    network = create_model(
+    network: Any = create_model(
         model.name,
         num_classes=len(data.classes),
         image_size=recipe.data.image_size,
@@ -41,7 +42,8 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
         weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
         **model.options,
     )
-    if rule := model.compress.rule:
+    if model.compress.rule:
+        rule: dict[str, Any] = model.compress.rule
         size = recipe.data.image_size
         example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
         chosen = model.compress
@@ -50,7 +52,7 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
     return network
 
 
-def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: nn.Module) -> Classify:
+def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify:
     """Images are normalised as initial weights were trained with, or by the training part's statistics."""
     config, mean, std = recipe.training_of(model), data.mean, data.std
     if model.pretrained or model.weights:  # those of the run that made the weights, or timm's
@@ -121,7 +123,7 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
         logits, seconds = predict_part(recipe, data, job, network, task, name, progress)
         records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
     write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
-    some = dataset_of(data.test).arrays["images"][:64]
+    some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
         *costs(network, task, some, config, compute_of(recipe, job.model)),
@@ -152,7 +154,7 @@ def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Re
 
 def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:
     """Test images with what every model predicted for them, with the first seed."""
-    predicted = {
+    predicted: dict[str, Any] = {
         job.model.label: read_predictions(job.folder / "predictions.csv").probabilities
         for job in jobs
         if job.seed == recipe.seeds[0]

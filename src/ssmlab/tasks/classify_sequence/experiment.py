@@ -28,7 +28,7 @@ def build(recipe: LabelledRecipe, data: Sequences, model: SequenceModel, seed: i
     """The layers of a language model with a head for the classes, and what is frozen in it."""
     set_seed(seed)
     language = build_language_model(model, "", data.vocab_size)
-    network = SequenceClassifier(language, len(data.classes), recipe.head.pool)
+    network: Any = SequenceClassifier(language, len(data.classes), recipe.head.pool)
     config = recipe.training_of(model)
     network.backbone.gradient_checkpointing = config.gradient_checkpointing
     freeze(network, config.freeze)
@@ -73,7 +73,7 @@ def measure(
     recipe: LabelledRecipe,
     data: Sequences,
     job: Job,
-    network: nn.Module,
+    network: Any,
     task: ClassifySequences,
     progress: Progress,
 ) -> Records:

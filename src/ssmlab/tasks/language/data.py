@@ -1,8 +1,9 @@
 """What language models read, in rows: text, bases, sound or chats, read and checked before torch is imported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Texts:
         vocab_size: numbers of tokens are below it, the separator of documents included.
         separator_id: that token.
         unit: what bits are counted by: "byte", "base" or "sample".
-        units: by part, how many of them the rows ask for.
+        units: by part, how many of them are predicted.
         tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
         describe: what run.json says about the data.
         template: of chats, the form of a message by role, or the tokenizer's own template; None for other data.
@@ -93,22 +94,26 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
             rows[name] = rows[name].few(config.limit)
     if config.limit:
         notes.append(f"at most {config.limit:,} rows of each part are used, of the test part too, from all over it")
-    asked = {name: int((part.labels() != -100).sum()) for name, part in rows.items()}
-    empty = [name for name, count in asked.items() if not count]
+    counts = {name: int((part.labels() != -100).sum()) for name, part in rows.items()}
+    empty = [name for name, count in counts.items() if not count]
     if empty:
         raise DataError(f"{config.path}: nothing to predict in {', '.join(empty)}; give more data or a smaller length")
     named = [(part, d.id, source.keys[d.id]) for part in PARTS for d in source.parts[part] if d.id in source.keys]
     copies, warnings = leaks(named, NOUNS[config.kind])
     for warning in warnings:
         progress.say(f"warning: {warning}")
-    units = _units(source, rows, asked)
-    ids = {name: [_id(document) for document in source.parts[name]] for name in PARTS}
+    units = _units(source, rows, counts)
+    # name and content, so that a changed file is noticed when a run is resumed
+    ids: dict[str, Sequence[str]] = {
+        name: [f"{d.id} {sha256(np.ascontiguousarray(d.tokens).tobytes()).hexdigest()}" for d in source.parts[name]]
+        for name in PARTS
+    }
     describe = {
         "format": config.kind,
         "path": config.path,
         "items": "rows",
         "counts": {name: len(part) for name, part in rows.items()},
-        "tokens": asked,
+        "tokens": counts,
         "documents": {name: len(source.parts[name]) for name in PARTS},
         "vocabulary": max(source.size, source.separator_id + 1),
         "tokenizer": source.tokenizer,
@@ -116,7 +121,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         "split_hash": split_hash(ids),
         "notes": notes + warnings,
         "copies": copies,
-        "chance": _chance(rows, f"bits_per_{UNITS[config.kind]}", units, asked),
+        "chance": _chance(rows, f"bits_per_{UNITS[config.kind]}", units, counts),
     }
     return Texts(
         rows=rows,
@@ -130,15 +135,15 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     )
 
 
-def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], asked: dict[str, int]) -> dict[str, Any]:
+def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
     """What a model reaches on the test part that knows nothing but how frequent tokens are in the training part."""
     train, test = (labels[labels >= 0] for labels in (rows["train"].labels(), rows["test"].labels()))
-    counts = np.bincount(train, minlength=int(max(train.max(), test.max())) + 1) + 1.0  # one more, for the unseen
-    bits = float(-np.log2(counts / counts.sum())[test].mean()) * asked["test"] / units["test"]
+    seen = np.bincount(train, minlength=int(max(train.max(), test.max())) + 1) + 1.0  # one more, for the unseen
+    bits = float(-np.log2(seen / seen.sum())[test].mean()) * counts["test"] / units["test"]
     return {"metric": metric, "value": bits, "of": "the frequencies of tokens alone"}
 
 
-def _check_models(recipe: AnyRecipe) -> None:
+def _check_models(recipe: Any) -> None:
     folders = _folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
         raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
@@ -163,18 +168,11 @@ def _rows(recipe: AnyRecipe, documents: list[Document], separator_id: int) -> tu
     return pack(documents, length, separator_id), 0
 
 
-def _id(document: Document) -> str:
-    """Name and content, so that a changed file is noticed when a run is resumed."""
-    import hashlib
-
-    return f"{document.id} {hashlib.sha256(np.ascontiguousarray(document.tokens).tobytes()).hexdigest()}"
-
-
-def _units(source: _Source, rows: dict[str, Rows], asked: dict[str, int]) -> dict[str, int]:
-    """Bytes, bases or samples that are asked for: marks are tokens, but none of these."""
+def _units(source: _Source, rows: dict[str, Rows], counts: dict[str, int]) -> dict[str, int]:
+    """Bytes, bases or samples that are predicted: separators are tokens, but none of these."""
     if source.units is not None:  # of the whole part, in proportion to the tokens that are left
         whole = {name: sum(len(document.tokens) + 1 for document in source.parts[name]) for name in PARTS}
-        return {name: max(1, round(source.units[name] * asked[name] / whole[name])) for name in PARTS}
+        return {name: max(1, round(source.units[name] * counts[name] / whole[name])) for name in PARTS}
     return {
         name: int(((part.labels() != -100) & (part.labels() != source.separator_id)).sum())
         for name, part in rows.items()
@@ -250,7 +248,7 @@ def _audio(recipe: AnyRecipe) -> _Source:
     if config.path == GENERATED:
         sounds = generated_sounds(40, 600)
         documents = [Document(f"generated/{i:04d}", mu_law(samples)) for i, (_, samples) in enumerate(sounds)]
-        rate, notes = 8000, []
+        rate, notes = 8000, list[str]()
     else:
         documents, rate, notes = read_wavs(config.path)
     keys = {d.id: sound_keys(d.tokens) for d in documents}
@@ -296,7 +294,7 @@ def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatT
     return own.model_dump() if found is None else found
 
 
-def _folders(recipe: AnyRecipe) -> list[Path]:
+def _folders(recipe: Any) -> list[Path]:
     """The folders that the recipe's models start from, of published names as they are on this machine."""
     starts = (model.name if model.pretrained else model.weights for model in recipe.models)
     return [

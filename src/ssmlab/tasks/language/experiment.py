@@ -41,7 +41,7 @@ def build(recipe: LanguageRecipe, data: Texts, model: SequenceModel, seed: int) 
     """
     set_seed(seed)
     size = base_vocabulary(recipe, model, data.vocab_size)
-    network = build_language_model(model, recipe.model, size)
+    network: Any = build_language_model(model, recipe.model, size)
     config = recipe.training_of(model)
     network.backbone.gradient_checkpointing = config.gradient_checkpointing
     if config.carry_state and _grows(network):

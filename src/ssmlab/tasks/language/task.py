@@ -95,12 +95,11 @@ def collate_tokens(items: list[Any]) -> dict[str, Tensor]:
         if isinstance(item, dict):
             pairs.append((torch.as_tensor(item["tokens"]).long(), torch.as_tensor(item["labels"]).long()))
         else:
-            tokens = torch.as_tensor(item).long()
-            pairs.append((tokens[:-1], tokens[1:]))
-    tokens, labels = zip(*pairs, strict=True)
+            row = torch.as_tensor(item).long()
+            pairs.append((row[:-1], row[1:]))
     return {
-        "tokens": nn.utils.rnn.pad_sequence(list(tokens), batch_first=True),
-        "labels": nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=IGNORE),
+        "tokens": nn.utils.rnn.pad_sequence([tokens for tokens, _ in pairs], batch_first=True),
+        "labels": nn.utils.rnn.pad_sequence([labels for _, labels in pairs], batch_first=True, padding_value=IGNORE),
     }
 
 

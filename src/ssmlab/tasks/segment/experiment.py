@@ -247,7 +247,7 @@ def measure(
 
 def curves_of(job: Job) -> Records:
     """Dice of the validation part, and the seconds of every iteration that the log names."""
-    seconds, found = read_seconds(job.folder / SECONDS), Records(train=[], val=[])
+    seconds, found = read_seconds(job.folder / SECONDS), Records([("train", []), ("val", [])])
     for row in json.loads((job.folder / "log.json").read_text(encoding="utf-8")):
         step, part = row["step"], "val" if "eval_dice" in row else "train"
         if step in seconds and ("loss" in row or part == "val"):

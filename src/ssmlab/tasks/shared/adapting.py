@@ -51,7 +51,8 @@ def attach(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, 
     if config.new_tokens:
         from ssmlab.tasks.language.data import tokenizer_of
 
-        network.tokenizer_files = tokenizer_of(recipe)[0].files
+        grown: Any = tokenizer_of(recipe)[0]
+        network.tokenizer_files = grown.files
     train = tuple(dict.fromkeys([*config.train, *head_of(network, task)]))
     adapt.apply(network, method, alpha=config.alpha or None, train=train, **options)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and config.base == "bf16"):
@@ -64,7 +65,7 @@ def checkpoint_blocks(network: Any) -> None:
     Raises:
         RecipeError: the network cannot do it.
     """
-    inner = getattr(network, "backbone", None)
+    inner: Any = getattr(network, "backbone", None)
     if hasattr(inner, "gradient_checkpointing"):
         inner.gradient_checkpointing = True
     elif hasattr(network, "set_grad_checkpointing"):

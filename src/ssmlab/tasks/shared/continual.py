@@ -26,6 +26,7 @@ from ssmlab.core.record import Record
 from ssmlab.tasks.shared.adapting import head_of, new_head
 from ssmlab.tasks.shared.base_task import BaseTask
 from ssmlab.tasks.shared.tables import ContinualConfig
+from ssmlab.training.dataset import batch_of
 from ssmlab.training.task import Task
 
 FISHER_BATCH = 8
@@ -90,7 +91,12 @@ def _term(method: str, config: ContinualConfig, base: BaseTask, network: nn.Modu
             part=source,
         )
     anchor = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    return EWC(fisher_diagonal(view, _some(part, config.examples, device), inputs), anchor, config.weight)
+    rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[: config.examples].tolist()
+    batches = (
+        {name: tensor.to(device) for name, tensor in batch_of(part, rows[begin : begin + FISHER_BATCH], task).items()}
+        for begin in range(0, len(rows), FISHER_BATCH)
+    )
+    return EWC(fisher_diagonal(view, batches, inputs), anchor, config.weight)
 
 
 def old_view(network: Any, base: Any) -> View:
@@ -111,14 +117,6 @@ def _inputs(task: Any) -> Inputs:
         return (batch["tokens"],), named, batch.get("mask")
 
     return images if hasattr(task, "prepare") else tokens
-
-
-def _some(part: Any, count: int, device: str) -> Iterator[dict[str, Tensor]]:
-    """Rows drawn from a part, in small batches."""
-    rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    for begin in range(0, len(rows), FISHER_BATCH):
-        batch = part.__getitems__(rows[begin : begin + FISHER_BATCH])
-        yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def switched_off(base: BaseTask | None, network: Any) -> list[Record]:

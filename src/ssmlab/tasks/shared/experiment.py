@@ -58,10 +58,10 @@ class Experiment:
     """
 
     build: Callable[..., nn.Module]
-    task_of: Callable[..., Task] | None = None
-    parts: Callable[..., tuple[Any, Any]] | None = None
-    validate: Callable[..., dict[str, float]] | None = None
-    measure: Callable[..., Records] | None = None
+    task_of: Any = None
+    parts: Any = None
+    validate: Any = None
+    measure: Any = None
     primary_metric: Callable[[Any], str] = lambda data: "accuracy"
     higher_is_better: bool = True
     resolve: Callable[[Any, Any], Any] = lambda recipe, data: recipe
@@ -174,8 +174,8 @@ def fit_job(
     measured = experiment.measure(recipe, data, job, network, task, progress)
     if not whole:  # no file of weights can stand for it: its base and the adapter's folder do
         (job.folder / "model.safetensors").unlink()
-    records: Records = {**curves(result.history), "test": [], None: []}
-    for split, found in measured.items():
+    records: Records = {"train": [], "val": [], "test": [], None: []}
+    for split, found in (*curves(result.history).items(), *measured.items()):
         records.setdefault(split, []).extend(found)
     costs = [
         Record(metric="train_seconds", value=result.seconds, unit="seconds", n=result.steps),

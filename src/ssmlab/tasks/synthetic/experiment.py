@@ -30,7 +30,7 @@ Part = tuple[np.ndarray, np.ndarray]  # tokens and labels
 def build(recipe: SyntheticRecipe, data: Problem, model: SequenceModel, seed: int) -> nn.Module:
     """The network with its initial weights, and what is frozen in it."""
     set_seed(seed)
-    network = build_language_model(model, "", recipe.data.vocab)
+    network: Any = build_language_model(model, "", recipe.data.vocab)
     config = recipe.training_of(model)
     network.backbone.gradient_checkpointing = config.gradient_checkpointing
     freeze(network, config.freeze)

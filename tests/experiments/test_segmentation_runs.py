@@ -77,7 +77,7 @@ def test_a_run_measures_every_strategy(run):
         assert steps == [4, 8] and 0 < times[4] < times[8]
         assert ((None, "pretraining_seconds", None) in final) == (label in models[1:3])
     assert said.titles.count("umamba_bot_seed0") == 1, "pretrained once, for both strategies"
-    assert any(line.startswith("gradient_freezing: frozen behind step 2") for line in said.lines)
+    assert any(line.startswith("gradient_freezing: frozen after step 2") for line in said.lines)
 
 
 def test_differences_at_equal_iterations_and_seconds(run):

@@ -132,7 +132,7 @@ def test_a_training_freezes_what_learns_least_and_says_what_it_saved(tmp_path):
     frozen = {r.class_: r for r in trained.found if r.metric == "frozen"}
     assert set(frozen) and set(frozen) < {name for name, _ in model.named_parameters()}
     assert all(r.value > 0 and r.n == 4 and r.step == 4 for r in frozen.values())
-    (line,) = [text for text in listening.said if "frozen behind step 4" in text]
+    (line,) = [text for text in listening.said if "frozen after step 4" in text]
     assert all(name.split(".")[0] in line for name in frozen)
     for name, p in model.named_parameters():
         assert p.requires_grad == (name not in frozen)

@@ -110,7 +110,7 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
 
 
 def dotted_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of the schema, dotted; `*` stands for the index of a list of tables."""
+    """Every key of the schema, dotted; `*` is the index of a list of tables."""
     keys = []
     for name, field in schema.model_fields.items():
         kind = field.annotation

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
         `split_hash` and `counts`.
 
-    What a run does stands in experiment.py as EXPERIMENT (torch).
+    What a run does is EXPERIMENT in experiment.py (torch).
     """
 
     folder: str

@@ -36,7 +36,7 @@ class Freezing:
 
     @property
     def last(self) -> int:
-        """The last step that is watched; behind it follows the freezing."""
+        """The last step that is watched; the freezing follows it."""
         return self.config.start + self.config.steps
 
     def watches(self, number: int) -> bool:
@@ -44,7 +44,7 @@ class Freezing:
         return self.active and self.config.start < number <= self.last
 
     def due(self, number: int) -> bool:
-        """Whether it is time to freeze, behind this step."""
+        """Whether it is time to freeze, after this step."""
         return self.active and number == self.last
 
     def begin(self, number: int) -> None:
@@ -113,7 +113,7 @@ class Freezing:
         self.apply(optimizer, module)
         share = sum(sizes[name] for name in self.frozen) / max(sum(sizes[name] for name in trained), 1)
         listed = ", ".join(f"{unit} ({found[unit]:.2g})" for unit in units) or "nothing"
-        self.progress.say(f"{self.label}: frozen behind step {self.last}, {share:.0%} of what was trained: {listed}")
+        self.progress.say(f"{self.label}: frozen after step {self.last}, {share:.0%} of what was trained: {listed}")
 
     def apply(self, optimizer: torch.optim.Optimizer, module: Any) -> None:
         """Freeze `frozen`; modules of which nothing is trained stay in evaluation mode from now on."""

@@ -81,7 +81,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
 
 
 def _check(data: ImageData, progress: Progress, fit: str) -> CheckReport:
-    """Decode everything once, so that all damaged files and all images in two parts are told before training."""
+    """Decode everything once, so that all damaged files and all images in two parts are reported before training."""
     progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
     try:
         report = check_images(data, progress=lambda done, total: progress.update(done), fit=fit)

@@ -25,7 +25,7 @@ class LabelledData(Table):
 
 
 class Head(Table):
-    """What makes one prediction of a sequence: the mean over its tokens, or what stands at the last one."""
+    """What makes one prediction of a sequence: the mean over its tokens, or the features at the last one."""
 
     pool: Literal["mean", "last"] = "mean"
 

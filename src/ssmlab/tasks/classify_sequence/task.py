@@ -38,7 +38,7 @@ class SequenceClassifier(nn.Module):
         self.head = Linear(self.config.d_model, classes)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (b, l) -> logits (b, classes). mask: bool (b, l), True = token; padding stands behind them."""
+        """Tokens (b, l) -> logits (b, classes). mask: bool (b, l), True = token; padding follows them."""
         features, _ = self.backbone(self.backbone.embedding(tokens), mask=mask)
         if mask is None:
             pooled = features.mean(1) if self.pool == "mean" else features[:, -1]
@@ -114,7 +114,7 @@ class _Whole(nn.Module):
 
 
 def save_classifier(model: SequenceClassifier, folder: Path, preprocess: dict[str, Any]) -> Path:
-    """Write the layers as of a language model, head.safetensors and head.json beside them, and preprocess.json.
+    """Write the layers as of a language model, head.safetensors and head.json next to them, and preprocess.json.
 
     Args:
         preprocess: what a sequence goes through before the model: kind, tokenizer, length, rate, classes.

@@ -111,7 +111,7 @@ class SequenceEvaluation(Table):
 
 
 class Template(Table):
-    """How a message of a chat becomes text; {text} stands for it. A prompt is a user's message, a response ours."""
+    """How a message of a chat becomes text; {text} is replaced by it. A prompt is a user's message, a response ours."""
 
     system: str = "{text}\n\n"
     user: str = "User: {text}\n"

@@ -138,7 +138,7 @@ def _coloured(file: Path) -> bool:
         with Image.open(file) as image:
             return len(image.getbands()) > 1 or image.mode == "P"
     except (OSError, UnidentifiedImageError):
-        return False  # told when it is read
+        return False  # reported when it is read
 
 
 def stem(name: str) -> str:

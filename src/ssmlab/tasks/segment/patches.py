@@ -1,4 +1,4 @@
-"""Random patches of images, each iteration's the same whenever it is asked for: everything follows from its seed.
+"""Random patches of images, each iteration's the same whenever it is made: everything follows from its seed.
 
 A patch is cut, mirrored, turned and scaled in one interpolation, straight from the image; brightness, gamma and noise
 are then applied to the whole batch. Source of the choices: Isensee et al. 2021 (nnU-Net), supplementary notes.

@@ -20,7 +20,7 @@ from ssmlab.training.predict import autocast
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a network said about a part.
+    """What a network predicted of a part.
 
     table: numbers of every image. numbers: loss and Dice. marked: labels (h, w) of the images that `slices` names.
     seconds: of the prediction alone.

@@ -32,7 +32,7 @@ def predict_windows(
 
     Logits of overlapping windows are averaged, with a Gaussian around the window's centre as weight (standard deviation
     an eighth of the window), so that no border of a window shows; softmax comes last. Windows stand at equal distances,
-    the first and the last at the image's borders. An image smaller than a window is padded behind its end with its
+    the first and the last at the image's borders. An image smaller than a window is padded after its end with its
     edge's values and cut back. Beside the image only its logits are in memory, and one batch of windows.
 
     Source: Isensee et al. 2021 (nnU-Net, doi:10.1038/s41592-020-01008-z), supplementary note 4.

@@ -12,7 +12,7 @@ from ssmlab.adapt.presets import METHODS, parse
 from ssmlab.core.table import Table
 
 GROWS = "vocabulary"  # the method that needs new tokens
-NONE = "none"  # of a model that is trained whole beside adapted ones
+NONE = "none"  # of a model that is trained whole next to adapted ones
 _LOW_RANK = {"rank", "alpha", "dropout", "dora", "rslora"}  # settings of low-rank updates
 _ONLY = {"tokens": "affix", "states": "additional_scan", "share": "dimensions", "new_tokens": "vocabulary"}
 
@@ -103,7 +103,7 @@ def check_used(config: AdaptConfig, methods: list[str]) -> None:
     """Every setting must have adapters to act on.
 
     Args:
-        methods: of the recipe's models; "" is one that is trained whole, "none" one that is said to be.
+        methods: of the recipe's models; "" is one that is trained whole, "none" one that is explicitly.
     Raises:
         ValueError: a setting would be ignored, which pydantic tells as one line.
     """

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
+from ssmlab.models.language.names import create_language_model
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.task import Language
@@ -182,3 +183,20 @@ def test_predictions_are_those_of_one_batch_whatever_the_dataset_is():
     ):
         found = predict(model, TASK, data, batch_size=size, compute=ComputeConfig(device="cpu"))
         assert np.allclose(found.values, expected, atol=1e-6) and found.seconds > 0
+
+
+def test_a_language_model_is_averaged_and_goes_on_with_its_average(tmp_path):
+    """Its embedding and its head are one tensor, which a file of tensors holds once."""
+    config = FitConfig(epochs=2, batch_size=4, learning_rate=1e-3, ema=0.5, checkpoint_steps=1)
+    rows = [torch.arange(i, i + 9) % 30 for i in range(12)]
+
+    def trained(folder, **how):
+        torch.manual_seed(0)
+        model = create_language_model("mamba_lm_test", vocab_size=30)
+        fit(model, Language(vocab_size=30), rows, rows[:4], config, folder=folder, device="cpu", **how)
+        return weights(model)
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        trained(tmp_path / "cut", progress=Stop(4))
+    assert torch.equal(trained(tmp_path / "cut"), whole)

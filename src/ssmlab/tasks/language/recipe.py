@@ -114,8 +114,11 @@ class Template(Table):
     """How a message of a chat becomes text; {text} is replaced by it. A prompt is a user's message, a response ours."""
 
     system: str = "{text}\n\n"
+    """What the model is told first."""
     user: str = "User: {text}\n"
+    """A prompt."""
     assistant: str = "Assistant: {text}\n"
+    """A response, which is what is learned."""
 
     @model_validator(mode="after")
     def _has_text(self):

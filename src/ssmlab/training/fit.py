@@ -30,8 +30,7 @@ from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
-from ssmlab.training.resume import PARTIAL, commit, contiguous, newest_complete
-from ssmlab.training.stateful import load_states, save_states
+from ssmlab.training.resume import PARTIAL, commit, contiguous, load_states, newest_complete, save_states
 from ssmlab.training.task import Task
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit

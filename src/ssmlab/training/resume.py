@@ -1,12 +1,19 @@
-"""Checkpoints that are complete or absent, and the choice of the newest complete one."""
+"""Checkpoints that are complete or absent, the newest complete one, and the state that a task hands on in them."""
 
 import json
 import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 PARTIAL = ".partial"
+STATES = "carried.safetensors"
 _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -40,8 +47,6 @@ def newest_complete(folder: Path) -> Path | None:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file is there and whole: a cut archive has no directory at its end, a cut tensor file is short."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         if not all(zipfile.is_zipfile(checkpoint / name) for name in _ARCHIVES):
             return False
@@ -72,3 +77,33 @@ def contiguous(state: dict) -> dict:
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return separate
+
+
+def save_states(task: Any, folder: Path) -> None:
+    """Write the state that training carries, if the task carries any."""
+    layers = getattr(task, "states", {}).get(True)
+    if layers is None:
+        return
+    tensors = {
+        f"{i}.{name}": tensor.contiguous() for i, state in enumerate(layers) for name, tensor in state._asdict().items()
+    }
+    save_file(tensors, folder / STATES)
+
+
+def load_states(task: Any, network: nn.Module, folder: Path) -> None:
+    """Give the task the state that a checkpoint holds.
+
+    Args:
+        network: a language model on the device where it is trained; it says which kinds of state its layers have.
+    """
+    if not (folder / STATES).is_file():
+        return
+    device = next(network.parameters()).device
+    tensors = load_file(folder / STATES, device=str(device))
+    was = network.training
+    with torch.no_grad():
+        _, like = network.eval()(torch.zeros(1, 1, dtype=torch.int64, device=device))
+    network.train(was)
+    task.states[True] = tuple(
+        type(state)(**{name: tensors[f"{i}.{name}"] for name in state._fields}) for i, state in enumerate(like)
+    )

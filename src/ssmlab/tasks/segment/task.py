@@ -47,14 +47,19 @@ class Segment:
             batch: "images" (b, c, *patch), normalised, and "labels" (b, *patch); or "cases" (b,), the numbers of
                 validation images.
         Returns:
-            the loss, and logits (b, k, *patch); or of whole images the mean of their cross-entropy in nats, and
-            `sums` (b, 3 k + 2).
+            in training the loss and logits (b, k, *patch); else the mean cross-entropy of pixels in nats, and `sums`
+            (b, 3 k + 2) of whole images or of patches.
         """
         if "cases" in batch:
             sums = torch.stack([self.sums(model, *self.fetch(int(i))) for i in batch["cases"]])
-            return sums[:, -2].sum() / sums[:, -1].sum().clamp(min=1), sums
+            return _mean_nats(sums), sums
         outputs = model(batch["images"])
-        return deep_loss(outputs, batch["labels"]), outputs if isinstance(outputs, Tensor) else outputs[0]
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if model.training:
+            return deep_loss(outputs, batch["labels"]), logits
+        probabilities = logits.float().softmax(1)
+        sums = torch.stack([image_sums(p, labels) for p, labels in zip(probabilities, batch["labels"], strict=True)])
+        return _mean_nats(sums), sums
 
     def predict(self, model: nn.Module, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Probabilities (k, *spatial), float32, of a whole image (c, *spatial), on the model's device."""
@@ -76,7 +81,7 @@ class Segment:
         }
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Logits of patches, or the sums of whole images."""
+        """The sums of whole images, or of patches."""
         return self.loss(model, batch)[1]
 
     def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
@@ -91,6 +96,10 @@ class Segment:
             "loss": float(sums[:, -2].sum() / max(sums[:, -1].sum(), 1)),
             "dice": mean_of(found["dice"]),
         }
+
+
+def _mean_nats(sums: Tensor) -> Tensor:
+    return sums[:, -2].sum() / sums[:, -1].sum().clamp(min=1)
 
 
 def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,6 +1,8 @@
 """`ssmlab compress`: a table by rank, models that open again, and mistakes in one line."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +14,11 @@ from ssmlab.errors import UserError
 from ssmlab.models import create_model, load_model, save_model
 from ssmlab.models.language import create_language_model
 from ssmlab.nn import factorized_ranks
-from ssmlab.reports.record import read_records
+from ssmlab.reports.record import Record, read_records
 from ssmlab.tasks.sequences import load_classifier
 from ssmlab.training import load_recipe
 from ssmlab.training.compress import Options, compress
+from ssmlab.training.outputs import write_records
 from ssmlab.training.run import run_recipe
 
 HOW = {"image_size": 16, "mean": [0.5] * 3, "std": [0.3] * 3, "classes": list("0123456789"), "channels": 3}
@@ -50,6 +53,18 @@ def test_every_setting_is_tested_tuned_and_saved(trained, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert result.answer in page and "Singular spectra" in page and "layers.0.blocks.0.mlp.fc1" in page
     assert json.loads((tmp_path / "out" / "compress.json").read_text())["settings"]["rule"] == "rank"
+
+
+def test_a_model_of_a_trial_has_no_verdict(trained, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(trained, trial / "models" / "vmamba")
+    write_records(trial / "records.jsonl", [Record(model="vmamba", metric="accuracy", value=0.1)])
+    (trial / "run.json").write_text(json.dumps({"trial": True, "models": [{"label": "vmamba"}]}))
+    options = Options(rule="rank", values=(2,), data="digits", limit=40, epochs=0, train=False, **FAST)
+    result = compress(str(trial), options, output=tmp_path / "out")
+    assert result.answer.startswith("No verdict: ") and result.answer.endswith(" comes from a trial run (--smoke)")
+    assert result.answer in (tmp_path / "out" / "report.html").read_text()
+    assert "No verdict" not in replace(result, doubt="").answer
 
 
 def test_without_data_costs_alone_are_measured(tmp_path):

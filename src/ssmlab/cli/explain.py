@@ -68,7 +68,7 @@ def explain(
     from ssmlab.interpret.explain import Options
     from ssmlab.interpret.explain import explain as find
     from ssmlab.interpret.opening import find_classes, open_model, read_pictures
-    from ssmlab.interpret.page import said
+    from ssmlab.interpret.page import doubted, said
     from ssmlab.interpret.result import MARK, write_explanation
     from ssmlab.interpret.visualise import Search
     from ssmlab.training.environment import Stamp, commit, machine, versions
@@ -91,6 +91,8 @@ def explain(
         display.say(
             f"{model} has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
         )
+    if opened.doubt:
+        display.say(doubted(opened.doubt))
     search = Search(steps=steps, colour="grey" if opened.grey else "imagenet", seed=seed)
     options = Options(classes=asked, search=search, score_steps=16 if scores else 0, seed=seed)
     stamp = Stamp(run=folder.name, task="explain", command=shlex.join(["ssmlab", *sys.argv[1:]]), commit=commit(),

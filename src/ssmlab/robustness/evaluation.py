@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ssmlab.errors import UserError
+from ssmlab.reports.caveats import doubts
 from ssmlab.reports.record import Record
 from ssmlab.training.compare.subjects import find_subjects
 from ssmlab.training.folder import check_report_folder
@@ -91,8 +92,9 @@ def robustness(
     sample = draw_sample(_open(options, members), options.part, options.per_class, options.seed)
     from ssmlab.robustness.page import Result, write_result
 
-    test = Evaluation(members, options, sample, folder, progress)
-    result = Result(members=members, sample=sample, folder=folder, **test.run(command or " ".join(sys.argv)))
+    test = Evaluation(members, options, sample, folder, progress).run(command or " ".join(sys.argv))
+    found = doubts((member.subject.folder, member.title) for member in members)
+    result = Result(members=members, sample=sample, folder=folder, doubts=found, **test)
     if write:
         write_result(result)
     return result

@@ -64,6 +64,7 @@ class Result:
         records: with `class_` the transformation. right: group -> per member, the fraction of the changed versions of
             each image that are told right, (n,).
         conditions: in the order of the tables. settings: the options as they were used.
+        doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
     folder: Path
@@ -76,6 +77,7 @@ class Result:
     stamp: Stamp
     started: str
     finished: str
+    doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -101,14 +103,16 @@ class Result:
 
     @cached_property
     def answer(self) -> tuple[str, str]:
-        """Who holds best, and by how much."""
+        """Who holds best, and by how much; or why there is no verdict, and the numbers."""
         found = table.by_model(self.records)
         errors = {label: table.interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
         order = sorted(errors, key=lambda label: errors[label])
         first = f"{self.titles[order[0]]}: mean corruption error {formats.percent(errors[order[0]])}"
-        if len(order) == 1:
+        second = "".join(f"{self.titles[label]} {formats.percent(errors[label])}" for label in order[1:2])
+        if self.doubts:
+            return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
+        if not second:
             return first, ""
-        second = f"{self.titles[order[1]]} {formats.percent(errors[order[1]])}"
         margin = self._margin(order[0], order[1])
         if margin is None:
             return f"{first}, then {second}", ""
@@ -150,7 +154,13 @@ def write_result(result: Result) -> Path:
     write_atomically(folder / "grid.png", grid.to_png(shown))
     path = folder / "report.html"
     write_atomically(path, page(result, tables, panels, shown))
-    content = {"models": models, "settings": result.settings, "images": len(result.sample.ids), **circumstances}
+    content = {
+        "models": models,
+        "doubts": result.doubts,
+        "settings": result.settings,
+        "images": len(result.sample.ids),
+        **circumstances,
+    }
     write_json(folder / MARK, content | {"started": result.started, "finished": result.finished})
     return path
 

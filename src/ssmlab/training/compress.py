@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssmlab.reports.caveats import doubt
 from ssmlab.reports.record import Record
 from ssmlab.training.compare.subjects import Subject
 from ssmlab.training.compress_kinds import find_model, kind_class
@@ -150,6 +151,7 @@ class _Work:
             stamp=stamp,
             started=started,
             finished=now(),
+            doubt=doubt(kind.subject.folder, kind.subject.title),
         )
 
     def _factorised(self) -> tuple[list, dict[str, Any], dict[str, list]]:

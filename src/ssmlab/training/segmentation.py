@@ -30,7 +30,7 @@ from ssmlab.training.patches import Patches
 from ssmlab.training.progress import Progress
 from ssmlab.training.schema_segmentation import SegmentationModel, SegmentationRecipe, SegmentationTraining
 from ssmlab.training.segmentation_data import Masks
-from ssmlab.training.segmentation_metrics import FILE, dice_differences, records_of
+from ssmlab.training.segmentation_metrics import FILE, constant_record, dice_differences, records_of
 from ssmlab.training.segmentation_outputs import write_overlays
 from ssmlab.training.segmentation_parts import Cases, Prepared, fetched
 from ssmlab.training.segmentation_predict import predict_part, slices
@@ -281,7 +281,7 @@ class SegmentationWork(Work):
             Record(metric=name, value=value, n=len(self.data.val)) for name, value in val.numbers.items()
         ]
         loss = Record(metric="loss", value=test.numbers["loss"], unit="nats", n=len(self.data.test))
-        records["test"] = [loss, *records_of(test.table, config.bootstrap, unit)]
+        records["test"] = [loss, *records_of(test.table, config.bootstrap, unit), *constant_record(test.table)]
         records[None] = [
             *self._times(job),
             Record(metric="test_seconds", value=test.seconds, unit="seconds", n=len(self.data.test)),

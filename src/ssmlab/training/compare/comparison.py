@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ssmlab.errors import UserError
+from ssmlab.reports.caveats import doubts
 from ssmlab.reports.record import Record
 from ssmlab.training.compare.members import joined
 from ssmlab.training.compare.subjects import Subject, find_subjects
@@ -79,7 +80,10 @@ def compare(
     from ssmlab.training.compare.page import Result, write_result
 
     records, reasons, stamp, settings = _measure(subjects, options, data, command, folder.name, progress)
-    result = Result(folder=folder, subjects=subjects, records=records, reasons=reasons, settings=settings, **stamp)
+    found = doubts((subject.folder, subject.title) for subject in subjects)
+    result = Result(
+        folder=folder, subjects=subjects, records=records, reasons=reasons, settings=settings, doubts=found, **stamp
+    )
     write_result(result)
     return result
 

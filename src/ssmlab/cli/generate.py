@@ -260,7 +260,7 @@ def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int
     from ssmlab.data.jsonl import question_tokens
     from ssmlab.errors import ModelError, UserError
 
-    known = _trained_template(voice.folder)
+    known = trained_template(voice.folder)
     if known is not None:  # every chat that the model was trained on begins after a mark
         return (mark if first else []) + question_tokens(text, known, voice.words.encode)
     path = getattr(voice.words, "path", None)
@@ -275,7 +275,7 @@ def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int
     return voice.words.encode(own.render([("user", text)], answer=True))
 
 
-def _trained_template(folder: Path | None) -> dict[str, str] | None:
+def trained_template(folder: Path | None) -> dict[str, str] | None:
     """How language/finetune wrote the messages that a model was trained on; None for other models."""
     try:
         template = json.loads((folder / "preprocess.json").read_text("utf-8"))["template"] if folder else None

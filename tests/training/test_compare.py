@@ -101,6 +101,17 @@ def test_mistakes_in_models(runs, tmp_path):
         find_subjects([str(broken)])
 
 
+def test_all_names_that_are_none_are_listed(runs):
+    with pytest.raises(ModelError) as found:
+        find_subjects(["resnet81", "resnet_test", "frst"], runs=runs)
+    first, *rest = str(found.value).split("\n  ")
+    assert first == "2 of 3 models cannot be opened:"
+    assert rest == [
+        "there is no model 'resnet81'; did you mean resnet18, resnet50?",
+        "there is no model 'frst'; did you mean first?",
+    ]
+
+
 def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="device 'cuda' is not available here"):

@@ -211,11 +211,12 @@ def model_folder(model: str) -> Path:
     from ssmlab.errors import ModelError
 
     folder = Path(model)
-    if len(list(folder.glob("models/*/config.json"))) > 1 and not (folder / "config.json").is_file():
+    if (folder / "run.json").is_file() or (folder / "models").is_dir():
         from ssmlab.training.inference import find_model
 
         folder, why = find_model(folder)
-        typer.echo(why, err=True)
+        if why:
+            typer.echo(why, err=True)
     folder = find_language_model(folder)
     if (folder / "head.json").is_file():
         raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")

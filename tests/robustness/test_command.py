@@ -162,7 +162,10 @@ def test_models_of_a_trial_have_no_verdict(run, result, tmp_path):
     assert alone.answer[0] == headline and alone.answer[1].startswith("Our Vim: mean corruption error ")
     assert headline in (tmp_path / "r" / "report.html").read_text("utf-8")
     assert headline in (tmp_path / "r" / "table.md").read_text("utf-8")
-    headline, detail = replace(result, doubts=("Our ResNet is overfitted",)).answer
+    doubted = replace(result, doubts=("Our ResNet is overfitted",))
+    assert result.by_transformation[0].marked or result.summary.marked
+    assert not any(made.marked for made in (doubted.summary, *doubted.by_transformation))
+    headline, detail = doubted.answer
     assert headline == "No verdict: Our ResNet is overfitted" and detail.count(" %") == 2 and ", then " in detail
 
 

@@ -301,6 +301,8 @@ def test_models_of_a_trial_have_no_winner(runs, tmp_path):
     for file in ("report.html", "table.md"):
         assert result.answer in (tmp_path / "c" / file).read_text() and "Pareto front of acc" not in result.answer
     assert json.loads((tmp_path / "c" / "compare.json").read_text())["doubts"] == list(result.doubts)
+    marked = {row.group for row in result.table.rows if any(cell.best for cell in row.cells)}
+    assert marked and "Quality, test part" not in marked, "costs are costs, but none is the best"
     costs = replace(result, records=[r for r in result.records if r.metric != "accuracy"])
     assert costs.answer.endswith(f"front of operations and images per second; {both}")
 

@@ -82,11 +82,10 @@ def _fraction(text: str) -> float:
 
 
 def _show(console, result) -> None:
-    from ssmlab.robustness.table import by_transformation
     from ssmlab.training.compare.table import to_rich
 
     room = max(1, (console.width - NAMES) // NUMBERS)
-    accuracy = by_transformation(result.records, result.titles, result.names)[0]
+    accuracy = result.by_transformation[0]
     for first in range(0, len(result.titles), room):
         for table in (accuracy, result.summary):
             console.print(to_rich(table, slice(first, first + room)))

@@ -94,8 +94,14 @@ class Result:
         return {c.name: c.title for c in self.conditions if isinstance(c, Condition) and c.severity}
 
     @cached_property
-    def summary(self):
-        return table.summary(self.records, self.titles)
+    def summary(self) -> Table:
+        made = table.summary(self.records, self.titles)
+        return made.unmarked() if self.doubts else made
+
+    @cached_property
+    def by_transformation(self) -> list[Table]:
+        made = table.by_transformation(self.records, self.titles, self.names)
+        return [each.unmarked() if self.doubts else each for each in made]
 
     @property
     def counts(self) -> str:
@@ -143,7 +149,7 @@ def write_result(result: Result) -> Path:
         for m in result.members
     ]
     write_records(folder / "records.jsonl", result.records)
-    tables = table.by_transformation(result.records, result.titles, result.names)
+    tables = result.by_transformation
     headline = ". ".join(text for text in result.answer if text)
     facts = [f"- {name}: {text}" for name, text in _facts(result)]
     text = "\n".join(["# ssmlab robustness", "", f"{headline}.", "", *facts, ""])

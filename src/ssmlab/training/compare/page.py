@@ -17,7 +17,7 @@ from ssmlab.training.checkpoints import write_atomically
 from ssmlab.training.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
 from ssmlab.training.compare.published import Published, published
 from ssmlab.training.compare.subjects import Subject
-from ssmlab.training.compare.table import LEGEND, make_table, to_markdown
+from ssmlab.training.compare.table import LEGEND, QUALITY, make_table, to_markdown
 from ssmlab.training.environment import Stamp
 from ssmlab.training.outputs import write_json, write_records
 
@@ -76,6 +76,7 @@ class Result:
     @cached_property
     def table(self) -> Table:
         made = make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        made = made.unmarked(QUALITY) if self.doubts else made
         return replace(made, notes=(self.sizes,) if self.sizes else ())
 
     @property

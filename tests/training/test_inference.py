@@ -44,6 +44,8 @@ def test_a_run_that_is_not_finished_is_said_to_be_so(tmp_path):
     assert find_model(run) == (a, goes_on)
     model(run / "models" / "b", 0.6)
     assert find_model(run) == (a, f"{goes_on}; using {a} (highest validation accuracy of 2 models)")
+    (run / "run.json").write_text("{")  # damaged
+    assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
     write_json(run / "run.json", {"name": "run", "finished": "now"})
     assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.data.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.data.encoding import json_table
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.parts import sort_files
 from ssmlab.errors import ModelError, UserError
 from ssmlab.reports.record import read_records
 from ssmlab.training.checkpoints import write_atomically
-from ssmlab.training.folder import read_json
 
 # validation metrics by which one of several models is chosen: the first that any of them has
 WAYS = (
@@ -52,7 +52,7 @@ def find_model(path: Path) -> tuple[Path, str]:
     if (folder / "config.json").is_file():
         return folder, ""
     found = sorted(file.parent for file in folder.glob("models/*/config.json"))
-    run = read_json(folder / "run.json")
+    run = json_table(folder / "run.json")
     unfinished = f"{folder} is not finished; `ssmlab run {folder} --resume` goes on with it"
     if not found:
         form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"

@@ -166,8 +166,10 @@ def test_run_prints_the_comparison_and_the_report(trained, capsys):
     assert call("run", str(trained), "--resume") == 0  # finished: only shown again
     shown = capsys.readouterr().out
     assert "is finished already" in shown and "Accuracy" in shown and f"report: {trained / 'report.html'}" in shown
+    assert call("run", str(trained)) == 2
+    assert "add --resume to continue it" in capsys.readouterr().err
     assert call("run", DIGITS, "name=tiny", "--smoke", "--output", str(trained.parent)) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "tiny holds a run of another recipe" in capsys.readouterr().err
 
 
 def test_classify(trained, tmp_path, capsys):

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from cli.calling import call
-from hub import at_home, serving
+from hub import at_home, closed_port, serving
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.errors import ModelError, RecipeError
 from ssmlab.models import catalogue as table
@@ -156,6 +156,27 @@ def test_when_the_network_is_gone_the_cache_is_enough(name, hub, monkeypatch):
     assert local_folder(name) == folder
 
 
+@pytest.mark.parametrize("name", ["authors/mamba", "authors/nothing", "mamba_lm_test"])
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "x"]])
+def test_without_a_network_every_file_is_named_at_once(command, name, hub, monkeypatch, capsys, tmp_path):
+    nowhere, waits = closed_port(), []
+    monkeypatch.setenv("HF_ENDPOINT", nowhere)
+    monkeypatch.setattr("time.sleep", waits.append)
+    assert call(command[0], name, *command[1:], *(["--pretrained"] if "/" not in name else [])) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    repository = "authors/mamba" if name == "mamba_lm_test" else name
+    assert said.startswith(f"ssmlab: {name} cannot be downloaded (") and "Connection refused" in said
+    assert said.endswith(f"put them into {tmp_path / 'XDG_CACHE_HOME' / 'ssmlab' / 'weights' / repository}")
+    if name == "authors/nothing":  # not in the table
+        assert f"of {nowhere}/authors/nothing/tree/main on another machine" in said
+        wanted = "config.json model.safetensors pytorch_model.bin .index.json tokenizer.json tokenizer_config.json"
+    else:
+        page = f"{nowhere}/authors/mamba/resolve/main"
+        wanted = f"{page}/config.json {page}/pytorch_model.bin {nowhere}/authors/words/resolve/main/tokenizer.json"
+    assert not [file for file in wanted.split() if file not in said]
+    assert not waits, "the client alone tries five times more, for 23 s"
+
+
 def test_the_licence_of_any_repository_is_on_its_page(hub, caplog):
     table.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -171,7 +192,7 @@ def test_files_put_by_hand_need_no_network(hub, monkeypatch, tmp_path):
     place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / "authors" / "falcon"
     with pytest.raises(ModelError) as error:
         local_folder("authors/falcon")
-    assert str(error.value).endswith(f"put it at {place / 'config.json'}")
+    assert str(error.value).endswith(f"put them into {place}")
     place.mkdir(parents=True)
     for (repository, name), found in hub.files.items():
         if repository == "authors/falcon":

@@ -28,11 +28,12 @@ def answer(address: str, *, follow: bool = False) -> int:
 
     def ask() -> None:
         try:
-            found.append(get_session().head(address, timeout=seconds, follow_redirects=follow).status_code)
+            found.append(get_session().head(address, timeout=2 * seconds, follow_redirects=follow).status_code)
         except Exception as error:  # raised below, in the caller's thread
             failed.append(error)
 
-    # A client's limit holds for each address of a name, and for none of its look-ups; a thread's for all together.
+    # The client's limit holds for each address of a name, and for none of its look-ups; waiting for a thread ends in
+    # time. The client's is longer, and lets the thread end soon after.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -187,17 +187,23 @@ def test_the_licence_of_any_repository_is_on_its_page(hub, caplog):
     ]
 
 
-def test_files_put_by_hand_need_no_network(hub, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [("authors/falcon", {"authors/falcon"}), ("authors/mamba", {"authors/mamba", "authors/words"})],
+)
+def test_files_put_by_hand_need_no_network(name, sources, hub, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / "authors" / "falcon"
+    place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / name
     with pytest.raises(ModelError) as error:
-        local_folder("authors/falcon")
+        local_folder(name)
     assert str(error.value).endswith(f"put them into {place}")
     place.mkdir(parents=True)
-    for (repository, name), found in hub.files.items():
-        if repository == "authors/falcon":
-            (place / name).write_bytes(found)
-    assert same(load_language_model("authors/falcon"), hub.language)
+    for (repository, file), found in hub.files.items():
+        if repository in sources:
+            (place / file).write_bytes(found)
+    assert same(load_language_model(name), hub.language)
+    assert call("generate", name, "--prompt", "a b", "--max-tokens", "3") == 0
+    assert set(capsys.readouterr().out.split()) <= set(WORDS.split())
     assert not hub.asked
 
 

@@ -85,12 +85,11 @@ def _parameters(name: str) -> str:
 
 def _build(name: str, classes: int, image_size: int | None):
     """The model without memory for its weights, in evaluation mode."""
-    import torch
-
     from ssmlab.models.language import LANGUAGE_MODELS, create_language_model
+    from ssmlab.models.meta import on_meta
     from ssmlab.models.registry import create_model
 
-    with torch.device("meta"):
+    with on_meta():
         if name in LANGUAGE_MODELS:
             return create_language_model(name).eval()
         return create_model(name, num_classes=classes, image_size=image_size).eval()
@@ -105,11 +104,10 @@ def _usual(dims: int):
 
 def _build_segmenter(name: str, classes: int, plan):
     """The network without memory for its weights, for colour images or volumes of one channel."""
-    import torch
-
+    from ssmlab.models.meta import on_meta
     from ssmlab.models.segmentation import create_segmenter
 
-    with torch.device("meta"):
+    with on_meta():
         return create_segmenter(name, plan=plan, num_classes=classes, in_chans=3 if plan.dims == 2 else 1).eval()
 
 

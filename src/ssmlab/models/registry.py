@@ -175,7 +175,7 @@ def create_model(
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
     preset = import_module(f"ssmlab.models.{entry(name).module}").CONFIGS[name]
-    import torch
+    from ssmlab.models.meta import on_meta
 
     known = [f.name for f in fields(preset.config)]
     for option in options:
@@ -189,7 +189,7 @@ def create_model(
         config = preset.config(**values)
         _check_classes(name, num_classes)
         if pretrained or path is not None:  # an error of loading is not one of the options
-            with torch.device("meta"):
+            with on_meta():
                 preset.network(config)
         else:
             return _named(preset.network(config), name)

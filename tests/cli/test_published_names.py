@@ -157,7 +157,7 @@ def test_when_the_network_is_gone_the_cache_is_enough(name, hub, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["authors/mamba", "authors/nothing", "mamba_lm_test"])
-@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "x"]])
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "x"], ["compress"]])
 def test_without_a_network_every_file_is_named_at_once(command, name, hub, monkeypatch, capsys, tmp_path):
     nowhere, waits = closed_port(), []
     monkeypatch.setenv("HF_ENDPOINT", nowhere)
@@ -287,6 +287,7 @@ def test_compare_explain_and_compress(hub, picture, capsys, tmp_path):
     assert call("compress", "vmamba_test", "--pretrained", *rank, "--output", tmp_path / "v") == 0
     assert call("compress", "authors/mamba", *rank, "--length", "16") == 0
     assert (tmp_path / "runs" / "compress-authors-mamba" / "report.html").is_file()
+    assert call("compress", "mamba_lm_test", "--pretrained", *rank, "--length", "16", "--output", tmp_path / "l") == 0
 
 
 def test_the_card_says_where_weights_are(hub, capsys):

@@ -65,6 +65,7 @@ def explain(
     from ssmlab.training.inference import find_pictures
 
     files, problems, notes = find_pictures(images)
+    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     from ssmlab.interpret.explain import Options
     from ssmlab.interpret.explain import explain as find
     from ssmlab.interpret.opening import find_classes, open_model, read_pictures
@@ -75,7 +76,6 @@ def explain(
     from ssmlab.training.folder import check_report_folder
 
     display = Display()
-    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     weights = named[0].removeprefix(f"{model}=") if named else None
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))

@@ -199,6 +199,15 @@ def test_initial_values_are_the_published_ones():
     torch.testing.assert_close(torch.nn.functional.softplus(floored), torch.full((16,), 0.05))
 
 
+def test_parameters_lie_on_the_default_device():
+    torch.set_default_device("meta")
+    try:
+        assert {p.device.type for p in Mamba(8).parameters()} == {"meta"}
+    finally:
+        torch.set_default_device(None)
+    assert {p.device.type for p in Mamba(8).parameters()} == {"cpu"}
+
+
 def test_convolution_starts_like_torchs():
     model = Mamba(256, d_conv=4)
     reference = nn.Conv1d(512, 512, 4, groups=512)

@@ -157,8 +157,8 @@ def test_models_shows_modules_and_parameters(capsys):
 
     assert call("models", "resnet_mamba_test", "--image-size", "32", "--depth", "1") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    total = sum(p.numel() for p in create_model("resnet_mamba_test", num_classes=10, image_size=32).parameters())
-    assert f"{total:,} parameters, 16 tokens" in shown
+    total = sum(p.numel() for p in create_model("resnet_mamba_test", num_classes=1000, image_size=32).parameters())
+    assert f"{total:,} parameters with 1,000 classes, 16 tokens" in shown
     assert "backbone" in shown and "head" in shown and "layer1" not in shown
 
 

@@ -32,13 +32,13 @@ def convert(
         raise UserError(f"--to must be one of {', '.join(LAYOUTS)}, got {to!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already and not empty; name a new folder")
+    model = as_folder(model, pretrained, accept_licence)  # before torch is imported
     import json
     import shutil
 
     from ssmlab.checkpoints.files import save_language_model
     from ssmlab.data.text.tokenizers import find_ends, find_special, tokenizer_files
 
-    model = as_folder(model, pretrained, accept_licence)
     folder = model_folder(model) if Path(model).exists() else None
     network = open_model(model if folder is None else str(folder), dtype)
     if folder is None:

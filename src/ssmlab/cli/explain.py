@@ -70,6 +70,7 @@ def explain(
     from ssmlab.tasks.classify.predict import find_pictures
 
     files, problems, notes = find_pictures(images)
+    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     from ssmlab.core.stamp import Stamp, commit, machine, versions
     from ssmlab.interpret.visualise import Search
     from ssmlab.studies.explain.explanation import Options
@@ -79,7 +80,6 @@ def explain(
     from ssmlab.studies.explain.result import MARK, write_explanation
     from ssmlab.studies.study import check_report_folder
 
-    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     weights = named[0].removeprefix(f"{model}=") if named else None
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))

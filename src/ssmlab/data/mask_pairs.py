@@ -44,6 +44,7 @@ class Case:
         mask: the mask's name. view: that of the field of view, or None.
         group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
         more: further masks of the image, one for each object: what any of them marks is marked.
+        channels: that each of its volumes holds.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Case:
     view: str | None = None
     group: str | None = None
     more: tuple[str, ...] = ()
+    channels: int = 1
 
 
 @dataclass(kw_only=True)

@@ -37,7 +37,7 @@ def test_texts_by_file_and_by_line(tmp_path):
     with pytest.raises(DataError, match=r"no such file or folder; did you mean 'deep'"):
         read_texts(tmp_path / "deap")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no .txt, .jsonl, .md in it, found nothing"):
+    with pytest.raises(DataError, match=r"no .txt, .text, .jsonl, .md in it, found nothing"):
         read_texts(tmp_path / "empty")
 
 

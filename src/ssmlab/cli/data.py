@@ -1,5 +1,6 @@
 """`ssmlab data`: look at a data set before training on it."""
 
+import codecs
 import json
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def check(
         str | None,
         typer.Option(help="classify, segment, classify_sequence or language; found from the files if not given"),
     ] = None,
+    encoding: Annotated[str, typer.Option(help="Of texts that are not UTF-8, such as latin-1")] = "utf-8",
     masks: Annotated[bool, typer.Option("--masks", help="The same as --task segment")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
@@ -48,7 +50,7 @@ def check(
         elif found == "classify":
             ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
         else:
-            ok = _check_sequences(path, kind, found, val_fraction, seed, as_json)
+            ok = _check_sequences(path, kind, found, val_fraction, seed, encoding, as_json)
     except DataError as error:  # no data set at all
         answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
         typer.echo(json.dumps(answer, indent=2) if as_json else f"ssmlab: {error}", err=not as_json)
@@ -72,11 +74,18 @@ def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
     return report.ok
 
 
-def _check_sequences(path, kind, task, val_fraction, seed, as_json):
+def _check_sequences(path, kind, task, val_fraction, seed, encoding, as_json):
     """The same for texts, genes, sounds and chats."""
     from ssmlab.data.check_sequences import check_sequences
+    from ssmlab.errors import UserError
 
-    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed)
+    try:
+        encoding = codecs.lookup(encoding).name
+    except LookupError:
+        raise UserError(
+            f"--encoding {encoding}: Python knows no such encoding; such as utf-8, latin-1, cp1252"
+        ) from None
+    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed, encoding=encoding)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 
+from ssmlab.data.encoding import UTF8
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.jsonl import read_chats
 from ssmlab.data.labelled import open_labelled
@@ -52,16 +53,19 @@ class SequenceReport:
         return {"ok": True, **asdict(self), "problems": []}
 
 
-def check_sequences(path: str, kind: str, task: str, *, val_fraction: float = 0.1, seed: int = 0) -> SequenceReport:
+def check_sequences(
+    path: str, kind: str, task: str, *, val_fraction: float = 0.1, seed: int = 0, encoding: str = UTF8
+) -> SequenceReport:
     """Read all sequences of a path, divide them as a run does, and look for copies.
 
     Args:
         kind: text, dna, audio or chat. task: classify_sequence or language.
+        encoding: of texts, where they are not UTF-8.
     Raises:
         DataError: with every problem, by file name.
     """
     look = _labelled if task == "classify_sequence" else _documents
-    parts, labels, more = look(path, kind, val_fraction, seed)
+    parts, labels, more = look(path, kind, val_fraction, seed, encoding)
     lengths = sorted(len(content) for found in parts.values() for _, content in found)
     names = sorted({label for found in labels.values() for label in found})
     return SequenceReport(
@@ -85,17 +89,17 @@ def content_id(id: str, tokens: np.ndarray) -> str:
     return f"{id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"
 
 
-def _labelled(path, kind, val_fraction, seed):
-    data = open_labelled(path, kind, val_fraction=val_fraction, seed=seed)
+def _labelled(path, kind, val_fraction, seed, encoding):
+    data = open_labelled(path, kind, val_fraction=val_fraction, seed=seed, encoding=encoding)
     parts = {part: [(data.items[i].id, _tokens(data.items[i].content)) for i in data.held[part]] for part in PARTS}
     labels = {part: [data.items[i].label for i in data.held[part]] for part in PARTS}
     return parts, labels, {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
 
 
-def _documents(path, kind, val_fraction, seed):
+def _documents(path, kind, val_fraction, seed, encoding):
     notes = []
     if kind == "text":
-        texts = read_texts(path)
+        texts = read_texts(path, encoding=encoding)
         documents, keys = [Document(id, _tokens(text)) for id, text in texts], [text_keys(text) for _, text in texts]
     elif kind == "chat":
         texts = [(id, "\n".join(f"{role}: {text}" for role, text in messages)) for id, messages in read_chats(path)]

@@ -23,7 +23,7 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
             else, only that.
     """
     chats, problems = [], []
-    for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
+    for id, file in find_files(path, "chat", "a .jsonl file"):
         try:
             lines = decode_text(file.read_bytes()).split("\n")
         except (OSError, ValueError) as error:

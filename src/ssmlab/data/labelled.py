@@ -3,21 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ssmlab.data.contents import count, some
 from ssmlab.data.copies import first_copies
+from ssmlab.data.encoding import UTF8
 from ssmlab.data.fasta import read_fasta
-from ssmlab.data.files import FolderFiles
-from ssmlab.data.kinds import KINDS, Sorted
+from ssmlab.data.files import open_files
+from ssmlab.data.kinds import Sorted
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.parts import sort_files
 from ssmlab.data.splits import TEST_FRACTION, held_out
 from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
-from ssmlab.data.text import find_files, read_texts
+from ssmlab.data.text import File, find_files, read_texts
 from ssmlab.data.wav import mu_law, read_wavs
 from ssmlab.errors import DataError
 
@@ -70,7 +70,7 @@ class LabelledData:
         return tuple(sorted({item.label for item in self.items}))
 
 
-def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> LabelledData:
+def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8) -> LabelledData:
     """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
 
     Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
@@ -78,7 +78,7 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
     Raises:
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
-    data = read_labelled(path, kind)
+    data = read_labelled(path, kind, encoding)
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
@@ -102,21 +102,22 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
     return data
 
 
-def read_labelled(path: str, kind: str) -> LabelledData:
+def read_labelled(path: str, kind: str, encoding: str = UTF8) -> LabelledData:
     """Labelled sequences, not yet divided.
 
     Args:
-        path: or "generated". A folder as `FORMS` and ssmlab.data.parts say.
+        path: or "generated". A folder or a .zip as `FORMS` and ssmlab.data.parts say.
         kind: "text", "dna" or "audio".
+        encoding: of texts, where they are not UTF-8.
     Raises:
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
         return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind)
-    examples, rate = {example.name: example for example in found.examples}, 0
-    if kind == "text":
-        contents = [(id, id, text) for id, text in read_texts(path, files=files)]
+    examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
+    if kind == "text":  # of lines of JSON each is a text
+        contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
     elif kind == "dna":
         contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
     else:
@@ -140,23 +141,24 @@ def read_labelled(path: str, kind: str) -> LabelledData:
 
 
 def _file_of(id: str, known) -> str:
-    """The file of "<file>:<record>", where both may hold a colon."""
-    return next(name for i, letter in enumerate(id) if letter == ":" and (name := id[:i]) in known)
+    """The file of "<file>:<record>", where both may hold a colon, or of "<file>"."""
+    return (
+        id if id in known else next(name for i, letter in enumerate(id) if letter == ":" and (name := id[:i]) in known)
+    )
 
 
-def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, Path]]]:
-    """What a folder holds, sorted, and its examples as (id, file)."""
-    place, rule = Path(path).expanduser(), KINDS[kind]
-    if not place.is_dir():
-        find_files(place, rule.suffixes, FORMS[kind])
+def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, File]]]:
+    """What a folder or a .zip holds, sorted, and its examples as (id, file)."""
+    listing = open_files(path)
+    if listing is None:
+        find_files(path, kind, FORMS[kind])
         raise DataError(f"{path}: a single file has no classes; expected a folder with {FORMS[kind]}")
-    listing = FolderFiles(place)
     found = sort_files(listing, kind)
     if not (found.examples or found.loose):
-        find_files(place, rule.suffixes, FORMS[kind])
+        find_files(path, kind, FORMS[kind])
     if found.problems:
         raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
-    return found, [(example.name, place / listing.files[example.name]) for example in found.examples]
+    return found, [(e.name.removeprefix(found.prefix), listing.at(e.name)) for e in found.examples]
 
 
 def _generated(kind) -> list[Labelled]:

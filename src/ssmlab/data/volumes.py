@@ -130,8 +130,8 @@ def read_volumes(files: FolderFiles | ZipFiles, name: str, channels: int = 1) ->
         raise UnreadableImage(f"axes of sizes {voxels.shape}; expected two or three")
     if held != channels:
         raise UnreadableImage(
-            f"axes of sizes {voxels.shape}: {held} volumes, expected {channels}; a fourth axis is read as channels where "
-            "dataset.json names as many (modality), else save each volume as a file"
+            f"axes of sizes {voxels.shape}: {held} volumes, expected {channels}; a fourth axis is read as channels "
+            "where dataset.json names as many (modality), else save each volume as a file"
             if held > 1
             else f"holds 1 channel, expected {channels}"
         )

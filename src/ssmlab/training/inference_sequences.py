@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmlab.data.encoding import UTF8
 from ssmlab.data.text import Document
 from ssmlab.data.tokenizers import find_tokenizer
 from ssmlab.data.unlabelled import Reader
@@ -33,6 +34,7 @@ class SequenceInference:
             self.classes = tuple(preprocess["classes"])
             self.kind, self._length = preprocess["kind"], int(preprocess["length"])
             self._rate = int(preprocess.get("rate", 0))  # runs of the first versions did not keep it
+            self._encoding = str(preprocess.get("encoding", UTF8))
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         if len(self.classes) != network.head.out_features:
@@ -49,7 +51,14 @@ class SequenceInference:
 
         What the user should know is in `notes` after it.
         """
-        reader = Reader(kind=self.kind, encode=self._encode, length=self._length, rate=self._rate, lines=lines)
+        reader = Reader(
+            kind=self.kind,
+            encode=self._encode,
+            length=self._length,
+            rate=self._rate,
+            lines=lines,
+            encoding=self._encoding,
+        )
         found = reader.read(paths, stdin)
         self.notes = reader.notes
         return found

@@ -46,6 +46,7 @@ def test_duplicates_and_conflicts_by_pixels(make, tmp_path):
     (root / "train/cat/5.png").write_bytes(make.encode(make.draw(701)))
     report = check_images(open_images(root))
     assert [sorted(group)[0] for group in report.duplicates] == [("test", "test/cat/0.png")]
+    assert report.copies == {"test": {"exact": 1, "near": 0, "of": report.counts["test"]}}
     assert {name for _, name in report.duplicates[0]} == {
         "test/cat/0.png",
         "train/cat/0.png",

@@ -403,3 +403,12 @@ def test_copies_stay_in_one_part_or_are_reported(tmp_path):
     found = checked(tmp_path / "published")
     assert found["copies"] == {"test": {"exact": 1, "near": 0, "of": 11}}
     assert "test: test/a/same.txt = train: train/a/same.txt" in found["warnings"][0]
+
+
+def test_copies_of_images_are_known_to_a_run(tmp_path):
+    write(tmp_path, *(f"{part}/{label}/{i}.png" for part in ("train", "test") for label in "ab" for i in range(6)))
+    assert loaded(tmp_path)["copies"] == checked(tmp_path)["copies"] == {}
+    for i in range(2):
+        (tmp_path / f"test/a/{i}.png").write_bytes((tmp_path / f"train/a/{i}.png").read_bytes())
+    copies = loaded(tmp_path)["copies"]
+    assert copies == checked(tmp_path)["copies"] == {"test": {"exact": 2, "near": 0, "of": 12}}

@@ -111,6 +111,7 @@ def _check_masks(path, val_fraction, seed, as_json):
         "sizes": data.sizes,
         "spacing": list(data.spacing),
         "split_hash": data.split_hash,
+        "copies": data.copies,
         "notes": data.notes,
         "problems": data.problems,
     }

@@ -8,6 +8,7 @@ from ssmlab.data.contents import count, some
 from ssmlab.data.decode import Progress, for_each_image
 from ssmlab.data.fitting import about_fit
 from ssmlab.data.images import ImageData, unreadable
+from ssmlab.data.leaks import Keys, leaks
 from ssmlab.errors import DataError
 
 GREY = "of grey values to RGB"
@@ -26,6 +27,7 @@ class CheckReport:
         duplicates: groups of images with equal decoded pixels in more than one part, each image as (part,
             id).
         label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
+        copies: how much of val and test is in an earlier part, see ssmlab.data.leaks.
         problems: to be mended before training, by file name with the fix; what `open_images` found included.
         warnings: to be known: those of `open_images`, duplicates, label conflicts, 16-bit images that use little of
             their range, images of hardly any pixels.
@@ -44,6 +46,7 @@ class CheckReport:
     unreadable: dict[str, str]
     duplicates: list[list[tuple[str, str]]]
     label_conflicts: list[list[tuple[str, str, str]]]
+    copies: dict[str, dict[str, int]]
     problems: list[str]
     warnings: list[str]
     notes: list[str]
@@ -100,6 +103,7 @@ def check_images(
         unreadable=failures,
         duplicates=duplicates,
         label_conflicts=conflicts,
+        copies=leaks(((one.part, one.id, Keys(one.digest, one.digest)) for one in seen), "images")[0],
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=data.warnings + _warnings(seen, duplicates, conflicts),
         notes=data.notes + conversions(seen),

@@ -15,6 +15,7 @@ from ssmlab.data.check import conversions
 from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.decode import Progress
 from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.leaks import Keys, leaks
 from ssmlab.data.mask_pairs import (
     Case,
     MaskContents,
@@ -80,6 +81,7 @@ class MaskData:
         numbers: what stands for each class in a mask, where that is not just 0, 1 ...
         usual: the median size that the images have at that spacing.
         shares: the share of every class in the counted pixels of train.
+        copies: how much of val and test is in an earlier part, see ssmlab.data.leaks.
         problems: empty unless opened with strict=False.
     """
 
@@ -100,6 +102,7 @@ class MaskData:
     val: MaskSplit
     test: MaskSplit
     split_hash: str
+    copies: dict[str, dict[str, int]]
     notes: list[str]
     problems: list[str]
 
@@ -146,6 +149,9 @@ def open_masks(
     parts = _divide(contents, [c.case for c in good], val_fraction, test_fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
+    part_of = {case.id: part for part, cases in parts.items() for case in cases}
+    digests = {c.id: c.digest.encode() for c in good}
+    copies, _ = leaks(((part_of[id], id, Keys(key, key)) for id, key in digests.items()), "images")
     splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
     return MaskData(
         name=contents.name,
@@ -158,7 +164,8 @@ def open_masks(
         shares=_shares(splits["train"], rule) if not problems else (),
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, parts)],
+        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, part_of)],
+        copies=copies,
         problems=problems,
     )
 
@@ -178,10 +185,10 @@ class Measures:
 def measure_masks(
     path: str | Path, *, images: str = "", masks: str = "", views: str = "", progress: Progress | None = None
 ) -> tuple[Measures, tuple[str, ...], int]:
-    """Look at every image and mask once, whatever the values of the masks mean.
+    """Look at every image and mask once.
 
     Returns:
-        sizes, the classes' names where the data say them, and the number of images.
+        sizes, the classes' names (none where nothing says what the masks' values mean), and the number of images.
     Raises:
         DataError: with every problem, by file name.
     """
@@ -189,7 +196,8 @@ def measure_masks(
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *_alike(checked)]
     if problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
-    return _measures(checked), contents.classes, len(checked)
+    rule, unknown, _ = decide([c.values for c in checked if c.values is not None], contents.classes, contents.values)
+    return _measures(checked), () if unknown else rule.classes, len(checked)
 
 
 def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
@@ -360,9 +368,8 @@ def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
     return tuple(float(share) for share in counts / max(counts.sum(), 1))
 
 
-def _twice(good: list[Checked], parts) -> list[str]:
+def _twice(good: list[Checked], part_of: dict[str, str]) -> list[str]:
     """Equal images in different parts: a test on what was trained with says nothing."""
-    part_of = {case.id: part for part, cases in parts.items() for case in cases}
     same: dict[str, list[Checked]] = {}
     for c in good:
         same.setdefault(c.digest, []).append(c)

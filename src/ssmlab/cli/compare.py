@@ -32,7 +32,9 @@ def compare(
     train: Annotated[bool, typer.Option("--train/--no-train", help="Measure training steps too.")] = True,
     limit: Annotated[int, typer.Option(min=0, help="At most so many test images; 0: all.")] = 0,
     group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
+    labels: Annotated[
+        str, typer.Option(help="Column of the classes in a table; of CIFAR-100 fine or coarse.")
+    ] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/compare-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison that is there.")] = False,
     pretrained: Pretrained = False,

@@ -25,7 +25,7 @@ def check(
         ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine (100 classes) or coarse (20)")] = "fine",
+    labels: Annotated[str, typer.Option(help="Column of the classes in a table; of CIFAR-100 fine or coarse")] = "fine",
     val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
     task: Annotated[
@@ -50,7 +50,8 @@ def check(
         elif found == "classify":
             ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
         else:
-            ok = _check_sequences(path, kind, found, val_fraction, seed, encoding, as_json)
+            more = {"encoding": encoding, "labels": labels.removeprefix("fine"), "group": group or ""}
+            ok = _check_sequences(path, kind, found, val_fraction, seed, more, as_json)
     except DataError as error:  # no data set at all
         answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
         typer.echo(json.dumps(answer, indent=2) if as_json else f"ssmlab: {error}", err=not as_json)
@@ -74,18 +75,18 @@ def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
     return report.ok
 
 
-def _check_sequences(path, kind, task, val_fraction, seed, encoding, as_json):
+def _check_sequences(path, kind, task, val_fraction, seed, more, as_json):
     """The same for texts, genes, sounds and chats."""
     from ssmlab.data.check_sequences import check_sequences
     from ssmlab.errors import UserError
 
     try:
-        encoding = codecs.lookup(encoding).name
+        more["encoding"] = codecs.lookup(more["encoding"]).name
     except LookupError:
         raise UserError(
-            f"--encoding {encoding}: Python knows no such encoding; such as utf-8, latin-1, cp1252"
+            f"--encoding {more['encoding']}: Python knows no such encoding; such as utf-8, latin-1, cp1252"
         ) from None
-    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed, encoding=encoding)
+    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed, **more)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:

@@ -40,7 +40,9 @@ def robustness(
     threads: Annotated[int, typer.Option(min=0, help="On the CPU; 0: as many as torch takes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
+    labels: Annotated[
+        str, typer.Option(help="Column of the classes in a table; of CIFAR-100 fine or coarse.")
+    ] = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/robustness-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the finished test that is there.")] = False,
     pretrained: Pretrained = False,

@@ -25,7 +25,7 @@ class Contents:
     """A data set as it was found.
 
     Attributes:
-        format: digits | mhist | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
+        format: digits | mhist | label_table | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
         classes: in the order of the label numbers, those without images included.
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.

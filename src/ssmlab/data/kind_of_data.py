@@ -6,6 +6,7 @@ from pathlib import Path
 from ssmlab.data.encoding import head_of_text
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
+from ssmlab.data.label_tables import read_labels
 from ssmlab.data.labelled import FEWEST
 from ssmlab.data.masks import has_masks
 from ssmlab.data.names import is_note
@@ -79,6 +80,10 @@ def _task_of(files: FolderFiles | ZipFiles | None, kind: str) -> str:
         return "language"
     examples = sort_files(files, kind).examples
     counts = Counter(example.label for example in examples)
+    if len(counts) < 2 and kind in ("text", "audio"):
+        found = sort_files(files, kind, classed=False)
+        labels = read_labels(files, [example.name for example in found.examples])
+        counts = Counter(row.label for row in labels.rows.values()) if labels else counts
     several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
     fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
     return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language"

@@ -11,10 +11,11 @@ from ssmlab.data.contents import count, some
 from ssmlab.data.copies import first_copies
 from ssmlab.data.encoding import UTF8
 from ssmlab.data.fasta import read_fasta
-from ssmlab.data.files import open_files
-from ssmlab.data.kinds import Sorted
+from ssmlab.data.files import FolderFiles, ZipFiles, open_files
+from ssmlab.data.kinds import Example, Sorted
+from ssmlab.data.label_tables import read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
-from ssmlab.data.parts import sort_files
+from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.splits import TEST_FRACTION, held_out
 from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
 from ssmlab.data.text import File, find_files, read_texts
@@ -70,7 +71,9 @@ class LabelledData:
         return tuple(sorted({item.label for item in self.items}))
 
 
-def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8) -> LabelledData:
+def open_labelled(
+    path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8, labels: str = "", group: str = ""
+) -> LabelledData:
     """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
 
     Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
@@ -78,7 +81,7 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int, encod
     Raises:
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
-    data = read_labelled(path, kind, encoding)
+    data = read_labelled(path, kind, encoding, labels, group)
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
@@ -89,10 +92,10 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int, encod
     held = ((part, data.items[i].id, keys[i]) for part, positions in data.held.items() for i in positions)
     data.copies, warnings = leaks(held, _NOUNS[kind])
     data.warnings += warnings
-    labels: dict[bytes, dict[str, str]] = {}
+    named: dict[bytes, dict[str, str]] = {}
     for item, key in zip(data.items, keys, strict=True):
-        labels.setdefault(key.exact, {}).setdefault(item.label, item.id)
-    twice = [ids for ids in labels.values() if len(ids) > 1]
+        named.setdefault(key.exact, {}).setdefault(item.label, item.id)
+    twice = [ids for ids in named.values() if len(ids) > 1]
     if twice:
         first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
         data.warnings.append(f"{count(len(twice), 'sequence')} with more than one label ({first})")
@@ -102,19 +105,20 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int, encod
     return data
 
 
-def read_labelled(path: str, kind: str, encoding: str = UTF8) -> LabelledData:
+def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
     """Labelled sequences, not yet divided.
 
     Args:
         path: or "generated". A folder or a .zip as `FORMS` and ssmlab.data.parts say.
         kind: "text", "dna" or "audio".
         encoding: of texts, where they are not UTF-8.
+        labels, group: columns of a table of labels, see ssmlab.data.label_tables.
     Raises:
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
         return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
-    found, files = _listed(path, kind)
+    found, files = _listed(path, kind, labels, group)
     examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
     if kind == "text":  # of lines of JSON each is a text
         contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
@@ -147,7 +151,7 @@ def _file_of(id: str, known) -> str:
     )
 
 
-def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, File]]]:
+def _listed(path: str, kind: str, labels: str, group: str) -> tuple[Sorted, list[tuple[str, File]]]:
     """What a folder or a .zip holds, sorted, and its examples as (id, file)."""
     listing = open_files(path)
     if listing is None:
@@ -156,9 +160,45 @@ def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, File]]]:
     found = sort_files(listing, kind)
     if not (found.examples or found.loose):
         find_files(path, kind, FORMS[kind])
+    if kind != "dna":  # where a file is a class
+        _take_table(found, listing, labels, group)
     if found.problems:
         raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
     return found, [(e.name.removeprefix(found.prefix), listing.at(e.name)) for e in found.examples]
+
+
+def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, group: str) -> None:
+    """The classes by a table of labels, where there is one and folders are not the classes."""
+    names = sorted(example.name for example in (*found.examples, *found.loose))
+    labels = read_labels(listing, names, column=column, group=group or None)
+    if labels is None:
+        if column or group:
+            found.problems.append(
+                f"data.labels and data.group name columns of a table, and none names files of {listing.path}"
+            )
+        return
+    by_folder = len({example.label for example in found.examples}) > 1 and not found.problems
+    if by_folder and not (column or labels.named):
+        return  # such as a table of speakers
+    of_folder = {example.name: example.label for example in found.examples}
+    agree = all(of_folder.get(name) == row.label for name, row in labels.rows.items())
+    if by_folder and not column and not agree:
+        found.problems.append(
+            f"folders or names ({some(found.classes)}) and {some(labels.tables)}, column {labels.column} "
+            f"({some(labels.classes)}), say different classes; data.labels={labels.column} takes the table's, without "
+            "the table the others count"
+        )
+        return
+    parts = dict(zip(names, parts_of(names), strict=True))
+    told = {row.part for row in labels.rows.values()} != {None}
+    found.examples = [
+        Example(name, row.part if told else parts[name], row.label, row.group) for name, row in labels.rows.items()
+    ]
+    found.problems = [*listing.problems, *labels.problems]
+    left = [name for name in names if name not in labels.rows]
+    found.notes = [note for note in found.notes if not any(name in note for name in labels.tables)] + labels.notes
+    found.notes += [f"left out: {count(len(left), 'file')} in no table of labels ({some(left)})"] if left else []
+    found.warnings += labels.warnings
 
 
 def _generated(kind) -> list[Labelled]:

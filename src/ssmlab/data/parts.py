@@ -61,7 +61,7 @@ def sort_files(
     found = Sorted(problems=list(files.problems))
     chosen, others = choose_examples(files, kind, rule, classed, found)
     if not classed:
-        found.prefix = _top_of(files.files)
+        found.prefix = top_of(files.files)
         parts = parts_of(chosen, folders_only=kind == "mask")
         folds = [next(filter(words.is_fold, reversed(name.split("/")[:-1])), None) for name in chosen]
         found.folds = sorted({fold for fold in folds if fold})
@@ -122,7 +122,7 @@ def parts_of(names: Iterable[str], *, folders_only: bool = False) -> list[str | 
     return [part(steps) for steps in paths]
 
 
-def _top_of(names: Iterable[str]) -> str:
+def top_of(names: Iterable[str]) -> str:
     """The folder that holds everything ("" or "a/b/") and is no part or fold."""
     folders = [name.split("/")[:-1] for name in names]
     top = next(iter(folders), [])

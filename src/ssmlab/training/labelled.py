@@ -63,6 +63,8 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         val_fraction=config.val_fraction,
         seed=config.split_seed,
         encoding=config.encoding,
+        labels=config.labels,
+        group=config.group,
     )
     for warning in data.warnings:
         progress.say(f"warning: {warning}")

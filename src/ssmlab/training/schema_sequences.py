@@ -146,6 +146,8 @@ class LabelledData(Table):
     kind: Literal["text", "dna", "audio"] = "text"
     tokenizer: str = ""
     encoding: Encoding = "utf-8"  # of files of text, such as latin-1
+    labels: str = ""  # the column of the classes, where a table has them and it is not clear
+    group: str = ""  # the table's column of what stays in one part, such as a speaker
     length: int = Field(1024, ge=2)  # longer sequences are cut
     crop: Literal["start", "random"] = "start"  # which part is kept in training; in evaluation it is the start
     val_fraction: float = Field(0.1, gt=0, lt=0.5)

@@ -146,7 +146,7 @@ def test_the_command_with_groups(make, tmp_path):
         for i in range(8)
     ]
     root = make.mhist(tmp_path, triples, ("Image Name", "Majority Vote Label", "Partition", "Patient"))
-    assert "whole groups" in run(root, "--group", "Patient").output
+    assert "images of one group stay together" in run(root, "--group", "Patient").output
     assert run(root, "--group", "Nobody").exit_code == 2
 
 

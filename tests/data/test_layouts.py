@@ -412,3 +412,54 @@ def test_copies_of_images_are_known_to_a_run(tmp_path):
         (tmp_path / f"test/a/{i}.png").write_bytes((tmp_path / f"train/a/{i}.png").read_bytes())
     copies = loaded(tmp_path)["copies"]
     assert copies == checked(tmp_path)["copies"] == {"test": {"exact": 2, "near": 0, "of": 12}}
+
+
+def test_labelled_next_to_unlabelled_holds_the_classes(tmp_path):
+    fill(tmp_path, ["labelled/a", "labelled/b", "unlabelled"], 10, "png")
+    classes, counts, said = agree(tmp_path)
+    assert (classes, sum(counts.values())) == (["a", "b"], 20)
+    assert "left out: unlabelled/ (10 images), which is no class by its name" in said
+
+
+def test_classes_that_differ_in_case_are_pointed_out(tmp_path):
+    fill(tmp_path, ["Cat", "cat", "dog_1", "dog_11"], 9, "txt")
+    _, _, said = agree(tmp_path, "text")
+    assert said.count("differ only in how they are written") == 1 and "classes 'Cat' and 'cat' differ" in said
+
+
+def test_folds_with_parts_of_their_own_are_one_problem(tmp_path):
+    fill(
+        tmp_path, [f"fold{i}/{part}/{label}" for i in (1, 2) for part in ("train", "test") for label in "ab"], 3, "png"
+    )
+    assert checked(tmp_path)["problems"] == [
+        "fold1/, fold2/: each has parts of its own (test, train); give one of them as the path"
+    ]
+
+
+def test_more_of_the_same_classes_next_to_the_parts_is_named(tmp_path):
+    fill(tmp_path, [f"{part}/{label}" for part in ("train", "test", "extra") for label in "ab"], 6, "png")
+    classes, counts, said = agree(tmp_path)
+    assert (classes, counts) == (["a", "b"], {"train": 10, "val": 2, "test": 12})
+    assert "left out: extra/ (12 images), no part by its name though it holds the same classes; move its files" in said
+
+
+def test_shares_are_those_that_were_held_out(tmp_path):
+    folds = [f"fold{i}/{label}" for i in range(3) for label in "ab"]
+    said = agree(fill(tmp_path / "images", folds, 4, "png"))[2]
+    assert (
+        "no test part was published: 33% of all (8 of 24 images), stratified, seed 0; 20% were wanted, images of"
+        in said
+    )
+    assert "one fold stay together" in said
+    said = agree(fill(tmp_path / "texts", ["a", "b"], 20, "txt"), "text")[2]
+    assert "no test part was published: 20% of all (8 of 40 sequences), stratified, seed 0 |" in said
+    assert "no val part was published: 12% of train (4 of 32 sequences), stratified, seed 0" in said
+    said = agree(fill(tmp_path / "given", ["train/a", "train/b", "test/a", "test/b"], 20, "txt"), "text")[2]
+    assert "no test part" not in said and "no val part was published: 10% of train (4 of 40 sequences)" in said
+
+
+def test_where_nothing_is_found_all_kinds_are_listed(tmp_path):
+    write(tmp_path, "a.xyz", content=b"\0\1")
+    (problem,) = checked(tmp_path)["problems"]
+    assert all(kind in problem for kind in ("class folders", ".wav", ".fa", ".jsonl", "masks", ".csv"))
+    assert ".wav" not in checked(tmp_path, "--task", "classify")["problems"][0]

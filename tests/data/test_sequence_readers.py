@@ -238,6 +238,16 @@ def test_lines_that_are_no_chats_are_all_told(tmp_path):
         assert part in text
 
 
+def test_lines_with_the_same_mistake_are_one_problem(tmp_path):
+    file = tmp_path / "my.jsonl"
+    file.write_text("\n".join(['{"question": "q", "answer": "a"}'] * 50 + ["{", json.dumps(CHAT)]))
+    with pytest.raises(DataError, match="51 lines cannot be used") as caught:
+        read_chats(file)
+    same, other = caught.value.problems
+    assert same.startswith("my.jsonl, lines 1, 2, 3 and 47 more: has the keys question, answer;")
+    assert other.startswith("my.jsonl, line 51: not JSON")
+
+
 @pytest.mark.parametrize("first", ["First Citizen:", "[", '"a"', "\n7"])
 def test_what_begins_as_no_json_lines_is_told_once(tmp_path, first):
     file = tmp_path / "long.txt"

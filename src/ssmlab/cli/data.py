@@ -8,6 +8,10 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 MOST_LINES = 20
+OTHERS = (
+    "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
+    "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr)"
+)
 
 
 @app.callback()
@@ -62,8 +66,15 @@ def check(
 
 def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
     from ssmlab.data import check_images, open_images
+    from ssmlab.data.formats import ACCEPTED
+    from ssmlab.errors import DataError
 
-    data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
+    try:
+        data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
+    except DataError as error:
+        if hint and str(error).endswith(ACCEPTED):
+            raise DataError(f"{error}; {OTHERS}") from None
+        raise
     with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
         report = check_images(data, strict=False, progress=progress)
     if hint and any("of the images next to them" in note for note in report.notes):

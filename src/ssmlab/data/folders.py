@@ -107,7 +107,7 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
         load=FilePictures(files),
         problems=[*files.problems, *labels.problems],
         notes=[*labels.notes, *notes],
-        warnings=[*labels.warnings, *found.warnings],
+        warnings=[*labels.warnings, *(w for w in found.warnings if "differ only" not in w)],
         incomplete=bool(labels.problems),
     )
 

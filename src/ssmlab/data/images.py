@@ -13,7 +13,7 @@ from ssmlab.data.contents import PARTS, Item, count, some
 from ssmlab.data.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.formats import read_contents
 from ssmlab.data.medmnist import machine_memory
-from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 from ssmlab.errors import DataError
 
 DIVIDED = ("class_folders", "zip_folders", "label_table", "imagenet")  # of these a missing test is taken from train
@@ -272,10 +272,10 @@ def _take(contents, items, fraction, seed, part, of):
         contents.problems.append(
             f"{part}: no images can be spared for it; every class needs two images" + " in two groups" * bool(groups)
         )
-    whole = ", whole groups" if groups else ""
+    whole = ("fold" if contents.folds else "group") if groups else ""
+    how = f"stratified, seed {seed}"
     contents.notes.append(
-        f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {len(items):,} images), "
-        f"stratified{whole}, seed {seed}"
+        about_split(part, of, len(chosen), len(items), "images", fraction=fraction, whole=whole, how=how)
     )
     lacking = sorted(set(labels) - {labels[i] for i in chosen})
     if chosen and lacking:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from ssmlab.data.contents import count, did_you_mean, some
+from ssmlab.data.contents import alike, count, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles, plain_name
 from ssmlab.data.names import PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import parts_of, top_of
@@ -303,6 +303,7 @@ def _add_rows(chosen, index: _Names, group: str | None, labels: Labels) -> None:
             f"{some(labels.tables)}: several classes in one cell ({some(joined)}); an image has one, keep one or "
             "delete these rows"
         )
+    labels.warnings += alike(labels.classes)
     _note(tables, labels, group)
 
 

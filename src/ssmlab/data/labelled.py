@@ -16,7 +16,7 @@ from ssmlab.data.kinds import Example, Sorted
 from ssmlab.data.label_tables import read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.parts import parts_of, sort_files
-from ssmlab.data.splits import TEST_FRACTION, held_out
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out
 from ssmlab.data.synthetic import RATE, generated_bases, generated_reviews, generated_sounds
 from ssmlab.data.text import File, find_files, read_texts
 from ssmlab.data.wav import mu_law, read_wavs
@@ -85,6 +85,7 @@ def open_labelled(
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
+    data.notes += _about_parts(data, val_fraction, seed)
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
     if unlearned:
@@ -103,6 +104,23 @@ def open_labelled(
     if copies and not data.copies:
         data.notes.append(f"{count(copies, 'sequence')} are copies of others, and in the same part as these")
     return data
+
+
+def _about_parts(data: LabelledData, val_fraction: float, seed: int) -> list[str]:
+    """How the parts were made that were not published."""
+    published = {item.part for item in data.items}
+    left = {part: len(positions) for part, positions in data.held.items()}
+    if None in published and len(published) > 1:
+        published.discard("train")
+    of, notes = "train" if "train" in published else "all", []
+    grouped = "group" if any(item.group for item in data.items) else ""
+    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
+        if part not in published:
+            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
+            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
+            notes.append(about_split(part, of, left[part], total, "sequences", **options))
+        of = "train"
+    return notes
 
 
 def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:

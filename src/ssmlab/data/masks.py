@@ -28,7 +28,7 @@ from ssmlab.data.mask_values import Rule, decide
 from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
 from ssmlab.data.nnunet import is_nnunet, read_nnunet
 from ssmlab.data.shapes import GENERATED, GeneratedFiles
-from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 from ssmlab.data.volumes import is_volume, require_nibabel, target_spacing
 from ssmlab.errors import DataError
 
@@ -330,16 +330,14 @@ def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dic
 
 def _take(contents, cases, fraction, seed, part, problems):
     ids, labels, groups = [case.id for case in cases], [0] * len(cases), [case.group or case.id for case in cases]
-    chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
+    chosen, whole = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part), groups != ids
     if not chosen:  # one fold is left
-        chosen = held_out(ids, labels, fraction=fraction, seed=seed, part=part)
+        whole, chosen = False, held_out(ids, labels, fraction=fraction, seed=seed, part=part)
     if not chosen and not problems:
         problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
     of = "train" if part == "val" else "all"
-    contents.notes.append(
-        f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {count(len(cases), 'image')}), "
-        f"seed {seed}"
-    )
+    said = {"fraction": fraction, "whole": "fold" if whole else "", "how": f"seed {seed}"}
+    contents.notes.append(about_split(part, of, len(chosen), len(cases), "images", **said))
     rest = [case for i, case in enumerate(cases) if i not in chosen]
     return rest, [case for i, case in enumerate(cases) if i in chosen]
 

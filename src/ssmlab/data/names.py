@@ -58,6 +58,7 @@ NO_CLASSES = frozenset(
         *("background noise", "thumbnails"),
     ]
 )
+LABELLED = frozenset(("labeled", "labelled", "labeled data", "labelled data", "supervised"))  # next to unlabelled ones
 # Folders below a class, whatever the classes are: sides and views of what is shown
 VIEWS = frozenset(
     [
@@ -158,6 +159,11 @@ def is_filler(name: str) -> bool:
 
 def is_no_class(name: str) -> bool:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in NO_CLASSES
+
+
+def holds_labelled(name: str) -> bool:
+    """labelled: what holds the classes, where unlabelled examples lie next to it."""
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in LABELLED
 
 
 def is_note(name: str, classed: bool) -> bool:

@@ -25,7 +25,7 @@ from dataclasses import replace
 
 from ssmlab.data import names as words
 from ssmlab.data.class_tree import ClassTree
-from ssmlab.data.contents import count, some
+from ssmlab.data.contents import alike, count, some
 from ssmlab.data.decode import UnreadableImage
 from ssmlab.data.encoding import decode_text
 from ssmlab.data.examples import choose_examples
@@ -85,6 +85,7 @@ def sort_files(
         _by_lists(files, found)
     found.examples.sort(key=lambda example: example.name)
     found.classes = sorted({*found.classes, *(example.label or "" for example in found.examples)})
+    found.warnings += alike(found.classes)
     _note_rest(rule, found, [name for name in others if _is_below(name, tree.filled)])
     _note_unread(files, rule, found)
     if found.folds:

@@ -198,3 +198,22 @@ def test_texts_with_a_table(tmp_path):
     )
     with pytest.raises(DataError, match="no such column"):
         loaded(tmp_path, "text", labels="mood")
+
+
+def test_tables_without_classes_and_tables_that_cannot_be_read(tmp_path):
+    write(tmp_path, *(f"images/{i}.png" for i in range(20)))
+    table(tmp_path, "boxes.csv", "file,x,y,score", [(f"{i}.png", i, 5, i / 7) for i in range(20)])
+    (problem,) = checked(tmp_path)["problems"]
+    assert problem.startswith("no column holds a class for every file (boxes.csv: file, x, y, score); name it with")
+    write(tmp_path, "boxes.csv", content=b"file,label\n\xff\xe9")
+    (problem,) = checked(tmp_path)["problems"]
+    assert problem.startswith("boxes.csv: not UTF-8 at byte 11; convert it")
+
+
+def test_files_that_are_named_twice_with_one_class(tmp_path):
+    """RSNA: a row for each box, coordinates, and one column of the usual names."""
+    write(tmp_path, *(f"images/p{i:03}.png" for i in range(20)))
+    rows = [(f"p{i % 20:03}", i, 2.5, 3, 4, i % 20 % 2) for i in range(30)]
+    table(tmp_path, "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", rows)
+    found = checked(tmp_path)
+    assert found["ok"] and found["classes"] == ["0", "1"] and sum(found["counts"].values()) == 20

@@ -52,7 +52,7 @@ def alike(classes: Iterable[str]) -> list[str]:
     for name in classes:
         same.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()).strip(), []).append(name)
     return [
-        f"classes {' and '.join(map(repr, names))} differ only in how they are written; give them one name if they are one"
+        f"classes {' and '.join(map(repr, names))} differ only in how they are written; if they are one, rename one"
         for names in same.values()
         if len(names) > 1
     ]

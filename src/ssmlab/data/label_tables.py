@@ -29,7 +29,7 @@ from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
 ENDINGS = (".csv", ".tsv")
 NAMED = frozenset(
     [
-        *("label", "labels", "class", "classes", "classid", "classname", "category", "target", "diagnosis", "dx", "y"),
+        *("label", "labels", "class", "classes", "classid", "classname", "category", "target", "diagnosis", "dx"),
         *("species", "breed", "grade", "finding", "findinglabels", "groundtruth", "imagelabel", "labelname"),
     ]
 )
@@ -123,17 +123,18 @@ def read_labels(
         None where no table names any of the files.
     """
     index = _Names(names)
-    known, top = [], top_of(files.files)
+    known, unreadable, top = [], [], top_of(files.files)
     for name in files.files:
         stem = re.sub(r"[\s_-]", "", stem_of(name).casefold())
         if not name.lower().endswith(ENDINGS) or name.removeprefix(top).count("/") > 1 or "submission" in stem:
             continue
         table = _with_header(read_table(name, partial(files.read, name)), index)
+        unreadable += [] if table.columns else table.problems
         file = _file_column(table, index)
         if file:
             known.append(_Known(table, file, folder_meaning(stem_of(name))[0]))
     if not known:
-        return None
+        return Labels([], problems=unreadable) if unreadable else None
     labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
     chosen = _choose(known, column, labels)
     if chosen is not None:
@@ -182,10 +183,15 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
     clear = [item for item in found if len(item[1]) == 1 or item[2]]
     clear = [item for item in clear if item[2]] or clear
     if not clear:
-        said = "; ".join(f"{one.table.name}: {', '.join(names) or 'none'}" for one, names, _ in found)
+        said = "; ".join(f"{one.table.name}: {', '.join(names)}" for one, names, _ in found if names)
+        every = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
         labels.problems.append(
-            f"which column holds the classes is not clear, those that may are: {said}; name it with data.labels=COLUMN "
-            "(data check --labels COLUMN)"
+            (
+                f"which column holds the classes is not clear, those that may are: {said}"
+                if said
+                else f"no column holds a class for every file ({every})"
+            )
+            + "; name it with data.labels=COLUMN (data check --labels COLUMN)"
         )
         return None
     same = [item for item in clear if item[1] == clear[0][1]]

@@ -463,3 +463,26 @@ def test_where_nothing_is_found_all_kinds_are_listed(tmp_path):
     (problem,) = checked(tmp_path)["problems"]
     assert all(kind in problem for kind in ("class folders", ".wav", ".fa", ".jsonl", "masks", ".csv"))
     assert ".wav" not in checked(tmp_path, "--task", "classify")["problems"][0]
+
+
+def test_drive_is_no_set_of_two_classes(tmp_path):
+    write(tmp_path, *(f"training/images/{i}_training.png" for i in range(21, 29)))
+    for i in range(21, 29):
+        for folder, end in (("1st_manual", "manual1"), ("mask", "training_mask")):
+            path = tmp_path / "training" / folder / f"{i}_{end}.png"
+            path.parent.mkdir(exist_ok=True)
+            mask = np.zeros((6, 6), np.uint8)
+            mask[: i % 5 + 1] = 255
+            Image.fromarray(mask).save(path)
+    assert checked(tmp_path)["task"] == "segment"
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path)
+    assert "this is a set for segmentation" in caught.value.problems[0]
+
+
+def test_texts_about_an_archive_are_no_data(make, tmp_path):
+    fill(tmp_path / "pets", ["a", "b"], 9, "png")
+    write(tmp_path, "data/SOURCE.md", "data/about.txt")
+    make.pack(tmp_path / "pets", tmp_path / "data" / "pets.zip")
+    found = checked(tmp_path / "data")
+    assert (found["task"], found["classes"]) == ("classify", ["a", "b"])

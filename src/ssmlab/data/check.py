@@ -9,6 +9,7 @@ from ssmlab.data.decode import Progress, for_each_image
 from ssmlab.data.fitting import about_fit
 from ssmlab.data.images import ImageData, unreadable
 from ssmlab.data.leaks import Keys, leaks
+from ssmlab.data.near import near_copies, thumbnail
 from ssmlab.errors import DataError
 
 GREY = "of grey values to RGB"
@@ -73,6 +74,7 @@ class _Seen:
     frames: int
     digest: bytes
     dark: bool
+    thumb: bytes
 
 
 def check_images(
@@ -106,7 +108,7 @@ def check_images(
         copies=leaks(((one.part, one.id, Keys(one.digest, one.digest)) for one in seen), "images")[0],
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=data.warnings + _warnings(seen, duplicates, conflicts),
-        notes=data.notes + conversions(seen),
+        notes=data.notes + conversions(seen) + near_copies(seen),
         shapes=about_fit([(one.id, one.size) for one in seen], fit),
     )
     if strict and report.problems:
@@ -128,7 +130,9 @@ def _look(data, progress):
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
         label = data.classes[split.labels[i]]
         mode, frames = image.info["mode"], image.info.get("frames", 1)
-        seen[n] = _Seen(split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark)
+        seen[n] = _Seen(
+            split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark, thumbnail(image)
+        )
 
     failures = for_each_image(load, places, visit, progress)
     reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}

@@ -110,9 +110,9 @@ def _holds_masks(folder, siblings, by_folder):
         return False
     stems = by_folder[folder] | {words.image_of_mask(stem) for stem in by_folder[folder]}
     for other in siblings:
-        images = by_folder[other]
+        images = by_folder[other] | {words.without(stem, words.IMAGE_SUFFIXES) for stem in by_folder[other]}
         other_part, other_rest = words.folder_meaning(other.rpartition("/")[2])
         of_images = other_rest in words.IMAGE_FOLDERS or (other_part and not other_rest)
-        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(images):
+        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(by_folder[other]):
             return True
     return False

@@ -14,6 +14,7 @@ from ssmlab.data.parts import sort_files
 from ssmlab.data.text import FIELD, PYDOC
 
 TASKS = ("classify", "segment", "classify_sequence", "language")
+ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
 
@@ -67,8 +68,11 @@ def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> st
             counts[kind] += name.lower().endswith(rule.suffixes + (rule.unread if kind == "image" else ()))
         ending = next((end for end in KINDS["text"].suffixes if name.lower().endswith(end)), "")
         texts[ending] += not is_note(name, True)
-    counts["text"] = next((texts[end] for end in KINDS["text"].suffixes if texts[end]), counts["text"])
+    only_notes = counts["text"] if counts["text"] == len(files.files) else 0
+    counts["text"] = next((texts[end] for end in KINDS["text"].suffixes if texts[end]), only_notes)
     best = max(("image", *SEQUENCES), key=lambda kind: counts[kind])
+    if best == "text" and any("/" not in name and name.lower().endswith(ARCHIVES) for name in files.files):
+        return "image"  # texts about an archive; the reader of images looks into it
     if counts[best]:
         return best
     listed = sort_files(files, "text")

@@ -17,6 +17,7 @@ from ssmlab.data.files import FolderFiles, ZipFiles, is_image
 from ssmlab.data.names import (
     FIRM_MASK_FOLDERS,
     IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
     MASK_FOLDERS,
     folder_meaning,
     image_of_mask,
@@ -30,7 +31,6 @@ from ssmlab.data.volumes import SUFFIXES
 SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
 SECOND_SUFFIXES = ("_2ndHO", "_manual2")
 FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
-IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
 IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
 
 

@@ -51,6 +51,7 @@ MASK_SUFFIXES = (
     *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label", ".mask", " mask"),
 )
 MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
+IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")  # where images have masks
 THUMBNAIL_FOLDERS = frozenset(("thumb", "thumbs", "thumbnail", "thumbnails"))
 NO_CLASSES = frozenset(
     [

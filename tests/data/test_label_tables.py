@@ -152,8 +152,9 @@ def test_folders_that_are_no_classes_are_not_silently_taken(tmp_path):
     names = [f"ward_{w}/{i}.png" for w in "ab" for i in range(8)]
     table(tmp_path, "labels.csv", "path,diagnosis", [(n, ("well", "ill")[i % 2]) for i, n in enumerate(names)])
     (problem,) = checked(tmp_path)["problems"]
-    assert "say different classes; data.labels=diagnosis takes the table's, data.labels=folders the folders'" in problem
+    assert "say different classes; data.labels=table takes the table's, data.labels=folders the folders'" in problem
     assert checked(tmp_path, "--labels", "diagnosis")["classes"] == ["ill", "well"]
+    assert checked(tmp_path, "--labels", "table")["classes"] == ["ill", "well"]
     assert loaded(tmp_path, labels="folders")["classes"] == ["ward_a", "ward_b"]
 
 
@@ -217,3 +218,25 @@ def test_files_that_are_named_twice_with_one_class(tmp_path):
     table(tmp_path, "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", rows)
     found = checked(tmp_path)
     assert found["ok"] and found["classes"] == ["0", "1"] and sum(found["counts"].values()) == 20
+
+
+def test_folders_of_parts_each_with_its_table(tmp_path):
+    """ISIC 2018, task 3: the folders only hold images, and the tables are named after parts in the middle."""
+    for part, first, count in (("Training", 0, 16), ("Validation", 20, 4), ("Test", 30, 8)):
+        numbers = range(first, first + count)
+        write(tmp_path, *(f"ISIC2018_Task3_{part}_Input/ISIC_{i}.jpg" for i in numbers))
+        name = f"ISIC2018_Task3_{part}_GroundTruth"
+        table(tmp_path, f"{name}/{name}.csv", "image,MEL,NV", [(f"ISIC_{i}", 1.0 - i % 2, i % 2) for i in numbers])
+    found = checked(tmp_path)
+    assert found["ok"] and found["classes"] == ["MEL", "NV"]
+    assert found["counts"] == {"train": 16, "val": 4, "test": 8} == loaded(tmp_path)["counts"]
+
+
+def test_sounds_in_folders_that_a_table_contradicts(tmp_path):
+    fill(tmp_path, ["room1", "room2"], 8, "wav")
+    names = [f"room{w}/{i}.wav" for w in (1, 2) for i in range(8)]
+    table(tmp_path, "labels.csv", "path,label", [(n, ("on", "off")[i % 2]) for i, n in enumerate(names)])
+    (problem,) = checked(tmp_path)["problems"]
+    assert "say different classes; data.labels=table takes the table's, data.labels=folders the others" in problem
+    assert checked(tmp_path, "--labels", "table")["classes"] == ["off", "on"]
+    assert loaded(tmp_path, "audio", labels="folders")["classes"] == ["room1", "room2"]

@@ -9,7 +9,7 @@ from functools import partial
 from ssmlab.data.contents import Contents, Item, count, some
 from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles
 from ssmlab.data.kinds import KINDS, VOLUMES, Sorted
-from ssmlab.data.label_tables import ENDINGS, FOLDERS, read_labels
+from ssmlab.data.label_tables import ENDINGS, FOLDERS, only_hold_files, read_labels
 from ssmlab.data.names import is_filler
 from ssmlab.data.parts import parts_of
 from ssmlab.data.tables import GROUP_TABLES, add_groups, read_table, tables_in
@@ -73,21 +73,21 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
     """The items of images next to a table of their labels; None where no table says them, or class folders do.
 
     Args:
-        column: of the classes, where the user names it; "folders": None is returned.
+        column: of the classes, where the user names it; "table" where it is found; "folders": None is returned.
     """
     every = sorted(example.name for example in (*found.examples, *found.loose))
     labels = read_labels(files, every, column=column, group=group) if column != FOLDERS else None
     if labels is None:
         return None
     of_folder = {example.name: example.label for example in found.examples}
-    clear = len(found.classes) > 1 and not found.problems
+    clear = len(found.classes) > 1 and not found.problems and not (labels.named and only_hold_files(found.classes))
     agree = all(of_folder.get(name) == row.label for name, row in labels.rows.items())
     if not column and clear and (not labels.named or (agree and not found.loose)):
         return None  # such as a table of patients
     if not column and clear and not agree and len(labels.rows.keys() & of_folder.keys()) == len(labels.rows):
         labels.problems = [
             f"folders ({some(found.classes)}) and {some(labels.tables)}, column {labels.column} "
-            f"({some(labels.classes)}) say different classes; data.labels={labels.column} takes the table's, "
+            f"({some(labels.classes)}) say different classes; data.labels=table takes the table's, "
             "data.labels=folders the folders'"
         ]
     parts = dict(zip(every, parts_of(every), strict=True))

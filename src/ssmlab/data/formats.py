@@ -24,8 +24,8 @@ def read_contents(path: str, group: str | None, labels: str = "fine") -> Content
     """Read "digits", a folder, an archive or a table.
 
     Args:
-        labels: of CIFAR-100, "fine" or "coarse"; of a table, the column of the classes; or "folders", where class
-            folders count and no table.
+        labels: of CIFAR-100, "fine" or "coarse"; of a table, the column of the classes; or "folders" or "table",
+            whichever counts.
     Raises:
         DataError: it is no data set at all, or one without such labels.
     """

@@ -15,14 +15,14 @@ columns.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 from ssmlab.data.contents import alike, count, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles, plain_name
-from ssmlab.data.names import PART_WORDS, folder_meaning, is_filler, stem_of
+from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import parts_of, top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
 
@@ -36,7 +36,7 @@ NAMED = frozenset(
 GROUPS = re.compile("(patient|subject|lesion|case|slide|participant|person|speaker|fold)(s?id|name|number|)s?")
 FEW = 200  # rows by which a column is first judged
 MANY = 20  # more problems of one kind become one line
-FOLDERS = "folders"  # data.labels, where folders and a table say different classes
+FOLDERS, TABLE = "folders", "table"  # data.labels, where folders and a table say different classes
 
 
 class Row(NamedTuple):
@@ -118,7 +118,8 @@ def read_labels(
 
     Args:
         names: of the files that may have a class.
-        column: that of the classes, where the user names it. group: likewise of the groups.
+        column: that of the classes, where the user names it; "table" where it is to be found.
+        group: likewise of the groups.
     Returns:
         None where no table names any of the files.
     """
@@ -132,14 +133,26 @@ def read_labels(
         unreadable += [] if table.columns else table.problems
         file = _file_column(table, index)
         if file:
-            known.append(_Known(table, file, folder_meaning(stem_of(name))[0]))
+            known.append(_Known(table, file, _part_of_table(stem_of(name))))
     if not known:
         return Labels([], problems=unreadable) if unreadable else None
     labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
-    chosen = _choose(known, column, labels)
+    chosen = _choose(known, "" if column == TABLE else column, labels)
     if chosen is not None:
         _add_rows(chosen, index, group, labels)
     return labels
+
+
+def _part_of_table(stem: str) -> str | None:
+    """train.csv, and Task3_Training_GroundTruth.csv."""
+    parts = {PART_WORDS[word] for word in re.split(r"[\s_.-]+", stem.casefold()) if word in PART_WORDS}
+    return folder_meaning(stem)[0] or (parts.pop() if len(parts) == 1 else None)
+
+
+def only_hold_files(folders: Iterable[str]) -> bool:
+    """Whether the names of folders say that they hold images or parts, such as Training_Input, and no classes."""
+    known = IMAGE_FOLDERS | FILLERS | PART_WORDS.keys()
+    return all(known & set(re.split(r"[\s_.-]+", name.casefold())) for name in folders)
 
 
 def _with_header(table: Table, index: _Names) -> Table:

@@ -13,7 +13,7 @@ from ssmlab.data.encoding import UTF8
 from ssmlab.data.fasta import read_fasta
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import Example, Sorted
-from ssmlab.data.label_tables import read_labels
+from ssmlab.data.label_tables import FOLDERS, read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.splits import TEST_FRACTION, about_split, held_out
@@ -188,6 +188,8 @@ def _listed(path: str, kind: str, labels: str, group: str) -> tuple[Sorted, list
 def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, group: str) -> None:
     """The classes by a table of labels, where there is one and folders are not the classes."""
     names = sorted(example.name for example in (*found.examples, *found.loose))
+    if column == FOLDERS:
+        return
     labels = read_labels(listing, names, column=column, group=group or None)
     if labels is None:
         if column or group:
@@ -203,8 +205,8 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
     if by_folder and not column and not agree:
         found.problems.append(
             f"folders or names ({some(found.classes)}) and {some(labels.tables)}, column {labels.column} "
-            f"({some(labels.classes)}), say different classes; data.labels={labels.column} takes the table's, without "
-            "the table the others count"
+            f"({some(labels.classes)}), say different classes; data.labels=table takes the table's, "
+            "data.labels=folders the others"
         )
         return
     parts = dict(zip(names, parts_of(names), strict=True))

@@ -226,7 +226,7 @@ class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `fit`."""
 
     def __init__(self, network, task, train, val, config, folder, device, *, label, seed, saves, progress, logs):
-        self.label, self.config, self.saves = label, config, saves
+        self.label, self.config, self.saves, self.progress = label, config, saves, progress
         self.clock = Clock()
         super().__init__(
             TaskModule(network, task),
@@ -255,6 +255,8 @@ class SsmTrainer(Trainer):
         """Train, with `resume` from the newest complete checkpoint if there is one."""
         checkpoint = newest_complete(Path(self.args.output_dir)) if resume else None
         if checkpoint is not None:  # what transformers' trainer does not load by itself
+            done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
+            self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
             self.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
             for part in self.kept_parts:
                 part.load(checkpoint)

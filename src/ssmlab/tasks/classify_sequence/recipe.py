@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ssmlab.core.table import Table
-from ssmlab.tasks.language.recipe import SequenceRecipe
+from ssmlab.tasks.language.recipe import Encoding, SequenceRecipe
 
 
 class LabelledData(Table):
@@ -17,6 +17,12 @@ class LabelledData(Table):
     """What the data are."""
     tokenizer: str = ""
     """A tokenizer.json, a sentencepiece model, or bytes; bytes, or that of the weights, if empty."""
+    encoding: Encoding = "utf-8"
+    """Of files of text, such as latin-1."""
+    labels: str = ""
+    """The column of the classes, where a table has them and it is not clear."""
+    group: str = ""
+    """The table's column of what stays in one part, such as a speaker."""
     length: int = Field(1024, ge=2)
     """Longer sequences are cut."""
     crop: Literal["start", "random"] = "start"

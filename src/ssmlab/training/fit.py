@@ -225,6 +225,8 @@ class Clock:
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `fit`."""
 
+    optimizer: Any
+
     def __init__(self, network, task, train, val, config, folder, device, *, label, seed, saves, progress, logs):
         self.label, self.config, self.saves, self.progress = label, config, saves, progress
         self.clock = Clock()

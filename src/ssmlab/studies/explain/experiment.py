@@ -65,7 +65,7 @@ def explain(
     progress: Progress,
 ) -> Records:
     """Write the page of a model, and add what it measures to its records."""
-    warning = _doubt(recipe, data, job, records)
+    warning = doubt_of(recipe, data, job, records)
     config, test, device = recipe.evaluation.explain, data.test, compute_of(recipe, job.model).device
     stamp = Stamp(run=recipe.name, task=recipe.task, command=None, commit=commit(), machine=machine(device),
                   versions=versions())  # fmt: skip
@@ -84,7 +84,7 @@ def explain(
     return records
 
 
-def _doubt(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records) -> str:
+def doubt_of(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records) -> str:
     """Why the model's mistakes say little, from what is known of it before the run has written its records."""
     trained, label, title = _trained(job.model), job.model.label, job.model.title
     if trained is not None and (known := doubt(trained, title)):

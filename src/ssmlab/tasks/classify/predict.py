@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,7 @@ def _published(name: str, accept_licence: bool):
     classes = "imagenet-1k" if row is None else row.classes
     if not classes:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
-    network = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
+    network: Any = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
     cfg = dict(network.default_cfg)
     if cfg["num_classes"] != CLASSES[classes]:
         raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")

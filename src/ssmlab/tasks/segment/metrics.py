@@ -85,8 +85,8 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
         total = in_total(table.counts)[metric]
         spreads = _total_spreads(table.counts, metric, resamples)
         known = total[1:][np.isfinite(total[1:])]
-        mean = float(known.mean()) if len(known) else float("nan")
-        for class_, value, spread in zip((None, *table.classes), (mean, *total), spreads, strict=True):
+        whole = float(known.mean()) if len(known) else float("nan")
+        for class_, value, spread in zip((None, *table.classes), (whole, *total), spreads, strict=True):
             if np.isfinite(value):
                 records.append(_record(f"total_{metric}", (value, *spread), "fraction", len(table.ids), class_))
     return records

@@ -87,11 +87,10 @@ def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[
         case: channels if len(parts) == 1 < channels and _has_fourth_axis(parts[0]) else 1
         for case, parts in cases.items()
     }
-    found = [
+    return [
         Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "", channels=inside[case])
         for case, parts in cases.items()
-    ]
-    return found, notes
+    ], notes
 
 
 def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
@@ -120,9 +119,10 @@ def _has_fourth_axis(file: Path) -> bool:
     import nibabel
 
     try:
-        return math.prod(nibabel.load(file).shape[3:]) > 1
+        image: Any = nibabel.load(file)
+        return math.prod(image.shape[3:]) > 1
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
-        return False  # told when it is read
+        return False  # reported when it is read
 
 
 def _coloured(file: Path) -> bool:
@@ -287,7 +287,8 @@ def _nifti(labels: np.ndarray, volume: Volume, source: Path) -> bytes:
     require_nibabel()
     import nibabel
 
-    affine = nibabel.load(source).affine
+    image: Any = nibabel.load(source)
+    affine = image.affine
     stored = "".join(nibabel.aff2axcodes(affine)) if volume.directions else ""
     turned = Volume(labels, (1.0,) * labels.ndim, volume.affine, volume.directions).turned(stored)
     return gzip.compress(nibabel.Nifti1Image(turned.voxels.T, affine).to_bytes())

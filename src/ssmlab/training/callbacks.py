@@ -2,11 +2,29 @@
 
 import signal
 import threading
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback
 
 from ssmlab.core.progress import Progress
+
+
+@dataclass
+class Clock:
+    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
+
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def run(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
 
 
 class Checkpoints(TrainerCallback):

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.reports.deciding import UNITS
 from ssmlab.training.average import Average
-from ssmlab.training.callbacks import Checkpoints, Epochs, Watch
+from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
@@ -204,22 +203,6 @@ class TaskModule(nn.Module):
         accuracy = float(self.correct) / float(self.seen) if self.seen else None
         self.seen = self.correct = 0
         return accuracy
-
-
-@dataclass
-class Clock:
-    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
-
-    seconds: float = 0.0
-    _since: float | None = field(default=None, repr=False)
-
-    def run(self) -> None:
-        self._since = time.perf_counter()
-
-    def pause(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
 
 
 class SsmTrainer(Trainer):

@@ -121,6 +121,22 @@ def test_a_killed_fit_goes_on_bit_equal_when_it_is_called_again(tmp_path, train)
     assert torch.equal(weights(done.model), weights(again.model)), "a finished one is as it was"
 
 
+def test_a_folder_of_another_training_is_not_gone_on_with(tmp_path):
+    first = fitted(Pairs(48), folder=tmp_path)
+    with pytest.raises(
+        UserError, match=r"holds a training of epochs=2 \(now 3\); go on with that one, begin again with"
+    ):
+        fitted(Pairs(48), folder=tmp_path, config=CONFIG.model_copy(update={"epochs": 3}))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(UserError, match="holds a training of another model"):
+        fit(other, TASK, Pairs(48), None, CONFIG, device="cpu", folder=tmp_path)
+    again = fitted(Pairs(48), folder=tmp_path, resume=False)
+    assert again.steps == first.steps
+    (checkpoint,) = (tmp_path / "checkpoints").glob("checkpoint-*")
+    (checkpoint / "clock.json").write_text('{"seconds": 1.5}')  # as older versions wrote it
+    assert fitted(Pairs(48), folder=tmp_path).seconds == pytest.approx(1.5, abs=0.5)
+
+
 def test_a_stream_without_a_length_is_trained_for_so_many_steps():
     found = fitted(Stream(20), Stream(12), config=CONFIG.model_copy(update={"min_steps": 6}))
     assert found.steps == 6 and sum("eval_loss" in row for row in found.history) == 2

@@ -29,7 +29,7 @@ from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
-from ssmlab.training.resume import PARTIAL, commit, contiguous, load_states, newest_complete, save_states
+from ssmlab.training.resume import PARTIAL, check_same, commit, contiguous, load_states, newest_complete, save_states
 from ssmlab.training.task import Task
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
@@ -242,7 +242,7 @@ class SsmTrainer(Trainer):
         if checkpoint is not None:  # what transformers' trainer does not load by itself
             done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
             self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
-            self.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
+            self.clock.seconds = check_same(checkpoint, self.model, self.config)["seconds"]
             for part in self.kept_parts:
                 part.load(checkpoint)
             load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
@@ -336,7 +336,8 @@ class SsmTrainer(Trainer):
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
-        (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
+        clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
+        (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
         for part in self.kept_parts:
             part.save(folder / PARTIAL / name)
         save_states(self.model.task, folder / PARTIAL / name)

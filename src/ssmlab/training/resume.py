@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ssmlab.core.errors import UserError
+
 PARTIAL = ".partial"
 STATES = "carried.safetensors"
 _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -67,6 +69,27 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_same(checkpoint: Path, module: nn.Module, config: Any) -> dict[str, Any]:
+    """What `clock.json` of a checkpoint holds, if it is one of this model and configuration.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    clock = json.loads((checkpoint / "clock.json").read_text(encoding="utf-8"))
+    now, before = config.model_dump(mode="json"), clock.get("config", {})  # checkpoints of older versions have none
+    changed = [f"{key}={value} (now {now.get(key)})" for key, value in before.items() if value != now.get(key)]
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    changed += ["another model"] if shapes != own else []
+    if changed:
+        raise UserError(
+            f"{checkpoint.parent.parent} holds a training of {', '.join(changed[:4])}; go on with that one, begin "
+            "again with resume=False, or take another folder"
+        )
+    return clock
 
 
 def contiguous(state: dict) -> dict:

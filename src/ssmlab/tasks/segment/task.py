@@ -125,8 +125,8 @@ def image_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
     counts = overlaps(probabilities.argmax(0), labels, len(probabilities)).flatten()
     counted = labels != IGNORE
     target = torch.where(counted, labels, 0).long()
-    nats = F.nll_loss(probabilities.clamp(min=1e-7).log()[None], target[None], reduction="none")[0] * counted
-    return torch.cat([counts.cpu().double(), torch.stack([nats.sum().cpu().double(), counted.sum().cpu().double()])])
+    nll = F.nll_loss(probabilities.clamp(min=1e-7).log()[None], target[None], reduction="none")[0] * counted
+    return torch.cat([counts.cpu().double(), torch.stack([nll.sum().cpu().double(), counted.sum().cpu().double()])])
 
 
 def per_image(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,14 +135,14 @@ def per_image(counts: np.ndarray) -> dict[str, np.ndarray]:
     A class that neither mask of an image has is nan there and left out of every mean; what only one of them has is 0,
     but for the recall of a class that is not there, which is nan.
     """
-    right, wrong, missed = (counts[..., i].astype(np.float64) for i in range(3))
-    absent = right + missed == 0
+    correct, wrong, missed = (counts[..., i].astype(np.float64) for i in range(3))
+    absent = correct + missed == 0
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
-            "dice": 2 * right / (2 * right + wrong + missed),
-            "iou": right / (right + wrong + missed),
-            "precision": np.where(~absent & (right + wrong == 0), 0.0, right / (right + wrong)),
-            "recall": right / (right + missed),
+            "dice": 2 * correct / (2 * correct + wrong + missed),
+            "iou": correct / (correct + wrong + missed),
+            "precision": np.where(~absent & (correct + wrong == 0), 0.0, correct / (correct + wrong)),
+            "recall": correct / (correct + missed),
         }
     return found
 

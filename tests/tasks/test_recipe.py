@@ -214,3 +214,10 @@ def test_every_key_says_what_it_means(task):
     found = dict(leaves(recipe_class(task)))
     assert len(found) > 20
     assert [key for key, text in found.items() if not text and key != "task"] == []
+
+
+def test_a_folder_named_models_next_to_the_user_is_no_run(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("language/text", ["data.path=pydoc"])
+    assert recipe.model == "" and not any(model.weights for model in recipe.models)

@@ -95,7 +95,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.model.take_accuracy()
-        unit = getattr(self.trainer.train_dataset, "unit", "images")
+        unit = getattr(self.trainer.train_dataset, "unit", "items")
         size = args.per_device_train_batch_size
         self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
 

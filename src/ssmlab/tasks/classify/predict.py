@@ -154,7 +154,13 @@ class Classifier:
                 self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
             pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
 
-        failures = for_each_image(_load, files, keep)
+        def load(file: Path):
+            try:
+                return decode(file.read_bytes())
+            except OSError as error:
+                raise UnreadableImage(error.strerror or str(error)) from error
+
+        failures = for_each_image(load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
         if not pictures:
             return [], problems
@@ -184,13 +190,6 @@ def _published(name: str, accept_licence: bool):
         raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")
     kept = {key: cfg[key] for key in ("mean", "std", "crop_pct")}
     return network.eval(), kept | {"image_size": cfg["input_size"][-1], "classes": class_names(classes)}
-
-
-def _load(file: Path):
-    try:
-        return decode(file.read_bytes())
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
 
 
 def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:

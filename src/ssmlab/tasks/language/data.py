@@ -147,7 +147,12 @@ def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: d
 def _check_models(recipe: Any) -> None:
     folders = _folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
-        raise RecipeError(f"model={recipe.model}: {_missing(folders[0])}")
+        folder, form = folders[0], "give the folder of a language model, or a published name such as"
+        problem = "no config.json there"
+        if not folder.is_dir():
+            near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            problem = f"no such folder{did_you_mean(folder.name, near)}"
+        raise RecipeError(f"model={recipe.model}: {problem}; {form} state-spaces/mamba-130m")
     for folder in folders:
         config = folder / "config.json"
         name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
@@ -159,15 +164,6 @@ def _check_models(recipe: Any) -> None:
             f"no language model is named to start from; give its folder, or a published name, as model=DIR (the models "
             f"{', '.join(nameless)} of the recipe are ways to train it)"
         )
-
-
-def _missing(folder: Path) -> str:
-    """Why a folder is none of a language model, and which one was meant."""
-    form = "give the folder of a language model, or a published name such as state-spaces/mamba-130m"
-    if not folder.is_dir():
-        near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        return f"no such folder{did_you_mean(folder.name, near)}; {form}"
-    return f"no config.json there; {form}"
 
 
 def _rows(recipe: AnyRecipe, documents: list[Document], separator_id: int) -> tuple[Rows, int]:

@@ -91,6 +91,7 @@ def test_without_a_folder_nothing_is_written_and_the_best_epoch_can_be_kept(tmp_
     assert {r.metric for r in found.records} >= {"loss", "accuracy", "train_seconds", "kept_epoch"}
     assert {r.split for r in found.records} == {"train", "val", None}
     assert found.steps == 12 and found.history[-1]["epoch"] == 2
+    assert not found.model.training and not fitted(Pairs(48)).model.training
     with pytest.raises(UserError, match="keep='best' chooses by the validation part"):
         fitted(Pairs(48), config=FitConfig(keep="best"))
 

@@ -41,7 +41,7 @@ class FitResult:
     """A trained model, and what training left.
 
     Args:
-        model: trained in place, with the weights that were kept.
+        model: trained in place, with the weights that were kept, in evaluation mode.
         history: the log; a row has "step", "epoch" and the numbers of the training part ("loss", "learning_rate", an
             accuracy) or of the validation part ("eval_loss", "eval_<metric>").
         seconds, steps: of optimisation; validation and saving are left out.
@@ -115,7 +115,7 @@ def fit(
         progress.say(
             f"{label}: the weights of {record.metric.removeprefix('kept_')} {record.value:g} of {record.n} are kept"
         )
-    model.to(memory_format=torch.contiguous_format)
+    model.eval().to(memory_format=torch.contiguous_format)
     if trainer.gradients:
         kept += trainer.gradients.records
         if folder is not None:

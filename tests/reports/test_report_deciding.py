@@ -2,9 +2,9 @@
 
 from ssmlab.core.record import Record, append_records
 from ssmlab.reports import lengths
+from ssmlab.reports.comparison import comparison
 from ssmlab.reports.deciding import deciding, items, signed
 from ssmlab.reports.run_folder import load_run
-from ssmlab.reports.tables import comparison
 from ssmlab.reports.verdict import winner
 
 

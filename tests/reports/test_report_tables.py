@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from ssmlab.core.record import Record
+from ssmlab.reports.comparison import comparison
 from ssmlab.reports.run_folder import load_run
-from ssmlab.reports.tables import comparison, to_rich
+from ssmlab.reports.tables import to_rich
 
 
 def record(model, metric, value, **more):

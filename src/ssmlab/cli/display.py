@@ -1,6 +1,8 @@
 """Progress in the terminal: bars where there is one, a line now and then where output goes to a file."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ssmlab.core.progress import Progress, duration
 
@@ -87,13 +89,58 @@ class Display(Progress):
         return "".join(f", {text}" for text in (self._rate(), self._note) if text)
 
 
+@contextmanager
+def showing(interrupted: str) -> Iterator[Display]:
+    """A display for a piece of work, whose bars are gone at the end; Ctrl-C ends the command with exit code 130.
+
+    Args:
+        interrupted: the message then.
+    """
+    import typer
+
+    display = Display()
+    try:
+        yield display
+    except KeyboardInterrupt:
+        display.stop()
+        display.say(interrupted)
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
+
+
+def show_tables(console, tables: list, answer: str, page, *, names: int = 28) -> None:
+    """Tables of a study with as many models side by side as there is room for, its answer, and where the page is.
+
+    Args:
+        names: columns of the terminal for the measures.
+    """
+    from ssmlab.reports.tables import to_rich
+
+    room = max(1, (console.width - names) // 18)
+    for first in range(0, len(tables[0].columns), room):
+        for table in tables:
+            console.print(to_rich(table, slice(first, first + room), stacked=True))
+    console.print(answer, markup=False, style="bold")
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+
+
+def command_line() -> str:
+    """This call, as one would type it."""
+    import shlex
+    import sys
+
+    return shlex.join(["ssmlab", *sys.argv[1:]])
+
+
 def show_result(folder) -> None:
     """The comparison of a run, its winner and where the report is."""
     from rich.console import Console
 
     from ssmlab.reports.caveats import judged
+    from ssmlab.reports.comparison import comparison
     from ssmlab.reports.run_folder import load_run
-    from ssmlab.reports.tables import comparison, to_rich
+    from ssmlab.reports.tables import to_rich
 
     run = load_run(folder)
     console = Console(highlight=False)

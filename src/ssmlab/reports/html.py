@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ssmlab.reports import gradients, lengths, plots, provenance, sections, segmentation, series
 from ssmlab.reports.caveats import judged
+from ssmlab.reports.comparison import comparison
 from ssmlab.reports.markup import Html, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
-from ssmlab.reports.tables import comparison
 from ssmlab.reports.verdict import Winner
 
 

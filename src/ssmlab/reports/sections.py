@@ -13,8 +13,7 @@ from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
-from ssmlab.reports.table_html import MOST_COLUMNS, to_html
-from ssmlab.reports.tables import Table
+from ssmlab.reports.tables import MOST_COLUMNS, Table, to_html
 from ssmlab.reports.verdict import Winner
 
 _LARGEST_MATRIX = 25

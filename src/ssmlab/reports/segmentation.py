@@ -13,6 +13,7 @@ from ssmlab.reports.deciding import signed
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run
+from ssmlab.reports.tables import plain_table
 
 TASK = "segment"
 CURVES = (("loss", "Loss, nats + (1 − Dice)"), ("dice", "Dice, validation part"))
@@ -94,21 +95,14 @@ def differences(run: Run) -> Html | None:
         return None
     pairs = list(dict.fromkeys(pair for pair, _ in last))
     shown = [metric for metric in DIFFERENCES if any(found == metric for _, found in last)]
-    head = el("tr", el("th", "Dice, test part", scope="col", class_="left"), [_head(metric) for metric in shown])
-    rows = []
-    for pair in pairs:
-        cells = [el("td", _difference(last.get((pair, metric)))) for metric in shown]
-        rows.append(el("tr", el("th", _titled(run, pair), scope="row"), cells))
+    rows = [(_titled(run, pair), [_difference(last.get((pair, metric))) for metric in shown]) for pair in pairs]
     note = (
         "The first model's Dice minus the second's on the same images, with the 95 % interval of a paired bootstrap "
         "over images and seeds. At equal seconds: with the weights that each had when the fastest model was ready."
     )
-    table = el("table", el("caption", note), el("thead", head), el("tbody", rows), class_="wide")
+    heads = [DIFFERENCES[metric] for metric in shown]
+    table = plain_table("Dice, test part", heads, rows, caption=note, class_="wide")
     return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-
-
-def _head(metric: str) -> Html:
-    return el("th", DIFFERENCES[metric], scope="col")
 
 
 def _difference(record: Record | None) -> str:

@@ -11,14 +11,17 @@ from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, commit, machine, versions
+from ssmlab.interpret.visualise import Search
 from ssmlab.models import load_model
 from ssmlab.robustness import transformations
+from ssmlab.studies.explain.explanation import Settings
 from ssmlab.studies.explain.mistakes import explain_mistakes
+from ssmlab.studies.explain.opening import Opened
 from ssmlab.tasks.classify.experiment import Classification
 from ssmlab.tasks.classify.recipe import ModelConfig
 from ssmlab.tasks.classify.task import Classify
 
-SECONDS = 20.0  # that an explanation takes beside a training, by rule of thumb
+SECONDS = 20.0  # that an explanation takes on top of a training, by rule of thumb
 
 
 class MisclassifiedWork(Classification):
@@ -51,13 +54,19 @@ class MisclassifiedWork(Classification):
         placement = self.placement(job.model)
         stamp = Stamp(run=self.recipe.name, task=self.recipe.task, command=None, commit=commit(),
                       machine=machine(placement.device), versions=versions())  # fmt: skip
+        model = Opened(
+            title=job.model.title, origin=str(job.folder), network=network.eval(), task=task,
+            image_size=test.images.shape[1], device=placement.device,
+        )  # fmt: skip
+        search = Search(steps=config.steps, colour="grey" if model.grey else "imagenet", seed=config.seed)
         path, found = explain_mistakes(
-            network.eval(), task, title=job.model.title, origin=str(job.folder), device=placement.device,
-            images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
+            model, torch.from_numpy(test.images).permute(0, 3, 1, 2), test.labels, test.ids,
             changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
-            batch_size=self.recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
-            seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-            progress=progress,
+            settings=Settings(
+                search=search, score_steps=config.score_steps, batch_size=self.recipe.evaluation.batch_size,
+                seed=config.seed,
+            ),
+            folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp, progress=progress,
         )  # fmt: skip
         records["test"] += found
         progress.say(f"explained: {path}" if path else f"{job.model.title} has no mistakes to explain")

@@ -20,7 +20,7 @@ class Sample:
     Args:
         labels: (n,), positions in `classes`. ids: unique names.
         classes: names in the order of the labels.
-        scarce: how many classes have fewer images than were asked for.
+        scarce: how many classes have fewer images than were requested.
     """
 
     splits: tuple[Split, ...]

@@ -7,7 +7,7 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import mean_interval
-from ssmlab.reports.tables import Cell, Row, Table
+from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.robustness.scores import ORIGINAL
 
 LEGEND = (
@@ -79,12 +79,7 @@ def _row(found: Found, models: list[str], label: str, group: str, metric: str, c
     if not any(records):
         return None
     values = [interval_of(each)[0] if each else None for each in records]
-    cells = [_cell(each, form) for each in records]
-    known = [i for i, value in enumerate(values) if value is not None]
-    if len(known) > 1 and len({cells[i].value for i in known}) > 1:
-        top = cells[max(known, key=lambda i: better * (values[i] or 0.0))].value
-        cells = [Cell(c.value, c.detail, best=c.value == top) for c in cells]
-    return Row(label, group, tuple(cells))
+    return Row(label, group, best_cells([_cell(each, form) for each in records], values, better))
 
 
 def interval_of(records: list[Record]) -> tuple[float, float, float]:

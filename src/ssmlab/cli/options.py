@@ -2,11 +2,12 @@
 
 import ast
 import functools
-import textwrap
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from inspect import Parameter, getsource, signature
+from inspect import Parameter, signature
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -62,14 +63,21 @@ def parameters(options: type[StudyOptions]) -> list[Parameter]:
 
 def help_texts(options: type[StudyOptions]) -> dict[str, str]:
     """The text below each field, with class variables for names in braces."""
-    found = {}
+    found: dict[str, str] = {}
     for cls in reversed(options.__mro__[:-1]):
-        (tree,) = ast.parse(textwrap.dedent(getsource(cls))).body
-        for field, text in pairwise(tree.body):  # type: ignore[attr-defined]
+        body = next(node.body for node in _classes(cls.__module__) if node.name == cls.__name__)
+        for field, text in pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 words = " ".join(str(text.value.value).split())
                 found[field.target.id] = words.format_map(vars_of(options))  # type: ignore[union-attr]
     return found
+
+
+@functools.cache
+def _classes(module: str) -> list[ast.ClassDef]:
+    """Of a module's source; a docstring under a field is kept nowhere else."""
+    source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+    return [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
 
 
 def vars_of(options: type[StudyOptions]) -> dict[str, Any]:
@@ -77,10 +85,11 @@ def vars_of(options: type[StudyOptions]) -> dict[str, Any]:
     return {name: value for cls in reversed(options.__mro__) for name, value in vars(cls).items()}
 
 
+@functools.cache
 def _commanded(options: type[StudyOptions]) -> list[tuple[str, Any, Option]]:
     """Name, type and `Option` of the fields that the command line has."""
     hints, found = get_type_hints(options, include_extras=True), []
-    for name in options.names():
+    for name in options.field_names():
         kind, how = hints[name], Option()
         if get_origin(kind) is Annotated:
             kind, how = get_args(kind)

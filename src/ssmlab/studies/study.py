@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json, write_atomically, write_json, write_records
 from ssmlab.core.record import Record
-from ssmlab.core.stamp import Stamp, commit, machine, versions
 from ssmlab.reports.markup import Html, definitions, document, el
 
 if TYPE_CHECKING:
+    from ssmlab.core.stamp import Stamp
     from ssmlab.data import ImageData
     from ssmlab.reports.plots import Plot
     from ssmlab.studies.compare.model_refs import ModelRef
@@ -77,14 +77,15 @@ class StudyOptions:
             raise UserError(f"--device must be auto, cuda, mps or cpu, got {self.device!r}")
 
     @classmethod
-    def names(cls) -> list[str]:
+    def field_names(cls) -> list[str]:
         """The fields in the order of the help: those of the class itself, then those that it shares."""
-        known = {field.name for field in fields(cls)}
-        return [name for name in dict.fromkeys(n for c in cls.__mro__ for n in get_annotations(c)) if name in known]
+        shared = [name for base in cls.__bases__ if issubclass(base, StudyOptions) for name in base.field_names()]
+        known = [field.name for field in fields(cls)]
+        return [name for name in get_annotations(cls) if name in known and name not in shared] + shared
 
     def settings(self) -> dict[str, Any]:
         """What the report says of them: all but where it lies."""
-        return {name: getattr(self, name) for name in self.names() if name not in ("output", "overwrite")}
+        return {name: getattr(self, name) for name in self.field_names() if name not in ("output", "overwrite")}
 
     def folder(self, runs: Path, models: Sequence[str]) -> Path:
         """The report's folder, which is checked; see `check_report_folder`.
@@ -194,8 +195,10 @@ def open_test_images(options: Any, models: Sequence["ModelRef"], hint: str) -> "
     return data
 
 
-def stamp_of(study: str, folder: Path, command: str | None, device: str) -> Stamp:
+def stamp_of(study: str, folder: Path, command: str | None, device: str) -> "Stamp":
     """The circumstances of a study; this program's arguments where no command is given."""
+    from ssmlab.core.stamp import Stamp, commit, machine, versions
+
     return Stamp(
         run=folder.name,
         task=study,
@@ -220,7 +223,7 @@ class Report:
     folder: Path
     records: list[Record]
     settings: dict
-    stamp: Stamp
+    stamp: "Stamp"
     started: str
     finished: str
 

@@ -7,6 +7,7 @@ from families import batch_for, build, output, relative, shake
 from ssmlab import adapt
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.record import read_records
+from ssmlab.experiments.jobs import load_any
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import SS2D, QuantizedLinear
@@ -199,7 +200,7 @@ def test_runs_that_save_memory_train_and_leave_a_whole_model(name, how, tmp_path
     folder = run_recipe(load_recipe(source, changes + MEMORY[how], smoke=True), output=tmp_path)
     found = numbers(folder, "one")
     assert found["peak_memory"] > 0 and 0 < found["trained_parameters"] < found["parameters"]
-    model = adapting.load_any(folder / "models" / "one")
+    model = load_any(folder / "models" / "one")
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert 0 <= found.get("accuracy", 0) <= 1 and 0 < found.get("bits_per_byte", 8) < 9
 

@@ -167,7 +167,7 @@ def test_a_run_is_not_lost(smoke, tmp_path):
 
 KILLED = """
 import os, signal, sys, torch
-from ssmlab.training import load_recipe
+from ssmlab.tasks.recipe import load_recipe
 from ssmlab.core.progress import Progress
 from ssmlab.experiments.run import run_recipe
 

@@ -107,7 +107,7 @@ def test_language_models_are_compressed_too(layout, text, tmp_path):
 
 
 def test_a_run_of_a_classifier_of_sequences(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     changes = ["models=[{name='mamba_lm_test', label='one'}]", "data.limit=16", "training.epochs=1", "name=one"]
     run = run_recipe(load_recipe("language/classify_text", changes, smoke=True), output=tmp_path)
     options = Options(energy=(0.9,), data="generated", epochs=0, limit=16, train=False, **FAST)

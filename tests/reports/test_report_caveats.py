@@ -9,6 +9,7 @@ from ssmlab.core.record import Record, append_records
 from ssmlab.reports.caveats import chance, judged
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
+from ssmlab.tasks.table import report_of
 
 
 def curve(model, part, metric, values, seed=0):
@@ -37,7 +38,7 @@ def language(tmp_path, *, kept=(1.5, 1.6), val=((2.0, 1.5), (2.0, 1.6)), train=(
     (tmp_path / "run.json").write_text(json.dumps(values | info))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
     append_records(tmp_path / "records.jsonl", records)
-    return load_run(tmp_path)
+    return load_run(tmp_path, report_of)
 
 
 CHANCE = {"chance": {"metric": "bits_per_byte", "value": 4.5, "of": "the frequencies of tokens alone"}}
@@ -64,7 +65,7 @@ def test_what_decides_nothing_is_called_so(tmp_path, options, kind, words):
     assert verdict.kind == kind and words in verdict.detail and verdict.headline.endswith("no verdict")
     assert " wins" not in verdict.sentence and verdict.difference is None
     assert "A has 1.500 bits per byte" in verdict.detail
-    page = write_report(tmp_path).read_text()
+    page = write_report(tmp_path, report_of).read_text()
     assert verdict.headline in page and "A wins" not in page
 
 
@@ -91,7 +92,7 @@ def classes(tmp_path, accuracy, n, supports):
     (tmp_path / "run.json").write_text(json.dumps({"name": "r", "task": "classify", "finished": "now", "seeds": [0]}))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
     append_records(tmp_path / "records.jsonl", made)
-    return load_run(tmp_path)
+    return load_run(tmp_path, report_of)
 
 
 def test_the_chance_of_classes_is_the_most_frequent_one(tmp_path):

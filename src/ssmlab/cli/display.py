@@ -141,10 +141,11 @@ def show_result(folder) -> None:
     from ssmlab.reports.comparison import comparison
     from ssmlab.reports.run_folder import load_run
     from ssmlab.reports.tables import to_rich
+    from ssmlab.tasks.table import report_of
 
-    run = load_run(folder)
+    run = load_run(folder, report_of)
     console = Console(highlight=False)
-    table = comparison(run.records, run.titles)
+    table = comparison(run.records, run.task, run.titles)
     room = max(2, (console.width - 26) // 24)  # models side by side
     for first in range(0, len(table.columns), room):
         console.print(to_rich(table, slice(first, first + room)))

@@ -1,4 +1,4 @@
-"""What a verdict rests on: runs that decide nothing are called so in its place; what flatters it is said next to it.
+"""What a verdict rests on: runs that decide nothing are called so in its place; what flatters it comes next to it.
 
 trial       the recipe's tiny form, --smoke
 chance      the best model is not clearly better than knowing only how frequent the answers are
@@ -23,7 +23,7 @@ FELL = 0.01  # the share by which a training loss falls at least where something
 
 def judged(run: Run) -> Winner:
     """The verdict of a run, or why there is none."""
-    verdict = winner(run.records, run.predictions, run.titles)
+    verdict = winner(run.records, run.task, run.predictions, run.titles)
     if verdict.kind not in JUDGED:
         return verdict
     for kind, headline, why in (
@@ -47,13 +47,13 @@ def _trial(run: Run) -> str:
 
 
 def _chance(run: Run, verdict: Winner) -> str:
-    known, metric = chance(run), run.deciding
+    known, metric = chance(run), run.primary_metric
     value = run.final(verdict.leader or "", metric.metric)
     if known is None or value is None or not math.isfinite(value):
         return ""
     level, what = known
     low, high = _bounds(run, verdict.leader or "", value)
-    if metric.sign * (low if metric.higher else high) > metric.sign * level:
+    if metric.sign * (low if metric.higher_is_better else high) > metric.sign * level:
         return ""
     return (
         f"{run.titles[verdict.leader or '']}, the best, reaches {metric.text(value)} "
@@ -64,9 +64,9 @@ def _chance(run: Run, verdict: Winner) -> str:
 def chance(run: Run) -> tuple[float, str] | None:
     """What a model reaches on the test part that has learned nothing but frequencies, and how; None if unknown."""
     known = run.data.get("chance")
-    if isinstance(known, dict) and known.get("metric") == run.deciding.metric:
+    if isinstance(known, dict) and known.get("metric") == run.primary_metric.metric:
         return float(known["value"]), f"knowing {known['of']}"
-    if run.deciding.metric != "accuracy":
+    if run.primary_metric.metric != "accuracy":
         return None
     of_class = {r.class_: r.value for r in run.records if r.metric == "support" and r.split == "test" and r.class_}
     counts = [n for name, n in of_class.items() if name not in ("macro", "weighted")]
@@ -77,10 +77,10 @@ def chance(run: Run) -> tuple[float, str] | None:
 
 def _bounds(run: Run, label: str, value: float) -> tuple[float, float]:
     """The 95 % interval of a model's number, of its first seed moved to the mean; the number where there is none."""
-    record = next(iter(run.finals[label, run.deciding.metric, None].values()))
+    record = next(iter(run.finals[label, run.primary_metric.metric, None].values()))
     if record.spread is not None:
         return value + record.spread[0] - record.value, value + record.spread[1] - record.value
-    if record.n and run.deciding.fraction:
+    if record.n and run.primary_metric.fraction:
         return wilson(round(value * record.n), record.n)
     return value, value
 
@@ -102,16 +102,16 @@ def _stuck(run: Run, verdict: Winner) -> str:
 
 
 def _overfitted(run: Run, verdict: Winner) -> str:
-    metric, compared = run.deciding, [label for label in (verdict.leader, verdict.runner_up) if label]
+    metric, compared = run.primary_metric, [label for label in (verdict.leader, verdict.runner_up) if label]
     for label in compared:
         for seed, values in _curves(run, label, "val", metric.metric):
             kept = _kept(run, label, seed, metric.metric)
-            best = max(values) if metric.higher else min(values)
+            best = max(values) if metric.higher_is_better else min(values)
             train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
             if kept is None or len(values) < 2 or len(train) < 2:
                 continue
             after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
-            limit = WORSE + 2 * _error(run, label, best) if metric.higher else WORSE * best
+            limit = WORSE + 2 * _error(run, label, best) if metric.higher_is_better else WORSE * best
             if metric.sign * (best - kept) > limit and train[-1] < after:
                 return (
                     f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
@@ -144,8 +144,8 @@ def _kept(run: Run, label: str, seed: int | None, metric: str) -> float | None:
 
 
 def _results(run: Run) -> str:
-    values = {label: run.final(label, run.deciding.metric) for label in run.labels}
-    return listing([f"{run.titles[m]} has {run.deciding.text(v)}" for m, v in values.items() if v is not None])
+    values = {label: run.final(label, run.primary_metric.metric) for label in run.labels}
+    return listing([f"{run.titles[m]} has {run.primary_metric.text(v)}" for m, v in values.items() if v is not None])
 
 
 def _lengths(run: Run) -> list[str]:
@@ -156,7 +156,7 @@ def _lengths(run: Run) -> list[str]:
     if not lengths or not trained or lengths[-1] == trained:
         return []
     longest = {m: run.final(m, "accuracy", f"length {lengths[-1]}") for m in run.labels}
-    found = listing([f"{run.titles[m]} {run.deciding.text(v)}" for m, v in longest.items() if v is not None])
+    found = listing([f"{run.titles[m]} {run.primary_metric.text(v)}" for m, v in longest.items() if v is not None])
     return [f"This is the trained length, {trained:,}; at {lengths[-1]:,}: {found}."]
 
 

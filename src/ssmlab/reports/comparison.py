@@ -1,113 +1,66 @@
 """The comparison of a run's models as a table."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import mean_interval, wilson
-from ssmlab.reports.deciding import UNITS, deciding, in_passes, task_of, too_few
+from ssmlab.reports.primary_metric import primary_metric, too_few
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
 from ssmlab.reports.tables import Cell, Row, Table, best_cells
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """How a metric becomes a row: `better` is 1 where more is better, -1 where less is, 0 where neither."""
-
-    metric: str
-    label: str
-    group: str
-    better: int
-    format: Callable[[float], str]
-    class_: str | None = None
-    help: str = ""
-    part: str | None = None
-
+from ssmlab.reports.task_report import COST, QUALITY, Measure, TaskReport
 
 PROCESS = "process"  # the class of a peak of memory that is not the model's alone
-_QUALITY, _COST = "Quality, test part", "Cost"
-_MEASURES = (
-    _Measure("accuracy", "Accuracy", _QUALITY, 1, formats.percent, help="share classified correctly"),
-    _Measure(
-        "balanced_accuracy",
-        "Balanced accuracy",
-        _QUALITY,
-        1,
-        formats.percent,
-        help="mean recall over classes",
-    ),
-    _Measure("f1", "Macro F1", _QUALITY, 1, formats.percent, "macro", help="mean over classes"),
-    _Measure("sensitivity", "Sensitivity", _QUALITY, 1, formats.percent, "*", help="recall of"),
-    _Measure("specificity", "Specificity", _QUALITY, 1, formats.percent, "*", help="recall of all but"),
-    _Measure("roc_auc", "ROC AUC", _QUALITY, 1, formats.decimal(4), help="area under the ROC curve"),
-    *(_Measure(f"bits_per_{unit}", f"Bits per {unit}", _QUALITY, -1, formats.decimal(3)) for unit in UNITS),
-    _Measure("perplexity", "Perplexity", _QUALITY, -1, formats.rate, help="exp of the loss"),
-    _Measure("token_accuracy", "Next tokens right", _QUALITY, 1, formats.percent, help="share foretold correctly"),
-    _Measure("all_right", "Without a mistake", _QUALITY, 1, formats.percent, help="share of whole sequences"),
-    _Measure("loss", "Loss", _QUALITY, -1, formats.decimal(3), help="cross-entropy in nats"),
-    _Measure("dice", "Dice", _QUALITY, 1, formats.decimal(3), help="overlap; mean over images and classes"),
-    _Measure("total_dice", "Dice in total", _QUALITY, 1, formats.decimal(3), help="pixels of all images together"),
-    _Measure("iou", "IoU", _QUALITY, 1, formats.decimal(3), help="intersection over union"),
-    _Measure("precision", "Precision", _QUALITY, 1, formats.decimal(3), help="share of what is marked that is right"),
-    _Measure("recall", "Recall", _QUALITY, 1, formats.decimal(3), help="share of what is there that is marked"),
-    _Measure("surface_dice", "Surface Dice", _QUALITY, 1, formats.decimal(3), help="outlines within the tolerance"),
-    _Measure("hausdorff95", "95 % Hausdorff", _QUALITY, -1, formats.rate, help="distance of outlines"),
-    *(
-        _Measure(f"base_bits_per_{unit}", "Old task", _QUALITY, -1, formats.decimal(3), help=f"bits per {unit}")
-        for unit in UNITS
-    ),
-    *(_Measure(f"forgotten_bits_per_{unit}", "Forgotten", _QUALITY, -1, formats.decimal(3)) for unit in UNITS),
-    _Measure("base_accuracy", "Old task", _QUALITY, 1, formats.percent, help="accuracy, with its own head"),
-    _Measure("forgotten_accuracy", "Forgotten", _QUALITY, -1, formats.percent, help="accuracy lost since"),
-    _Measure("tokens", "Tokens", _COST, 0, formats.whole, help="positions that are scanned"),
-    _Measure("parameters", "Parameters", _COST, -1, formats.large),
-    _Measure("macs", "MAC per image", _COST, -1, formats.large, part="scan_macs", help="multiply-accumulates"),
-    _Measure("flops", "FLOP per image", _COST, -1, formats.large, part="scan_flops", help="operations"),
-    _Measure("macs_per_token", "MAC per token", _COST, -1, formats.large, part="scan_macs_per_token"),
-    _Measure("images_per_second", "Images per second", _COST, 1, formats.rate, help="after warm-up"),
-    _Measure("tokens_per_second", "Tokens per second", _COST, 1, formats.rate, help="read, after warm-up"),
-    _Measure("cold_seconds", "First batch", _COST, -1, formats.seconds, help="cold"),
-    _Measure("trained_parameters", "Trained parameters", _COST, -1, formats.large),
-    _Measure("kept_epoch", "Epoch kept", _COST, 0, formats.whole, help="the best on the validation part"),
-    _Measure("kept_iteration", "Iteration kept", _COST, 0, formats.whole, help="the best on the validation part"),
-    _Measure("train_seconds", "Training time", _COST, -1, formats.seconds),
-    _Measure("seconds_per_iteration", "Iteration", _COST, -1, formats.seconds, help="mean over the training"),
-    _Measure("seconds_per_step", "Step, all trained", _COST, 0, formats.seconds, "before freezing", help="median"),
-    _Measure("seconds_per_step", "Step, some frozen", _COST, 0, formats.seconds, "after freezing", help="median"),
-    _Measure("pretraining_seconds", "Pretraining time", _COST, -1, formats.seconds, help="once, shared by strategies"),
-    _Measure("test_seconds", "Testing time", _COST, -1, formats.seconds),
-    _Measure("peak_memory", "Peak memory", _COST, -1, formats.size),
-    _Measure("peak_memory", "Peak memory, process", _COST, 0, formats.size, PROCESS, help="the whole process's"),
+COSTS = (
+    Measure("tokens", "Tokens", COST, 0, formats.whole, help="positions that are scanned"),
+    Measure("parameters", "Parameters", COST, -1, formats.large),
+    Measure("macs", "MAC per {item}", COST, -1, formats.large, part="scan_macs", help="multiply-accumulates"),
+    Measure("flops", "FLOP per {item}", COST, -1, formats.large, part="scan_flops", help="operations"),
+    Measure("macs_per_token", "MAC per token", COST, -1, formats.large, part="scan_macs_per_token"),
+    Measure("images_per_second", "{Items} per second", COST, 1, formats.rate, help="after warm-up"),
+    Measure("tokens_per_second", "Tokens per second", COST, 1, formats.rate, help="read, after warm-up"),
+    Measure("cold_seconds", "First batch", COST, -1, formats.seconds, help="cold"),
+    Measure("trained_parameters", "Trained parameters", COST, -1, formats.large),
+    Measure("kept_epoch", "Epoch kept", COST, 0, formats.whole, help="the best on the validation part"),
+    Measure("kept_iteration", "Iteration kept", COST, 0, formats.whole, help="the best on the validation part"),
+    Measure("train_seconds", "Training time", COST, -1, formats.seconds),
+    Measure("seconds_per_iteration", "Iteration", COST, -1, formats.seconds, help="mean over the training"),
+    Measure("seconds_per_step", "Step, all trained", COST, 0, formats.seconds, "before freezing", help="median"),
+    Measure("seconds_per_step", "Step, some frozen", COST, 0, formats.seconds, "after freezing", help="median"),
+    Measure("pretraining_seconds", "Pretraining time", COST, -1, formats.seconds, help="once, shared by strategies"),
+    Measure("test_seconds", "Testing time", COST, -1, formats.seconds),
+    Measure("peak_memory", "Peak memory", COST, -1, formats.size),
+    Measure("peak_memory", "Peak memory, process", COST, 0, formats.size, PROCESS, help="the whole process's"),
 )
-_FRACTIONS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "roc_auc")
-_SHARES = ("dice", "total_dice", "iou", "precision", "recall", "surface_dice")
-_INTERVALS = (*_FRACTIONS, *_SHARES, "hausdorff95", *(f"bits_per_{unit}" for unit in UNITS))
-_RATES = ("images_per_second", "tokens_per_second")
+RATES = ("images_per_second", "tokens_per_second")  # measured in rounds, with their range
 
 
-def comparison(records: list[Record], titles: dict[str, str] | None = None) -> Table:
+def comparison(records: list[Record], task: TaskReport, titles: dict[str, str] | None = None) -> Table:
     """Compare the models of a run by their final numbers.
 
     With one seed, the accuracy carries its Wilson interval; with several, quality is the mean with Student's t interval
-    over seeds and cost the plain mean. The measure that decides comes first. The best value of a row is marked unless
+    over seeds and cost the plain mean. The primary metric comes first. The best value of a row is marked unless
     all values print alike, or no model can be better, as where lengths are compared or where the test part has fewer
     than six cases.
 
     Args:
         records: of the run; curves (with a step) are left out, and of repeated records the last one counts.
+        task: what reports know of the run's task.
         titles: label -> what to call the model, in the order of the columns; models without results show dashes.
     """
     titles = titles or {label: label for label in model_labels(records)}
     values = final_records(records)
-    metric, task = deciding(records).metric, task_of(records)
-    measures = sorted((_for_task(measure, task) for measure in _MEASURES), key=lambda m: m.metric != metric)
+    metric = primary_metric(records, task.primary).metric
+    measures = [replace(m, label=task.per_pass(m.label)) for m in (*task.measures, *COSTS)]
+    measures = sorted(measures, key=lambda measure: measure.metric != metric)
     fewest = min((r.n for label in titles for r in values.get((label, metric, None), {}).values() if r.n), default=None)
+    if task.not_compared:
+        measures = [replace(measure, better=0) for measure in measures]
     if too_few(fewest, ""):  # then nothing of the quality is the best
-        measures = [replace(m, better=0) if m.group == _QUALITY else m for m in measures]
+        measures = [replace(m, better=0) if m.group == QUALITY else m for m in measures]
     rows = [_row(measure, list(titles), values) for measure in measures]
     decided = any((label, metric, None) in values for label in titles)
     seeds = {len(values.get((label, metric, None), {})) for label in titles}
@@ -120,13 +73,7 @@ def comparison(records: list[Record], titles: dict[str, str] | None = None) -> T
     return Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), tuple(notes), decided)
 
 
-def _for_task(measure: _Measure, task: str | None) -> _Measure:
-    """A measure in the words of a task; where lengths are compared no model is better."""
-    better = 0 if task == "scaling" else measure.better
-    return replace(measure, label=in_passes(measure.label, task), better=better)
-
-
-def _row(measure: _Measure, labels: list[str], values: Finals) -> Row | None:
+def _row(measure: Measure, labels: list[str], values: Finals) -> Row | None:
     class_ = measure.class_
     if class_ == "*":
         # The positive class is known from the record alone.
@@ -141,7 +88,7 @@ def _row(measure: _Measure, labels: list[str], values: Finals) -> Row | None:
     return Row(measure.label, measure.group, best_cells(cells, means, measure.better), measure.help)
 
 
-def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) -> Cell:
+def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> Cell:
     if not found:
         scans = measure.metric == "tokens" and values.get((label, "scan_macs", None))
         return Cell("not counted" if scans and any(r.value for r in scans.values()) else formats.UNKNOWN)
@@ -153,18 +100,18 @@ def _cell(measure: _Measure, label: str, found: list[Record], values: Finals) ->
         if parts and mean and np.mean(parts) > 0:
             share = float(np.mean(parts)) / mean
             detail = f"scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
-    elif measure.metric in _INTERVALS:
+    elif measure.interval:
         detail = _interval(measure, found, numbers)
-    elif measure.metric in _RATES and all(record.spread for record in found):
+    elif measure.metric in RATES and all(record.spread for record in found):
         low, high = min(r.spread[0] for r in found), max(r.spread[1] for r in found)
         detail = f"({formats.rate(low)} to {formats.rate(high)})"
     return Cell(measure.format(mean), detail)
 
 
-def _interval(measure: _Measure, found: list[Record], numbers: list[float]) -> str:
+def _interval(measure: Measure, found: list[Record], numbers: list[float]) -> str:
     if len(found) > 1:
         _, low, high = mean_interval(numbers)
-        low, high = max(low, 0.0), min(high, 1.0) if measure.metric in (*_FRACTIONS, *_SHARES) else high
+        low, high = max(low, 0.0), min(high, 1.0) if measure.bounded else high
     elif found[0].spread:
         low, high = found[0].spread
     elif measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):

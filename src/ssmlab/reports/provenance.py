@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from ssmlab.core import formats
-from ssmlab.reports.deciding import FEWEST, in_passes, passed
 from ssmlab.reports.markup import Html, el
+from ssmlab.reports.primary_metric import FEWEST
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
 
@@ -28,9 +28,6 @@ _COST_METHODS = (
 )
 
 
-_ROWS = ("language", "synthetic")  # tasks whose intervals are over rows of tokens
-
-
 def method(run: Run, table: Table) -> Html | None:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
     metrics = {r.metric for r in run.records}
@@ -42,52 +39,36 @@ def method(run: Run, table: Table) -> Html | None:
         repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
         times = f", median of {repeats} repeats" if repeats else ""
         how = f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and the fastest. "
-        rows.append(
-            (
-                in_passes("Images per second", run.task),
-                how + "The first batch, before anything is warm, is given apart.",
-            )
-        )
+        how += "The first batch, before anything is warm, is given apart."
+        rows.append((run.task.per_pass("{Items} per second"), how))
     if "tokens_per_second" in metrics:
         rows.append(("Tokens per second", "Reading whole rows in batches, after warm-up; in parentheses the range."))
-    item, many = passed(run.task)
-    rows += [(name, how.format(item=item)) for needed, name, how in _COST_METHODS if needed & metrics]
-    if many == "patches" and metrics & {"macs", "images_per_second"}:
-        rows.append(
-            ("Patch", "What the network sees at once, of the size it was trained on; a larger image takes several.")
-        )
+    rows += [(name, how.format(item=run.task.passes[0])) for needed, name, how in _COST_METHODS if needed & metrics]
+    rows += [(name, how) for needed, name, how in run.task.notes if needed & metrics]
     return el("div", _list(rows), class_="card") if rows else None
 
 
 def _quality_method(run: Run) -> list[tuple[str, str]]:
-    metric = run.deciding
+    metric = run.primary_metric
     tested = [r for r in run.records if r.metric == metric.metric and r.split == "test" and r.step is None]
     if not tested:
         return []
     many = run.items[1]
     n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
-    interval = f"The interval of an accuracy is Wilson's 95 % score interval over the test {many}."
-    if run.task in _ROWS:
-        interval = (
-            f"The interval of {metric.name} is a 95 % percentile interval of a bootstrap over rows of the test part."
-        )
-    if run.task == "segment":
-        interval = (
-            "A class that neither mask of an image has is left out of the image's mean; one that only one of them has "
-            "counts as 0. Intervals are 95 % percentile intervals of a bootstrap over images."
-        )
+    interval = run.task.interval.format(items=many, name=metric.name)
     if len({r.seed for r in tested}) > 1:
         interval = "Means over seeds carry Student's t interval over the seeds."
     return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]
 
 
 def _margin_method(run: Run) -> list[tuple[str, str]]:
-    if len(run.labels) < 2 or run.task == "scaling":
+    if len(run.labels) < 2 or run.task.not_compared:
         return []
     several = len(run.seeds) > 1
-    many = "rows" if run.task in _ROWS else run.items[1]
+    many = run.task.resampled or run.items[1]
+    name = run.primary_metric.name.capitalize()
     how = (
-        f"{run.deciding.name.capitalize()} of one model minus that of the other on the same {many}, with the 95 % "
+        f"{name} of one model minus that of the other on the same {many}, with the 95 % "
         f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. A winner "
         f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {many}. "
     )

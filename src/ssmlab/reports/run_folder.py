@@ -11,7 +11,8 @@ import numpy as np
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.record import Record, read_records
-from ssmlab.reports.deciding import Deciding, deciding, items, task_of
+from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric
+from ssmlab.reports.task_report import ReportOf, TaskReport
 
 # (model, metric, class) -> seed -> record
 Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]
@@ -54,12 +55,14 @@ class Run:
     """Everything in runs/<name>/ that a report needs.
 
     Args:
+        task: what reports know of its task.
         info: run.json; `labels` the models in the order of the recipe, `titles` what people call them.
         predictions: label -> seed -> Predictions. With one seed, the key may be None.
         problems: what is missing or unreadable, one sentence each.
     """
 
     folder: Path
+    task: TaskReport
     info: dict
     records: list[Record]
     labels: list[str]
@@ -92,17 +95,13 @@ class Run:
         return list(seeds) if isinstance(seeds, (list, tuple)) else [seeds]
 
     @property
-    def task(self) -> str | None:
-        return self.info.get("task") or task_of(self.records)
-
-    @property
     def items(self) -> tuple[str, str]:
         """What its test part counts: "image", "images"."""
-        return items(self.task)
+        return self.task.items
 
     @cached_property
-    def deciding(self) -> Deciding:
-        return deciding(self.records)
+    def primary_metric(self) -> PrimaryMetric:
+        return primary_metric(self.records, self.task.primary)
 
     @property
     def finished(self) -> bool:
@@ -120,9 +119,11 @@ class Run:
         return []
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, report_of: ReportOf) -> Run:
     """Read a run's folder.
 
+    Args:
+        report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
     Raises:
         UserError: it is no run's folder, nothing was measured yet, or run.json or records.jsonl is damaged.
     """
@@ -144,6 +145,7 @@ def load_run(folder: Path) -> Run:
     recipe = folder / "recipe.toml"
     return Run(
         folder=folder,
+        task=report_of(info.get("task") or next((record.task for record in records if record.task), None)),
         info=info,
         records=records,
         labels=labels,

@@ -9,7 +9,6 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.reports import lengths as by_length
 from ssmlab.reports import series, theme
-from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
@@ -23,9 +22,9 @@ _LARGEST_IMAGE = 2_000_000
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _PRICES = (
     ("parameters", "Parameters"),
-    ("macs", "MAC per image"),
+    ("macs", "MAC per {item}"),
     ("train_seconds", "Training time"),
-    ("images_per_second", "Images per second"),
+    ("images_per_second", "{Items} per second"),
     ("tokens_per_second", "Tokens per second"),
 )
 
@@ -98,7 +97,7 @@ def _how_far(run: Run) -> Html:
     parts = []
     for label in run.labels:
         steps = [r.step for r in run.records if r.model == label and r.step is not None]
-        if run.final(label, run.deciding.metric) is not None:
+        if run.final(label, run.primary_metric.metric) is not None:
             parts.append(f"{run.titles[label]} is tested")
         elif steps:
             parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
@@ -111,7 +110,7 @@ def _how_far(run: Run) -> Html:
 
 
 def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
-    """The comparison table and, beside it, the margin with its interval and its price."""
+    """The comparison table and, next to it, the margin with its interval and its price."""
     side = _margin(run, verdict, margin)
     boxes = [el("div", _comparison(table), class_="card"), side]
     return el(
@@ -134,23 +133,23 @@ def _comparison(table: Table) -> Html:
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     if verdict.difference is None:
         return None
-    leader, other, decides = run.titles[verdict.leader], run.titles[verdict.runner_up], run.deciding
+    leader, other, primary = run.titles[verdict.leader], run.titles[verdict.runner_up], run.primary_metric
     _, low, high = verdict.difference
     known = low == low
     interval = (
-        f"95 % interval {decides.gap(low)} to {decides.gap(high)}" if known else "no interval: predictions missing"
+        f"95 % interval {primary.gap(low)} to {primary.gap(high)}" if known else "no interval: predictions missing"
     )
     conclusion = "The interval excludes zero." if verdict.clear else f"{verdict.headline}: {verdict.reason}."
     prices = []
     for metric, name in _PRICES:
         a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
         if a and b:
-            prices.append([el("dt", in_passes(name, run.task)), el("dd", formats.ratio(a / b))])
+            prices.append([el("dt", run.task.per_pass(name)), el("dd", formats.ratio(a / b))])
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
     return el(
         "aside",
-        el("h3", words(f"{leader} {'minus' if decides.higher else 'below'} {other}, test {decides.name}")),
-        el("p", decides.gap(verdict.difference.value), " ", el("small", decides.unit), class_="big"),
+        el("h3", words(f"{leader} {'minus' if primary.higher_is_better else 'below'} {other}, test {primary.name}")),
+        el("p", primary.gap(verdict.difference.value), " ", el("small", primary.unit), class_="big"),
         el("p", interval + ". " + (conclusion if known else ""), class_="note"),
         drawing,
         [el("h3", words(f"Cost relative to {other}")), el("dl", prices)] if prices else None,
@@ -171,7 +170,7 @@ def legend(run: Run, *, strokes: bool = False) -> Html:
 
 
 def curves(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    found = [drawn[name] for name in ("curves-loss", f"curves-{run.deciding.metric}") if name in drawn]
+    found = [drawn[name] for name in ("curves-loss", f"curves-{run.primary_metric.metric}") if name in drawn]
     if not found:
         return None
     return join([legend(run, strokes=True), el("div", [figure(plot) for plot in found], class_="grid")])

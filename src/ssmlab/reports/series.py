@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmlab.core.statistics import mean_interval, wilson
-from ssmlab.reports.deciding import passed
 from ssmlab.reports.run_folder import Predictions, Run
 
 _MOST_POINTS = 300
@@ -43,7 +42,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Speed:
-    """Accuracy, or what else decides, with its interval, and images, patches or tokens per second with their range."""
+    """The primary metric with its interval, and images, patches or tokens per second with their range."""
 
     label: str
     accuracy: float
@@ -172,10 +171,10 @@ def mistakes(matrix: np.ndarray, classes: list[str], most: int) -> list[tuple[st
 
 
 def speeds(run: Run) -> list[Speed]:
-    """Accuracy, or what else decides, and throughput of every model that has both."""
-    spots, metric = [], run.deciding
+    """Accuracy, or another primary metric, and throughput of every model that has both."""
+    spots, metric = [], run.primary_metric
     counted = "tokens" if any(r.metric == "tokens_per_second" for r in run.records) else "images"
-    rated = "tokens" if counted == "tokens" else passed(run.task)[1]
+    rated = "tokens" if counted == "tokens" else run.task.passes[1]
     for label in run.labels:
         accuracies = list(run.finals.get((label, metric.metric, None), {}).values())
         rates = list(run.finals.get((label, f"{counted}_per_second", None), {}).values())

@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ssmlab.core import formats
-from ssmlab.reports.deciding import too_few
 from ssmlab.reports.markup import el
+from ssmlab.reports.primary_metric import too_few
 from ssmlab.reports.sections import figure, named
 from ssmlab.reports.tables import Table, to_html, to_markdown
 from ssmlab.studies.compare.model_refs import ModelRef

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.reports.deciding import too_few
+from ssmlab.reports.primary_metric import too_few
 from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.studies.compress.kinds import Terms
 from ssmlab.studies.study import Report

@@ -9,8 +9,8 @@ import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.statistics import Interval, ratio_difference
-from ssmlab.reports.deciding import too_few, undecided
 from ssmlab.reports.markup import el
+from ssmlab.reports.primary_metric import too_few, undecided
 from ssmlab.reports.sections import figure, named
 from ssmlab.reports.tables import to_html, to_markdown
 from ssmlab.robustness.conditions import Condition

@@ -56,7 +56,7 @@ def remade(tmp_path, monkeypatch, fake=None, images=0, draw=False):
     """A page without its plots, which most tests do not look at and which take nearly all of the time."""
     folder = make_run(tmp_path / "run", fake, images=images)
     if not draw:
-        monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
+        monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
     write_report(folder, report_of)
     return folder
 
@@ -246,7 +246,7 @@ def test_many_models_fit(tmp_path, monkeypatch):
 
 def test_what_is_missing_or_damaged_beside_the_records_is_said(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run")
-    monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
+    monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
     (folder / "models/resnet18/predictions.csv").write_text("id,label\n1,2\n")
     (folder / "samples/samples.json").write_text('[{"file": ')
     (folder / "recipe.toml").unlink()
@@ -262,7 +262,7 @@ def test_what_is_missing_or_damaged_beside_the_records_is_said(tmp_path, monkeyp
 
 def test_no_file_outside_samples_gets_into_the_page(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run", images=1)
-    monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
+    monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
     (folder / "secret.png").write_bytes(b"\x89PNG secret")
     rows = json.loads((folder / "samples/samples.json").read_text())
     (folder / "samples/samples.json").write_text(json.dumps([rows[0] | {"file": "../secret.png"}]))

@@ -101,23 +101,16 @@ def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> 
             share = float(np.mean(parts)) / mean
             detail = f"scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
     elif measure.interval:
-        detail = _interval(measure, found, numbers)
+        bounds = found[0].spread
+        if len(found) > 1:
+            _, low, high = mean_interval(numbers)
+            bounds = max(low, 0.0), min(high, 1.0) if measure.bounded else high
+        elif bounds is None and measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):
+            bounds = wilson(round(numbers[0] * found[0].n), found[0].n)
+        if bounds:
+            form, (low, high) = measure.format, bounds
+            detail = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
     elif measure.metric in RATES and all(record.spread for record in found):
         low, high = min(r.spread[0] for r in found), max(r.spread[1] for r in found)
         detail = f"({formats.rate(low)} to {formats.rate(high)})"
     return Cell(measure.format(mean), detail)
-
-
-def _interval(measure: Measure, found: list[Record], numbers: list[float]) -> str:
-    if len(found) > 1:
-        _, low, high = mean_interval(numbers)
-        low, high = max(low, 0.0), min(high, 1.0) if measure.bounded else high
-    elif found[0].spread:
-        low, high = found[0].spread
-    elif measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):
-        low, high = wilson(round(numbers[0] * found[0].n), found[0].n)
-    else:
-        return ""
-    if measure.format is formats.percent:
-        return formats.percent_range(low, high)
-    return f"[{measure.format(low)}, {measure.format(high)}]"

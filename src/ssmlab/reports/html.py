@@ -28,12 +28,30 @@ def write_report(run_folder: Path, report_of: ReportOf) -> Path:
     """
     run = load_run(run_folder, report_of)
     verdict = judged(run)
-    drawn = _draw(run, verdict)
+    drawn = draw(run, verdict)
     for plot in drawn.values():
         write_atomically(run.folder / "plots" / f"{plot.name}.svg", plot.svg)
     path = run.folder / "report.html"
     write_atomically(path, page(run, verdict, drawn))
     return path
+
+
+def draw(run: Run, verdict: Winner) -> dict[str, Plot]:
+    """The plots of a run by name."""
+    made = [
+        plots.margin(run, verdict),
+        plots.curves(run, "loss"),
+        plots.curves(run, run.primary_metric.metric),
+        plots.roc(run),
+        plots.speed(run),
+        *lengths.plots(run),
+        *(plot for draw in run.task.plots for plot in draw(run)),
+        *gradients.plots(run),
+    ]
+    for label in run.labels:
+        matrix = series.confusion(run, label, run.classes)
+        made.append(None if matrix is None else plots.confusion(run, label, matrix, run.classes))
+    return {plot.name: plot for plot in made if plot is not None}
 
 
 def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
@@ -67,21 +85,3 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         ),
     )
     return document(f"{verdict.headline} – {run.name}", body)
-
-
-def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:
-    made = [
-        plots.margin(run, verdict),
-        plots.curves(run, "loss"),
-        plots.curves(run, run.primary_metric.metric),
-        plots.roc(run),
-        plots.speed(run),
-    ]
-    made += lengths.plots(run)
-    made += [plot for draw in run.task.plots for plot in draw(run)]
-    made += gradients.plots(run)
-    for label in run.labels:
-        matrix = series.confusion(run, label, run.classes)
-        if matrix is not None:
-            made.append(plots.confusion(run, label, matrix, run.classes))
-    return {plot.name: plot for plot in made if plot is not None}

@@ -98,15 +98,15 @@ def tables(run: Run) -> Html | None:
         if not lines:
             continue
         lengths = sorted({length for line in lines for length in line.lengths})
-        rows = [(f"{length:,}", [_cell(line, length, text) for line in lines]) for length in lengths]
+        rows = []
+        for length in lengths:
+            cells = []
+            for line in lines:
+                i = line.lengths.index(length) if length in line.lengths else None
+                value = formats.UNKNOWN if i is None else text(line.values[i])
+                cells.append(value if i is None or line.measured[i] else f"[{value}]")
+            rows.append((f"{length:,}", cells))
         names = [run.titles[line.label] for line in lines]
         table = plain_table("Tokens", names, rows, caption=title, class_="wide wrapped")
         boxes.append(el("div", el("div", table, class_="scroll", tabindex="0"), class_="card"))
     return el("div", boxes, class_="grid") if boxes else None
-
-
-def _cell(line: Series, length: int, text) -> str:
-    if length not in line.lengths:
-        return formats.UNKNOWN
-    i = line.lengths.index(length)
-    return text(line.values[i]) if line.measured[i] else f"[{text(line.values[i])}]"

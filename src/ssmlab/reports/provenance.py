@@ -81,7 +81,7 @@ def _margin_method(run: Run) -> list[tuple[str, str]]:
 
 def data(run: Run) -> Html | None:
     """What the models saw: counts, balance, and the hash of the split."""
-    facts = run.data
+    facts, size, notes = run.data, run.data.get("image_size"), run.data.get("notes") or []
     rows = [
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
@@ -92,9 +92,9 @@ def data(run: Run) -> Html | None:
         ("Tokenizer", facts.get("tokenizer")),
         ("Row", facts.get("row")),
         ("Classes", f"{len(run.classes)}" if run.classes else None),
-        ("Image size", _size(facts.get("image_size"))),
+        ("Image size", f"{size} × {size} pixels" if isinstance(size, int) else _text(size) if size else None),
         ("Split hash", facts.get("split_hash")),
-        *(("Note", note) for note in _texts(facts.get("notes"))),
+        *(("Note", str(note)) for note in (notes if isinstance(notes, (list, tuple)) else [notes])),
     ]
     balance = _balance(run)
     boxes = [
@@ -107,6 +107,11 @@ def data(run: Run) -> Html | None:
 def circumstances(run: Run) -> Html:
     """The resolved recipe and where, when and with what it ran."""
     info, last = run.info, run.records[-1]
+    models = []
+    for label in run.labels:
+        tokens = run.final(label, "tokens")
+        scanned = f", {formats.plural(int(tokens), 'token')}" if tokens else ""
+        models.append(f"{run.titles[label]} (models/{label}{scanned})")
     rows = [
         ("Seeds", ", ".join(map(str, run.seeds)) or None),
         ("Command", info.get("command") or last.command),
@@ -116,21 +121,12 @@ def circumstances(run: Run) -> Html:
         ("Started", _time(info.get("started"))),
         ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
         ("Duration", _duration(info.get("started"), info.get("finished"))),
-        ("Models", _models(run)),
+        ("Models", "; ".join(models) or None),
     ]
     recipe = None
     if run.recipe:
         recipe = el("details", el("summary", "Resolved recipe"), el("pre", run.recipe, tabindex="0"))
     return el("div", _list(rows), recipe, class_="card")
-
-
-def _models(run: Run) -> str | None:
-    parts = []
-    for label in run.labels:
-        tokens = run.final(label, "tokens")
-        scanned = f", {formats.plural(int(tokens), 'token')}" if tokens else ""
-        parts.append(f"{run.titles[label]} (models/{label}{scanned})")
-    return "; ".join(parts) or None
 
 
 def _list(rows: list[tuple[str, object]]) -> Html:
@@ -146,30 +142,15 @@ def _text(value) -> Html | str:
     return str(value)
 
 
-def _texts(value) -> list[str]:
-    if not value:
-        return []
-    return [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
-
-
-def _total(count) -> int | None:
-    if isinstance(count, dict):
-        return sum(n for n in count.values() if isinstance(n, int))
-    return count if isinstance(count, int) else None
-
-
 def _counts(counts) -> str | None:
     if not isinstance(counts, dict):
         return None
     names = {"train": "training", "val": "validation", "test": "test"}
-    totals = [(names.get(part, str(part)), _total(count)) for part, count in counts.items()]
+    totals = []
+    for part, count in counts.items():
+        total = sum(n for n in count.values() if isinstance(n, int)) if isinstance(count, dict) else count
+        totals.append((names.get(part, str(part)), total if isinstance(total, int) else None))
     return ", ".join(f"{total:,} {name}" for name, total in totals if total is not None) or None
-
-
-def _size(size) -> str | None:
-    if isinstance(size, int):
-        return f"{size} × {size} pixels"
-    return _text(size) if size else None
 
 
 def _balance(run: Run) -> Html | None:
@@ -180,8 +161,9 @@ def _balance(run: Run) -> Html | None:
         if not parts and isinstance(run.data.get(key), dict):
             parts = {k: v for k, v in run.data[key].items() if isinstance(v, dict)}
     if not parts:
-        supports = {c: next(iter(_supports(run, c)), None) for c in run.classes}
-        parts = {"test": {c: int(n) for c, n in supports.items() if n is not None}}
+        supports = {c: [run.final(label, "support", c) for label in run.labels] for c in run.classes}
+        known = {c: [n for n in found if n is not None] for c, found in supports.items()}
+        parts = {"test": {c: int(found[0]) for c, found in known.items() if found}}
     classes = run.classes or list(next(iter(parts.values()), {}))
     if not any(parts.values()):
         return None
@@ -208,11 +190,6 @@ def _balance(run: Run) -> Html | None:
         role="region",
         aria_label="Images per class",
     )
-
-
-def _supports(run: Run, class_: str) -> list[float]:
-    found = (run.final(label, "support", class_) for label in run.labels)
-    return [value for value in found if value is not None]
 
 
 def _moment(text) -> datetime | None:

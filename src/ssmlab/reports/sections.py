@@ -112,7 +112,10 @@ def _how_far(run: Run) -> Html:
 def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
     """The comparison table and, next to it, the margin with its interval and its price."""
     side = _margin(run, verdict, margin)
-    boxes = [el("div", _comparison(table), class_="card"), side]
+    marks = "● marks the best of a measure; brackets hold 95 % intervals, parentheses the range."
+    names = [named(i, title) for i, title in enumerate(table.columns)]
+    shown = to_html(table, names, caption=" ".join((*table.notes, *([marks] if table.marked else []))))
+    boxes = [el("div", shown, class_="card"), side]
     return el(
         "section",
         boxes,
@@ -120,14 +123,6 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
         id="comparison",
         aria_label="Comparison",
     )
-
-
-def _comparison(table: Table) -> Html:
-    marks = (
-        ("● marks the best of a measure; brackets hold 95 % intervals, parentheses the range.",) if table.marked else ()
-    )
-    names = [named(i, title) for i, title in enumerate(table.columns)]
-    return to_html(table, names, caption=" ".join((*table.notes, *marks)))
 
 
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
@@ -227,18 +222,14 @@ def _matrix(matrix: np.ndarray, classes: list[str], index: int) -> Html:
             share = count / max(counts.sum(), 1)
             # A single mistake among hundreds would be invisible; every one gets some shade.
             shown = max(share, 0.15) if count else 0
-            kind = _depth(share) if count else "zero"
+            # Black text turns to white at different depths in the light and the dark scheme.
+            kind = "zero" if not count else "deep" if share > 0.85 else "middle" if share > 0.6 else None
             said = el("small", formats.percent(share)) if len(classes) <= 4 else None
             text = [f"{count}", said] if count else "·"
             cells.append(el("td", text, class_=kind, style=f"--share:{100 * shown:.0f}%"))
         rows.append(el("tr", el("th", series.shorten(name), scope="row", title=name), cells))
     corner = el("th", el("span", "predicted →", el("br"), "true ↓", class_="axis"), class_="left")
     return el("table", el("thead", el("tr", corner, names)), el("tbody", rows), class_="matrix", style=_shade(index))
-
-
-def _depth(share: float) -> str | None:
-    """Which text colour can be read on a shade: black turns to white at different depths in the two schemes."""
-    return "deep" if share > 0.85 else "middle" if share > 0.6 else None
 
 
 def per_class(run: Run) -> Html | None:
@@ -284,7 +275,8 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
     for label, f1 in zip(labels, scores, strict=True):
         for metric, title in measures:
             first = "first" if metric == measures[0][0] else ""
-            said, style = _percent(run.final(label, metric, name)), None
+            value, style = run.final(label, metric, name), None
+            said = formats.UNKNOWN if value is None else formats.percent(value)
             if metric == "f1":
                 style = None if f1 is None else f"{_shade(run.labels.index(label))};--share:{100 * f1:.1f}%"
                 first += " bar" + (" lead" if f1 is not None and f1 == best and len(set(scores)) > 1 else "")
@@ -292,10 +284,6 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
                 el("td", said, class_=first.strip() or None, style=style, data_label=f"{run.titles[label]}, {title}")
             )
     return el("tr", el("th", shown, scope="row"), cells)
-
-
-def _percent(value: float | None) -> str:
-    return formats.UNKNOWN if value is None else formats.percent(value)
 
 
 def _hardest(run: Run, label: str) -> str:

@@ -70,7 +70,9 @@ def winner(
         return Winner("none", *task.not_compared)
     if not measured:
         return Winner("none", "No result yet", "no model of this run was tested.")
-    ranking = sorted(measured, key=lambda label: _rank(measured[label], metric), reverse=True)
+    means = {label: _mean(values) for label, values in measured.items()}
+    ranks = {label: metric.sign * mean if math.isfinite(mean) else -math.inf for label, mean in means.items()}
+    ranking = sorted(measured, key=lambda label: ranks[label], reverse=True)
     leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
     facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
     if missing:
@@ -123,11 +125,6 @@ def _accuracies(records: list[Record], label: str, metric: PrimaryMetric) -> dic
         for r in records
         if r.model == label and r.metric == metric.metric and r.split == "test" and r.step is None and r.class_ is None
     }
-
-
-def _rank(values: dict[int | None, Record], metric: PrimaryMetric) -> float:
-    mean = _mean(values)
-    return metric.sign * mean if math.isfinite(mean) else -math.inf
 
 
 def _mean(values: dict[int | None, Record]) -> float:

@@ -73,8 +73,8 @@ def _measure(
     """What the `Result` holds besides models and folder."""
     import torch
 
+    import ssmlab.studies.compare.measure as measure
     from ssmlab.core.stamp import now
-    from ssmlab.studies.compare import measure
 
     started = now()
     device = options.start()
@@ -118,7 +118,7 @@ def _accuracies(built, data, options: Options, device: str, found: dict[str, lis
     """Adds quality to `found`; returns why a model has none, and how many images were used."""
     if data is None:
         return {model.label: "no --data" for model in built}, 0
-    from ssmlab.studies.compare import measure
+    import ssmlab.studies.compare.measure as measure
     from ssmlab.tasks.classify.data import spread_over_classes
 
     part = data.test

@@ -168,7 +168,9 @@ def inference(models: list[Built], batch: int, repeats: int, device: str, progre
         for count, calls in sorted(sizes.items()):
             for label, times in turns.run(calls, repeats, SINGLES if count == 1 else 1).items():
                 found[label].append(_speed("images_per_second", times))
-                found[label] += _latency(times) if count == 1 else []
+                shared = {"metric": "latency", "unit": "seconds", "n": len(times.seconds)}
+                for p in PERCENTILES if count == 1 else ():
+                    found[label].append(Record(value=times.percentile(p), class_=f"percentile {p}", **shared))
     finally:
         progress.stop()
     return found
@@ -201,14 +203,6 @@ def _speed(metric: str, times: Timings) -> Record:
         spread=(speed.low, speed.high),
         class_=_batch(times.items),
     )
-
-
-def _latency(times: Timings) -> list[Record]:
-    n = len(times.seconds)
-    return [
-        Record(metric="latency", value=times.percentile(p), unit="seconds", n=n, class_=f"percentile {p}")
-        for p in PERCENTILES
-    ]
 
 
 def training(models: list[Built], batch: int, repeats: int, device: str, progress: Progress) -> Found:

@@ -29,10 +29,6 @@ def _numbers(name: str, kind: type) -> Option:
     return Option(read=read)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(ImageOptions):
     """How a model is compressed and measured. Each value of rank, energy or flops makes a model."""
@@ -48,7 +44,9 @@ class Options(ImageOptions):
     """Shares of the energy; 0.5,0.8,0.9,0.95,0.99 if nothing is given."""
     flops: Annotated[tuple[float, ...], _numbers("flops", float)] = ()
     """Shares of the layers' operations, spread over them, such as 0.25,0.5."""
-    targets: Annotated[tuple[str, ...], Option(read=_names, text="in_proj")] = ("in_proj",)
+    targets: Annotated[
+        tuple[str, ...], Option(read=lambda text: tuple(text.replace(",", " ").split()), text="in_proj")
+    ] = ("in_proj",)
     """Linear layers, by name or pattern, with commas."""
     residual_rank: Count = 0
     """Rank of a side path of its own next to P Q."""
@@ -150,7 +148,11 @@ def _measure(kind: Kind, options: Options, folder: Path, command: str | None) ->
 
     started = now()
     layers, networks, replaced = _factorised(kind, options, DENSE)
-    records = {label: [*kind.counts(network), *_kept(replaced[label])] for label, network in networks.items()}
+    records = {label: kind.counts(network) for label, network in networks.items()}
+    for label, found in replaced.items():
+        for x in found:
+            rank = Record(metric="rank", value=x.rank + x.residual_rank, unit="count", class_=x.name)
+            records[label] += [rank, Record(metric="energy", value=x.energy, unit="fraction", class_=x.name)]
     for label, rows in kind.inference(networks).items():
         records[label] += rows
     if kind.unmeasured is None:
@@ -200,15 +202,3 @@ def _factorised(kind: Kind, options: Options, dense: str) -> tuple[list, dict[st
             decomposed=layers,
         )
     return layers, networks, replaced
-
-
-def _kept(replaced: list) -> list[Record]:
-    """Rank and energy of every layer that was replaced."""
-    return [
-        record
-        for layer in replaced
-        for record in (
-            Record(metric="rank", value=layer.rank + layer.residual_rank, unit="count", class_=layer.name),
-            Record(metric="energy", value=layer.energy, unit="fraction", class_=layer.name),
-        )
-    ]

@@ -167,12 +167,19 @@ def explain(
     finally:
         progress.stop()
     wanted = list(dict.fromkeys(each.index for picture in seen for each in picture.classes))
+    learned = learned_features(model, wanted, settings, progress)
+    field = receptive_field(model.network, images[: settings.batch_size], batch_size=settings.batch_size)
+    sanity, first = None, seen[0].classes[0].index
+    if settings.score_steps:
+        sanity = randomised_weights(
+            model.network, images[:1], lambda network, images: grad_cam(network, images, first, relu=False), stages=4,
+            seed=settings.seed,
+        )  # fmt: skip
     return Explanation(
         model=model, settings=settings, pictures=seen, target=target.name,
         camera="Grad-CAM" if target.alike else "HiResCAM",
-        learned=learned_features(model, wanted, settings, progress),
-        field=receptive_field(model.network, images[: settings.batch_size], batch_size=settings.batch_size),
-        sanity=_sanity(model, images[:1], seen[0].classes[0].index, settings) if settings.score_steps else None,
+        learned=learned, field=field,
+        sanity=sanity,
     )  # fmt: skip
 
 
@@ -208,22 +215,19 @@ def _class(model: Opened, image: Tensor, index: int, probability: float, setting
     if settings.score_steps:
         noise = random_maps(settings.random, image.shape[-2:], grid=coarse.shape[-2:], seed=settings.seed)
         maps = {"camera": signed, "gradients": fine, "random": noise.to(image.device)}
-        curves = {name: _score(network, image, own, index, settings) for name, own in maps.items()}
+        for name, own in maps.items():  # averaged where there are several maps
+            curves[name] = {}
+            for kind, curve in CURVES.items():
+                images = image.expand(len(own), -1, -1, -1)
+                every = curve(
+                    network, images, own, index, steps=settings.score_steps, batch_size=settings.batch_size,
+                    seed=settings.seed,
+                )  # fmt: skip
+                curves[name][kind] = averaged([Curve(every.shares, row) for row in every.probability])
     return ClassFound(
         index=index, probability=probability, camera=_numpy(signed.clamp(min=0)[0]), gradients=_numpy(fine[0]),
         query=place, curves=curves,
     )  # fmt: skip
-
-
-def _score(network, image: Tensor, maps: Tensor, index: int, settings: Settings) -> dict[str, Curve]:
-    """The two curves of one image, averaged over several maps."""
-    images = image.expand(len(maps), -1, -1, -1)
-    how = {"steps": settings.score_steps, "batch_size": settings.batch_size, "seed": settings.seed}
-    found = {}
-    for name, curve in CURVES.items():
-        every = curve(network, images, maps, index, **how)
-        found[name] = averaged([Curve(every.shares, row) for row in every.probability])
-    return found
 
 
 def _scans(model: Opened, image: Tensor, classes: list[ClassFound]) -> list[ScanFound]:
@@ -267,13 +271,6 @@ def _scan(model: Opened, name: str, calls: list[ScanCall], classes: list[ClassFo
     steps = torch.stack([call.to_map(call.step_sizes())[0] for call in calls]).mean(0)
     states = torch.stack([call.to_map(call.state_norms())[0] for call in calls]).mean(0)
     return ScanFound(name=name, op=first.op, steps=_numpy(steps), states=_numpy(states), attention=attention)
-
-
-def _sanity(model: Opened, image: Tensor, index: int, settings: Settings) -> Sanity:
-    return randomised_weights(
-        model.network, image, lambda network, images: grad_cam(network, images, index, relu=False), stages=4,
-        seed=settings.seed,
-    )  # fmt: skip
 
 
 def _numpy(map_: Tensor) -> np.ndarray:

@@ -62,7 +62,11 @@ def explain_mistakes(
     chosen = choose(mistakes, count)
     if not chosen:
         return None, records
-    pictures = [_changed(images, m, changes)[0].permute(1, 2, 0).numpy() for m in chosen]
+    pictures = []
+    for m in chosen:
+        index = torch.tensor([m.index])
+        changed = images[index] if m.change is None else changes[m.change](images[index], index)
+        pictures.append(changed[0].permute(1, 2, 0).numpy())
     originals = [None if m.change is None else images[m.index].permute(1, 2, 0).numpy() for m in chosen]
     notes = [_note(m, model.classes, int(labels[m.index]), before[m.index], changes) for m in chosen]
     found = explain(
@@ -127,11 +131,6 @@ def _probabilities(
     finally:
         progress.stop()
     return torch.cat(found).numpy()
-
-
-def _changed(images: Tensor, mistake: Mistake, changes: Mapping[str, Change]) -> Tensor:
-    index = torch.tensor([mistake.index])
-    return images[index] if mistake.change is None else changes[mistake.change](images[index], index)
 
 
 def _note(mistake: Mistake, names: Sequence[str], label: int, before: np.ndarray, changes: Mapping[str, Change]) -> str:

@@ -15,9 +15,10 @@ from ssmlab.reports.sections import figure, named
 from ssmlab.reports.tables import to_html, to_markdown
 from ssmlab.robustness.conditions import Condition
 from ssmlab.studies.compare.seed_groups import SeedGroup
-from ssmlab.studies.robustness import grid, table
+from ssmlab.studies.robustness.grid import tiles, tiles_html, tiles_png
 from ssmlab.studies.robustness.plot import best_and_worst
 from ssmlab.studies.robustness.sample import Sample
+from ssmlab.studies.robustness.table import LEGEND, by_model, by_transformation, interval_of, summary
 from ssmlab.studies.study import Report, card, page, section
 
 METHOD = (
@@ -81,7 +82,7 @@ class Result(Report):
 
     @cached_property
     def summary(self):
-        return table.summary(self.records, self.titles)
+        return summary(self.records, self.titles)
 
     @property
     def counts(self) -> str:
@@ -90,8 +91,8 @@ class Result(Report):
     @cached_property
     def answer(self) -> tuple[str, str]:
         """Who holds best, and by how much."""
-        found = table.by_model(self.records)
-        errors = {label: table.interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
+        found = by_model(self.records)
+        errors = {label: interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
         order = sorted(errors, key=lambda label: errors[label])
         first = f"{self.titles[order[0]]}: mean corruption error {formats.percent(errors[order[0]])}"
         if len(order) == 1:
@@ -126,8 +127,12 @@ def write_result(result: Result) -> Path:
         for ref, seed in zip(group.models, group.seeds, strict=True)
     ]
     headline, detail = result.answer
-    facts = result.facts(("Models", "; ".join(map(_trained, result.groups))), ("Images", _images(result)))
-    tables = table.by_transformation(result.records, result.titles, result.names)
+    trained = []
+    for group in result.groups:
+        several = f" (seeds {', '.join(map(str, group.seeds))})" if len(group.seeds) > 1 else ""
+        trained.append(f"{group.title}: {', '.join(ref.state for ref in group.models)}{several}")
+    facts = result.facts(("Models", "; ".join(trained)), ("Images", _images(result)))
+    tables = by_transformation(result.records, result.titles, result.names)
     head = ["# ssmlab robustness", "", f"{'. '.join(filter(None, result.answer))}.", ""]
     head += [*(f"- {name}: {text}" for name, text in facts), ""]
     markdown = "\n".join(["\n".join(head), *map(to_markdown, (result.summary, *tables))])
@@ -139,7 +144,7 @@ def write_result(result: Result) -> Path:
         el("details", el("summary", each.rows[0].group), card(to_html(each, names, what=each.rows[0].group)))
         for each in others
     ]
-    opened = card(to_html(first, names, caption=table.LEGEND, what=first.rows[0].group))
+    opened = card(to_html(first, names, caption=LEGEND, what=first.rows[0].group))
     text = page(
         "robustness",
         ", ".join(result.titles.values()),
@@ -147,24 +152,18 @@ def write_result(result: Result) -> Path:
         heading="How models hold when images change",
         answer=[el("p", el("strong", headline), f"; {detail}." if detail else ".", class_="answer")],
         sections=[
-            el("section", card(to_html(result.summary, names, caption=table.LEGEND)), class_="top single"),
+            el("section", card(to_html(result.summary, names, caption=LEGEND)), class_="top single"),
             section("Best and worst", el("div", [figure(p) for p in panels], class_="grid")),
             section("By transformation", opened, *details),
-            section("What the transformations do", card(grid.to_html(shown))),
+            section("What the transformations do", card(tiles_html(shown))),
         ],
         method=METHOD,
         facts=facts,
         files="the numbers are in records.jsonl, the tables in table.md, the grid in grid.png",
     )
     about = {"models": models, "images": len(result.sample.ids)}
-    files = {"grid.png": grid.to_png(shown)}
+    files = {"grid.png": tiles_png(shown)}
     return result.write("robustness", about, text, table=markdown, plots=[whole], files=files)
-
-
-def _trained(group: SeedGroup) -> str:
-    """A model and where its weights come from."""
-    several = f" (seeds {', '.join(map(str, group.seeds))})" if len(group.seeds) > 1 else ""
-    return f"{group.title}: {', '.join(ref.state for ref in group.models)}{several}"
 
 
 def _images(result: Result) -> str:
@@ -185,4 +184,4 @@ def _tiles(result: Result) -> list[tuple[str, np.ndarray]]:
     severities = sorted({c.severity for c in result.conditions if isinstance(c, Condition)} - {0})
     shown = {0, min(severities, key=lambda severity: abs(severity - 3))}  # of several, the middle one
     conditions = [c for c in result.conditions if isinstance(c, Condition) and c.severity in shown]
-    return grid.tiles(image, int(result.sample.keys[0]), conditions, result.settings["seed"])
+    return tiles(image, int(result.sample.keys[0]), conditions, result.settings["seed"])

@@ -43,19 +43,14 @@ def best_and_worst(records: list[Record], titles: dict[str, str], names: dict[st
 
         height = HEAD + each * max(ROW, 7 * len(titles) + 5) + 13 * (len(titles) // (2 * len(chosen)))
         svg = theme.draw((400 * len(chosen), height), paint, name)
-        return Plot(name, svg, f"Accuracy under transformations. {_said(found, titles, names, chosen)}", CAPTION)
+        lines = []
+        for model, title in titles.items():
+            shares = {row: interval_of(found[model, "accuracy", row])[0] for rows in chosen.values() for row in rows}
+            lines.append(f"{title}: {', '.join(f'{names[row]} {100 * v:.1f} %' for row, v in shares.items())}.")
+        return Plot(name, svg, f"Accuracy under transformations. {' '.join(lines)}", CAPTION)
 
     alone = [drawn(title.lower().replace(" ", "-"), {title: rows}) for title, rows in panels.items()]
     return [drawn("transformations", panels), *alone]
-
-
-def _said(found, titles: dict[str, str], names: dict[str, str], chosen: dict[str, list[str]]) -> str:
-    rows = [row for panel in chosen.values() for row in panel]
-    lines = []
-    for model, title in titles.items():
-        values = [f"{names[row]} {100 * interval_of(found[model, 'accuracy', row])[0]:.1f} %" for row in rows]
-        lines.append(f"{title}: {', '.join(values)}.")
-    return " ".join(lines)
 
 
 def _limits(found, panels: dict[str, list[str]], titles: dict[str, str]) -> tuple[float, float]:

@@ -30,12 +30,12 @@ def robustness(
     """
     from ssmlab.cli.display import command_line, show_tables, showing
     from ssmlab.studies.robustness import robustness as test
-    from ssmlab.studies.robustness.table import by_transformation
 
     models, files = as_files(models, list(options.weights), pretrained, accept_licence)
     options = replace(options, weights=tuple(files))
     with showing("interrupted; the same command goes on after the last transformation that is finished") as display:
         result = test(models, options, command=command_line(), progress=display)
-    accuracy = by_transformation(result.records, result.titles, result.names)[0]
     answer = ". ".join(text for text in result.answer if text)
-    show_tables(display.console, [accuracy, result.summary], answer, result.folder / "report.html", names=34)
+    show_tables(
+        display.console, [result.by_transformation[0], result.summary], answer, result.folder / "report.html", names=34
+    )

@@ -60,9 +60,14 @@ def compare(
     folder = options.folder(runs, [ref.label for ref in refs])
     options.check(refs)
     data = open_test_images(options, refs, "leave the model or --data out") if options.data is not None else None
+    from ssmlab.reports.caveats import doubts
     from ssmlab.studies.compare.page import Result, write_result
+    from ssmlab.tasks.table import report_of
 
-    result = Result(folder=folder, models=refs, **_measure(refs, options, data, command, folder, progress))
+    found = doubts(((ref.folder, ref.title) for ref in refs), report_of)
+    result = Result(
+        folder=folder, models=refs, doubts=found, **_measure(refs, options, data, command, folder, progress)
+    )
     write_result(result)
     return result
 

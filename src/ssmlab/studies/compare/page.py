@@ -12,7 +12,7 @@ from ssmlab.reports.tables import Table, to_html, to_markdown
 from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.studies.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
 from ssmlab.studies.compare.published import Published, published
-from ssmlab.studies.compare.table import LEGEND, make_table
+from ssmlab.studies.compare.table import LEGEND, QUALITY, make_table
 from ssmlab.studies.study import CIRCUMSTANCES, Report, card, page, section
 
 METHOD = (
@@ -45,10 +45,12 @@ class Result(Report):
 
     Args:
         reasons: label -> why there is no accuracy.
+        doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
     models: list[ModelRef]
     reasons: dict[str, str]
+    doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -61,6 +63,7 @@ class Result(Report):
     @cached_property
     def table(self) -> Table:
         made = make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        made = made.unmarked(QUALITY) if self.doubts else made
         return replace(made, notes=(self.sizes,) if self.sizes else ())
 
     @property
@@ -91,13 +94,16 @@ class Result(Report):
 
     @property
     def answer(self) -> str:
-        """One sentence: the models that no other one beats."""
+        """One sentence: the models that no other one beats, or why that decides nothing."""
         tested = [r.n for r in self.records if r.metric == "accuracy"]
+        if self.doubts and self.axis is ACCURACY:
+            return f"No verdict: {'; '.join(self.doubts)}"
         if tested and self.axis is ACCURACY and (few := too_few(min(n or 0 for n in tested), "images")):
             return f"No verdict: {few}"
         ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis)]
         against = "accuracy" if self.axis is ACCURACY else "operations"
-        return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+        front_of = f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+        return "; ".join((front_of, *self.doubts))
 
     @property
     def sizes(self) -> str:
@@ -149,4 +155,4 @@ def write_result(result: Result) -> Path:
         method=METHOD,
         facts=result.facts(("Models", "; ".join(f"{m.title}: {m.name}, weights {m.state}" for m in result.models))),
     )
-    return result.write("compare", {"models": models}, text, table=table, plots=plots)
+    return result.write("compare", {"models": models, "doubts": result.doubts}, text, table=table, plots=plots)

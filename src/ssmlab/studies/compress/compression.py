@@ -144,7 +144,9 @@ def compress(
 def _measure(kind: Kind, options: Options, folder: Path, command: str | None) -> "Result":
     """Factorise, count, time, test, fine-tune, test again and save."""
     from ssmlab.core.stamp import now
+    from ssmlab.reports.caveats import doubt
     from ssmlab.studies.compress.result import AFTER, BEFORE, DENSE, Result
+    from ssmlab.tasks.table import report_of
 
     started = now()
     layers, networks, replaced = _factorised(kind, options, DENSE)
@@ -180,6 +182,7 @@ def _measure(kind: Kind, options: Options, folder: Path, command: str | None) ->
         stamp=stamp,
         started=started,
         finished=now(),
+        doubt=doubt(kind.ref.folder, kind.ref.title, report_of),
     )
 
 

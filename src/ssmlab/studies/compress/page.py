@@ -132,5 +132,5 @@ def write_result(result: Result) -> Path:
         models="Model",
     )
     markdown = "\n".join([*head, *lines, "", to_markdown(table)])
-    about = {"model": str(ref.folder or ref.name), "layers": layers}
+    about = {"model": str(ref.folder or ref.name), "doubt": result.doubt, "layers": layers}
     return result.write("compress", about, text, table=markdown, plots=plots)

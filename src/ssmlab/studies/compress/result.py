@@ -20,6 +20,7 @@ class Result(Report):
     Args:
         spectra: by layer, the share of the energy of every direction, the largest first.
         replaced: by model, what was replaced. unmeasured: why there is no quality, or None.
+        doubt: why the dense model's numbers decide nothing, see `reports.caveats.doubt`.
     """
 
     ref: ModelRef
@@ -27,6 +28,7 @@ class Result(Report):
     spectra: dict[str, list[float]]
     replaced: dict[str, list]
     unmeasured: str | None
+    doubt: str = ""
 
     @cached_property
     def found(self) -> dict[tuple[str, str, str | None], Record]:
@@ -55,6 +57,8 @@ class Result(Report):
         if record is None:
             least = min(self.labels[1:], key=self.cost)
             return f"{least} has {formats.percent(self.cost(least) / dense)} of the dense model's multiply-accumulates"
+        if self.doubt:
+            return f"No verdict: {self.doubt}"
         if few := too_few(record.n, f"{terms.item}s"):
             return f"No verdict: {few}"
         found = {label: self.found[label, terms.primary_metric, when].value for label in self.labels}

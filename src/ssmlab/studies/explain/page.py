@@ -50,6 +50,7 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         heading, answer, eyebrow: the top of the page.
         facts: name and text of the circumstances at the end.
     """
+    warning = UNTRAINED if found.model.untrained else doubted(found.model.doubt)
     for picture in found.pictures:
         heading, answer = (text.replace(picture.name, _short_name(picture)) for text in (heading, answer))
     return study.page(
@@ -59,7 +60,7 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         heading=heading,
         answer=[
             el("p", words(answer), class_="answer"),
-            el("p", UNTRAINED, class_="banner", role="note") if found.model.untrained else None,
+            el("p", warning, class_="banner", role="note") if warning else None,
         ],
         sections=[
             *(_picture(found, picture, number) for number, picture in enumerate(found.pictures)),
@@ -73,6 +74,11 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         files="the numbers are in records.jsonl",
         style=STYLE,
     )
+
+
+def doubted(doubt: str) -> str:
+    """What a doubt about a model means for its pictures; empty without one."""
+    return f"{doubt}: these pictures say little about a model that learned." if doubt else ""
 
 
 def methods(found: Explanation) -> dict[str, str]:

@@ -60,6 +60,7 @@ def explain_pictures(
     from ssmlab.interpret.visualise import Search
     from ssmlab.studies.explain.explanation import Settings, explain
     from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
+    from ssmlab.studies.explain.page import doubted
     from ssmlab.studies.explain.result import write_explanation
     from ssmlab.tasks.classify.predict import find_pictures
 
@@ -72,7 +73,7 @@ def explain_pictures(
     if not files:
         raise DataError("there is no picture to explain", problems)
     folder = options.folder(runs, [Path(model).name])
-    for line in filter(None, (why, *notes, f"{model} {UNTRAINED}" if opened.untrained else "")):
+    for line in filter(None, (why, *notes, f"{model} {UNTRAINED}" if opened.untrained else "", doubted(opened.doubt))):
         progress.say(line)
     search = Search(steps=options.steps, colour="grey" if opened.grey else "imagenet", seed=options.seed)
     settings = Settings(

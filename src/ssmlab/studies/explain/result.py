@@ -37,7 +37,13 @@ def write_explanation(
         }
         for picture in found.pictures
     ]
-    about = {"model": model.title, "weights": model.origin, "layer": found.target, "pictures": pictures}
+    about = {
+        "model": model.title,
+        "weights": model.origin,
+        "doubt": model.doubt,
+        "layer": found.target,
+        "pictures": pictures,
+    }
     count = len(found.pictures)
     text = page(
         found,

@@ -96,12 +96,15 @@ def robustness(
     groups = seed_groups(refs)
     folder = options.folder(runs, list(dict.fromkeys(group.label.split("/")[-1] for group in groups)))
     data = open_test_images(options, refs, "leave the model out, or give data with its classes")
+    from ssmlab.reports.caveats import doubts
     from ssmlab.studies.robustness.page import Result, write_result
     from ssmlab.studies.robustness.sample import draw_sample
+    from ssmlab.tasks.table import report_of
 
     sample = draw_sample(data, options.part, options.per_class, options.seed)
     found = Evaluation(options, sample, folder, progress).run(groups, command)
-    result = Result(groups=groups, sample=sample, folder=folder, **found)
+    doubted = doubts(((ref.folder, group.title) for group in groups for ref in group.models), report_of)
+    result = Result(groups=groups, sample=sample, folder=folder, doubts=doubted, **found)
     if write:
         write_result(result)
     return result

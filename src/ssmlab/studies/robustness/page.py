@@ -12,7 +12,7 @@ from ssmlab.core.statistics import Interval, ratio_difference
 from ssmlab.reports.markup import el
 from ssmlab.reports.primary_metric import too_few, undecided
 from ssmlab.reports.sections import figure, named
-from ssmlab.reports.tables import to_html, to_markdown
+from ssmlab.reports.tables import Table, to_html, to_markdown
 from ssmlab.robustness.conditions import Condition
 from ssmlab.studies.compare.seed_groups import SeedGroup
 from ssmlab.studies.robustness.grid import tiles, tiles_html, tiles_png
@@ -57,6 +57,7 @@ class Result(Report):
         right: label of a group -> for each seed, the fraction of the changed versions of each image that are classified
             correctly, (n,).
         conditions: in the order of the tables.
+        doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
     hidden = (None, "", (), [])
@@ -65,6 +66,7 @@ class Result(Report):
     sample: Sample
     conditions: list[Any]
     right: dict[str, list[np.ndarray]]
+    doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -81,8 +83,14 @@ class Result(Report):
         return {c.name: c.title for c in self.conditions if isinstance(c, Condition) and c.severity}
 
     @cached_property
-    def summary(self):
-        return summary(self.records, self.titles)
+    def summary(self) -> Table:
+        made = summary(self.records, self.titles)
+        return made.unmarked() if self.doubts else made
+
+    @cached_property
+    def by_transformation(self) -> list[Table]:
+        made = by_transformation(self.records, self.titles, self.names)
+        return [each.unmarked() if self.doubts else each for each in made]
 
     @property
     def counts(self) -> str:
@@ -90,14 +98,16 @@ class Result(Report):
 
     @cached_property
     def answer(self) -> tuple[str, str]:
-        """Who holds best, and by how much."""
+        """Who holds best, and by how much; or why there is no verdict, and the numbers."""
         found = by_model(self.records)
         errors = {label: interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
         order = sorted(errors, key=lambda label: errors[label])
         first = f"{self.titles[order[0]]}: mean corruption error {formats.percent(errors[order[0]])}"
-        if len(order) == 1:
+        second = "".join(f"{self.titles[label]} {formats.percent(errors[label])}" for label in order[1:2])
+        if self.doubts:
+            return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
+        if not second:
             return first, ""
-        second = f"{self.titles[order[1]]} {formats.percent(errors[order[1]])}"
         margin = self._margin(order[0], order[1])
         if margin is None:
             return f"{first}, then {second}", ""
@@ -132,7 +142,7 @@ def write_result(result: Result) -> Path:
         several = f" (seeds {', '.join(map(str, group.seeds))})" if len(group.seeds) > 1 else ""
         trained.append(f"{group.title}: {', '.join(ref.state for ref in group.models)}{several}")
     facts = result.facts(("Models", "; ".join(trained)), ("Images", _images(result)))
-    tables = by_transformation(result.records, result.titles, result.names)
+    tables = result.by_transformation
     head = ["# ssmlab robustness", "", f"{'. '.join(filter(None, result.answer))}.", ""]
     head += [*(f"- {name}: {text}" for name, text in facts), ""]
     markdown = "\n".join(["\n".join(head), *map(to_markdown, (result.summary, *tables))])
@@ -161,7 +171,7 @@ def write_result(result: Result) -> Path:
         facts=facts,
         files="the numbers are in records.jsonl, the tables in table.md, the grid in grid.png",
     )
-    about = {"models": models, "images": len(result.sample.ids)}
+    about = {"models": models, "doubts": result.doubts, "images": len(result.sample.ids)}
     files = {"grid.png": tiles_png(shown)}
     return result.write("robustness", about, text, table=markdown, plots=[whole], files=files)
 

@@ -42,7 +42,9 @@ def judged(run: Run) -> Winner:
         ("overfitted", "Overfitted, no verdict", next(filter(None, overfitted), "")),
     ):
         if why:
-            detail = f"{why} On the test part {_results(run)}."
+            values = {label: run.final(label, run.primary_metric.metric) for label in run.labels}
+            results = [f"{run.titles[m]} has {run.primary_metric.text(v)}" for m, v in values.items() if v is not None]
+            detail = f"{why} On the test part {listing(results)}."
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
     said = [verdict.detail, *_lengths(run), *_copies(run)]
@@ -154,13 +156,16 @@ def _stuck(run: Run, label: str) -> str:
 def _overfitted(run: Run, label: str) -> str:
     metric = run.primary_metric
     for seed, values in _curves(run, label, "val", metric.metric):
-        kept = _kept(run, label, seed, metric.metric)
+        own = [r for r in run.records if (r.model, r.split) == (label, "val") and r.step is None]
+        kept = next((r.value for r in reversed(own) if (r.metric, r.seed) == (metric.metric, seed)), None)
         best = max(values) if metric.higher_is_better else min(values)
         train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
         if kept is None or len(values) < 2 or len(train) < 2:
             continue
         after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
-        limit = WORSE + 2 * _error(run, label, best) if metric.higher_is_better else WORSE * best
+        limit = WORSE * best
+        if metric.higher_is_better:  # and by more than the standard error of a share of so many images
+            limit = WORSE + 2 * math.sqrt(max(best * (1 - best), 1e-4) / next((r.n for r in own if r.n), 1))
         if metric.sign * (best - kept) > limit and train[-1] < after:
             return (
                 f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
@@ -170,12 +175,6 @@ def _overfitted(run: Run, label: str) -> str:
     return ""
 
 
-def _error(run: Run, label: str, share: float) -> float:
-    """The standard error of an accuracy on the validation part."""
-    found = (r.n for r in run.records if r.model == label and r.split == "val" and r.step is None and r.n)
-    return math.sqrt(max(share * (1 - share), 1e-4) / next(found, 1))
-
-
 def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | None, list[float]]]:
     """The values of every seed in the order of their steps."""
     found: dict[int | None, dict[int, float]] = {}
@@ -183,18 +182,6 @@ def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | No
         if (r.model, r.split, r.metric) == (label, part, metric) and r.step is not None:
             found.setdefault(r.seed, {})[r.step] = r.value
     return [(seed, [values[step] for step in sorted(values)]) for seed, values in found.items()]
-
-
-def _kept(run: Run, label: str, seed: int | None, metric: str) -> float | None:
-    """The validation part's number of the weights that were kept."""
-    wanted = (label, "val", metric, seed)
-    found = [r.value for r in run.records if (r.model, r.split, r.metric, r.seed) == wanted and r.step is None]
-    return found[-1] if found else None
-
-
-def _results(run: Run) -> str:
-    values = {label: run.final(label, run.primary_metric.metric) for label in run.labels}
-    return listing([f"{run.titles[m]} has {run.primary_metric.text(v)}" for m, v in values.items() if v is not None])
 
 
 def _lengths(run: Run) -> list[str]:

@@ -74,7 +74,10 @@ def curves(run: Run, metric: str) -> list[Line]:
     for (label, split, seed), values in sorted(points.items(), key=lambda item: run.labels.index(item[0][0])):
         steps = np.array(sorted(values))
         y = np.array([values[step] for step in steps], dtype=float)
-        x = _to_epochs(steps, epochs[label, seed]) if by_epoch else steps.astype(float)
+        x = steps.astype(float)
+        if by_epoch:
+            known = epochs[label, seed]
+            x = np.interp(steps, [0, *sorted(known)], [0.0, *(known[step] for step in sorted(known))])
         keep = np.isfinite(y)
         if keep.any():
             x, y = _thin(x[keep], y[keep])
@@ -198,11 +201,6 @@ def positive_class(run: Run, classes: tuple[str, ...] | list[str]) -> str:
     """The class that sensitivity was measured for, else the second."""
     named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ in classes]
     return named[-1] if named else classes[1]
-
-
-def _to_epochs(steps: np.ndarray, epochs: dict[int, float]) -> np.ndarray:
-    known = np.array(sorted(epochs))
-    return np.interp(steps, [0, *known], [0.0, *(epochs[step] for step in known)])
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

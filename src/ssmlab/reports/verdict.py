@@ -183,18 +183,12 @@ def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):
     ids: tuple[str, ...] = ()
     for seed in (seed for seed in a if seed in b):
         ids = ids or a[seed].ids
-        in_order = [_in_order(predictions, ids) for predictions in (a[seed], b[seed])]
-        if any(row is None for row in in_order):
-            return None
-        rows_a.append(in_order[0])
-        rows_b.append(in_order[1])
+        for rows, predictions in ((rows_a, a[seed]), (rows_b, b[seed])):
+            if predictions.ids == ids:
+                rows.append(predictions.correct)
+                continue
+            by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
+            if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
+                return None
+            rows.append(np.array([by_id[id_] for id_ in ids]))
     return (rows_a, rows_b) if rows_a else None
-
-
-def _in_order(predictions: Predictions, ids: tuple[str, ...]) -> np.ndarray | None:
-    if predictions.ids == ids:
-        return predictions.correct
-    by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
-    if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
-        return None
-    return np.array([by_id[id_] for id_ in ids])

@@ -1,4 +1,4 @@
-"""A comparison: what is asked for is checked, the models are built and measured, the results written at the end."""
+"""A comparison: the request is checked, the models are built and measured, the results written at the end."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

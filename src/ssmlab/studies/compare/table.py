@@ -76,10 +76,14 @@ class _Rows:
         records = [self.found.get((model, metric, class_)) for model in self.labels]
         if not any(records):
             return None
-        cells = [
-            Cell(form(r.value), _detail(r, form)) if r else self._missing(model, metric)
-            for model, r in zip(self.labels, records, strict=True)
-        ]
+        cells = []
+        for model, r in zip(self.labels, records, strict=True):
+            detail = ""
+            if r and metric == "accuracy":
+                detail = formats.percent_range(*(r.spread or wilson(round(r.value * r.n), r.n)))
+            elif r and r.spread:
+                detail = f"({form(r.spread[0])} to {form(r.spread[1])}, n {r.n})"
+            cells.append(Cell(form(r.value), detail) if r else self._missing(model, metric))
         return Row(label, group, best_cells(cells, [r.value if r else None for r in records], better))
 
     def latency(self) -> list[Row | None]:
@@ -96,13 +100,6 @@ class _Rows:
             for model in self.labels
         ]
         return Row(label, COST, best_cells([Cell(formats.large(v)) for v in values], values, -1))
-
-
-def _detail(record: Record, form: Callable[[float], str]) -> str:
-    if record.metric == "accuracy":
-        low, high = record.spread or wilson(round(record.value * record.n), record.n)
-        return formats.percent_range(low, high)
-    return f"({form(record.spread[0])} to {form(record.spread[1])}, n {record.n})" if record.spread else ""
 
 
 def _published(printed: dict[str, Published | None]) -> list[Row]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from ssmlab.core import formats
-from ssmlab.core.record import Record
 from ssmlab.reports.tables import Cell, Row, Table
 from ssmlab.studies.compress.result import AFTER, BEFORE, DENSE, Result
 
@@ -17,7 +16,15 @@ def make_table(result: Result) -> Table:
 
     def row(group: str, name: str, metric: str, text: Callable, class_: str | None = None) -> Row | None:
         records = [result.found.get((label, metric, class_)) for label in result.labels]
-        cells = [Cell(text(r.value), _detail(r, text)) if r else Cell(formats.UNKNOWN) for r in records]
+        cells = []
+        for r in records:
+            detail = ""
+            if r and r.spread and r.unit == "fraction":
+                detail = formats.percent_range(*r.spread)
+            elif r and r.spread:
+                low, high = map(text, r.spread)
+                detail = f"[{low}, {high}]" if r.split == "test" else f"({low} to {high}, n {r.n})"
+            cells.append(Cell(text(r.value), detail) if r else Cell(formats.UNKNOWN))
         return Row(name, group, tuple(cells)) if any(records) else None
 
     rows = [
@@ -40,15 +47,6 @@ def make_table(result: Result) -> Table:
         cells = tuple(Cell("not measured", result.unmeasured if label == DENSE else "") for label in result.labels)
         rows.append(Row(terms.quality[terms.primary_metric][0], QUALITY, cells))
     return Table(tuple(result.labels), tuple(row for row in rows if row), tuple(result.labels), ())
-
-
-def _detail(record: Record, text: Callable) -> str:
-    if record.spread is None:
-        return ""
-    if record.unit == "fraction":
-        return formats.percent_range(*record.spread)
-    low, high = map(text, record.spread)
-    return f"[{low}, {high}]" if record.split == "test" else f"({low} to {high}, n {record.n})"
 
 
 def _layers(result: Result) -> list[Row]:

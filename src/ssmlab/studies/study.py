@@ -52,18 +52,12 @@ Positive = Annotated[int, Option(least=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Options of every study. The text below a field is the command's help; words in braces are class variables.
+    """Options of every study. The text below a field is the command's help; words in braces are class variables."""
 
-    Class variables:
-        study: the name, of the command too. models: "model" or "models".
-        result: in the help of --overwrite, such as "comparison that is there".
-        what: a folder with the study's report holds, in messages.
-    """
-
-    study: ClassVar[str]
-    models: ClassVar[str] = "models"
-    result: ClassVar[str]
-    what: ClassVar[str]
+    study: ClassVar[str]  # the name, of the command too
+    models: ClassVar[str] = "models"  # or "model"
+    result: ClassVar[str]  # in the help of --overwrite, such as "comparison that is there"
+    what: ClassVar[str]  # a folder with the report holds, in messages
 
     device: str = "auto"
     """auto, cuda, mps or cpu."""
@@ -114,7 +108,7 @@ class ImageOptions(StudyOptions):
     group: str | None = None
     """The data's column whose images stay on one side."""
     labels: str = "fine"
-    """Of CIFAR-100: fine or coarse."""
+    """Column of the classes in a table; of CIFAR-100 fine or coarse."""
 
     def check(self, models: Sequence["ModelRef"]) -> None:
         """That there is a network for --image-size, and the device; torch is imported for a GPU only.
@@ -199,14 +193,9 @@ def stamp_of(study: str, folder: Path, command: str | None, device: str) -> "Sta
     """The circumstances of a study; this program's arguments where no command is given."""
     from ssmlab.core.stamp import Stamp, commit, machine, versions
 
-    return Stamp(
-        run=folder.name,
-        task=study,
-        command=command or " ".join(sys.argv),
-        commit=commit(),
-        machine=machine(device),
-        versions=versions(),
-    )
+    command = command or " ".join(sys.argv)
+    where = {"commit": commit(), "machine": machine(device), "versions": versions()}
+    return Stamp(run=folder.name, task=study, command=command, **where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +217,7 @@ class Report:
     finished: str
 
     def facts(self, *first: tuple[str, str], settings: str | None = None) -> list[tuple[str, str]]:
-        """Names and texts of the circumstances, after those of the study itself.
-
-        Args:
-            settings: in place of all that are given.
-        """
+        """Names and texts of the circumstances, after those of the study itself; `settings` in place of all."""
         given = {key: value for key, value in self.settings.items() if value not in self.hidden}
         text = ", ".join(f"{key} {json.dumps(value, default=str)}" for key, value in given.items())
         return [
@@ -250,32 +235,26 @@ class Report:
         self, study: str, about: dict, page: str, *, table: str = "", plots: Sequence["Plot"] = (),
         files: dict[str, bytes] | None = None,
     ) -> Path:  # fmt: skip
-        """Write everything, each file in one step, the page last; the marker file says before and after that it is.
+        """Write everything, each file in one step, the page last; the marker file says before and after that it is. Returns the page.
 
         Args:
             about: content of the marker file besides settings and circumstances.
             table: of table.md. files: further ones by name.
-        Returns:
-            the page's path.
         """
         content = about | {"settings": self.settings, **{key: getattr(self.stamp, key) for key in CIRCUMSTANCES}}
-        mark_unfinished(self.folder, study, content | {"started": self.started})
+        content["started"] = self.started
+        write_json(self.folder / marker_file(study), content | {"finished": None})
         write_records(self.folder / "records.jsonl", self.records)
         if table:
             write_atomically(self.folder / "table.md", table)
         for plot in plots:
             write_atomically(self.folder / "plots" / f"{plot.name}.svg", plot.svg)
-        for name, content_ in (files or {}).items():
-            write_atomically(self.folder / name, content_)
+        for name, data in (files or {}).items():
+            write_atomically(self.folder / name, data)
         path = self.folder / "report.html"
         write_atomically(path, page)
-        write_json(self.folder / marker_file(study), content | {"started": self.started, "finished": self.finished})
+        write_json(self.folder / marker_file(study), content | {"finished": self.finished})
         return path
-
-
-def mark_unfinished(folder: Path, study: str, content: dict) -> None:
-    """Say that a folder is a study's, whose report is not there yet."""
-    write_json(folder / marker_file(study), content | {"finished": None})
 
 
 def page(

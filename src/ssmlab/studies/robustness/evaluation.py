@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
@@ -16,7 +17,7 @@ from ssmlab.studies.study import (
     ImageOptions,
     Option,
     Positive,
-    mark_unfinished,
+    marker_file,
     open_test_images,
     some_classes,
     stamp_of,
@@ -135,7 +136,8 @@ class Evaluation:
 
         started, options = now(), self.options
         stamp = stamp_of(options.study, self.folder, command, self.device)
-        mark_unfinished(self.folder, options.study, {"settings": options.settings(), "started": started})
+        unfinished = {"settings": options.settings(), "started": started, "finished": None}
+        write_json(self.folder / marker_file(options.study), unfinished)
         records: list[Record] = []
         right: dict[str, list] = defaultdict(list)
         for group in groups:

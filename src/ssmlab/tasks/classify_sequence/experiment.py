@@ -53,6 +53,7 @@ class LabellingWork(Work):
             "tokenizer": self.data.tokenizer,
             "length": data.length,
             "rate": self.data.rate,
+            "encoding": data.encoding,
             "classes": list(self.data.classes),
         }
         save_classifier(network, job.folder, preprocess)

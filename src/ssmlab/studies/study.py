@@ -235,7 +235,7 @@ class Report:
         self, study: str, about: dict, page: str, *, table: str = "", plots: Sequence["Plot"] = (),
         files: dict[str, bytes] | None = None,
     ) -> Path:  # fmt: skip
-        """Write everything, each file in one step, the page last; the marker file says before and after that it is. Returns the page.
+        """Write everything, each file in one step; returns the page. The marker file says whether all is there.
 
         Args:
             about: content of the marker file besides settings and circumstances.

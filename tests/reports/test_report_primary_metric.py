@@ -1,5 +1,8 @@
 """Runs that bits decide, and numbers against length: words, ranking, plots."""
 
+import ast
+from pathlib import Path
+
 from ssmlab.core.record import Record, append_records
 from ssmlab.reports import lengths
 from ssmlab.reports.comparison import comparison
@@ -81,3 +84,14 @@ def test_values_by_length_are_means_and_say_what_was_extrapolated(tmp_path):
     assert "[9.00 s]" in text and "1.50 s" in text and "[1.50 s]" not in text
     assert [text in plot.svg for text in ("256<", "1,024<", "4,096<", "100 ms<", "1.00 s<")] == [True] * 5
     assert winner(run.records, run.task).headline == "Time and memory against length"
+
+
+def test_reports_name_no_task():
+    folder = Path(lengths.__file__).parent
+    found = [
+        f"{path.name}: {node.value}"
+        for path in sorted(folder.glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in TASKS
+    ]
+    assert not found

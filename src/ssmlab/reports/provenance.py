@@ -107,6 +107,8 @@ def data(run: Run) -> Html | None:
 def circumstances(run: Run) -> Html:
     """The resolved recipe and where, when and with what it ran."""
     info, last = run.info, run.records[-1]
+    start, end = _moment(info.get("started")), _moment(info.get("finished"))
+    known = start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None)
     models = []
     for label in run.labels:
         tokens = run.final(label, "tokens")
@@ -120,7 +122,7 @@ def circumstances(run: Run) -> Html:
         ("Versions", info.get("versions") or last.versions),
         ("Started", _time(info.get("started"))),
         ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
-        ("Duration", _duration(info.get("started"), info.get("finished"))),
+        ("Duration", formats.seconds((end - start).total_seconds()) if known else None),
         ("Models", "; ".join(models) or None),
     ]
     recipe = None
@@ -204,10 +206,3 @@ def _time(text) -> str | None:
     if moment is None:
         return str(text) if text else None
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
-
-
-def _duration(started, finished) -> str | None:
-    start, end = _moment(started), _moment(finished)
-    if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
-        return None
-    return formats.seconds((end - start).total_seconds())

@@ -261,7 +261,13 @@ def per_class(run: Run) -> Html | None:
     lede = "The bar under F1 is its value, the better of a row is bold. "
     if shown != PER_CLASS:
         lede += "Precision and recall are in records.jsonl. "
-    lede += " ".join(text for label in labels if (text := _hardest(run, label)))
+    hardest = []
+    for label in labels:
+        scores = [(value, c) for c in run.classes if (value := run.final(label, "f1", c)) is not None]
+        if len(scores) >= 3:
+            value, name = min(scores)
+            hardest.append(f"Hardest for {run.titles[label]}: {name} (F1 {formats.percent(value)}).")
+    lede += " ".join(hardest)
     box = _scroll(table, "Measures per class", tall=len(run.classes) > _LARGEST_MATRIX)
     return join([el("p", lede, class_="lede"), el("div", box, class_="card")])
 
@@ -284,14 +290,6 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
                 el("td", said, class_=first.strip() or None, style=style, data_label=f"{run.titles[label]}, {title}")
             )
     return el("tr", el("th", shown, scope="row"), cells)
-
-
-def _hardest(run: Run, label: str) -> str:
-    scores = [(value, c) for c in run.classes if (value := run.final(label, "f1", c)) is not None]
-    if len(scores) < 3:
-        return ""
-    value, name = min(scores)
-    return f"Hardest for {run.titles[label]}: {name} (F1 {formats.percent(value)})."
 
 
 def samples(run: Run) -> Html | None:

@@ -26,7 +26,17 @@ class SeedGroup:
 
 def seed_groups(refs: list[ModelRef]) -> list[SeedGroup]:
     """Models are one where their runs' records have the same label, different seeds and the same network."""
-    trained = [_trained_as(ref) for ref in refs]
+    trained: list[tuple[str, int | None, str]] = []  # label, seed and title, from the files of the run
+    for ref in refs:
+        if ref.folder is None:
+            trained.append((ref.label, None, ref.title))
+            continue
+        file = ref.folder / "records.jsonl"
+        first = next(iter(read_records(file)), None) if file.is_file() else None
+        label = (first and first.model) or ref.label
+        models = read_json(ref.folder.parent.parent / "run.json").get("models", [])
+        titles = {model.get("label"): model.get("title") for model in models}
+        trained.append((label, first.seed if first else None, titles.get(label) or describe(ref.name)))
     keys = [(label, ref.name) for ref, (label, _, _) in zip(refs, trained, strict=True)]
     groups: dict[str, SeedGroup] = {}
     for ref, key, (label, seed, title) in zip(refs, keys, trained, strict=True):
@@ -36,8 +46,8 @@ def seed_groups(refs: list[ModelRef]) -> list[SeedGroup]:
         name = label if together and not alone else ref.label
         group = groups.get(name) or SeedGroup(label=name, title=title, models=(), seeds=())
         groups[name] = replace(group, title=title, models=(*group.models, ref), seeds=(*group.seeds, seed))
-    titles = Counter(group.title for group in groups.values())
-    return [group if titles[group.title] == 1 else replace(group, title=group.label) for group in groups.values()]
+    called = Counter(group.title for group in groups.values())
+    return [group if called[group.title] == 1 else replace(group, title=group.label) for group in groups.values()]
 
 
 def with_all_seeds(refs: list[ModelRef]) -> list[ModelRef]:
@@ -52,15 +62,3 @@ def with_all_seeds(refs: list[ModelRef]) -> list[ModelRef]:
             first = replace(first, label=label, title=group.title, others=folders)
         found.append(first)
     return found
-
-
-def _trained_as(ref: ModelRef) -> tuple[str, int | None, str]:
-    """Label, seed and title, from the files of the run that trained it."""
-    if ref.folder is None:
-        return ref.label, None, ref.title
-    file = ref.folder / "records.jsonl"
-    records = read_records(file) if file.is_file() else []
-    label = (records[0].model if records else None) or ref.label
-    run = read_json(ref.folder.parent.parent / "run.json")
-    titles = {model.get("label"): model.get("title") for model in run.get("models", [])}
-    return label, records[0].seed if records else None, titles.get(label) or describe(ref.name)

@@ -20,7 +20,7 @@ KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is
 
 def _model_of_run(path: str) -> str:
     """The folder of the only model of a run, where the path is a run's; any other path as it is."""
-    if not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
+    if not path or not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
         return path
     from ssmlab.checkpoints.files import find_language_model  # here, since it imports torch
 

@@ -7,15 +7,15 @@ from safetensors.torch import load_file, save_file
 
 from ssmlab.checkpoints.prompts import fingerprint, load_reading, save_reading
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models import create_model, list_models
 
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
 
 
 def build(name, **options):
     torch.manual_seed(0)
-    return create_language_model(name, **options).eval()
+    return create_model(name, **options).eval()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -86,9 +86,9 @@ def test_files_that_are_no_readings(tmp_path):
 
 def test_a_state_of_before_is_read_without_the_logits_of_no_token(tmp_path):
     torch.manual_seed(0)
-    before = create_language_model("mamba_lm_test", padded_logits=True).eval()  # as all models were
+    before = create_model("mamba_lm_test", padded_logits=True).eval()  # as all models were
     save_reading(before.read([[1, 2, 3]]), tmp_path / "state", before)
-    now = create_language_model("mamba_lm_test").eval()
+    now = create_model("mamba_lm_test").eval()
     now.load_state_dict(before.state_dict())
     reading = load_reading(tmp_path / "state", now)
     assert reading.logits.shape == (1, 61)

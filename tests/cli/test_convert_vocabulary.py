@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.packing import pack
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.language.experiment import served
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import Language
@@ -24,7 +24,7 @@ def trained(folder, kind, name="mamba_lm_test", **options):
     """A folder as a run leaves it; every logit that only fills up the vocabulary would be a large one."""
     size, mark, data = KINDS[kind]
     torch.manual_seed(0)
-    model = create_language_model(name, vocab_size=size, **options).eval()
+    model = create_model(name, vocab_size=size, **options).eval()
     with torch.no_grad():
         model.backbone.embedding.weight[size:] += 5
         model.lm_head.weight[size:] += 5
@@ -99,7 +99,7 @@ def test_a_folder_of_before_opens_without_its_padding(tmp_path):
 
 
 def test_published_models_keep_the_logits_of_their_originals(tmp_path):
-    made = create_language_model("mamba_lm_test", n_layer=1, padded_logits=True)
+    made = create_model("mamba_lm_test", n_layer=1, padded_logits=True)
     folder = save_language_model(made, tmp_path / "theirs", layout="state-spaces")
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 61
     model = load_language_model(folder)
@@ -109,7 +109,7 @@ def test_published_models_keep_the_logits_of_their_originals(tmp_path):
 
 
 def test_special_tokens_survive_every_layout(tmp_path):
-    model, special = create_language_model("mamba_lm_test", vocab_size=256), {"bos_token_id": 3, "pad_token_id": 9}
+    model, special = create_model("mamba_lm_test", vocab_size=256), {"bos_token_id": 3, "pad_token_id": 9}
     save_language_model(model, tmp_path / "a", layout="huggingface", ends=(7,), special=special)
     known = {"bos_token_id": 3, "eos_token_id": 7, "pad_token_id": 9}
     for before, layout in (("a", "ssmlab"), ("ssmlab", "state-spaces"), ("state-spaces", "huggingface")):

@@ -6,8 +6,8 @@ import torch
 from calling import call
 from PIL import Image
 
-from ssmlab.models import save_model
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.checkpoints.folder import save_model
+from ssmlab.models import create_model
 from ssmlab.models.segmentation.plans import Plan
 from ssmlab.tasks.segment.task import normalised
 from ssmlab.tasks.shared.regrid import regrid
@@ -23,7 +23,7 @@ def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="u
         n_conv_encoder=(1, 1),
         n_conv_decoder=(1,),
     )
-    network = create_segmenter(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
+    network = create_model(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
     how = {"task": "segment", "classes": list(classes), "mean": [0.4] * channels, "std": [0.2] * channels}
     how |= {"spacing": list(spacing), **more}
     return network, save_model(network, folder, how)
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_the_originals_trainer(tmp_path):
         "UNet_base_num_features": 4,
         "unet_max_num_features": 8,
     }
-    network = create_segmenter("umamba_bot", plan=sizes, num_classes=2, seed=0).eval()
+    network = create_model("umamba_bot", plan=sizes, num_classes=2, seed=0).eval()
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": {"configurations": {"2d": sizes}}, "configuration": "2d"},

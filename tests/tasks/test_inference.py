@@ -5,10 +5,11 @@ import json
 import pytest
 from PIL import Image
 
+from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import ModelError
 from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
-from ssmlab.tasks.classify.predict import find_model, find_pictures
+from ssmlab.tasks.classify.predict import find_pictures
 
 
 def model(folder, validation):
@@ -23,13 +24,13 @@ def model(folder, validation):
 
 def test_of_several_models_the_best_on_validation_is_taken(tmp_path):
     model(tmp_path / "models" / "a", 0.7)
-    assert find_model(tmp_path) == (tmp_path / "models" / "a", "")
+    assert find_folder(tmp_path, choose=True) == (tmp_path / "models" / "a", "")
     b = model(tmp_path / "models" / "b", 0.9)
-    folder, why = find_model(tmp_path)
+    folder, why = find_folder(tmp_path, choose=True)
     assert folder == b and "highest validation accuracy of 2 models" in why
-    assert find_model(b) == (b, "") and find_model(b / "model.safetensors") == (b, "")
+    assert find_folder(b) == (b, "") and find_folder(b / "model.safetensors") == (b, "")
     with pytest.raises(ModelError, match="no trained model in .*nowhere; give runs/<name>"):
-        find_model(tmp_path / "nowhere")
+        find_folder(tmp_path / "nowhere")
 
 
 def test_pictures_in_folders(tmp_path):

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssmlab.checkpoints.files import write_file
 from ssmlab.core.errors import ModelError
+from ssmlab.core.files import write_file
 from ssmlab.generation.prompt_state import Reading
 from ssmlab.models.weights import one_line
 

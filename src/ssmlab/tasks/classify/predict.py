@@ -10,7 +10,6 @@ import numpy as np
 
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
-from ssmlab.core.record import read_records
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
 from ssmlab.data.parts import sort_files
@@ -26,43 +25,6 @@ class Prediction:
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
         order = np.argsort(-self.probabilities, kind="stable")
         return [(classes[i], float(self.probabilities[i])) for i in order]
-
-
-def find_model(path: Path) -> tuple[Path, str]:
-    """The folder of a trained model, and where there was a choice, how it was made.
-
-    Of a run's models the one with the highest accuracy on the validation part is taken, of language models the one with
-    the lowest loss; never the one that is best on the test.
-
-    Args:
-        path: a run's folder, a model's folder, or a file in it.
-    Raises:
-        ModelError: there is no trained model.
-    """
-    folder = path.parent if path.is_file() else path
-    if (folder / "config.json").is_file():
-        return folder, ""
-    found = sorted(file.parent for file in folder.glob("models/*/config.json"))
-    if not found:
-        raise ModelError(
-            f"no trained model in {path}; give runs/<name>, runs/<name>/models/<model> or the weights file in it"
-        )
-    if len(found) == 1:
-        return found[0], ""
-    losses = {candidate: _validation(candidate, "loss") for candidate in found}
-    scores = {candidate: _validation(candidate, "accuracy") for candidate in found}
-    if not any(scores.values()) and all(losses.values()):
-        best = min(found, key=lambda candidate: losses[candidate][0])
-        return best, f"using {best} (lowest validation loss of {len(found)} models)"
-    best = max(found, key=lambda candidate: max(scores[candidate], default=-1.0))
-    return best, f"using {best} (highest validation accuracy of {len(found)} models)"
-
-
-def _validation(folder: Path, metric: str) -> list[float]:
-    """The final values of the validation part; none where the model has not got that far."""
-    file = folder / "records.jsonl"
-    records = read_records(file) if file.is_file() else []
-    return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
 
 
 def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str], list[str]]:
@@ -98,15 +60,13 @@ class Classifier:
     """
 
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
+        from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_placement
-        from ssmlab.models import load_model
-        from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
-        network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
-        if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
-            raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
+        found = load_model(folder, "vision") if folder.exists() else _published(str(folder), accept_licence)
+        network, preprocess = found
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.placement = choose_placement(device, "float32")
         self.network = network.to(self.placement.device)

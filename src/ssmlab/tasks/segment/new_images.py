@@ -1,7 +1,6 @@
 """A trained segmentation network on new images: masks, overlays and probability maps as files."""
 
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import DataError, ModelError
 from ssmlab.core.files import write_atomically
 from ssmlab.data.files import FolderFiles
@@ -52,30 +52,7 @@ def find_network(path: Path) -> Path:
     """
     if path.suffix == ".pth":
         return path
-    folder = path.parent if path.is_file() else path
-    found = (
-        [folder]
-        if (folder / "config.json").is_file()
-        else sorted(f.parent for f in folder.glob("models/*/config.json"))
-    )
-    if not found:
-        raise ModelError(f"no trained model in {path}; give runs/<name>/models/<model>")
-    if len(found) > 1:
-        if not any(map(_segments, found)):
-            raise ModelError(
-                f"none of the {len(found)} models in {path} segments; `ssmlab classify` is for classifiers"
-            )
-        raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
-    return found[0]
-
-
-def _segments(folder: Path) -> bool:
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
-
-    try:
-        return json.loads((folder / "config.json").read_text("utf-8"))["model"] in SEGMENTATION_MODELS
-    except (ValueError, LookupError, TypeError):
-        return False
+    return find_folder(path, ("segmentation",))[0]
 
 
 def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[str]]:
@@ -237,19 +214,16 @@ class Segmenter:
 
 def _loaded(path: Path) -> tuple[Any, dict[str, Any]]:
     if path.suffix == ".pth":
-        from ssmlab.checkpoints.upstream.umamba import from_trainer
+        from ssmlab.models.segmentation.umamba import from_trainer
 
         network: Any = from_trainer(path)
         names = ["background", *(f"class {i}" for i in range(1, network.config.num_classes))]
         plan = network.config.plan
         spacing = (0.0, *plan.spacing) if plan.dims == 2 and plan.spacing else plan.spacing
         return network, {"classes": names, "mean": [], "std": [], "spacing": spacing}
-    from ssmlab.models import load_model
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
+    from ssmlab.checkpoints.folder import load_model
 
-    network, how = load_model(path)
-    if getattr(network, "registry_name", None) not in SEGMENTATION_MODELS:
-        raise ModelError(f"{path} is no segmentation network; `ssmlab classify` is for classifiers")
+    network, how = load_model(path, "segmentation")
     missing = [name for name in ("classes", "mean", "std") if name not in how]
     if missing:
         raise ModelError(f"{path / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")

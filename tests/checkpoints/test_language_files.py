@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from ssmlab.checkpoints.upstream import falcon_mamba, mamba1, mamba1_hf, mamba2, mamba2_hf
 
 from ssmlab.checkpoints import from_upstream
 from ssmlab.checkpoints.files import family_for, load_language_model, save_language_model, to_upstream
 from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model, list_models
+from ssmlab.models.language import hugging_face, state_spaces
 from ssmlab.models.registry import original
 from ssmlab.nn import quantize_linear_
 
@@ -143,18 +143,19 @@ def test_the_layouts_are_hugging_faces_own_by_its_names(tmp_path):
 def test_every_field_has_its_place_in_every_layout():
     """A field that is added to a config must be written, refused or, for once, without effect on a trained model."""
     free = {"padded_logits", "residual_dropout", "chunk_size", "mlp_multiple", "vocab_multiple", "dt_min", "dt_max"}
-    attention = set(mamba1.ATTENTION.values())
-    original = set(mamba1.MODEL.values()) | attention | {"norm", *mamba1.FIXED} | free
-    theirs = set(mamba1_hf.FIXED) | attention | free  # without attn_layers, attention means nothing
+    attention = set(state_spaces.ATTENTION.values())
+    spaces = set(state_spaces.MODEL.values()) | attention | {"norm", *state_spaces.FIXED} | free
+    theirs = set(hugging_face.FIXED) | attention | free  # without attn_layers, attention means nothing
+    real = state_spaces.REAL
     for name, layouts in {
         "mamba_lm_test": [
-            original | set(mamba1.BLOCK) | {"mixer_norm_eps", *mamba1.REAL},
-            theirs | {*mamba1.REAL, *mamba1_hf.FIELDS.values(), *mamba1_hf.RANK.values(), "mixer_norm_eps"},
-            theirs | {*mamba1.REAL, *falcon_mamba.FIELDS.values()},
+            spaces | set(state_spaces.MAMBA1) | {"mixer_norm_eps", *state_spaces.REAL},
+            theirs | {*real, *hugging_face.FIELDS.values(), *hugging_face.RANK.values(), "mixer_norm_eps"},
+            theirs | {*real, *hugging_face.FALCON_FIELDS.values()},
         ],
         "mamba2_lm_test": [
-            original | set(mamba2.BLOCK),
-            theirs | {*mamba2_hf.FIELDS.values(), *mamba2_hf.FIXED},
+            spaces | set(state_spaces.MAMBA2),
+            theirs | {*hugging_face.MAMBA2_FIELDS.values(), *hugging_face.MAMBA2_FIXED},
         ],
     }.items():
         own = {field.name for field in fields(create_model(name).config)}

@@ -49,7 +49,7 @@ def test_saved_and_loaded(name, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(tokens), network(tokens))
     assert preprocess == {"length": 7} and loaded.pool == "last" and not loaded.training
-    with pytest.raises(ModelError, match=r"has no head.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load_model(tmp_path)
     with pytest.raises(ModelError, match="pool must be mean or last"):
         classifier(name, "first")

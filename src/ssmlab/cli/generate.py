@@ -298,16 +298,16 @@ def _check_writable(path: Path | None) -> None:
 
 def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):
     """The reading of the prompts, its speed told, and written to a file where that is asked for."""
-    from ssmlab.checkpoints.prompts import load_reading, save_reading
+    from ssmlab.checkpoints.prompts import load_prompt_state, save_prompt_state
 
-    before = None if load_state is None else load_reading(load_state, network)
+    before = None if load_state is None else load_prompt_state(load_state, network)
     if before is not None and rows == [[]]:
         rows = [[]] * len(before.tokens)
     begin = time.perf_counter()
     reading = network.read(rows, before, chunk=chunk)
     _tell("prompt", sum(map(len, rows)), 0, time.perf_counter() - begin)
     if save_state is not None:
-        save_reading(reading, save_state, network)
+        save_prompt_state(reading, save_state, network)
     return reading
 
 

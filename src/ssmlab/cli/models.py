@@ -25,11 +25,11 @@ def models(
         return _parity(console)
     if name is None:
         return _list(console, verbose)
-    from ssmlab.profiling.card import model_card, weights_lines
+    from ssmlab.studies.card import model_card
 
     card = model_card(name, depth=depth, classes=classes, image_size=image_size, plan=plan, dims=dims)
     console.print(f"[bold]{escape(name)}[/bold] {escape(card.summary)}", soft_wrap=True)
-    for line in [*card.costs, *_printed(name), *weights_lines(name)]:
+    for line in card.lines:
         console.print(line, markup=False, soft_wrap=True)
     tree = Tree("", hide_root=True)
     _grow(tree, card.parts)
@@ -48,7 +48,7 @@ def _list(console, verbose: bool) -> None:
     from rich.table import Table
 
     from ssmlab.models import MODELS
-    from ssmlab.profiling.card import group_of, total_parameters
+    from ssmlab.studies.card import group_of, total_parameters
 
     for group in ("Vision", "Language", "Segmentation", "Baselines"):
         console.print(f"[bold]{group}[/bold]")
@@ -62,23 +62,6 @@ def _list(console, verbose: bool) -> None:
     console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
 
 
-def _printed(name: str) -> list[str]:
-    """What its authors print about it, where they do."""
-    from ssmlab.core.formats import large, percent
-    from ssmlab.studies.compare import published
-
-    known = published(name)
-    if known is None:
-        return []
-    numbers = [
-        f"{percent(known.top1)} top-1 on ImageNet-1K" if known.top1 else "",
-        f"{large(known.parameters)} parameters" if known.parameters else "",
-        f"{large(known.macs)} MAC, printed as FLOPs" if known.macs else "",
-    ]
-    size = known.image_size
-    return [f"published: {', '.join(filter(None, numbers))} at {size} x {size} ({known.source})"]
-
-
 def _parity(console) -> None:
     """The table that `tests/parity.py --record` wrote."""
     import json
@@ -86,7 +69,7 @@ def _parity(console) -> None:
 
     from rich.table import Table
 
-    content = json.loads((files("ssmlab.checkpoints") / "parity.json").read_text(encoding="utf-8"))
+    content = json.loads((files("ssmlab") / "checkpoints" / "parity.json").read_text(encoding="utf-8"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column, justify in (("family", "left"), ("cases", "right"), ("passed", "right"), ("worst error", "right")):
         table.add_column(column, justify=justify)

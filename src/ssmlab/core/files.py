@@ -11,7 +11,6 @@ from ssmlab.core.record import Record
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file under a temporary name next to it, then rename: readers see the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(temporary)
@@ -29,6 +28,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, write)
 
 

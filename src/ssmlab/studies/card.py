@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import ModelError
-from ssmlab.core.formats import large, size
+from ssmlab.core.formats import large, percent, size
 from ssmlab.data.contents import count
 from ssmlab.models.catalogue import find_weights
 from ssmlab.models.registry import MODELS, create_model, describe, kind_of, list_models
 from ssmlab.models.segmentation.plans import Plan, propose_plan, read_plan
+from ssmlab.studies.compare.published import published
 
 # What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
 USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
@@ -36,10 +37,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What is said about a model: in one line after its name, its costs in lines, and its parts."""
+    """What a model is in one line, without its name; its costs and where its weights are, in lines; and its parts."""
 
     summary: str
-    costs: tuple[str, ...]
+    lines: tuple[str, ...]
     parts: tuple[Part, ...]
 
 
@@ -85,7 +86,7 @@ def model_card(
             channels, *own = model.default_cfg["input_size"]
             side = image_size or own[-1]
             costs = _map_costs(model, (channels, side, side), "an image")
-    return ModelCard(summary=summary, costs=tuple(costs), parts=_parts(model, parameters(model), depth))
+    return ModelCard(summary=summary, lines=(*costs, *known_lines(name)), parts=_parts(model, parameters(model), depth))
 
 
 def total_parameters(name: str) -> str:
@@ -113,14 +114,23 @@ def usual_plan(dims: int) -> Plan:
     return propose_plan(USUAL_SIZE[dims], memory_bytes=2**40, batch_size=2)
 
 
-def weights_lines(name: str) -> list[str]:
-    """Where a model's published weights are, and what may be done with them."""
-    row = find_weights(name)
-    if row is None:
-        return []
-    held = f", {row.size}" if row.size else ""
-    agree = "; to be accepted once, with --accept-licence" if row.licence.accept else ""
-    return [f"weights: {row.address}{held} ({row.source})", f"licence of the weights: {row.licence.title}{agree}"]
+def known_lines(name: str) -> list[str]:
+    """What a model's authors print about it, where its published weights are, and what may be done with these."""
+    lines = []
+    if (printed := published(name)) is not None:
+        numbers = [
+            f"{percent(printed.top1)} top-1 on ImageNet-1K" if printed.top1 else "",
+            f"{large(printed.parameters)} parameters" if printed.parameters else "",
+            f"{large(printed.macs)} MAC, printed as FLOPs" if printed.macs else "",
+        ]
+        side = printed.image_size
+        lines.append(f"published: {', '.join(filter(None, numbers))} at {side} x {side} ({printed.source})")
+    if (row := find_weights(name)) is not None:
+        held = f", {row.size}" if row.size else ""
+        agree = "; to be accepted once, with --accept-licence" if row.licence.accept else ""
+        lines.append(f"weights: {row.address}{held} ({row.source})")
+        lines.append(f"licence of the weights: {row.licence.title}{agree}")
+    return lines
 
 
 def group_of(name: str) -> str:

@@ -173,7 +173,7 @@ def test_a_mistake_is_one_line(models, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert "there is nothing to classify" in message(models / "text")
     for name, content, words in (
-        ("head.json", "{", "cannot be read"),
+        ("head.json", "{", "is not JSON"),
         ("head.json", '{"pool": "mean"}', "must hold an object with pool, classes"),
         ("preprocess.json", "[]", "must hold an object"),
         ("preprocess.json", '{"kind": "text", "length": 9}', "lacks 'classes'; train the model again"),
@@ -194,4 +194,4 @@ def test_a_language_model_has_no_classes(tmp_path, capsys):
     folder = save_language_model(create_model("mamba_lm_test"), tmp_path / "model")
     (folder / "preprocess.json").write_text("{}")
     assert call("classify", folder, "x.png") == 2
-    assert "is a language model, which has no classes; `ssmlab generate`" in capsys.readouterr().err
+    assert "is a language model, a model of images is needed; `ssmlab generate`" in capsys.readouterr().err

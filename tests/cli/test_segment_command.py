@@ -156,14 +156,17 @@ def test_models_that_are_none(tmp_path, capsys):
         (tmp_path / "classifiers" / "models" / name / "config.json").write_text('{"model": "medmamba_test"}')
     assert call("segment", tmp_path / "classifiers", tmp_path / "a.png", "--out", tmp_path) == 2
     told = capsys.readouterr().err
-    assert "none of the 2 models in" in told and "segments; `ssmlab classify` is for classifiers" in told
+    assert "none of the 2 models in" in told and "is of the kind segmentation; they are vision models" in told
     assert call("segment", tmp_path / "none", tmp_path / "a.png", "--out", tmp_path) == 2
     assert "no trained model in" in capsys.readouterr().err
     from ssmlab.models import create_model
 
     save_model(create_model("medmamba_test", num_classes=2), tmp_path / "classifier", {"classes": []})
     assert call("segment", tmp_path / "classifier", tmp_path / "a.png", "--out", tmp_path) == 2
-    assert "is no segmentation network" in capsys.readouterr().err
+    assert (
+        "is a model of images, a segmentation model is needed; `ssmlab classify` is for classifiers"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_of_the_originals_trainer(tmp_path):

@@ -14,8 +14,9 @@ from ssmlab.data.parts import parts_of, sort_files
 SOURCE = Path(ssmlab.__file__).parent
 # Who sorts files: readers of class folders, of pairs, of files without classes, of what a command is given
 CALLERS = {
-    *("data/formats.py", "data/imagenet.py", "data/labelled.py", "data/mask_pairs.py", "data/nnunet.py"),
-    *("data/text.py", "data/kind_of_data.py", "training/inference.py", "training/segmenting.py"),
+    *("data/images/formats.py", "data/images/imagenet.py", "data/sequences/reader.py", "data/masks/pairs.py"),
+    *("data/masks/nnunet.py", "data/text/documents.py", "data/kind_of_data.py", "tasks/classify/predict.py"),
+    "tasks/segment/new_images.py",
 }
 TRAIN, OTHERS = {"train", "training", "Training", "Tr"}, {"testing", "Testing", "valid", "dev", "Ts"}
 

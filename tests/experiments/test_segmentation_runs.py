@@ -61,6 +61,7 @@ def test_a_run_measures_every_strategy(run):
             low, high = found.spread
             assert low <= found.value <= high and np.isfinite(found.value), metric
             assert ("test", metric, "road") in final
+        assert 0 < final["test", "constant_dice", "road"].value < 1
         assert final[None, "seconds_per_iteration", None].value > 0
         steps = [r.step for r in own if r.metric == "dice" and r.split == "val" and r.step]
         times = {r.step: r.value for r in own if r.metric == "seconds" and r.split == "val"}

@@ -162,7 +162,7 @@ def test_finding_recipes(tmp_path):
 
 def test_recipes_are_checked_without_torch():
     code = (
-        "import sys; from ssmlab.training import load_recipe; import ssmlab.experiments.run, ssmlab.experiments.sweep; "
+        "import sys, ssmlab.experiments.run, ssmlab.experiments.sweep; from ssmlab.tasks.recipe import load_recipe; "
         f"load_recipe('{DIGITS}'); assert not {{'torch', 'transformers', 'timm', 'sklearn'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

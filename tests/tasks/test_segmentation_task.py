@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssmlab.tasks.segment.metrics import ImageTable, constant_record
 from ssmlab.tasks.segment.task import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
 from ssmlab.tasks.shared.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
 from ssmlab.tasks.shared.surface import surface_distances
@@ -191,3 +192,19 @@ def test_sums_of_probabilities():
     sums = image_sums(probabilities, torch.tensor([[0, IGNORE]], dtype=torch.uint8))
     assert sums[:6].tolist() == [1, 0, 0, 0, 0, 0]
     assert sums[6].item() == pytest.approx(-math.log(0.9)) and sums[7] == 1
+
+
+def test_the_dice_of_one_class_everywhere_is_what_marking_it_reaches():
+    """Compared with predictions of that class, pixel by pixel, whatever the network said."""
+    random = np.random.default_rng(0)
+    truth = torch.from_numpy(random.choice(3, (5, 6, 6), p=(0.6, 0.3, 0.1)))
+    truth[3], truth[4, 2:] = 0, 255  # nothing but background; pixels that do not count
+    said = torch.from_numpy(random.choice(3, (5, 6, 6)))
+
+    def counts(predicted):
+        return np.stack([overlaps(p, t, 3).numpy() for p, t in zip(predicted, truth, strict=True)])
+
+    (record,) = constant_record(ImageTable("abcde", ("none", "one", "two"), counts(said), {}))
+    reached = {k: mean_of(per_image(counts(torch.full_like(truth, k)))["dice"]) for k in (1, 2)}
+    assert record.class_ == "one" and record.value == pytest.approx(reached[1]) and reached[1] > reached[2]
+    assert constant_record(ImageTable("a", ("none",), counts(said)[:1, :1], {})) == []

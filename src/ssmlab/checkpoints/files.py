@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ssmlab.checkpoints.find import find_folder, read_object
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
 from ssmlab.core.errors import ModelError, UserError
-from ssmlab.core.files import write_file, write_json
+from ssmlab.core.files import read_json, write_file, write_json
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.language.language_model import NO_DECAY
@@ -55,6 +55,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     """
     folder = language_folder(path)
     config = read_object(folder / "config.json")
+    check_vocabulary(config, folder)
     files = weights_files(folder)
     tensors = outline(files)
     own = config.get("config")
@@ -85,6 +86,28 @@ def language_folder(path: str | Path, *, accept_licence: bool = False) -> Path:
     if is_repository(str(path)) or find_weights(str(path)) is not None:
         path = local_folder(path, accept_licence=accept_licence)
     return find_folder(Path(path))[0]
+
+
+def check_vocabulary(config: dict[str, Any], folder: Path) -> None:
+    """Refuse what `convert` once wrote of models of bytes, bases and sounds: rows that only fill up an embedding were
+    tokens there, and would be drawn and count in every loss.
+
+    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the mark that
+    stood between documents is the last token, which preprocess.json has.
+    """
+    try:
+        about = read_json(folder / "preprocess.json")
+        mark, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # not a model that was trained here
+    size = config.get("vocab_size")
+    if "model" in config or not (last and isinstance(size, int) and isinstance(mark, int)):
+        return
+    if mark + 1 < size == 8 * math.ceil((mark + 1) / 8):
+        raise ModelError(
+            f"{folder} has {size} tokens, of which {mark + 1} exist: an older ssmlab wrote it and counted what fills "
+            "up the vocabulary; convert the run's model again with `ssmlab convert`"
+        )
 
 
 def _from_config(config: dict[str, Any], folder: Path) -> tuple[Any, Sequence[Rule]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from ssmlab.models.registry import kind_of as kind_of_name
 KINDS = (*NETWORKS, "sequence_classifier")
 SEQUENCES = ("language", "sequence_classifier")
 CONFIG, PREPROCESS, WEIGHTS = "config.json", "preprocess.json", "model.safetensors"
+# validation metrics by which one of several models is chosen: the first that any of them has
+WAYS = (
+    ("dice", 1, "highest validation Dice"),
+    ("accuracy", 1, "highest validation accuracy"),
+    ("loss", -1, "lowest validation loss"),
+)
 HEAD, HEAD_WEIGHTS = "head.json", "head.safetensors"  # only classifiers of sequences have these
 
 
@@ -51,17 +58,21 @@ def find_folder(path: Path, kinds: tuple[str, ...] = (), *, choose: bool = False
     Args:
         path: a run's folder, a model's folder, or a file in it.
         kinds: of several models only those of these kinds count.
-        choose: of several models the one with the highest accuracy on the validation part is taken, of language models
-            the one with the lowest loss; never the one that is best on the test.
+        choose: of several models the one with the highest accuracy or Dice on the validation part is taken, of language
+            models the one with the lowest loss; never the one that is best on the test. That a run is not finished is
+            noted too.
     Raises:
         ModelError: there is none, or several and nothing chooses.
     """
     found = model_folders(path)
+    run = path if path.is_dir() and not (path / CONFIG).is_file() and (path / "run.json").is_file() else None
+    unfinished = ""
+    if run is not None and not read_object(run / "run.json").get("finished"):
+        unfinished = f"{run} is not finished; `ssmlab run {run} --resume` goes on with it"
     if not found:
-        where = f"{path}, it has no {CONFIG}" if path.exists() else f"{path}"
-        raise ModelError(
-            f"no trained model in {where}; give runs/<name>, runs/<name>/models/<model> or the weights file in it"
-        )
+        where = f"{path}, it has no {CONFIG}" if path.exists() and not unfinished else f"{path}"
+        form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"
+        raise ModelError(f"no trained model in {where}; {unfinished or form}")
     if len(found) > 1 and kinds:
         of = {folder: kind_of(folder) for folder in found}
         if not set(kinds) & set(of.values()):
@@ -70,17 +81,25 @@ def find_folder(path: Path, kinds: tuple[str, ...] = (), *, choose: bool = False
                 f"{', '.join(sorted(set(of.values())))} models"
             )
         found = [folder for folder in found if of[folder] in kinds]
-    if len(found) == 1:
-        return found[0], ""
-    if not choose:
+    if len(found) > 1 and not choose:
         raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
-    losses = {folder: _validation(folder, "loss") for folder in found}
-    scores = {folder: _validation(folder, "accuracy") for folder in found}
-    if not any(scores.values()) and all(losses.values()):
-        best = min(found, key=lambda folder: losses[folder][0])
-        return best, f"using {best} (lowest validation loss of {len(found)} models)"
-    best = max(found, key=lambda folder: max(scores[folder], default=-1.0))
-    return best, f"using {best} (highest validation accuracy of {len(found)} models)"
+    best, why = _best(found) if len(found) > 1 else (found[0], "")
+    return best, "; ".join(filter(None, (unfinished if choose else "", why)))
+
+
+def _best(found: list[Path]) -> tuple[Path, str]:
+    """Of several models the one with the best validation, by the first of the metrics that any of them has."""
+    for metric, sign, which in WAYS:
+        values = {}
+        for folder in found:
+            file = folder / "records.jsonl"  # none where the model has not got that far
+            records = read_records(file) if file.is_file() else []
+            final = [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
+            values[folder] = [sign * value for value in final if value is not None]
+        if any(values.values()):
+            best = max(found, key=lambda folder: max(values[folder], default=-math.inf))
+            return best, f"using {best} ({which} of {len(found)} models)"
+    return found[0], f"using {found[0]} (the first of {len(found)} models, of which none was validated)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +149,6 @@ def find_model(
     known = [*MODELS, *(folder.name for folder in runs.glob("*") if folder.is_dir())] if runs else list(MODELS)
     hint = did_you_mean(name, known) or "; give the folder of a run or of a model, or a name of `ssmlab models`"
     raise ModelError(f"there is no model {name!r}{hint}")
-
-
-def _validation(folder: Path, metric: str) -> list[float]:
-    """The final values of the validation part; none where the model has not got that far."""
-    file = folder / "records.jsonl"
-    records = read_records(file) if file.is_file() else []
-    return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
 
 
 def read_object(file: Path, *keys: str) -> dict[str, Any]:

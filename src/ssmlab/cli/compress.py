@@ -103,19 +103,12 @@ def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
     import shlex
     import sys
 
-    from ssmlab.cli.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.studies.compress.compression import compress as measure
 
-    display = Display()
-    try:
+    with showing("interrupted; nothing was finished") as display:
         command = shlex.join(["ssmlab", *sys.argv[1:]])
         result = measure(model, options, output=output, overwrite=overwrite, command=command, progress=display)
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; nothing was finished")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     _show(display.console, result)
 
 

@@ -1,6 +1,8 @@
 """Progress in the terminal: bars where there is one, a line now and then where output goes to a file."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ssmlab.core.progress import Progress, duration
 
@@ -85,6 +87,26 @@ class Display(Progress):
 
     def _tail(self) -> str:
         return "".join(f", {text}" for text in (self._rate(), self._note) if text)
+
+
+@contextmanager
+def showing(interrupted: str) -> Iterator[Display]:
+    """A display for a piece of work, whose bars are gone at the end; Ctrl-C ends the command with exit code 130.
+
+    Args:
+        interrupted: is said then.
+    """
+    import typer
+
+    display = Display()
+    try:
+        yield display
+    except KeyboardInterrupt:
+        display.stop()
+        display.say(interrupted)
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
 
 
 def show_result(folder) -> None:

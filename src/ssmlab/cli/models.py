@@ -8,7 +8,7 @@ import typer
 def models(
     name: str = typer.Argument(None, help="A model to show; timm/<name> is any model of timm."),
     depth: int = typer.Option(3, min=1, help="Levels of the module tree."),
-    classes: int = typer.Option(None, min=1, help="Size of the output: 10, of a network that segments 2."),
+    classes: int = typer.Option(None, min=1, help="Size of the output: 1000, of a network that segments 2."),
     image_size: int = typer.Option(None, min=8, help="Side of the images; the model's own if not given."),
     plan: Path = typer.Option(None, help="Of a network that segments: a file as `ssmlab plan` writes it."),
     dims: int = typer.Option(2, min=2, max=3, help="Likewise, without a plan: 2 for images, 3 for volumes."),

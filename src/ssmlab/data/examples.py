@@ -3,10 +3,8 @@
 from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
 from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.images.decode import MODERN
 from ssmlab.data.kinds import Kind, Sorted
-
-# ISO media files of still pictures: iPhones' HEIC, and AVIF
-_MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"avif", b"avis"))
 
 
 def choose_examples(
@@ -24,7 +22,7 @@ def choose_examples(
             (others if kind == "text" and words.is_note(name, True) else found.unread).append(name)
         elif pictures and is_image(files, name):
             chosen.append(name)
-        elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in _MODERN:
+        elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in MODERN:
             found.unread.append(name)
         else:
             others.append(name)

@@ -12,8 +12,14 @@ from torch import nn, random
 
 from ssmlab.core.errors import ModelError
 from ssmlab.core.text import did_you_mean
+from ssmlab.models.catalogue import CLASSES, find_weights
+from ssmlab.models.download import weights_file
 from ssmlab.models.entry import TIMM, Preset
+from ssmlab.models.meta import on_meta
+from ssmlab.models.segmentation.plans import Plan, plan_from, read_plan
 from ssmlab.models.timm_options import check_options
+from ssmlab.models.weights import fit, read_state_dict
+from ssmlab.nn.factorized import factorize_like_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +69,20 @@ def create_vision(
     try:
         config = preset.config(**values)
         _check_classes(name, num_classes)
-        if pretrained and (file := _published_file(name, accept_licence)) is not None:
-            model = preset.network(config)
-            model.load(file, exact=exact)
-            return _named(model, name)
-        return _named(_create_own(preset.network, config, pretrained, path), name)
+        if not pretrained and path is None:
+            return _named(preset.network(config), name)
+        with on_meta():  # so that an error of loading is not taken for one of the options
+            preset.network(config)
     except TypeError as error:  # what a value of a wrong kind leads to
         raise ModelError(f"{name} has options that make no model ({error}); got {options}") from error
+    if path is not None:
+        return _named(_with_weights(preset.network, config, path), name)
+    if find_weights(name) is None:  # of the backbone, if any
+        return _named(preset.network(config, pretrained=True), name)
+    file = weights_file(name, accept_licence=accept_licence)
+    model = preset.network(config)
+    model.load(file, exact=exact)
+    return _named(model, name)
 
 
 def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
@@ -83,8 +96,6 @@ def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Mo
 
 def create_segmenter(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
     """A segmentation network, from a plan."""
-    from ssmlab.models.segmentation.plans import Plan, plan_from, read_plan
-
     _check_known(name, options, ["plan", "num_classes", "in_chans", "seed"])
     missing = [option for option in ("plan", "num_classes") if option not in options]
     if missing:
@@ -112,18 +123,8 @@ def _check_known(name: str, options: dict[str, Any], known: Sequence[str]) -> No
             raise ModelError(f"{name} has no option {option!r}{hint}")
 
 
-def _published_file(name: str, accept_licence: bool) -> Path | None:
-    """The published weights of a whole network; None where the table has none."""
-    from ssmlab.models.catalogue import find_weights
-    from ssmlab.models.download import weights_file
-
-    return None if find_weights(name) is None else weights_file(name, accept_licence=accept_licence)
-
-
 def _published_classes(name: str, pretrained: bool) -> int:
     """What published weights tell apart."""
-    from ssmlab.models.catalogue import CLASSES, find_weights
-
     if pretrained and name.startswith(TIMM):
         import timm
 
@@ -140,13 +141,8 @@ def _check_classes(name: str, num_classes: int) -> None:
         raise ModelError(f"{name}: num_classes must be a whole number, got {num_classes!r}")
 
 
-def _create_own(network: Any, config: Any, pretrained: bool, weights: Path | None) -> nn.Module:
+def _with_weights(network: Any, config: Any, weights: Path) -> nn.Module:
     """Weights may be the whole model's, whose names begin with its parts, or the timm network's inside it."""
-    if weights is None:
-        return network(config, pretrained=pretrained)
-    from ssmlab.models.weights import fit, read_state_dict
-    from ssmlab.nn.factorized import factorize_like_
-
     about = weights.parent / "config.json"  # of a trained model, where it may list factorised layers
     ranks = json.loads(about.read_text("utf-8")).get("factorized") if about.is_file() else None
     state = read_state_dict(weights)
@@ -163,7 +159,7 @@ def _create_own(network: Any, config: Any, pretrained: bool, weights: Path | Non
 def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path | None) -> nn.Module:
     import timm
 
-    from ssmlab.models.vision.backbones import call_timm, timm_with_weights
+    from ssmlab.models.vision.backbones import call_timm, published_timm, timm_with_weights
 
     options: dict[str, Any] = dict(num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     published = timm.get_pretrained_cfg(name)
@@ -171,4 +167,6 @@ def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path 
         options["img_size"] = config.image_size  # the others take any size and refuse the argument
     if weights is not None:
         return timm_with_weights(name, weights, **options)
-    return call_timm(name, lambda: timm.create_model(name, pretrained=pretrained, **options))
+    if pretrained:
+        return published_timm(name, **options)
+    return call_timm(name, lambda: timm.create_model(name, **options))

@@ -17,6 +17,7 @@ from ssmlab.models.registry import MODELS, create_model, describe, kind_of, list
 from ssmlab.models.segmentation.plans import Plan, propose_plan, read_plan
 from ssmlab.studies.compare.published import published
 
+CLASSES = 1000  # of a vision model, in the list and alone: ImageNet-1K's, as authors count
 # What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
 USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
 
@@ -57,7 +58,7 @@ def model_card(
 
     Args:
         depth: levels of the module tree.
-        classes: size of the output: 10, of a network that segments 2.
+        classes: size of the output: 1000, of a network that segments 2.
         image_size: side of the images; the model's own if not given.
         plan: of a network that segments: a file as `ssmlab plan` writes it.
         dims: likewise, without a plan: 2 for images, 3 for volumes.
@@ -77,9 +78,11 @@ def model_card(
         channels = model.config.in_chans
         costs = _map_costs(model, (channels, *sizes.patch_size), "a patch", f", {count(channels, 'channel')}")
     else:
-        model = without_weights(name, classes or 10, image_size)
+        classes = classes or CLASSES
+        model = without_weights(name, classes, image_size)
         tokens = getattr(model, "num_tokens", None)
-        summary = f"{title}: {parameters(model):,} parameters" + (f", {tokens} tokens" if tokens else "")
+        of = "" if kind == "language" else f" with {classes:,} class{'' if classes == 1 else 'es'}"
+        summary = f"{title}: {parameters(model):,} parameters{of}" + (f", {tokens} tokens" if tokens else "")
         if kind == "language":
             costs = _language_costs(model)
         else:
@@ -93,19 +96,19 @@ def total_parameters(name: str) -> str:
     """The parameters of a model, in words: of images with 1000 classes, of segmentation networks in 2-D and 3-D."""
     if kind_of(name) == "segmentation":
         return " and ".join(large(parameters(without_weights(name, 2, plan=usual_plan(dims)))) for dims in USUAL_SIZE)
-    return large(parameters(without_weights(name, 1000)))
+    return large(parameters(without_weights(name, CLASSES)))
 
 
 def without_weights(name: str, classes: int, image_size: int | None = None, plan: Plan | None = None) -> Any:
     """The model without memory for its weights, in evaluation mode; for colour images, or volumes of one channel."""
-    import torch
+    from ssmlab.models.meta import on_meta
 
     options: dict[str, Any] = {"num_classes": classes, "image_size": image_size}
     if plan is not None:
         options = {"num_classes": classes, "plan": plan, "in_chans": 3 if plan.dims == 2 else 1}
     elif kind_of(name) == "language":
         options = {}
-    with torch.device("meta"):
+    with on_meta():
         return create_model(name, **options).eval()
 
 

@@ -4,9 +4,10 @@ Modules are loaded when they are needed: recipes and data are read and checked b
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssmlab.core.errors import RecipeError
+from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.tasks.shared.schema import AnyRecipe
 
@@ -36,6 +37,13 @@ TASKS = {
     "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", "RobustnessWork"),
     "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", "MisclassifiedWork"),
 }
+# recipes for data of one's own by their task, and tasks that read the same data
+OWN = {
+    "classify": "classification/own_folder",
+    "segment": "segmentation/own_folder",
+    "classify_sequence": "language/classify_text",
+}
+ALIKE = {"robustness": "classify", "misclassified": "classify"}
 
 
 def recipe_class(task: str) -> type[AnyRecipe]:
@@ -53,9 +61,37 @@ def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
     """Read and check everything that a recipe needs. torch is not imported.
 
     Raises:
-        DataError: with all problems by file name.
+        DataError: with all problems by file name; of data of another kind with the recipe for these.
     """
-    return _find(recipe.task, "load")(recipe, progress)
+    try:
+        return _find(recipe.task, "load")(recipe, progress)
+    except DataError as error:
+        meant = _meant(recipe)
+        if meant is None:
+            raise
+        message = str(error).split("\n", 1)[0]
+        raise DataError(f"{message}; ssmlab run {meant} data.path={recipe.data.path}", error.problems) from None
+
+
+def _meant(recipe: AnyRecipe) -> str | None:
+    """The recipe for one's own data of the kind that is there; None where the recipe is one of that kind."""
+    from ssmlab.data.files import IMAGE_SUFFIXES, FolderFiles
+    from ssmlab.data.masks.reader import has_masks
+
+    path = Path(recipe.data.path).expanduser()
+    if not path.is_dir():
+        return None
+    names = [name.lower() for name in FolderFiles(path).files]
+    pictures = sum(name.endswith(IMAGE_SUFFIXES) for name in names)
+    texts = sum(name.endswith(".txt") for name in names)
+    if pictures > texts:
+        kind = "segment" if has_masks(path) else "classify"
+    elif texts and any("/" in name for name in names):
+        kind = "classify_sequence"
+    else:
+        return None
+    alike = ALIKE.get(recipe.task, recipe.task)
+    return None if alike == kind or (alike, kind) == ("language", "classify_sequence") else OWN[kind]
 
 
 def work_of(recipe: AnyRecipe, data: Any) -> Any:

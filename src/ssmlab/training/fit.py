@@ -263,6 +263,9 @@ def train(
         trainer.add_callback(callback)
     checkpoint = newest_complete(folder) if resume else None
     if checkpoint is not None:
+        if progress:
+            done, (_, steps) = int(checkpoint.name.split("-")[1]), length(config, len(train_part))
+            progress.say(f"{label}: goes on after step {done:,} of {steps:,}")
         _load(trainer, watch, checkpoint)
         load_carried(task, network.to(placement.device), checkpoint)
     try:

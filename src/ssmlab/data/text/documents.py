@@ -208,45 +208,27 @@ def divide(
         DataError: there is too little for three parts.
     """
     named = parts_of(document.id.split(":")[0] for document in documents)
+    parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
     if "train" in named and not {"val", "test"}.isdisjoint(named):
-        parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
         for document, name in zip(documents, named, strict=True):
             parts[name or "train"].append(document)
-        for missing, fraction, by in (("test", test_fraction, 0), ("val", val_fraction, seed)):
-            if parts[missing]:
-                continue
-            kept = None
-            if digests is not None:
-                kept = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
-            cut, _ = divide(
-                parts["train"],
-                val_fraction=fraction,
-                test_fraction=0.0,
-                seed=by,
-                characters=characters,
-                digests=kept,
-            )
-            given = "train and test" if missing == "val" else "train and val"
-            return parts | {"train": cut["train"], missing: cut["val"]}, (
-                f"{given} are so named, {missing} was taken from train"
-            )
-        return parts, "the parts are those that files or folders are named after"
+        missing = next((name for name, held in parts.items() if not held), None)
+        if missing is None:
+            return parts, "the parts are those that files or folders are named after"
+        fraction, by, given = {
+            "test": (test_fraction, 0, "train and val"), "val": (val_fraction, seed, "train and test")
+        }[missing]  # fmt: skip
+        if digests is not None:
+            digests = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
+        own = {"val_fraction": fraction, "test_fraction": 0.0, "seed": by, "characters": characters}
+        cut, _ = divide(parts["train"], **own, digests=digests)
+        parts |= {"train": cut["train"], missing: cut["val"]}
+        return parts, f"{given} are so named, {missing} was taken from train"
     if len(documents) > FEW:
-        ids = [document.id for document in documents]
-        groups = ids if digests is None else together(ids, digests)
-        test = set()
-        if test_fraction:
-            test = held_out(ids, [0] * len(ids), groups, fraction=test_fraction, seed=seed, part="test")
-        rest = [i for i in range(len(ids)) if i not in test]
-        names, own = [ids[i] for i in rest], [groups[i] for i in rest]
-        share = val_fraction / (1 - test_fraction)
-        held = held_out(names, [0] * len(rest), own, fraction=share, seed=seed, part="val")
-        val = {rest[i] for i in held}
-        parts = {"train": [], "val": [], "test": []}
-        for i, document in enumerate(documents):
-            parts["test" if i in test else "val" if i in val else "train"].append(document)
+        held = _wholes([document.id for document in documents], val_fraction, test_fraction, seed, digests)
+        for document, name in zip(documents, held, strict=True):
+            parts[name].append(document)
         return parts, f"of {len(documents):,} documents whole ones are held out, by the hashes of their names"
-    parts = {"train": [], "val": [], "test": []}
     for document in documents:
         for name, stretch in _stretches(document, val_fraction, test_fraction, characters).items():
             if len(stretch.tokens):
@@ -255,6 +237,21 @@ def divide(
     if empty:
         raise DataError(f"too little for three parts, {', '.join(empty)} would be empty; give more text")
     return parts, "every document was cut in three stretches: train, val, test"
+
+
+def _wholes(
+    ids: list[str], val_fraction: float, test_fraction: float, seed: int, digests: Sequence[bytes] | None
+) -> list[str]:
+    """The part of every document, by the hash of its id; those with equal digests are in one."""
+    groups = ids if digests is None else together(ids, digests)
+    test: set[int] = set()
+    if test_fraction:
+        test = held_out(ids, [0] * len(ids), groups, fraction=test_fraction, seed=seed, part="test")
+    rest = [i for i in range(len(ids)) if i not in test]
+    names, own = [ids[i] for i in rest], [groups[i] for i in rest]
+    share = val_fraction / (1 - test_fraction)
+    val = {rest[i] for i in held_out(names, [0] * len(rest), own, fraction=share, seed=seed, part="val")}
+    return ["test" if i in test else "val" if i in val else "train" for i in range(len(ids))]
 
 
 def together(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:

@@ -1,5 +1,6 @@
 """Classification in a run that ends with an explanation of the mistakes of every model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, commit, machine, versions
+from ssmlab.reports.caveats import doubt, doubt_in
+from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
 from ssmlab.studies.explain.mistakes import explain_mistakes
 from ssmlab.tasks.classify.experiment import Classification
 from ssmlab.tasks.classify.recipe import ModelConfig
 from ssmlab.tasks.classify.task import Classify
+from ssmlab.training.predict import curves
 
 SECONDS = 20.0  # that an explanation takes beside a training, by rule of thumb
 
@@ -47,6 +51,7 @@ class MisclassifiedWork(Classification):
     def measure(self, job: Any, network: nn.Module, task: Classify, progress: Progress):
         """As in any classification, and the page."""
         records = super().measure(job, network, task, progress)
+        warning = self._doubt(job, records)
         config, test = self.recipe.evaluation.explain, self.data.test
         placement = self.placement(job.model)
         stamp = Stamp(run=self.recipe.name, task=self.recipe.task, command=None, commit=commit(),
@@ -57,11 +62,39 @@ class MisclassifiedWork(Classification):
             changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
             batch_size=self.recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
             seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-            progress=progress,
+            progress=progress, doubt=warning,
         )  # fmt: skip
         records["test"] += found
+        if warning:
+            progress.say(f"note: {warning}")
         progress.say(f"explained: {path}" if path else f"{job.model.title} has no mistakes to explain")
         return records
+
+    def train(self, job: Any, **options: Any) -> Any:
+        """As in any classification; the page needs what was logged, which becomes records only after it."""
+        found = super().train(job, **options)
+        self._log = found[2].log
+        return found
+
+    def _doubt(self, job: Any, measured: dict[str | None, list[Record]]) -> str:
+        """Why the model's mistakes say little, from what is known of it before the run has written its records."""
+        trained = _trained(job.model)
+        if trained is not None and (found := doubt(trained, job.model.title)):
+            return found
+        rows = [
+            replace(record, model=job.model.label, task=self.recipe.task, split=split, seed=job.seed)
+            for part in (measured, curves(self._log) if trained is None else {})
+            for split, records in part.items()
+            for record in records
+        ]
+        label, title = job.model.label, job.model.title
+        weights = bool(job.model.weights or job.model.pretrained)
+        info = {"trial": self.recipe.trial, "data": self.data.describe}
+        run = Run(
+            folder=job.folder, info=info | {"models": [{"label": label, "weights": weights}]}, records=rows,
+            labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
+        )  # fmt: skip
+        return doubt_in(run, label, title)
 
     def _loaded(self, model: ModelConfig) -> tuple[nn.Module, Classify]:
         """A trained model that reads the recipe's images.

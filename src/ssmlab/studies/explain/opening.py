@@ -18,6 +18,7 @@ from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.models import create_model
 from ssmlab.models.catalogue import class_names
 from ssmlab.models.registry import describe
+from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.compare.subjects import find_subjects
 from ssmlab.tasks.classify.predict import Classifier
@@ -34,6 +35,7 @@ class Opened:
     title: what people call it. origin: where its weights come from, in words.
     task: classes, mean and std; `prepare` makes of uint8 images what the model reads.
     image_size: side of the images. fit: how they become square.
+    doubt: why what it says decides nothing, see `reports.caveats.doubt`.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Opened:
     image_size: int
     device: str
     fit: str = "crop"
+    doubt: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ def open_model(
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
         image_size=classifier.image_size, fit=classifier.fit, device=classifier.placement.device,
+        doubt=doubt(folder, describe(name)),
     )  # fmt: skip
     return opened, why
 

@@ -114,7 +114,7 @@ def _published(name: str, accept_licence: bool):
     """A network with the weights that its authors publish, and its preprocessing."""
     from ssmlab.models import create_model
     from ssmlab.models.catalogue import CLASSES, class_names, find_weights
-    from ssmlab.models.registry import TIMM
+    from ssmlab.models.entry import TIMM
 
     row = find_weights(name)
     if row is None and not name.startswith(TIMM):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
+from ssmlab.core.text import did_you_mean
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.sequences.fasta import BASES, read_fasta, reverse_complement
 from ssmlab.data.sequences.wav import LEVELS, mu_law, read_wavs
@@ -141,7 +142,7 @@ def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], asked: di
 def _check_models(recipe: AnyRecipe) -> None:
     folders = _folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
-        raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
+        raise RecipeError(f"model={recipe.model}: {_missing(folders[0])}")
     for folder in folders:
         config = folder / "config.json"
         name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
@@ -149,7 +150,19 @@ def _check_models(recipe: AnyRecipe) -> None:
             raise RecipeError(f"{folder} holds {name!r}, which is no language model; give the folder of one")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:
-        raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")
+        raise RecipeError(
+            f"no language model is named to start from; give its folder, or a published name, as model=DIR (the models "
+            f"{', '.join(nameless)} of the recipe are ways to train it)"
+        )
+
+
+def _missing(folder: Path) -> str:
+    """Why a folder is none of a language model, and which one was meant."""
+    form = "give the folder of a language model, or a published name such as state-spaces/mamba-130m"
+    if not folder.is_dir():
+        near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        return f"no such folder{did_you_mean(folder.name, near)}; {form}"
+    return f"no config.json there; {form}"
 
 
 def _rows(recipe: AnyRecipe, documents: list[Document], mark: int) -> tuple[Rows, int]:

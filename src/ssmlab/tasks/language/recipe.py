@@ -65,7 +65,9 @@ class SequenceModel(Table):
         if self.pretrained and find_weights(self.name) is None:
             raise ValueError(f"pretrained: nothing is published for {self.name or 'a model without a name'}")
         if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
-            raise ValueError(f"weights {self.weights}: no such folder")
+            folder = Path(self.weights)
+            near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise ValueError(f"weights {self.weights}: no such folder{did_you_mean(folder.name, near)}")
         self.label = self.label or self.name or Path(self.weights).name or "model"
         known = describe(self.name).removesuffix(", of any size") if self.name else self.label
         self.title = self.title or known

@@ -22,7 +22,7 @@ from ssmlab.models import create_model
 from ssmlab.models.segmentation.plans import Plan, plan_from, propose_plan
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
-from ssmlab.tasks.segment.metrics import FILE, dice_differences, records_of
+from ssmlab.tasks.segment.metrics import FILE, constant_record, dice_differences, records_of
 from ssmlab.tasks.segment.overlays import write_overlays
 from ssmlab.tasks.segment.patches import Patches
 from ssmlab.tasks.segment.predict import predict_part, slices
@@ -281,7 +281,7 @@ class SegmentationWork(Work):
             Record(metric=name, value=value, n=len(self.data.val)) for name, value in val.numbers.items()
         ]
         loss = Record(metric="loss", value=test.numbers["loss"], unit="nats", n=len(self.data.test))
-        records["test"] = [loss, *records_of(test.table, config.bootstrap, unit)]
+        records["test"] = [loss, *records_of(test.table, config.bootstrap, unit), *constant_record(test.table)]
         records[None] = [
             *self._times(job),
             Record(metric="test_seconds", value=test.seconds, unit="seconds", n=len(self.data.test)),

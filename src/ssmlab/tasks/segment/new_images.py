@@ -44,15 +44,13 @@ class _Disk:
             raise UnreadableImage(error.strerror or str(error)) from error
 
 
-def find_network(path: Path) -> Path:
-    """The folder of a trained network, or a checkpoint of nnU-Net's trainer.
+def find_network(path: Path) -> tuple[Path, str]:
+    """A checkpoint of nnU-Net's trainer, or the folder of a trained network and how it was chosen, see `find_folder`.
 
     Raises:
-        ModelError: there is none, or several.
+        ModelError: there is none.
     """
-    if path.suffix == ".pth":
-        return path
-    return find_folder(path, ("segmentation",))[0]
+    return (path, "") if path.suffix == ".pth" else find_folder(path, ("segmentation",), choose=True)
 
 
 def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[str]]:

@@ -37,7 +37,7 @@ DEVICE = _option(str, ", ".join(DEVICES))
 TRAIN = Annotated[bool, typer.Option("--train/--no-train", help="Time training steps too.")]
 LIMIT = _option(int, "At most so many images or rows of each part; 0: all.", min=0)
 GROUP = _option(str | None, "The images' column whose members stay on one side.")
-LABELS = _option(str, "Of CIFAR-100: fine or coarse.")
+LABELS = _option(str, "Column of the classes in a table; of CIFAR-100 fine or coarse.")
 OUTPUT = _option(Path | None, "The folder; runs/compress-<model> if not given.")
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are there.")]
 

@@ -11,4 +11,4 @@ ImageSize = Annotated[int | None, typer.Option(min=8, help="For networks by name
 Threads = Annotated[int, typer.Option(min=0, help="On the CPU; 0: as many as torch takes.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Group = Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")]
-Labels = Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")]
+Labels = Annotated[str, typer.Option(help="Column of the classes in a table; of CIFAR-100 fine or coarse.")]

@@ -74,6 +74,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "split_hash": data.split_hash,
         "image_size": config.image_size,
         "fit": config.fit,
+        "copies": report.copies,
         "notes": [
             *report.warnings,
             *([report.shapes] if report.shapes else []),

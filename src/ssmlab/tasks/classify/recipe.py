@@ -34,7 +34,7 @@ class DataConfig(Table):
         "crop"  # to a square: its middle, all of it on black, or all of it distorted
     )
     group: str = ""  # a column whose images stay on one side of the split, e.g. the patient
-    labels: Literal["fine", "coarse"] = "fine"  # of CIFAR-100: 100 classes, or 20 superclasses
+    labels: str = "fine"  # of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"
     val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
     split_seed: int = 0
     limit: int = Field(0, ge=0)  # at most so many images of each part, drawn class by class; 0 = all

@@ -55,6 +55,7 @@ class LabellingWork(Work):
             "tokenizer": self.data.tokenizer,
             "length": data.length,
             "rate": self.data.rate,
+            "encoding": data.encoding,
             "classes": list(self.data.classes),
         }
         save_model(network, job.folder, preprocess)

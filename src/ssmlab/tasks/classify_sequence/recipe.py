@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ssmlab.core.table import Table
-from ssmlab.tasks.language.recipe import SequenceRecipe
+from ssmlab.tasks.language.recipe import Encoding, SequenceRecipe
 
 
 class LabelledData(Table):
@@ -14,6 +14,9 @@ class LabelledData(Table):
     path: str = ""
     kind: Literal["text", "dna", "audio"] = "text"
     tokenizer: str = ""
+    encoding: Encoding = "utf-8"  # of files of text, such as latin-1
+    labels: str = ""  # the column of the classes, where a table has them and it is not clear
+    group: str = ""  # the table's column of what stays in one part, such as a speaker
     length: int = Field(1024, ge=2)  # longer sequences are cut
     crop: Literal["start", "random"] = "start"  # which part is kept in training; in evaluation it is the start
     val_fraction: float = Field(0.1, gt=0, lt=0.5)

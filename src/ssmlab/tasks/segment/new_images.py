@@ -1,6 +1,7 @@
 """A trained segmentation network on new images: masks, overlays and probability maps as files."""
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,14 @@ def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[
             problems.append(f"{case}: its mask would overwrite that of {other}; rename one, or run them apart")
     if problems:
         raise DataError(f"{len(problems)} of the images given cannot be used", problems)
-    found = [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
+    inside = {
+        case: channels if len(parts) == 1 < channels and _has_fourth_axis(parts[0]) else 1
+        for case, parts in cases.items()
+    }
+    found = [
+        Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "", channels=inside[case])
+        for case, parts in cases.items()
+    ]
     return found, notes
 
 
@@ -102,6 +110,19 @@ def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
         else:
             cases |= {str(file): [file] for file in parts}
     return cases
+
+
+def _has_fourth_axis(file: Path) -> bool:
+    """Whether a volume holds several channels, as the Decathlon's do."""
+    if not is_volume(file.name):
+        return False
+    require_nibabel()
+    import nibabel
+
+    try:
+        return math.prod(nibabel.load(file).shape[3:]) > 1
+    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
+        return False  # told when it is read
 
 
 def _coloured(file: Path) -> bool:

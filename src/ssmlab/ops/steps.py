@@ -196,15 +196,13 @@ def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Te
     return y if dtype is torch.float32 else y.to(dtype)
 
 
-def unobserved(x: Tensor, weight: Tensor) -> bool:
-    """Whether nobody follows a call, so that a function without a gradient may take an operator's place: no gradient in
-    either mode, and `unfollowed`."""
-    return not torch.is_grad_enabled() and unfollowed(x, weight)
+def is_plain_inference(x: Tensor, weight: Tensor) -> bool:
+    """No gradient in either mode, and `is_plain_eager`: a function without a gradient may take an operator's place."""
+    return not torch.is_grad_enabled() and is_plain_eager(x, weight)
 
 
-def unfollowed(x: Tensor, weight: Tensor) -> bool:
-    """Whether nobody but autograd follows a call: no compiler, tangent, transformation, counter, tracer, autocast or
-    subclass of Tensor."""
+def is_plain_eager(x: Tensor, weight: Tensor) -> bool:
+    """No compiler, tangent, transformation, counter, tracer, autocast or subclass of Tensor; autograd may record."""
     return not (
         torch.compiler.is_compiling()
         or type(x) is not Tensor
@@ -233,16 +231,16 @@ def _usable_any(*tensors: Tensor | None) -> bool:
 
 
 def _on_gpu(x: Tensor) -> bool:
-    """Whether the Triton kernels are asked; autocast, which `unobserved` sees on the CPU, would choose dtypes."""
+    """Whether the Triton kernels are taken. Autocast, which `is_plain_inference` sees on the CPU, chooses dtypes."""
     return x.is_cuda and not torch.is_autocast_enabled("cuda")
 
 
 def available() -> bool:
-    """Whether the kernels are there and nobody asks for another backend."""
-    return _native.LIBRARY is not None and not _native.REFUSED and nothing_else_asked()
+    """Whether the kernels are there and no other backend is requested."""
+    return _native.LIBRARY is not None and not _native.REFUSED and no_other_backend()
 
 
-def nothing_else_asked() -> bool:
+def no_other_backend() -> bool:
     """Whether SSMLAB_BACKEND names no other backend than ours."""
     return os.environ.get("SSMLAB_BACKEND", "native") == "native"
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import packed, places, runs
 
@@ -70,7 +71,11 @@ class Attention(nn.Module):
     ):
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        _check_heads(d_model, num_heads, kv_heads, head_dim)
+        check_sizes("Attention", num_heads=num_heads, num_kv_heads=kv_heads, head_dim=head_dim or 1)
+        if num_heads % kv_heads:
+            raise ModelError(f"Attention: num_kv_heads must divide num_heads={num_heads}, got {kv_heads}")
+        if head_dim is None and d_model % num_heads:
+            raise ModelError(f"Attention: {num_heads} heads do not divide d_model={d_model}; give head_dim")
         self.d_model, self.num_heads, self.num_kv_heads = d_model, num_heads, kv_heads
         self.head_dim = head_dim = d_model // num_heads if head_dim is None else head_dim
         self.rotary_dim = head_dim if rotary_dim is None else rotary_dim
@@ -162,16 +167,6 @@ class Attention(nn.Module):
     def extra_repr(self) -> str:
         sizes = "d_model num_heads num_kv_heads head_dim d_conv rotary_dim"
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
-
-
-def _check_heads(d_model: int, num_heads: int, kv_heads: int, head_dim: int | None):
-    for name, value in {"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim or 1}.items():
-        if value < 1:
-            raise ModelError(f"Attention: {name} must be at least 1, got {value}")
-    if num_heads % kv_heads:
-        raise ModelError(f"Attention: num_kv_heads must divide num_heads={num_heads}, got {kv_heads}")
-    if head_dim is None and d_model % num_heads:
-        raise ModelError(f"Attention: {num_heads} heads do not divide d_model={d_model}; give head_dim")
 
 
 def _positions(u: Tensor, seen: Tensor | None, run: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.dt import fill_dt_bias
+from ssmlab.nn.dt import check_sizes, fill_dt_bias
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import NO_STEP, Padding, packed
@@ -97,7 +97,9 @@ class Mamba2(nn.Module):
         self.d_ssm = d_ssm = self.d_inner if d_ssm is None else d_ssm
         self.ngroups, self.dt_limit, self.chunk_size = ngroups, dt_limit, chunk_size
         _check_sizes(self)
-        _check_ranges(A=(A_min, A_max), dt=(dt_min, dt_max))
+        for name, low, high in (("A", A_min, A_max), ("dt", dt_min, dt_max)):
+            if not 0 < low <= high:
+                raise ModelError(f"Mamba2: 0 < {name}_min <= {name}_max must hold, got {low} and {high}")
         self.nheads = d_ssm // headdim
         self.d_mlp = self.d_inner - d_ssm
         d_conv_in = d_ssm + 2 * ngroups * d_state
@@ -223,9 +225,8 @@ class Mamba2(nn.Module):
 
 
 def _check_sizes(block: Mamba2):
-    for name in ("d_model", "d_state", "d_conv", "headdim", "d_inner", "d_ssm", "ngroups", "chunk_size"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"Mamba2: {name} must be at least 1, got {getattr(block, name)}")
+    names = ("d_model", "d_state", "d_conv", "headdim", "d_inner", "d_ssm", "ngroups", "chunk_size")
+    check_sizes("Mamba2", **{name: getattr(block, name) for name in names})
     if block.d_ssm > block.d_inner:
         raise ModelError(f"Mamba2: d_ssm must not exceed d_inner={block.d_inner}, got {block.d_ssm}")
     if block.d_ssm % block.headdim:
@@ -240,9 +241,3 @@ def _check_sizes(block: Mamba2):
         raise ModelError(f"Mamba2: ngroups must divide the {heads} heads, got {block.ngroups}")
     if block.dt_limit is not None and not 0 <= block.dt_limit[0] < block.dt_limit[1]:
         raise ModelError(f"Mamba2: dt_limit must be two step sizes, the lesser first, got {block.dt_limit}")
-
-
-def _check_ranges(**ranges: tuple[float, float]):
-    for name, (low, high) in ranges.items():
-        if not 0 < low <= high:
-            raise ModelError(f"Mamba2: 0 < {name}_min <= {name}_max must hold, got {low} and {high}")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.dt import fill_dt_bias
+from ssmlab.nn.dt import check_sizes, fill_dt_bias
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import packed
@@ -178,9 +178,8 @@ def _normed(norm: nn.RMSNorm, map_: Tensor) -> Tensor:
 
 
 def _check(block: Mamba3, rope_fraction: float, dt_min: float, dt_max: float):
-    for name in ("d_model", "d_state", "headdim", "d_inner", "ngroups", "mimo_rank", "chunk_size"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"Mamba3: {name} must be at least 1, got {getattr(block, name)}")
+    names = ("d_model", "d_state", "headdim", "d_inner", "ngroups", "mimo_rank", "chunk_size")
+    check_sizes("Mamba3", **{name: getattr(block, name) for name in names})
     if block.d_inner % block.headdim:
         divisors = [p for p in range(1, block.d_inner + 1) if block.d_inner % p == 0]
         near = sorted(divisors, key=lambda p: abs(p - block.headdim))[:3]

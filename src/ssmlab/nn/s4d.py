@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import packed, places, runs
@@ -195,9 +196,7 @@ class S4D(nn.Module):
 
 
 def _check(block: S4D, discretization: str, dt_min: float, dt_max: float):
-    for name in ("d_model", "d_state", "d_inner"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"S4D: {name} must be at least 1, got {getattr(block, name)}")
+    check_sizes("S4D", d_model=block.d_model, d_state=block.d_state, d_inner=block.d_inner)
     if block.d_conv < 0:
         raise ModelError(f"S4D: d_conv must not be negative, got {block.d_conv}")
     if discretization not in ("zoh", "bilinear"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from functorch.compile import aot_function, nop
 
 from ssmlab.ops import _native, lti, selective_scan
 
@@ -23,7 +24,7 @@ def gradients(function, leaves):
 
 def check(function, *tensors):
     leaves = [t.clone().requires_grad_() for t in tensors]
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    compiled = aot_function(function, fw_compiler=nop, bw_compiler=nop)
     for found, exact in zip(gradients(compiled, leaves), gradients(function, leaves), strict=True):
         torch.testing.assert_close(found, exact)
 

@@ -28,11 +28,11 @@ class Maker:
 
     def parameter(self, *sizes: int) -> Tensor:
         """Normal numbers."""
-        return torch.randn(sizes, generator=self.random).to(self.device)
+        return torch.randn(sizes, generator=self.random, dtype=torch.float32).to(self.device)
 
     def uniform(self, *sizes: int) -> Tensor:
         """Between 0 and 1."""
-        return torch.rand(sizes, generator=self.random).to(self.device)
+        return torch.rand(sizes, generator=self.random, dtype=torch.float32).to(self.device)
 
     def rates(self, *sizes: int) -> Tensor:
         """Decay rates, below 0."""
@@ -40,7 +40,7 @@ class Maker:
 
     def tokens(self, *sizes: int, channels: int | None = None, shift: float = 0.0) -> Tensor:
         """Normal numbers for every token; `channels` is the axis that `layout` may move in memory."""
-        made = (torch.randn(sizes, generator=self.random) + shift).to(self.device, self.dtype)
+        made = (torch.randn(sizes, generator=self.random, dtype=torch.float32) + shift).to(self.device, self.dtype)
         return self.laid_out(made, channels)
 
     def laid_out(self, made: Tensor, channels: int | None) -> Tensor:

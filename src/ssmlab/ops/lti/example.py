@@ -17,11 +17,11 @@ def inputs(make: Maker, b: int, d: int, l: int, n: int, real: bool = False) -> d
             "u": make.uniform(b, d, l) - 0.5, "dt": 0.1 * make.uniform(d) + 0.01, "A": -4 * make.uniform(d, n) - 0.1,
             "B": make.uniform(d, n) - 0.5, "C": make.uniform(d, n) - 0.5, "D": make.uniform(d),
         }  # fmt: skip
-    imaginary = torch.pi * torch.arange(n, device=make.device)
+    imaginary = torch.pi * torch.arange(n, dtype=torch.float32, device=make.device)
     return {
         "u": make.tokens(b, d, l, channels=1),
-        "dt": torch.logspace(-3, -1, d, device=make.device),
-        "A": torch.complex(torch.full((d, n), -0.5, device=make.device), imaginary.expand(d, n)),
+        "dt": torch.logspace(-3, -1, d, dtype=torch.float32, device=make.device),
+        "A": torch.complex(torch.full((d, n), -0.5, dtype=torch.float32, device=make.device), imaginary.expand(d, n)),
         "B": torch.complex(make.parameter(d, n), make.parameter(d, n)),
         "C": torch.complex(make.parameter(d, n), make.parameter(d, n)),
         "D": make.parameter(d),

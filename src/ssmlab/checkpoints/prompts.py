@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssmlab.checkpoints.files import write_file
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.prompt_state import Reading
+from ssmlab.core.files import write_file
+from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models.weights import one_line
 
 FORMAT = "ssmlab reading 1"
 
 
-def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
+def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Path:
     """Write a reading as safetensors, under a temporary name first.
 
     The header names the model, and holds how many tokens were read and hashes of them and of the model.
@@ -53,8 +53,8 @@ def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
     return path
 
 
-def load_reading(path: str | Path, model: Any) -> Reading:
-    """What `save_reading` wrote, for the same model in the same precision, on the model's device.
+def load_prompt_state(path: str | Path, model: Any) -> PromptState:
+    """What `save_prompt_state` wrote, for the same model in the same precision, on the model's device.
 
     Raises:
         ModelError: there is no such file, it is damaged or no reading, or another model wrote it.
@@ -83,7 +83,7 @@ def load_reading(path: str | Path, model: Any) -> Reading:
         raise ModelError(f"{path} is damaged, its tokens are not those of its header; read the text again")
     rows = tensors["tokens"].split(tensors["lengths"].tolist())
     device = model.backbone.embedding.weight.device
-    return Reading(
+    return PromptState(
         tuple(tuple(row.tolist()) for row in rows),
         tensors["logits"][:, : model.config.logits].to(device),
         _states(tensors, model, device),

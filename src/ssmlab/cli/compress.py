@@ -94,9 +94,9 @@ def compress(
 
 
 def _of_text(model: str) -> bool:
-    from ssmlab.models.language.names import LANGUAGE_MODELS
+    from ssmlab.models.registry import kind_of
 
-    return model in LANGUAGE_MODELS
+    return kind_of(model) == "language"
 
 
 def _run(model: str, options, output: Path | None, overwrite: bool) -> None:

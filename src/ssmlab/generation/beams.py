@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmlab.generation.prompt_state import Reading, select_rows
+from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.text_stream import TextStream
 
 
@@ -29,7 +29,7 @@ class Beam:
 
 def beam_search(
     model: Any,
-    reading: Reading,
+    reading: PromptState,
     beams: int,
     max_tokens: int,
     process: Callable[[Tensor, Tensor], Tensor] | None,

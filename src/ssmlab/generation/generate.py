@@ -1,4 +1,4 @@
-"""Writing on: greedy, sampled or by beam search, in batches in which every row is as if alone."""
+"""Text generation: greedy, sampling, beam search. Rows of a batch do not influence each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import beam_search
 from ssmlab.generation.graphs import Decoder
-from ssmlab.generation.prompt_state import CHUNK, Reading, read, select_rows, whole_numbers
+from ssmlab.generation.prompt_state import CHUNK, PromptState, read, select_rows, whole_numbers
 from ssmlab.generation.sampling import Sampling, check_choice, draw
 from ssmlab.generation.text_stream import TextStream
 
@@ -34,7 +34,7 @@ class Generated(NamedTuple):
 @torch.no_grad()
 def generate(
     model: Any,
-    prompts: Reading | Tensor | Sequence[Sequence[int]],
+    prompts: PromptState | Tensor | Sequence[Sequence[int]],
     *,
     max_tokens: int = 100,
     temperature: float = 0.0,
@@ -76,7 +76,7 @@ def generate(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
     _check(model, max_tokens, beams, sampling, decode, stop, on_text)
-    reading = prompts if isinstance(prompts, Reading) else read(model, prompts, chunk=chunk)
+    reading = prompts if isinstance(prompts, PromptState) else read(model, prompts, chunk=chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
     ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
     outside = sorted(token for token in ends if not 0 <= token < model.config.vocab_size)
@@ -96,7 +96,7 @@ def generate(
 
 
 def _write(
-    model: Any, decoder: Decoder, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]
+    model: Any, decoder: Decoder, reading: PromptState, rows: list[_Row], sampling: Sampling, seeds: list[int]
 ) -> None:
     """One token for every row at a time, until all are finished; finished rows leave the batch."""
     logits, state = reading.logits, reading.state

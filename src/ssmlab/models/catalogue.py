@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import TIMM
+from ssmlab.models.entry import TIMM
 
 log = logging.getLogger(__name__)
 TABLE = Path(__file__).with_name("weights.toml")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
 
@@ -25,6 +26,23 @@ class Rule(NamedTuple):
     target: str | None
     change: Callable[[Tensor], Tensor] | None = None
     alias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """How weights of an original implementation are read, and where there is a way back, written.
+
+    licence: of its published weights.
+    build: our network, with initial values, for the original's own arguments.
+    rules: its names and ours.
+    export, inverse: the way back, the original's arguments for a config of ours, and our names and the original's.
+    """
+
+    licence: str
+    build: Callable[[dict[str, Any]], nn.Module]
+    rules: Sequence[Rule] = ()
+    export: Callable[[Any], dict[str, Any]] | None = None
+    inverse: Sequence[Rule] = ()
 
 
 def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, Tensor]:

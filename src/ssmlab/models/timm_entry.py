@@ -9,15 +9,13 @@ import timm
 from torch import nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import MODELS, create_model
-
-FAMILIES = ("resnet_mamba", "vmamba", "medmamba", "mambavision", "vim")
+from ssmlab.models.registry import create_model, list_models
 
 
 def register() -> None:
     """Put the vision models of the table into timm's, except names that timm uses itself."""
-    for name, line in MODELS.items():
-        if line.family in FAMILIES and not timm.is_model(name):
+    for name in list_models("vision"):
+        if not timm.is_model(name):
             timm.models.register_model(_entry(name))
 
 
@@ -69,7 +67,7 @@ def _side(img_size: int | Sequence[int] | None) -> int | None:
 def _features(model: Any, out_indices: int | Sequence[int] | None, feature_cls: str) -> nn.Module:
     if feature_cls != "getter":
         raise ModelError(f'feature_cls must be "getter", got {feature_cls!r}')
-    if not hasattr(model, "forward_intermediates"):
+    if not model.feature_info:
         raise ModelError(f"{model.registry_name} has no pyramid of feature maps; take its backbone from timm instead")
     from timm.models._features import FeatureGetterNet
 

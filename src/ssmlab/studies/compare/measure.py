@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.device import Placement
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import mean_interval
-from ssmlab.models import create_model, load_model
+from ssmlab.models import create_model
 from ssmlab.profiling import (
     Call,
     Timings,
@@ -72,7 +73,7 @@ def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, de
         ModelError: the name, the file or the size make no network.
     """
     if subject.folder is not None:
-        network, how = load_model(subject.folder)
+        network, how = load_model(subject.folder, "vision")
         names, unmeasured = tuple(how["classes"]), None
     else:
         torch.manual_seed(0)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core import formats
 from ssmlab.core.errors import ModelError
 from ssmlab.core.record import Record
 from ssmlab.data.text.tokenizers import FILES
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.profiling import Call, Timings, TrainingStep, count_flops, count_parameters, forward_call, in_rounds
 from ssmlab.studies.compress.kinds import Kind, Terms
 from ssmlab.tasks.classify_sequence.experiment import LabellingWork, Padded
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, load_classifier, save_classifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.experiment import LanguageWork, served
 from ssmlab.tasks.language.rows import predict_rows, row_metrics
 from ssmlab.tasks.recipe import load_recipe, validate
@@ -150,7 +151,7 @@ class Texts(Tokens):
         if self.subject.folder is not None:
             return load_language_model(self.subject.folder).float()
         torch.manual_seed(0)
-        return create_language_model(self.subject.name)
+        return create_model(self.subject.name)
 
     def _read(self) -> None:
         super()._read()
@@ -208,7 +209,7 @@ class Classifier(Tokens):
     )
 
     def _open(self) -> Any:
-        network, _ = load_classifier(self.subject.folder)
+        network, _ = load_model(self.subject.folder)
         self.classes = network.head.out_features
         return network.float()
 
@@ -236,5 +237,5 @@ class Classifier(Tokens):
         return self.work.parts(None)
 
     def save(self, network: Any, folder: Path) -> None:
-        save_classifier(network, folder, self.subject.preprocess or {})
+        save_model(network, folder, self.subject.preprocess or {})
         self._beside(folder)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, commit, machine, versions
-from ssmlab.models import load_model
 from ssmlab.reports.caveats import doubt, doubt_in
 from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
@@ -104,7 +104,7 @@ class MisclassifiedWork(Classification):
         """
         folder = _trained(model)
         assert folder is not None
-        network, preprocess = load_model(folder)
+        network, preprocess = load_model(folder, "vision")
         wanted = {
             "models.*.name": (network.registry_name, model.name),
             "data.image_size": (preprocess["image_size"], self.recipe.data.image_size),

@@ -21,8 +21,8 @@ from ssmlab.adapt.forgetting.terms import (
 from ssmlab.adapt.methods.orthogonal import merge_orthogonal, tune_orthogonally
 from ssmlab.core.errors import UserError
 from ssmlab.models import create_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier
 from ssmlab.tasks.language.task import Language
 
 OLD = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -11,7 +11,7 @@ from ssmlab.adapt.forgetting.reward import Reward, load_score
 from ssmlab.adapt.forgetting.terms import NextToken, SwappedHeads
 from ssmlab.core.errors import UserError
 from ssmlab.models import create_model
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 
 V = 30
 

@@ -260,7 +260,7 @@ def test_an_error_of_loading_is_not_one_of_the_options(tmp_path, monkeypatch):
 
     file = save_model(create_model("vim_test", num_classes=2), tmp_path, {"image_size": 32}) / "model.safetensors"
     assert create_model("vim_test", num_classes=2, weights=file).num_classes == 2
-    monkeypatch.setattr("ssmlab.models.vision.published.read_state_dict", broken)
+    monkeypatch.setattr("ssmlab.models.vision.base.read_state_dict", broken)
     with pytest.raises(TypeError, match="of loading"):
         create_model("vim_test", num_classes=2, weights=file)
     with pytest.raises(ModelError, match="options that make no model"):

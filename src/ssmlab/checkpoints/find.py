@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,11 @@ def find_folder(path: Path, kinds: tuple[str, ...] = (), *, choose: bool = False
         ModelError: there is none, or several and nothing chooses.
     """
     found = model_folders(path)
-    run = path if path.is_dir() and not (path / CONFIG).is_file() and (path / "run.json").is_file() else None
-    unfinished = ""
-    if run is not None and not read_object(run / "run.json").get("finished"):
-        unfinished = f"{run} is not finished; `ssmlab run {run} --resume` goes on with it"
+    finished: Any = True
+    if path.is_dir() and not (path / CONFIG).is_file():
+        with suppress(ModelError):  # no run's folder, or its file is damaged
+            finished = read_object(path / "run.json").get("finished")
+    unfinished = "" if finished else f"{path} is not finished; `ssmlab run {path} --resume` goes on with it"
     if not found:
         where = f"{path}, it has no {CONFIG}" if path.exists() and not unfinished else f"{path}"
         form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"

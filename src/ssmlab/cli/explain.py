@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperCommand
 
 from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
+from ssmlab.core.errors import UserError
 
 SEVERAL = "--classes"
 
@@ -44,9 +45,14 @@ CLASSES = typer.Option(
 )
 
 
+FILES = typer.Argument(None, metavar="FILE...", help="Pictures, or what else the model reads, and folders of them.")
+TEXT = typer.Option([], "--text", help="For a model of texts, instead of a file; may be given several times.")
+
+
 def explain(
     model: str = MODEL,
-    images: list[Path] = typer.Argument(metavar="IMAGE...", help="Pictures, and folders of them."),
+    images: list[Path] = FILES,
+    text: list[str] = TEXT,
     classes: list[str] = CLASSES,
     weights: str = typer.Option(None, help="A file of weights for a network by name; else they are random."),
     steps: int = typer.Option(128, min=0, help="Of the search for learned features; 0 leaves them out."),
@@ -58,10 +64,19 @@ def explain(
     pretrained: Pretrained = False,
     accept_licence: AcceptLicence = False,
 ) -> None:
-    """Show what a model says about pictures, what it looks for, and where it found it, on one page.
+    """Show what a model says about pictures or texts, what it looks for, and where it found it, on one page.
 
-    Classes stand behind the pictures: ssmlab explain runs/cats cat.jpg --classes cat dog
+    Classes come after the files: ssmlab explain runs/cats cat.jpg --classes cat dog
     """
+    from ssmlab.cli.explain_texts import explain_texts, sequence_folder
+
+    if (found := sequence_folder(model)) is not None:
+        typer.echo(found[1], err=True) if found[1] else None
+        explain_texts(model, found[0], images or [], text, classes=classes or [], scores=scores, seed=seed,
+                      device=device, output=output, overwrite=overwrite)  # fmt: skip
+        return
+    if text or not images:
+        raise UserError(f"{model} is a model of pictures; name files or folders of them")
     import shlex
     import sys
 

@@ -31,7 +31,7 @@ def test_the_command(tmp_path):
     assert 'data.path = ""' in shown and re.search(r"training\.epochs = \d+\n  \w.*\(whole number, .*; default", shown)
     assert shown.count(" = ") > 40
     listed = CliRunner().invoke(app, ["recipes"]).output
-    found = CliRunner().invoke(app, ["recipes", "--search", "VMamba"]).output
+    found = CliRunner().invoke(app, ["recipes", "--search", "Segmentation"]).output
     assert 0 < found.count("\n") < listed.count("\n")
     with pytest.raises(RecipeError, match="did you mean"):
         recipe_keys("classification/own_foldr")

@@ -10,7 +10,7 @@ NAME = typer.Argument(None, metavar="[NAME]", help="A recipe, a TOML file or a r
 def recipes(
     name: str = NAME, search: str = typer.Option("", "--search", help="List only recipes with this text.")
 ) -> None:
-    """List the packaged recipes, or every key of one with its meaning, its range, its default and the recipe's value."""
+    """List the packaged recipes, or every key of one: its value, what it means, what it may be, and its default."""
     from rich.console import Console
 
     console = Console(highlight=False)

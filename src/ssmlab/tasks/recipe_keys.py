@@ -1,4 +1,4 @@
-"""Every key of a recipe: what it means, what it may be, its default, and the recipe's own value. torch is not imported."""
+"""Every key of a recipe: meaning, range, default, and the recipe's own value. torch is not imported."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ def recipe_keys(source: str | Path) -> list[Key]:
 def _keys(tables: list[BaseModel], prefix: str) -> Iterator[Key]:
     """The keys of one table, or of the tables of several models."""
     kinds = {type(table): None for table in tables}
+    texts: dict[str, str] = {}  # a class that narrows a field of its base need not repeat what it means
+    for base in (base for kind in kinds for base in kind.__mro__ if issubclass(base, BaseModel)):
+        for name, field in base.model_fields.items():
+            texts[name] = texts.get(name) or field.description or ""
     for name, field in {name: field for kind in kinds for name, field in kind.model_fields.items()}.items():
         values = [getattr(table, name) for table in tables if name in type(table).model_fields]
         inside = [item for value in values for item in (value if isinstance(value, list) else [value])]
@@ -60,7 +64,7 @@ def _keys(tables: list[BaseModel], prefix: str) -> Iterator[Key]:
         yield Key(
             name=prefix + name, kind=describe_kind(field), values=values, required=field.is_required(),
             default=None if field.is_required() else field.get_default(call_default_factory=True),
-            meaning=" ".join((field.description or "").split()),
+            meaning=" ".join(texts[name].split()),
         )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from ssmlab.core.errors import ModelError
 from ssmlab.core.record import read_records
 from ssmlab.core.text import did_you_mean
-from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.entry import KINDS as NETWORKS
 from ssmlab.models.registry import MODELS
 from ssmlab.models.registry import kind_of as kind_of_name
@@ -141,6 +140,8 @@ def find_model(
             folder, note = find_folder(place, kinds, choose=choose)
             stored = str(read_object(folder / CONFIG).get("model", ""))
             return FoundModel(kind=kind_of(folder), name=stored, folder=folder, note=note)
+    from ssmlab.models.catalogue import find_weights, is_repository
+
     row = find_weights(name)
     if row is not None and name not in MODELS and row.models:
         name = row.models[0]

@@ -139,32 +139,27 @@ def _table(report, every: bool):
 
 def _open(model: str, classes: int, image_size: int | None, pretrained: bool, accept_licence: bool):
     """The network of a path, or of a name with published or random weights; a path wins."""
-    from ssmlab.checkpoints.find import find_folder
+    from ssmlab.checkpoints.find import find_model
     from ssmlab.cli.published import as_folder
-    from ssmlab.core.errors import ModelError
-    from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import published
-    from ssmlab.models.registry import create_model, kind_of, list_models
+    from ssmlab.models.registry import create_model, kind_of
 
     row = published(model)
     if row is not None and row.classes and model == row.repository:
         model, pretrained = row.models[0], True
     elif row is not None or kind_of(model) != "vision":
         model = as_folder(model, pretrained and row is not None, accept_licence)
-    if Path(model).exists():
+    found = find_model(model)
+    if found.folder is not None:
         from ssmlab.checkpoints.folder import load_model
 
-        return load_model(find_folder(Path(model))[0])[0]
-    if kind_of(model) == "language":
-        return create_model(model)
-    if kind_of(model) == "vision":
-        return create_model(
-            model,
-            num_classes=classes,
-            image_size=image_size,
-            pretrained=pretrained,
-            accept_licence=accept_licence,
-        )
-    known = [*list_models("vision"), *list_models("language")]
-    hint = did_you_mean(model, known) or "; give a folder, or a name of `ssmlab models`"
-    raise ModelError(f"there is no model {model!r}{hint}")
+        return load_model(found.folder)[0]
+    if found.kind == "language":
+        return create_model(found.name)
+    return create_model(
+        found.name,
+        num_classes=classes,
+        image_size=image_size,
+        pretrained=pretrained,
+        accept_licence=accept_licence,
+    )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import typer
 
+from ssmlab.studies.explain import Options
+
 
 def sequence_folder(model: str) -> tuple[Path, str] | None:
     """The folder of the model of sequences that a path means, and how it was chosen; None for anything else."""
@@ -21,34 +23,33 @@ def sequence_folder(model: str) -> tuple[Path, str] | None:
         return None
 
 
-def explain_texts(
-    model: str, folder: Path, files: list[Path], texts: list[str], *, classes: list[str], scores: bool, seed: int,
-    device: str, output: Path | None, overwrite: bool,
-) -> None:  # fmt: skip
+def explain_texts(model: str, folder: Path, why: str, files: list[Path], texts: list[str], options: Options) -> None:
     """Explain what the model in a folder says about files and texts."""
-    from ssmlab.cli.display import showing
+    from ssmlab.cli.display import command_line, showing
     from ssmlab.core.errors import DataError, UserError
-    from ssmlab.core.stamp import Stamp, commit, machine, now, versions
+    from ssmlab.core.stamp import now
+    from ssmlab.studies.explain.pictures import SCORE_STEPS
     from ssmlab.studies.explain.texts import TextOptions, explain_sequences, open_reader
-    from ssmlab.studies.explain.texts_report import MARK, write_texts
-    from ssmlab.studies.study import check_report_folder
+    from ssmlab.studies.explain.texts_report import write_texts
+    from ssmlab.studies.study import stamp_of
 
     if not files and not texts:
         raise UserError(f"{folder} is a model of sequences; name files, - for standard input, or give --text TEXT")
-    target = output or Path("runs") / f"explain-{Path(model).name}"
-    check_report_folder(target, MARK, "an explanation", overwrite=overwrite)
-    reader, read = open_reader(folder, device)
+    if options.weights:
+        raise UserError(f"--weights {options.weights}: {model} has weights of its own; leave the option out")
+    started, target = now(), options.folder(Path("runs"), [Path(model).name])
+    reader, read = open_reader(folder, options.device)
     sequences, problems = read(files, sys.stdin.buffer.read, texts)
     if not sequences:
         raise DataError("there is nothing to explain", problems)
-    options = TextOptions(classes=tuple(classes), score_steps=16 if scores else 0, seed=seed)
-    place = str(next(reader.network.parameters()).device)
-    command = " ".join(["ssmlab", *sys.argv[1:]])
-    stamp = Stamp(run=target.name, task="explain", command=command, commit=commit(), machine=machine(place),
-                  versions=versions())  # fmt: skip
+    steps = SCORE_STEPS if options.scores else 0
+    settings = TextOptions(classes=options.classes, score_steps=steps, seed=options.seed)
+    stamp = stamp_of(options.study, target, command_line(), str(next(reader.network.parameters()).device))
     with showing("interrupted; nothing was written") as display:
-        found = explain_sequences(reader, sequences, options, display)
-    path = write_texts(target, reader, found, options, stamp, now())
+        if why:
+            display.say(why)
+        found = explain_sequences(reader, sequences, settings, display)
+    path = write_texts(target, reader, found, settings, stamp, started)
     _show(found)
     typer.echo(f"report: {path}")
     if problems:

@@ -92,10 +92,8 @@ def generate(
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1:
         for row in rows:
-            best = beam_search(
-                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), ends, row.stream
-            )
-            row.take_all(best)
+            alone, process = reading.select([row.number]), sampling.processor()
+            row.take_all(beam_search(model, alone, beams, max_tokens, process, ends, row.stream))
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
         _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)), logprobs)
@@ -115,7 +113,11 @@ def _write(
     logits, state = reading.logits, reading.state
     device, vocab = logits.device, model.config.vocab_size
     generators = [torch.Generator(device).manual_seed(number) for number in seeds]
-    process, text = sampling.processor(), _rectangle(reading.tokens, device)
+    # Rows of one length: shorter ones begin with their first token several times. Only the penalty for repetition reads
+    # them, and to it a token is in the text once or often.
+    longest = max(map(len, reading.tokens))
+    rectangle = [[row[0]] * (longest - len(row)) + list(row) for row in reading.tokens]
+    process, text = sampling.processor(), torch.tensor(rectangle, device=device)
     while True:
         scores = logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32))
         processed = scores if process is None else process(text, scores)
@@ -183,15 +185,6 @@ class _Row:
     def _tell(self, text: str) -> None:
         if text and self._on_text is not None:
             self._on_text(self.number, text)
-
-
-def _rectangle(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows of one length (b, s): the shorter ones begin with their first token several times.
-
-    Only the penalty for repetition reads them, and to it a token is in the text once or often.
-    """
-    longest = max(map(len, tokens))
-    return torch.tensor([[row[0]] * (longest - len(row)) + list(row) for row in tokens], device=device)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:

@@ -56,7 +56,13 @@ def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, T
     aliases: set[str] = set()
     problems = []
     for key, value in state.items():
-        target, change, alias = _translated(key, rules)
+        target: str | None = key
+        change, alias = None, False
+        for rule in rules:
+            if match := re.fullmatch(rule.pattern, key):
+                target = None if rule.target is None else match.expand(rule.target)
+                change, alias = rule.change, rule.alias
+                break
         if target is None:
             continue
         value = value if change is None else change(value)
@@ -73,14 +79,6 @@ def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, T
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ModelError(f"the conversion map is ambiguous for {len(problems)} keys:{lines}")
     return found
-
-
-def _translated(key: str, rules: Sequence[Rule]) -> tuple[str | None, Callable[[Tensor], Tensor] | None, bool]:
-    for rule in rules:
-        match = re.fullmatch(rule.pattern, key)
-        if match:
-            return None if rule.target is None else match.expand(rule.target), rule.change, rule.alias
-    return key, None, False
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

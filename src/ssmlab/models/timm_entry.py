@@ -37,12 +37,17 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         # timm hands the last three to every model; of what they can say only a file of weights means something here
         weights = (pretrained_cfg_overlay or {}).get("file")
+        side = img_size if img_size is None or isinstance(img_size, int) else img_size[0]
+        if isinstance(img_size, Sequence) and set(img_size) != {side}:
+            raise ModelError(
+                f"img_size is the side of square images, got {tuple(img_size)}; any size goes through anyway"
+            )
         if not options.get("drop_rate"):
             options.pop("drop_rate", None)  # timm's training script gives it to every model, 0 where nobody asked
         model: Any = create_model(
             name,
             num_classes=num_classes,
-            image_size=_side(img_size),
+            image_size=side,
             in_chans=in_chans,
             pretrained=pretrained and weights is None,
             weights=weights,
@@ -53,15 +58,6 @@ def _entry(name: str) -> Callable[..., nn.Module]:
 
     build.__name__, build.__module__ = name, __name__
     return build
-
-
-def _side(img_size: int | Sequence[int] | None) -> int | None:
-    if img_size is None or isinstance(img_size, int):
-        return img_size
-    height, width = img_size
-    if height != width:
-        raise ModelError(f"img_size is the side of square images, got {tuple(img_size)}; any size goes through anyway")
-    return height
 
 
 def _features(model: Any, out_indices: int | Sequence[int] | None, feature_cls: str) -> nn.Module:

@@ -199,7 +199,17 @@ def from_trainer(path: str | Path, configuration: str | None = None) -> nn.Modul
     Raises:
         ModelError: no such file, one of another trainer, one that holds code, or weights that do not fit the plans.
     """
-    content = _read(Path(path))
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"there is no checkpoint {path}")
+    try:
+        # nnU-Net logs numbers of numpy, which `weights_only` refuses unless they are named: they are values, not code
+        with torch.serialization.safe_globals(numpy_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ModelError(f"{path} holds code, or is no file of PyTorch: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is no checkpoint of nnU-Net's trainers, it holds {type(content).__name__}")
     try:
         weights, arguments, trainer = (content[name] for name in ("network_weights", "init_args", "trainer_name"))
         plan = plan_from(arguments["plans"], configuration or arguments["configuration"])
@@ -217,20 +227,6 @@ def from_trainer(path: str | Path, configuration: str | None = None) -> nn.Modul
     model = create_model(NETWORKS[found[0]], plan=plan, num_classes=classes, in_chans=in_chans)
     fit(model, convert(state, RULES), str(path))
     return model.eval()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """nnU-Net logs numbers of numpy, which `weights_only` refuses unless they are named: they are values, not code."""
-    if not path.is_file():
-        raise ModelError(f"there is no checkpoint {path}")
-    try:
-        with torch.serialization.safe_globals(numpy_numbers()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ModelError(f"{path} holds code, or is no file of PyTorch: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is no checkpoint of nnU-Net's trainers, it holds {type(content).__name__}")
-    return content
 
 
 ORIGINALS = {

@@ -116,12 +116,43 @@ class MambaVision(VisionModel):
             for level, width in enumerate(widths)
         ]
         self.patch_embed = PatchEmbed(config.in_chans, config.in_dim, config.dim)
-        self.levels = nn.ModuleList(_levels(config, widths))
+        self.levels = nn.ModuleList()
+        for level, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
+            blocks = [self._block(level, block, rate) for block, rate in enumerate(rates)]
+            last = level == len(widths) - 1
+            window = config.window_size[level] if level >= CONV_LEVELS else None
+            self.levels.append(Level(blocks, window, nn.Identity() if last else Downsample(widths[level])))
         self.norm = nn.BatchNorm2d(self.num_features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.head = last_layer(self.num_features, config.num_classes)
         self.apply(init_linear)
         self.load(backbone_weights)
+
+    def _block(self, level: int, block: int, rate: float) -> nn.Module:
+        """A block with initial values; in a level of windows the later half of the blocks attends."""
+        config, dim = self.config, self.config.dim * 2**level
+        if level < CONV_LEVELS:
+            return ConvBlock(dim, drop_path=rate, layer_scale=config.layer_scale_conv)
+        mixer: nn.Module
+        if block < config.depths[level] - config.depths[level] // 2:
+            mixer = MambaVisionMixer(dim, d_state=8, d_conv=3, expand=1)
+        else:
+            mixer = SelfAttention(
+                dim,
+                config.num_heads[level],
+                qkv_bias=config.qkv_bias,
+                qk_norm=config.qk_norm,
+                attn_drop=config.attn_drop_rate,
+                proj_drop=config.drop_rate,
+            )
+        return MixerBlock(
+            dim,
+            mixer,
+            hidden=int(dim * config.mlp_ratio),
+            drop=config.drop_rate,
+            drop_path=rate,
+            layer_scale=config.layer_scale,
+        )
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Images (b, in_chans, h, w) -> the map of every level before its reduction, (b, c, h', w')."""
@@ -254,38 +285,6 @@ class Level(nn.Module):
 
 def _scale(dim: int, factor: float | None) -> nn.Parameter | None:
     return None if factor is None else nn.Parameter(torch.full((dim,), float(factor)))
-
-
-def _levels(config: MambaVisionConfig, widths: list[int]) -> Iterator[Level]:
-    for level, (dim, rates) in enumerate(
-        zip(widths, drop_path_rates(config.drop_path_rate, config.depths), strict=True)
-    ):
-        window = config.window_size[level] if level >= CONV_LEVELS else None
-        blocks: list[nn.Module] = (
-            [ConvBlock(dim, drop_path=rate, layer_scale=config.layer_scale_conv) for rate in rates]
-            if window is None
-            else [_mixer_block(config, dim, level, block, rate) for block, rate in enumerate(rates)]
-        )
-        last = level == len(widths) - 1
-        yield Level(blocks, window, nn.Identity() if last else Downsample(dim))
-
-
-def _mixer_block(config: MambaVisionConfig, dim: int, level: int, block: int, rate: float) -> MixerBlock:
-    attends = block >= config.depths[level] - config.depths[level] // 2
-    mixer: nn.Module = (
-        SelfAttention(
-            dim,
-            config.num_heads[level],
-            qkv_bias=config.qkv_bias,
-            qk_norm=config.qk_norm,
-            attn_drop=config.attn_drop_rate,
-            proj_drop=config.drop_rate,
-        )
-        if attends
-        else MambaVisionMixer(dim, d_state=8, d_conv=3, expand=1)
-    )
-    hidden = int(dim * config.mlp_ratio)
-    return MixerBlock(dim, mixer, hidden=hidden, drop=config.drop_rate, drop_path=rate, layer_scale=config.layer_scale)
 
 
 _B = {"dim": 128, "in_dim": 64, "depths": (3, 3, 10, 5), "drop_path_rate": 0.3, "layer_scale": 1e-5}

@@ -147,8 +147,12 @@ class MedMamba(VisionModel):
             for i, width in enumerate(config.dims)
         ]
         self.patch_embed = PatchEmbed(config.in_chans, config.dims[0], config.patch_size)
-        rates = drop_path_rates(config.drop_path_rate, config.depths)
-        self.layers = nn.ModuleList(_stage(config, i, rates[i]) for i in range(len(config.depths)))
+        self.layers = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
+            blocks = [SSConvSSM(config.dims[i], config.d_state, rate, config.residual_dropout) for rate in rates]
+            last = i == len(config.dims) - 1
+            merging = nn.Identity() if last else PatchMerging(config.dims[i], config.dims[i + 1], pad=False)
+            self.layers.append(Stage(blocks, merging))
         self.head: nn.Module = nn.Identity()
         self.apply(_init)
         self.reset_classifier(config.num_classes)
@@ -187,15 +191,6 @@ class MedMamba(VisionModel):
                 f"column, got {x.shape[2]} x {x.shape[3]}; enlarge them or give a smaller patch_size"
             )
         return self.patch_embed(x)
-
-
-def _stage(config: MedMambaConfig, i: int, rates: Sequence[float]) -> Stage:
-    width = config.dims[i]
-    last = i == len(config.dims) - 1
-    return Stage(
-        [SSConvSSM(width, config.d_state, rate, config.residual_dropout) for rate in rates],
-        nn.Identity() if last else PatchMerging(width, config.dims[i + 1], pad=False),
-    )
 
 
 def _init(module: nn.Module) -> None:

@@ -214,7 +214,10 @@ class ResNetMamba(OnTimm):
         self.register_buffer("level", torch.cat(level), persistent=False)
         self.take_backbone(pretrained, backbone_weights)
         self.level_proj = nn.ModuleList(Linear(channels, width) for channels, _, _ in levels[:-1])
-        self.layers = nn.ModuleList(_scan_layer(config, width) for _ in range(config.depth))
+        sizes = (width, config.d_state, config.d_conv, config.expand, config.dt_rank)
+        self.layers = nn.ModuleList(
+            Residual(nn.LayerNorm(width), Bidirectional(Mamba(*sizes), Mamba(*sizes))) for _ in range(config.depth)
+        )
         self.head = ClassifierHead(width, config.num_classes, hidden=config.head_hidden, dropout=config.dropout)
 
     def to_tokens(self, maps: list[Tensor]) -> Tensor:
@@ -284,11 +287,6 @@ def _check(config: ResNetConfig | ResNetMambaConfig, positive: tuple[str, ...]) 
         raise ModelError(f"num_classes must not be negative, got {config.num_classes}")
     if config.output_stride not in (None, *STRIDES):
         raise ModelError(f"output_stride must be 32, 16 or 8, or be left out, got {config.output_stride}")
-
-
-def _scan_layer(config: ResNetMambaConfig, width: int) -> Residual:
-    sizes = (config.d_state, config.d_conv, config.expand, config.dt_rank)
-    return Residual(nn.LayerNorm(width), Bidirectional(Mamba(width, *sizes), Mamba(width, *sizes)))
 
 
 CONFIGS: dict[str, Preset] = {

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ssmlab.core import formats
-from ssmlab.core.files import write_atomically, write_json, write_records
 from ssmlab.core.record import Record
-from ssmlab.core.stamp import Stamp
-from ssmlab.reports.markup import Html, definitions, document, el, words
+from ssmlab.core.stamp import Stamp, now
+from ssmlab.reports.markup import Html, el, words
+from ssmlab.studies import study
 from ssmlab.studies.explain.texts import AnswerFound, Piece, Reader, SequenceFound, TextOptions
 
-MARK = "explain.json"
 STYLE = """.tokens { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; }
 .tokens { font-family: ui-monospace, monospace; }
 .tokens span { border-radius: 3px; padding: 2px 0; }
@@ -37,33 +35,36 @@ METHOD = (
 )  # fmt: skip
 
 
-def page(title: str, found: Sequence[SequenceFound], *, eyebrow: str, facts: list[tuple[str, str]]) -> str:
+def page(title: str, found: Sequence[SequenceFound], folder: str, facts: list[tuple[str, str]]) -> str:
     """The page's text.
 
     Args:
         title: the model's.
+        folder: the name of the report's.
         facts: name and text of the circumstances at the end.
     """
     one = len(found) == 1
     heading = f"{title}: {found[0].name if one else formats.plural(len(found), 'sequence') + ' explained'}"
-    body = el(
-        "main",
-        el(
-            "header",
-            el("p", eyebrow, class_="eyebrow"),
-            el("h1", heading),
-            el("p", words("; ".join(f"{each.name}: {predicted(each)}" for each in found[:4])), class_="answer"),
-        ),
-        [
-            el("section", el("h2", each.name), el("p", predicted(each, 5), class_="lede"),
-               [_answer(answer) for answer in each.answers])
+    answer = "; ".join(f"{each.name}: {predicted(each)}" for each in found[:4])
+    return study.page(
+        "explain",
+        heading,
+        eyebrow=folder,
+        heading=heading,
+        answer=[el("p", words(answer), class_="answer")],
+        sections=[
+            study.section(
+                each.name, el("p", predicted(each, 5), class_="lede"), *(_answer(answer) for answer in each.answers)
+            )
             for each in found
         ],
-        el("section", el("h2", "How these colours were made"), el("div", definitions(METHOD), class_="card")),
-        el("section", el("h2", "Model, settings, machine"), el("div", definitions(facts), class_="card")),
-        el("footer", "Made by ssmlab; the numbers are in records.jsonl, those of all tokens in explain.json."),
-    )  # fmt: skip
-    return document(f"{heading} – ssmlab explain", body, STYLE)
+        method=METHOD,
+        facts=facts,
+        models="Model",
+        made="colours",
+        files="the numbers are in records.jsonl, those of all tokens in explain.json",
+        style=STYLE,
+    )
 
 
 def predicted(found: SequenceFound, count: int = 2) -> str:
@@ -89,10 +90,13 @@ def records_of(found: Sequence[SequenceFound]) -> list[Record]:
 
 
 def write_texts(
-    folder: Path, reader: Reader, found: Sequence[SequenceFound], options: TextOptions, stamp: Stamp, finished: str
+    folder: Path, reader: Reader, found: Sequence[SequenceFound], settings: TextOptions, stamp: Stamp, started: str
 ) -> Path:
     """Write explain.json, records.jsonl and last the page, each in one step; returns the page's path."""
-    circumstances = {key: getattr(stamp, key) for key in ("command", "commit", "machine", "versions")}
+    report = study.Report(
+        folder=folder, records=stamp.on(records_of(found), model=reader.title, seed=settings.seed),
+        settings=asdict(settings), stamp=stamp, started=started, finished=now(),
+    )  # fmt: skip
     sequences = [
         {"name": each.name, "said": each.ranking, "answers": [
             {"name": a.name, "probability": a.probability, "pieces": [asdict(piece) for piece in a.pieces]}
@@ -101,19 +105,8 @@ def write_texts(
         for each in found
     ]  # fmt: skip
     about = {"model": reader.title, "weights": reader.origin, "sequences": sequences}
-    write_json(folder / MARK, about | {"settings": asdict(options), **circumstances, "finished": finished})
-    write_records(folder / "records.jsonl", stamp.on(records_of(found), model=reader.title, seed=options.seed))
-    facts = [
-        ("Model", f"{reader.title}, {reader.origin}"),
-        ("Settings", json.dumps(asdict(options))),
-        ("Command", stamp.command or ""),
-        ("Commit", stamp.commit or "not a checkout"),
-        ("Machine", stamp.machine),
-        ("Versions", stamp.versions),
-    ]
-    path = folder / "report.html"
-    write_atomically(path, page(reader.title, found, eyebrow=f"ssmlab explain · {folder.name}", facts=facts))
-    return path
+    facts = report.facts(("Model", f"{reader.title}, {reader.origin}"))
+    return report.write("explain", about, page(reader.title, found, folder.name, facts))
 
 
 def _answer(answer: AnswerFound) -> list[Html]:

@@ -21,7 +21,7 @@ KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is
 
 def _model_of_run(path: str) -> str:
     """The folder of the only model of a run, where the path is a run's; any other path as it is."""
-    if not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
+    if not path or not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
         return path
     return str(find_folder(Path(path))[0])
 

@@ -17,7 +17,7 @@ from ssmlab.generation.text_stream import TextStream
 
 
 class Generated(NamedTuple):
-    """What was written behind one prompt.
+    """What was written after one prompt.
 
     tokens: the new tokens; the last one is of `eos`, or completes the stop string, where that is the reason.
     text: theirs, without a stop string; empty where no `decode` was given.
@@ -57,7 +57,7 @@ def generate(
     chunk: int = CHUNK,
     graphs: bool | None = None,
 ) -> list[Generated]:
-    """Write on behind every prompt. A row's result does not depend on the others.
+    """Continue every prompt. A row's result does not depend on the others.
 
     Args:
         model: a language model, in evaluation mode.

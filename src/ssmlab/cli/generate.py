@@ -137,6 +137,9 @@ def _write(voice, prompts: list, options: dict, states: dict[str, Path | None], 
 
 def _open(model, tokenizer, dtype, device, adapter, files, options, fetched):
     """The model, after all mistakes that can be seen without it were reported."""
+    import os
+
+    from ssmlab.core.errors import UserError
     from ssmlab.tasks.language.chat import check_model, open_chat
 
     check_model(model, dtype, device, WRITING)
@@ -146,8 +149,12 @@ def _open(model, tokenizer, dtype, device, adapter, files, options, fetched):
     choice = {name: value for name, value in options.items() if name in Sampling.__dataclass_fields__}
     sampling = Sampling(**choice)
     check_choice(sampling, *(options[name] for name in ("beams", "stop", "logprobs", "samples")))
-    for option, path in files.items():
-        _check_writable(option, path)
+    for option, path in files.items():  # a file that cannot be written is reported before a long prompt is read
+        folder = path.parent if path else Path()
+        if path and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+            state = "read-only" if folder.is_dir() else "no folder"
+            why = "is a folder" if path.is_dir() else f"{folder} is {state}"
+            raise UserError(f"{option} {path}: {why}; name a file in a folder that is there")
     sampling.processor()  # what this imports is not timed
     return open_chat(model, tokenizer=tokenizer, dtype=dtype, device=device, adapter=adapter, note=_note)
 
@@ -170,20 +177,6 @@ def _prompts(prompt: str | None, file: Path | None, batch: Path | None, chat: bo
     if not chat:
         return prompts
     return [p if p.messages else replace(p, messages=(("user", p.text),)) for p in prompts]
-
-
-def _check_writable(option: str, path: Path | None) -> None:
-    """Report a file that cannot be written before a long prompt is read."""
-    import os
-
-    from ssmlab.core.errors import UserError
-
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = "is a folder" if path.is_dir() else f"{folder} is " + ("read-only" if folder.is_dir() else "no folder")
-        raise UserError(f"{option} {path}: {why}; name a file in a folder that is there")
 
 
 def _speed(what: str, tokens: int, free: int, seconds: float) -> None:

@@ -37,7 +37,13 @@ def self_test() -> list[Outcome]:
         exact = _run(function, {name: t.double() for name, t in tensors.items()}, options, "reference")
         found = _run(function, tensors, options, backend)
         outputs, gradients = (_worst(a, b) for a, b in zip(found, exact, strict=True))
-        outcomes.append(Outcome(op, backend, outputs, gradients, _milliseconds(function, tensors, options, backend)))
+        times = []
+        with torch.no_grad():
+            for _ in range(4):
+                begin = time.perf_counter()
+                function(**tensors, **options, backend=backend)
+                times.append(time.perf_counter() - begin)
+        outcomes.append(Outcome(op, backend, outputs, gradients, 1000 * min(times[1:])))
     return outcomes
 
 
@@ -54,16 +60,6 @@ def _run(function, tensors: dict[str, Tensor], options: dict, backend: str) -> t
 def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
     errors = [(a.double() - b.double()).norm() / b.double().norm() for a, b in zip(found, exact, strict=True)]
     return float(torch.stack(errors).max())  # NaN stays NaN
-
-
-def _milliseconds(function, tensors, options, backend) -> float:
-    times = []
-    with torch.no_grad():
-        for _ in range(4):
-            begin = time.perf_counter()
-            function(**tensors, **options, backend=backend)
-            times.append(time.perf_counter() - begin)
-    return 1000 * min(times[1:])
 
 
 def _scan_inputs(b: int = 2, d: int = 67, length: int = 131, n: int = 16):

@@ -109,10 +109,10 @@ def open_chat(
     Raises:
         ModelError, DataError: a part is missing, or they do not fit.
     """
-    from ssmlab.core.device import choose_placement
+    from ssmlab.core.device import choose_compute
     from ssmlab.data.text.tokenizers import find_ends, find_tokenizer, load_tokenizer
 
-    place = choose_placement(device).device
+    place = choose_compute(device).device
     if not Path(model).exists():
         words = load_tokenizer(tokenizer or "bytes")
         network = open_network(model, dtype, words.size, adapter=adapter, note=note)

@@ -61,8 +61,7 @@ def generate(
 
     Args:
         model: a language model, in evaluation mode.
-        prompts: tokens of every row, of any lengths, lists or int64 (b, l); or what `read` returned, which stays as it
-            was and can be continued again.
+        prompts: tokens of every row, lists or int64 (b, l); or what `read` returned, which stays as it was.
         max_tokens: new tokens of a row, at most.
         temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; the default takes the likeliest token.
         seed: of the random numbers; every row has its own, from the same seed or from one of as many.

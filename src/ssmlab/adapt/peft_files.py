@@ -138,7 +138,7 @@ def save_peft(model: Any, folder: str | Path, *, prepared: bool = False, base: s
     for name, parts in tensors.items():
         (full,) = convert({f"{name}.weight": next(iter(parts.values()))}, names)
         theirs = full.removesuffix(".weight")
-        ranks[theirs] = len(parts.get("lora_A", parts.get("lora_embedding_A")))
+        ranks[theirs] = len(parts["lora_A" if "lora_A" in parts else "lora_embedding_A"])
         scales[theirs] = alphas[name]
         for part, tensor in parts.items():
             ending = "" if "embedding" in part else ".weight"
@@ -164,15 +164,17 @@ def _updates(model: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]
     scales: dict[str, float] = {}
     problems = []
     done = set()
-    for name, layer in lora.wrapped(model):
+    layers: list[tuple[str, Any]] = list(lora.wrapped(model))
+    for name, layer in layers:
         parts = {part: getattr(layer, part) for part in
                  ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")}  # fmt: skip
         found[name] = {part: getattr(held[lora.ADAPTER], "weight", held[lora.ADAPTER]) for part, held in parts.items()
                        if lora.ADAPTER in held}  # fmt: skip
-        scales[name] = layer.scaling[lora.ADAPTER]  # type: ignore[index,union-attr]
+        scales[name] = layer.scaling[lora.ADAPTER]
         done |= {id(parameter) for parameter in layer.parameters()}
     for name, module, tensor in attached(model):
-        updates: Any = module.parametrizations[tensor]
+        holder: Any = module.parametrizations
+        updates = holder[tensor]
         done |= {id(parameter) for parameter in updates.parameters()}
         update = updates[0]
         low_rank = isinstance(update, LowRank) and update.m is None and update.B.shape[-2] == len(updates.original)

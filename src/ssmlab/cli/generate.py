@@ -100,7 +100,7 @@ def generate(
                   lambda: as_folder(model, pretrained, accept_licence))  # fmt: skip
     options |= {"samples": samples, "seed": seed, "max_tokens": max_tokens, "chunk": chunk}
     names = None if logprobs is None else voice.tokenizer
-    states = {"load": load_state, "save": save_state, "answer": save_answer}
+    states: dict[str, Path | None] = {"load": load_state, "save": save_state, "answer": save_answer}
     _write(voice, prompts, options, states, as_lines=as_lines, names=names)
 
 

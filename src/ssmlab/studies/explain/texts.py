@@ -134,7 +134,7 @@ def _answer(
     scores = token_scores(network, tokens, target, steps=options.gradient_steps)
     curves: dict[str, dict[str, Curve]] = {}
     for kind in ("deletion", "insertion") if options.score_steps else ():
-        how = {"insertion": kind == "insertion", "steps": options.score_steps}
+        how: dict[str, Any] = {"insertion": kind == "insertion", "steps": options.score_steps}
         maps = {"Integrated gradients": scores.values} | ({} if attention is None else {"Hidden attention": attention})
         for method, values in maps.items():
             curves.setdefault(method, {})[kind] = token_curve(network, tokens, values, target, **how)

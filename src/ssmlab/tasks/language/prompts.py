@@ -139,7 +139,8 @@ def write(
     first = before is None
     rows = [chat.encode_messages(p.messages, first=first) if p.messages else chat.encode(p.text, first=first)
             for p in prompts]  # fmt: skip
-    seeds, seen = [], Counter[Any]()
+    seeds: list[int] = []
+    seen = Counter[Any]()
     for prompt in prompts:
         begin = seed + seen[prompt.text, prompt.messages]
         seeds += range(begin, begin + samples)

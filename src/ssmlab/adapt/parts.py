@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssmlab.models.language.mamba_lm import NormedParts
 from ssmlab.nn import Factorized, QuantizedLinear
 
 _A = ("A_log", "A_b_log", "A_logs", "log_A_real", "A_imag")
@@ -88,7 +89,7 @@ def _of_block(name: str, block: nn.Module) -> list[Part]:
     found = [
         Part(_LINEAR[layer], _join(name, inner), "weight")
         for layer in _LINEAR
-        if hasattr(layers.get(layer), "weight")
+        if hasattr(layers.get(layer), "weight") or isinstance(layers.get(layer), NormedParts)
         for inner in _factors(layer, layers[layer])
     ]
     found += [Part(role, name, tensor) for tensor, role in _STACKED.items() if tensor in own]
@@ -102,15 +103,16 @@ def _of_block(name: str, block: nn.Module) -> list[Part]:
 
 
 def _factors(layer: str, module: nn.Module) -> list[str]:
-    """The names of the linear layers that a layer consists of: itself, or those of a factorised one."""
-    if not isinstance(module, Factorized):
+    """The names of the linear layers that a layer consists of: itself, or those of a factorised or normed one."""
+    if not isinstance(module, Factorized | NormedParts):
         return [layer]
     return [f"{layer}.{inner}" for inner, child in module.named_children() if isinstance(child, nn.Linear)]
 
 
 def last_factor(layer: str, module: nn.Module) -> str:
     """The name of the linear layer whose rows are a layer's outputs: itself, or P of a factorised one."""
-    return f"{layer}.P" if isinstance(module, Factorized) else layer
+    inner = "P" if isinstance(module, Factorized) else "linear" if isinstance(module, NormedParts) else ""
+    return f"{layer}.{inner}" if inner else layer
 
 
 def slices(name: str, block: Any) -> list[Part]:
@@ -130,13 +132,17 @@ def slices(name: str, block: Any) -> list[Part]:
     found += [Part("in_proj.z", inside, "weight", (half, total))] if gated else []
     for layer, dt in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b")):
         if hasattr(block, layer):
-            rank, rows = getattr(block, dt).in_features, getattr(block, layer).weight.shape[0]
             inside = _join(name, last_factor(layer, getattr(block, layer)))
+            rank, rows = getattr(block, dt).in_features, _rows(getattr(block, layer))
             found += _dt_B_C(inside, "weight", rank, (rows - rank) // 2)
     if hasattr(block, "x_proj_weight"):
         rank, rows = block.dt_projs_weight.shape[-1], block.x_proj_weight.shape[-2]
         found += _dt_B_C(name, "x_proj_weight", rank, (rows - rank) // 2)
     return found
+
+
+def _rows(layer: Any) -> int:
+    return sum(layer.parts) if isinstance(layer, NormedParts) else layer.weight.shape[0]
 
 
 def _has_scan(block: nn.Module) -> bool:

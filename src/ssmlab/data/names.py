@@ -92,19 +92,20 @@ def folder_meaning(step: str) -> tuple[str | None, str]:
     "images". A name with the words of two parts, such as train_test_split, tells none."""
     for spaced in (step, _GLUED.sub(r"\1 \2", step), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
         words = [word for word in re.split(r"[\s_.\-()]+", spaced.casefold()) if word]
-        found = {i: part for i, word in enumerate(words) if (part := _part_of_word(word, words))}
+        found = {}
+        for i, word in enumerate(words):
+            if word in ("tr", "ts"):  # nnU-Net's imagesTr, labelsTs
+                part = {"tr": "train", "ts": "test"}[word] if words[0] in ("images", "labels") else None
+            else:
+                word = re.sub(r"(?<=[a-z])\d+$", "", word)  # train2017, test1
+                part = PART_WORDS.get(word) or PART_WORDS.get(re.sub("(set|sets|data|images|imgs)$", "", word))
+            if part:
+                found[i] = part
         if len(set(found.values())) == 1:
             at = next((i for i in (0, len(words) - 1) if i in found), None)
             if at is not None:
                 return found[at], "_".join(words[:at] + words[at + 1 :])
     return None, "_".join(re.split(r"[\s_-]+", step.casefold()))
-
-
-def _part_of_word(word, words):
-    if word in ("tr", "ts"):  # nnU-Net's imagesTr, labelsTs
-        return {"tr": "train", "ts": "test"}[word] if words[0] in ("images", "labels") else None
-    word = re.sub(r"(?<=[a-z])\d+$", "", word)  # train2017, test1
-    return PART_WORDS.get(word) or PART_WORDS.get(re.sub("(set|sets|data|images|imgs)$", "", word))
 
 
 def parts_among(names: Iterable[str]) -> dict[str, str]:

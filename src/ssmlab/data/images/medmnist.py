@@ -53,7 +53,16 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         if pair[0] is not None and pair[1] is not None and _check_pair(part, *pair, problems):
             images[part], labels[part] = pair[0], pair[1].reshape(-1).astype(np.int64)
     top = max((int(values.max()) + 1 for values in labels.values() if len(values)), default=0)
-    classes = _class_names(path.parent / "classes.txt", top, problems)
+    classes = tuple(str(i) for i in range(top))
+    if (path.parent / "classes.txt").is_file():
+        lines = (path.parent / "classes.txt").read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        names = tuple(line.strip() for line in lines if line.strip())
+        if len(names) == top and len(set(names)) == top:
+            classes = names
+        else:
+            problems.append(
+                f"classes.txt: {len(names)} names for {top} classes; write one different name a line, or delete it"
+            )
     items = [
         Item(f"{part}/{i}", classes[label], part, (part, i))
         for part, values in labels.items()
@@ -134,19 +143,6 @@ def _check_pair(part, images, labels, problems):
             wrong = f"{len(rows):,} unknown labels ({value} in row {rows[0]})"
             problems.append(f"{part}_labels: {wrong}; classes count from 0")
     return len(problems) == before
-
-
-def _class_names(path, number, problems):
-    if not path.is_file():
-        return tuple(str(i) for i in range(number))
-    names = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    names = tuple(name.strip() for name in names if name.strip())
-    if len(names) == number and len(set(names)) == number:
-        return names
-    problems.append(
-        f"classes.txt: {len(names)} names for {number} classes; write one different name a line, or delete it"
-    )
-    return tuple(str(i) for i in range(number))
 
 
 def machine_memory() -> int | None:

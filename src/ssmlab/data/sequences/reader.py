@@ -85,7 +85,18 @@ def open_labelled(
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
-    data.notes += _about_parts(data, val_fraction, seed)
+    published = {item.part for item in data.items}
+    left = {part: len(positions) for part, positions in data.held.items()}
+    if None in published and len(published) > 1:
+        published.discard("train")
+    of = "train" if "train" in published else "all"
+    grouped = "group" if any(item.group for item in data.items) else ""
+    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
+        if part not in published:
+            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
+            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
+            data.notes.append(about_split(part, of, left[part], total, "sequences", **options))
+        of = "train"
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
     if unlearned:
@@ -106,23 +117,6 @@ def open_labelled(
     return data
 
 
-def _about_parts(data: LabelledData, val_fraction: float, seed: int) -> list[str]:
-    """How the parts were made that were not published."""
-    published = {item.part for item in data.items}
-    left = {part: len(positions) for part, positions in data.held.items()}
-    if None in published and len(published) > 1:
-        published.discard("train")
-    of, notes = "train" if "train" in published else "all", []
-    grouped = "group" if any(item.group for item in data.items) else ""
-    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
-        if part not in published:
-            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
-            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
-            notes.append(about_split(part, of, left[part], total, "sequences", **options))
-        of = "train"
-    return notes
-
-
 def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
     """Labelled sequences, not yet divided.
 
@@ -135,7 +129,13 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
-        return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
+        made: list = {
+            "text": lambda: generated_reviews(240),
+            "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
+            "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
+        }[kind]()
+        items = [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
+        return LabelledData(items, RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind, labels, group)
     examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
     if kind == "text":  # of lines of JSON each is a text
@@ -219,15 +219,6 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
     found.notes = [note for note in found.notes if not any(name in note for name in labels.tables)] + labels.notes
     found.notes += [f"left out: {count(len(left), 'file')} in no table of labels ({some(left)})"] if left else []
     found.warnings += labels.warnings
-
-
-def _generated(kind) -> list[Labelled]:
-    made: list = {
-        "text": lambda: generated_reviews(240),
-        "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
-        "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
-    }[kind]()
-    return [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
 
 
 def assign_parts(

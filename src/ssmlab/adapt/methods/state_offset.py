@@ -162,24 +162,21 @@ def build(model: Any, spec: Any, kind: str) -> list[str]:
     """
     names = []
     for name, block in list(scans(model)):
-        offset = _offset(block, kind == H)
-        if offset is not None:
-            block.add_module(kind, offset)
-            names.append(f"{name}.{kind}.value")
+        offset: Offset
+        if hasattr(block, "x_proj_weight"):
+            offset = MapOffset(block, block.d_state if kind == H else 0)
+        elif hasattr(block, "x_proj"):
+            states = (block.x_proj.out_features - block.dt_proj.in_features) // 2
+            gate = not hasattr(block, "conv1d_z")
+            offset = SelectiveOffset(block, states if kind == H else 0, gate, getattr(block, "divide", False))
+        elif hasattr(block, "ngroups") and hasattr(block, "conv1d"):
+            offset = HeadOffset(block, block.d_state if kind == H else 0)
+        else:
+            continue
+        block.add_module(kind, offset)
+        names.append(f"{name}.{kind}.value")
     if not names:
         raise ModelError(
             f"method {kind!r}: no block of the model shows its C and its gate; it needs one of this package"
         )
     return names
-
-
-def _offset(block: Any, of_states: bool) -> Offset | None:
-    if hasattr(block, "x_proj_weight"):
-        return MapOffset(block, block.d_state if of_states else 0)
-    if hasattr(block, "x_proj"):
-        states = (block.x_proj.out_features - block.dt_proj.in_features) // 2
-        gate = not hasattr(block, "conv1d_z")
-        return SelectiveOffset(block, states if of_states else 0, gate, getattr(block, "divide", False))
-    if hasattr(block, "ngroups") and hasattr(block, "conv1d"):
-        return HeadOffset(block, block.d_state if of_states else 0)
-    return None

@@ -18,14 +18,14 @@ from ssmlab.adapt.presets import parse
 from ssmlab.core.errors import ModelError
 from ssmlab.nn import QuantizedLinear
 
-# what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes behind it
+# what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes after it
 _WIDENING = {"vocabulary": vocabulary, "additional_scan": additional_scan, "dimensions": dimensions}
 _BESIDE = {"affix": affix, "state_offset_h": state_offset, "state_offset_y": state_offset}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What was asked of `apply`; with it and the adapter's tensors the same model is built again."""
+    """The options of `apply`; with them and the adapter's tensors the same model is built again."""
 
     method: str
     rank: int = 8

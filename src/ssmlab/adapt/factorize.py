@@ -54,7 +54,7 @@ def factorize(
         targets: which linear layers, by their whole name or its last part, with * and ?.
         rank, energy, flops: one of them, see `ranks.choose_ranks`.
         residual_rank: rank of a second path that begins with the residual's next largest directions and has parameters
-            of its own (`side_P`, `side_Q`), to be trained alone or beside P and Q; fewer where not so many are left.
+            of its own (`side_P`, `side_Q`), to be trained alone or with P and Q; fewer where not so many are left.
         inputs: an example of the model's argument; with it a budget knows how often each layer is used.
         decomposed: what `spectra` returned for the same layers, to save computing it again.
     Returns:

@@ -1,7 +1,7 @@
 """The parts of a model that adapters can be put on, found by the names that upstream's and our blocks share.
 
-A block is a module with an `in_proj` and an `out_proj`, or with a `qkv` and a `proj` as attention has. Nothing is asked
-of its class, so that transformers' mixers and the originals' are found as well.
+A block is a module with an `in_proj` and an `out_proj`, or with a `qkv` and a `proj` as attention has. Its class
+does not matter, so that transformers' mixers and the originals' are found as well.
 """
 
 from __future__ import annotations

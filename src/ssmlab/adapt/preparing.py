@@ -145,7 +145,7 @@ def _masked(u: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _convolved(mixer: Any, x: Tensor, cache: Any, seq_idx: Tensor | None) -> Tensor:
-    """x (b, d, l) through the mixer's convolution, behind what the cache remembers."""
+    """x (b, d, l) through the mixer's convolution, after what the cache remembers."""
     length, conv = x.shape[2], mixer.conv1d
     if cache is not None:
         x = cache.update_conv_state(x, mixer.layer_idx, conv_kernel_size=mixer.conv_kernel_size)

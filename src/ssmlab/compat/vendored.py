@@ -79,7 +79,7 @@ class _Lent(Loader):
 
 
 def answer_old_names(module: ModuleType) -> None:
-    """Let `transformers.generation` answer to the classes' old names, when it is asked for one."""
+    """Let `transformers.generation` answer to the classes' old names."""
     kind = type(module)
     if any(name in vars(kind) for name in ("ssmlab_old_names",)):
         return

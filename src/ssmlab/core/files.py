@@ -8,7 +8,7 @@ from ssmlab.core.record import Record
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old one or the new one."""
+    """Write a file under a temporary name next to it, then rename: readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode("utf-8") if isinstance(content, str) else content

@@ -66,7 +66,7 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one decoded image leaves behind."""
+    """What is kept of one decoded image."""
 
     part: str
     id: str

@@ -12,7 +12,7 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: a stable id, its class, the part it was published in (None: not said), what `load` needs."""
+    """One image: a stable id, its class, the part it was published in (None: unknown), what `load` needs."""
 
     id: str
     label: str

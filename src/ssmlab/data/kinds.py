@@ -79,7 +79,7 @@ class Sorted:
 
     Attributes:
         prefix: the folder that holds all of it ("" or "a/b/").
-        examples: in the order of their names; where classes were asked for, only those that have one.
+        examples: in the order of their names; where classes are wanted, only those that have one.
         classes: sorted, those without an example included.
         loose: examples outside of all class folders.
         folds: names of folds whose examples are the groups.

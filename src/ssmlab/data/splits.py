@@ -66,7 +66,7 @@ def about_split(part: str, of: str, held: int, total: int, noun: str, *, fractio
 
     Args:
         of: what it was taken from, "train" or "all". whole: what was not divided, such as "group"; "".
-        how: what else is to be said, such as the seed.
+        how: what else the note says, such as the seed.
     """
     said = f"no {part} part was published: {held / max(total, 1):.0%} of {of} ({held:,} of {total:,} {noun}), {how}"
     return said + (f"; {fraction:.0%} were wanted, {noun} of one {whole} stay together" if whole else "")

@@ -26,6 +26,13 @@ class Beam:
         """The score that texts of different lengths are compared by."""
         return self.score / max(1, len(self.tokens))
 
+    def extended(self, token: int, log: float, score: float) -> Beam:
+        """The beam with one more token, of this log probability; `score` is that of the whole."""
+        stream = copy.copy(self.stream)
+        if stream is not None:
+            stream.push(token)
+        return Beam([*self.tokens, (token, log)], score, stream)
+
 
 def beam_search(
     model: Any,
@@ -61,7 +68,7 @@ def beam_search(
         kept: list[Beam] = []
         for place, (score, at) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             parent, token = divmod(at, vocab)
-            beam = _extended(going[parent], token, float(logs[parent, token]), score)
+            beam = going[parent].extended(token, float(logs[parent, token]), score)
             if token in ends or (beam.stream is not None and beam.stream.stopped):
                 if place < beams:  # one that would not have gone on does not end either
                     ended.append(beam)
@@ -80,10 +87,3 @@ def beam_search(
     else:
         ended += going
     return max(ended, key=Beam.mean).tokens
-
-
-def _extended(beam: Beam, token: int, log: float, score: float) -> Beam:
-    stream = copy.copy(beam.stream)
-    if stream is not None:
-        stream.push(token)
-    return Beam([*beam.tokens, (token, log)], score, stream)

@@ -17,7 +17,7 @@ from ssmlab.generation.text_stream import TextStream
 
 
 class Generated(NamedTuple):
-    """What was written behind one prompt.
+    """What was written after one prompt.
 
     tokens: the new tokens; the last one is of `eos`, or completes the stop string, where that is the reason.
     text: theirs, without a stop string; empty where no `decode` was given.
@@ -51,7 +51,7 @@ def generate(
     chunk: int = CHUNK,
     graphs: bool | None = None,
 ) -> list[Generated]:
-    """Write on behind every prompt. A row's result does not depend on the others.
+    """Continue every prompt. A row's result does not depend on the others.
 
     Args:
         model: a language model, in evaluation mode.
@@ -85,24 +85,34 @@ def generate(
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1:
         for row in rows:
-            best = beam_search(
-                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), ends, row.stream
-            )
-            row.take_all(best)
+            own, process = reading.select([row.number]), sampling.processor()
+            row.take_all(beam_search(model, own, beams, max_tokens, process, ends, row.stream))
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
-        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)))
+        _write(model, decoder, reading, rows, sampling, seed)
     return [row.result() for row in rows]
 
 
 def _write(
-    model: Any, decoder: Decoder, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]
+    model: Any,
+    decoder: Decoder,
+    reading: Reading,
+    rows: list[_Row],
+    sampling: Sampling,
+    seed: int | Sequence[int],
 ) -> None:
     """One token for every row at a time, until all are finished; finished rows leave the batch."""
     logits, state = reading.logits, reading.state
     device, vocab = logits.device, model.config.vocab_size
+    seeds = [seed] * len(rows) if type(seed) is int else whole_numbers("seed", seed)
+    if len(seeds) != len(rows):
+        raise ModelError(f"seed must be one number or one for each of the {len(rows)} rows, got {len(seeds)}")
     generators = [torch.Generator(device).manual_seed(number) for number in seeds]
-    process, text = sampling.processor(), _rectangle(reading.tokens, device)
+    # A rectangle: shorter rows begin with their first token several times. Only the penalty for repetition reads them,
+    # and to it a token is in the text once or often.
+    longest = max(map(len, reading.tokens))
+    rectangle = [[row[0]] * (longest - len(row)) + list(row) for row in reading.tokens]
+    process, text = sampling.processor(), torch.tensor(rectangle, device=device)
     while True:
         scores = logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32))
         processed = scores if process is None else process(text, scores)
@@ -163,22 +173,6 @@ class _Row:
     def _tell(self, text: str) -> None:
         if text and self._on_text is not None:
             self._on_text(self.number, text)
-
-
-def _rectangle(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows of one length (b, s): the shorter ones begin with their first token several times.
-
-    Only the penalty for repetition reads them, and to it a token is in the text once or often.
-    """
-    longest = max(map(len, tokens))
-    return torch.tensor([[row[0]] * (longest - len(row)) + list(row) for row in tokens], device=device)
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    seeds = [seed] * count if type(seed) is int else whole_numbers("seed", seed)
-    if len(seeds) != count:
-        raise ModelError(f"seed must be one number or one for each of the {count} rows, got {len(seeds)}")
-    return seeds
 
 
 def _check(model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any) -> None:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from ssmlab.interpret.places import Place
 
-ENTRIES = 1 << 23  # of the matrices that are held at once, beside what the caller keeps
+ENTRIES = 1 << 23  # of the matrices that are held at once, in addition to what the caller keeps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
     """One direction of a scan. c are its channels (Mamba-2: heads), each with n states; tokens in the path's order.
 
-        alpha_ij = C_i exp(A (dt_{j+1} + .. + dt_i)) B_j w_j   for j <= i,   0 behind
+        alpha_ij = C_i exp(A (dt_{j+1} + .. + dt_i)) B_j w_j   for j <= i,   0 after
 
     Source: Ali, Zimerman & Wolf 2024 (arXiv:2403.01590), equations 9-11; for heads, Dao & Gu 2024 (arXiv:2405.21060),
     equation 3.
 
     direction: in words.
-    dt: step sizes behind softplus, (r, c, l).
+    dt: step sizes after softplus, (r, c, l).
     write: what a token's input is multiplied by besides B, (r, c, l); dt in a selective scan.
     A: (c, n), or (c, 1) where the states of a channel share it; complex where the system is.
     B, C: (r or 1, c, n, l or 1).
@@ -190,7 +190,7 @@ class ScanCall:
     def _blocks(
         self, tokens: Tensor, channels: slice, *, summed: bool = False
     ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Blocks (r, c', q', l) of the rows: which of the asked channels, which of the asked tokens, the numbers.
+        """Blocks (r, c', q', l) of the rows: which of the channels, which of the tokens, the numbers.
 
         Those of all paths, one after another; with `summed`, their sum at once.
         """

@@ -1,4 +1,4 @@
-"""The layer of a vision model that is asked where it looked, and how its output becomes a map (b, c, h, w)."""
+"""The layer of a vision model that shows where it looked, and how its output becomes a map (b, c, h, w)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LAST_OF_LIST = Layout(to_map=lambda out, size: out[-1], from_map=lambda map_, ou
 class Target:
     """A layer and the layout of its output. For a network of one's own: `Target("layer4", model.layer4)`.
 
-    alike: whether what comes behind reads every position in the same way, as a mean does and a class token does not.
+    alike: whether what comes after reads every position in the same way, as a mean does and a class token does not.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Target:
 
 
 def target_of(model: nn.Module) -> Target:
-    """The layer for Grad-CAM: the last one with a map behind which every position still counts for the classes.
+    """The layer for Grad-CAM: the last one with a map after which every position still counts for the classes.
 
-    Of models that read a class token that is the norm before the last mixer, since behind it only that token counts
+    Of models that read a class token that is the norm before the last mixer, since after it only that token counts
     (Vim, timm's ViT); of all others the output of the last stage.
 
     Raises:
@@ -152,7 +152,7 @@ def _of_timm(model: nn.Module, within: str) -> Target:
 
 
 def _either(channels: int) -> Layout:
-    """Maps whose channels are first or last, told by their number."""
+    """Maps whose channels are first or last, recognised by their number."""
 
     def layout(out: Tensor) -> Layout:
         if out.dim() != 4 or channels not in (out.shape[1], out.shape[3]):

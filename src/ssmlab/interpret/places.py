@@ -77,39 +77,28 @@ def find_place(stack: list[Frame], gave: dict[nn.Module, Any], length: int, devi
     for frame in reversed(stack):
         model = frame.module
         if isinstance(model, Level) and model.window_size is not None:
-            return _windows(frame.shape, model.window_size, device)
+            b, _, h, w = frame.shape
+            numbers = torch.arange(1, h * w + 1, dtype=torch.float64, device=device).view(1, 1, h, w)  # padding is 0
+            pixel = to_windows(numbers, model.window_size).squeeze(-1).long() - 1
+            return Place(grid=(h, w), pixel=pixel.repeat(b, 1), images=b)
         if isinstance(model, Vim):
-            return _sequence(model, frame.shape, device)
+            b, grid = frame.shape[0], model.patch_embed.grid(*frame.shape[-2:])
+            pixel = list(range(grid[0] * grid[1]))
+            if model.cls_token is not None:
+                pixel.insert(class_token_place(model, grid), -1)
+            return Place(grid=grid, pixel=torch.tensor(pixel, device=device).expand(b, -1), images=b)
         if isinstance(model, ResNetMamba):
-            return _pyramid(model, gave.get(model.backbone), length, device)
+            # With several scales, the finest one; the tokens of the others are nowhere
+            maps = gave.get(model.backbone)
+            if maps is None or model.config.tokens == "pooled":
+                return None
+            b, _, h, w = maps[-model.config.scales].shape
+            pixel = torch.full((length,), -1, device=device)
+            pixel[: h * w] = torch.arange(h * w, device=device)
+            return Place(grid=(h, w), pixel=pixel.expand(b, -1), images=b)
     return None
-
-
-def _windows(shape: tuple[int, ...], size: int, device: Any) -> Place:
-    b, _, h, w = shape
-    numbers = torch.arange(1, h * w + 1, dtype=torch.float64, device=device).view(1, 1, h, w)  # padding is 0
-    pixel = to_windows(numbers, size).squeeze(-1).long() - 1
-    return Place(grid=(h, w), pixel=pixel.repeat(b, 1), images=b)
-
-
-def _sequence(model: Vim, shape: tuple[int, ...], device: Any) -> Place:
-    grid = model.patch_embed.grid(*shape[-2:])
-    pixel = list(range(grid[0] * grid[1]))
-    if model.cls_token is not None:
-        pixel.insert(class_token_place(model, grid), -1)
-    return Place(grid=grid, pixel=torch.tensor(pixel, device=device).expand(shape[0], -1), images=shape[0])
 
 
 def class_token_place(model: Vim, grid: tuple[int, int]) -> int:
     """The number of a Vim's class token in its sequence."""
     return model._place(grid[0] * grid[1])
-
-
-def _pyramid(model: ResNetMamba, maps: Any, length: int, device: Any) -> Place | None:
-    """With several scales, the finest one; the tokens of the others are nowhere."""
-    if maps is None or model.config.tokens == "pooled":
-        return None
-    b, _, h, w = maps[-model.config.scales].shape
-    pixel = torch.full((length,), -1, device=device)
-    pixel[: h * w] = torch.arange(h * w, device=device)
-    return Place(grid=(h, w), pixel=pixel.expand(b, -1), images=b)

@@ -90,7 +90,7 @@ class Reward:
 
     @torch.no_grad()
     def write(self, prompts: Tensor) -> Tensor:
-        """prompts (b, p) -> prompts and what the network writes behind them, (b, p + tokens), drawn token by token."""
+        """prompts (b, p) -> prompts and what the network writes after them, (b, p + tokens), drawn token by token."""
         found, state = [prompts], None
         for _ in range(self.tokens):
             logits, state = self.view(found[-1], state)

@@ -79,7 +79,7 @@ def _heads(name: str, block: Any, states: int) -> list[str]:
 
 
 def _every_group(first: int, n: int, states: int, groups: int) -> list[int]:
-    """Places of the new rows in the widened tensor, behind those of each group."""
+    """Places of the new rows in the widened tensor, after those of each group."""
     return [first + g * (n + states) + n + i for g in range(groups) for i in range(states)]
 
 

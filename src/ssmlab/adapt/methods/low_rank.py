@@ -131,7 +131,7 @@ class Tail(Update):
         self.rows = nn.Parameter(rows.to(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The widened matrix (first + m, d); with the old rows, and zeros behind them, while this is not active."""
+        """The widened matrix (first + m, d); with the old rows, and zeros after them, while this is not active."""
         if self.active:
             return torch.cat([weight[: self.first], self.rows.to(weight.dtype)])
         more = self.first + len(self.rows) - len(weight)

@@ -1,9 +1,9 @@
-"""State-offset tuning: a learned constant beside every state, or beside every output of the scan.
+"""State-offset tuning: a learned constant added to every state, or to every output of the scan.
 
     h-offset  y_t += C_t h'        y-offset  y_t += y'
 
 Source: Kang et al. 2025 (arXiv:2503.03499), section 4. Unlike an initial state, which decays, the offset acts at every
-position. It needs what the block computes inside (C_t, and the gate behind y), which is taken from its layers' calls.
+position. It needs what the block computes inside (C_t, and the gate after y), which is taken from its layers' calls.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SelectiveOffset(Offset):
 
     Args:
         states: n; 0 for a y-offset.
-        gate: whether the scan's output is gated, and not beside another half.
+        gate: whether the scan's output is gated, and not next to another half.
         half: the forward scan is one of two that are averaged.
     """
 

@@ -2,7 +2,7 @@
 
 Images are uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), labels integers (n, 1) or (n,) from 0. Ids are
 "train/0", "train/1" and so on, by array and row, also where validation is taken from train. The file holds no
-names of classes: a text file `classes.txt` beside it, one name a line, gives them; else they are "0", "1" and
+names of classes: a text file `classes.txt` next to it, one name a line, gives them; else they are "0", "1" and
 so on.
 """
 
@@ -146,7 +146,7 @@ def _check_pair(part, images, labels, problems):
 
 
 def machine_memory() -> int | None:
-    """Bytes of this machine's memory, or None where it cannot be asked."""
+    """Bytes of this machine's memory, or None where the system does not say."""
     names = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None

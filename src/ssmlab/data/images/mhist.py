@@ -1,4 +1,4 @@
-"""MHIST as published (Wei et al. 2021, arXiv:2101.12355): annotations.csv beside images/ (or images.zip).
+"""MHIST as published (Wei et al. 2021, arXiv:2101.12355): annotations.csv next to images/ (or images.zip).
 
 The table may have any name and more columns, such as a patient's, which `group` names. Labels are HP and SSA;
 a table that uses neither may have its own. Ids are image names. The parts are train and test; validation is

@@ -22,7 +22,7 @@ MANY = 20  # more problems of one kind become one line
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set. Pictures are decoded when they are asked for; safe to use from several threads.
+    """One part of a data set. Pictures are decoded when they are read; safe to use from several threads.
 
     Attributes:
         name: "train", "val" or "test".
@@ -140,7 +140,7 @@ def open_images(
             them, images next to a table of their labels (MHIST's annotations.csv too), a MedMNIST .npz, CIFAR-10 or
             CIFAR-100 as published, ImageNet's folders, or a folder with one such archive and other files.
         group: a column whose images stay on one side, such as the patient's: of the table of labels, else of a
-            `groups.csv` or `metadata.csv` with a column `file` beside the data. Every image needs a value.
+            `groups.csv` or `metadata.csv` with a column `file` next to the data. Every image needs a value.
         labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20); of a table of labels, the column of the classes,
             where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.

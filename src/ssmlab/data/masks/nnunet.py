@@ -68,10 +68,10 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
     names = channels.values() if isinstance(channels, dict) else channels
     if len(channels) > 1:
         contents.notes.append(f"channels: {', '.join(map(str, names))} ({DESCRIPTION})")
-    told = described.get("numTraining")
+    announced = described.get("numTraining")
     found = sum(case.part == "train" for case in contents.cases)
-    if isinstance(told, int) and told != found:
-        contents.notes.append(f"dataset.json speaks of numTraining {told}, found {found}")
+    if isinstance(announced, int) and announced != found:
+        contents.notes.append(f"dataset.json speaks of numTraining {announced}, found {found}")
     if not contents.cases and not contents.problems:
         contents.problems.append(f"{prefix}imagesTr/: no files that end in {ending}, the file_ending of dataset.json")
     return contents

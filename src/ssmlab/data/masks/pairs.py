@@ -180,7 +180,7 @@ def named_as_mask(name: str) -> bool:
 
 
 def beside_images(files: FolderFiles | ZipFiles) -> bool:
-    """Whether half of the pictures have a mask beside them in their folder."""
+    """Whether half of the pictures have a mask next to them in their folder."""
     pictures = [name for name in files.files if is_image(files, name)]
     masks = [name for name in pictures if named_as_mask(name)]
     images = {(name.rpartition("/")[0], _plain(_stem(name))) for name in pictures if not named_as_mask(name)}

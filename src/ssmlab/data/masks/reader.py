@@ -1,7 +1,7 @@
 """`open_masks`: images with masks, in folders, a zip, Massachusetts' or nnU-Net's layout, as three checked parts.
 
-Everything that is wrong is found before anything runs, and told at once by file name: files that cannot be read, images
-without masks, masks without images, sizes that differ, values that stand for no class.
+Everything that is wrong is found before anything runs, and reported at once by file name: files that cannot be read,
+images without masks, masks without images, sizes that differ, values that stand for no class.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ ACCEPTED = (
 
 @dataclass(frozen=True, eq=False)
 class MaskSplit:
-    """One part: images with their labels, read when they are asked for and kept while memory lasts.
+    """One part: images with their labels, read on first use and kept while memory lasts.
 
     Attributes:
         ids: stable names, the image's path below the data's root.

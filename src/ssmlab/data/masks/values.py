@@ -137,9 +137,9 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, int]:
         raise
     # As for images: damaged files make decoders raise nearly anything
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        raise UnreadableImage("not a picture in a known format" if unknown else told) from error
+        raise UnreadableImage("not a picture in a known format" if unknown else reason) from error
 
 
 def grey_values(image: Image.Image) -> tuple[np.ndarray, int]:
@@ -216,8 +216,8 @@ def decide(
         return _by_table(masks, classes, table if isinstance(ignore, str) else {**table, ignore: -1})
     coloured = [mask for mask in masks if mask.coloured]
     if coloured:
-        told = [f"{m.name}: is in colour ({_say(m.values)}); say what it means with data.colours" for m in coloured]
-        return Rule(classes or ("background", "foreground")), told, []
+        problems = [f"{m.name}: is in colour ({_say(m.values)}); say what it means with data.colours" for m in coloured]
+        return Rule(classes or ("background", "foreground")), problems, []
     if len(classes) > 2:
         # The numbers 0 ... k - 1 of k names, and what is not counted
         k = len(classes)

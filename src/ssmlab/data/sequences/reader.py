@@ -143,9 +143,9 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
     elif kind == "dna":
         contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
     else:
-        documents, rate, told = read_wavs(path, files)
+        documents, rate, notes = read_wavs(path, files)
         contents = [(d.id, d.id, d.tokens) for d in documents]
-        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *told]
+        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *notes]
     items = [
         Labelled(id, examples[name].label or "", examples[name].part, content, examples[name].group)
         for id, name, content in contents
@@ -210,9 +210,9 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
         )
         return
     parts = dict(zip(names, parts_of(names), strict=True))
-    told = {row.part for row in labels.rows.values()} != {None}
+    parted = {row.part for row in labels.rows.values()} != {None}
     found.examples = [
-        Example(name, row.part if told else parts[name], row.label, row.group) for name, row in labels.rows.items()
+        Example(name, row.part if parted else parts[name], row.label, row.group) for name, row in labels.rows.items()
     ]
     found.problems = [*listing.problems, *labels.problems]
     left = [name for name in names if name not in labels.rows]

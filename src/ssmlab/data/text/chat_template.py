@@ -36,7 +36,7 @@ class ChatTemplate(NamedTuple):
         """Messages as one text.
 
         Args:
-            answer: whether it ends with what stands before an answer.
+            answer: whether it ends with what comes before an answer.
         Raises:
             DataError: the template is damaged, or refuses these messages.
         """

@@ -33,8 +33,8 @@ class Document(NamedTuple):
 
     id: the same on every machine.
     tokens: (l,), integers.
-    learned: bool (l,), the tokens that a model is asked for; None for all.
-    opened: whether the mark between documents stands before it.
+    learned: bool (l,), the tokens that a model learns to predict; None for all.
+    opened: whether the mark between documents comes before it.
     """
 
     id: str

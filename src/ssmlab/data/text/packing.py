@@ -9,14 +9,14 @@ from ssmlab.data.text.documents import Document
 
 @dataclass(frozen=True)
 class Rows:
-    """What a language model is trained on: the first l tokens of a row are read, the last l are asked for.
+    """What a language model is trained on: the first l tokens of a row are read, the last l are predicted.
 
     Attributes:
         tokens: (n, l + 1), integers.
         documents: (n, l + 1) int32, the number of the document that a token belongs to.
         learned: (n, l + 1) bool; False for what is read only, such as prompts and filling.
         fresh: (n,) bool, where a row's state begins anew; for rows that continue others.
-        lanes: so many rows are a step; the next so many continue them. 0: every row stands by itself.
+        lanes: so many rows are a step; the next so many continue them. 0: every row is independent.
     """
 
     tokens: np.ndarray
@@ -34,16 +34,16 @@ class Rows:
         return Rows(self.tokens[kept], self.documents[kept], self.learned[kept], self.fresh[kept], self.lanes)
 
     def labels(self, rows=slice(None)) -> np.ndarray:
-        """(n, l) int64: the next token, or -100 where it is not asked for or belongs to another document."""
+        """(n, l) int64: the next token, or -100 where it is not learned or belongs to another document."""
         tokens, documents = self.tokens[rows], self.documents[rows]
-        asked = self.learned[rows][:, 1:] & (documents[:, 1:] == documents[:, :-1])
-        return np.where(asked, tokens[:, 1:].astype(np.int64), -100)
+        learned = self.learned[rows][:, 1:] & (documents[:, 1:] == documents[:, :-1])
+        return np.where(learned, tokens[:, 1:].astype(np.int64), -100)
 
 
 def stream(documents: list[Document], mark: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All documents one after another: tokens, numbers of documents, learned; each (t,).
 
-    A document begins with the mark, from which its first token is told, and ends with it.
+    A document begins with the mark, from which its first token is predicted, and ends with it.
     """
     pieces, numbers, learned = [], [], []
     for number, document in enumerate(documents):
@@ -57,7 +57,7 @@ def stream(documents: list[Document], mark: int) -> tuple[np.ndarray, np.ndarray
 
 
 def pack(documents: list[Document], length: int, mark: int) -> Rows:
-    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is asked for.
+    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is predicted.
 
     Args:
         mark: the token between documents, and what fills the last row.

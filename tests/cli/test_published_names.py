@@ -18,7 +18,7 @@ from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models import catalogue as table
-from ssmlab.models import create_language_model, create_model
+from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
 from ssmlab.models.vision.mambavision import CONFIGS
 from ssmlab.tasks.recipe import load_recipe
@@ -33,7 +33,7 @@ def content(tmp_path_factory):
     """Models in their originals' layouts: files by (repository, name); and the models."""
     folder = tmp_path_factory.mktemp("authors")
     torch.manual_seed(0)
-    language = create_language_model("mamba_lm_test", vocab_size=256).eval()
+    language = create_model("mamba_lm_test", vocab_size=256).eval()
     save_language_model(language, folder / "mamba", layout="state-spaces")
     save_language_model(language, folder / "falcon", layout="huggingface")
     words = Tokenizer(WordLevel({word: 97 + i for i, word in enumerate(WORDS.split())}, unk_token="a"))
@@ -208,7 +208,7 @@ def test_files_put_by_hand_need_no_network(name, sources, hub, monkeypatch, caps
 
 
 def test_a_local_folder_of_the_same_name_wins(hub, tmp_path, caplog):
-    mine = create_language_model("mamba_lm_test", vocab_size=256)
+    mine = create_model("mamba_lm_test", vocab_size=256)
     save_language_model(mine, tmp_path / "authors" / "mamba")
     table.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -326,7 +326,7 @@ def test_a_sweep_asks_for_the_licence_first(hub, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_recipe_of_robustness(hub, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     loaded = load_recipe(
         "robustness/imagenet_21",
         ["models.0.pretrained=true", "models.1.pretrained=true", "evaluation.robustness.per_class=1"],
@@ -343,7 +343,7 @@ def test_a_recipe_of_robustness(hub, monkeypatch):
 
 @pytest.mark.parametrize("how", ["model=authors/mamba", "models.0.weights=authors/mamba", "models.0.pretrained=true"])
 def test_a_recipe_of_language(how, hub, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     changes = ["models=[{name='mamba_lm_test'}]", "training.epochs=1", "training.learning_rate=1e-9", how]
     loaded = load_recipe("language/finetune", changes, smoke=True)
     folder = run_recipe(loaded, output="runs")

@@ -194,3 +194,10 @@ def test_a_third_model_by_its_number():
     assert recipe.description == "ResNet-18 against ResNet-18 + Mamba against a small Vim for tests"
     with pytest.raises(RecipeError, match=r"no entry models\.3; there are models\.0 to models\.1"):
         load_recipe(DIGITS, ["models.3.name=vim_test"])
+
+
+def test_a_folder_named_models_next_to_the_user_is_no_run(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("language/text", ["data.path=pydoc"])
+    assert recipe.model == "" and not any(model.weights for model in recipe.models)

@@ -40,19 +40,9 @@ def base_task(recipe: AnyRecipe) -> Any:
     """The run that a recipe's models start from, its data read; None where the recipe names none."""
     if not recipe.base.weights:
         return None
+    from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.shared.base_task import BaseTask
 
     folder = Path(recipe.base.weights)
     base = load_recipe(folder)
-    return BaseTask(work_of(base, load_data(base)), jobs_of(base, folder)[0], load_any)
-
-
-def load_any(folder: Path) -> Any:
-    """The model in a run's folder, of whatever kind it is."""
-    if '"image_size"' in (folder / "preprocess.json").read_text("utf-8"):
-        from ssmlab.models import load_model
-
-        return load_model(folder)[0]
-    from ssmlab.checkpoints.files import load_language_model
-
-    return load_language_model(folder)
+    return BaseTask(work_of(base, load_data(base)), jobs_of(base, folder)[0], lambda model: load_model(model)[0])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmlab.generation.prompt_state import Reading, select_rows
+from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.text_stream import TextStream
 
 
@@ -26,17 +26,10 @@ class Beam:
         """The score that texts of different lengths are compared by."""
         return self.score / max(1, len(self.tokens))
 
-    def extended(self, token: int, log: float, score: float) -> Beam:
-        """The beam with one more token, of this log probability; `score` is that of the whole."""
-        stream = copy.copy(self.stream)
-        if stream is not None:
-            stream.push(token)
-        return Beam([*self.tokens, (token, log)], score, stream)
-
 
 def beam_search(
     model: Any,
-    reading: Reading,
+    reading: PromptState,
     beams: int,
     max_tokens: int,
     process: Callable[[Tensor, Tensor], Tensor] | None,
@@ -68,7 +61,10 @@ def beam_search(
         kept: list[Beam] = []
         for place, (score, at) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             parent, token = divmod(at, vocab)
-            beam = going[parent].extended(token, float(logs[parent, token]), score)
+            stream = copy.copy(going[parent].stream)
+            if stream is not None:
+                stream.push(token)
+            beam = Beam([*going[parent].tokens, (token, float(logs[parent, token]))], score, stream)
             if token in ends or (beam.stream is not None and beam.stream.stopped):
                 if place < beams:  # one that would not have gone on does not end either
                     ended.append(beam)

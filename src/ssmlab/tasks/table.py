@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
+from ssmlab.reports.task_report import TaskReport
 from ssmlab.tasks.shared.schema import AnyRecipe
 
 
 class Row(NamedTuple):
-    """A folder with recipe.py, data.py and experiment.py, and what each of them defines.
+    """A folder with recipe.py, data.py, experiment.py and report.py (`REPORT`), and what the others define.
 
     recipe: the class of its recipes.
     load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
@@ -97,6 +98,12 @@ def _meant(recipe: AnyRecipe) -> str | None:
 def work_of(recipe: AnyRecipe, data: Any) -> Any:
     """The experiment of a recipe's task."""
     return _find(recipe.task, "experiment")(recipe, data)
+
+
+def report_of(task: str | None) -> TaskReport:
+    """What reports know of a task: `REPORT` of its folder's report.py. Unknown ones are taken for classifications."""
+    row = TASKS.get(task or "", TASKS["classify"])
+    return import_module(f"{row.folder}.report").REPORT
 
 
 def _find(task: str, what: str) -> Any:

@@ -12,7 +12,6 @@ from torch import nn
 from ssmlab.core.device import Placement
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.reports.deciding import UNITS
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,7 +63,8 @@ def curves(log: list[dict]) -> dict[str, list[Record]]:
     """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
     found: dict[str, list[Record]] = {"train": [], "val": []}
     units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
-    units |= {f"bits_per_{unit}": "bits" for unit in UNITS}
+    bits = (key.removeprefix("eval_") for row in log for key in row)
+    units |= {metric: "bits" for metric in bits if metric.startswith("bits_per_")}
     for row in log:
         part = "val" if "eval_loss" in row else "train" if "loss" in row else None
         prefix = "eval_" if part == "val" else ""

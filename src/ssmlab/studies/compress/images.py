@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.models import save_model
 from ssmlab.studies.compare import measure
 from ssmlab.studies.compress.kinds import Kind, Terms
 from ssmlab.tasks.classify.data import load_images
@@ -26,7 +26,7 @@ class Images(Kind):
         speed="images_per_second",
         train_speed="train_images_per_second",
         quality={"accuracy": ("Accuracy", formats.percent), "loss": ("Loss, nats", formats.decimal(3))},
-        higher=True,
+        higher_is_better=True,
     )
 
     def __init__(self, *arguments: Any):
@@ -34,7 +34,7 @@ class Images(Kind):
         self.images = self._read()
         classes = tuple(self.images.classes) if self.images else tuple(map(str, range(1000)))
         size, device = self.options.image_size, self.placement.device
-        self.dense = measure.with_reason(self.subject.label, lambda: measure.build(self.subject, classes, size, device))
+        self.dense = measure.with_reason(self.ref.label, lambda: measure.build(self.ref, classes, size, device))
         self.network, self.task = self.dense.network, self.dense.task
         self.size = {"image_size": self.dense.image_size}
         self.unmeasured = "no --data" if self.images is None else self.dense.unmeasured
@@ -42,7 +42,7 @@ class Images(Kind):
 
     def _read(self) -> Any:
         """The parts of the data, whose classes a trained model must know; None without data."""
-        options, known = self.options, self.subject.preprocess
+        options, known = self.options, self.ref.preprocess
         if options.data is None:
             return None
         size = known["image_size"] if known else options.image_size or 32
@@ -52,7 +52,7 @@ class Images(Kind):
             {
                 "data": table | ({"group": options.group} if options.group else {}),
                 "training": options.training,
-                "models": [{"name": self.subject.name}],
+                "models": [{"name": self.ref.name}],
             }
         )
         images = load_images(self.recipe, self.progress)
@@ -62,7 +62,7 @@ class Images(Kind):
         return images
 
     def _built(self, label: str, network: nn.Module) -> measure.Built:
-        return replace(self.dense, network=network, subject=replace(self.subject, label=label, title=label))
+        return replace(self.dense, network=network, ref=replace(self.ref, label=label, title=label))
 
     @property
     def example(self) -> Tensor:
@@ -98,7 +98,7 @@ class Images(Kind):
 
     def save(self, network: nn.Module, folder: Path) -> None:
         task = self.task
-        how = self.subject.preprocess or {
+        how = self.ref.preprocess or {
             "image_size": self.dense.image_size, "fit": self.dense.fit, "mean": list(task.mean), "std": list(task.std),
             "classes": list(task.classes), "channels": 3,
         }  # fmt: skip

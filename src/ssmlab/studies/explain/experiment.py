@@ -7,22 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, commit, machine, versions
-from ssmlab.models import load_model
+from ssmlab.interpret.visualise import Search
 from ssmlab.reports.caveats import doubt, doubt_in
 from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
+from ssmlab.studies.explain.explanation import Settings
 from ssmlab.studies.explain.mistakes import explain_mistakes
+from ssmlab.studies.explain.opening import Opened
 from ssmlab.tasks.classify.experiment import Classification
 from ssmlab.tasks.classify.recipe import ModelConfig
+from ssmlab.tasks.classify.report import REPORT
 from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.table import report_of
 from ssmlab.training.predict import curves
 
-SECONDS = 20.0  # that an explanation takes beside a training, by rule of thumb
+SECONDS = 20.0  # that an explanation takes on top of a training, by rule of thumb
 
 
 class MisclassifiedWork(Classification):
@@ -56,13 +61,19 @@ class MisclassifiedWork(Classification):
         placement = self.placement(job.model)
         stamp = Stamp(run=self.recipe.name, task=self.recipe.task, command=None, commit=commit(),
                       machine=machine(placement.device), versions=versions())  # fmt: skip
+        model = Opened(
+            title=job.model.title, origin=str(job.folder), network=network.eval(), task=task,
+            image_size=test.images.shape[1], device=placement.device, doubt=warning,
+        )  # fmt: skip
+        search = Search(steps=config.steps, colour="grey" if model.grey else "imagenet", seed=config.seed)
         path, found = explain_mistakes(
-            network.eval(), task, title=job.model.title, origin=str(job.folder), device=placement.device,
-            images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
+            model, torch.from_numpy(test.images).permute(0, 3, 1, 2), test.labels, test.ids,
             changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
-            batch_size=self.recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
-            seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-            progress=progress, doubt=warning,
+            settings=Settings(
+                search=search, score_steps=config.score_steps, batch_size=self.recipe.evaluation.batch_size,
+                seed=config.seed,
+            ),
+            folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp, progress=progress,
         )  # fmt: skip
         records["test"] += found
         if warning:
@@ -79,7 +90,7 @@ class MisclassifiedWork(Classification):
     def _doubt(self, job: Any, measured: dict[str | None, list[Record]]) -> str:
         """Why the model's mistakes say little, from what is known of it before the run has written its records."""
         trained = _trained(job.model)
-        if trained is not None and (found := doubt(trained, job.model.title)):
+        if trained is not None and (found := doubt(trained, job.model.title, report_of)):
             return found
         rows = [
             replace(record, model=job.model.label, task=self.recipe.task, split=split, seed=job.seed)
@@ -91,8 +102,8 @@ class MisclassifiedWork(Classification):
         weights = bool(job.model.weights or job.model.pretrained)
         info = {"trial": self.recipe.trial, "data": self.data.describe}
         run = Run(
-            folder=job.folder, info=info | {"models": [{"label": label, "weights": weights}]}, records=rows,
-            labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
+            folder=job.folder, task=REPORT, info=info | {"models": [{"label": label, "weights": weights}]},
+            records=rows, labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
         )  # fmt: skip
         return doubt_in(run, label, title)
 
@@ -104,7 +115,7 @@ class MisclassifiedWork(Classification):
         """
         folder = _trained(model)
         assert folder is not None
-        network, preprocess = load_model(folder)
+        network, preprocess = load_model(folder, "vision")
         wanted = {
             "models.*.name": (network.registry_name, model.name),
             "data.image_size": (preprocess["image_size"], self.recipe.data.image_size),

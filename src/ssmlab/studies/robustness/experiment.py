@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.models.catalogue import CLASSES, find_weights
 from ssmlab.profiling import count_parameters
 from ssmlab.studies.compare.measure import why_not as unmeasured
@@ -24,34 +25,23 @@ SECONDS = 0.05  # of one image under one condition, by rule of thumb
 
 def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress, *, write: bool) -> list[Record]:
     """`ssmlab robustness` on saved models, with what the recipe's `evaluation.robustness` says."""
-    config, data = recipe.evaluation.robustness, recipe.data
+    data, config = recipe.data, recipe.evaluation.robustness.model_dump()
     options = Options(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()},
         data=data.path,
-        part=config.part,
-        per_class=config.per_class,
-        transformations=config.transformations,
-        severities=tuple(config.severities),
-        seed=config.seed,
-        attacks=tuple(config.attacks),
-        epsilon=config.epsilon,
-        steps=config.steps,
         group=data.group or None,
         labels=data.labels,
         batch=recipe.evaluation.batch_size,
         device=recipe.device,
-        resamples=config.resamples,
+        output=output,
+        overwrite=True,
     )
-    models = [str(folder) for folder in folders]
-    return robustness(models, options, output=output, progress=progress, write=write, overwrite=True).records
+    return robustness([str(folder) for folder in folders], options, progress=progress, write=write).records
 
 
 def place(job: Any) -> Path:
     """The folder of the tests of a run, to which a job belongs."""
     return job.folder.parent.parent / "robustness"
-
-
-def _beside(weights: Path) -> Path:
-    return (weights if weights.is_dir() else weights.parent) / "preprocess.json"
 
 
 class RobustnessWork(Work):
@@ -99,7 +89,7 @@ class RobustnessWork(Work):
         raise NotImplementedError("nothing is trained")
 
     def estimate(self, job: Any) -> float:
-        """Seconds, roughly; a model that cannot be built, or has other classes than the data, is told here."""
+        """Seconds, roughly; a model that cannot be built, or has other classes than the data, is reported here."""
         self._preprocess(job.model, self.build(job.model, job.seed))
         config = self.recipe.evaluation.robustness
         many = {"twenty": 20 * max(1, len(config.severities)), "imagenet-c": 15 * (len(config.severities) or 5)}
@@ -108,9 +98,10 @@ class RobustnessWork(Work):
 
     def _preprocess(self, model: ModelConfig, network: nn.Module) -> dict:
         """As the weights were trained with: timm's numbers, or those of the run that made them."""
-        beside = read_json(_beside(Path(model.weights))) if model.weights else {}
-        known = beside or dict(network.default_cfg)
-        classes = list(beside.get("classes", self.data.images.classes))
+        weights = Path(model.weights)
+        run = read_json((weights if weights.is_dir() else weights.parent) / "preprocess.json") if model.weights else {}
+        known = run or dict(network.default_cfg)
+        classes = list(run.get("classes", self.data.images.classes))
         if set(classes) != set(self.data.images.classes):
             raise RecipeError(
                 f"{model.title} was trained on other classes than those of {self.recipe.data.path}: "
@@ -123,7 +114,7 @@ class RobustnessWork(Work):
             "std": list(known["std"]),
             "classes": classes,
             "channels": 3,
-            "crop_pct": 1.0 if beside else known.get("crop_pct") or 1.0,
+            "crop_pct": 1.0 if run else known.get("crop_pct") or 1.0,
         }
 
     def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
@@ -134,5 +125,5 @@ class RobustnessWork(Work):
         return {"test": clean, None: [Record(metric="parameters", value=count_parameters(network), unit="count")]}
 
     def finish(self, jobs: list[Any], folder: Path) -> None:
-        """One table of all models; what they said is in files already."""
+        """One table of all models; their answers are in files already."""
         run_tests([job.folder for job in jobs], self.recipe, place(jobs[0]), Progress(), write=True)

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.classify.experiment import accuracy_differences
 from ssmlab.tasks.classify_sequence.data import SequencePart
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, SequenceClassifier, save_classifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.experiment import build_language_model, copy_tokenizer
 from ssmlab.tasks.language.recipe import SequenceModel
 from ssmlab.tasks.language.rows import predict_rows, token_costs
@@ -56,7 +58,7 @@ class LabellingWork(Work):
             "encoding": data.encoding,
             "classes": list(self.data.classes),
         }
-        save_classifier(network, job.folder, preprocess)
+        save_model(network, job.folder, preprocess)
         copy_tokenizer(self.data.tokenizer, Path(job.folder))
         records: dict[str | None, list[Record]] = {}
         for name in ("val", "test"):

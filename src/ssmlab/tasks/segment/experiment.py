@@ -13,12 +13,12 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import ModelError
 from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.models import save_model
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models import create_model
 from ssmlab.models.segmentation.plans import Plan, plan_from, propose_plan
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
@@ -99,7 +99,7 @@ class SegmentationWork(Work):
         return network
 
     def _network(self, name: str, data: Masks, seed: int) -> nn.Module:
-        return create_segmenter(
+        return create_model(
             name, plan=self.plan, num_classes=len(data.classes), in_chans=data.found.channels, seed=seed
         )
 

@@ -13,7 +13,7 @@ from ssmlab.core.device import Placement, choose_placement
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.profiling import peak_memory
-from ssmlab.reports.tables import PROCESS
+from ssmlab.reports.comparison import PROCESS
 from ssmlab.tasks.shared import adapting, remedies
 from ssmlab.tasks.shared.base_task import BaseTask
 from ssmlab.tasks.shared.schema import AnyRecipe

@@ -248,13 +248,13 @@ def merge(model: Any) -> Any:
 
 
 def mergeable(model: Any) -> bool:
-    """Whether `merge` can do it."""
+    """Whether `merge` can make all adapters part of the weights."""
     return not any(method.extra in _BESIDE for method in parse(_spec(model).method).values())
 
 
 @contextmanager
 def disabled(model: Any) -> Iterator[None]:
-    """The base model for as long as the context lasts: adapters are off. What is trained whole stays.
+    """A context in which adapters are off, so that the model is its base. What is trained whole stays.
 
     What an adapter has widened stays wide, with zeros in the new places, which add nothing.
 

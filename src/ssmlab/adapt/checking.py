@@ -170,7 +170,7 @@ def example_batch(model: Any, seed: int = 0) -> Any:
 
 
 def shortened(names: list[str]) -> str:
-    """The names; many of them by pattern, with * for numbers and how often."""
+    """Names for a message; many of them as patterns, with * for numbers, and their counts."""
     if len(names) <= _SHOWN:
         return ", ".join(names)
     patterns = Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names)

@@ -10,7 +10,7 @@ PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What a method does.
+    """A method of adaptation: which parts it changes, and how.
 
     title: in a line.
     low_rank: parts that get a low-rank update, by their role in `adapt.parts`; those that are vectors, or too small for

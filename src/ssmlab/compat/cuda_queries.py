@@ -20,7 +20,7 @@ _OWN = ("torch", "ssmlab")
 
 
 class Stream:
-    """The one order in which a CPU works."""
+    """A stand-in for a stream: a CPU has one order of work."""
 
     device, device_index, cuda_stream, priority = torch.device("cpu"), 0, 0, 0
 
@@ -54,7 +54,7 @@ class Stream:
 
 
 class Event:
-    """A moment, by the clock."""
+    """A stand-in for an event: the time when it was recorded."""
 
     def __init__(self, enable_timing=False, blocking=False, interprocess=False, external=False):
         self.moment: float | None = None
@@ -94,7 +94,7 @@ class Nothing(contextlib.ContextDecorator):
 
 
 class Graph:
-    """Recording a GPU's work has no counterpart."""
+    """A stand-in for a CUDA graph, which has no counterpart: making one is an error."""
 
     def __init__(self, *args, **kwargs):
         raise UserError(

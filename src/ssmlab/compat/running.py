@@ -64,7 +64,7 @@ def run(arguments: Sequence[str], *, force: bool = False, device: str | None = N
 
 
 def without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback from the program's own first frame on."""
+    """A traceback without our frames at its top: it begins with the program's own."""
     ours = (__name__.partition(".")[0], "runpy")
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         trace = trace.tb_next
@@ -95,7 +95,7 @@ def prepare(*, force: bool = False, device: str | None = None, autocast: str = "
 
 
 def prepare_child() -> None:
-    """What the process that started this one had prepared, once torch is imported here."""
+    """Repeat here what `prepare` did in the parent process."""
     prepare(**json.loads(os.environ[_SETTINGS]))
 
 

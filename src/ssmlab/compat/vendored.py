@@ -40,7 +40,7 @@ def find_triton(fullname: str, path) -> ModuleSpec | None:
 
 
 def is_lent(module: ModuleType | None) -> bool:
-    """Whether it is one of ours under a copy's name."""
+    """Whether a module is one of ours under a copy's name."""
     return isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Lent)
 
 

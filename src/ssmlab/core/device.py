@@ -19,7 +19,7 @@ class Placement:
 
 
 def same_random(device: str):
-    """A context after which random numbers go on as if it had not been."""
+    """A context that puts the state of the random number generators back at its end."""
     return torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else [])
 
 

@@ -2,7 +2,7 @@
 
 
 class Progress:
-    """Silence, and the interface of everything louder."""
+    """The interface of progress displays; this one shows nothing."""
 
     def say(self, text: str) -> None:
         """One line about what comes next."""

@@ -30,6 +30,7 @@ class Stamp:
 
 
 def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -126,7 +126,7 @@ class FolderFiles:
 
 
 class ZipFiles:
-    """The same for a zip archive. Safe to read from threads, after a fork and after pickling."""
+    """Every visible file in a zip archive. Safe to read from threads, after a fork and after pickling."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -209,7 +209,7 @@ def open_files(path: str | Path) -> FolderFiles | ZipFiles | None:
 
 
 def is_image(files: FolderFiles | ZipFiles, name: str) -> bool:
-    """Whether a file means to be a picture: by its suffix, or, with another suffix, by its first bytes."""
+    """Whether a file is meant as a picture: by its suffix, or, with another suffix, by its first bytes."""
     if name.lower().endswith(IMAGE_SUFFIXES):
         return True
     head = files.head(name)

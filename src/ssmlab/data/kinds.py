@@ -7,7 +7,7 @@ from ssmlab.data.files import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Kind:
-    """What an example of a kind is called, how its file ends, and how those of formats end that are not read.
+    """A kind of data: the noun for an example, the suffixes of its files, and those of formats that are not read.
 
     Of the suffixes of texts only the first that is there counts: README.md next to texts is none of them.
     """

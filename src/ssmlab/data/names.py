@@ -88,7 +88,7 @@ _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 
 @lru_cache(maxsize=1 << 16)
 def folder_meaning(step: str) -> tuple[str | None, str]:
-    """The part that a name tells, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
+    """The part that a name says, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
     "images". A name with the words of two parts, such as train_test_split, tells none."""
     for spaced in (step, _GLUED.sub(r"\1 \2", step), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
         words = [word for word in re.split(r"[\s_.\-()]+", spaced.casefold()) if word]
@@ -137,13 +137,13 @@ def is_of_masks(name: str, siblings: Iterable[str]) -> bool:
 
 
 def is_fold(name: str) -> bool:
-    """fold1, fold_2, fold-3: a share of the data for a cross-validation."""
+    """Whether a folder is a fold of a cross-validation: fold1, fold_2, fold-3."""
     match = _NUMBERED.fullmatch(name.casefold())
     return bool(match and match["word"] in _FOLDS)
 
 
 def is_portion(name: str) -> bool:
-    """batch_1, images_part_2, images_001: a share of a download, and no class."""
+    """Whether a folder is a portion of a download and no class: batch_1, images_part_2, images_001."""
     match = _NUMBERED.fullmatch(name.casefold())
     if not match:
         return False
@@ -151,6 +151,7 @@ def is_portion(name: str) -> bool:
 
 
 def is_date(name: str) -> bool:
+    """Whether a folder is named after a day."""
     return _DATE.fullmatch(name) is not None
 
 
@@ -160,11 +161,12 @@ def is_filler(name: str) -> bool:
 
 
 def is_no_class(name: str) -> bool:
+    """Whether a folder of this name holds no examples of a class: unlabelled ones, background noise, thumbnails."""
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in NO_CLASSES
 
 
 def holds_labelled(name: str) -> bool:
-    """labelled: what holds the classes, where unlabelled examples lie next to it."""
+    """Whether a folder holds the labelled examples, next to one of unlabelled ones."""
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in LABELLED
 
 
@@ -209,7 +211,7 @@ def image_of_mask(stem: str) -> str | None:
 
 
 def is_numbered_mask(stem: str) -> bool:
-    """x_mask_1: one of several masks of x."""
+    """Whether a stem is that of one of several masks of an image: x_mask_1."""
     return _MASK_NUMBER.search(stem) is not None
 
 

@@ -30,8 +30,9 @@ class NotStaticError(Exception):
 
 
 def record(run: Callable[[], None]) -> Callable[[], None]:
-    """Record what `run` does on the GPU, and return what does it again. It runs some times before, but not while it is
-    recorded.
+    """Record what `run` does on the GPU as a CUDA graph, and return a function that replays it.
+
+    `run` is called a few times before, and nothing is computed while it is recorded.
 
     Raises:
         RuntimeError: something in it cannot be recorded.

@@ -87,7 +87,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def random_maps(count: int, size: tuple[int, int], *, grid: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
-    """Maps that know nothing, (count, h, w): uniform noise on a grid, enlarged as `grad_cam` enlarges its map.
+    """Random maps as a baseline, (count, h, w): uniform noise on a grid, enlarged as `grad_cam` enlarges its map.
 
     Compare a map with random ones of its own grid: single pixels that go at random disturb more than patches do.
 

@@ -35,7 +35,7 @@ def measure(
     title: str,
     progress: Progress,
 ) -> Outcome:
-    """What a model says about images (n, h, w, 3) uint8 under a condition.
+    """A model's answers to images (n, h, w, 3) uint8 under a condition.
 
     Args:
         labels: positions in `classes`, which hold what the model knows, in any order. index: of the generator.
@@ -66,12 +66,13 @@ def measure(
 
 
 def fingerprint(**circumstances: Any) -> str:
-    """Of everything that an outcome depends on."""
+    """A hash of everything that an outcome depends on."""
     lines = [f"{key}={value!r}" for key, value in sorted((circumstances | {"format": FORMAT}).items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_outcome(path: Path, outcome: Outcome, mark: str) -> None:
+    """Write an outcome as .npz, with the mark of the circumstances that it was measured in."""
     content = io.BytesIO()
     np.savez_compressed(content, mark=np.array(mark), **vars(outcome))
     write_atomically(path, content.getvalue())

@@ -13,7 +13,7 @@ from ssmlab.robustness.philox import Draws
 
 
 def per_image(parameter: Tensor) -> Tensor:
-    """A parameter (b,) in the shape that meets (b, c, h, w)."""
+    """A parameter (b,) in a shape that broadcasts against (b, c, h, w)."""
     return parameter[:, None, None, None]
 
 

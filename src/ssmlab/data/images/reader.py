@@ -179,6 +179,7 @@ def find_unreadable(split: Split) -> list[str]:
 
 
 def unreadable(name: str, reason: str) -> str:
+    """The problem that a picture cannot be decoded, as a line of a `DataError`."""
     return f"{name}: cannot be read ({reason}); replace the file, or take it out of the data"
 
 

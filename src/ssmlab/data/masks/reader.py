@@ -144,8 +144,7 @@ def open_masks(
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
-    keys = {c.id: Keys(c.digest.encode(), c.digest.encode()) for c in good}
-    copies, _ = leaks(((part_of[id], id, key) for id, key in keys.items()), "images")
+    copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
     splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
     return MaskData(
         name=contents.name,

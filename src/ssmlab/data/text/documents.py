@@ -29,7 +29,7 @@ File = Path | Member
 
 
 class Document(NamedTuple):
-    """Something that nothing leaks out of.
+    """Unit that is never split across train, val and test, except where there are few (see `divide`).
 
     id: the same on every machine.
     tokens: (l,), integers.
@@ -227,7 +227,7 @@ def _wholes(
 
 
 def together(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:
-    """For every document the id by which copies are one, whatever order they were listed in."""
+    """For every document an id that its copies share, whatever the order of the documents."""
     order = sorted(range(len(ids)), key=ids.__getitem__)
     first = first_copies([ids[i] for i in order], [digests[i] for i in order])
     names = dict(zip(order, first, strict=True))

@@ -70,7 +70,7 @@ def pack(documents: list[Document], length: int, mark: int) -> Rows:
 
 
 def pack_alone(documents: list[Document], length: int, mark: int) -> Rows:
-    """The same with one document a row, for layers that cannot tell several apart; a long one goes on in more rows."""
+    """As `pack`, with one document a row, for layers that cannot separate several; a long one fills several rows."""
     rows = [pack([document], length, mark) for document in documents]
     numbers = [np.full(row.documents.shape, i, np.int32) for i, row in enumerate(rows)]
     parts = zip(*((row.tokens, row.learned, row.fresh) for row in rows), strict=True)
@@ -79,7 +79,7 @@ def pack_alone(documents: list[Document], length: int, mark: int) -> Rows:
 
 
 def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool = False) -> tuple[Rows, int]:
-    """The same for documents that make no sense in pieces: each lies in one row, in the first that has room for it.
+    """As `pack`, for documents that make no sense in pieces: each is in one row, the first that has room for it.
 
     Args:
         alone: each in a row of its own.

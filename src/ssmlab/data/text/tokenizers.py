@@ -26,7 +26,7 @@ MOST_BYTES = 260  # a vocabulary up to this size is one of bytes and a few token
 
 
 class Tokenizer(Protocol):
-    """What all tokenizers have.
+    """The interface of all tokenizers.
 
     size: numbers of tokens are below it.
     eos: the token that ends a text, or None.

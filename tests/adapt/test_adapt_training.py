@@ -177,7 +177,7 @@ def test_a_base_of_8_bits_is_written_in_float32_whatever_was_adapted(method, who
     shake(model)
     with torch.no_grad():
         expected = output(model, batch_for("mamba_lm_test"))
-        assert adapting.settle(model, tmp_path) == whole
+        assert adapting.merge_and_save(model, tmp_path) == whole
         assert relative(output(model, batch_for("mamba_lm_test")), expected) < 2e-5
     assert not any(isinstance(module, QuantizedLinear) for module in model.modules())
     save_language_model(model, tmp_path / "model")
@@ -219,11 +219,11 @@ def test_keys_that_would_do_nothing_are_told():
         load_recipe("segmentation/roads_umamba", ["lora=all"], smoke=True)
     recipe = load_recipe(FOLDER, ["lora=projections", "training.freeze=backbone"], smoke=True)
     with pytest.raises(RecipeError, match="training.freeze: with adapters"):
-        adapting.put_on(recipe, recipe.models[0], build("vmamba_test"), None, {}, "float32")
+        adapting.attach(recipe, recipe.models[0], build("vmamba_test"), None, {}, "float32")
 
 
 def test_orthogonal_tuning_is_not_for_adapters():
-    from ssmlab.tasks.shared.remedies import remembering
+    from ssmlab.tasks.shared.continual import remembering
 
     recipe = load_recipe("adapt/forgetting_vision", ["models.4.adapt=projections"], smoke=True)
     network = build("vmamba_test")

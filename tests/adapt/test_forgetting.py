@@ -172,7 +172,7 @@ def test_remedies_add_to_the_training_loss_only():
     assert task.loss(network, batch)[0].item() == pytest.approx(NEW.loss(network, batch)[0].item() + 2.5, rel=1e-5)
     network.eval()
     assert torch.equal(task.loss(network, batch)[0], NEW.loss(network, batch)[0])
-    assert (task.decides, task.higher) == ("accuracy", True)
+    assert (task.primary_metric, task.higher_is_better) == ("accuracy", True)
 
 
 @pytest.mark.parametrize("channel_first", [True, False])
@@ -213,7 +213,7 @@ def test_orthogonal_tuning_of_a_language_model():
 
 
 def test_a_language_model_that_grows_is_compared_by_the_tokens_that_both_have():
-    from ssmlab.tasks.shared.remedies import old_view
+    from ssmlab.tasks.shared.continual import old_view
 
     torch.manual_seed(0)
     base = create_model("mamba_lm_test", vocab_size=32).eval().requires_grad_(False)
@@ -239,5 +239,5 @@ def test_fisher_information_leaves_the_random_numbers_alone():
 
 
 def test_a_carried_state_is_the_tasks_own():
-    task = Language(vocab_size=30, carry=True)
-    assert Remembering(task).carried is task.carried and Remembering(NEW).carried == {}
+    task = Language(vocab_size=30, stateful=True)
+    assert Remembering(task).states is task.states and Remembering(NEW).states == {}

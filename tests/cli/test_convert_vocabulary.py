@@ -16,7 +16,7 @@ from ssmlab.data.text.documents import Document
 from ssmlab.data.text.jsonl import chat_tokens
 from ssmlab.data.text.packing import pack
 from ssmlab.models import create_model
-from ssmlab.tasks.language.experiment import served
+from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import Language
 
@@ -51,7 +51,7 @@ def test_perplexity_is_that_of_the_logits_and_of_transformers(converted):
     size, mark, _ = KINDS[kind]
     tokens = torch.randint(0, mark, (97,), generator=torch.Generator().manual_seed(1)).numpy()
     rows = pack([Document("a", tokens)], 98, mark)
-    batch = served(rows).__getitems__([0])
+    batch = dataset_of(rows).__getitems__([0])
     task = Language(vocab_size=size, unit="byte")
     with torch.no_grad():
         sums = task.loss(model, batch)[1].numpy()

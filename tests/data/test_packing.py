@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssmlab.data.text.documents import Document
-from ssmlab.data.text.packing import pack, pack_lanes, pack_whole, stream
+from ssmlab.data.text.packing import pack, pack_streams, pack_whole, stream
 
 MARK = 99
 
@@ -24,7 +24,7 @@ def asked(rows):
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 8, 40])
-@pytest.mark.parametrize("make", [pack, lambda d, n, m: pack_lanes(d, n, m, 2)], ids=["pack", "lanes"])
+@pytest.mark.parametrize("make", [pack, lambda d, n, m: pack_streams(d, n, m, 2)], ids=["pack", "streams"])
 def test_every_token_is_asked_for_once_within_its_document(make, length):
     held = documents(4, 1, 7, 9)
     rows = make(held, length, MARK)
@@ -45,7 +45,7 @@ def test_a_first_token_is_told_from_the_mark_alone():
 
 def test_lanes_continue_one_another_and_say_where_states_begin():
     held = documents(9, 9, 9)
-    rows = pack_lanes(held, 4, MARK, 2)
+    rows = pack_streams(held, 4, MARK, 2)
     assert len(rows) % 2 == 0 and rows.fresh[:2].all()
     for row in range(2, len(rows)):
         assert rows.tokens[row, 0] == rows.tokens[row - 2, -1], (
@@ -75,5 +75,5 @@ def test_few_rows_come_from_all_over_but_not_out_of_lanes():
     rows = pack(text, 10, 255)
     few = rows.few(4)
     assert few.tokens[:, 1].tolist() == [rows.tokens[i, 1] for i in (0, 13, 27, len(rows) - 1)]
-    lanes = pack_lanes(text, 10, 255, 2)
-    assert (lanes.few(4).tokens == lanes.tokens[:4]).all() and lanes.few(4).lanes == 2
+    streams = pack_streams(text, 10, 255, 2)
+    assert (streams.few(4).tokens == streams.tokens[:4]).all() and streams.few(4).streams == 2

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
@@ -22,8 +22,10 @@ from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.augment import Augment, Mix
-from ssmlab.training.fit import Images, SsmTrainer, TaskModule, optimizer_groups, train
-from ssmlab.training.parameters import freeze, frozen_modules, layer_groups
+from ssmlab.training import fit as training
+from ssmlab.training.dataset import BatchedDataset
+from ssmlab.training.fit import SsmTrainer, TaskModule
+from ssmlab.training.parameters import freeze, frozen_modules, layer_groups, optimizer_groups
 from ssmlab.training.resume import newest_complete
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
@@ -40,7 +42,7 @@ def part(n, seed):
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return Images((noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels)
+    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
 
 
 def task(**options):
@@ -50,9 +52,9 @@ def task(**options):
 def fit(folder, *, progress=None, resume=False, model=None, how=None, **config):
     model = network() if model is None else model
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    trained = train(
-        model, how or task(), settings, part(50, 0), part(12, 1),
-        folder=folder, label="tiny", seed=3, placement=Placement(device="cpu"), progress=progress, resume=resume,
+    trained = training.fit(
+        model, how or task(), part(50, 0), part(12, 1), settings,
+        folder=folder, label="tiny", seed=3, device=ComputeConfig(device="cpu"), progress=progress, resume=resume,
     )  # fmt: skip
     return model, trained
 
@@ -62,7 +64,7 @@ def same(a, b):
 
 
 def values(trained, key):
-    return [row[key] for row in trained.log if key in row]
+    return [row[key] for row in trained.history if key in row]
 
 
 class InterruptAt(Progress):
@@ -98,8 +100,8 @@ def test_the_average_is_what_is_kept(tmp_path, warmup, decay):
         if kept[name].is_floating_point():
             assert torch.allclose(kept[name].double(), value, atol=1e-5), name
     assert kept["1.num_batches_tracked"] == 18 == len(steps.seen)
-    _, logits = task().loss(model.eval(), part(12, 1)[torch.arange(12)])
-    accuracy = (logits.argmax(1) == part(12, 1).labels).float().mean().item()
+    _, logits = task().loss(model.eval(), part(12, 1).__getitems__(list(range(12))))
+    accuracy = (logits.argmax(1) == part(12, 1).arrays["labels"]).float().mean().item()
     assert values(trained, "eval_accuracy")[-1] == pytest.approx(accuracy), "the average is what is evaluated"
 
 
@@ -123,7 +125,7 @@ def test_interrupted_and_resumed_is_bit_equal_with_everything_on(tmp_path, step,
     whole, log = fit(tmp_path / "whole", how=how, keep=keep, **ALL)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", how=how, keep=keep, progress=InterruptAt(step), **ALL)
-    checkpoint = newest_complete(tmp_path / "cut")
+    checkpoint = newest_complete(tmp_path / "cut" / "checkpoints")
     assert checkpoint.name == f"checkpoint-{step}" and (checkpoint / "average.safetensors").is_file()
     resumed, resumed_log = fit(tmp_path / "cut", how=how, keep=keep, resume=True, model=network(seed=9), **ALL)
     assert same(whole, resumed) and log.epoch == resumed_log.epoch
@@ -135,8 +137,8 @@ def test_the_best_epoch_is_that_of_the_average(tmp_path):
     epochs = list(zip(values(trained, "eval_accuracy"), values(trained, "eval_loss")))
     best = max(epochs, key=lambda epoch: (epoch[0], -epoch[1]))  # of equal accuracies that of the lower loss
     assert trained.epoch == 1 + epochs.index(best)
-    _, logits = task().loss(model.eval(), part(12, 1)[torch.arange(12)])
-    assert (logits.argmax(1) == part(12, 1).labels).float().mean().item() == pytest.approx(best[0])
+    _, logits = task().loss(model.eval(), part(12, 1).__getitems__(list(range(12))))
+    assert (logits.argmax(1) == part(12, 1).arrays["labels"]).float().mean().item() == pytest.approx(best[0])
 
 
 def test_a_linear_probe_trains_the_classifier_only(tmp_path):

@@ -24,7 +24,7 @@ from ssmlab.reports.verdict import winner
 from ssmlab.studies.scaling.experiment import extrapolate
 from ssmlab.tasks.language.rows import read_rows
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.table import load_data, report_of, work_of
+from ssmlab.tasks.table import experiment_of, load_data, report_of
 
 TEXT = "language/text"
 SMALL = ["data.limit=24", "data.length=32", "training.batch_size=8", "evaluation.throughput_repeats=1", "name=small",
@@ -233,8 +233,8 @@ def test_synthetic_tasks_are_tested_at_other_lengths(tmp_path):
 
 
 def test_epochs_have_new_sequences_and_the_parts_none_of_them():
-    work = work_of(recipe := load_recipe("language/selective_copying", ["data.grow=0"], smoke=True), load_data(recipe))
-    train, val = work.parts(None)
+    data = load_data(recipe := load_recipe("language/selective_copying", ["data.grow=0"], smoke=True))
+    train, val = experiment_of(recipe, data)[0].parts(recipe, data, None)
     train.begin_epoch(0)
     first = train.arrays["tokens"].copy()
     train.begin_epoch(1)
@@ -284,7 +284,7 @@ def test_extrapolation_follows_the_power_law_of_the_last_two():
 def test_a_sweep_gives_every_model_its_own_best(tmp_path):
     changes = [*SMALL, "models=[{name='mamba_lm_test'},{name='s4d_lm_test'}]", "training.epochs=1"]
     sweep = run_sweep(TEXT, [*changes, "training.learning_rate=1e-9,1e-2"], smoke=True, output=tmp_path)
-    assert sweep.trials[0].metric == "bits_per_byte" and not sweep.trials[0].higher
+    assert sweep.trials[0].metric == "bits_per_byte" and not sweep.trials[0].higher_is_better
     best = load_recipe(sweep.folder / "best.toml")
     for model in best.models:
         own = min(sweep.trials, key=lambda trial: trial.accuracies[model.label][0])

@@ -9,7 +9,7 @@ from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
 from ssmlab.nn import factorized_ranks
 from ssmlab.tasks.recipe import load_recipe, validate
-from ssmlab.tasks.shared.remedies import remembering
+from ssmlab.tasks.shared.continual import remembering
 
 
 def finals(folder):

@@ -14,8 +14,12 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
 from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.segment import experiment
 from ssmlab.tasks.segment.experiment import AT_EQUAL_SECONDS
 from ssmlab.tasks.segment.metrics import ImageTable
+from ssmlab.tasks.segment.planning import plan_of
+from ssmlab.tasks.shared.experiment import compute_of
+from ssmlab.tasks.table import load_data
 
 ROADS = "segmentation/roads_umamba"
 SCRATCH, TUNED, PLAIN = (
@@ -38,6 +42,12 @@ class Said(Progress):
     def update(self, done, note=""):
         if self.until and self.titles[-1] == "fine_tuned" and done == self.until:
             raise KeyboardInterrupt
+
+
+def resolved(found):
+    """A recipe with what the data decide, and these."""
+    data = load_data(found)
+    return experiment.resolve(found, data), data
 
 
 def recipe(*changes):
@@ -69,7 +79,7 @@ def test_a_run_measures_every_strategy(run):
         assert steps == [4, 8] and 0 < times[4] < times[8]
         assert ((None, "pretraining_seconds", None) in final) == (label in models[1:3])
     assert said.titles.count("umamba_bot_seed0") == 1, "pretrained once, for both strategies"
-    assert any(line.startswith("gradient_freezing: frozen behind step 2") for line in said.lines)
+    assert any(line.startswith("gradient_freezing: frozen after step 2") for line in said.lines)
 
 
 def test_differences_at_equal_iterations_and_seconds(run):
@@ -123,12 +133,12 @@ def test_the_report(run):
 def test_the_saved_model_is_the_one_that_was_tested(run):
     from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.segment.predict import predict_part
-    from ssmlab.tasks.table import load_data, work_of
 
     folder, records, _ = run
     loaded, _ = load_model(folder / "models" / "fine_tuned")
-    work = work_of(found := recipe(), load_data(found))
-    predicted = predict_part(loaded, work.task(None, loaded), work.data.test, work.placement(found.models[1]))
+    found, data = resolved(recipe())
+    compute = compute_of(found, found.models[1])
+    predicted = predict_part(loaded, experiment.task_of(found, data), data.test, compute)
     dice = next(r for r in records if (r.model, r.split, r.metric, r.class_) == ("fine_tuned", "test", "dice", None))
     assert predicted.numbers["dice"] == pytest.approx(dice.value, abs=1e-5)
 
@@ -147,40 +157,36 @@ def test_an_interrupted_run_goes_on_bit_equal(tmp_path, run):
 
 
 def test_patterns_freeze_what_they_name(tmp_path):
-    from ssmlab.tasks.table import load_data, work_of
 
-    found = recipe('models.1.training={freeze=["*.mamba.*"]}')
-    work = work_of(found, load_data(found))
-    network = work.build(found.models[1], 0)
+    found, data = resolved(recipe('models.1.training={freeze=["*.mamba.*"]}'))
+    network = experiment.build(found, data, found.models[1], 0)
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert frozen and all(".mamba." in name for name in frozen)
     assert frozen == {name for name, _ in network.named_parameters() if ".mamba." in name}
-    assert all(p.requires_grad for p in work.build(found.models[0], 0).parameters())
+    assert all(p.requires_grad for p in experiment.build(found, data, found.models[0], 0).parameters())
 
 
 def test_given_weights_start_everything_but_the_heads(run):
     from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.segment.start import HEADS
-    from ssmlab.tasks.table import load_data, work_of
 
     trained, _ = load_model(run[0] / "models" / "scratch")
-    found = recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}")
-    work = work_of(found, load_data(found))
-    state, initial = work.build(found.models[0], 0).state_dict(), work._network("umamba_bot", work.data, 0).state_dict()
+    found, data = resolved(recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}"))
+    state = experiment.build(found, data, found.models[0], 0).state_dict()
+    initial = experiment.network_of(found, data, "umamba_bot", 0).state_dict()
     for name, value in trained.state_dict().items():
         assert torch.equal(state[name], initial[name] if HEADS in name else value), name
     other = recipe(f"models.0.weights={run[0] / 'models' / 'scratch'}", "plan.features=[4,6]")
     with pytest.raises(ModelError, match="keys disagree"):
-        work_of(other, work.data).build(other.models[0], 0)
+        experiment.build(experiment.resolve(other, data), data, other.models[0], 0)
 
 
 def test_seeds_are_distinct_and_shared_by_the_strategies(run):
-    from ssmlab.tasks.table import load_data, work_of
 
-    work = work_of(found := recipe(), load_data(found))
-    one, two = (work._patches(work.data, found.training, seed).__getitems__([0, 1]) for seed in (0, 1))
+    found, data = resolved(recipe())
+    one, two = (experiment.patches_of(found, data, found.training, s).__getitems__([0, 1]) for s in (0, 1))
     assert not torch.equal(one["images"], two["images"])
-    again = work._patches(work.data, found.training_of(found.models[2]), 0).__getitems__([0, 1])
+    again = experiment.patches_of(found, data, found.training_of(found.models[2]), 0).__getitems__([0, 1])
     torch.testing.assert_close(again["images"], one["images"], rtol=0, atol=0)
 
 
@@ -260,15 +266,13 @@ def test_volumes(tmp_path):
 
 
 def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
-    from ssmlab.tasks.table import load_data, work_of
 
     plan = PLAN_3D.replace("plan={", "plan={spacing=[3.0,1.0,2.0],batch_size=3,")
     changes = [f"models=[{SCRATCH}]", "data.classes=[]", "training.batch_size=0"]
-    found = recipe(f"data.path={volumes(tmp_path / 'data')}", plan, *changes)
-    work = work_of(found, load_data(found))
-    patches, _ = work.parts(found.models[0])
+    found, data = resolved(recipe(f"data.path={volumes(tmp_path / 'data')}", plan, *changes))
+    patches, _ = experiment.parts(found, data, found.models[0])
     sizes = {}
-    for i, id_ in enumerate(work.data.train.ids):
+    for i, id_ in enumerate(data.train.ids):
         image, labels = patches.fetch(i)
         assert image.shape == (1, *labels.shape)
         sizes[id_[-13]] = tuple(labels.shape)
@@ -276,8 +280,8 @@ def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
     assert {sizes[number] for number in sizes if int(number) % 3} == {(8, 18, 10)}
     assert {sizes[number] for number in sizes if int(number) % 3 == 0} <= {(16, 18, 10)}
     assert patches.__getitems__([0, 1, 2])["images"].shape == (3, 1, 8, 8, 8), "the plan says the batch"
-    image, labels, spacing = work.task(None, None).fetch(0)
-    task, network = work.task(None, None), work.build(found.models[0], 0).eval()
+    task, network = experiment.task_of(found, data), experiment.build(found, data, found.models[0], 0).eval()
+    image, labels, spacing = task.fetch(0)
     assert task.predict(network, image, spacing).shape == (3, *labels.shape), "on the volume's own grid"
 
 
@@ -321,10 +325,9 @@ def test_a_plan_in_a_file_becomes_part_of_the_recipe(tmp_path):
 
 
 def test_a_plan_is_proposed_where_none_is_given():
-    from ssmlab.tasks.table import load_data, work_of
 
-    found = recipe("training.batch_size=2").model_copy(update={"plan": ""})
-    plan = work_of(found, load_data(found)).plan
+    found, _ = resolved(recipe("training.batch_size=2").model_copy(update={"plan": ""}))
+    plan = plan_of(found)
     assert plan.patch_size == (64, 64) and plan.batch_size == 2 and plan.n_stages > 2
 
 

@@ -27,6 +27,7 @@ from ssmlab.studies.compare.pareto import ACCURACY, MACS, Spot, front, plot
 from ssmlab.studies.compare.table import make_table
 from ssmlab.studies.study import check_report_folder
 from ssmlab.tasks.classify.predict import Classifier
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.predict import predict
 
 QUICK = {"batch": 2, "repeats": 2, "device": "cpu"}
@@ -251,7 +252,8 @@ def exact(folder, limit):
     part = data.test.take(spread_over_classes(data.test.labels, limit, 0))
     model = Classifier(folder, "cpu")
     images = torch.from_numpy(part.array(32)).permute(0, 3, 1, 2)
-    said = predict(model.network, model.task, images, batch_size=7, placement=model.placement).logits.argmax(1)
+    images = BatchedDataset({"images": images, "labels": np.asarray(part.labels)})
+    said = predict(model.network, model.task, images, batch_size=7, compute=model.compute).values.argmax(1)
     return sum(model.classes[i] == data.classes[j] for i, j in zip(said, part.labels)) / limit
 
 

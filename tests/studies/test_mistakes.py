@@ -10,7 +10,7 @@ from torch import nn
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.record import Record, read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.studies.explain.experiment import MisclassifiedWork
+from ssmlab.studies.explain.experiment import doubt_of
 from ssmlab.studies.explain.mistakes import Mistake, choose, find_mistakes
 from ssmlab.studies.explain.opening import Opened
 from ssmlab.tasks.classify.task import Classify
@@ -85,14 +85,15 @@ def test_a_trained_model_is_explained_without_training(run, tmp_path):
 
 
 def test_the_curves_and_the_test_part_of_a_model_make_doubts_before_records_are_written(tmp_path):
-    work = MisclassifiedWork(load_recipe(RECIPE, SMALL), SimpleNamespace(describe={}))
-    (model,) = work.recipe.models
+    recipe, data = load_recipe(RECIPE, SMALL), SimpleNamespace(describe={})
+    (model,) = recipe.models
     job = SimpleNamespace(model=model, seed=0, folder=tmp_path)
 
     def of(losses, right):
-        work._log = [{"step": i, "loss": loss} for i, loss in enumerate(losses)]
+        curve = [Record(metric="loss", value=loss, step=i) for i, loss in enumerate(losses)]
         support = [Record(metric="support", value=50, class_=name) for name in "ab"]
-        return work._doubt(job, {"test": [Record(metric="accuracy", value=right, n=100), *support]})
+        test = [Record(metric="accuracy", value=right, n=100), *support]
+        return doubt_of(recipe, data, job, {"train": curve, "test": test})
 
     falling = [3 - i / 10 for i in range(20)]
     assert of(falling, 0.95) == ""

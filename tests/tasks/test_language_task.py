@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ssmlab.data.text.documents import Document
-from ssmlab.data.text.packing import pack, pack_lanes
+from ssmlab.data.text.packing import pack, pack_streams
 from ssmlab.models import create_model
-from ssmlab.tasks.language.experiment import served
-from ssmlab.tasks.language.task import ASKED, NATS, RIGHT, Language, token_loss
+from ssmlab.tasks.language.experiment import dataset_of
+from ssmlab.tasks.language.task import CORRECT, COUNT, NLL, Language, token_loss
 from ssmlab.tasks.synthetic.task import Recall
 
 RECURRENT = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test")
@@ -25,7 +25,7 @@ def model(name="mamba_lm_test", vocab=11, seed=0):
 
 
 def batch_of(rows):
-    part = served(rows)
+    part = dataset_of(rows)
     return part.__getitems__(list(range(len(part))))
 
 
@@ -42,8 +42,8 @@ def test_the_loss_is_the_mean_over_asked_tokens():
     asked = [(i, t) for i in range(3) for t in range(5) if labels[i, t] != -100]
     nats = [-logs[i, t, labels[i, t]].item() for i, t in asked]
     assert loss.item() == pytest.approx(np.mean(nats), rel=1e-5)
-    assert sums[:, ASKED].tolist() == [2, 5, 0] and sums[:, NATS].sum().item() == pytest.approx(sum(nats), rel=1e-5)
-    assert sums[:, RIGHT].sum() == sum(int(logits[i, t].argmax() == labels[i, t]) for i, t in asked)
+    assert sums[:, COUNT].tolist() == [2, 5, 0] and sums[:, NLL].sum().item() == pytest.approx(sum(nats), rel=1e-5)
+    assert sums[:, CORRECT].sum() == sum(int(logits[i, t].argmax() == labels[i, t]) for i, t in asked)
     nothing, _ = token_loss(logits, torch.full_like(labels, -100))
     assert nothing == 0
 
@@ -53,7 +53,7 @@ def test_metrics_are_weighted_by_tokens():
     found = task.validation(np.array([[2.0, 4, 1], [6.0, 1, 0]]))
     assert found["loss"] == pytest.approx(8 / 5) and found["perplexity"] == pytest.approx(math.exp(8 / 5))
     assert found["bits_per_byte"] == pytest.approx(8 / 5 / math.log(2) / 4) and found["token_accuracy"] == 1 / 5
-    assert task.decides == "bits_per_byte" and not task.higher
+    assert task.primary_metric == "bits_per_byte" and not task.higher_is_better
     answers = Recall(vocab_size=9).validation(np.array([[1.0, 2, 2], [3.0, 2, 1]]))
     assert answers == {"loss": 1.0, "accuracy": 0.75, "all_right": 0.5}
 
@@ -74,44 +74,44 @@ def test_packed_documents_cost_what_each_costs_alone(name):
     with torch.no_grad():
         _, together = task.loss(network, batch_of(pack(documents, 40, 10)))
         alone = [task.loss(network, batch_of(pack([d], 40, 10)))[1] for d in documents]
-    assert together[:, ASKED].sum() == sum(sums[:, ASKED].sum() for sums in alone)
-    assert together[:, NATS].sum().item() == pytest.approx(sum(s[:, NATS].sum().item() for s in alone), rel=1e-4)
+    assert together[:, COUNT].sum() == sum(sums[:, COUNT].sum() for sums in alone)
+    assert together[:, NLL].sum().item() == pytest.approx(sum(s[:, NLL].sum().item() for s in alone), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_carried_states_make_one_text_of_many_rows(name):
     network = model(name)
     documents = [Document("a", text(21, 1)), Document("b", text(16, 2)), Document("c", text(7, 3))]
-    rows = pack_lanes(documents, 4, 10, 1)
+    rows = pack_streams(documents, 4, 10, 1)
     with torch.no_grad():
         _, whole = Language(vocab_size=11).loss(network, batch_of(pack(documents, 60, 10)))
-        task, sums = Language(vocab_size=11, carry=True), torch.zeros(3)
-        part = served(rows)
+        task, sums = Language(vocab_size=11, stateful=True), torch.zeros(3)
+        part = dataset_of(rows)
         for i in range(len(rows)):
             sums += task.loss(network, part.__getitems__([i]))[1].sum(0)
         _, cold = Language(vocab_size=11).loss(network, batch_of(pack(documents, 4, 10)))
     assert sums.tolist() == pytest.approx(whole.sum(0).tolist(), rel=1e-4)
-    assert abs(cold[:, NATS].sum() - whole[:, NATS].sum()) > 1e-2, "without the state it is another number"
+    assert abs(cold[:, NLL].sum() - whole[:, NLL].sum()) > 1e-2, "without the state it is another number"
 
 
 def test_rows_of_a_lane_begin_anew_by_themselves():
-    network, task = model(), Language(vocab_size=11, carry=True)
+    network, task = model(), Language(vocab_size=11, stateful=True)
     first = {"tokens": torch.from_numpy(text(8).reshape(2, 4)), "labels": torch.zeros(2, 4, dtype=torch.int64)}
     with torch.no_grad():
         task.loss(network, first | {"fresh": torch.tensor([True, True])})
-        state = task.carried[False]
+        state = task.states[False]
         _, mixed = task.loss(network, first | {"fresh": torch.tensor([False, True])})
         _, cold = Language(vocab_size=11).loss(network, first)
         logits, _ = network(first["tokens"], state)
     _, warm = token_loss(logits[..., :11], first["labels"])
     assert torch.allclose(mixed[0], warm[0], rtol=1e-5) and torch.allclose(mixed[1], cold[1], rtol=1e-5)
-    assert task.carried[True] is None, "training has a state of its own"
+    assert task.states[True] is None, "training has a state of its own"
 
 
 def test_no_gradient_flows_into_the_step_before():
-    network, task = model().train(), Language(vocab_size=11, carry=True)
+    network, task = model().train(), Language(vocab_size=11, stateful=True)
     batch = {"tokens": torch.zeros(1, 3, dtype=torch.int64), "labels": torch.ones(1, 3, dtype=torch.int64)}
     for fresh in (True, False, False):
         loss, _ = task.loss(network, batch | {"fresh": torch.tensor([fresh])})
         loss.backward()  # would fail on a graph that is gone
-    assert not any(tensor.requires_grad for layer in task.carried[True] for tensor in layer)
+    assert not any(tensor.requires_grad for layer in task.states[True] for tensor in layer)

@@ -173,7 +173,8 @@ def test_whole_images_of_different_sizes():
     numbers = found.validation(sums.detach().numpy())
     assert numbers["loss"] == pytest.approx(loss.item())
     assert numbers["dice"] == pytest.approx((1 + 2 * 3 / (2 * 3 + 3)) / 2)
-    assert found.right(sums, labels[0]) == (0, 0) and (found.decides, found.higher) == ("dice", True)
+    assert found.count_correct(sums, labels[0]) == (0, 0)
+    assert (found.primary_metric, found.higher_is_better) == ("dice", True)
 
 
 def test_patches_train():
@@ -192,6 +193,22 @@ def test_sums_of_probabilities():
     sums = image_sums(probabilities, torch.tensor([[0, IGNORE]], dtype=torch.uint8))
     assert sums[:6].tolist() == [1, 0, 0, 0, 0, 0]
     assert sums[6].item() == pytest.approx(-math.log(0.9)) and sums[7] == 1
+
+
+def test_patches_are_evaluated_as_images_are():
+    """A dataset of a user's own has (image, labels) in its validation part too."""
+    images = [
+        torch.randint(0, 256, (1, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    ]
+    labels = [(image[0] > 99).to(torch.uint8) for image in images]
+    found, model = task(images, labels), Brightness().eval()
+    loss, sums = found.loss(model, {"cases": torch.tensor([0, 1]), "labels": torch.zeros(2)})
+    batch = found.collate([(found.prepare(image), truth) for image, truth in zip(images, labels, strict=True)])
+    assert batch["images"].shape == (2, 1, 4, 6) and batch["labels"].dtype == torch.uint8
+    again, same = found.loss(model, batch)
+    assert torch.allclose(again, loss) and torch.allclose(same, sums) and torch.equal(found.outputs(model, batch), same)
+    _, logits = found.loss(model.train(), batch)
+    assert logits.shape == (2, 2, 4, 6), "in training as before"
 
 
 def test_the_dice_of_one_class_everywhere_is_what_marking_it_reaches():

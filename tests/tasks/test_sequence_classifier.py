@@ -35,7 +35,7 @@ def test_the_task():
     tokens, labels = torch.randint(20, (4, 5)), torch.tensor([0, 1, 2, 0])
     loss, logits = task.loss(network, {"tokens": tokens, "labels": labels})
     assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(network(tokens), labels).item())
-    right, seen = task.right(logits, labels)
+    right, seen = task.count_correct(logits, labels)
     found = task.validation(logits.detach().numpy(), labels.numpy())
     assert seen == 4 and found["accuracy"] == right / 4 and found["loss"] == pytest.approx(loss.item(), rel=1e-6)
 

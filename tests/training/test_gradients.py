@@ -5,17 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.models import create_model
 from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.training.fit import Images, train
+from ssmlab.training import fit as training
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.gradient_norms import GradientNorms, freeze_parameters, norms, units_of
 from ssmlab.training.gradients import FILE
 
-CPU = Placement(device="cpu")
+CPU = ComputeConfig(device="cpu")
 TASK = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -29,15 +30,15 @@ def part(n, seed):
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return Images((noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels)
+    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
 
 
 def fit(folder, *, model=None, progress=None, resume=False, **config):
     model = model or network()
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    trained = train(
-        model, TASK, settings, part(50, 0), part(12, 1), folder=folder / "checkpoints", label="tiny", seed=3,
-        placement=CPU, progress=progress, resume=resume, gradients=folder,
+    trained = training.fit(
+        model, TASK, part(50, 0), part(12, 1), settings, folder=folder, label="tiny", seed=3,
+        device=CPU, progress=progress, resume=resume,
     )  # fmt: skip
     return model, trained
 
@@ -127,15 +128,15 @@ def test_a_training_freezes_what_learns_least_and_says_what_it_saved(tmp_path):
     model, trained = fit(
         tmp_path, progress=listening, freeze_by_gradient={"steps": 4, "share": 0.6, "where": "anywhere", "threshold": 9}
     )
-    frozen = {r.class_: r for r in trained.records if r.metric == "frozen"}
+    frozen = {r.class_: r for r in trained.found if r.metric == "frozen"}
     assert set(frozen) and set(frozen) < {name for name, _ in model.named_parameters()}
     assert all(r.value > 0 and r.n == 4 and r.step == 4 for r in frozen.values())
-    (line,) = [text for text in listening.said if "frozen behind step 4" in text]
+    (line,) = [text for text in listening.said if "frozen after step 4" in text]
     assert all(name.split(".")[0] in line for name in frozen)
     for name, p in model.named_parameters():
         assert p.requires_grad == (name not in frozen)
         assert not torch.equal(p, dict(start.named_parameters())[name])  # the first steps trained everything
-    found = {(r.metric, r.class_): r for r in trained.records}
+    found = {(r.metric, r.class_): r for r in trained.found}
     for phase in ("before freezing", "after freezing"):
         assert found["seconds_per_step", phase].value > 0
     before, after = (found["training_memory", f"{when} freezing"].value for when in ("before", "after"))
@@ -149,7 +150,7 @@ def test_frozen_parameters_stay_to_the_bit(tmp_path):
     config = {"freeze_by_gradient": {"steps": 2, "depth": 0.6, "threshold": 99}}
     short, trained = fit(tmp_path / "a", epochs=1, schedule="constant", **config)
     long, _ = fit(tmp_path / "b", epochs=3, schedule="constant", warmup=0.1 / 3, **config)
-    frozen = [r.class_ for r in trained.records if r.metric == "frozen"]
+    frozen = [r.class_ for r in trained.found if r.metric == "frozen"]
     for (name, p), q in zip(short.named_parameters(), long.parameters(), strict=True):
         assert torch.equal(p, q) == (name in frozen), name
 
@@ -193,7 +194,7 @@ def test_watching_changes_nothing_and_writes_every_so_many_steps(tmp_path):
     plain, _ = fit(tmp_path / "plain")
     watched, trained = fit(tmp_path / "watched", watch_gradients=6)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
-    assert trained.records == [] and not (tmp_path / "plain" / FILE).exists()
+    assert trained.found == [] and not (tmp_path / "plain" / FILE).exists()
     with np.load(tmp_path / "watched" / FILE) as file:
         assert file["steps"].tolist() == [6, 12, 18]
         assert (file["gradients"] > 0).all()
@@ -206,7 +207,7 @@ def test_what_is_frozen_by_name_is_not_watched(tmp_path):
     _, trained = fit(
         tmp_path, model=model, freeze_by_gradient={"steps": 2, "unit": "parameter", "where": "anywhere", "share": 0.9}
     )
-    names = {r.class_ for r in trained.records if r.metric == "frozen"}
+    names = {r.class_ for r in trained.found if r.metric == "frozen"}
     assert names and not names & {"0.weight", "0.bias"}
 
 

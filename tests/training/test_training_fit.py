@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement, choose_placement
+from ssmlab.core.device import ComputeConfig, choose_compute
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.augment import Augment
+from ssmlab.training import fit as training
+from ssmlab.training.config import FitConfig
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.estimate import estimate_seconds
-from ssmlab.training.fit import Images, _optimizer, length, train
+from ssmlab.training.parameters import optimizer_of
 from ssmlab.training.resume import newest_complete
 
-CPU = Placement(device="cpu")
+CPU = ComputeConfig(device="cpu")
 
 
 def network(seed=0):
@@ -32,7 +35,7 @@ def part(n, seed):
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return Images((noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels)
+    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
 
 
 def fit(folder, *, progress=None, resume=False, model=None, task=None, **config):
@@ -41,11 +44,11 @@ def fit(folder, *, progress=None, resume=False, model=None, task=None, **config)
         classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment(flip="both", shift=0.1)
     )
     settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    trained = train(
-        model, task, settings, part(50, 0), part(12, 1),
-        folder=folder, label="tiny", seed=3, placement=CPU, progress=progress, resume=resume,
+    result = training.fit(
+        model, task, part(50, 0), part(12, 1), settings,
+        folder=folder, label="tiny", seed=3, device=CPU, progress=progress, resume=resume,
     )  # fmt: skip
-    return model, trained
+    return model, result
 
 
 def same(a, b):
@@ -53,7 +56,7 @@ def same(a, b):
 
 
 def values(trained, key):
-    return [row[key] for row in trained.log if key in row]
+    return [row[key] for row in trained.history if key in row]
 
 
 class At(Progress):
@@ -83,20 +86,13 @@ def interrupt():
 
 def test_nesterov_and_the_polynomial_decay_of_nnunet(tmp_path):
     """Three epochs of six steps; the rate is (1 - t / 18)^0.9 of the first, and the first step is the gradient's."""
-
-    class Settings(TrainingConfig):
-        optimizer: str
-        schedule: str
-
-    asked = {"optimizer": "sgd", "schedule": "polynomial", "weight_decay": 0.0, "warmup": 0.0}
-    settings = Settings(epochs=3, batch_size=8, learning_rate=1e-3, **asked)
-    kind, options = _optimizer(settings, CPU)
+    chosen = {"optimizer": "sgd", "schedule": "polynomial", "weight_decay": 0.0, "warmup": 0.0}
+    settings = FitConfig(epochs=3, batch_size=8, learning_rate=1e-3, **chosen)
+    kind, options = optimizer_of(settings, CPU)
     assert kind is torch.optim.SGD
     assert options == {"lr": 1e-3, "momentum": 0.99, "nesterov": True}
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment())
-    trained = train(
-        network(), task, settings, part(50, 0), part(12, 1), folder=tmp_path, label="tiny", seed=3, placement=CPU
-    )
+    trained = training.fit(network(), task, part(50, 0), part(12, 1), settings, folder=tmp_path, seed=3, device=CPU)
     rates = values(trained, "learning_rate")
     assert rates == pytest.approx([1e-3 * (1 - t / 18) ** 0.9 for t in range(18)], rel=1e-6)
 
@@ -106,7 +102,7 @@ def test_it_learns_and_logs(tmp_path):
     assert trained.steps == 6 * (50 // 8) and trained.epoch == 6 and trained.seconds > 0
     assert values(trained, "eval_accuracy")[-1] > 0.9 > values(trained, "accuracy")[0]
     assert len(values(trained, "eval_loss")) == 6 and len(values(trained, "learning_rate")) == 36
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-36"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-36"]
 
 
 def test_the_validation_loss_counts_every_image_once(tmp_path):
@@ -114,9 +110,11 @@ def test_the_validation_loss_counts_every_image_once(tmp_path):
     val = part(12, 1)
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
     with torch.no_grad():
-        loss, logits = task.loss(model.eval(), val[torch.arange(12)])
+        loss, logits = task.loss(model.eval(), val.__getitems__(list(range(12))))
     assert values(trained, "eval_loss")[-1] == pytest.approx(loss.item(), rel=1e-5)
-    assert values(trained, "eval_accuracy")[-1] == pytest.approx((logits.argmax(1) == val.labels).float().mean())
+    assert values(trained, "eval_accuracy")[-1] == pytest.approx(
+        (logits.argmax(1) == val.arrays["labels"]).float().mean()
+    )
 
 
 @pytest.mark.parametrize("step", [3, 6, 17, 18])
@@ -127,7 +125,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_continuation_is_bit_equal(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", keep="best", progress=At(step, interrupt))
     assert signal.getsignal(signal.SIGINT) is before
-    assert newest_complete(tmp_path / "cut").name == f"checkpoint-{step}"
+    assert newest_complete(tmp_path / "cut" / "checkpoints").name == f"checkpoint-{step}"
     shown = Lines()
     resumed, resumed_log = fit(tmp_path / "cut", keep="best", resume=True, model=network(seed=9), progress=shown)
     assert shown.lines[0] == f"tiny: goes on after step {step} of 18"
@@ -152,8 +150,8 @@ def test_best_keeps_the_epoch_with_the_highest_validation_accuracy(tmp_path):
     val = part(12, 1)
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
     with torch.no_grad():
-        _, logits = task.loss(best_model.eval(), val[torch.arange(12)])
-    assert (logits.argmax(1) == val.labels).float().mean().item() == pytest.approx(max(accuracies))
+        _, logits = task.loss(best_model.eval(), val.__getitems__(list(range(12))))
+    assert (logits.argmax(1) == val.arrays["labels"]).float().mean().item() == pytest.approx(max(accuracies))
 
 
 class Scripted(Classify):
@@ -191,12 +189,12 @@ def test_of_equal_epochs_the_one_with_the_lower_loss_is_kept(tmp_path, rows, kep
     shown = Shown()
     _, trained = fit(tmp_path / "whole", task=task(), keep="best", progress=shown)
     assert trained.epoch == pytest.approx(kept)
-    (record,) = [r for r in trained.records if r.metric == "kept_epoch"]
+    (record,) = [r for r in trained.found if r.metric == "kept_epoch"]
     assert (record.value, record.n) == (kept, 3)
     assert shown.lines == [f"tiny: the weights of epoch {kept} of 3 are kept"]
     assert len(shown.notes) == 3 and shown.notes[-1].endswith(f"validation {rows[-1][0]:.1%}"), "the last one is shown"
     _, last = fit(tmp_path / "last", task=task())
-    assert not last.records and last.epoch == 3
+    assert not last.found and last.epoch == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_model(tmp_path):
@@ -215,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_model(tmp_path):
     ):
         fit(tmp_path, model=Breaks())
     assert signal.getsignal(signal.SIGINT) is before
-    assert newest_complete(tmp_path).name == "checkpoint-6"
+    assert newest_complete(tmp_path / "checkpoints").name == "checkpoint-6"
 
 
 def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypatch):
@@ -232,14 +230,14 @@ def test_the_seed_decides_and_a_failure_to_save_does_not_harm(tmp_path, monkeypa
         patch.setattr("ssmlab.training.resume._to_disk", fails)
         with pytest.raises(OSError, match="no space"):
             fit(tmp_path / "c", resume=True)
-    assert newest_complete(tmp_path / "c").name == "checkpoint-8"
+    assert newest_complete(tmp_path / "c" / "checkpoints").name == "checkpoint-8"
     resumed, _ = fit(tmp_path / "c", resume=True)
     assert same(first, resumed)
 
 
 def test_weight_decay_spares_vectors_and_what_the_model_names():
     from ssmlab.models import create_model
-    from ssmlab.training.fit import decayed
+    from ssmlab.training.parameters import decayed
 
     assert decayed(network()) == ["0.weight", "5.weight"]
     names = decayed(create_model("resnet_mamba_test", num_classes=2, image_size=32))
@@ -262,10 +260,8 @@ def test_the_estimate_touches_nothing():
     task = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment(flip="both"))
 
     def estimate(steps, evaluated):
-        return estimate_seconds(
-            model, task, TrainingConfig(batch_size=8), train_part.images, train_part.labels,
-            steps=steps, evaluated=evaluated, placement=CPU,
-        )  # fmt: skip
+        config, batch = TrainingConfig(batch_size=8), train_part.__getitems__(list(range(8)))
+        return estimate_seconds(model, task, config, batch, steps=steps, evaluated=evaluated, compute=CPU)
 
     with untouched(model):
         few, many = estimate(10, 0), estimate(100_000, 0)
@@ -273,31 +269,31 @@ def test_the_estimate_touches_nothing():
 
 
 def test_small_data_get_more_epochs(tmp_path):
-    assert length(TrainingConfig(epochs=3, batch_size=8), 50) == (3, 18)
-    assert length(TrainingConfig(epochs=3, batch_size=8, min_steps=20), 50) == (4, 24)
-    assert length(TrainingConfig(epochs=3, batch_size=64), 50) == (3, 3)
+    assert TrainingConfig(epochs=3, batch_size=8).length(50) == (3, 18)
+    assert TrainingConfig(epochs=3, batch_size=8, min_steps=20).length(50) == (4, 24)
+    assert TrainingConfig(epochs=3, batch_size=64).length(50) == (3, 3)
     _, trained = fit(tmp_path, epochs=1, min_steps=7)
     assert trained.steps == 12 and trained.epoch == 2
 
 
 def test_devices():
-    assert choose_placement("cpu") == CPU
-    assert choose_placement("cpu", "bf16").precision == "bf16"
+    assert choose_compute("cpu") == CPU
+    assert choose_compute("cpu", "bf16").precision == "bf16"
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        choose_placement("cpu", "fp16")
+        choose_compute("cpu", "fp16")
     if not torch.cuda.is_available():
-        assert choose_placement().device in ("cpu", "mps")
+        assert choose_compute().device in ("cpu", "mps")
         with pytest.raises(UserError, match="device 'cuda' is not available here; there is .*cpu"):
-            choose_placement("cuda")
+            choose_compute("cuda")
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}])
 def test_other_precisions_and_memory_orders_train(tmp_path, options):
     model = network()
-    trained = train(
-        model, Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3),
-        TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-2), part(50, 0), part(12, 1),
-        folder=tmp_path, label="tiny", seed=3, placement=Placement(device="cpu", **options),
+    trained = training.fit(
+        model, Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3), part(50, 0), part(12, 1),
+        TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-2),
+        folder=tmp_path, label="tiny", seed=3, device=ComputeConfig(device="cpu", **options),
     )  # fmt: skip
     assert values(trained, "eval_accuracy")[-1] > 0.6
     assert model[0].weight.dtype == torch.float32 and model[0].weight.is_contiguous()

@@ -222,11 +222,11 @@ def model_folder(model: str) -> Path:
 
 
 def _open(model: str, tokenizer: str | None, dtype: str | None, device: str) -> Voice:
-    from ssmlab.core.device import choose_placement
+    from ssmlab.core.device import choose_compute
     from ssmlab.core.errors import DataError
     from ssmlab.data.text.tokenizers import find_ends, find_tokenizer, load_tokenizer
 
-    place = choose_placement(device).device
+    place = choose_compute(device).device
     if not Path(model).exists():
         words = load_tokenizer(tokenizer or "bytes")
         ends = () if words.eos is None else (words.eos,)

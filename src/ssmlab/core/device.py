@@ -10,7 +10,7 @@ from ssmlab.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class ComputeConfig:
     """A device and how it is used: "cuda", "mps" or "cpu"; "float32", "bf16" or "fp16"; memory order of images."""
 
     device: str
@@ -23,7 +23,7 @@ def same_random(device: str):
     return torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else [])
 
 
-def choose_placement(device: str = "auto", precision: str = "auto", channels_last: str = "auto") -> Placement:
+def choose_compute(device: str = "auto", precision: str = "auto", channels_last: str = "auto") -> ComputeConfig:
     """The fastest device there is, or the requested one.
 
     Mixed precision pays on a GPU with bf16, and channels_last for convolutions on tensor cores. On CPUs neither is
@@ -44,7 +44,7 @@ def choose_placement(device: str = "auto", precision: str = "auto", channels_las
     if precision == "fp16" and device == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on the CPU use float32 or bf16")
     yes = device == "cuda" if channels_last == "auto" else channels_last == "yes"
-    return Placement(device=device, precision=precision, channels_last=yes)
+    return ComputeConfig(device=device, precision=precision, channels_last=yes)
 
 
 @contextmanager

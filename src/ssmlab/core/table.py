@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Table(BaseModel):
-    """A table of a recipe; unknown keys are errors."""
+    """A table of a recipe; unknown keys are errors. The text under a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True, use_attribute_docstrings=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json, write_atomically
-from ssmlab.tasks.classify.recipe import Recipe
 from ssmlab.tasks.overrides import flatten
 from ssmlab.tasks.recipe import validate
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
 MARK = ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
 
 
-def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
     """The folder `output/<name>`, which is not touched.
 
     Raises:
@@ -53,7 +53,7 @@ def check_folder(recipe: Recipe, output: Path, *, resume: bool = False, overwrit
     return folder
 
 
-def make_folder(recipe: Recipe, folder: Path, *, overwrite: bool = False) -> None:
+def make_folder(recipe: AnyRecipe, folder: Path, *, overwrite: bool = False) -> None:
     """Make the folder that `check_folder` has passed, with its mark and the resolved recipe in it."""
     if overwrite and is_run(folder) and not folder.is_symlink():
         shutil.rmtree(folder)
@@ -82,7 +82,7 @@ def state_of(folder: Path) -> str:
     return f"finished {finished}" if finished else "not finished"
 
 
-def _check_same(recipe: Recipe, file: Path) -> None:
+def _check_same(recipe: AnyRecipe, file: Path) -> None:
     changed = _changed(recipe, file)
     if changed:
         raise UserError(
@@ -91,7 +91,7 @@ def _check_same(recipe: Recipe, file: Path) -> None:
         )
 
 
-def _changed(recipe: Recipe, file: Path, unreadable: str = "") -> str:
+def _changed(recipe: AnyRecipe, file: Path, unreadable: str = "") -> str:
     """In which values the recipe of a run is another one than this, the task first; empty where it is the same.
 
     Args:

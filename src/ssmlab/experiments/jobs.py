@@ -1,29 +1,12 @@
 """The models of a run: each with one seed and the folder of its results, and the run that they started from."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.shared.schema import AnyRecipe
-from ssmlab.tasks.table import load_data, work_of
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model with one seed, and the folder of its results."""
-
-    model: Any
-    seed: int
-    folder: Path
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "records.jsonl").is_file()  # the last file that is written
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+from ssmlab.tasks.shared.job import Job
+from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.table import experiment_of, load_data
 
 
 def jobs_of(recipe: AnyRecipe, folder: Path) -> list[Job]:
@@ -42,7 +25,11 @@ def base_task(recipe: AnyRecipe) -> Any:
         return None
     from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.shared.base_task import BaseTask
+    from ssmlab.tasks.shared.experiment import compute_of
 
     folder = Path(recipe.base.weights)
     base = load_recipe(folder)
-    return BaseTask(work_of(base, load_data(base)), jobs_of(base, folder)[0], lambda model: load_model(model)[0])
+    data = load_data(base)
+    experiment, base = experiment_of(base, data)
+    job = jobs_of(base, folder)[0]
+    return BaseTask(experiment, base, data, job, compute_of(base, job.model), lambda model: load_model(model)[0])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder, weights_file
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 def fetch_published(recipe: AnyRecipe, accept_licence: bool = False) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from ssmlab.core.progress import Progress, duration
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
 from ssmlab.experiments.folder import check_folder, make_folder
-from ssmlab.experiments.jobs import Job, base_task, jobs_of
+from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.published import fetch_published
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.shared.schema import AnyRecipe
-from ssmlab.tasks.table import load_data, report_of, work_of
+from ssmlab.tasks.shared.job import Job
+from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.table import experiment_of, load_data, report_of
 
 MOST_NOTES = 12  # on the data, in the terminal
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
@@ -61,15 +62,19 @@ def run_recipe(
         progress.say(f"{folder} is finished already")
         return folder
     if recipe.device not in ("auto", "cpu"):  # these are always there; others are checked before data are read
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
 
-        choose_placement(recipe.device, "float32")
+        choose_compute(recipe.device, "float32")
     fetch_published(recipe, accept_licence)
     if recipe.base.recipe or recipe.base.weights:
         run_base(recipe, Path(output), progress, overwrite)
     data = load_data(recipe, progress)
-    if resume:
-        _same_split(folder, data.describe)
+    before = read_json(folder / "run.json").get("data", {}).get("split_hash") if resume else None
+    if before not in (None, data.describe["split_hash"]):
+        raise UserError(
+            f"{folder}: the {data.describe.get('items', 'images')} or their parts are not those that the run was "
+            "started with; put them back, or start again with --overwrite"
+        )
     run = Run(recipe, folder, data, resume, command, progress)
     run.announce()
     make_folder(recipe, folder, overwrite=overwrite)
@@ -88,15 +93,17 @@ class Run:
     """A run under way. Results live in files, so that a resumed run goes on from those of the interrupted one."""
 
     def __init__(self, recipe, folder, data, resume, command, progress):
+        from ssmlab.tasks.shared.experiment import compute_of
+
         self.recipe, self.folder, self.data = recipe, folder, data
         self.resume, self.progress = resume, progress
-        self.work = work_of(recipe, data)
-        self.work.find_base = partial(base_task, recipe)
+        self.experiment, self.resolved = experiment_of(recipe, data)
+        self.find_base = cache(partial(base_task, recipe))
         robust = recipe.task == "classify" and recipe.evaluation.robustness.transformations != "none"
         self.robust = robust  # every trained model is tested under transformations
-        self.placements = {model.label: self.work.placement(model) for model in recipe.models}
+        self.computes = {model.label: compute_of(recipe, model) for model in recipe.models}
         self._start = getattr(recipe, "model", "")  # the weights of models without their own
-        self.device = self.placements[recipe.models[0].label].device
+        self.device = self.computes[recipe.models[0].label].device
         self.jobs = jobs_of(recipe, folder)
         self.stamp = Stamp(
             run=recipe.name,
@@ -110,6 +117,7 @@ class Run:
     def announce(self) -> None:
         """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
         from ssmlab.ops import _native
+        from ssmlab.tasks.shared.experiment import estimate_jobs
 
         if self.device == "cpu" and _native.MISSING:
             self.progress.say(f"note: {_native.MISSING}; {SLOWER} (see `ssmlab doctor`)")
@@ -121,8 +129,8 @@ class Run:
         left = [job for job in self.jobs if not (self.resume and job.finished)]
         if left:
             self.progress.say("timing a few steps")
-        seconds = sum(self.work.estimate(job) for job in left)
-        precisions = dict.fromkeys(self.placements[job.model.label].precision for job in left)
+        seconds = estimate_jobs(self.experiment, self.resolved, self.data, left)
+        precisions = dict.fromkeys(self.computes[job.model.label].precision for job in left)
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
             where = f"{self.device}, {' and '.join(precisions)}"
@@ -130,8 +138,10 @@ class Run:
 
     def fit(self, job: Job) -> None:
         """Train and measure one model; its records are written last."""
-        logs = self.folder / "logs" / job.folder.name
-        records = self.work.fit(job, logs=logs, progress=self.progress, resume=self.resume)
+        from ssmlab.tasks.shared.experiment import fit_job
+
+        how = {"find_base": self.find_base, "logs": self.folder / "logs" / job.folder.name, "resume": self.resume}
+        records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
         if self.robust:
             from ssmlab.studies.robustness.experiment import run_tests
 
@@ -178,7 +188,8 @@ class Run:
 
     def finish(self) -> None:
         """Compare the models, write what the report needs, and the report."""
-        self.work.finish(self.jobs, self.folder)
+        if self.experiment.finish is not None:
+            self.experiment.finish(self.resolved, self.data, self.jobs, self.folder)
         if self.robust:  # one table of all models; what they said is in files already
             from ssmlab.studies.robustness.experiment import run_tests
 
@@ -191,21 +202,14 @@ class Run:
 
     def compared(self) -> list[Record]:
         """The differences of every two models on the test part."""
+        if self.experiment.compare is None:
+            return []
         seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
         return [
             record
-            for pair, difference in self.work.compared(self.jobs)
+            for pair, difference in self.experiment.compare(self.resolved, self.data, self.jobs)
             for record in self.stamp.on([difference], model=pair, split="test", seed=seed)
         ]
-
-
-def _same_split(folder: Path, data: dict) -> None:
-    before = read_json(folder / "run.json").get("data", {}).get("split_hash")
-    if before not in (None, data["split_hash"]):
-        raise UserError(
-            f"{folder}: the {data.get('items', 'images')} or their parts are not those that the run was started with; "
-            "put them back, or start again with --overwrite"
-        )
 
 
 def run_base(recipe: Any, output: Path, progress: Any, overwrite: bool = False) -> Path | None:

@@ -4,21 +4,21 @@ import json
 import math
 import shutil
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from ssmlab.core.errors import RecipeError, UserError
-from ssmlab.core.files import write_atomically
+from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.experiments.folder import check_folder, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.published import fetch_published
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.shared.schema import AnyRecipe
-from ssmlab.tasks.table import load_data, work_of
+from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.table import experiment_of, load_data
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Trial:
 
     Args:
         accuracies: of every model and seed the value of `metric`, which for classification is the accuracy.
-        higher: whether more of it is better.
+        higher_is_better: whether more of it is better.
     """
 
     changes: dict[str, str]
     recipe: AnyRecipe
     accuracies: dict[str, list[float]]
     metric: str = "accuracy"
-    higher: bool = True
+    higher_is_better: bool = True
 
     @property
     def score(self) -> float:
@@ -44,7 +44,7 @@ class Trial:
     def goodness(self, label: str = "") -> float:
         """The score, or that of one model, with the sign with which more is better."""
         value = float(np.mean(self.accuracies[label])) if label else self.score
-        return value if self.higher else -value
+        return value if self.higher_is_better else -value
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,11 @@ def run_sweep(
         fetch_published(recipe, accept_licence)
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
     make_folder(named, folder, overwrite=overwrite)
-    _same_grid(folder, grid)
+    file = folder / "grid.json"
+    if not file.is_file():
+        write_atomically(file, json.dumps(grid, indent=2) + "\n")
+    elif read_json(file) != grid:
+        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
     _start_from_base(recipes, Path(output), progress, overwrite)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
@@ -177,33 +181,37 @@ def run_sweep(
 
 def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
     """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
-    work = work_of(recipe, data)
-    work.find_base = partial(base_task, recipe)
+    from ssmlab.tasks.shared.experiment import estimate_jobs, train_job
+
+    experiment, resolved = experiment_of(recipe, data)
+    metric, find_base = experiment.primary_metric(data), cache(partial(base_task, recipe))
     known = {(row["trial"], row["model"], row["seed"]): row for row in _read(folder / "sweep.jsonl")}
     scratch = folder / "trials" / str(number)
     jobs = jobs_of(recipe, scratch)
     left = [job for job in jobs if (number, job.model.label, job.seed) not in known]
     text = " ".join(f"{key}={value}" for key, value in point.items())
     if left:
-        seconds = sum(work.estimate(job) for job in left)
+        seconds = estimate_jobs(experiment, resolved, data, left)
         progress.say(f"trial {number + 1} of {count}: {text}, about {duration(max(1.0, seconds))}")
     accuracies: dict[str, list[float]] = {}
     for job in jobs:
         row = known.get((number, job.model.label, job.seed))
         if row is None:
-            network, task, trained, _ = work.train(job, progress=progress, resume=True)
+            how = {"find_base": find_base, "progress": progress, "resume": True}
+            network, task, result, _ = train_job(experiment, resolved, data, job, **how)
             row = {
                 "trial": number,
                 **point,
                 "model": job.model.label,
                 "seed": job.seed,
-                **work.validate(network, task, job),
-                "train_seconds": trained.seconds,
+                **experiment.validate(resolved, data, job, network, task),
+                "train_seconds": result.seconds,
             }
-            _append(folder / "sweep.jsonl", row)
-        accuracies.setdefault(job.model.label, []).append(row[f"val_{work.decides}"])
+            lines = [*_read(folder / "sweep.jsonl"), row]
+            write_atomically(folder / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        accuracies.setdefault(job.model.label, []).append(row[f"val_{metric}"])
     shutil.rmtree(scratch, ignore_errors=True)
-    return Trial(point, recipe, accuracies, work.decides, work.higher)
+    return Trial(point, recipe, accuracies, metric, experiment.higher_is_better)
 
 
 def _start_from_base(recipes: list[AnyRecipe], output: Path, progress: Progress, overwrite: bool) -> None:
@@ -232,19 +240,7 @@ def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
                 )
 
 
-def _same_grid(folder: Path, grid: dict) -> None:
-    file = folder / "grid.json"
-    if not file.is_file():
-        write_atomically(file, json.dumps(grid, indent=2) + "\n")
-    elif json.loads(file.read_text(encoding="utf-8")) != grid:
-        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
-
-
 def _read(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _append(path: Path, row: dict) -> None:
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*_read(path), row]))

@@ -121,19 +121,19 @@ class ImageOptions(StudyOptions):
                 "--image-size is for networks by name; trained models keep the size that they were trained at"
             )
         if self.device not in ("auto", "cpu"):
-            from ssmlab.core.device import choose_placement
+            from ssmlab.core.device import choose_compute
 
-            choose_placement(self.device, "float32")
+            choose_compute(self.device, "float32")
 
     def start(self) -> str:
         """Set torch's threads; returns the device that computes."""
         import torch
 
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return choose_placement(self.device, "float32").device
+        return choose_compute(self.device, "float32").device
 
 
 def check_report_folder(folder: Path, study: str, what: str, *, overwrite: bool = False) -> Path:

@@ -48,7 +48,8 @@ def apply_override(table: dict, keys: list[str], value: Any, where: str, schema:
     The number after the last entry of a list of tables makes a new one.
     """
     node: Any = table
-    for depth, key in enumerate(keys):
+    for depth, name in enumerate(keys):
+        key: Any = name
         last = depth == len(keys) - 1
         if isinstance(node, list):
             if key == str(len(node)) and not last and node and isinstance(node[0], dict):
@@ -109,7 +110,7 @@ def unknown_key(path: str, where: str, schema: type[BaseModel]) -> str:
 
 
 def dotted_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of the schema, dotted; `*` stands for the index of a list of tables."""
+    """Every key of the schema, dotted; `*` is the index of a list of tables."""
     keys = []
     for name, field in schema.model_fields.items():
         kind = field.annotation

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.tasks.overrides import apply_override, explain, parse_override
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import recipe_class
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
@@ -66,7 +66,7 @@ def validate(table: dict, where: str, texts: dict[tuple, str] | None = None) -> 
         retyped = False
         for problem in error.errors():
             typed = tuple(str(part) for part in problem["loc"])
-            if problem["type"] == "string_type" and typed in (texts or {}):
+            if problem["type"] == "string_type" and texts and typed in texts:
                 apply_override(table, list(typed), texts[typed], where, schema)
                 retyped = True
         if retyped:

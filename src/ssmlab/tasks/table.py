@@ -10,41 +10,40 @@ from typing import Any, NamedTuple
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.reports.task_report import TaskReport
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 class Row(NamedTuple):
-    """A folder with recipe.py, data.py, experiment.py and report.py (`REPORT`), and what the others define.
+    """A folder with recipe.py, data.py, experiment.py and report.py, and what the first two of them define.
 
     recipe: the class of its recipes.
     load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
         `split_hash` and `counts`.
-    experiment: `experiment(recipe, data)`, what a run does (torch).
+    own: a recipe for data of one's own.
+    reads: another task whose data it reads.
+
+    What a run does is EXPERIMENT in experiment.py (torch), what reports know of it REPORT in report.py.
     """
 
     folder: str
     recipe: str
     load: str
-    experiment: str
+    own: str = ""
+    reads: str = ""
 
 
 TASKS = {
-    "classify": Row("ssmlab.tasks.classify", "Recipe", "load_images", "Classification"),
-    "language": Row("ssmlab.tasks.language", "LanguageRecipe", "load_texts", "LanguageWork"),
-    "classify_sequence": Row("ssmlab.tasks.classify_sequence", "LabelledRecipe", "load_labelled", "LabellingWork"),
-    "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem", "RecallWork"),
-    "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks", "SegmentationWork"),
-    "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths", "ScalingWork"),
-    "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", "RobustnessWork"),
-    "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", "MisclassifiedWork"),
+    "classify": Row("ssmlab.tasks.classify", "Recipe", "load_images", own="classification/own_folder"),
+    "language": Row("ssmlab.tasks.language", "LanguageRecipe", "load_texts"),
+    "classify_sequence": Row(
+        "ssmlab.tasks.classify_sequence", "LabelledRecipe", "load_labelled", own="language/classify_text"
+    ),
+    "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem"),
+    "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks", own="segmentation/own_folder"),
+    "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths"),
+    "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", reads="classify"),
+    "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", reads="classify"),
 }
-# recipes for data of one's own by their task, and tasks that read the same data
-OWN = {
-    "classify": "classification/own_folder",
-    "segment": "segmentation/own_folder",
-    "classify_sequence": "language/classify_text",
-}
-ALIKE = {"robustness": "classify", "misclassified": "classify"}
 
 
 def recipe_class(task: str) -> type[AnyRecipe]:
@@ -55,7 +54,8 @@ def recipe_class(task: str) -> type[AnyRecipe]:
     """
     if task not in TASKS:
         raise RecipeError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
-    return _find(task, "recipe")
+    row = TASKS[task]
+    return getattr(import_module(f"{row.folder}.recipe"), row.recipe)
 
 
 def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
@@ -64,17 +64,18 @@ def load_data(recipe: AnyRecipe, progress: Progress | None = None) -> Any:
     Raises:
         DataError: with all problems by file name; of data of another kind with the recipe for these.
     """
+    row = TASKS[recipe.task]
     try:
-        return _find(recipe.task, "load")(recipe, progress)
+        return getattr(import_module(f"{row.folder}.data"), row.load)(recipe, progress)
     except DataError as error:
-        meant = _meant(recipe)
+        meant = meant_recipe(recipe)
         if meant is None:
             raise
         message = str(error).split("\n", 1)[0]
         raise DataError(f"{message}; ssmlab run {meant} data.path={recipe.data.path}", error.problems) from None
 
 
-def _meant(recipe: AnyRecipe) -> str | None:
+def meant_recipe(recipe: AnyRecipe) -> str | None:
     """The recipe for one's own data of the kind that is there; None where the recipe is one of that kind."""
     from ssmlab.data.files import IMAGE_SUFFIXES, FolderFiles
     from ssmlab.data.masks.reader import has_masks
@@ -91,22 +92,17 @@ def _meant(recipe: AnyRecipe) -> str | None:
         kind = "classify_sequence"
     else:
         return None
-    alike = ALIKE.get(recipe.task, recipe.task)
-    return None if alike == kind or (alike, kind) == ("language", "classify_sequence") else OWN[kind]
+    reads = TASKS[recipe.task].reads or recipe.task
+    return None if reads == kind or (reads, kind) == ("language", "classify_sequence") else TASKS[kind].own
 
 
-def work_of(recipe: AnyRecipe, data: Any) -> Any:
-    """The experiment of a recipe's task."""
-    return _find(recipe.task, "experiment")(recipe, data)
+def experiment_of(recipe: AnyRecipe, data: Any) -> tuple[Any, Any]:
+    """The `Experiment` of a recipe's task, and the recipe with what only the data decide filled in."""
+    experiment = import_module(f"{TASKS[recipe.task].folder}.experiment").EXPERIMENT
+    return experiment, experiment.resolve(recipe, data)
 
 
 def report_of(task: str | None) -> TaskReport:
     """What reports know of a task: `REPORT` of its folder's report.py. Unknown ones are taken for classifications."""
     row = TASKS.get(task or "", TASKS["classify"])
     return import_module(f"{row.folder}.report").REPORT
-
-
-def _find(task: str, what: str) -> Any:
-    row = TASKS[task]
-    module = "data" if what == "load" else what
-    return getattr(import_module(f"{row.folder}.{module}"), getattr(row, what))

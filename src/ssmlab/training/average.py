@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
+from ssmlab.training.resume import contiguous
+
 FILE = "average.safetensors"  # in a checkpoint
 
 
@@ -47,8 +49,7 @@ class Average(TrainerCallback):
         self.model.load_state_dict(self.average.module.state_dict())
 
     def save(self, folder: Path) -> None:
-        state = self.average.module.state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / FILE)
+        save_file(contiguous(self.average.module.state_dict()), folder / FILE)
 
     def load(self, folder: Path) -> None:
         self.average.module.load_state_dict(load_file(folder / FILE))

@@ -1,11 +1,30 @@
-"""What happens beside the optimisation: checkpoints between epochs, Ctrl-C, curves, progress."""
+"""What happens next to the optimisation: checkpoints between epochs, Ctrl-C, curves, progress."""
 
 import signal
 import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainerCallback
 
 from ssmlab.core.progress import Progress
+
+
+@dataclass
+class Clock:
+    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
+
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def run(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
 
 
 class Checkpoints(TrainerCallback):
@@ -14,7 +33,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, trainer, steps: int):
         self.trainer, self.steps = trainer, steps
         self.interrupted = False
-        self._before = None
+        self._before: Any = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.run()
@@ -22,7 +41,7 @@ class Checkpoints(TrainerCallback):
             self._before = signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, number, frame):
-        if self.interrupted:  # asked twice: at once
+        if self.interrupted:  # twice: at once
             self.restore()
             raise KeyboardInterrupt
         self.interrupted = True
@@ -54,9 +73,9 @@ class Checkpoints(TrainerCallback):
 
 
 class Epochs(TrainerCallback):
-    """Tells a training part that changes between epochs which one begins, also when a resumed training begins in one.
+    """Lets a training part that changes between epochs know which one begins, also when training resumes in one.
 
-    The loader's own `set_epoch` is not told where batches are skipped.
+    The loader's own `set_epoch` is not called where batches are skipped.
     """
 
     def __init__(self, part):
@@ -68,7 +87,7 @@ class Epochs(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Adds the training accuracy to the log and tells the progress display."""
+    """Adds the training accuracy to the log and shows the progress."""
 
     def __init__(self, trainer, progress: Progress):
         self.trainer, self.progress = trainer, progress
@@ -76,7 +95,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.model.take_accuracy()
-        unit = getattr(self.trainer.train_dataset, "unit", "images")
+        unit = getattr(self.trainer.train_dataset, "unit", "items")
         size = args.per_device_train_batch_size
         self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
 
@@ -90,13 +109,17 @@ class Watch(TrainerCallback):
         if "loss" in logs:
             accuracy = self.trainer.model.take_accuracy()
             if accuracy is not None:
-                name = "accuracy" if self.trainer.model.task.decides == "accuracy" else "token_accuracy"
+                name = "accuracy" if self.trainer.model.task.primary_metric == "accuracy" else "token_accuracy"
                 logs[name] = state.log_history[-1][name] = accuracy
             self.loss = f"loss {logs['loss']:.3f}"
         task = self.trainer.model.task
-        value = logs.get(f"eval_{task.decides}")
+        value = logs.get(f"eval_{task.primary_metric}")
         if value is not None:
-            text = f"{value:.1%}" if task.decides == "accuracy" else f"{value:.3f} {task.decides.replace('_', ' ')}"
+            text = (
+                f"{value:.1%}"
+                if task.primary_metric == "accuracy"
+                else f"{value:.3f} {task.primary_metric.replace('_', ' ')}"
+            )
             self.accuracy = f"validation {text}"
             self.progress.note(self._numbers())
 

@@ -78,7 +78,7 @@ class GradientNorms:
         """The longest row of units from the input on that stay below `threshold` times the median unit together.
 
         It is no longer than the share `depth` of all units, rounded up. Where it is frozen, the backward pass ends
-        behind it.
+        after it.
         """
         found, best = self.units(), 0
         names, middle = list(found), statistics.median(found.values()) if found else 0.0

@@ -1,11 +1,16 @@
-"""Which parameters of a model are trained, which of them decay, and at which learning rate."""
+"""Which parameters of a model are trained, which of them decay, at which learning rate and by which optimizer."""
 
+from collections.abc import Callable
 from fnmatch import filter as matching
+from typing import Any
 
+import torch
 from torch import nn
 
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.nn import ClassifierHead
+from ssmlab.training.config import FitConfig
 
 BACKBONE = "backbone"
 
@@ -43,6 +48,20 @@ def layer_groups(model: nn.Module, learning_rate: float, weight_decay: float, la
     return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]
 
 
+def optimizer_of(config: FitConfig, device: ComputeConfig) -> tuple[Callable, dict[str, Any]]:
+    """The class of the optimizer and its options."""
+    if config.optimizer == "sgd":  # as nnU-Net has it
+        return torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.99, "nesterov": True}
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind, {"lr": config.learning_rate, "fused": device.device in ("cpu", "cuda")}
+
+
+def optimizer_groups(network: nn.Module, config: FitConfig) -> list[dict]:
+    """The groups of an optimizer whose learning rate depends on the layer; the first one has the rate of the log."""
+    groups = layer_groups(network, config.learning_rate, config.weight_decay, config.layer_decay)
+    return sorted(groups, key=lambda group: -group["lr"])
+
+
 def freeze(model: nn.Module, patterns: list[str]) -> None:
     """Take parameters out of the training.
 
@@ -54,7 +73,8 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
-        found = _backbone(model) if pattern == BACKBONE else _named(parameters, pattern)
+        named = [*matching(parameters, pattern), *matching(parameters, f"{pattern}.*")]
+        found = _backbone(model) if pattern == BACKBONE else named
         if not found:
             parts = ", ".join(name for name, _ in model.named_children())
             raise UserError(
@@ -65,10 +85,6 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
             parameters[name].requires_grad = False
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UserError(f"training.freeze={patterns} leaves nothing of {_name(model)} to train")
-
-
-def _named(parameters, pattern):
-    return [*matching(parameters, pattern), *matching(parameters, f"{pattern}.*")]
 
 
 def _backbone(model):

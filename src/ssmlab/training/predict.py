@@ -1,75 +1,64 @@
-"""What is measured after training: predictions on a part, their metrics, and what the model costs."""
+"""A model's outputs for every item of a dataset, in evaluation mode."""
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.progress import Progress
-from ssmlab.core.record import Record
+from ssmlab.training.dataset import batch_of
+from ssmlab.training.task import Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Logits (n, classes) float32 in the order of the images, and the seconds that it took to get them."""
+class Outputs(NamedTuple):
+    """What a task calls the outputs of every item (n, ...), float32 in the order of the items, and the seconds."""
 
-    logits: np.ndarray
+    values: np.ndarray
     seconds: float
 
 
-def autocast(placement: Placement):
-    """The precision of a placement as a context."""
-    if placement.precision == "float32":
+def autocast(compute: ComputeConfig):
+    """The precision of a device as a context."""
+    if compute.precision == "float32":
         return nullcontext()
-    return torch.autocast(placement.device, _DTYPES[placement.precision])
+    return torch.autocast(compute.device, _DTYPES[compute.precision])
 
 
 def predict(
-    network: nn.Module,
-    task: Any,
-    images: torch.Tensor,
+    model: nn.Module,
+    task: Task,
+    dataset: Any,
     *,
     batch_size: int,
-    placement: Placement,
+    compute: ComputeConfig,
     title: str = "",
     progress: Progress | None = None,
 ) -> Outputs:
-    """Logits of images (n, 3, h, w) uint8, in evaluation mode."""
+    """The task's outputs for a dataset.
+
+    Args:
+        model: on the device of `compute`.
+        dataset: of any kind that `fit` takes, with a length; one that has `streams` is read so many rows at a time.
+    """
     progress = progress or Progress()
-    network.eval()
-    steps = -(-len(images) // batch_size)
-    found = []
-    progress.start(title, steps, per_step=batch_size)
+    model.eval()
+    size = getattr(dataset, "streams", 0) or batch_size
+    found, steps = [], -(-len(dataset) // size)
+    progress.start(title, steps, unit=getattr(dataset, "unit", "items"), per_step=size)
     begin = time.perf_counter()
     try:
-        with torch.inference_mode(), autocast(placement):
+        with torch.inference_mode(), autocast(compute):
             for step in range(steps):
-                batch = images[step * batch_size : (step + 1) * batch_size].to(placement.device)
-                found.append(network(task.prepare(batch)).float().cpu())
+                rows = list(range(step * size, min((step + 1) * size, len(dataset))))
+                batch = {name: tensor.to(compute.device) for name, tensor in batch_of(dataset, rows, task).items()}
+                found.append(task.outputs(model, batch).float().cpu())
                 progress.update(step + 1)
     finally:
         progress.stop()
     return Outputs(torch.cat(found).numpy(), time.perf_counter() - begin)
-
-
-def curves(log: list[dict]) -> dict[str, list[Record]]:
-    """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
-    found: dict[str, list[Record]] = {"train": [], "val": []}
-    units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
-    bits = (key.removeprefix("eval_") for row in log for key in row)
-    units |= {metric: "bits" for metric in bits if metric.startswith("bits_per_")}
-    for row in log:
-        part = "val" if "eval_loss" in row else "train" if "loss" in row else None
-        prefix = "eval_" if part == "val" else ""
-        for metric in units if part else ():
-            key = metric if metric in ("learning_rate", "epoch") else prefix + metric
-            if key in row:
-                found[part].append(Record(metric=metric, value=row[key], unit=units[metric], step=row["step"]))
-    return found

@@ -1,4 +1,4 @@
-"""What training asks of a task."""
+"""What training requires of a task."""
 
 from typing import Any, Protocol
 
@@ -7,23 +7,34 @@ from torch import Tensor, nn
 
 
 class Task(Protocol):
-    """A batch becomes a loss, outputs, and from these metrics.
+    """What a batch and an output mean. A batch is a dictionary of tensors, "labels" among them.
 
-    decides: the validation metric by which weights, learning rates and models are chosen.
-    higher: whether more of it is better.
+    primary_metric: the validation metric by which weights, learning rates and models are chosen.
+    higher_is_better: whether more of it is better.
     """
 
-    decides: str
-    higher: bool
+    @property
+    def primary_metric(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """A batch of items of any dataset, such as (image, label)."""
+        ...
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats, a scalar, and the outputs, of which row i belongs to row i of the batch."""
         ...
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
-        """How many predictions are right, and of how many, where training shows its accuracy."""
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The outputs alone, of a model in evaluation mode; a task that needs no labels for them reads none."""
+        ...
+
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """How many predictions are correct, and of how many, where training shows its accuracy."""
         ...
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The numbers of a part: "loss", which counts every prediction once, the deciding metric, and others."""
+        """The numbers of a part: "loss", which counts every prediction once, the primary metric, and others."""
         ...

@@ -97,17 +97,17 @@ class Remembering:
     remedies: list[Remedy] = field(default_factory=list)
 
     @property
-    def decides(self) -> str:
-        return self.task.decides
+    def primary_metric(self) -> str:
+        return self.task.primary_metric
 
     @property
-    def higher(self) -> bool:
-        return self.task.higher
+    def higher_is_better(self) -> bool:
+        return self.task.higher_is_better
 
     @property
-    def carried(self) -> dict:
+    def states(self) -> dict:
         """The state that the task carries from step to step, if it does."""
-        return getattr(self.task, "carried", {})
+        return getattr(self.task, "states", {})
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss with the remedies' terms in training, and the task's outputs."""
@@ -117,9 +117,17 @@ class Remembering:
                 loss = loss + remedy(model, batch)
         return loss, outputs
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
+    def collate(self, items: list[Any]) -> Batch:
         """As the task."""
-        return self.task.right(outputs, labels)
+        return self.task.collate(items)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the task."""
+        return self.task.outputs(model, batch)
+
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
+        """As the task."""
+        return self.task.count_correct(outputs, labels)
 
     def validation(self, outputs: Any, labels: Any) -> dict[str, float]:
         """As the task."""

@@ -17,6 +17,7 @@ import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -127,7 +128,7 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
 
 
 def for_each_image(
-    load: Callable[[object], Image.Image],
+    load: Callable[[Any], Image.Image],
     keys: Sequence,
     visit: Callable[[int, Image.Image], None],
     progress: Progress | None = None,

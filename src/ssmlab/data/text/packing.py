@@ -16,22 +16,22 @@ class Rows:
         documents: (n, l + 1) int32, the number of the document that a token belongs to.
         learned: (n, l + 1) bool; False for what is read only, such as prompts and filling.
         fresh: (n,) bool, where a row's state begins anew; for rows that continue others.
-        lanes: so many rows are a step; the next so many continue them. 0: every row is independent.
+        streams: so many rows are a step; the next so many continue them. 0: every row is independent.
     """
 
     tokens: np.ndarray
     documents: np.ndarray
     learned: np.ndarray
     fresh: np.ndarray
-    lanes: int = 0
+    streams: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def few(self, count: int) -> "Rows":
         """So many rows from all over the part, or its first ones where a row continues another."""
-        kept = slice(count) if self.lanes else np.linspace(0, len(self) - 1, count).round().astype(int)
-        return Rows(self.tokens[kept], self.documents[kept], self.learned[kept], self.fresh[kept], self.lanes)
+        kept = slice(count) if self.streams else np.linspace(0, len(self) - 1, count).round().astype(int)
+        return Rows(self.tokens[kept], self.documents[kept], self.learned[kept], self.fresh[kept], self.streams)
 
     def labels(self, rows=slice(None)) -> np.ndarray:
         """(n, l) int64: the next token, or -100 where it is not learned or belongs to another document."""
@@ -40,45 +40,45 @@ class Rows:
         return np.where(learned, tokens[:, 1:].astype(np.int64), -100)
 
 
-def stream(documents: list[Document], mark: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stream(documents: list[Document], separator_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All documents one after another: tokens, numbers of documents, learned; each (t,).
 
-    A document begins with the mark, from which its first token is predicted, and ends with it.
+    A document begins with the separator, from which its first token is predicted, and ends with it.
     """
     pieces, numbers, learned = [], [], []
     for number, document in enumerate(documents):
         own = np.ones(len(document.tokens), bool) if document.learned is None else document.learned
-        # what is learned in part ends its answers with a mark of their own
-        opening, closing = [mark] * document.opened, [mark] * (document.learned is None)
+        # what is learned in part ends its answers with a separator of their own
+        opening, closing = [separator_id] * document.opened, [separator_id] * (document.learned is None)
         pieces += [np.array(opening, np.int32), document.tokens.astype(np.int32), np.array(closing, np.int32)]
         learned += [np.zeros(len(opening), bool), own, np.ones(len(closing), bool)]
         numbers.append(np.full(len(document.tokens) + len(opening) + len(closing), number, np.int32))
     return np.concatenate(pieces), np.concatenate(numbers), np.concatenate(learned)
 
 
-def pack(documents: list[Document], length: int, mark: int) -> Rows:
+def pack(documents: list[Document], length: int, separator_id: int) -> Rows:
     """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is predicted.
 
     Args:
-        mark: the token between documents, and what fills the last row.
+        separator_id: the token between documents, and what fills the last row.
     """
-    tokens, numbers, learned = stream(documents, mark)
+    tokens, numbers, learned = stream(documents, separator_id)
     n = max(1, -(-(len(tokens) - 1) // length))
-    tokens, numbers, learned = _filled(tokens, numbers, learned, n * length + 1, mark)
+    tokens, numbers, learned = _filled(tokens, numbers, learned, n * length + 1, separator_id)
     at = np.arange(n)[:, None] * length + np.arange(length + 1)
     return Rows(tokens[at], numbers[at], learned[at], np.ones(n, bool))
 
 
-def pack_alone(documents: list[Document], length: int, mark: int) -> Rows:
+def pack_alone(documents: list[Document], length: int, separator_id: int) -> Rows:
     """As `pack`, with one document a row, for layers that cannot separate several; a long one fills several rows."""
-    rows = [pack([document], length, mark) for document in documents]
+    rows = [pack([document], length, separator_id) for document in documents]
     numbers = [np.full(row.documents.shape, i, np.int32) for i, row in enumerate(rows)]
     parts = zip(*((row.tokens, row.learned, row.fresh) for row in rows), strict=True)
     tokens, learned, fresh = (np.concatenate(part) for part in parts)
     return Rows(tokens, np.concatenate(numbers), learned, fresh)
 
 
-def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool = False) -> tuple[Rows, int]:
+def pack_whole(documents: list[Document], length: int, separator_id: int, *, alone: bool = False) -> tuple[Rows, int]:
     """As `pack`, for documents that make no sense in pieces: each is in one row, the first that has room for it.
 
     Args:
@@ -88,7 +88,7 @@ def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool
     """
     size, rows, room = length + 1, [], []
     for document in documents:
-        tokens, _, learned = stream([document], mark)
+        tokens, _, learned = stream([document], separator_id)
         count = min(len(tokens), size)
         place = None if alone else next((i for i, left in enumerate(room) if left >= count), None)
         if place is None:
@@ -97,7 +97,10 @@ def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool
             room.append(size)
         rows[place].append((tokens[:size], learned[:size]))
         room[place] -= count
-    tokens, numbers = np.full((len(rows), size), mark, np.int32), np.full((len(rows), size), -1 + alone, np.int32)
+    tokens, numbers = (
+        np.full((len(rows), size), separator_id, np.int32),
+        np.full((len(rows), size), -1 + alone, np.int32),
+    )
     learned = np.zeros((len(rows), size), bool)
     for i, row in enumerate(rows):
         begin = 0
@@ -105,30 +108,30 @@ def pack_whole(documents: list[Document], length: int, mark: int, *, alone: bool
             where = slice(begin, begin + len(own))
             tokens[i, where], numbers[i, where], learned[i, where] = own, number, asked
             begin += len(own)
-    cut = sum(len(stream([document], mark)[0]) > size for document in documents)
+    cut = sum(len(stream([document], separator_id)[0]) > size for document in documents)
     return Rows(tokens, numbers, learned, np.ones(len(rows), bool)), cut
 
 
-def pack_lanes(documents: list[Document], length: int, mark: int, lanes: int) -> Rows:
-    """The same for states that are carried on: the text is cut into `lanes` long stretches that are read side by side.
+def pack_streams(documents: list[Document], length: int, separator_id: int, streams: int) -> Rows:
+    """The same for states that go on: the text is cut into `streams` long stretches that are read side by side.
 
-    Row s * lanes + k is the s-th row of stretch k; it continues row (s - 1) * lanes + k, unless it is `fresh`.
+    Row s * streams + k is the s-th row of stretch k; it continues row (s - 1) * streams + k, unless it is `fresh`.
     """
-    tokens, numbers, learned = stream(documents, mark)
-    steps = max(1, -(-(len(tokens) - 1) // (lanes * length)))
-    tokens, numbers, learned = _filled(tokens, numbers, learned, lanes * steps * length + 1, mark)
-    start = (np.arange(steps)[:, None] * length + np.arange(lanes) * steps * length).ravel()
+    tokens, numbers, learned = stream(documents, separator_id)
+    steps = max(1, -(-(len(tokens) - 1) // (streams * length)))
+    tokens, numbers, learned = _filled(tokens, numbers, learned, streams * steps * length + 1, separator_id)
+    start = (np.arange(steps)[:, None] * length + np.arange(streams) * steps * length).ravel()
     at = start[:, None] + np.arange(length + 1)
     first = np.append(True, numbers[1:] != numbers[:-1])
-    fresh = first[start] | (np.arange(steps * lanes) < lanes)
-    return Rows(tokens[at], numbers[at], learned[at], fresh, lanes)
+    fresh = first[start] | (np.arange(steps * streams) < streams)
+    return Rows(tokens[at], numbers[at], learned[at], fresh, streams)
 
 
-def _filled(tokens, numbers, learned, size, mark):
+def _filled(tokens, numbers, learned, size, separator_id):
     """Filled to a size with marks that belong to no document and are not learned."""
     lack = size - len(tokens)
     return (
-        np.append(tokens, np.full(lack, mark, tokens.dtype)),
+        np.append(tokens, np.full(lack, separator_id, tokens.dtype)),
         np.append(numbers, np.full(lack, numbers[-1] + 1, numbers.dtype)),
         np.append(learned, np.zeros(lack, bool)),
     )

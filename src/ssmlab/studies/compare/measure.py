@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.checkpoints.folder import load_model
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
@@ -29,6 +29,7 @@ from ssmlab.profiling import (
 from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.metrics import classification_metrics
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.predict import predict
 
 SINGLES = 10  # calls of one image in a turn: latency wants percentiles, and so more of them than a median does
@@ -236,18 +237,18 @@ def accuracy(
     device: str, progress: Progress,
 ) -> list[Record]:  # fmt: skip
     """Quality on images (n, size, size, 3) uint8, whose labels are positions in `classes`."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    tensors = {"images": torch.from_numpy(images).permute(0, 3, 1, 2), "labels": torch.from_numpy(labels)}
     found = predict(
         model.network,
         model.task,
-        tensor,
+        BatchedDataset(tensors, unit="images"),
         batch_size=batch,
-        placement=Placement(device=device),
+        compute=ComputeConfig(device=device),
         title=f"testing {model.label}",
         progress=progress,
     )
     own = list(model.task.classes)
-    logits = found.logits[:, [own.index(name) for name in classes]]
+    logits = found.values[:, [own.index(name) for name in classes]]
     return [r for r in classification_metrics(logits, labels, classes) if r.metric in PARTS]
 
 

@@ -125,11 +125,11 @@ def compress(
     progress = progress or Progress()
     kind, ref = find_model(model, options.weights, runs)
     folder = options.folder(runs, [ref.label.replace("/", "-")])
-    from ssmlab.core.device import choose_placement
+    from ssmlab.core.device import choose_compute
     from ssmlab.studies.compress.page import write_result
 
     options.start()
-    placement = choose_placement(options.device, "float32", "no")
+    placement = choose_compute(options.device, "float32", "no")
     if kind == IMAGES:
         from ssmlab.studies.compress.images import Images as Class
     elif kind == TEXTS:

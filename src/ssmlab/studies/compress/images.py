@@ -13,8 +13,9 @@ from ssmlab.core.record import Record
 from ssmlab.studies.compare import measure
 from ssmlab.studies.compress.kinds import Kind, Terms
 from ssmlab.tasks.classify.data import load_images
+from ssmlab.tasks.classify.experiment import dataset_of
 from ssmlab.tasks.classify.recipe import Recipe
-from ssmlab.training import fit as trainer
+from ssmlab.training.dataset import BatchedDataset
 
 
 class Images(Kind):
@@ -87,13 +88,12 @@ class Images(Kind):
         rows = measure.accuracy(built, part.images, part.labels, classes, self.options.batch, device, self.progress)
         return [row for row in rows if row.metric in self.terms.quality]
 
-    def parts(self) -> tuple[trainer.Images, trainer.Images]:
+    def parts(self) -> tuple[BatchedDataset, BatchedDataset]:
         own = list(self.task.classes)
         order = torch.tensor([own.index(name) for name in self.images.classes])  # the model may have another order
-        train, val = (
-            trainer.Images(torch.from_numpy(part.images).permute(0, 3, 1, 2), order[torch.from_numpy(part.labels)])
-            for part in (self.images.train, self.images.val)
-        )
+        train, val = (dataset_of(part) for part in (self.images.train, self.images.val))
+        for part in (train, val):
+            part.arrays["labels"] = order[part.arrays["labels"]]
         return train, val
 
     def save(self, network: nn.Module, folder: Path) -> None:

@@ -99,29 +99,16 @@ class Kind(ABC):
 
     def fine_tune(self, label: str, network: Any) -> Record:
         """Train a network in place; how long that took."""
-        import tempfile
-
         import torch
 
-        from ssmlab.training import fit as trainer
+        from ssmlab.training.fit import fit
 
         train, val = self.parts()
         torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder:
-            trained = trainer.train(
-                network,
-                self.task,
-                self.recipe.training,
-                train,
-                val,
-                folder=Path(folder),
-                label=label,
-                seed=0,
-                placement=self.placement,
-                progress=self.progress,
-            )
+        how = {"device": self.placement, "label": label, "progress": self.progress}
+        found = fit(network, self.task, train, val, self.recipe.training, **how)
         network.eval()
-        return Record(metric="train_seconds", value=trained.seconds, unit="seconds", n=trained.steps)
+        return Record(metric="train_seconds", value=found.seconds, unit="seconds", n=found.steps)
 
     def same_classes(self, found: Any) -> None:
         """A trained classifier knows the classes of the data.

@@ -17,13 +17,15 @@ from ssmlab.data.text.tokenizers import FILES
 from ssmlab.models import create_model
 from ssmlab.profiling import Call, Timings, TrainingStep, count_flops, count_parameters, forward_call, in_rounds
 from ssmlab.studies.compress.kinds import Kind, Terms
-from ssmlab.tasks.classify_sequence.experiment import LabellingWork, Padded
+from ssmlab.tasks.classify_sequence import experiment as classify_sequence
+from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
-from ssmlab.tasks.language.experiment import LanguageWork, served
-from ssmlab.tasks.language.rows import predict_rows, row_metrics
+from ssmlab.tasks.language import experiment as language
+from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.recipe import load_recipe, validate
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.table import load_data
+from ssmlab.training.predict import predict
 
 LENGTH = 256  # of a row, where neither the model's run nor the command says
 TOKENIZER_FILES = ("preprocess.json", "tokenizer_config.json", *FILES)
@@ -155,8 +157,7 @@ class Texts(Tokens):
 
     def _read(self) -> None:
         super()._read()
-        self.work = LanguageWork(self.recipe, self.data)
-        self.task = self.work.task(None, None)
+        self.task = language.task_of(self.recipe, self.data)
 
     @property
     def terms(self) -> Terms:  # type: ignore[override]
@@ -175,20 +176,20 @@ class Texts(Tokens):
         )
 
     def test(self, label: str, network: nn.Module) -> list[Record]:
-        task, evaluation = self.work.task(None, None, "test"), self.recipe.evaluation
-        sums, _ = predict_rows(
+        task, evaluation = language.task_of_part(self.recipe, self.data, "test"), self.recipe.evaluation
+        sums, _ = predict(
             network,
             task,
-            served(self.data.rows["test"]),
+            language.dataset_of(self.data.rows["test"]),
             batch_size=self.options.batch,
-            placement=self.placement,
+            compute=self.placement,
             title=f"testing {label}",
             progress=self.progress,
         )
         return [row for row in row_metrics(task, sums, evaluation.bootstrap) if row.metric in self.terms.quality]
 
     def parts(self) -> tuple[Any, Any]:
-        return self.work.parts(None)
+        return language.parts(self.recipe, self.data)
 
     def save(self, network: nn.Module, folder: Path) -> None:
         save_language_model(network, folder)
@@ -216,17 +217,16 @@ class Classifier(Tokens):
     def _read(self) -> None:
         super()._read()
         self.same_classes(self.data.classes)
-        self.work = LabellingWork(self.recipe, self.data)
         self.task = ClassifySequences(classes=self.data.classes)
 
     def test(self, label: str, network: nn.Module) -> list[Record]:
         part = self.data.test
-        logits, _ = predict_rows(
+        logits, _ = predict(
             network,
             self.task,
-            Padded(part, self.size["length"]),
+            PaddedSequences(part, self.size["length"]),
             batch_size=self.options.batch,
-            placement=self.placement,
+            compute=self.placement,
             title=f"testing {label}",
             progress=self.progress,
         )
@@ -234,7 +234,7 @@ class Classifier(Tokens):
         return [row for row in rows if row.metric in self.terms.quality]
 
     def parts(self) -> tuple[Any, Any]:
-        return self.work.parts(None)
+        return classify_sequence.parts(self.recipe, self.data)
 
     def save(self, network: Any, folder: Path) -> None:
         save_model(network, folder, self.ref.preprocess or {})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.checkpoints.find import SEQUENCES, find_folder, kind_of
-from ssmlab.core.device import choose_placement
+from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import UserError
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.models import create_model
@@ -92,14 +92,14 @@ def open_model(
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
-        image_size=classifier.image_size, fit=classifier.fit, device=classifier.placement.device,
+        image_size=classifier.image_size, fit=classifier.fit, device=classifier.compute.device,
         doubt=doubt(folder, describe(name), report_of),
     )  # fmt: skip
     return opened, why
 
 
 def _by_name(name: str, weights: Path | None, device: str) -> Opened:
-    placement = choose_placement(device, "float32")
+    placement = choose_compute(device, "float32")
     torch.manual_seed(0)  # random weights are the same from call to call
     network = create_model(name, num_classes=IMAGENET_CLASSES, weights=weights).eval()
     if weights is not None and unmeasured(network, weights):

@@ -1,23 +1,28 @@
 """Recipes that explain what models get wrong. Nothing here imports torch."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ssmlab.core.table import Table
 from ssmlab.tasks.classify.recipe import EvaluationConfig, Recipe
 
 
-class ExplainConfig(BaseModel):
+class ExplainConfig(Table):
     """Which mistakes are explained and how; the page of a model is explained/<label>/report.html."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True)
-
-    transformations: list[str] = []  # names of the twenty, such as gaussian_blur; none: what is wrong as it is
+    transformations: list[str] = Field([])
+    """Names of the twenty, such as gaussian_blur; none: what is wrong as it is."""
     severity: int = Field(3, ge=1, le=5)
-    pictures: int = Field(6, ge=1, le=24)  # the most confident mistakes, by turns of each transformation
-    steps: int = Field(128, ge=0)  # of the search for learned features; 0 leaves them out
-    score_steps: int = Field(16, ge=0)  # of the deletion and insertion curves; 0 leaves scores out
-    seed: int = Field(0, ge=0)  # of transformations, features and random maps
+    """Of the transformations."""
+    pictures: int = Field(6, ge=1, le=24)
+    """The most confident mistakes, by turns of each transformation."""
+    steps: int = Field(128, ge=0)
+    """Of the search for learned features; 0 leaves them out."""
+    score_steps: int = Field(16, ge=0)
+    """Of the deletion and insertion curves; 0 leaves scores out."""
+    seed: int = Field(0, ge=0)
+    """Of transformations, features and random maps."""
 
 
 class ExplainedEvaluation(EvaluationConfig):
@@ -28,6 +33,8 @@ class ExplainedEvaluation(EvaluationConfig):
 
 class MisclassifiedRecipe(Recipe):
     """Classification, and its mistakes explained. With the folder of a trained model as weights nothing is trained."""
+
+    adapts: ClassVar[bool] = False
 
     task: Literal["misclassified"] = "misclassified"  # type: ignore[assignment]
     evaluation: ExplainedEvaluation = ExplainedEvaluation()

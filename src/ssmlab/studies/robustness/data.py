@@ -9,8 +9,8 @@ from ssmlab.studies.robustness.recipe import RobustnessRecipe
 
 
 @dataclass(frozen=True)
-class Named:
-    """A data set by its files.
+class DatasetFiles:
+    """A data set by its files: opened, not read.
 
     Args:
         describe: what run.json says about it.
@@ -20,7 +20,7 @@ class Named:
     describe: dict
 
 
-def load_named(recipe: RobustnessRecipe, progress: Progress | None = None) -> Named:
+def load_named(recipe: RobustnessRecipe, progress: Progress | None = None) -> DatasetFiles:
     """Open the data of a recipe that trains nothing.
 
     Raises:
@@ -45,4 +45,4 @@ def load_named(recipe: RobustnessRecipe, progress: Progress | None = None) -> Na
         "fit": config.fit,
         "notes": [*data.notes, *data.warnings],
     }
-    return Named(data, describe)
+    return DatasetFiles(data, describe)

@@ -16,9 +16,12 @@ from ssmlab.models import create_model
 from ssmlab.models.catalogue import CLASSES, find_weights
 from ssmlab.profiling import count_parameters
 from ssmlab.studies.compare.measure import why_not as unmeasured
+from ssmlab.studies.robustness.data import DatasetFiles
 from ssmlab.studies.robustness.evaluation import Options, robustness
+from ssmlab.studies.robustness.recipe import RobustnessRecipe
 from ssmlab.tasks.classify.recipe import ModelConfig
-from ssmlab.tasks.shared.work import Work
+from ssmlab.tasks.shared.experiment import Experiment, Records
+from ssmlab.tasks.shared.job import Job
 
 SECONDS = 0.05  # of one image under one condition, by rule of thumb
 
@@ -39,91 +42,84 @@ def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress
     return robustness([str(folder) for folder in folders], options, progress=progress, write=write).records
 
 
-def place(job: Any) -> Path:
+def place(job: Job) -> Path:
     """The folder of the tests of a run, to which a job belongs."""
     return job.folder.parent.parent / "robustness"
 
 
-class RobustnessWork(Work):
-    """Nothing is trained: models are saved with their weights and tested."""
+def build(recipe: RobustnessRecipe, data: DatasetFiles, model: ModelConfig, seed: int) -> nn.Module:
+    """The network with its weights.
 
-    recipe: Any
-
-    def build(self, model: ModelConfig, seed: int) -> nn.Module:
-        set_seed(seed)
-        weights = Path(model.weights) if model.weights else None
-        weights = weights / "model.safetensors" if weights and weights.is_dir() else weights
-        network = create_model(
-            model.name,
-            num_classes=len(self.data.images.classes),
-            image_size=self.recipe.data.image_size,
-            pretrained=model.pretrained,
-            weights=weights,
-            **model.options,
+    Raises:
+        RecipeError: these are for other classes than the data have: their classifier is then not taken over.
+    """
+    set_seed(seed)
+    weights = Path(model.weights) if model.weights else None
+    weights = weights / "model.safetensors" if weights and weights.is_dir() else weights
+    count = len(data.images.classes)
+    network: Any = create_model(
+        model.name,
+        num_classes=count,
+        image_size=recipe.data.image_size,
+        pretrained=model.pretrained,
+        weights=weights,
+        **model.options,
+    )
+    row = find_weights(model.name) if model.pretrained else None
+    published = dict(network.default_cfg).get("num_classes", count) if model.pretrained else count
+    published = CLASSES[row.classes] if row is not None else published
+    if count != published or (weights is not None and unmeasured(network, weights)):
+        raise RecipeError(
+            f"{model.title}: the weights are not for the {count} classes of {recipe.data.path}; give data "
+            "with all the classes that they were trained on"
         )
-        self._check_classifier(model, network, weights)
-        return network
+    return network
 
-    def _check_classifier(self, model: ModelConfig, network: nn.Module, weights: Path | None) -> None:
-        """The classifier of weights for other classes is not taken over, and then says nothing."""
-        count = len(self.data.images.classes)
-        row = find_weights(model.name) if model.pretrained else None
-        published = dict(network.default_cfg).get("num_classes", count) if model.pretrained else count
-        published = CLASSES[row.classes] if row is not None else published
-        if count != published or (weights is not None and unmeasured(network, weights)):
-            raise RecipeError(
-                f"{model.title}: the weights are not for the {count} classes of {self.recipe.data.path}; give data "
-                "with all the classes that they were trained on"
-            )
 
-    def task(self, model, network):
-        raise NotImplementedError("nothing is trained")
+def estimate(recipe: RobustnessRecipe, data: DatasetFiles, job: Job) -> float:
+    """Seconds, roughly; a model that cannot be built, or has other classes than the data, is reported here."""
+    preprocess_of(recipe, data, job.model, build(recipe, data, job.model, job.seed))
+    config = recipe.evaluation.robustness
+    many = {"twenty": 20 * max(1, len(config.severities)), "imagenet-c": 15 * (len(config.severities) or 5)}
+    images = config.per_class * len(data.images.classes)
+    return SECONDS * images * (1 + many[config.transformations])
 
-    def parts(self, model):
-        raise NotImplementedError("nothing is trained")
 
-    def validate(self, network, task, job):
-        raise NotImplementedError("nothing is trained")
+def preprocess_of(recipe: RobustnessRecipe, data: DatasetFiles, model: ModelConfig, network: Any) -> dict:
+    """As the weights were trained with: timm's numbers, or those of the run that made them."""
+    weights = Path(model.weights)
+    file = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
+    own = read_json(file) if model.weights else {}
+    known: dict = own or dict(network.default_cfg)
+    classes = list(own.get("classes", data.images.classes))
+    if set(classes) != set(data.images.classes):
+        raise RecipeError(
+            f"{model.title} was trained on other classes than those of {recipe.data.path}: "
+            f"{', '.join(classes[:4])}, ...; leave it out, or give data with its classes"
+        )
+    return {
+        "image_size": recipe.data.image_size,
+        "fit": recipe.data.fit,
+        "mean": list(known["mean"]),
+        "std": list(known["std"]),
+        "classes": classes,
+        "channels": 3,
+        "crop_pct": 1.0 if own else known.get("crop_pct") or 1.0,
+    }
 
-    def measure(self, job, network, task, progress):
-        raise NotImplementedError("nothing is trained")
 
-    def estimate(self, job: Any) -> float:
-        """Seconds, roughly; a model that cannot be built, or has other classes than the data, is reported here."""
-        self._preprocess(job.model, self.build(job.model, job.seed))
-        config = self.recipe.evaluation.robustness
-        many = {"twenty": 20 * max(1, len(config.severities)), "imagenet-c": 15 * (len(config.severities) or 5)}
-        images = config.per_class * len(self.data.images.classes)
-        return SECONDS * images * (1 + many[config.transformations])
+def fit_job(recipe: RobustnessRecipe, data: DatasetFiles, job: Job, *, progress: Progress, **unused: Any) -> Records:
+    """Nothing is trained: a model is saved with its weights and tested."""
+    network = build(recipe, data, job.model, job.seed)
+    save_model(network, job.folder, preprocess_of(recipe, data, job.model, network))
+    found = run_tests([job.folder], recipe, place(job), progress, write=False)
+    clean = [replace(r, class_=None) for r in found if r.metric == "accuracy" and r.class_ == "original"]
+    return {"test": clean, None: [Record(metric="parameters", value=count_parameters(network), unit="count")]}
 
-    def _preprocess(self, model: ModelConfig, network: nn.Module) -> dict:
-        """As the weights were trained with: timm's numbers, or those of the run that made them."""
-        weights = Path(model.weights)
-        run = read_json((weights if weights.is_dir() else weights.parent) / "preprocess.json") if model.weights else {}
-        known = run or dict(network.default_cfg)
-        classes = list(run.get("classes", self.data.images.classes))
-        if set(classes) != set(self.data.images.classes):
-            raise RecipeError(
-                f"{model.title} was trained on other classes than those of {self.recipe.data.path}: "
-                f"{', '.join(classes[:4])}, ...; leave it out, or give data with its classes"
-            )
-        return {
-            "image_size": self.recipe.data.image_size,
-            "fit": self.recipe.data.fit,
-            "mean": list(known["mean"]),
-            "std": list(known["std"]),
-            "classes": classes,
-            "channels": 3,
-            "crop_pct": 1.0 if run else known.get("crop_pct") or 1.0,
-        }
 
-    def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
-        network = self.build(job.model, job.seed)
-        save_model(network, job.folder, self._preprocess(job.model, network))
-        found = run_tests([job.folder], self.recipe, place(job), progress, write=False)
-        clean = [replace(r, class_=None) for r in found if r.metric == "accuracy" and r.class_ == "original"]
-        return {"test": clean, None: [Record(metric="parameters", value=count_parameters(network), unit="count")]}
+def finish(recipe: RobustnessRecipe, data: DatasetFiles, jobs: list[Job], folder: Path) -> None:
+    """One table of all models; what they said is in files already."""
+    run_tests([job.folder for job in jobs], recipe, place(jobs[0]), Progress(), write=True)
 
-    def finish(self, jobs: list[Any], folder: Path) -> None:
-        """One table of all models; their answers are in files already."""
-        run_tests([job.folder for job in jobs], self.recipe, place(jobs[0]), Progress(), write=True)
+
+EXPERIMENT = Experiment(build=build, estimate=estimate, fit_job=fit_job, finish=finish)

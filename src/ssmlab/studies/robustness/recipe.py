@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ssmlab.tasks.classify.recipe import DataConfig, EvaluationConfig, ModelConfig
-from ssmlab.tasks.shared.schema import AnyRecipe
-from ssmlab.tasks.shared.schema_robustness import RobustnessConfig
-from ssmlab.training.config import Optimisation
+from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.shared.tables import RobustnessConfig
+from ssmlab.training.config import FitConfig
 
 
 class UntrainedEvaluation(EvaluationConfig):
@@ -15,6 +15,7 @@ class UntrainedEvaluation(EvaluationConfig):
 
     robustness: RobustnessConfig = RobustnessConfig(transformations="twenty")
     random_weights: bool = False
+    """Let models without weights through."""
 
 
 class RobustnessRecipe(AnyRecipe):
@@ -24,6 +25,7 @@ class RobustnessRecipe(AnyRecipe):
 
     task: Literal["robustness"] = "robustness"
     data: DataConfig = DataConfig()
-    training: Optimisation = Optimisation()  # every recipe has this table; nothing is trained
+    training: FitConfig = FitConfig()
+    """Every recipe has this table; nothing is trained."""
     models: list[ModelConfig] = Field(min_length=1)
     evaluation: UntrainedEvaluation = UntrainedEvaluation()

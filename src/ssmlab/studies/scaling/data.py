@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ssmlab.core.progress import Progress
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 @dataclass(frozen=True)

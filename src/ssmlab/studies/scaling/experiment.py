@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,104 +11,102 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
 
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.generation.prompt_state import CHUNK
 from ssmlab.nn import Attention
 from ssmlab.profiling import Call, count_parameters, peak_memory
+from ssmlab.studies.scaling.recipe import ScalingData, ScalingRecipe
 from ssmlab.tasks.language.experiment import build_language_model
 from ssmlab.tasks.language.recipe import SequenceModel
-from ssmlab.tasks.shared.work import Work
+from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.job import Job
 from ssmlab.training.predict import autocast
 
 QUICK = 2.0  # passes shorter than so many seconds are repeated
 REPEATS = 3
 
 
-class ScalingWork(Work):
-    """Nothing is trained: a model's records are measured, or extrapolated where a pass would take too long."""
+def build(recipe: ScalingRecipe, data: Any, model: SequenceModel, seed: int) -> nn.Module:
+    """A language model with initial weights, or with those of a folder."""
+    set_seed(seed)
+    return build_language_model(model, "", recipe.data.vocab)
 
-    def build(self, model: SequenceModel, seed: int) -> nn.Module:
-        set_seed(seed)
-        return build_language_model(model, "", self.recipe.data.vocab)
 
-    def task(self, model, network):
-        raise NotImplementedError("nothing is trained")
+def estimate(recipe: ScalingRecipe, data: Any, job: Job) -> float:
+    """Seconds at most; a model that cannot be built is reported here."""
+    build(recipe, data, job.model, job.seed)
+    return recipe.data.most_seconds * (len(recipe.data.prefill) > 0)
 
-    def parts(self, model):
-        raise NotImplementedError("nothing is trained")
 
-    def validate(self, network, task, job):
-        raise NotImplementedError("nothing is trained")
+def fit_job(recipe: ScalingRecipe, data: Any, job: Job, *, progress: Progress, **unused: Any) -> Records:
+    """Every length of every kind, the shortest first; nothing is trained.
 
-    def measure(self, job, network, task, progress):
-        raise NotImplementedError("nothing is trained")
+    Records have the class "length <tokens>"; n is the number of timed passes, 0 where the value was extrapolated.
+    """
+    network = build(recipe, data, job.model, job.seed)
+    compute = compute_of(recipe, job.model)
+    network.to(compute.device)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    records = [Record(metric="parameters", value=count_parameters(network), unit="count")]
+    config = recipe.data
+    kinds = {"prefill": config.prefill, "training_step": config.training, "decoding": config.decoding}
+    for kind, lengths in kinds.items():
+        progress.start(f"{job.folder.name}: {kind.replace('_', ' ')}", len(lengths), unit="lengths")
+        try:
+            records += measure_lengths(network, config, kind, sorted(lengths), compute, progress)
+        finally:
+            progress.stop()
+    return {None: records}
 
-    def estimate(self, job: Any) -> float:
-        """Seconds at most; a model that cannot be built is reported here."""
-        self.build(job.model, job.seed)
-        config = self.recipe.data
-        return config.most_seconds * (len(config.prefill) > 0)
 
-    def fit(self, job: Any, *, logs: Path, progress: Progress, resume: bool) -> dict[str | None, list[Record]]:
-        """Every length of every kind, the shortest first. Records have the class "length <tokens>"; n is the number of
-        timed passes, 0 where the value was extrapolated."""
-        network = self.build(job.model, job.seed)
-        placement = self.placement(job.model)
-        network.to(placement.device)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        records = [Record(metric="parameters", value=count_parameters(network), unit="count")]
-        config = self.recipe.data
-        kinds = {"prefill": config.prefill, "training_step": config.training, "decoding": config.decoding}
-        for kind, lengths in kinds.items():
-            progress.start(f"{job.folder.name}: {kind.replace('_', ' ')}", len(lengths), unit="lengths")
+def measure_lengths(
+    network: nn.Module, config: ScalingData, kind: str, lengths: list[int], compute: ComputeConfig, progress: Progress
+) -> list[Record]:
+    """The records of one kind of pass, measured, and extrapolated from where a pass would take too long."""
+    measured: list[tuple[int, float, int | None]] = []
+    passes: list[tuple[int, float]] = []  # of decoding those in which its prompt is read
+    records, stopped = [], False
+    for done, length in enumerate(lengths):
+        stopped = stopped or extrapolate(passes, length, least=1.0) > config.most_seconds
+        if stopped:
+            records += _extrapolated(kind, length, measured)
+        else:
             try:
-                records += self._lengths(network, kind, sorted(lengths), placement, progress)
-            finally:
-                progress.stop()
-        return {None: records}
-
-    def _lengths(self, network, kind: str, lengths: list[int], placement, progress: Progress) -> list[Record]:
-        measured: list[tuple[int, float, int | None]] = []
-        reading: list[tuple[int, float]] = []  # before a token is written, its prompt is read
-        records, stopped = [], False
-        for done, length in enumerate(lengths):
-            passes = [(at, seconds) for at, seconds, _ in measured] if kind != "decoding" else reading
-            stopped = stopped or extrapolate(passes, length, least=1.0) > self.recipe.data.most_seconds
-            if stopped:
+                seconds, memory, reading = measure_length(network, config, kind, length, compute)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                    raise
+                stopped = True  # longer ones do not fit either
                 records += _extrapolated(kind, length, measured)
             else:
-                try:
-                    seconds, memory = self._one(network, kind, length, placement)
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                        raise
-                    stopped = True  # longer ones do not fit either
-                    records += _extrapolated(kind, length, measured)
-                else:
-                    measured.append((length, statistics.median(seconds), memory))
-                    records += _measured(kind, length, seconds, memory)
-                    if kind == "decoding":
-                        reading.append((length, self._reading))
-            progress.update(done + 1)
-        return records
+                middle = statistics.median(seconds)
+                measured.append((length, middle, memory))
+                passes.append((length, reading if kind == "decoding" else middle))
+                records += _measured(kind, length, seconds, memory)
+        progress.update(done + 1)
+    return records
 
-    def _one(self, network, kind: str, length: int, placement) -> tuple[list[float], int | None]:
-        """Seconds of every timed pass, of decoding a token's, and bytes of memory that the pass took at most."""
-        config = self.recipe.data
-        tokens = torch.randint(config.vocab, (1, length + 1), device=placement.device)
-        with autocast(placement):
-            begin = time.perf_counter()
-            pass_, count = _passes(network, kind, tokens, config.decoded)
-            self._reading = time.perf_counter() - begin
-            call = Call(pass_, 1, torch.device(placement.device))
-            with peak_memory(placement.device) as peak:
-                first = call.seconds()
-            seconds = [first]
-            if first < QUICK:  # the first one also prepares kernels
-                seconds = [call.seconds() for _ in range(REPEATS)]
-        network.zero_grad(set_to_none=True)
-        return [value / count for value in seconds], peak.extra
+
+def measure_length(
+    network: nn.Module, config: ScalingData, kind: str, length: int, compute: ComputeConfig
+) -> tuple[list[float], int | None, float]:
+    """Seconds of every timed pass (of decoding a token's), bytes of memory that it took at most, and what was needed
+    before it: of decoding the reading of the prompt."""
+    tokens = torch.randint(config.vocab, (1, length + 1), device=compute.device)
+    with autocast(compute):
+        begin = time.perf_counter()
+        pass_, count = _passes(network, kind, tokens, config.decoded)
+        reading = time.perf_counter() - begin
+        call = Call(pass_, 1, torch.device(compute.device))
+        with peak_memory(compute.device) as peak:
+            first = call.seconds()
+        seconds = [first]
+        if first < QUICK:  # the first one also prepares kernels
+            seconds = [call.seconds() for _ in range(REPEATS)]
+    network.zero_grad(set_to_none=True)
+    return [value / count for value in seconds], peak.extra, reading
 
 
 def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -> tuple[Callable[[], None], int]:
@@ -141,7 +138,7 @@ def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
     """The states after a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
     attention at once, since its causal kernel wants all queries together."""
     piece = tokens.shape[1] if any(isinstance(m, Attention) for m in network.modules()) else CHUNK
-    state = None
+    state: Any = None
     for part in tokens.split(piece, dim=1):
         _, state = network.eval()(part, state, last_only=True)
     return state
@@ -163,7 +160,7 @@ def _extrapolated(kind: str, length: int, measured: list[tuple[int, float, int |
     place = f"length {length}"
     seconds = extrapolate([(at, value) for at, value, _ in measured], length)
     records = [Record(metric=f"{kind}_seconds", value=seconds, unit="seconds", class_=place, n=0)]
-    known = [(at, memory) for at, _, memory in measured if memory]
+    known = [(at, float(memory)) for at, _, memory in measured if memory]
     if known and kind != "decoding":
         memory = extrapolate(known, length)
         records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=0))
@@ -185,3 +182,6 @@ def extrapolate(points: list[tuple[int, float]], length: int, least: float = 0.0
     before, less = points[-2]
     power = float(np.log(value / less) / np.log(at / before)) if value > less > 0 else 0.0
     return float(value * (length / at) ** max(power, least))
+
+
+EXPERIMENT = Experiment(build=build, estimate=estimate, fit_job=fit_job)

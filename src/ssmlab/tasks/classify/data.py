@@ -60,7 +60,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
     if positive and len(data.classes) != 2:
         raise RecipeError(f"evaluation.positive is for two classes, the data have {len(data.classes)}; leave it out")
     progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
-    try:  # decode everything once, so that all damaged files and all images in two parts are told before training
+    try:  # decode everything once, so that all damaged files and all images in two parts are reported before training
         report = check_images(data, progress=lambda done, total: progress.update(done), fit=config.fit)
     finally:
         progress.stop()

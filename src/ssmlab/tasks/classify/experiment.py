@@ -1,4 +1,4 @@
-"""Image classification in a run: what `Work` asks, answered for images."""
+"""Image classification in a run: one model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 import json
 from itertools import combinations
@@ -17,116 +17,122 @@ from ssmlab.core.record import Record
 from ssmlab.core.statistics import paired_bootstrap_difference
 from ssmlab.models import create_model
 from ssmlab.reports.run_folder import read_predictions
-from ssmlab.tasks.classify.data import Part
-from ssmlab.tasks.classify.recipe import ModelConfig
+from ssmlab.tasks.classify.data import Images, Part
+from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.costs import costs
+from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.shared.outputs import write_predictions, write_samples
-from ssmlab.tasks.shared.work import Work
-from ssmlab.training import fit as trainer
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.parameters import freeze
-from ssmlab.training.predict import predict
+from ssmlab.training.predict import Outputs, predict
 
 
-class Classification(Work):
-    """The work on `Images`."""
-
-    def build(self, model: ModelConfig, seed: int) -> nn.Module:
-        set_seed(seed)
-        weights = Path(model.weights) if model.weights else None
-        network = create_model(
-            model.name,
-            num_classes=len(self.data.classes),
-            image_size=self.recipe.data.image_size,
-            pretrained=model.pretrained,
-            weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
-            **model.options,
-        )
-        if rule := model.compress.rule:
-            size = self.recipe.data.image_size
-            example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
-            chosen = model.compress
-            factorize(network, chosen.targets, **rule, residual_rank=chosen.residual_rank, inputs=example)
-        freeze(network, self.recipe.training_of(model).freeze)
-        return network
-
-    def task(self, model: ModelConfig, network: nn.Module) -> Classify:
-        """Images are normalised as initial weights were trained with, or by the training part's statistics."""
-        config, classes = self.recipe.training_of(model), self.data.classes
-        mean, std = _statistics(model, network) or (self.data.mean, self.data.std)
-        weights = None
-        if config.class_weights == "balanced":
-            weights = balanced_weights(self.data.train.labels, len(classes))
-        return Classify(
-            classes=classes,
-            mean=mean,
-            std=std,
-            label_smoothing=config.label_smoothing,
-            class_weights=weights,
-            augment=Augment(**config.augment.model_dump(), fill=mean),
-            mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
-        )
-
-    def parts(self, model: ModelConfig) -> tuple[trainer.Images, trainer.Images]:
-        return _dataset(self.data.train), _dataset(self.data.val)
-
-    def validate(self, network: nn.Module, task: Classify, job: Any) -> dict[str, float]:
-        found = self._predict(network, task, job, "val")
-        records = classification_metrics(found.logits, self.data.val.labels, task.classes)
-        return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
-
-    def measure(self, job: Any, network: nn.Module, task: Classify, progress: Progress):
-        config = self.recipe.evaluation
-        preprocess = {
-            "image_size": self.recipe.data.image_size,
-            "fit": self.recipe.data.fit,
-            "mean": list(task.mean),
-            "std": list(task.std),
-            "classes": list(task.classes),
-            "channels": 3,
-        }
-        save_model(network, job.folder, preprocess)
-        records: dict[str | None, list[Record]] = {}
-        for name in ("val", "test"):
-            part = getattr(self.data, name)
-            found = self._predict(network, task, job, name, progress)
-            records[name] = classification_metrics(found.logits, part.labels, task.classes, positive=config.positive)
-        write_predictions(job.folder / "predictions.csv", part.ids, part.labels, found.logits, task.classes)
-        records[None] = [
-            Record(metric="test_seconds", value=found.seconds, unit="seconds", n=len(part.labels)),
-            *costs(network, task, _tensor(self.data.test, slice(0, 64)), config, self.placement(job.model)),
-        ]
-        return records
-
-    def _predict(self, network, task, job, name: str, progress: Progress | None = None):
-        return predict(
-            network,
-            task,
-            _tensor(getattr(self.data, name)),
-            batch_size=self.recipe.evaluation.batch_size,
-            placement=self.placement(job.model),
-            title=f"{job.folder.name}: {name}" if progress else "",
-            progress=progress,
-        )
-
-    def compared(self, jobs: list[Any]) -> list[tuple[str, Record]]:
-        return accuracy_differences(jobs, self.recipe.evaluation.bootstrap)
-
-    def finish(self, jobs: list[Any], folder: Path) -> None:
-        """Test images with what every model said about them, with the first seed."""
-        first, test = self.recipe.seeds[0], self.data.test
-        said = {
-            job.model.label: read_predictions(job.folder / "predictions.csv").probabilities
-            for job in jobs
-            if job.seed == first
-        }
-        count = self.recipe.evaluation.samples
-        write_samples(folder / "samples", test.images, test.labels, test.ids, self.data.classes, said, count)
+def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Module:
+    """The network with its initial weights, factorised and frozen as the recipe says."""
+    set_seed(seed)
+    weights = Path(model.weights) if model.weights else None
+    network: Any = create_model(
+        model.name,
+        num_classes=len(data.classes),
+        image_size=recipe.data.image_size,
+        pretrained=model.pretrained,
+        weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
+        **model.options,
+    )
+    if model.compress.rule:
+        rule: dict[str, Any] = model.compress.rule
+        size = recipe.data.image_size
+        example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
+        chosen = model.compress
+        factorize(network, chosen.targets, **rule, residual_rank=chosen.residual_rank, inputs=example)
+    freeze(network, recipe.training_of(model).freeze)
+    return network
 
 
-def accuracy_differences(jobs: list[Any], resamples: int) -> list[tuple[str, Record]]:
+def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify:
+    """Images are normalised as initial weights were trained with, or by the training part's statistics."""
+    config, mean, std = recipe.training_of(model), data.mean, data.std
+    if model.pretrained or model.weights:  # those of the run that made the weights, or timm's
+        weights = Path(model.weights)
+        file = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
+        known = json.loads(file.read_text("utf-8")) if model.weights and file.is_file() else network.default_cfg
+        mean, std = tuple(known["mean"]), tuple(known["std"])
+    balanced = config.class_weights == "balanced"
+    return Classify(
+        classes=data.classes,
+        mean=mean,
+        std=std,
+        label_smoothing=config.label_smoothing,
+        class_weights=balanced_weights(data.train.labels, len(data.classes)) if balanced else None,
+        augment=Augment(**config.augment.model_dump(), fill=mean),
+        mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
+    )
+
+
+def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[BatchedDataset, BatchedDataset]:
+    """Training and validation part."""
+    return dataset_of(data.train), dataset_of(data.val)
+
+
+def dataset_of(part: Part) -> BatchedDataset:
+    """Images as (n, 3, h, w); a view, so that a large part is not held twice."""
+    images = torch.from_numpy(part.images).permute(0, 3, 1, 2)
+    return BatchedDataset({"images": images, "labels": torch.from_numpy(part.labels)}, unit="images")
+
+
+def predict_part(
+    recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, name: str, progress: Progress | None
+) -> Outputs:
+    """The logits of a part."""
+    return predict(
+        network,
+        task,
+        dataset_of(getattr(data, name)),
+        batch_size=recipe.evaluation.batch_size,
+        compute=compute_of(recipe, job.model),
+        title=f"{job.folder.name}: {name}",
+        progress=progress,
+    )
+
+
+def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify) -> dict[str, float]:
+    """Accuracy and loss of the validation part."""
+    logits, _ = predict_part(recipe, data, job, network, task, "val", None)
+    records = classification_metrics(logits, data.val.labels, task.classes)
+    return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
+
+
+def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress) -> Records:
+    """Save the model, predict the validation part and once the test part, and count what the model costs."""
+    config = recipe.evaluation
+    preprocess = {
+        "image_size": recipe.data.image_size,
+        "fit": recipe.data.fit,
+        "mean": list(task.mean),
+        "std": list(task.std),
+        "classes": list(task.classes),
+        "channels": 3,
+    }
+    save_model(network, job.folder, preprocess)
+    records: Records = {}
+    for name in ("val", "test"):
+        part = getattr(data, name)
+        logits, seconds = predict_part(recipe, data, job, network, task, name, progress)
+        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
+    records[None] = [
+        Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
+        *costs(network, task, some, config, compute_of(recipe, job.model)),
+    ]
+    return records
+
+
+def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Record]]:
     """The difference of every two models' test accuracies, with its paired interval over items and seeds."""
     correct: dict[str, list] = {}
     for job in jobs:
@@ -135,7 +141,7 @@ def accuracy_differences(jobs: list[Any], resamples: int) -> list[tuple[str, Rec
     differences = []
     for first, second in combinations(correct, 2):
         a, b = np.stack(correct[first]), np.stack(correct[second])
-        interval = paired_bootstrap_difference(b, a, resamples=resamples)
+        interval = paired_bootstrap_difference(b, a, resamples=recipe.evaluation.bootstrap)
         record = Record(
             metric="accuracy_difference",
             value=interval.value,
@@ -147,20 +153,23 @@ def accuracy_differences(jobs: list[Any], resamples: int) -> list[tuple[str, Rec
     return differences
 
 
-def _statistics(model: ModelConfig, network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation that belong to the model's weights: those of the run that made them, or timm's."""
-    if not (model.pretrained or model.weights):
-        return None
-    weights = Path(model.weights)
-    beside = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
-    known = json.loads(beside.read_text("utf-8")) if model.weights and beside.is_file() else network.default_cfg
-    return tuple(known["mean"]), tuple(known["std"])
+def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:
+    """Test images with what every model predicted for them, with the first seed."""
+    predicted: dict[str, Any] = {
+        job.model.label: read_predictions(job.folder / "predictions.csv").probabilities
+        for job in jobs
+        if job.seed == recipe.seeds[0]
+    }
+    test, count = data.test, recipe.evaluation.samples
+    write_samples(folder / "samples", test.images, test.labels, test.ids, data.classes, predicted, count)
 
 
-def _tensor(part: Part, which: slice = slice(None)) -> torch.Tensor:
-    """Images as (n, 3, h, w); a view, so that a large part is not held twice."""
-    return torch.from_numpy(part.images[which]).permute(0, 3, 1, 2)
-
-
-def _dataset(part: Part) -> trainer.Images:
-    return trainer.Images(_tensor(part), torch.from_numpy(part.labels))
+EXPERIMENT = Experiment(
+    build=build,
+    task_of=task_of,
+    parts=parts,
+    validate=validate,
+    measure=measure,
+    compare=compare,
+    finish=finish,
+)

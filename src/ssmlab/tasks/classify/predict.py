@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,15 +62,15 @@ class Classifier:
 
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
         from ssmlab.checkpoints.folder import load_model
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
         found = load_model(folder, "vision") if folder.exists() else _published(str(folder), accept_licence)
         network, preprocess = found
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
-        self.placement = choose_placement(device, "float32")
-        self.network = network.to(self.placement.device)
+        self.compute = choose_compute(device, "float32")
+        self.network = network.to(self.compute.device)
         try:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
@@ -87,6 +88,7 @@ class Classifier:
         import torch
 
         from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
         pictures: dict[int, np.ndarray] = {}
@@ -99,14 +101,21 @@ class Classifier:
                 self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
             pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
 
-        failures = for_each_image(_load, files, keep)
+        def load(file: Path):
+            try:
+                return decode(file.read_bytes())
+            except OSError as error:
+                raise UnreadableImage(error.strerror or str(error)) from error
+
+        failures = for_each_image(load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
         if not pictures:
             return [], problems
         readable = [files[i] for i in sorted(pictures)]
         images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
-        found = predict(self.network, self.task, images, batch_size=len(readable), placement=self.placement)
-        probabilities = np.exp(log_softmax(found.logits.astype(np.float64)))
+        part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
+        found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
+        probabilities = np.exp(log_softmax(found.values.astype(np.float64)))
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
 
 
@@ -122,19 +131,12 @@ def _published(name: str, accept_licence: bool):
     classes = "imagenet-1k" if row is None else row.classes
     if not classes:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
-    network = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
+    network: Any = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
     cfg = dict(network.default_cfg)
     if cfg["num_classes"] != CLASSES[classes]:
         raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")
     kept = {key: cfg[key] for key in ("mean", "std", "crop_pct")}
     return network.eval(), kept | {"image_size": cfg["input_size"][-1], "classes": class_names(classes)}
-
-
-def _load(file: Path):
-    try:
-        return decode(file.read_bytes())
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
 
 
 def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:

@@ -8,12 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.models.registry import describe
-from ssmlab.tasks.shared.schema import AnyRecipe, check_names
-from ssmlab.tasks.shared.schema_adapt import checked_method
-from ssmlab.tasks.shared.schema_compress import CompressConfig
-from ssmlab.tasks.shared.schema_remedy import RemedyConfig
-from ssmlab.tasks.shared.schema_robustness import RobustnessConfig
-from ssmlab.training.config import Optimisation
+from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.tasks.shared.tables import CompressConfig, ContinualConfig, RobustnessConfig, checked_method
+from ssmlab.training.config import FitConfig
 
 _BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
 
@@ -29,27 +26,40 @@ class DataConfig(Table):
     """Which images. `path` is a folder, a file or "digits"; the format is found from the content."""
 
     path: str = ""
+    """A folder, a file or "digits"."""
     image_size: int = Field(32, ge=8, le=1024)
-    fit: Literal["crop", "pad", "stretch"] = (
-        "crop"  # to a square: its middle, all of it on black, or all of it distorted
-    )
-    group: str = ""  # a column whose images stay on one side of the split, e.g. the patient
-    labels: str = "fine"  # of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"
-    val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
+    """Of the square in pixels."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """To a square: its middle, all of it on black, or all of it distorted."""
+    group: str = ""
+    """A column whose images stay on one side of the split, e.g. the patient."""
+    labels: str = "fine"
+    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Of train, where the data come without a validation part."""
     split_seed: int = 0
-    limit: int = Field(0, ge=0)  # at most so many images of each part, drawn class by class; 0 = all
+    """Of the split and of the choice by `limit`."""
+    limit: int = Field(0, ge=0)
+    """At most so many images of each part, drawn class by class; 0 = all."""
 
 
 class AugmentConfig(Table):
     """Random changes of the training images, drawn anew for each image and each epoch."""
 
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    shift: float = Field(0.0, ge=0, le=0.5)  # largest shift, as a fraction of the image
-    scale: float = Field(0.0, ge=0, lt=1)  # sizes between 1 - scale and 1 + scale
-    rotate: float = Field(0.0, ge=0, le=180)  # largest angle in degrees
-    auto_augment: str = ""  # a policy of timm, such as rand-m9-mstd0.5-inc1, original, 3a or augmix-m3
-    random_erasing: float = Field(0.0, ge=0, le=1)  # the fraction of images in which a rectangle is erased
-    erasing: Literal["const", "rand", "pixel"] = "pixel"  # what fills it: the mean, a random colour, noise
+    """Along which axes images are mirrored, each with probability 1/2."""
+    shift: float = Field(0.0, ge=0, le=0.5)
+    """Largest shift, as a fraction of the image."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Sizes between 1 - scale and 1 + scale."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Largest angle in degrees."""
+    auto_augment: str = ""
+    """A policy of timm, such as rand-m9-mstd0.5-inc1, original, 3a or augmix-m3."""
+    random_erasing: float = Field(0.0, ge=0, le=1)
+    """The fraction of images in which a rectangle is erased."""
+    erasing: Literal["const", "rand", "pixel"] = "pixel"
+    """What fills it: the mean, a random colour, noise."""
 
     @field_validator("auto_augment")
     @classmethod
@@ -62,34 +72,48 @@ class AugmentConfig(Table):
         return text
 
 
-class TrainingConfig(Optimisation):
+class TrainingConfig(FitConfig):
     """How every model of the recipe is trained on images."""
 
-    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate falls by it from each layer to the one before
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of a running average of the weights, which is then what is kept
-    ema_warmup: bool = True  # the average starts short and grows: decay 1 - step^(-2/3) at most
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"  # balanced: each class weighs the same in the loss
+    """The share of a label that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Balanced: each class weighs the same in the loss."""
     channels_last: Literal["auto", "yes", "no"] = "auto"
-    mixup: float = Field(0.0, ge=0)  # alpha: two images are blended, by a share drawn from Beta(alpha, alpha)
-    cutmix: float = Field(0.0, ge=0)  # alpha: a rectangle is taken from another image; with mixup, half the batches
-    mix_probability: float = Field(1.0, ge=0, le=1)  # the fraction of batches that are mixed at all
+    """Memory order of images; auto: on a GPU."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha: two images are blended, by a share drawn from Beta(alpha, alpha)."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha: a rectangle is taken from another image; with mixup, half the batches."""
+    mix_probability: float = Field(1.0, ge=0, le=1)
+    """The fraction of batches that are mixed at all."""
     augment: AugmentConfig = AugmentConfig()
+    """Random changes of the training images."""
 
 
 class ModelConfig(Table):
     """One model of the comparison: a registry name, or `timm/<name>`, and its options."""
 
     name: str
-    label: str = ""  # of the folder and the records; the name where it is not given
-    title: str = ""  # for the reports; the registry's where it is not given
+    """A registry name, or timm/<name>."""
+    label: str = ""
+    """Of the folder and the records; the name where it is not given."""
+    title: str = ""
+    """For the reports; the registry's where it is not given."""
     pretrained: bool = False
-    weights: str = ""  # a file of weights, or the folder of a trained model
-    adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
-    remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
-    compress: CompressConfig = CompressConfig()  # factorised layers, from the weights that it starts with
-    options: dict[str, Any] = Field({})  # of the model's config, such as depth
-    training: dict[str, Any] = Field({})  # keys of [training] that are different for this model, such as learning_rate
+    """Start from the weights that are published for it."""
+    weights: str = ""
+    """A file of weights, or the folder of a trained model."""
+    adapt: str = ""
+    """Its own method of adaptation; "none" = it is trained whole."""
+    remedy: ContinualConfig = ContinualConfig()
+    """Against forgetting the task of `base`."""
+    compress: CompressConfig = CompressConfig()
+    """Factorised layers, from the weights that it starts with."""
+    options: dict[str, Any] = Field({})
+    """Of the model's config, such as depth."""
+    training: dict[str, Any] = Field({})
+    """Keys of [training] that are different for this model, such as learning_rate."""
 
     @model_validator(mode="after")
     def _fill(self):
@@ -108,17 +132,25 @@ class EvaluationConfig(Table):
     """What is measured after training, once, on the test part."""
 
     batch_size: int = Field(64, ge=1)
-    positive: str = ""  # the positive class of two; the second in order where it is not given
+    """Images of a prediction."""
+    positive: str = ""
+    """The positive class of two; the second in order where it is not given."""
     throughput_batch: int = Field(32, ge=1)
+    """Images of a batch when the speed is measured."""
     throughput_repeats: int = Field(10, ge=1)
-    bootstrap: int = Field(2000, ge=100)  # resamples for the interval of the difference
-    samples: int = Field(12, ge=0, le=12)  # images in the report
-    robustness: RobustnessConfig = RobustnessConfig()  # how models hold when images change
+    """How often the speed is measured."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples for the interval of the difference."""
+    samples: int = Field(12, ge=0, le=12)
+    """Images in the report."""
+    robustness: RobustnessConfig = RobustnessConfig()
+    """How models hold when images change."""
 
 
 class Recipe(AnyRecipe):
     """A complete run of image classification."""
 
+    adapts: ClassVar[bool] = True
     forms: ClassVar[str] = (
         "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, CIFAR, ImageNet, or digits"
     )

@@ -1,13 +1,14 @@
 """Image classification: batches of uint8 images to a loss, and logits to numbers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.core.errors import UserError
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.metrics import loss_and_accuracy
 
@@ -33,11 +34,28 @@ class Classify:
     augment: Augment | None = None
     mix: Mix | None = None
 
-    decides: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """A batch of (image, label), or of {"images": image, "labels": label}.
+
+        Args:
+            items: an image is a tensor (c, h, w) or an array (h, w, c), uint8 or float from 0 to 1, or a PIL image; a
+                label is a number.
+        Raises:
+            UserError: the images differ in size.
+        """
+        pairs = [(item["images"], item["labels"]) if isinstance(item, dict) else tuple(item)[:2] for item in items]
+        images = [image_tensor(image) for image, _ in pairs]
+        sizes = {tuple(image.shape) for image in images}
+        if len(sizes) > 1:
+            shown = " and ".join(map(str, sorted(sizes)[:2]))
+            raise UserError(f"images of a batch must have one size (c, h, w), got {shown}; resize them in the dataset")
+        return {"images": torch.stack(images), "labels": torch.tensor([int(label) for _, label in pairs])}
 
     def prepare(self, images: Tensor, *, training: bool = False) -> Tensor:
-        """Images (b, c, h, w) uint8 to what the model reads: float32, augmented in training, normalised."""
+        """Images (b, c, h, w) from 0 to 255 to what the model reads: float32, augmented in training, normalised."""
         augment = self.augment if training else None
         if augment is not None:
             images = augment.policy(images)
@@ -69,13 +87,27 @@ class Classify:
         loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
         return loss, logits
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The logits (b, classes) of a batch, whose labels are not read."""
+        return model(self.prepare(batch["images"])).float()
+
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Images classified correctly, and all; of mixed images by their first label."""
         return (outputs.argmax(1) == labels).sum(), len(labels)
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Loss and accuracy of a part."""
         return loss_and_accuracy(outputs, labels)
+
+
+def image_tensor(image: Any) -> Tensor:
+    """An image of any kind as (c, h, w) from 0 to 255; grey PIL images and arrays get three equal channels."""
+    if isinstance(image, Tensor):
+        return image * 255 if image.is_floating_point() else image
+    if not isinstance(image, np.ndarray):  # PIL
+        image = np.asarray(image.convert("RGB"))
+    image = image[..., None].repeat(3, -1) if image.ndim == 2 else image
+    return image_tensor(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
 
 
 def balanced_weights(labels, classes: int) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from ssmlab.data.sequences.wav import LEVELS
 from ssmlab.data.splits import split_hash
 from ssmlab.tasks.classify.data import spread_over_classes
 from ssmlab.tasks.language.data import PARTS, encoded, tokenizer_of
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 @dataclass(frozen=True)

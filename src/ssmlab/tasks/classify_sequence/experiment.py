@@ -1,6 +1,5 @@
-"""Classification of sequences in a run: what `Work` asks, answered for sequences with labels."""
+"""Classification of sequences in a run: a model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,90 +11,108 @@ from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
-from ssmlab.tasks.classify.experiment import accuracy_differences
-from ssmlab.tasks.classify_sequence.data import SequencePart
+from ssmlab.tasks.classify.experiment import compare
+from ssmlab.tasks.classify_sequence.data import SequencePart, Sequences
+from ssmlab.tasks.classify_sequence.recipe import LabelledRecipe
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.experiment import build_language_model, copy_tokenizer
 from ssmlab.tasks.language.recipe import SequenceModel
-from ssmlab.tasks.language.rows import predict_rows, token_costs
+from ssmlab.tasks.language.rows import token_costs
+from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.shared.outputs import write_predictions
-from ssmlab.tasks.shared.work import Work
 from ssmlab.training.parameters import freeze
+from ssmlab.training.predict import Outputs, predict
 
 
-class LabellingWork(Work):
-    """The work on `Sequences`."""
-
-    def build(self, model: SequenceModel, seed: int) -> nn.Module:
-        set_seed(seed)
-        language = build_language_model(model, "", self.data.vocab_size)
-        network = SequenceClassifier(language, len(self.data.classes), self.recipe.head.pool)
-        config = self.recipe.training_of(model)
-        network.backbone.gradient_checkpointing = config.gradient_checkpointing
-        freeze(network, config.freeze)
-        return network
-
-    def task(self, model: SequenceModel, network: nn.Module) -> ClassifySequences:
-        return ClassifySequences(classes=self.data.classes)
-
-    def parts(self, model: SequenceModel) -> tuple["Padded", "Padded"]:
-        config = self.recipe.data
-        random = config.crop == "random"
-        return Padded(self.data.train, config.length, random=random), Padded(self.data.val, config.length)
-
-    def validate(self, network: nn.Module, task: ClassifySequences, job: Any) -> dict[str, float]:
-        found, _ = self._predict(network, task, job, "val")
-        return {f"val_{name}": value for name, value in task.validation(found, self.data.val.labels).items()}
-
-    def measure(self, job: Any, network: nn.Module, task: ClassifySequences, progress: Progress):
-        config, data = self.recipe.evaluation, self.recipe.data
-        preprocess = {
-            "kind": data.kind,
-            "tokenizer": self.data.tokenizer,
-            "length": data.length,
-            "rate": self.data.rate,
-            "encoding": data.encoding,
-            "classes": list(self.data.classes),
-        }
-        save_model(network, job.folder, preprocess)
-        copy_tokenizer(self.data.tokenizer, Path(job.folder))
-        records: dict[str | None, list[Record]] = {}
-        for name in ("val", "test"):
-            part = getattr(self.data, name)
-            found, seconds = self._predict(network, task, job, name, progress)
-            records[name] = classification_metrics(found, part.labels, task.classes, positive=config.positive)
-        write_predictions(job.folder / "predictions.csv", part.ids, part.labels, found, task.classes)
-        batch = Padded(part, data.length).__getitems__(list(range(min(8, len(part.labels)))))
-        records[None] = [
-            Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
-            *token_costs(network, batch["tokens"], config, self.placement(job.model)),
-        ]
-        return records
-
-    def _predict(self, network, task, job, name: str, progress: Progress | None = None):
-        return predict_rows(
-            network,
-            task,
-            Padded(getattr(self.data, name), self.recipe.data.length),
-            batch_size=self.recipe.evaluation.batch_size,
-            placement=self.placement(job.model),
-            title=f"{job.folder.name}: {name}" if progress else "",
-            progress=progress,
-        )
-
-    def compared(self, jobs: list[Any]) -> list[tuple[str, Record]]:
-        return accuracy_differences(jobs, self.recipe.evaluation.bootstrap)
+def build(recipe: LabelledRecipe, data: Sequences, model: SequenceModel, seed: int) -> nn.Module:
+    """The layers of a language model with a head for the classes, and what is frozen in it."""
+    set_seed(seed)
+    language = build_language_model(model, "", data.vocab_size)
+    network: Any = SequenceClassifier(language, len(data.classes), recipe.head.pool)
+    config = recipe.training_of(model)
+    network.backbone.gradient_checkpointing = config.gradient_checkpointing
+    freeze(network, config.freeze)
+    return network
 
 
-class Padded(torch.utils.data.Dataset):
+def task_of(recipe: LabelledRecipe, data: Sequences, model: Any = None, network: Any = None) -> ClassifySequences:
+    """Cross-entropy of the data's classes."""
+    return ClassifySequences(classes=data.classes)
+
+
+def parts(recipe: LabelledRecipe, data: Sequences, model: Any = None) -> tuple["PaddedSequences", "PaddedSequences"]:
+    """Training and validation part."""
+    length, random = recipe.data.length, recipe.data.crop == "random"
+    return PaddedSequences(data.train, length, random=random), PaddedSequences(data.val, length)
+
+
+def predict_part(
+    recipe: LabelledRecipe, data: Sequences, job: Job, network: nn.Module, name: str, progress: Progress | None
+) -> Outputs:
+    """The logits of a part."""
+    return predict(
+        network,
+        task_of(recipe, data),
+        PaddedSequences(getattr(data, name), recipe.data.length),
+        batch_size=recipe.evaluation.batch_size,
+        compute=compute_of(recipe, job.model),
+        title=f"{job.folder.name}: {name}",
+        progress=progress,
+    )
+
+
+def validate(
+    recipe: LabelledRecipe, data: Sequences, job: Job, network: nn.Module, task: ClassifySequences
+) -> dict[str, float]:
+    """The numbers of the validation part."""
+    logits, _ = predict_part(recipe, data, job, network, "val", None)
+    return {f"val_{name}": value for name, value in task.validation(logits, data.val.labels).items()}
+
+
+def measure(
+    recipe: LabelledRecipe,
+    data: Sequences,
+    job: Job,
+    network: Any,
+    task: ClassifySequences,
+    progress: Progress,
+) -> Records:
+    """Save the model, predict the validation part and once the test part, and count what the model costs."""
+    config = recipe.evaluation
+    preprocess = {
+        "kind": recipe.data.kind,
+        "tokenizer": data.tokenizer,
+        "length": recipe.data.length,
+        "rate": data.rate,
+        "encoding": recipe.data.encoding,
+        "classes": list(data.classes),
+    }
+    save_model(network, job.folder, preprocess)
+    copy_tokenizer(data.tokenizer, job.folder)
+    records: Records = {}
+    for name in ("val", "test"):
+        part = getattr(data, name)
+        logits, seconds = predict_part(recipe, data, job, network, name, progress)
+        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    batch = PaddedSequences(part, recipe.data.length).__getitems__(list(range(min(8, len(part.labels)))))
+    records[None] = [
+        Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
+        *token_costs(network, batch["tokens"], config, compute_of(recipe, job.model)),
+    ]
+    return records
+
+
+class PaddedSequences(torch.utils.data.Dataset):
     """Sequences of a part, cut to a length and filled up to the longest of their batch.
 
     Args:
         random: cut out a stretch at random, another one in every epoch, instead of the start.
     """
 
-    lanes, unit = 0, "sequences"
+    unit = "sequences"
 
     def __init__(self, part: SequencePart, length: int, *, random: bool = False):
         self.part, self.length, self.random, self.epoch = part, length, random, 0
@@ -126,3 +143,13 @@ class Padded(torch.utils.data.Dataset):
         if self.random and spare > 0:
             begin = int(np.random.default_rng([self.epoch, index]).integers(spare + 1))
         return tokens[begin : begin + self.length]
+
+
+EXPERIMENT = Experiment(
+    build=build,
+    task_of=task_of,
+    parts=parts,
+    validate=validate,
+    measure=measure,
+    compare=compare,
+)

@@ -23,11 +23,11 @@ class SequenceInference:
 
     def __init__(self, folder: Path, device: str = "auto"):
         from ssmlab.checkpoints.folder import load_model
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
 
         network, preprocess = load_model(folder, "sequence_classifier")
-        self.placement = choose_placement(device, "float32")
-        self.network = network.to(self.placement.device)
+        self.compute = choose_compute(device, "float32")
+        self.network = network.to(self.compute.device)
         try:
             self.classes = tuple(preprocess["classes"])
             self.kind, self._length = preprocess["kind"], int(preprocess["length"])
@@ -66,21 +66,21 @@ class SequenceInference:
     ) -> list[Prediction]:
         """Probabilities of all classes for every sequence."""
         from ssmlab.tasks.classify_sequence.data import SequencePart
-        from ssmlab.tasks.classify_sequence.experiment import Padded
+        from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
         from ssmlab.tasks.classify_sequence.task import ClassifySequences
-        from ssmlab.tasks.language.rows import predict_rows
         from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.training.predict import predict
 
         if not documents:
             return []
         ids = [document.id for document in documents]
         unknown = np.zeros(len(ids), np.int64)  # what would be counted is not looked at
-        logits, _ = predict_rows(
+        logits, _ = predict(
             self.network,
             ClassifySequences(classes=self.classes),
-            Padded(SequencePart([document.tokens for document in documents], unknown, ids), self._length),
+            PaddedSequences(SequencePart([document.tokens for document in documents], unknown, ids), self._length),
             batch_size=batch_size,
-            placement=self.placement,
+            compute=self.compute,
             title="classifying",
             progress=progress,
         )

@@ -1,9 +1,10 @@
 """Classification of sequences: the loss and the metrics."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,15 +21,31 @@ class ClassifySequences:
 
     classes: tuple[str, ...]
 
-    decides: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats and the logits (b, classes) of {"tokens" (b, l), "mask" (b, l) or none, "labels" (b,)}."""
-        logits = model(batch["tokens"], batch.get("mask")).float()
+        logits = self.outputs(model, batch)
         return F.cross_entropy(logits, batch["labels"]), logits
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """A batch of (tokens, label), or of {"tokens", "labels"}, with a mask where the lengths differ."""
+        pairs = [(item["tokens"], item["labels"]) if isinstance(item, dict) else tuple(item)[:2] for item in items]
+        rows = [torch.as_tensor(tokens).long() for tokens, _ in pairs]
+        found = {
+            "tokens": nn.utils.rnn.pad_sequence(rows, batch_first=True),
+            "labels": torch.tensor([int(label) for _, label in pairs]),
+        }
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return found if mask.all() else found | {"mask": mask}
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The logits (b, classes) of a batch, whose labels are not read."""
+        return model(batch["tokens"], batch.get("mask")).float()
+
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Sequences classified correctly, and all."""
         return (outputs.argmax(1) == labels).sum(), len(labels)
 

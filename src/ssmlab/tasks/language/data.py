@@ -1,8 +1,9 @@
 """What language models read, in rows: text, bases, sound or chats, read and checked before torch is imported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from ssmlab.data.synthetic.recall import generated_bases, generated_chats, gener
 from ssmlab.data.text.chat_template import ChatTemplate, chat_document, find_template
 from ssmlab.data.text.documents import Document, divide, left_out, read_texts
 from ssmlab.data.text.jsonl import chat_tokens, read_chats
-from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_lanes, pack_whole
+from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_streams, pack_whole
 from ssmlab.data.text.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.registry import kind_of
 from ssmlab.tasks.language.new_tokens import with_new_tokens
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 
 PARTS = ("train", "val", "test")
 GENERATED = "generated"
@@ -40,10 +41,10 @@ class Texts:
 
     Args:
         rows: by part.
-        vocab_size: numbers of tokens are below it, the mark between documents included.
-        mark: that token.
+        vocab_size: numbers of tokens are below it, the separator of documents included.
+        separator_id: that token.
         unit: what bits are counted by: "byte", "base" or "sample".
-        units: by part, how many of them the rows ask for.
+        units: by part, how many of them are predicted.
         tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
         describe: what run.json says about the data.
         template: of chats, the form of a message by role, or the tokenizer's own template; None for other data.
@@ -51,7 +52,7 @@ class Texts:
 
     rows: dict[str, Rows]
     vocab_size: int
-    mark: int
+    separator_id: int
     unit: str
     units: dict[str, int]
     tokenizer: str
@@ -65,7 +66,7 @@ class _Source:
 
     parts: dict[str, list[Document]]
     size: int
-    mark: int
+    separator_id: int
     tokenizer: str
     notes: list[str]
     keys: dict[str, Keys] = field(default_factory=dict)
@@ -85,7 +86,7 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     source = {"text": _text, "dna": _dna, "audio": _audio, "chat": _chat}[config.kind](recipe)
     rows, notes = {}, [*source.notes, *left_out(config.path, config.kind)]
     for name in PARTS:
-        rows[name], cut = _rows(recipe, source.parts[name], source.mark)
+        rows[name], cut = _rows(recipe, source.parts[name], source.separator_id)
         if cut:
             notes.append(f"{cut:,} chats of {name} are longer than a row and lost their end; raise data.length")
         if config.kind == "dna":  # a run of N says nothing about how well bases are predicted
@@ -94,35 +95,39 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
             rows[name] = rows[name].few(config.limit)
     if config.limit:
         notes.append(f"at most {config.limit:,} rows of each part are used, of the test part too, from all over it")
-    asked = {name: int((part.labels() != -100).sum()) for name, part in rows.items()}
-    empty = [name for name, count in asked.items() if not count]
+    counts = {name: int((part.labels() != -100).sum()) for name, part in rows.items()}
+    empty = [name for name, count in counts.items() if not count]
     if empty:
         raise DataError(f"{config.path}: nothing to predict in {', '.join(empty)}; give more data or a smaller length")
     named = [(part, d.id, source.keys[d.id]) for part in PARTS for d in source.parts[part] if d.id in source.keys]
     copies, warnings = leaks(named, NOUNS[config.kind])
     for warning in warnings:
         progress.say(f"warning: {warning}")
-    units = _units(source, rows, asked)
-    ids = {name: [_id(document) for document in source.parts[name]] for name in PARTS}
+    units = _units(source, rows, counts)
+    # name and content, so that a changed file is noticed when a run is resumed
+    ids: dict[str, Sequence[str]] = {
+        name: [f"{d.id} {sha256(np.ascontiguousarray(d.tokens).tobytes()).hexdigest()}" for d in source.parts[name]]
+        for name in PARTS
+    }
     describe = {
         "format": config.kind,
         "path": config.path,
         "items": "rows",
         "counts": {name: len(part) for name, part in rows.items()},
-        "tokens": asked,
+        "tokens": counts,
         "documents": {name: len(source.parts[name]) for name in PARTS},
-        "vocabulary": max(source.size, source.mark + 1),
+        "vocabulary": max(source.size, source.separator_id + 1),
         "tokenizer": source.tokenizer,
         "row": f"{config.length:,} tokens",
         "split_hash": split_hash(ids),
         "notes": notes + warnings,
         "copies": copies,
-        "chance": _chance(rows, f"bits_per_{UNITS[config.kind]}", units, asked),
+        "chance": _chance(rows, f"bits_per_{UNITS[config.kind]}", units, counts),
     }
     return Texts(
         rows=rows,
         vocab_size=describe["vocabulary"],
-        mark=source.mark,
+        separator_id=source.separator_id,
         unit=UNITS[config.kind],
         units=units,
         tokenizer=source.tokenizer,
@@ -131,18 +136,23 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     )
 
 
-def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], asked: dict[str, int]) -> dict[str, Any]:
+def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
     """What a model reaches on the test part that knows nothing but how frequent tokens are in the training part."""
     train, test = (labels[labels >= 0] for labels in (rows["train"].labels(), rows["test"].labels()))
-    counts = np.bincount(train, minlength=int(max(train.max(), test.max())) + 1) + 1.0  # one more, for the unseen
-    bits = float(-np.log2(counts / counts.sum())[test].mean()) * asked["test"] / units["test"]
+    seen = np.bincount(train, minlength=int(max(train.max(), test.max())) + 1) + 1.0  # one more, for the unseen
+    bits = float(-np.log2(seen / seen.sum())[test].mean()) * counts["test"] / units["test"]
     return {"metric": metric, "value": bits, "of": "the frequencies of tokens alone"}
 
 
-def _check_models(recipe: AnyRecipe) -> None:
+def _check_models(recipe: Any) -> None:
     folders = _folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
-        raise RecipeError(f"model={recipe.model}: {_missing(folders[0])}")
+        folder, form = folders[0], "give the folder of a language model, or a published name such as"
+        problem = "no config.json there"
+        if not folder.is_dir():
+            near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            problem = f"no such folder{did_you_mean(folder.name, near)}"
+        raise RecipeError(f"model={recipe.model}: {problem}; {form} state-spaces/mamba-130m")
     for folder in folders:
         config = folder / "config.json"
         name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
@@ -156,39 +166,26 @@ def _check_models(recipe: AnyRecipe) -> None:
         )
 
 
-def _missing(folder: Path) -> str:
-    """Why a folder is none of a language model, and which one was meant."""
-    form = "give the folder of a language model, or a published name such as state-spaces/mamba-130m"
-    if not folder.is_dir():
-        near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        return f"no such folder{did_you_mean(folder.name, near)}; {form}"
-    return f"no config.json there; {form}"
-
-
-def _rows(recipe: AnyRecipe, documents: list[Document], mark: int) -> tuple[Rows, int]:
+def _rows(recipe: AnyRecipe, documents: list[Document], separator_id: int) -> tuple[Rows, int]:
     length = recipe.data.length
     if recipe.data.kind == "chat":
-        return pack_whole(documents, length, mark, alone=not recipe.data.packing)
+        return pack_whole(documents, length, separator_id, alone=not recipe.data.packing)
     if not recipe.data.packing:
-        return pack_alone(documents, length, mark), 0
+        return pack_alone(documents, length, separator_id), 0
     if recipe.training.carry_state:
-        return pack_lanes(documents, length, mark, recipe.training.batch_size), 0
-    return pack(documents, length, mark), 0
+        return pack_streams(documents, length, separator_id, recipe.training.batch_size), 0
+    return pack(documents, length, separator_id), 0
 
 
-def _id(document: Document) -> str:
-    """Name and content, so that a changed file is noticed when a run is resumed."""
-    import hashlib
-
-    return f"{document.id} {hashlib.sha256(np.ascontiguousarray(document.tokens).tobytes()).hexdigest()}"
-
-
-def _units(source: _Source, rows: dict[str, Rows], asked: dict[str, int]) -> dict[str, int]:
-    """Bytes, bases or samples that are asked for: marks are tokens, but none of these."""
+def _units(source: _Source, rows: dict[str, Rows], counts: dict[str, int]) -> dict[str, int]:
+    """Bytes, bases or samples that are predicted: separators are tokens, but none of these."""
     if source.units is not None:  # of the whole part, in proportion to the tokens that are left
         whole = {name: sum(len(document.tokens) + 1 for document in source.parts[name]) for name in PARTS}
-        return {name: max(1, round(source.units[name] * asked[name] / whole[name])) for name in PARTS}
-    return {name: int(((part.labels() != -100) & (part.labels() != source.mark)).sum()) for name, part in rows.items()}
+        return {name: max(1, round(source.units[name] * counts[name] / whole[name])) for name in PARTS}
+    return {
+        name: int(((part.labels() != -100) & (part.labels() != source.separator_id)).sum())
+        for name, part in rows.items()
+    }
 
 
 def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
@@ -204,7 +201,7 @@ def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
     return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
 
 
-def mark_of(tokenizer: Tokenizer) -> int:
+def separator_of(tokenizer: Tokenizer) -> int:
     """The token between documents: the tokenizer's own end, or one more than it has."""
     return tokenizer.size if tokenizer.eos is None else tokenizer.eos
 
@@ -224,7 +221,7 @@ def _text(recipe: AnyRecipe) -> _Source:
             part: [Document(d.id, encoded(d.tokens.tobytes().decode("utf-8"), tokenizer, name)) for d in found]
             for part, found in parts.items()
         }
-    return _Source(parts, tokenizer.size, mark_of(tokenizer), name, [how], keys, units)
+    return _Source(parts, tokenizer.size, separator_of(tokenizer), name, [how], keys, units)
 
 
 def encoded(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
@@ -260,7 +257,7 @@ def _audio(recipe: AnyRecipe) -> _Source:
     if config.path == GENERATED:
         sounds = generated_sounds(40, 600)
         documents = [Document(f"generated/{i:04d}", mu_law(samples)) for i, (_, samples) in enumerate(sounds)]
-        rate, notes = 8000, []
+        rate, notes = 8000, list[str]()
     else:
         documents, rate, notes = read_wavs(config.path)
     keys = {d.id: sound_keys(d.tokens) for d in documents}
@@ -273,13 +270,13 @@ def _chat(recipe: AnyRecipe) -> _Source:
     config = recipe.data
     tokenizer, name = tokenizer_of(recipe)
     chats = generated_chats(240) if config.path == GENERATED else read_chats(config.path)
-    mark, template = mark_of(tokenizer), _template(recipe, tokenizer)
+    separator_id, template = separator_of(tokenizer), _template(recipe, tokenizer)
 
     def encode(text: str) -> list[int]:
         return encoded(text, tokenizer, name).tolist()
 
     write: Callable = chat_document if isinstance(template, ChatTemplate) else chat_tokens
-    documents = [write(id, messages, template, encode, mark) for id, messages in chats]
+    documents = [write(id, messages, template, encode, separator_id) for id, messages in chats]
     keys = {id: text_keys("\n".join(f"{role}: {text}" for role, text in messages)) for id, messages in chats}
     parts, how = _divided(documents, config, keys)
     notes = [how, "only answers are learned and measured"]
@@ -287,7 +284,7 @@ def _chat(recipe: AnyRecipe) -> _Source:
         notes.append(f"messages are written by the model's own chat template, {template.source}")
     elif template != config.template.model_dump():
         notes.append(f"messages are written as the model was trained on them, by {_folders(recipe)[0]}/preprocess.json")
-    return _Source(parts, tokenizer.size, mark, name, notes, keys, template=template)
+    return _Source(parts, tokenizer.size, separator_id, name, notes, keys, template=template)
 
 
 def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatTemplate:
@@ -306,7 +303,7 @@ def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatT
     return own.model_dump() if found is None else found
 
 
-def _folders(recipe: AnyRecipe) -> list[Path]:
+def _folders(recipe: Any) -> list[Path]:
     """The folders that the recipe's models start from, of published names as they are on this machine."""
     starts = (model.name if model.pretrained else model.weights for model in recipe.models)
     return [

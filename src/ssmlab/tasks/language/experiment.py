@@ -1,4 +1,4 @@
-"""Language models in a run: what `Work` asks, answered for rows of tokens."""
+"""Language models in a run: one is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 import json
 import shutil
@@ -21,94 +21,133 @@ from ssmlab.data.text.packing import Rows
 from ssmlab.data.text.tokenizer_files import VOCABULARY, merged
 from ssmlab.data.text.tokenizers import FILES
 from ssmlab.models import create_model
+from ssmlab.tasks.language.data import Texts
 from ssmlab.tasks.language.new_tokens import base_vocabulary
-from ssmlab.tasks.language.recipe import SequenceModel
-from ssmlab.tasks.language.rows import FILE, predict_rows, row_differences, row_metrics, token_costs, write_rows
-from ssmlab.tasks.language.task import Language
-from ssmlab.tasks.shared.work import Served, Work
+from ssmlab.tasks.language.recipe import LanguageRecipe, SequenceModel
+from ssmlab.tasks.language.rows import FILE, row_differences, row_metrics, token_costs, write_rows
+from ssmlab.tasks.language.task import IGNORE, Language
+from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.job import Job
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.parameters import freeze
+from ssmlab.training.predict import Outputs, predict
 
 
-class LanguageWork(Work):
-    """The work on `Texts`."""
+def build(recipe: LanguageRecipe, data: Texts, model: SequenceModel, seed: int) -> nn.Module:
+    """The network with its initial weights, and what is frozen in it.
 
-    higher = False
-
-    @property
-    def decides(self) -> str:
-        return f"bits_per_{self.data.unit}"
-
-    def build(self, model: SequenceModel, seed: int) -> nn.Module:
-        set_seed(seed)
-        size = base_vocabulary(self.recipe, model, self.data.vocab_size)
-        network = build_language_model(model, getattr(self.recipe, "model", ""), size)
-        config = self.recipe.training_of(model)
-        network.backbone.gradient_checkpointing = config.gradient_checkpointing
-        if config.carry_state and _grows(network):
+    Raises:
+        RecipeError: states are to be handed on, and the network's grow with the text.
+    """
+    set_seed(seed)
+    size = base_vocabulary(recipe, model, data.vocab_size)
+    network: Any = build_language_model(model, recipe.model, size)
+    config = recipe.training_of(model)
+    network.backbone.gradient_checkpointing = config.gradient_checkpointing
+    if config.carry_state:
+        with torch.no_grad():
+            tokens = torch.zeros(1, 2, dtype=torch.int64)
+            states = [network.eval()(tokens[:, :count])[1] for count in (1, 2)]
+        network.train()
+        one, two = (sum(t.numel() for layer in state for t in layer) for state in states)
+        if one != two:
             raise RecipeError(
                 f"training.carry_state: the state of {model.label} grows with the text, as attention's does; compare "
                 "recurrent models, or leave it false"
             )
-        freeze(network, config.freeze)
-        return network
+    freeze(network, config.freeze)
+    return network
 
-    def task(self, model: SequenceModel | None, network: nn.Module | None, part: str = "val") -> Language:
-        """Bits count for the units of a part: where tokens are no bytes, parts differ a little."""
-        asked = int((self.data.rows[part].labels() != -100).sum())
-        config = self.recipe.training if model is None else self.recipe.training_of(model)
-        return Language(
-            vocab_size=self.data.vocab_size,
-            unit=self.data.unit,
-            tokens_per_unit=asked / self.data.units[part],
-            carry=config.carry_state,
-        )
 
-    def parts(self, model: SequenceModel | None) -> tuple[Served, Served]:
-        return served(self.data.rows["train"]), served(self.data.rows["val"])
+def task_of(recipe: LanguageRecipe, data: Texts, model: SequenceModel | None = None, network: Any = None) -> Language:
+    """The task of the validation part."""
+    return task_of_part(recipe, data, "val", model)
 
-    def validate(self, network: nn.Module, task: Language, job: Any) -> dict[str, float]:
-        return {f"val_{name}": value for name, value in task.validation(self._predict(network, job, "val")[0]).items()}
 
-    def measure(self, job: Any, network: nn.Module, task: Language, progress: Progress):
-        self.save(network, job.folder)
-        config = self.recipe.evaluation
-        records: dict[str | None, list[Record]] = {}
-        for name in ("val", "test"):
-            sums, seconds = self._predict(network, job, name, progress)
-            records[name] = row_metrics(self.task(job.model, network, name), sums, config.bootstrap)
-        write_rows(job.folder / FILE, sums)
-        tokens = torch.from_numpy(self.data.rows["test"].tokens[:64, :-1].astype(np.int64))
-        records[None] = [
-            Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
-            *token_costs(network, tokens, config, self.placement(job.model)),
-        ]
-        return records
+def task_of_part(recipe: LanguageRecipe, data: Texts, part: str, model: SequenceModel | None = None) -> Language:
+    """Bits count for the units of a part: where tokens are no bytes, parts differ a little."""
+    count = int((data.rows[part].labels() != IGNORE).sum())
+    config = recipe.training if model is None else recipe.training_of(model)
+    return Language(
+        vocab_size=data.vocab_size,
+        unit=data.unit,
+        tokens_per_unit=count / data.units[part],
+        stateful=config.carry_state,
+    )
 
-    def _predict(self, network, job, name: str, progress: Progress | None = None):
-        return predict_rows(
-            network,
-            self.task(job.model, network, name),
-            served(self.data.rows[name]),
-            batch_size=self.recipe.evaluation.batch_size,
-            placement=self.placement(job.model),
-            title=f"{job.folder.name}: {name}" if progress else "",
-            progress=progress,
-        )
 
-    def compared(self, jobs: list[Any]) -> list[tuple[str, Record]]:
-        return row_differences(jobs, self.task(None, None, "test"), self.recipe.evaluation.bootstrap)
+def parts(recipe: LanguageRecipe, data: Texts, model: Any = None) -> tuple[BatchedDataset, BatchedDataset]:
+    """Training and validation part."""
+    return dataset_of(data.rows["train"]), dataset_of(data.rows["val"])
 
-    def save(self, network: nn.Module, folder: Path) -> None:
-        """The model, its tokenizer, and what its tokens are."""
-        save_language_model(network, folder)
-        config, template = self.recipe.data, self.data.template
-        copy_tokenizer(self.data.tokenizer, folder, chat=template is None)
-        tokens = {"kind": config.kind, "tokenizer": self.data.tokenizer, "mark": self.data.mark}
-        if isinstance(template, ChatTemplate):
-            write_atomically(folder / chat_template.FILE, template.text)
-        elif template is not None:
-            tokens["template"] = template
-        write_json(folder / "preprocess.json", tokens | {"length": config.length})
+
+def dataset_of(rows: Rows) -> BatchedDataset:
+    """Rows as batches have them."""
+    arrays = {"tokens": rows.tokens[:, :-1], "labels": rows.labels()}
+    documents = rows.documents[:, :-1]
+    if (documents != documents[:, :1]).any():
+        arrays["seq_idx"] = documents
+    if rows.streams:
+        arrays["fresh"] = rows.fresh
+    return BatchedDataset({name: np.ascontiguousarray(values) for name, values in arrays.items()}, rows.streams)
+
+
+def predict_part(
+    recipe: LanguageRecipe, data: Texts, job: Job, network: nn.Module, name: str, progress: Progress | None
+) -> Outputs:
+    """Sums of every row of a part."""
+    return predict(
+        network,
+        task_of_part(recipe, data, name, job.model),
+        dataset_of(data.rows[name]),
+        batch_size=recipe.evaluation.batch_size,
+        compute=compute_of(recipe, job.model),
+        title=f"{job.folder.name}: {name}",
+        progress=progress,
+    )
+
+
+def validate(recipe: LanguageRecipe, data: Texts, job: Job, network: nn.Module, task: Language) -> dict[str, float]:
+    """The numbers of the validation part."""
+    sums, _ = predict_part(recipe, data, job, network, "val", None)
+    return {f"val_{name}": value for name, value in task.validation(sums).items()}
+
+
+def measure(
+    recipe: LanguageRecipe, data: Texts, job: Job, network: nn.Module, task: Language, progress: Progress
+) -> Records:
+    """Save the model, predict the validation part and once the test part, and count what the model costs."""
+    save(recipe, data, network, job.folder)
+    config = recipe.evaluation
+    records: Records = {}
+    for name in ("val", "test"):
+        sums, seconds = predict_part(recipe, data, job, network, name, progress)
+        records[name] = row_metrics(task_of_part(recipe, data, name, job.model), sums, config.bootstrap)
+    write_rows(job.folder / FILE, sums)
+    tokens = torch.from_numpy(data.rows["test"].tokens[:64, :-1].astype(np.int64))
+    records[None] = [
+        Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
+        *token_costs(network, tokens, config, compute_of(recipe, job.model)),
+    ]
+    return records
+
+
+def compare(recipe: LanguageRecipe, data: Texts, jobs: list[Job]) -> list[tuple[str, Record]]:
+    """The difference of every two models in bits, with its paired interval over rows and seeds."""
+    return row_differences(jobs, task_of_part(recipe, data, "test"), recipe.evaluation.bootstrap)
+
+
+def save(recipe: LanguageRecipe, data: Texts, network: nn.Module, folder: Path) -> None:
+    """The model, its tokenizer, and what its tokens are."""
+    save_language_model(network, folder)
+    config, template = recipe.data, data.template
+    copy_tokenizer(data.tokenizer, folder, chat=template is None)
+    tokens = {"kind": config.kind, "tokenizer": data.tokenizer, "mark": data.separator_id}
+    if isinstance(template, ChatTemplate):
+        write_atomically(folder / chat_template.FILE, template.text)
+    elif template is not None:
+        tokens["template"] = template
+    write_json(folder / "preprocess.json", tokens | {"length": config.length})
 
 
 def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> nn.Module:
@@ -135,17 +174,6 @@ def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> n
     return network
 
 
-def served(rows: Rows) -> Served:
-    """Rows as torch serves them."""
-    arrays = {"tokens": rows.tokens[:, :-1], "labels": rows.labels()}
-    documents = rows.documents[:, :-1]
-    if (documents != documents[:, :1]).any():
-        arrays["seq_idx"] = documents
-    if rows.lanes:
-        arrays["fresh"] = rows.fresh
-    return Served({name: np.ascontiguousarray(values) for name, values in arrays.items()}, rows.lanes)
-
-
 def copy_tokenizer(source: str, folder: Path, *, chat: bool = True) -> None:
     """The tokenizer's file next to the model, under the name by which it is found there.
 
@@ -170,10 +198,13 @@ def copy_tokenizer(source: str, folder: Path, *, chat: bool = True) -> None:
         shutil.copyfile(template, folder / template.name)
 
 
-def _grows(network: nn.Module) -> bool:
-    with torch.no_grad():
-        tokens = torch.zeros(1, 2, dtype=torch.int64)
-        one, two = (network.eval()(tokens[:, :count])[1] for count in (1, 2))
-    network.train()
-    sizes = [sum(t.numel() for layer in state for t in layer) for state in (one, two)]
-    return sizes[0] != sizes[1]
+EXPERIMENT = Experiment(
+    build=build,
+    task_of=task_of,
+    parts=parts,
+    validate=validate,
+    measure=measure,
+    compare=compare,
+    primary_metric=lambda data: f"bits_per_{data.unit}",
+    higher_is_better=False,
+)

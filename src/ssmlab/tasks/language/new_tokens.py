@@ -1,4 +1,4 @@
-"""New tokens in a run: the tokenizer that knows them, and its file beside what was trained."""
+"""New tokens in a run: the tokenizer that knows them, and its file next to what was trained."""
 
 import tempfile
 from pathlib import Path
@@ -8,13 +8,13 @@ from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import write_atomically
 from ssmlab.data.text.tokenizer_files import CONFIG, FILE, byte_words
 from ssmlab.data.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
-from ssmlab.tasks.shared.schema_adapt import GROWS, method_of
+from ssmlab.tasks.shared.tables import GROWS, method_of
 
 
 def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Tokenizer, str]:
-    """A tokenizer and its name; with `adapt.new_tokens` each of these texts is one token, behind all others.
+    """A tokenizer and its name; with `adapt.new_tokens` each of these texts is one token, after all others.
 
-    Bytes get the mark between documents first, as their models have it.
+    Bytes get the separator of documents first, as their models have it.
 
     Raises:
         RecipeError: a text is a token already, or the tokenizer's kind has no room for more.
@@ -23,11 +23,11 @@ def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Token
     if not new:
         return tokenizer, name
     if isinstance(tokenizer, ByteTokenizer):
-        words, beside = byte_words(), None
+        words, config = byte_words(), None
     elif isinstance(tokenizer, JsonTokenizer):
         from tokenizers import Tokenizer as Rust
 
-        words, beside = Rust.from_file(str(tokenizer.path)), tokenizer.path.parent / CONFIG
+        words, config = Rust.from_file(str(tokenizer.path)), tokenizer.path.parent / CONFIG
     else:
         raise RecipeError(f"adapt.new_tokens: {name} is a model of sentencepiece; give a tokenizer.json, or bytes")
     known = [text for text in new if words.token_to_id(text) is not None]
@@ -37,8 +37,8 @@ def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Token
 
     words.add_tokens([AddedToken(text, normalized=False) for text in new])
     files = {FILE: words.to_str(pretty=True)}
-    if beside is not None and beside.is_file():
-        files[CONFIG] = beside.read_text("utf-8")
+    if config is not None and config.is_file():
+        files[CONFIG] = config.read_text("utf-8")
     return Grown(files), f"{name} + {', '.join(new)}"
 
 

@@ -11,10 +11,9 @@ from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.registry import describe, kind_of, list_models
-from ssmlab.tasks.shared.schema import AnyRecipe, check_names
-from ssmlab.tasks.shared.schema_adapt import checked_method
-from ssmlab.tasks.shared.schema_remedy import RemedyConfig
-from ssmlab.training.config import Optimisation
+from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.tasks.shared.tables import ContinualConfig, checked_method
+from ssmlab.training.config import FitConfig
 
 KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is, where no tokenizer says otherwise
 
@@ -26,9 +25,8 @@ def _model_of_run(path: str) -> str:
     return str(find_folder(Path(path))[0])
 
 
-ModelFolder = Annotated[
-    str, AfterValidator(_model_of_run)
-]  # of a language model in any layout, a run with one model, or owner/name on the Hugging Face Hub
+ModelFolder = Annotated[str, AfterValidator(_model_of_run)]
+"""Of a language model in any layout, a run with one model, or owner/name on the Hugging Face Hub."""
 
 
 def _codec(name: str) -> str:
@@ -44,15 +42,24 @@ Encoding = Annotated[str, AfterValidator(_codec)]
 class SequenceModel(Table):
     """One model of the comparison: a name from the table of language models, and its options."""
 
-    name: str = ""  # may be left out where `weights` or the recipe's `model` is a folder
-    label: str = ""  # of the folder and the records; the name where it is not given
-    title: str = ""  # for the reports
-    pretrained: bool = False  # start from the weights that are published for `name`
-    weights: ModelFolder = ""  # to start from
-    adapt: str = ""  # its own method of adaptation; "none" = it is trained whole
-    remedy: RemedyConfig = RemedyConfig()  # against forgetting the task of `base`
-    options: dict[str, Any] = Field({})  # of the model's config, such as d_model
-    training: dict[str, Any] = Field({})  # keys of [training] that are different for this model, such as learning_rate
+    name: str = ""
+    """May be left out where `weights` or the recipe's `model` is a folder."""
+    label: str = ""
+    """Of the folder and the records; the name where it is not given."""
+    title: str = ""
+    """For the reports."""
+    pretrained: bool = False
+    """Start from the weights that are published for `name`."""
+    weights: ModelFolder = ""
+    """The folder of a language model to start from."""
+    adapt: str = ""
+    """Its own method of adaptation; "none" = it is trained whole."""
+    remedy: ContinualConfig = ContinualConfig()
+    """Against forgetting the task of `base`."""
+    options: dict[str, Any] = Field({})
+    """Of the model's config, such as d_model."""
+    training: dict[str, Any] = Field({})
+    """Keys of [training] that are different for this model, such as learning_rate."""
 
     @model_validator(mode="after")
     def _fill(self):
@@ -76,37 +83,44 @@ class SequenceModel(Table):
         return self
 
 
-class SequenceTraining(Optimisation):
-    """How every model of the recipe is trained on sequences. What the trainer knows besides is for images only."""
+class SequenceTraining(FitConfig):
+    """How every model of the recipe is trained on sequences."""
 
-    layer_decay: ClassVar[float] = 1.0
-    ema: ClassVar[float] = 0.0
-
-    gradient_checkpointing: bool = False  # compute every layer again in the backward pass: less memory, more time
+    gradient_checkpointing: bool = False
+    """Compute every layer again in the backward pass: less memory, more time."""
 
 
 class LanguageTraining(SequenceTraining):
     """How language models are trained."""
 
-    carry_state: bool = False  # rows continue where those of the last step ended, with their state
+    carry_state: bool = False
+    """Rows continue where those of the last step ended, with their state."""
 
 
 class SequenceEvaluation(Table):
     """What is measured after training, once, on the test part."""
 
     batch_size: int = Field(32, ge=1)
-    positive: str = ""  # the positive class of two; the second in order where it is not given
+    """Rows of a prediction."""
+    positive: str = ""
+    """The positive class of two; the second in order where it is not given."""
     throughput_batch: int = Field(8, ge=1)
+    """Rows of a batch when the speed is measured."""
     throughput_repeats: int = Field(5, ge=1)
-    bootstrap: int = Field(2000, ge=100)  # resamples for the intervals
+    """How often the speed is measured."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples for the intervals."""
 
 
 class Template(Table):
-    """How a message of a chat becomes text; {text} stands for it. A prompt is a user's message, a response ours."""
+    """How a message of a chat becomes text; {text} is replaced by it. A prompt is a user's message, a response ours."""
 
     system: str = "{text}\n\n"
+    """What the model is told first."""
     user: str = "User: {text}\n"
+    """A prompt."""
     assistant: str = "Assistant: {text}\n"
+    """A response, which is what is learned."""
 
     @model_validator(mode="after")
     def _has_text(self):
@@ -120,25 +134,38 @@ class LanguageData(Table):
     """Which texts, bases or sounds. A token is a byte, a base, a sample of 8 bits, or what the tokenizer makes."""
 
     path: str = ""
+    """A file, a folder, or the name of data that are made."""
     kind: Literal["text", "dna", "audio", "chat"] = "text"
-    tokenizer: str = ""  # a tokenizer.json, a sentencepiece model, or bytes; bytes, or that of the weights, if empty
-    length: int = Field(256, ge=2)  # tokens of a row
-    documents: Literal["file", "line"] = "file"  # what a document is, which nothing leaks out of
-    encoding: Encoding = "utf-8"  # of files of text, such as latin-1
-    packing: bool = True  # several documents in a row; false: one, which lora=affix needs, at the price of filling
-    reverse_complement: bool = False  # of DNA: train on both strands
+    """What the data are."""
+    tokenizer: str = ""
+    """A tokenizer.json, a sentencepiece model, or bytes; bytes, or that of the weights, if empty."""
+    length: int = Field(256, ge=2)
+    """Tokens of a row."""
+    documents: Literal["file", "line"] = "file"
+    """What a document is, which is never split across train, val and test."""
+    encoding: Encoding = "utf-8"
+    """Of files of text, such as latin-1."""
+    packing: bool = True
+    """Several documents in a row; false: one, which lora=affix needs, at the price of filling."""
+    reverse_complement: bool = False
+    """Of DNA: train on both strands."""
     template: Template = Template()
-    chat_template: Literal["auto", "recipe"] = (
-        "auto"  # auto: the model's own, if any, unless [data.template] is changed
-    )
+    chat_template: Literal["auto", "recipe"] = "auto"
+    """auto: the model's own, if any, unless [data.template] is changed."""
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    """Of all, where the data come without a validation part."""
     test_fraction: float = Field(0.1, gt=0, lt=0.5)
+    """Of all, where the data come without a test part."""
     split_seed: int = 0
-    limit: int = Field(0, ge=0)  # at most so many rows of each part; 0 = all
+    """Of the split."""
+    limit: int = Field(0, ge=0)
+    """At most so many rows of each part; 0 = all."""
 
 
 class SequenceRecipe(AnyRecipe):
     """What the recipes on sequences share."""
+
+    adapts: ClassVar[bool] = True
 
     training: SequenceTraining = SequenceTraining()
     models: list[SequenceModel] = Field(min_length=1)
@@ -154,7 +181,8 @@ class LanguageRecipe(SequenceRecipe):
     )
 
     task: Literal["language"] = "language"
-    model: ModelFolder = ""  # that models without weights of their own start from
+    model: ModelFolder = ""
+    """The folder that models without weights of their own start from."""
     data: LanguageData = LanguageData()
     training: LanguageTraining = LanguageTraining()
 

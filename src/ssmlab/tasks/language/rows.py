@@ -1,9 +1,8 @@
-"""Predicting rows of tokens: their sums of nats and of right answers, kept in a file, measured and compared."""
+"""Sums of nats and of correct tokens of every row: kept in a file, measured and compared."""
 
 import csv
 import io
 import math
-import time
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
@@ -13,47 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.files import write_atomically
-from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import ratio_difference, ratio_interval, wilson
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
-from ssmlab.tasks.language.task import ASKED, NATS, RIGHT
-from ssmlab.tasks.shared.work import Served
+from ssmlab.tasks.language.task import CORRECT, COUNT, NLL
 from ssmlab.training.predict import autocast
-from ssmlab.training.task import Task
 
 FILE = "rows.csv"
-
-
-def predict_rows(
-    network: nn.Module,
-    task: Task,
-    part: Served,
-    *,
-    batch_size: int,
-    placement: Placement,
-    title: str = "",
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, float]:
-    """Every row's outputs (n, ...) in evaluation mode, and the seconds that it took."""
-    progress = progress or Progress()
-    network.eval()
-    size = part.lanes or batch_size
-    found, steps = [], -(-len(part) // size)
-    progress.start(title, steps, unit="rows", per_step=size)
-    begin = time.perf_counter()
-    try:
-        with torch.inference_mode(), autocast(placement):
-            for step in range(steps):
-                batch = part.__getitems__(list(range(step * size, min((step + 1) * size, len(part)))))
-                batch = {name: tensor.to(placement.device) for name, tensor in batch.items()}
-                found.append(task.loss(network, batch)[1].float().cpu())
-                progress.update(step + 1)
-    finally:
-        progress.stop()
-    return torch.cat(found).numpy(), time.perf_counter() - begin
 
 
 def write_rows(path: Path, sums: np.ndarray) -> None:
@@ -62,67 +29,67 @@ def write_rows(path: Path, sums: np.ndarray) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "nats", "asked", "right"])
     for i, row in enumerate(sums):
-        writer.writerow([i, f"{row[NATS]:.8g}", int(row[ASKED]), int(row[RIGHT])])
+        writer.writerow([i, f"{row[NLL]:.8g}", int(row[COUNT]), int(row[CORRECT])])
     write_atomically(path, text.getvalue())
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """(n, 3): nats, asked, right."""
+    """(n, 3): nats, predicted tokens, correct ones."""
     return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)[:, 1:]
 
 
 def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
-    """The task's numbers of a part; the deciding one with its bootstrap interval over rows."""
+    """The task's numbers of a part; the primary one with its bootstrap interval over rows."""
     values = task.validation(sums)
-    n = int(sums[:, ASKED].sum())
+    n = int(sums[:, COUNT].sum())
     units = {"loss": "nats", "perplexity": None, "token_accuracy": "fraction", "accuracy": "fraction"}
     records = []
     for metric, value in values.items():
         spread = None
-        if metric == task.decides:
-            column, scale = deciding(task)
-            spread = _interval(sums[sums[:, ASKED] > 0], column, scale, resamples)
+        if metric == task.primary_metric:
+            column, scale = primary_column(task)
+            spread = _interval(sums[sums[:, COUNT] > 0], column, scale, resamples)
         unit = units.get(metric, "fraction" if metric == "all_right" else "bits")
         records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=spread))
     return records
 
 
 def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tuple[float, float]:
-    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are right or wrong as wholes.
+    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are wholly right or wrong.
 
-    Rows that are all right, or all wrong, say nothing to the bootstrap, whose interval has no width then.
+    Rows that are all correct, or all wrong, say nothing to the bootstrap, whose interval has no width then.
     """
-    asked, right = sums[:, ASKED], sums[:, RIGHT]
-    if column == RIGHT and (asked == 1).all():
-        return wilson(round(right.sum()), len(sums))
-    if column == RIGHT and (right.sum() in (0, asked.sum())):
-        return wilson(len(sums) if right.any() else 0, len(sums))
-    _, low, high = ratio_interval(scale * sums[:, column], asked, resamples=resamples)
+    count, correct = sums[:, COUNT], sums[:, CORRECT]
+    if column == CORRECT and (count == 1).all():
+        return wilson(round(correct.sum()), len(sums))
+    if column == CORRECT and (correct.sum() in (0, count.sum())):
+        return wilson(len(sums) if correct.any() else 0, len(sums))
+    _, low, high = ratio_interval(scale * sums[:, column], count, resamples=resamples)
     return low, high
 
 
-def deciding(task: Any) -> tuple[int, float]:
-    """The column of the deciding metric and the factor that makes the metric of its mean."""
-    if task.decides == "accuracy":
-        return RIGHT, 1.0
-    return NATS, task.tokens_per_unit / math.log(2)
+def primary_column(task: Any) -> tuple[int, float]:
+    """The column of the primary metric and the factor that makes the metric of its mean."""
+    if task.primary_metric == "accuracy":
+        return CORRECT, 1.0
+    return NLL, task.tokens_per_unit / math.log(2)
 
 
 def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[str, Record]]:
-    """The difference of every two models in the deciding metric, with its paired interval over rows and seeds."""
+    """The difference of every two models in the primary metric, with its paired interval over rows and seeds."""
     found: dict[str, list[np.ndarray]] = {}
     for job in jobs:
         found.setdefault(job.model.label, []).append(read_rows(job.folder / FILE))
-    column, scale = deciding(task)
+    column, scale = primary_column(task)
     differences = []
     for first, second in combinations(found, 2):
         a, b = np.stack(found[first]), np.stack(found[second])
-        a, b = (rows[:, a[0, :, ASKED] > 0] for rows in (a, b))
-        interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, ASKED], resamples=resamples)
+        a, b = (rows[:, a[0, :, COUNT] > 0] for rows in (a, b))
+        interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, COUNT], resamples=resamples)
         record = Record(
-            metric=f"{task.decides}_difference",
+            metric=f"{task.primary_metric}_difference",
             value=interval.value,
-            unit="fraction" if task.decides == "accuracy" else "bits",
+            unit="fraction" if task.primary_metric == "accuracy" else "bits",
             n=a.shape[1],
             spread=(interval.low, interval.high),
         )
@@ -130,14 +97,14 @@ def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[st
     return differences
 
 
-def token_costs(network: nn.Module, tokens: torch.Tensor, config: Any, placement: Placement) -> list[Record]:
+def token_costs(network: nn.Module, tokens: torch.Tensor, config: Any, compute: ComputeConfig) -> list[Record]:
     """Parameters, operations of a row, tokens per second, all of prediction in evaluation mode.
 
     Args:
         tokens: (n, l), int64.
     """
-    batch = tokens[torch.arange(config.throughput_batch) % len(tokens)].to(placement.device)
-    with autocast(placement) if placement.precision != "float32" else nullcontext():
+    batch = tokens[torch.arange(config.throughput_batch) % len(tokens)].to(compute.device)
+    with autocast(compute) if compute.precision != "float32" else nullcontext():
         speed = images_per_second(network, batch, config.throughput_repeats)
     counts = count_flops(network, batch[:1])
     length = tokens.shape[1]

@@ -51,7 +51,7 @@ def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> 
         raise RecipeError('models with start = "pretrained" need images to start on; add source.path=...')
     wanted = {"data": recipe.data} | ({"source": recipe.source} if recipe.pretrains else {})
     read, messages, problems = {}, [], []
-    for name, config in wanted.items():  # both, so that everything is told at once
+    for name, config in wanted.items():  # both, so that everything is reported at once
         try:
             read[name] = _open(config, progress)
         except DataError as error:

@@ -84,7 +84,9 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
     for metric in SHARES:
         total = in_total(table.counts)[metric]
         spreads = _total_spreads(table.counts, metric, resamples)
-        for class_, value, spread in zip((None, *table.classes), (_mean(total), *total), spreads, strict=True):
+        known = total[1:][np.isfinite(total[1:])]
+        whole = float(known.mean()) if len(known) else float("nan")
+        for class_, value, spread in zip((None, *table.classes), (whole, *total), spreads, strict=True):
             if np.isfinite(value):
                 records.append(_record(f"total_{metric}", (value, *spread), "fraction", len(table.ids), class_))
     return records
@@ -114,11 +116,6 @@ def constant_record(table: ImageTable) -> list[Record]:
 def _record(metric: str, interval: Sequence[float], unit: str, n: int, class_: str | None) -> Record:
     value, low, high = interval
     return Record(metric=metric, value=float(value), unit=unit, n=n, spread=(float(low), float(high)), class_=class_)
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[1:][np.isfinite(values[1:])]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def _total_spreads(counts: np.ndarray, metric: str, resamples: int) -> list[tuple[float, float]]:

@@ -87,11 +87,10 @@ def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[
         case: channels if len(parts) == 1 < channels and _has_fourth_axis(parts[0]) else 1
         for case, parts in cases.items()
     }
-    found = [
+    return [
         Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "", channels=inside[case])
         for case, parts in cases.items()
-    ]
-    return found, notes
+    ], notes
 
 
 def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
@@ -120,9 +119,10 @@ def _has_fourth_axis(file: Path) -> bool:
     import nibabel
 
     try:
-        return math.prod(nibabel.load(file).shape[3:]) > 1
+        image: Any = nibabel.load(file)
+        return math.prod(image.shape[3:]) > 1
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
-        return False  # told when it is read
+        return False  # reported when it is read
 
 
 def _coloured(file: Path) -> bool:
@@ -134,7 +134,7 @@ def _coloured(file: Path) -> bool:
         with Image.open(file) as image:
             return len(image.getbands()) > 1 or image.mode == "P"
     except (OSError, UnidentifiedImageError):
-        return False  # told when it is read
+        return False  # reported when it is read
 
 
 def stem(name: str) -> str:
@@ -155,13 +155,13 @@ class Segmenter:
     """
 
     def __init__(self, path: Path, device: str = "auto", *, overlap: float = 0.5, mirror: bool = False, batch: int = 1):
-        from ssmlab.core.device import choose_placement
+        from ssmlab.core.device import choose_compute
         from ssmlab.tasks.segment.task import windows_of
 
         network, how = _loaded(path)
         self.plan = network.config.plan
-        self.placement = choose_placement(device, "float32")
-        self.network = network.to(self.placement.device).eval()
+        self.compute = choose_compute(device, "float32")
+        self.network = network.to(self.compute.device).eval()
         self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
         self.mean, self.std, self.spacing = tuple(how["mean"]), tuple(how["std"]), tuple(how.get("spacing", ()))
         self.directions, self.numbers = how.get("directions", ""), tuple(how.get("numbers", ()))
@@ -207,7 +207,7 @@ class Segmenter:
 
         image = self._fitting(given.image)
         spacing = given.spacing if given.volume else ()
-        pixels = normalised(torch.from_numpy(image).to(self.placement.device), self.mean, self.std)
+        pixels = normalised(torch.from_numpy(image).to(self.compute.device), self.mean, self.std)
         target = self._target(len(spacing))
         found = predict_at(self.network, pixels, self.windows, spacing, target).cpu().numpy()
         labels = found.argmax(0)
@@ -284,7 +284,8 @@ def _nifti(labels: np.ndarray, volume: Volume, source: Path) -> bytes:
     require_nibabel()
     import nibabel
 
-    affine = nibabel.load(source).affine
+    image: Any = nibabel.load(source)
+    affine = image.affine
     stored = "".join(nibabel.aff2axcodes(affine)) if volume.directions else ""
     turned = Volume(labels, (1.0,) * labels.ndim, volume.affine, volume.directions).turned(stored)
     return gzip.compress(nibabel.Nifti1Image(turned.voxels.T, affine).to_bytes())

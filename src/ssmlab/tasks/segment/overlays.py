@@ -22,12 +22,12 @@ def plane_of(labels: np.ndarray) -> np.ndarray | tuple[int, ...]:
     return (int(foreground.argmax()),)
 
 
-def write_overlays(folder: Path, test: MaskSplit, chosen: list[int], said: dict[str, list[np.ndarray]]) -> None:
+def write_overlays(folder: Path, test: MaskSplit, chosen: list[int], predicted: dict[str, list[np.ndarray]]) -> None:
     """Write a picture a model and one of the truth for every chosen image, and overlays.json that lists them.
 
     Args:
         chosen: numbers of test images.
-        said: by model, what it marked in each of them: labels (h, w), of the slice that `plane_of` names.
+        predicted: by model, what it marked in each of them: labels (h, w), of the slice that `plane_of` names.
     """
     from PIL import Image
 
@@ -39,7 +39,7 @@ def write_overlays(folder: Path, test: MaskSplit, chosen: list[int], said: dict[
         sample = test.sample(i)
         plane = plane_of(sample.labels)
         grey, truth = picture(sample.image[(slice(None), *plane)]), sample.labels[plane]
-        drawn = {"": grey} | {model: marked(grey, masks[number], truth) for model, masks in said.items()}
+        drawn = {"": grey} | {model: marked(grey, masks[number], truth) for model, masks in predicted.items()}
         drawn[""] = marked(grey, truth, truth)
         files = {}
         for column, (model, pixels) in enumerate(drawn.items()):

@@ -1,4 +1,4 @@
-"""Random patches of images, each iteration's the same whenever it is asked for: everything follows from its seed.
+"""Random patches of images, each iteration's the same whenever it is made: everything follows from its seed.
 
 A patch is cut, mirrored, turned and scaled in one interpolation, straight from the image; brightness, gamma and noise
 are then applied to the whole batch. Source of the choices: Isensee et al. 2021 (nnU-Net), supplementary notes.
@@ -35,7 +35,7 @@ class Patches(torch.utils.data.Dataset):
         begins: called with the number of iterations that are done when a stretch begins.
     """
 
-    unit = "patches"
+    unit, counts = "patches", "iterations"  # what a progress bar and a kept model are counted in
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Patches(torch.utils.data.Dataset):
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.foreground, self.augment, self.across = foreground, augment, across
         self.flat = len(self.patch) == 3 and max(spacing, default=1) > ANISOTROPIC * min(spacing, default=1)
-        self.lanes = batch_size  # the trainer then reads in order, a batch of so many at a time
+        self.streams = batch_size  # the trainer then reads in order, a batch of so many at a time
         self.begins, self._first = begins, 0
         self._positions: dict[int, list[np.ndarray]] = {}
 

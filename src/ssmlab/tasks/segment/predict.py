@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.progress import Progress
 from ssmlab.data.masks.reader import MaskSplit
 from ssmlab.tasks.segment.metrics import ImageTable
@@ -20,7 +20,7 @@ from ssmlab.training.predict import autocast
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a network said about a part.
+    """What a network predicted of a part.
 
     table: numbers of every image. numbers: loss and Dice. marked: labels (h, w) of the images that `slices` names.
     seconds: of the prediction alone.
@@ -41,7 +41,7 @@ def predict_part(
     network: nn.Module,
     task: Segment,
     split: MaskSplit,
-    placement: Placement,
+    compute: ComputeConfig,
     *,
     tolerance: float = 0.0,
     kept: int = 0,
@@ -65,7 +65,7 @@ def predict_part(
         for i in range(len(split)):
             sample = split.sample(i)
             begin = time.perf_counter()
-            with torch.inference_mode(), autocast(placement):
+            with torch.inference_mode(), autocast(compute):
                 probabilities = task.predict(network, torch.from_numpy(sample.image), sample.spacing)
                 predicted = probabilities.argmax(0).cpu().numpy().astype(np.uint8)
             seconds += time.perf_counter() - begin

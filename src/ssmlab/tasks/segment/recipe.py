@@ -11,55 +11,81 @@ from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.registry import describe, list_models
 from ssmlab.models.segmentation.plans import plan_from, read_plan
-from ssmlab.tasks.shared.schema import AnyRecipe, check_names
-from ssmlab.training.config import Optimisation
+from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.training.config import FitConfig
 
 
 class SegmentationData(Table):
     """Which images with masks; see ssmlab.data.masks.reader for the layouts and for what the values of a mask mean."""
 
     path: str = ""
-    images: str = ""  # the folder of the images below the path, where its name does not say so
-    masks: str = ""  # likewise of the masks
-    views: str = ""  # likewise of the fields of view, outside of which nothing counts
-    classes: list[str] = Field([])  # names in the order of the labels; two, or as the data say, where not given
-    colours: dict[str, Any] = Field({})  # class = grey value, "#rrggbb" or [r, g, b]; ignore = what is not counted
-    values: Literal["auto", "labels", "instances", "grey"] = "auto"  # what numbers in masks mean; found out by auto
-    ignore: int | Literal["auto", "none"] = "auto"  # the label that is not counted; auto: 255 next to small numbers
-    normalise: Literal["auto", "set", "image"] = "auto"  # by the training images, or each by itself (volumes)
-    val_fraction: float = Field(0.1, gt=0, lt=1)  # of train, where the data come without a validation part
-    test_fraction: float = Field(0.2, gt=0, lt=1)  # of all, where the data come without a test part
+    """A folder or zip of images and masks, or shapes or cells, which are made."""
+    images: str = ""
+    """The folder of the images below the path, where its name does not say so."""
+    masks: str = ""
+    """Likewise of the masks."""
+    views: str = ""
+    """Likewise of the fields of view, outside of which nothing counts."""
+    classes: list[str] = Field([])
+    """Names in the order of the labels; two, or as the data say, where not given."""
+    colours: dict[str, Any] = Field({})
+    """class = grey value, "#rrggbb" or [r, g, b]; ignore = what is not counted."""
+    values: Literal["auto", "labels", "instances", "grey"] = "auto"
+    """What numbers in masks mean; found out by auto."""
+    ignore: int | Literal["auto", "none"] = "auto"
+    """The label that is not counted; auto: 255 next to small numbers."""
+    normalise: Literal["auto", "set", "image"] = "auto"
+    """By the training images, or each by itself (volumes)."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Of train, where the data come without a validation part."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Of all, where the data come without a test part."""
     split_seed: int = 0
-    limit: int = Field(0, ge=0)  # at most so many images of each part; 0 = all
+    """Of the split."""
+    limit: int = Field(0, ge=0)
+    """At most so many images of each part; 0 = all."""
 
 
 class PatchAugment(Table):
     """Random changes of the patches. Mirroring is drawn for every axis, the others for a share of the patches."""
 
     mirror: bool = True
-    rotate: float = Field(180.0, ge=0, le=180)  # largest angle in degrees
-    scale: float = Field(0.3, ge=0, lt=1)  # sizes between 1 - scale and 1 / (1 - scale)
-    brightness: float = Field(0.25, ge=0, lt=1)  # factors between 1 - brightness and 1 + brightness
-    gamma: float = Field(0.3, ge=0, lt=1)  # exponents between 1 - gamma and 1 / (1 - gamma)
-    noise: float = Field(0.1, ge=0)  # largest standard deviation, in those of the training images
-    probability: float = Field(0.3, ge=0, le=1)  # of each change but mirroring
+    """Along every axis, each with probability 1/2."""
+    rotate: float = Field(180.0, ge=0, le=180)
+    """Largest angle in degrees."""
+    scale: float = Field(0.3, ge=0, lt=1)
+    """Sizes between 1 - scale and 1 / (1 - scale)."""
+    brightness: float = Field(0.25, ge=0, lt=1)
+    """Factors between 1 - brightness and 1 + brightness."""
+    gamma: float = Field(0.3, ge=0, lt=1)
+    """Exponents between 1 - gamma and 1 / (1 - gamma)."""
+    noise: float = Field(0.1, ge=0)
+    """Largest standard deviation, in those of the training images."""
+    probability: float = Field(0.3, ge=0, le=1)
+    """Of each change but mirroring."""
 
 
-class SegmentationTraining(Optimisation):
+class SegmentationTraining(FitConfig):
     """How every model of the recipe is trained on patches. Iterations count, not epochs."""
 
-    layer_decay: ClassVar[float] = 1.0
-    ema: ClassVar[float] = 0.0
-
     iterations: int = Field(1000, ge=1)
-    validations: int = Field(10, ge=1)  # so many times the validation part is predicted, at equal distances
-    epochs: int = Field(0, exclude=True)  # what the trainer calls the stretches between validations; follows from them
-    batch_size: int = Field(0, ge=0)  # patches of an iteration; 0 = as many as the plan says
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"  # sgd: Nesterov momentum of 0.99
-    schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"  # (1 - t / iterations)^0.9
+    """Optimisation steps."""
+    validations: int = Field(10, ge=1)
+    """How many times the validation part is predicted, at equal distances."""
+    epochs: int = Field(0, exclude=True)
+    """What the trainer calls the stretches between validations; follows from them."""
+    batch_size: int = Field(0, ge=0)
+    """Patches of an iteration; 0 = as many as the plan says."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """sgd: Nesterov momentum of 0.99."""
+    schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"
+    """How the learning rate falls to 0; polynomial: (1 - t / iterations)^0.9."""
     warmup: float = Field(0.0, ge=0, lt=1)
+    """The fraction of all iterations in which the rate rises from 0."""
     clip_norm: float = Field(12.0, ge=0)
-    foreground: float = Field(0.33, ge=0, le=1)  # the share of patches that are centred on a pixel of the foreground
+    """Largest norm of the gradient; 0: no clipping."""
+    foreground: float = Field(0.33, ge=0, le=1)
+    """The share of patches that are centred on a pixel of the foreground."""
     augment: PatchAugment = PatchAugment()
 
     @model_validator(mode="after")
@@ -78,11 +104,17 @@ class SegmentationModel(Table):
     """One model of the comparison, and where its weights start."""
 
     name: str
-    label: str = ""  # of the folder and the records
-    title: str = ""  # for the reports
-    start: Literal["scratch", "pretrained"] = "scratch"  # pretrained: on the recipe's source, once for every seed
-    weights: str = ""  # a file, or the folder of a trained model, to start from
-    training: dict[str, Any] = Field({})  # keys of [training] that are different for this model, such as freeze
+    """A segmentation model of the registry."""
+    label: str = ""
+    """Of the folder and the records."""
+    title: str = ""
+    """For the reports."""
+    start: Literal["scratch", "pretrained"] = "scratch"
+    """pretrained: on the recipe's source, once for every seed."""
+    weights: str = ""
+    """A file, or the folder of a trained model, to start from."""
+    training: dict[str, Any] = Field({})
+    """Keys of [training] that are different for this model, such as freeze."""
 
     @model_validator(mode="after")
     def _fill(self):
@@ -104,24 +136,26 @@ class SegmentationModel(Table):
 class SegmentationEvaluation(Table):
     """What is measured after training, once, on the test part."""
 
-    batch_size: int = Field(4, ge=1)  # windows at once
-    overlap: float = Field(0.5, ge=0, lt=1)  # of neighbouring windows
-    mirror: bool = False  # the mean over all mirror images
-    tolerance: float = Field(2.0, gt=0)  # of the surface distance, in pixels or millimetres
-    bootstrap: int = Field(2000, ge=100)  # resamples for the intervals
+    batch_size: int = Field(4, ge=1)
+    """Windows at once."""
+    overlap: float = Field(0.5, ge=0, lt=1)
+    """Of neighbouring windows."""
+    mirror: bool = False
+    """The mean over all mirror images."""
+    tolerance: float = Field(2.0, gt=0)
+    """Of the surface distance, in pixels or millimetres."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples for the intervals."""
     throughput_batch: int = Field(2, ge=1)
+    """Patches of a batch when the speed is measured."""
     throughput_repeats: int = Field(5, ge=1)
-    samples: int = Field(6, ge=0, le=12)  # images in the report
+    """How often the speed is measured."""
+    samples: int = Field(6, ge=0, le=12)
+    """Images in the report."""
 
 
 class SegmentationRecipe(AnyRecipe):
-    """A run of segmentation.
-
-    Args:
-        plan: the sizes of the networks, as `models.plans.Plan` names them, or a file that holds them, which is read
-            into this table; proposed from the images where it is empty.
-        source: images that models with start = "pretrained" are trained on first; pretraining: how.
-    """
+    """A run of segmentation."""
 
     forms: ClassVar[str] = (
         "folders of images and of masks, Massachusetts Roads, nnU-Net's raw layout, a zip of them, shapes or cells"
@@ -130,9 +164,12 @@ class SegmentationRecipe(AnyRecipe):
     task: Literal["segment"] = "segment"
     data: SegmentationData = SegmentationData()
     source: SegmentationData = SegmentationData()
+    """Images that models with start = "pretrained" are trained on first."""
     pretraining: SegmentationTraining = SegmentationTraining()
+    """How they are trained on the source."""
     training: SegmentationTraining = SegmentationTraining()
     plan: dict[str, Any] | str = ""
+    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty."""
     models: list[SegmentationModel] = Field(min_length=1)
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
 

@@ -11,7 +11,7 @@ from ssmlab.tasks.shared.regrid import regrid, regrid_labels, regridded_size
 PREPARED = 1 << 29  # bytes of normalised images that are kept
 
 
-class Cases(torch.utils.data.Dataset):
+class ValidationVolumes(torch.utils.data.Dataset):
     """Validation images by number; the task reads and predicts them whole."""
 
     def __init__(self, count: int):

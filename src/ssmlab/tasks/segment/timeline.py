@@ -11,7 +11,7 @@ from ssmlab.core.progress import Progress
 class Timeline(Progress):
     """Stands between the trainer and a progress display, and notes the time of every iteration.
 
-    Between two stretches of iterations, which the trainer calls epochs, it is told to `begin` again; what happened
+    Between two stretches of iterations, which the trainer calls epochs, it is made to `begin` again; what happened
     since the last iteration then does not count.
 
     Args:

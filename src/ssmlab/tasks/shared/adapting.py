@@ -1,4 +1,4 @@
-"""Adapters in a run: put on before training, proved to learn, merged behind it, and what was forgotten measured."""
+"""Adapters in a run: attached before training, proved to learn, merged and saved after it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ssmlab.core.record import Record
 from ssmlab.models.language.language_model import NO_DECAY
 from ssmlab.nn import ClassifierHead, Linear, QuantizedLinear, quantize_linear_
 from ssmlab.tasks.language.new_tokens import growth, write_tokenizer
-from ssmlab.tasks.shared.schema_adapt import method_of
+from ssmlab.tasks.shared.tables import method_of
 
 FOLDER = "adapter"
 _OPTIONS = ("rank", "dropout", "dora", "rslora", "tokens", "states", "share")
 
 
-def asked(recipe: Any, model: Any) -> bool:
-    """Whether `put_on` has something to do."""
+def has_adapters(recipe: Any, model: Any) -> bool:
+    """Whether `attach` has something to do."""
     return bool(method_of(recipe, model)) or recipe.adapt.gradient_checkpointing
 
 
-def put_on(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, precision: str) -> None:
+def attach(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, precision: str) -> None:
     """Adapt a network before it is trained, in place, where the recipe has adapters for it, and check them.
 
     Args:
@@ -51,8 +51,9 @@ def put_on(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, 
     if config.new_tokens:
         from ssmlab.tasks.language.data import tokenizer_of
 
-        network.tokenizer_files = tokenizer_of(recipe)[0].files
-    train = tuple(dict.fromkeys([*config.train, *new_head(network, task)]))
+        grown: Any = tokenizer_of(recipe)[0]
+        network.tokenizer_files = grown.files
+    train = tuple(dict.fromkeys([*config.train, *head_of(network, task)]))
     adapt.apply(network, method, alpha=config.alpha or None, train=train, **options)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and config.base == "bf16"):
         adapt.check(network, batch, task=task).raise_for_inert()
@@ -64,7 +65,7 @@ def checkpoint_blocks(network: Any) -> None:
     Raises:
         RecipeError: the network cannot do it.
     """
-    inner = getattr(network, "backbone", None)
+    inner: Any = getattr(network, "backbone", None)
     if hasattr(inner, "gradient_checkpointing"):
         inner.gradient_checkpointing = True
     elif hasattr(network, "set_grad_checkpointing"):
@@ -105,19 +106,23 @@ def _quantize(network: nn.Module, heads: set[int]) -> None:
     if not names:
         raise RecipeError(f"adapt.base=int8: {type(network).__name__} has no linear layers for it; use bf16")
     for name in names:
-        network.set_submodule(name, QuantizedLinear.of(network.get_submodule(name)))
+        layer: Any = network.get_submodule(name)
+        network.set_submodule(name, QuantizedLinear.of(layer))
 
 
-def new_head(network: Any, task: Any) -> list[str]:
-    """The classifier of a network, by the names of its modules: its classes are those of these data."""
-    if not hasattr(task, "classes"):
-        return []
+def head_of(network: Any, task: Any) -> list[str]:
+    """The classifier of a network, where its task has classes: these are of the new data."""
+    return new_head(network) if hasattr(task, "classes") else []
+
+
+def new_head(network: Any) -> list[str]:
+    """The classifier of a network, by the names of its modules."""
     names = {id(module): name for name, module in network.named_modules()}
     heads = [m for m in network.modules() if isinstance(m, ClassifierHead)] or head_modules(network)
     return [names[id(head)] for head in heads]
 
 
-def settle(network: nn.Module, folder: Path) -> bool:
+def merge_and_save(network: nn.Module, folder: Path) -> bool:
     """Save the adapters of a trained network, and merge them where that can be, in float32.
 
     Returns:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.record import Record
 from ssmlab.tasks.shared.adapting import new_head
 
@@ -15,41 +16,58 @@ class BaseTask:
     """The run that the models started from: its model, and its task on its validation part.
 
     Args:
-        work: the experiment of that run's recipe.
-        job: its first model.
+        experiment, recipe, data: of that run; job: its first model.
+        compute: where that computes.
         load: reads a model's folder.
     """
 
-    def __init__(self, work: Any, job: Any, load: Callable[[Path], nn.Module]):
-        self.work, self.job, self.load = work, job, load
-        self.score, self.unit = f"base_{self.work.decides}", "fraction" if self.work.higher else "bits"
+    def __init__(
+        self,
+        experiment: Any,
+        recipe: Any,
+        data: Any,
+        job: Any,
+        compute: ComputeConfig,
+        load: Callable[[Path], nn.Module],
+    ):
+        self.experiment, self.recipe, self.data, self.job, self.load = experiment, recipe, data, job, load
+        self.compute = compute
+        self.metric, self.higher_is_better = experiment.primary_metric(data), experiment.higher_is_better
         self.before = self._measured(self.network())
 
     def network(self) -> nn.Module:
         """Its model, as it was."""
         return self.load(self.job.folder)
 
+    def task(self, network: nn.Module) -> Any:
+        """Its task, as its model sees it."""
+        return self.experiment.task_of(self.recipe, self.data, self.job.model, network)
+
+    def train_part(self) -> Any:
+        """What it was trained on."""
+        return self.experiment.parts(self.recipe, self.data, self.job.model)[0]
+
     def forgotten(self, adapted: Any) -> list[Record]:
         """The score of a network that has learned something else since, with the old head, and how much is lost."""
         base = self.network()
         with _on_old_task(adapted, base) as network:
             after = self._measured(network)
-        lost = self.before - after if self.work.higher else after - self.before
-        count = self.work.data.describe["counts"]["val"]
+        lost = self.before - after if self.higher_is_better else after - self.before
+        unit, count = "fraction" if self.higher_is_better else "bits", self.data.describe["counts"]["val"]
         return [
-            Record(metric=self.score, value=after, unit=self.unit, n=count),
-            Record(metric=f"forgotten_{self.work.decides}", value=lost, unit=self.unit, n=count),
+            Record(metric=f"base_{self.metric}", value=after, unit=unit, n=count),
+            Record(metric=f"forgotten_{self.metric}", value=lost, unit=unit, n=count),
         ]
 
     def _measured(self, network: nn.Module) -> float:
-        network.to(self.work.placement(self.job.model).device)
-        found = self.work.validate(network, self.work.task(self.job.model, network), self.job)
-        return found[f"val_{self.work.decides}"]
+        network.to(self.compute.device)
+        found = self.experiment.validate(self.recipe, self.data, self.job, network, self.task(network))
+        return found[f"val_{self.metric}"]
 
 
 @contextmanager
 def _on_old_task(adapted: Any, base: Any) -> Iterator[Any]:
-    """The adapted network as its old task sees it, with the old head; it has its own again behind the context."""
+    """The adapted network as its old task sees it, with the old head; it has its own again after the context."""
     device = next(adapted.parameters()).device
     if hasattr(adapted, "lm_head"):  # a language model writes with the head that it has now
         yield adapted.eval()
@@ -59,21 +77,12 @@ def _on_old_task(adapted: Any, base: Any) -> Iterator[Any]:
         base.backbone = adapted.backbone
         yield base.eval()
         return
-    names = new_head(adapted, _Classes)
-    olds = [adapted.get_submodule(name) for name in names]
+    names = new_head(adapted)
+    olds = {name: adapted.get_submodule(name) for name in names}
     try:
         for name in names:
-            _put(adapted, name, base.get_submodule(name).to(device))
+            adapted.set_submodule(name, base.get_submodule(name).to(device))
         yield adapted.eval()
     finally:
-        for name, old in zip(names, olds, strict=True):
-            _put(adapted, name, old)
-
-
-class _Classes:
-    classes = ()
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, module)
+        for name, old in olds.items():
+            adapted.set_submodule(name, old)

@@ -5,17 +5,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlab.core.device import Placement
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.record import Record
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
 from ssmlab.training.predict import autocast
 
 
-def costs(network: nn.Module, task: Any, images: torch.Tensor, config: Any, placement: Placement) -> list[Record]:
+def costs(network: nn.Module, task: Any, images: torch.Tensor, config: Any, compute: ComputeConfig) -> list[Record]:
     """Parameters, operations per image, tokens and speed, all of prediction in evaluation mode."""
-    repeated = images[torch.arange(config.throughput_batch) % len(images)].to(placement.device)
+    repeated = images[torch.arange(config.throughput_batch) % len(images)].to(compute.device)
     batch = task.prepare(repeated)
-    with autocast(placement):
+    with autocast(compute):
         speed = images_per_second(network, batch, config.throughput_repeats)
     counts = count_flops(network, batch[:1])
     records = [

@@ -1,4 +1,4 @@
-"""The files that a run leaves beside its weights. Each is written under another name and renamed."""
+"""The files that a run leaves next to its weights. Each is written under another name and renamed."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def write_samples(
     probabilities: dict[str, np.ndarray],
     count: int,
 ) -> None:
-    """At most `count` test images for the report, those that a model gets wrong first, with what every model said.
+    """At most `count` test images for the report, those that a model gets wrong first, with what every model predicted.
 
     Args:
         images: (n, h, w, 3) uint8.
@@ -51,8 +51,10 @@ def write_samples(
     listed = []
     for number, i in enumerate(chosen):
         Image.fromarray(images[i]).save(partial / f"{number}.png")
-        said = {model: [classes[int(p[i].argmax())], round(float(p[i].max()), 4)] for model, p in probabilities.items()}
-        listed.append({"file": f"{number}.png", "id": ids[i], "label": classes[labels[i]], "predictions": said})
+        predicted = {
+            model: [classes[int(p[i].argmax())], round(float(p[i].max()), 4)] for model, p in probabilities.items()
+        }
+        listed.append({"file": f"{number}.png", "id": ids[i], "label": classes[labels[i]], "predictions": predicted})
     write_json(partial / "samples.json", listed)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

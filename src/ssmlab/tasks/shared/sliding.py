@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -32,7 +32,7 @@ def predict_windows(
 
     Logits of overlapping windows are averaged, with a Gaussian around the window's centre as weight (standard deviation
     an eighth of the window), so that no border of a window shows; softmax comes last. Windows stand at equal distances,
-    the first and the last at the image's borders. An image smaller than a window is padded behind its end with its
+    the first and the last at the image's borders. An image smaller than a window is padded after its end with its
     edge's values and cut back. Beside the image only its logits are in memory, and one batch of windows.
 
     Source: Isensee et al. 2021 (nnU-Net, doi:10.1038/s41592-020-01008-z), supplementary note 4.
@@ -58,7 +58,8 @@ def predict_windows(
     if any(missing):
         image = F.pad(image[None], [n for more in reversed(missing) for n in (0, more)], mode="replicate")[0]
     corners = list(product(*(starts(n, m, overlap, margin) for n, m in zip(image.shape[1:], patch, strict=True))))
-    device = _device(network, image)
+    parameter = next(network.parameters(), image) if isinstance(network, torch.nn.Module) else image
+    device = parameter.device
     total: Any = None
     weights = image.new_zeros(image.shape[1:], dtype=torch.float32)
     for begin in range(0, len(corners), batch):
@@ -87,15 +88,10 @@ def _window(corner: Sequence[int], patch: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(begin, begin + n) for begin, n in zip(corner, patch, strict=True)))
 
 
-def _device(network: Any, image: Tensor) -> torch.device:
-    parameter = next(network.parameters(), image) if isinstance(network, torch.nn.Module) else image
-    return parameter.device
-
-
 def _mirrored(network: Network, windows: Tensor, mirror: Sequence[int]) -> Tensor:
     """The mean of the logits over every subset of axes reversed, each reversed back."""
     total: Any = None
-    flips = list(_subsets([axis + 2 for axis in mirror]))
+    flips = [axes for count in range(len(mirror) + 1) for axes in combinations([axis + 2 for axis in mirror], count)]
     for axes in flips:
         logits = network(windows.flip(axes) if axes else windows).float()
         if logits.shape[2:] != windows.shape[2:]:
@@ -103,11 +99,6 @@ def _mirrored(network: Network, windows: Tensor, mirror: Sequence[int]) -> Tenso
         logits = logits.flip(axes) if axes else logits
         total = logits if total is None else total + logits
     return total / len(flips)
-
-
-def _subsets(axes: Sequence[int]) -> Iterator[Axes]:
-    for count in range(len(axes) + 1):
-        yield from combinations(axes, count)
 
 
 def _weight(corner: Axes, patch: Axes, size: Axes, gaussian: bool, margin: int, device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ def surface_distances(
     """Compare two masks by their outlines: pixels of a mask with a neighbour, along an axis, outside of it or the
     image.
 
-    Both masks empty: both numbers are nan, nothing can be said. One of them: 0, and the image's diagonal.
+    Both masks empty: both numbers are nan, nothing is known. One of them: 0, and the image's diagonal.
 
     Args:
         predicted, truth: booleans of 2 or 3 axes.

@@ -1,4 +1,4 @@
-"""The sequences of a synthetic task, made when they are asked for: every epoch has new ones."""
+"""The sequences of a synthetic task, made when they are needed: every epoch has new ones."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.data.contents import did_you_mean
 from ssmlab.data.synthetic.recall import induction_heads, selective_copying
 from ssmlab.data.synthetic.state_tracking import modular_arithmetic, modular_sum, parity
-from ssmlab.tasks.shared.schema import AnyRecipe
+from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.synthetic.recipe import SyntheticData
 
 NAMES = ("selective_copying", "induction_heads", "parity", "modular_sum", "modular_arithmetic")
@@ -66,7 +66,7 @@ COMMONEST = "the most frequent answer alone"
 def make(
     config: SyntheticData, count: int, seed, length: int = 0, every: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of the recipe's task, of its length or another one; `every`: a state is asked for at every token."""
+    """Sequences of the recipe's task, of its length or another one; `every`: a state is predicted at every token."""
     length = length or config.length
     if config.path == "parity":
         return parity(count, length, seed, every=every)
@@ -77,12 +77,6 @@ def make(
     if config.path == "selective_copying":
         return selective_copying(count, length, config.data_tokens, config.vocab, seed)
     return induction_heads(count, length, config.vocab, seed)
-
-
-def _chance(labels: np.ndarray) -> dict:
-    """What always giving the most frequent answer reaches."""
-    answers = labels[labels >= 0]
-    return {"metric": "accuracy", "value": np.bincount(answers).max().item() / answers.size, "of": COMMONEST}
 
 
 def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem:
@@ -107,6 +101,7 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         # so many that an evaluation costs what the test part costs, and at least a few dozen
         count = max(64, min(config.test_examples, config.test_examples * config.length // length))
         further[length] = make(config, count, [config.split_seed, TEST, length], length)
+    answers = test[1][test[1] >= 0]
     counts = {"train": config.examples, "val": len(val[0]), "test": len(test[0])}
     describe = {
         "format": config.path,
@@ -116,7 +111,7 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         "vocabulary": config.vocab,
         "row": f"{val[0].shape[1]:,} tokens",
         "length": config.length,
-        "chance": _chance(test[1]),
+        "chance": {"metric": "accuracy", "value": np.bincount(answers).max().item() / answers.size, "of": COMMONEST},
         "split_hash": hashlib.sha256(val[0].tobytes() + test[0].tobytes()).hexdigest(),
         "notes": [
             f"generated; every epoch has {config.examples:,} new sequences for training",

@@ -1,4 +1,4 @@
-"""Synthetic tasks in a run: what `Work` asks, answered for generated sequences."""
+"""Synthetic tasks in a run: a model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,85 +14,123 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.tasks.language.experiment import build_language_model
 from ssmlab.tasks.language.recipe import SequenceModel
-from ssmlab.tasks.language.rows import FILE, predict_rows, row_differences, row_metrics, token_costs, write_rows
-from ssmlab.tasks.shared.work import Served, Work
+from ssmlab.tasks.language.rows import FILE, row_differences, row_metrics, token_costs, write_rows
+from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.synthetic.data import Problem
+from ssmlab.tasks.synthetic.recipe import SyntheticRecipe
 from ssmlab.tasks.synthetic.task import Recall
+from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.parameters import freeze
+from ssmlab.training.predict import Outputs, predict
+
+Part = tuple[np.ndarray, np.ndarray]  # tokens and labels
 
 
-class RecallWork(Work):
-    """The work on a `Problem`."""
-
-    def build(self, model: SequenceModel, seed: int) -> nn.Module:
-        set_seed(seed)
-        network = build_language_model(model, "", self.recipe.data.vocab)
-        config = self.recipe.training_of(model)
-        network.backbone.gradient_checkpointing = config.gradient_checkpointing
-        freeze(network, config.freeze)
-        return network
-
-    def task(self, model: SequenceModel | None, network: nn.Module | None) -> Recall:
-        config = self.recipe.training if model is None else self.recipe.training_of(model)
-        return Recall(vocab_size=self.recipe.data.vocab, label_smoothing=config.label_smoothing)
-
-    def parts(self, model: SequenceModel | None) -> tuple[Served, Served]:
-        return Epochs(self.data), _served(self.data.val)
-
-    def validate(self, network: nn.Module, task: Recall, job: Any) -> dict[str, float]:
-        found, _ = self._predict(network, task, job, self.data.val)
-        return {f"val_{name}": value for name, value in task.validation(found).items()}
-
-    def measure(self, job: Any, network: nn.Module, task: Recall, progress: Progress):
-        save_language_model(network, job.folder)
-        write_json(job.folder / "preprocess.json", self.recipe.data.model_dump())
-        config = self.recipe.evaluation
-        records: dict[str | None, list[Record]] = {}
-        for name in ("val", "test"):
-            sums, seconds = self._predict(network, task, job, getattr(self.data, name), name, progress)
-            records[name] = row_metrics(task, sums, config.bootstrap)
-        write_rows(job.folder / FILE, sums)
-        further = self.data.further and {self.recipe.data.length: self.data.test, **self.data.further}
-        for length, part in further.items():
-            found, _ = self._predict(network, task, job, part, f"length {length:,}", progress)
-            accuracy = next(r for r in row_metrics(task, found, config.bootstrap) if r.metric == "accuracy")
-            records["test"].append(replace(accuracy, class_=f"length {length}"))
-        tokens = torch.from_numpy(self.data.test[0][:64].astype(np.int64))
-        records[None] = [
-            Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
-            *token_costs(network, tokens, config, self.placement(job.model)),
-        ]
-        return records
-
-    def _predict(self, network, task, job, part, name: str = "", progress: Progress | None = None):
-        # longer sequences in smaller batches: the memory of a batch stays what it is
-        size = max(1, self.recipe.evaluation.batch_size * self.data.val[0].shape[1] // part[0].shape[1])
-        return predict_rows(
-            network,
-            task,
-            _served(part),
-            batch_size=size,
-            placement=self.placement(job.model),
-            title=f"{job.folder.name}: {name}" if progress else "",
-            progress=progress,
-        )
-
-    def compared(self, jobs: list[Any]) -> list[tuple[str, Record]]:
-        return row_differences(jobs, self.task(None, None), self.recipe.evaluation.bootstrap)
+def build(recipe: SyntheticRecipe, data: Problem, model: SequenceModel, seed: int) -> nn.Module:
+    """The network with its initial weights, and what is frozen in it."""
+    set_seed(seed)
+    network: Any = build_language_model(model, "", recipe.data.vocab)
+    config = recipe.training_of(model)
+    network.backbone.gradient_checkpointing = config.gradient_checkpointing
+    freeze(network, config.freeze)
+    return network
 
 
-class Epochs(Served):
-    """The training part of a problem, which the trainer asks for an epoch at a time."""
+def task_of(recipe: SyntheticRecipe, data: Problem, model: SequenceModel | None = None, network: Any = None) -> Recall:
+    """Cross-entropy of the answers."""
+    config = recipe.training if model is None else recipe.training_of(model)
+    return Recall(vocab_size=recipe.data.vocab, label_smoothing=config.label_smoothing)
+
+
+def parts(recipe: SyntheticRecipe, data: Problem, model: Any) -> tuple["NewEveryEpoch", BatchedDataset]:
+    """Training and validation part."""
+    return NewEveryEpoch(data), dataset_of(data.val)
+
+
+class NewEveryEpoch(BatchedDataset):
+    """The training part of a problem, with new sequences in every epoch."""
 
     def __init__(self, problem: Problem):
+        super().__init__({})
         self.problem = problem
         self.begin_epoch(problem.epochs - 1)  # the longest, which says what memory and time are needed
 
     def begin_epoch(self, number: int) -> None:
         """Make the sequences of an epoch."""
-        tokens, labels = self.problem.epoch(number)
-        super().__init__({"tokens": tokens, "labels": labels})
+        self.arrays = dataset_of(self.problem.epoch(number)).arrays
 
 
-def _served(part: tuple[np.ndarray, np.ndarray]) -> Served:
-    return Served({"tokens": part[0], "labels": part[1]})
+def dataset_of(part: Part) -> BatchedDataset:
+    """Sequences as batches have them."""
+    return BatchedDataset({"tokens": part[0], "labels": part[1]})
+
+
+def predict_part(
+    recipe: SyntheticRecipe,
+    data: Problem,
+    job: Job,
+    network: nn.Module,
+    task: Recall,
+    part: Part,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Outputs:
+    """Sums of every row of a part."""
+    # longer sequences in smaller batches: the memory of a batch stays what it is
+    size = max(1, recipe.evaluation.batch_size * data.val[0].shape[1] // part[0].shape[1])
+    return predict(
+        network,
+        task,
+        dataset_of(part),
+        batch_size=size,
+        compute=compute_of(recipe, job.model),
+        title=f"{job.folder.name}: {name}",
+        progress=progress,
+    )
+
+
+def validate(recipe: SyntheticRecipe, data: Problem, job: Job, network: nn.Module, task: Recall) -> dict[str, float]:
+    """The numbers of the validation part."""
+    sums, _ = predict_part(recipe, data, job, network, task, data.val)
+    return {f"val_{name}": value for name, value in task.validation(sums).items()}
+
+
+def measure(
+    recipe: SyntheticRecipe, data: Problem, job: Job, network: nn.Module, task: Recall, progress: Progress
+) -> Records:
+    """Save the model, predict the validation part and once the test part and other lengths, and count the costs."""
+    save_language_model(network, job.folder)
+    write_json(job.folder / "preprocess.json", recipe.data.model_dump())
+    config = recipe.evaluation
+    records: Records = {}
+    for name in ("val", "test"):
+        sums, seconds = predict_part(recipe, data, job, network, task, getattr(data, name), name, progress)
+        records[name] = row_metrics(task, sums, config.bootstrap)
+    write_rows(job.folder / FILE, sums)
+    further = data.further and {recipe.data.length: data.test, **data.further}
+    for length, part in further.items():
+        found, _ = predict_part(recipe, data, job, network, task, part, f"length {length:,}", progress)
+        accuracy = next(r for r in row_metrics(task, found, config.bootstrap) if r.metric == "accuracy")
+        records["test"].append(replace(accuracy, class_=f"length {length}"))
+    tokens = torch.from_numpy(data.test[0][:64].astype(np.int64))
+    records[None] = [
+        Record(metric="test_seconds", value=seconds, unit="seconds", n=len(sums)),
+        *token_costs(network, tokens, config, compute_of(recipe, job.model)),
+    ]
+    return records
+
+
+def compare(recipe: SyntheticRecipe, data: Problem, jobs: list[Job]) -> list[tuple[str, Record]]:
+    """The difference of every two models' accuracies, with its paired interval over rows and seeds."""
+    return row_differences(jobs, task_of(recipe, data), recipe.evaluation.bootstrap)
+
+
+EXPERIMENT = Experiment(
+    build=build,
+    task_of=task_of,
+    parts=parts,
+    validate=validate,
+    measure=measure,
+    compare=compare,
+)

@@ -1,18 +1,18 @@
-"""Synthetic tasks: some places of a sequence ask for something that stands earlier in it."""
+"""Synthetic tasks: at some places of a sequence something is predicted that occurs earlier in it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.language.task import ASKED, NATS, RIGHT, token_loss
+from ssmlab.tasks.language.task import CORRECT, COUNT, NLL, collate_tokens, token_loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """Cross-entropy of the answers; the metric is the share of them that is right.
+    """Cross-entropy of the answers; the metric is the share of them that is correct.
 
     Args:
         vocab_size: tokens of the data.
@@ -22,14 +22,18 @@ class Recall:
     vocab_size: int
     label_smoothing: float = 0.0
 
-    decides: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """A batch of {"tokens", "labels"}."""
+        return collate_tokens(items)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The mean over answers in nats, and of every row the sums of nats, answers and right answers, (b, 3).
+        """The mean over answers in nats, and of every row the sums of nats, answers and correct answers, (b, 3).
 
         Args:
-            batch: "tokens" (b, l), "labels" (b, l), -100 where nothing is asked.
+            batch: "tokens" (b, l), "labels" (b, l), -100 where nothing is predicted.
         """
         logits, _ = model(batch["tokens"])
         labels = batch["labels"]
@@ -38,16 +42,20 @@ class Recall:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing)
         return loss, sums
 
-    def right(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Right answers, and all."""
-        return outputs[:, RIGHT].sum(), outputs[:, ASKED].sum()
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The sums (b, 3) of every row."""
+        return self.loss(model, batch)[1]
+
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct answers, and all."""
+        return outputs[:, CORRECT].sum(), outputs[:, COUNT].sum()
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
-        """Loss in nats an answer, the share of right answers, and that of sequences without a mistake; rows (n, 3)."""
+        """Loss in nats an answer, the share of correct answers, and that of faultless sequences; rows (n, 3)."""
         sums = outputs.astype(np.float64)
-        nats, asked, right = sums.sum(0)[[NATS, ASKED, RIGHT]]
+        nll, count, correct = sums.sum(0)[[NLL, COUNT, CORRECT]]
         return {
-            "loss": nats / asked,
-            "accuracy": right / asked,
-            "all_right": float((sums[:, RIGHT] == sums[:, ASKED]).mean()),
+            "loss": nll / count,
+            "accuracy": correct / count,
+            "all_right": float((sums[:, CORRECT] == sums[:, COUNT]).mean()),
         }

@@ -1,4 +1,4 @@
-"""The tables of a recipe: what every task shares, and those of image classification. Nothing here imports torch.
+"""What the recipes of all tasks share. Nothing here imports torch.
 
 No field is optional in the sense of None: TOML has no null, and the resolved recipe of a run shows every default.
 """
@@ -8,34 +8,43 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssmlab.core.table import Table
-from ssmlab.tasks.shared.schema_adapt import ADAPTED, AdaptConfig, BaseRun, check_growth, check_used, with_short_form
-from ssmlab.tasks.shared.schema_remedy import check_remedies
+from ssmlab.tasks.shared.tables import AdaptConfig, BaseRun, check_continual, check_growth, check_used, with_short_form
 
 
 class AnyRecipe(Table):
     """What the recipes of all tasks share. A child adds `task`, `data`, `training`, `models` and `evaluation`.
 
-    Args:
-        name: the folder below `runs/`.
-        seeds: every model is trained once for each of them.
-        device: "auto", "cuda", "mps" or "cpu".
-        trial: the tiny form of a recipe, whose numbers decide nothing; --smoke sets it.
+    forms: what `data.path` may be, in words.
+    adapts: whether models of the task are trained with adapters.
     """
 
-    forms: ClassVar[str] = ""  # what `data.path` may be, in words
+    forms: ClassVar[str] = ""
+    adapts: ClassVar[bool] = False
 
     name: str = ""
+    """The folder below runs/; the recipe's own name where it is not given."""
     description: str = ""
+    """What is compared, for the report."""
     task: str
+    """The kind of run."""
     seeds: list[int] = Field([0], min_length=1)
+    """Every model is trained once for each of them."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """Where models compute; auto: the fastest there is."""
     trial: bool = False
+    """The tiny form of a recipe, whose numbers decide nothing; --smoke sets it."""
     data: Any
+    """What is learned from."""
     training: Any
+    """How models are trained."""
     models: list[Any]
+    """What is compared."""
     evaluation: Any
+    """What is measured after training."""
     adapt: AdaptConfig = AdaptConfig()
+    """Adapters instead of training all weights."""
     base: BaseRun = BaseRun()
+    """What the models start from."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -49,12 +58,12 @@ class AnyRecipe(Table):
 
     @model_validator(mode="after")
     def _adaptable(self):
-        if self.adapt != AdaptConfig() and self.task not in ADAPTED:
-            raise ValueError(f"adapt (or lora) is for the tasks {', '.join(ADAPTED)}; {self.task!r} would ignore it")
+        if self.adapt != AdaptConfig() and not self.adapts:
+            raise ValueError(f"adapt (or lora) is for tasks that train with adapters; {self.task!r} would ignore it")
         methods = [getattr(model, "adapt", "") or self.adapt.method for model in self.models]
         check_used(self.adapt, methods)
         check_growth(self.adapt, methods, self.task)
-        check_remedies(self.models, self.task, bool(self.base.recipe or self.base.weights))
+        check_continual(self.models, self.task, bool(self.base.recipe or self.base.weights))
         return self
 
     @model_validator(mode="after")
@@ -93,7 +102,7 @@ class AnyRecipe(Table):
 
 
 def check_names(label: str, options: dict[str, Any], reserved: set[str]) -> None:
-    """A label must be the name of a folder, and options must not be what the recipe decides."""
+    """A label must be the name of a folder, and options must not be what the recipe sets."""
     taken = sorted(reserved & set(options))
     if taken:
         raise ValueError(f"option {taken[0]} is set by the recipe; it does not belong into options")

@@ -12,7 +12,6 @@ from ssmlab.adapt.forgetting.reward import Reward, load_score
 from ssmlab.adapt.forgetting.terms import (
     EWC,
     Distillation,
-    Inputs,
     NextToken,
     Rehearsal,
     Remembering,
@@ -23,17 +22,18 @@ from ssmlab.adapt.forgetting.terms import (
 from ssmlab.adapt.methods.orthogonal import merge_orthogonal, tune_orthogonally
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.record import Record
-from ssmlab.tasks.shared.adapting import new_head
+from ssmlab.tasks.shared.adapting import head_of, new_head
 from ssmlab.tasks.shared.base_task import BaseTask
-from ssmlab.tasks.shared.schema_remedy import RemedyConfig
+from ssmlab.tasks.shared.tables import ContinualConfig
+from ssmlab.training.dataset import batch_of
 from ssmlab.training.task import Task
 
 FISHER_BATCH = 8
 
 
-def remedy_of(model: Any) -> RemedyConfig:
-    """What a model of a recipe says; models of recipes without a base say nothing."""
-    return getattr(model, "remedy", RemedyConfig())
+def continual_of(model: Any) -> ContinualConfig:
+    """What a model of a recipe says; models of some tasks have none."""
+    return getattr(model, "remedy", ContinualConfig())
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     Raises:
         RecipeError: a remedy without a base.
     """
-    config = remedy_of(model)
+    config = continual_of(model)
     if config.method == "none":
         yield task
         return
@@ -57,7 +57,7 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     if config.method == "osf":
         if hasattr(network, "adaptation"):
             raise RecipeError(f"{model.label}: remedy.method=osf trains the weights themselves; leave adapters out")
-        tune_orthogonally(network, share=config.share, train=new_head(network, task))
+        tune_orthogonally(network, share=config.share, train=head_of(network, task))
         yield task
         merge_orthogonal(network)
         return
@@ -65,13 +65,20 @@ def remembering(base: BaseTask | None, model: Any, network: nn.Module, task: Tas
     yield Remembering(task, [_term(name, config, base, network, device) for name in config.method.split("+")])
 
 
-def _term(method: str, config: RemedyConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
+def _term(method: str, config: ContinualConfig, base: BaseTask, network: nn.Module, device: str) -> Any:
     old = base.network().to(device).eval().requires_grad_(False)
-    view, part = old_view(network, old).to(device), base.work.parts(base.job.model)[0]
-    task = base.work.task(base.job.model, old)
+    view, part, task = old_view(network, old).to(device), base.train_part(), base.task(old)
     if method == "rehearsal":
         return Rehearsal(view, task, part, config.share)
-    inputs, source = _inputs(task), part if config.inputs == "old" else None
+    source = part if config.inputs == "old" else None
+
+    def inputs(batch: dict[str, Tensor]):
+        """From a batch, of either task, what a view takes: images as the old task normalises them, or tokens."""
+        if hasattr(task, "prepare"):
+            return (task.prepare(batch["images"]),), {}, None
+        named = {name: batch[name] for name in ("mask", "seq_idx") if name in batch}
+        return (batch["tokens"],), named, batch.get("mask")
+
     if method == "distillation":
         return Distillation(view, old_view(old, old), inputs, config.weight, config.temperature, source)
     if method == "reward":
@@ -91,39 +98,19 @@ def _term(method: str, config: RemedyConfig, base: BaseTask, network: nn.Module,
             part=source,
         )
     anchor = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    return EWC(fisher_diagonal(view, _some(part, config.examples, device), inputs), anchor, config.weight)
+    rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[: config.examples].tolist()
+    batches = (
+        {name: tensor.to(device) for name, tensor in batch_of(part, rows[begin : begin + FISHER_BATCH], task).items()}
+        for begin in range(0, len(rows), FISHER_BATCH)
+    )
+    return EWC(fisher_diagonal(view, batches, inputs), anchor, config.weight)
 
 
 def old_view(network: Any, base: Any) -> View:
     """A network as the old task sees it: with the heads of the base, but a language model with its own."""
     if hasattr(base, "lm_head"):
         return SwappedHeads(network, {}) if hasattr(network, "lm_head") else NextToken(network, base.lm_head)
-    return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base, _Classes)})
-
-
-class _Classes:
-    classes = ()
-
-
-def _inputs(task: Any) -> Inputs:
-    """From a batch, of either task, what a view takes: images as the old task normalises them, or tokens."""
-
-    def images(batch: dict[str, Tensor]):
-        return (task.prepare(batch["images"]),), {}, None
-
-    def tokens(batch: dict[str, Tensor]):
-        named = {name: batch[name] for name in ("mask", "seq_idx") if name in batch}
-        return (batch["tokens"],), named, batch.get("mask")
-
-    return images if hasattr(task, "prepare") else tokens
-
-
-def _some(part: Any, count: int, device: str) -> Iterator[dict[str, Tensor]]:
-    """Rows drawn from a part, in small batches."""
-    rows = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    for begin in range(0, len(rows), FISHER_BATCH):
-        batch = part.__getitems__(rows[begin : begin + FISHER_BATCH])
-        yield {name: tensor.to(device) for name, tensor in batch.items()}
+    return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base)})
 
 
 def switched_off(base: BaseTask | None, network: Any) -> list[Record]:

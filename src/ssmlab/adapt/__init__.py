@@ -1,6 +1,6 @@
 """Adapting a trained model: adapters, factorised weights, freezing, and what is forgotten.
 
-Nothing heavy is imported before one of the names below is asked for.
+Nothing heavy is imported before one of the names below is used.
 """
 
 from importlib import import_module

@@ -14,7 +14,7 @@ from ssmlab.core.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How logits become a choice; Hugging Face's processors, in Hugging Face's order.
+    """Options of sampling; applied as Hugging Face's logits processors are, in the same order.
 
     temperature: logits are divided by it; 0 takes the likeliest token.
     top_k: only the k likeliest tokens; 0 leaves it out.

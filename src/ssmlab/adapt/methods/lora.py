@@ -55,7 +55,7 @@ def inject_config(model: nn.Module, config: Any) -> None:
 
 
 class Beside(nn.Module):
-    """A layer with weights of 8 bits and a low-rank path beside it: base(x) + scale B A x.
+    """A layer with weights of 8 bits and a low-rank path next to it: base(x) + scale B A x.
 
     PEFT has no layer for these weights. Merged, it is a layer in float32, as the update is finer than 8 bits.
 

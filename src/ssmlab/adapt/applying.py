@@ -125,8 +125,7 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
         if method_.extra in _WIDENING:
             names += _WIDENING[method_.extra].build(model, spec)
     if layers:
-        amounts = {"rank": spec.rank, "alpha": spec.alpha, "dropout": spec.dropout}
-        lora.inject(model, layers, **amounts, dora=dora, rslora=rslora)
+        lora.inject(model, layers, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout, dora=dora, rslora=rslora)
     for method_ in methods.values():
         if method_.extra in _BESIDE:
             names += _BESIDE[method_.extra].build(model, spec, method_.extra)
@@ -136,7 +135,7 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
     # Batch norms keep their statistics in training too, which are the base's, unless they are trained whole
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not any(id(parameter) in trained for parameter in module.parameters()):
-            module.ssmlab_handle = module.register_forward_pre_hook(_evaluate)
+            module.ssmlab_handle = module.register_forward_pre_hook(_evaluate)  # type: ignore[assignment]  # no tensor
     model.adaptation = spec
     return Adapted(model, spec, tuple(dict.fromkeys([*names, *whole])), total)
 

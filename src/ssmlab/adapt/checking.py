@@ -153,7 +153,8 @@ def example_batch(model: Any, seed: int = 0) -> Any:
         ModelError: the model does not say.
     """
     generator = torch.Generator().manual_seed(seed)
-    config, first = getattr(model, "config", None), next(model.parameters())
+    config: Any = getattr(model, "config", None)
+    first = next(model.parameters())
     vocabulary = getattr(config, "vocab_size", None)
     if vocabulary:
         tokens = torch.randint(0, vocabulary, (2, 32), generator=generator).to(first.device)
@@ -209,7 +210,8 @@ def _loss(model: Any, batch: Any, task: Any) -> Tensor:
         return task.loss(model, batch)[0]
     found = _called(model, batch)
     outputs = found if isinstance(found, list) else [found]  # a list holds answers of several resolutions
-    return sum(((y := _first(output).float()) * torch.randn_like(y)).mean() for output in outputs)  # type: ignore[misc]
+    answers = [_first(output).float() for output in outputs]
+    return torch.stack([(y * torch.randn_like(y)).mean() for y in answers]).sum()
 
 
 def _called(model: Any, batch: Any) -> Any:

@@ -131,16 +131,16 @@ def slices(name: str, block: Any) -> list[Part]:
         z = 2 * d_mlp
         x, B = z + d_ssm, z + 2 * d_ssm
         C, dt = B + width, B + 2 * width
-        ends = {"in_proj.z": (z, x), "in_proj.x": (x, B), "B": (B, C), "C": (C, dt), "dt": (dt, total)}
-        return [Part(role, inside, "weight", rows) for role, rows in ends.items()]
+        rows_of = {"in_proj.z": (z, x), "in_proj.x": (x, B), "B": (B, C), "C": (C, dt), "dt": (dt, total)}
+        return [Part(role, inside, "weight", rows) for role, rows in rows_of.items()]
     gated = getattr(block, "gate", True)
     half = total // 2 if gated else total
     found = [Part("in_proj.x", inside, "weight", (0, half))]
     found += [Part("in_proj.z", inside, "weight", (half, total))] if gated else []
-    for layer, dt in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b")):
+    for layer, steps in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b")):
         if hasattr(block, layer):
             inside = _join(name, last_factor(layer, getattr(block, layer)))
-            rank, rows = getattr(block, dt).in_features, _rows(getattr(block, layer))
+            rank, rows = getattr(block, steps).in_features, _rows(getattr(block, layer))
             found += _dt_B_C(inside, "weight", rank, (rows - rank) // 2)
     if hasattr(block, "x_proj_weight"):
         rank, rows = block.dt_projs_weight.shape[-1], block.x_proj_weight.shape[-2]
@@ -158,7 +158,7 @@ def _has_scan(block: nn.Module) -> bool:
 
 def _dt_B_C(module: str, tensor: str, rank: int, states: int) -> list[Part]:
     ends = (0, rank, rank + states, rank + 2 * states)
-    return [Part(role, module, tensor, ends[i : i + 2]) for i, role in enumerate(("dt", "B", "C"))]
+    return [Part(role, module, tensor, (ends[i], ends[i + 1])) for i, role in enumerate(("dt", "B", "C"))]
 
 
 def head_sizes(block: Any) -> tuple[int, int, int]:

@@ -42,11 +42,13 @@ def classify(
     sequences = not named and kind_of(folder) == "sequence_classifier"
     if lines and not sequences:
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
-    pictures, notes = None, []
+    pictures: tuple[list[Path], list[str]] | None = None
+    notes: list[str] = []
     if not sequences:
         if not files:
             raise UserError(f"{folder} is a model of pictures; name files or folders of them")
-        *pictures, notes = find_pictures(files)
+        readable, unreadable, notes = find_pictures(files)
+        pictures = readable, unreadable
     if row is not None and row.classes:
         from ssmlab.models.download import weights_file
 
@@ -59,10 +61,11 @@ def classify(
         classes, rows, problems = _sequences(folder, files, lines, device, batch_size, display)
     else:
         classes, rows, problems = _pictures(folder, *pictures, device, batch_size, accept_licence, display)
-    for row in rows if csv is None else ():
-        said = ", ".join(f"{name} {p:.1%}" for name, p in row.ranking(classes)[:top_k])
-        typer.echo(f"{row.file}: {said}")
-    if csv is not None:
+    if csv is None:
+        for found in rows:
+            said = ", ".join(f"{name} {p:.1%}" for name, p in found.ranking(classes)[:top_k])
+            typer.echo(f"{found.file}: {said}")
+    else:
         write_table(csv, rows, classes)
         display.say(f"{len(rows)} predictions in {csv}")
     if problems:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ssmlab.core.progress import Progress, duration
 
@@ -21,7 +22,7 @@ class Display(Progress):
         from rich.console import Console
 
         self.console = Console(stderr=stderr, highlight=False)
-        self._bar = None
+        self._bar: Any = None
         self._running = False
 
     def say(self, text: str) -> None:

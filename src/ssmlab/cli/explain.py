@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,7 +17,7 @@ SEVERAL = "--classes"
 class TakesSeveral(TyperCommand):
     """`--classes guacamole plate` is `--classes guacamole --classes plate`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread(args, SEVERAL))
 
 
@@ -66,8 +66,8 @@ def explain(
     from ssmlab.cli.explain_texts import explain_texts, sequence_folder
     from ssmlab.core.errors import DataError, UserError
 
-    if (found := sequence_folder(model)) is not None:
-        explain_texts(model, *found, images or [], text or [], options)
+    if (folder := sequence_folder(model)) is not None:
+        explain_texts(model, *folder, images or [], text or [], options)
         return
     if text or not images:
         raise UserError(f"{model} is no model of texts; name pictures or folders of them")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any, cast
 
 import typer
 
@@ -64,7 +65,7 @@ app.add_typer(bench.app, name="bench")
 
 # What others call our commands
 SYNONYMS = {"train": "run", "fit": "run", "predict": "classify", "test": "run", "check": "data", "infer": "classify"}
-USAGE = typer.BadParameter.__mro__[1]  # UsageError, which typer has under a private name
+USAGE = cast(type[Exception], typer.BadParameter.__mro__[1])  # UsageError, which typer has under a private name
 
 
 def _version(asked: bool) -> None:
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _explain_usage(error: Exception) -> None:
     """One line about a misspelt option or command; the help where nothing was asked for."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help())
         return

@@ -71,8 +71,9 @@ def _parity(console) -> None:
 
     content = json.loads((files("ssmlab") / "checkpoints" / "parity.json").read_text(encoding="utf-8"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column, justify in (("family", "left"), ("cases", "right"), ("passed", "right"), ("worst error", "right")):
-        table.add_column(column, justify=justify)
+    table.add_column("family")
+    for column in ("cases", "passed", "worst error"):
+        table.add_column(column, justify="right")
     table.add_column("original")
     for family, row in content["families"].items():
         worst = f"{row['worst']:.3f}"

@@ -85,7 +85,6 @@ def vars_of(options: type[StudyOptions]) -> dict[str, Any]:
     return {name: value for cls in reversed(options.__mro__) for name, value in vars(cls).items()}
 
 
-@functools.cache
 def _commanded(options: type[StudyOptions]) -> list[tuple[str, Any, Option]]:
     """Name, type and `Option` of the fields that the command line has."""
     hints, found = get_type_hints(options, include_extras=True), []

@@ -54,7 +54,8 @@ def _proposed(console, source, images, masks, memory, dims, batch_size, features
     from ssmlab.data.masks.reader import measure_masks
     from ssmlab.models.segmentation.plans import propose_plan
 
-    display, started = Display(stderr=True), []
+    display = Display(stderr=True)
+    started: list[int] = []
 
     def show(done: int, total: int) -> None:
         if not started:

@@ -35,8 +35,8 @@ def as_files(
     for model in models:
         row = None if (runs / model).exists() else published(model)
         vision = row is not None and bool(row.classes)  # a language model's weights are a folder
-        repository = vision and model == row.repository
-        name = row.models[0] if repository else model
+        repository = row is not None and vision and model == row.repository
+        name = row.models[0] if row is not None and repository else model
         given = any(text.startswith(f"{name}=") for text in weights) or (weights and len(models) == 1)
         if not given and (repository or (pretrained and (vision or name.startswith("timm/")))):
             files.append(f"{name}={weights_file(name, accept_licence=accept_licence)}")

@@ -1,6 +1,7 @@
 """`ssmlab segment`: what a trained network marks in images and volumes."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -28,7 +29,8 @@ def segment(
     display = Display(stderr=True)
     for note in ([why] if why else []) + notes:
         display.say(note)
-    marked, problems = [], []
+    marked: list[Any] = []
+    problems: list[Any] = []
     display.start("segmenting", len(cases))
     try:
         for done, found in enumerate(segmenter.run(cases, out, probabilities=probabilities), start=1):

@@ -53,7 +53,8 @@ def tested() -> list[Tested]:
     from packaging.version import Version
 
     lowest, here, newest = _lowest(), platform.python_version(), NEWEST["python"]
-    required = (metadata("ssmlab").get("Requires-Python") or "").removeprefix(">=") or None
+    known = metadata("ssmlab")
+    required = known["Requires-Python"].removeprefix(">=") if "Requires-Python" in known else None
     newer = Version(here).release[:2] > Version(newest).release
     python = Tested("python", required, newest, here, "newer than tested" if newer else "")
     return [python, *(_compared(name, lowest.get(name), NEWEST[name]) for name in NEWEST if name != "python")]

@@ -1,6 +1,7 @@
 """The passes of the selective scan apart, as the compiled modules of mamba_ssm and VMamba offer them."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ def backward(u, delta, A, B, C, D, z, delta_bias, dout, saved, delta_softplus) -
         found = torch.ops.ssmlab.selective_scan_backward(dout, None, saved, *tensors, bool(delta_softplus), None, None)
         return tuple(None if t is None else g for t, g in zip(tensors, found[:8], strict=True))
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    arguments: list[Any] = [*leaves, delta_softplus]
     with torch.enable_grad():
-        y, _ = _scan(*leaves, delta_softplus)
+        y, _ = _scan(*arguments)
     gradients = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], dout.to(y.dtype)))
     return tuple(None if t is None else next(gradients) for t in leaves)
 

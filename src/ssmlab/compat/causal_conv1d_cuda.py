@@ -41,8 +41,8 @@ def causal_conv1d_bwd(*arguments):
     x, weight, bias, dout, *rest, silu = _checked("causal_conv1d_bwd", arguments, (6, 7, 10, 12))
     if len(rest) < 3:
         *seq_idx, dx = rest
-        found = causal_conv1d_bwd_function(x, weight, bias, dout, *(seq_idx or [None]), None, None, dx, False, silu)
-        return found[:3]
+        index = seq_idx[0] if seq_idx else None
+        return causal_conv1d_bwd_function(x, weight, bias, dout, index, None, None, dx, False, silu)[:3]
     seq_idx, past, dfinal, dx, *rest = rest
     if len(arguments) == 10:
         return causal_conv1d_bwd_function(x, weight, bias, dout, seq_idx, past, dfinal, dx, rest[0], silu)

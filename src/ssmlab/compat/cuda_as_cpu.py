@@ -125,7 +125,7 @@ def _patch_devices() -> None:
 
     table = torch.jit._builtins._get_builtin_table()
     # cached by this call, before the patch: the default device is applied to the functions themselves
-    factories = {f for f in _device._device_constructors() if getattr(torch, f.__name__, None) is f}
+    factories: set[Any] = {f for f in _device._device_constructors() if getattr(torch, f.__name__, None) is f}
     factories |= {getattr(torch, name) for name in dir(torch) if name.endswith("_like") and name[0] != "_"}
     for function in factories:
         wrapper = _factory(function)

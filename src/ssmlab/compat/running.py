@@ -99,13 +99,13 @@ def prepare_child() -> None:
     prepare(**json.loads(os.environ[_SETTINGS]))
 
 
-def _prepare_torch(device: str | None, autocast: str) -> None:
+def _prepare_torch(wanted: str | None, autocast: str) -> None:
     import torch
 
     from ssmlab.compat import cuda_as_cpu, linear
 
     linear.install()
-    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+    if wanted == "cpu" or (wanted is None and not torch.cuda.is_available()):
         cuda_as_cpu.install(autocast)
         return
     # Code for GPUs enters `torch.cuda.device(x.device)` before every kernel
@@ -133,4 +133,4 @@ def _prepare_torch(device: str | None, autocast: str) -> None:
         def __exit__(self, *error):
             return False if self.nothing else super().__exit__(*error)
 
-    torch.cuda.device = device
+    torch.cuda.device = device  # type: ignore[misc]  # the patch

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import Files
 from ssmlab.data.kinds import Example, Kind, Sorted
 
 
@@ -19,7 +19,7 @@ class ClassTree:
 
     def __init__(
         self,
-        files: FolderFiles | ZipFiles,
+        files: Files,
         chosen: list[str],
         kind: Kind,
         is_class: Callable[[str], object] | None,
@@ -89,9 +89,9 @@ class ClassTree:
                 ]
                 self._leave_out(folder, [name for name in rest if name not in more], part, group)
                 for name in more:
-                    inside = count(len(list(self.below(_join(folder, name)))), self.noun)
+                    many = count(len(list(self.below(_join(folder, name)))), self.noun)
                     self.found.notes.append(
-                        f"left out: {name}/ ({inside}), no part by its name though it holds the same classes; move its "
+                        f"left out: {name}/ ({many}), no part by its name though it holds the same classes; move its "
                         "files into train/ to use them"
                     )
                 return
@@ -150,9 +150,9 @@ class ClassTree:
         own = {place: parts for place in places.values() if (parts := words.parts_among(self.all.get(place, ())))}
         if own:
             has, fix = ("has", "this folder") if len(own) == 1 else ("each has", "one of them")
-            parts = sorted({part for parts in own.values() for part in parts})
+            named = sorted({part for parts in own.values() for part in parts})
             self.found.problems.append(
-                f"{some(f'{place}/' for place in own)}: {has} parts of its own ({some(parts)}); give {fix} as the path"
+                f"{some(f'{place}/' for place in own)}: {has} parts of its own ({some(named)}); give {fix} as the path"
             )
         return bool(own)
 

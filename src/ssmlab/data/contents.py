@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 from PIL import Image
 
@@ -38,7 +39,7 @@ class Contents:
     format: str
     classes: tuple[str, ...]
     items: list[Item]
-    load: Callable[[object], Image.Image]
+    load: Callable[[Any], Image.Image]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

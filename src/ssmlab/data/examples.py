@@ -2,16 +2,14 @@
 
 from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
-from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.files import Files, is_image
 from ssmlab.data.images.decode import MODERN
 from ssmlab.data.kinds import Kind, Sorted
 
 TABLES = (".csv", ".tsv", ".json")
 
 
-def choose_examples(
-    files: FolderFiles | ZipFiles, kind: str, rule: Kind, classed: bool, found: Sorted
-) -> tuple[list[str], list[str]]:
+def choose_examples(files: Files, kind: str, rule: Kind, classed: bool, found: Sorted) -> tuple[list[str], list[str]]:
     """The examples, and the files of other kinds. What is no example goes into `found`, with a note."""
     pictures = kind in ("image", "mask", "scan")
     chosen: list[str] = []

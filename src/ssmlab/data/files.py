@@ -8,7 +8,9 @@ import threading
 import unicodedata
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -48,6 +50,28 @@ class Member:
             return self.files.read(self.name)
         except UnreadableImage as error:
             raise ValueError(str(error)) from error
+
+
+class Files(Protocol):
+    """What is common to the files of a folder, of an archive and of a generated set: names and their contents."""
+
+    path: Path
+    folders: set[str]
+    problems: list[str]
+    ignored: list[str]
+
+    @property
+    def files(self) -> Mapping[str, Any]:
+        """The names, with `/` between folders."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a file."""
+        ...
+
+    def head(self, name: str, size: int = 16) -> bytes:
+        """Its first bytes."""
+        ...
 
 
 class FolderFiles:
@@ -193,7 +217,7 @@ class ZipFiles:
 class FilePictures:
     """Loads a picture by the name of its file."""
 
-    def __init__(self, files: FolderFiles | ZipFiles):
+    def __init__(self, files: Files):
         self.files = files
 
     def __call__(self, name: str) -> Image.Image:
@@ -208,7 +232,7 @@ def open_files(path: str | Path) -> FolderFiles | ZipFiles | None:
     return ZipFiles(path) if path.is_file() and path.suffix.lower() == ".zip" else None
 
 
-def is_image(files: FolderFiles | ZipFiles, name: str) -> bool:
+def is_image(files: Files, name: str) -> bool:
     """Whether a file is meant as a picture: by its suffix, or, with another suffix, by its first bytes."""
     if name.lower().endswith(IMAGE_SUFFIXES):
         return True

@@ -43,7 +43,7 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
             kind = "text"
     if kind in SEQUENCES and (task or kind == "chat" or files is None):
         return task or "language", kind
-    if kind in SEQUENCES:
+    if kind in SEQUENCES and files is not None:
         examples = sort_files(files, kind).examples
         counts = Counter(example.label for example in examples)
         if len(counts) < 2 and kind in ("text", "audio"):
@@ -57,8 +57,8 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
         return task, "text"  # its reader says that there are none
     if kind == "image" and has_masks(path):
         # Class folders of images with their masks next to them, as those of BUSI, are for classification
-        found = sort_files(files, "image") if files is not None else None
-        if found is None or len(found.classes) < 2 or not found.masks or found.problems:
+        images = sort_files(files, "image") if files is not None else None
+        if images is None or len(images.classes) < 2 or not images.masks or images.problems:
             return "segment", "mask"
     return "classify", "image"
 

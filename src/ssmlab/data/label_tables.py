@@ -21,7 +21,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ssmlab.data.contents import alike, count, did_you_mean, some
-from ssmlab.data.files import FolderFiles, ZipFiles, plain_name
+from ssmlab.data.files import Files, plain_name
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import parts_of, top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
@@ -111,9 +111,7 @@ class _Known(NamedTuple):
         return [row[column] for _, row in self.table.rows]
 
 
-def read_labels(
-    files: FolderFiles | ZipFiles, names: Sequence[str], *, column: str = "", group: str | None = None
-) -> Labels | None:
+def read_labels(files: Files, names: Sequence[str], *, column: str = "", group: str | None = None) -> Labels | None:
     """The classes of files by the tables next to them, at most one folder down.
 
     Args:
@@ -191,12 +189,12 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
     clear = [item for item in clear if item[2]] or clear
     if not clear:
         said = "; ".join(f"{one.table.name}: {', '.join(names)}" for one, names, _ in found if names)
-        every = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
+        held = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
         labels.problems.append(
             (
                 f"which column holds the classes is not clear, those that may are: {said}"
                 if said
-                else f"no column holds a class for every file ({every})"
+                else f"no column holds a class for every file ({held})"
             )
             + "; name it with data.labels=COLUMN (data check --labels COLUMN)"
         )
@@ -224,7 +222,7 @@ def _label_columns(one: _Known) -> tuple[list[str], bool]:
         return named, len(named) == 1
     binary = [name for name in rest if {_number(value) for value in one.values(name)} <= {0.0, 1.0}]
     rows = [[_number(row[name]) for name in binary] for _, row in one.table.rows]
-    if len(binary) > 1 and all(sum(row) == 1 for row in rows):
+    if len(binary) > 1 and all(row.count(1.0) == 1 for row in rows):
         return binary, True
     may = []
     for name in rest:

@@ -37,15 +37,15 @@ def near_copies(seen: Sequence[Any]) -> list[str]:
         earlier = np.concatenate([places[name] for name in ORDER[: ORDER.index(part)]])
         if not len(earlier) or not len(places[part]) or len(earlier) * len(places[part]) > MOST:
             continue
-        known = {seen[i].digest for i in earlier}
-        own = [i for i in places[part] if seen[i].digest not in known]
+        known = {seen[i].digest for i in earlier.tolist()}
+        own = [i for i in places[part].tolist() if seen[i].digest not in known]
         pairs = []
         few = max(1, CELLS // len(earlier))
         for first in range(0, len(own), few):
             some = own[first : first + few]
             likeness = values[some] @ values[earlier].T
             best = likeness.argmax(1)
-            pairs += [(i, earlier[j]) for i, j, row in zip(some, best, likeness, strict=True) if row[j] > ALIKE]
+            pairs += [(i, int(earlier[j])) for i, j, row in zip(some, best, likeness, strict=True) if row[j] > ALIKE]
         if pairs:
             i, j = pairs[0]
             where = " or ".join(ORDER[: ORDER.index(part)])

@@ -27,7 +27,7 @@ from ssmlab.data import names as words
 from ssmlab.data.class_tree import ClassTree
 from ssmlab.data.contents import alike, count, some
 from ssmlab.data.examples import choose_examples
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import Files
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import KINDS, Example, Sorted
 from ssmlab.data.text.encoding import decode_text
@@ -39,7 +39,7 @@ _SPEAKER = re.compile(r"(?P<speaker>.+)_nohash_\d+")
 
 
 def sort_files(
-    files: FolderFiles | ZipFiles,
+    files: Files,
     kind: str,
     *,
     classed: bool = True,
@@ -191,7 +191,7 @@ def _by_spoken_names(found):
 
 def _by_lists(files, found):
     """Parts by lists of files: testing_list.txt and validation_list.txt, or meta/train.txt and meta/test.txt."""
-    known = {}
+    known: dict[str, str] = {}
     for example in found.examples:
         own = example.name.removeprefix(found.prefix)
         known |= {own: example.name, own.rpartition(".")[0]: example.name}

@@ -107,7 +107,8 @@ def add_groups(items: list[Item], column: str, tables: list[Table], where: str) 
 
     counts = Counter(basename(item.id) for item in items)
     bare = {basename(item.id): item.id for item in items if counts[basename(item.id)] == 1}
-    groups, problems = {}, list(table.problems)
+    groups: dict[str, str] = {}
+    problems = list(table.problems)
     for line, row in table.rows:
         if not row[column]:
             problems.append(f"{table.name}, line {line}: {row[key]} has no {column}; fill it in")

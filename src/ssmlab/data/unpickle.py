@@ -12,6 +12,7 @@ import io
 import pickle
 import pickletools
 import re
+from typing import Any, cast
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def read_pickle(data: bytes) -> dict[str, object]:
     try:
         # Every instruction before the first is run, also how much memory it would take
         for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+            argument = cast(Any, argument)  # what it is follows from the instruction
             if instruction.name not in _INSTRUCTIONS:
                 raise UnreadablePickle(f"refused: the instruction {instruction.name} has no place in plain data")
             if instruction.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _NAMES:

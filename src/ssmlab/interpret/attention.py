@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -209,7 +210,7 @@ class ScanCall:
                     for path, inverse, time in zip(self.paths, inverses, reached, strict=True)
                 )
                 inside = slice(own.start - first, own.stop - first)
-                for block in [sum(parts)] if summed else parts:
+                for block in [reduce(torch.add, parts)] if summed else parts:
                     yield inside, requested, block
 
 

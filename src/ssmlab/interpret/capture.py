@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -59,7 +60,11 @@ class _Catcher(TorchDispatchMode):
     def __init__(self, layers: str):
         super().__init__()
         self.layers = layers
-        self.seen = {"selective_scan": self._selective, "directional_scan": self._directional, "ssd": self._heads}
+        self.seen: dict[str, Callable[..., ScanCall]] = {
+            "selective_scan": self._selective,
+            "directional_scan": self._directional,
+            "ssd": self._heads,
+        }
         self.calls: list[ScanCall] = []
         self.stack: list[Frame] = []
         self.gave: dict[nn.Module, Any] = {}
@@ -146,7 +151,8 @@ class _Catcher(TorchDispatchMode):
         )  # fmt: skip
         place = find_place(self.stack, self.gave, x.shape[1], x.device)
         gate = None if z is None else F.silu(z.to(u.dtype))
-        u, y, gate = (None if t is None else t.permute(0, 2, 3, 1)[..., order] for t in (u, widened(y), gate))
+        u, y = (t.permute(0, 2, 3, 1)[..., order] for t in (u, widened(y)))
+        gate = None if gate is None else gate.permute(0, 2, 3, 1)[..., order]
         D = None if D is None else D.to(u.dtype).view(len(D), -1)
         return ScanCall(name=name, op="ssd", paths=(path,), x=u, y=y, D=D, gate=gate, place=place)
 

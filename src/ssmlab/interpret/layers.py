@@ -90,7 +90,7 @@ def map_of(model: nn.Module, images: Tensor, target: Target) -> Tensor:
     return found[-1]
 
 
-def _of_timm(model: nn.Module, within: str) -> Target:
+def _of_timm(model: Any, within: str) -> Target:
     """By timm's description of a network's last stage; `within` is the part of a block that has all tokens."""
     info = getattr(model, "feature_info", None)
     if not info:

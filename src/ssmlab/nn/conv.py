@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssmlab.ops import causal_conv1d
+from ssmlab.ops.causal_conv1d import causal_conv1d
 
 
 class CausalConv1d(nn.Module):

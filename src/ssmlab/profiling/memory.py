@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +133,7 @@ class _Lifetime:
         try:
             import resource
 
-            self._usage = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self._usage: Callable[[], int] | None = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         except ImportError:
             self._usage, self.method = None, "none"
 

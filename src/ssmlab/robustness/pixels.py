@@ -76,7 +76,7 @@ def emboss(x: Tensor, draws: Draws, alpha: Tensor, strength: Tensor) -> Tensor:
     return torch.addcmul(x, per_image(alpha), diagonal).addcmul_(per_image(alpha * strength), relief)
 
 
-def gaussian_blur(x: Tensor, draws: Draws, sigma: Tensor, radius: int) -> Tensor:
+def gaussian_blur(x: Tensor, draws: Draws | None, sigma: Tensor, radius: int) -> Tensor:
     """The sum over t = -radius..radius of g(t) v shifted by t, along the columns and then along the rows.
 
     g(t) = exp(-t^2 / (2 sigma^2)), divided by its sum. Outside, x is mirrored at its last pixel.

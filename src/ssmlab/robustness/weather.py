@@ -40,7 +40,7 @@ def frost(x: Tensor, draws: Draws, keep: float, amount: float) -> Tensor:
 
     Its values p become p^1.5 of (0.75, 0.88, 1) in red, green and blue.
     """
-    ice = plasma(draws, x.shape[-2:], 1.6, x.device)[:, None] ** 1.5
+    ice = plasma(draws, (x.shape[-2], x.shape[-1]), 1.6, x.device)[:, None] ** 1.5
     colour = torch.tensor([0.75, 0.88, 1.0], device=x.device)[:, None, None]
     return keep * x + (255 * amount) * ice * colour
 
@@ -48,7 +48,7 @@ def frost(x: Tensor, draws: Draws, keep: float, amount: float) -> Tensor:
 def fog(x: Tensor, draws: Draws, amount: float, decay: float) -> Tensor:
     """(v + amount p) m / (m + amount); m the largest v of the image, p of `plasma` (part 1)."""
     most = x.amax((1, 2, 3), keepdim=True)
-    fogged = x + 255 * amount * plasma(draws, x.shape[-2:], decay, x.device)[:, None]
+    fogged = x + 255 * amount * plasma(draws, (x.shape[-2], x.shape[-1]), decay, x.device)[:, None]
     return fogged * (most / (most + 255 * amount))
 
 

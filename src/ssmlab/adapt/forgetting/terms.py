@@ -81,9 +81,9 @@ class NextToken(View):
 
     def forward(self, tokens: Tensor, state: Any = None, **named: Any) -> tuple[Tensor, Any]:
         """As a language model's: logits (b, l, v) and the state."""
-        backbone: Any = self.network.backbone
-        features, state = backbone(backbone.embedding(tokens), state, **named)
-        return of_tokens(self.head(features), self.network.config), state
+        network: Any = self.network
+        features, state = network.backbone(network.backbone.embedding(tokens), state, **named)
+        return of_tokens(self.head(features), network.config), state
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Remembering:
         """As the task."""
         return self.task.outputs(model, batch)
 
-    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
+    def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor | int, Tensor | int]:
         """As the task."""
         return self.task.count_correct(outputs, labels)
 

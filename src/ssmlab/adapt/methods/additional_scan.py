@@ -57,7 +57,7 @@ def build(model: Any, spec: Any) -> list[str]:
 def _heads(name: str, block: Any, states: int) -> list[str]:
     """Mamba-2: in_proj makes B and C of every group, and the convolution passes them on."""
     d_mlp, d_ssm, width = head_sizes(block)
-    groups = getattr(block, "ngroups", None) or getattr(block, "n_groups", 1)
+    groups: int = getattr(block, "ngroups", 0) or getattr(block, "n_groups", 1)
     n = _more_states(block, states)
     before = 2 * d_mlp + d_ssm  # rows of in_proj before those that are convolved
     B = _every_group(d_ssm, n, states, groups)

@@ -31,7 +31,8 @@ def build(model: Any, spec: Any) -> list[str]:
         for A in (p for p in own if p.role == "A" and p.tensor != "A_imag"):
             # The rows that make B and C; None where no matrix of (state, channel) makes them
             layer = f"{name}.x_proj_b" if A.tensor == "A_b_log" else name if A.tensor == "A_logs" else f"{name}.x_proj"
-            B, C = (next((p for p in own if p.role == role and p.module == layer), None) for role in ("B", "C"))
+            made: list[Any] = [next((p for p in own if p.role == role and p.module == layer), None) for role in "BC"]
+            B, C = made
             weight = tensor_of(model, A)
             score = torch.ones_like(weight) if B is None else _weights(model, B) * _weights(model, C)
             mask = chosen(score.view(weight.shape), spec.share)
@@ -101,7 +102,7 @@ def choose(model: Any, loss: Callable[[], Tensor], *, steps: int = 1) -> None:
 def _entries(model: Any, *tensors: str):
     for name, module in model.named_modules():
         for tensor in tensors:
-            updates = module.parametrizations[tensor] if tensor in getattr(module, "parametrizations", {}) else ()
+            updates: Any = module.parametrizations[tensor] if tensor in getattr(module, "parametrizations", {}) else ()
             for update in updates:
                 if isinstance(update, Entries):
                     yield f"{name.replace('.base_layer', '')}.{tensor}", (update, updates.original)

@@ -31,7 +31,7 @@ def inject(
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a float works too: PEFT divides it by the rank
         lora_dropout=dropout,
         use_dora=dora,
         use_rslora=rslora,
@@ -104,7 +104,7 @@ class Beside(nn.Module):
 def _dequantized(layer: QuantizedLinear) -> nn.Linear:
     made = Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     made.weight = nn.Parameter(layer.weight.to(layer.scale.dtype) * layer.scale[:, None])
-    made.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
+    made.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias.detach()))
     return made.train(layer.training)
 
 
@@ -126,7 +126,7 @@ def put_beside(model: nn.Module, layer: str, rank: int, scale: float, dropout: f
     setattr(model.get_submodule(parent), last, Beside(base, rank, scale, dropout))
 
 
-def wrapped(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def wrapped(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that PEFT has wrapped, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

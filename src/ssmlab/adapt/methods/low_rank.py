@@ -8,6 +8,7 @@ and merging is exact, because a merged model computes with the very tensor that 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,11 @@ class LowRank(Update):
         self.scale, self.rows = scale, rows or (0, out)
         count = self.rows[1] - self.rows[0]
         wide = torch.promote_types(weight.dtype, torch.float32)
-        kind = {"device": weight.device, "dtype": wide}
         bound = math.sqrt(3 / width)
-        self.A = nn.Parameter(torch.empty(*stack, rank, width, **kind).uniform_(-bound, bound))
-        self.B = nn.Parameter(torch.zeros(*stack, count, rank, **kind))
+        self.A = nn.Parameter(
+            torch.empty(*stack, rank, width, device=weight.device, dtype=wide).uniform_(-bound, bound)
+        )
+        self.B = nn.Parameter(torch.zeros(*stack, count, rank, device=weight.device, dtype=wide))
         chosen = weight.detach()[..., self.rows[0] : self.rows[1], :]
         self.m = nn.Parameter(chosen.to(wide).norm(dim=-1, keepdim=True)) if dora else None
 
@@ -170,7 +172,7 @@ def attach(module: nn.Module, tensor: str, update: Update) -> None:
     parametrize.register_parametrization(module, tensor, update.train(module.training), unsafe=True)
 
 
-def attached(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+def attached(model: nn.Module) -> list[tuple[str, Any, str]]:
     """(module's name, module, tensor's name) of everything that has an update."""
     return [
         (name, module, tensor)

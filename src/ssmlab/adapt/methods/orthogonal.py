@@ -73,9 +73,9 @@ def merge_orthogonal(model: nn.Module) -> nn.Module:
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, OSFLayer)]:
         layer.merge()
         model.set_submodule(name, layer.get_base_layer().requires_grad_(True))
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, ChannelsLast)]:
-        linear = Linear2d(layer.linear.in_features, layer.linear.out_features, layer.linear.bias is not None)
-        linear.weight, linear.bias = layer.linear.weight, layer.linear.bias
+    for name, outer in [(n, m) for n, m in model.named_modules() if isinstance(m, ChannelsLast)]:
+        linear = Linear2d(outer.linear.in_features, outer.linear.out_features, outer.linear.bias is not None)
+        linear.weight, linear.bias = outer.linear.weight, outer.linear.bias
         model.set_submodule(name, linear)
     if hasattr(model, "peft_config"):
         del model.peft_config

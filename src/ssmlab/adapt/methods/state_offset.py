@@ -57,7 +57,7 @@ class SelectiveOffset(Offset):
         inner = block.out_proj.in_features
         inner = inner if gate else inner // 2
         super().__init__((inner, states) if states else (inner,), block.D)
-        self.states, self.gate, self.inner, self.half = states, gate, inner, half
+        self.states, self.gate, self.inner, self.halved = states, gate, inner, half
         if states:
             block.x_proj.register_forward_hook(self.see_C)
         if gate:
@@ -74,7 +74,7 @@ class SelectiveOffset(Offset):
         C, z = self.take("C"), self.take("z")
         if not self.beside_active or (self.states and C is None) or (self.gate and z is None):
             return None
-        y = self.added(C) / (2 if self.half else 1)
+        y = self.added(C) / (2 if self.halved else 1)
         if z is not None:
             y = y * F.silu(z)
         elif y.shape[-1] < inputs[0].shape[-1]:

@@ -1,5 +1,7 @@
 """What mamba_ssm's own autograd functions call of causal_conv1d: the passes apart, by the original's signatures."""
 
+from typing import Any
+
 import torch
 
 from ssmlab.compat._absent import absent
@@ -37,9 +39,10 @@ def causal_conv1d_bwd_function(
         )
         gx, gweight, gbias, ginitial = (None if t is None else g for t, g in zip(inputs, found, strict=True))
     else:
-        leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
+        leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs]
         with torch.enable_grad():
-            y, final = causal_conv1d(*leaves[:3], activation=activation, initial_state=leaves[3], seq_idx=seq_idx)
+            ux, uweight, ubias, past = leaves
+            y, final = causal_conv1d(ux, uweight, ubias, activation=activation, initial_state=past, seq_idx=seq_idx)
         outputs, gradients = ([y], [dout]) if dfinal_states is None else ([y, final], [dout, dfinal_states])
         found = iter(torch.autograd.grad(outputs, [t for t in leaves if t is not None], gradients))
         gx, gweight, gbias, ginitial = (None if t is None else next(found) for t in leaves)

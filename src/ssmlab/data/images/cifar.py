@@ -75,8 +75,9 @@ class TarFiles:
                 self.members += 1
                 if self.members > MAX_MEMBERS:
                     raise DataError(f"{self.path}: more than {MAX_MEMBERS:,} files; no archive of CIFAR has so many")
-                if member.isreg() and name.rpartition("/")[2] in _FILES_10 | _FILES_100:
-                    self.files[name] = archive.extractfile(member).read()
+                wanted = member.isreg() and name.rpartition("/")[2] in _FILES_10 | _FILES_100
+                if wanted and (content := archive.extractfile(member)) is not None:
+                    self.files[name] = content.read()
 
     def read(self, name: str) -> bytes:
         return self.files[name]

@@ -17,11 +17,12 @@ import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
+T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # of a JPEG (MPO) further frames are previews and maps of light
 # the first bytes of ISO media files of still pictures, after their length: iPhones' HEIC, and AVIF
@@ -118,9 +119,10 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
     if fit == "stretch":
         return image.resize((size, size), Image.Resampling.BILINEAR)
     if fit == "pad":
-        inner = tuple(max(1, round(size * side / max(width, height))) for side in (width, height))
+        wide, high = (max(1, round(size * side / max(width, height))) for side in (width, height))
         square = Image.new(image.mode, (size, size))
-        square.paste(image.resize(inner, Image.Resampling.BILINEAR), tuple((size - side) // 2 for side in inner))
+        small = image.resize((wide, high), Image.Resampling.BILINEAR)
+        square.paste(small, ((size - wide) // 2, (size - high) // 2))
         return square
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -128,9 +130,9 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
 
 
 def for_each_image(
-    load: Callable[[Any], Image.Image],
+    load: Callable[[Any], T],
     keys: Sequence,
-    visit: Callable[[int, Image.Image], None],
+    visit: Callable[[int, T], None],
     progress: Progress | None = None,
 ) -> list[tuple[int, str]]:
     """Call `visit(i, load(keys[i]))` for every key, on a few threads (Pillow releases the GIL).

@@ -82,9 +82,9 @@ def _read_archive(path, group, labels):
     if not _is_archive(head):
         return None
     if not head.startswith(b"PK"):
-        files = TarFiles(path)
-        place = find_cifar(files)
-        return read_cifar(files, place, group, labels) if place else None
+        archive = TarFiles(path)
+        place = find_cifar(archive)
+        return read_cifar(archive, place, group, labels) if place else None
     files = ZipFiles(path)
     if is_medmnist(files.files):
         return read_medmnist(path, group)

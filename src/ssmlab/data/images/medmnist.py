@@ -83,7 +83,7 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
 
 
 def _read_arrays(path, problems):
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         check_archive(path, list(infos.values()))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Split:
     ids: list[str]
     groups: list[str] | None
     _keys: list = field(repr=False)
-    _load: Callable[[object], Image.Image] = field(repr=False)
+    _load: Callable[[Any], Image.Image] = field(repr=False)
     _all: list["Split"] = field(repr=False)  # the parts of the data set, this one too
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class Split:
         out = np.empty(shape, np.uint8)
 
         def visit(i, image):
-            out[i] = fit_square(image, image_size, fit)
+            out[i] = np.asarray(fit_square(image, image_size, fit))
 
         failures = for_each_image(self._load, self._keys, visit, progress)
         if failures:

@@ -13,7 +13,7 @@ import re
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import PARTS, count, some
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import Files
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.masks.pairs import Case, MaskContents
 from ssmlab.data.masks.volumes import is_volume
@@ -24,7 +24,7 @@ DESCRIPTION = "dataset.json"
 _CHANNEL = re.compile(r"^(.*)_(\d{4})$")
 
 
-def is_nnunet(files: FolderFiles | ZipFiles) -> str | None:
+def is_nnunet(files: Files) -> str | None:
     """The prefix below which the layout lies ("" or "Dataset001_Name/"), or None."""
     for name in files.files:
         prefix = name.removesuffix(DESCRIPTION)
@@ -33,7 +33,7 @@ def is_nnunet(files: FolderFiles | ZipFiles) -> str | None:
     return None
 
 
-def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
+def read_nnunet(files: Files, prefix: str) -> MaskContents:
     """The cases of a data set in nnU-Net's raw layout.
 
     Raises:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ssmlab.data.contents import PARTS, count, some
-from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.files import Files, ZipFiles, is_image
 from ssmlab.data.masks.shapes import GeneratedFiles
 from ssmlab.data.masks.volumes import SUFFIXES
 from ssmlab.data.names import (
@@ -85,9 +85,7 @@ class _Found:
     group: str | None = None
 
 
-def read_pairs(
-    files: FolderFiles | ZipFiles, images: str = "", masks: str = "", views: str = ""
-) -> MaskContents | None:
+def read_pairs(files: Files, images: str = "", masks: str = "", views: str = "") -> MaskContents | None:
     """Pair the pictures or volumes of a folder.
 
     Args:
@@ -136,7 +134,7 @@ def _above(names):
     return {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
 
 
-def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
+def folders_of_pictures(files: Files) -> set[str]:
     """Folders that hold images or volumes at some depth, and those that hold nothing: annotations may also be boxes."""
     listed = sort_files(files, "mask", classed=False)
     return _above(example.name for example in listed.examples) | (files.folders - _above(files.files))
@@ -179,7 +177,7 @@ def named_as_mask(name: str) -> bool:
     return image_of_mask(_stem(name)) is not None
 
 
-def beside_images(files: FolderFiles | ZipFiles) -> bool:
+def beside_images(files: Files) -> bool:
     """Whether half of the pictures have a mask next to them in their folder."""
     pictures = [name for name in files.files if is_image(files, name)]
     masks = [name for name in pictures if named_as_mask(name)]

@@ -14,7 +14,7 @@ import numpy as np
 from ssmlab.core.errors import DataError
 from ssmlab.data.check import conversions
 from ssmlab.data.contents import PARTS, count, did_you_mean, some
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import Files, FolderFiles, ZipFiles
 from ssmlab.data.images.decode import Progress
 from ssmlab.data.leaks import Keys, leaks
 from ssmlab.data.masks.nnunet import is_nnunet, read_nnunet
@@ -155,7 +155,9 @@ def open_masks(
         directions=store.directions,
         numbers=rule.numbers,
         shares=_shares(splits["train"], rule) if not problems else (),
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=[*contents.notes, *notes, *_notes(good, part_of)],
         copies=copies,
@@ -240,12 +242,13 @@ def _notes(checked: list[Checked], part_of: dict[str, str]) -> list[str]:
     ]
 
 
-def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles | ZipFiles | GeneratedFiles]:
+def _read(path: Path, images, masks, views) -> tuple[MaskContents, Files]:
     if str(path) in GENERATED:
-        files = GeneratedFiles(str(path))
-        contents = read_pairs(files)
+        generated = GeneratedFiles(str(path))
+        contents = read_pairs(generated)
         assert contents is not None
-        return contents, files
+        return contents, generated
+    files: FolderFiles | ZipFiles
     if path.is_dir():
         files = FolderFiles(path)
     elif path.is_file() and path.suffix.lower() == ".zip":
@@ -347,7 +350,7 @@ def _measures(good: list[Checked]) -> Measures:
     dimensions = len(good[0].size)
     sizes = np.array([c.size for c in good if len(c.size) == dimensions])
     spacings = np.array([c.spacing for c in good if len(c.size) == dimensions])
-    spacing = target_spacing(sizes, spacings)
+    spacing = target_spacing(sizes.tolist(), spacings.tolist())
     return Measures(
         channels=good[0].channels,
         dimensions=dimensions,

@@ -18,7 +18,9 @@ class GeneratedFiles:
     """The files of a generated set, with the interface of FolderFiles; every picture follows from its name alone."""
 
     def __init__(self, name: str):
-        self.path, self.problems, self.ignored = Path(name), [], []
+        self.path = Path(name)
+        self.problems: list[str] = []
+        self.ignored: list[str] = []
         self.folders = {"images", "masks"}
         self.files = {f"{folder}/{i:02}.png": i for folder in ("images", "masks") for i in range(GENERATED[name])}
 

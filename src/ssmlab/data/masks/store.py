@@ -4,12 +4,14 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import Files
 from ssmlab.data.images.decode import Progress, UnreadableImage, decode, for_each_image
 from ssmlab.data.images.medmnist import machine_memory
 from ssmlab.data.masks.pairs import Case
@@ -71,7 +73,7 @@ class ReadImage(NamedTuple):
     spacing: tuple[float, ...]
     volume: Volume | None = None
     pages: int = 0
-    picture: object = None
+    picture: Image.Image | None = None
 
 
 class ReadMask(NamedTuple):
@@ -90,7 +92,7 @@ class MaskStore:
         rule: what values mean, and `directions` towards which the axes of volumes rise; both are decided after `check`.
     """
 
-    def __init__(self, files: FolderFiles | ZipFiles):
+    def __init__(self, files: Files):
         self.files = files
         self.rule: Rule | None = None
         self.directions = ""
@@ -104,7 +106,7 @@ class MaskStore:
     def check(self, cases: list[Case], progress: Progress | None = None) -> list[Checked]:
         """Look at every case once, on a few threads."""
         found = [Checked(case) for case in cases]
-        for_each_image(lambda checked: _look(self.files, checked), found, lambda i, _: None, progress)
+        for_each_image(partial(_look, self.files), found, lambda i, _: None, progress)
         return found
 
     def sample(self, case: Case) -> Sample:
@@ -142,7 +144,9 @@ def read_image(files, case: Case, directions: str = "") -> ReadImage:
     Raises:
         UnreadableImage: with the file's name where there are several.
     """
-    channels, spacing, first, count, picture = [], (), None, 0, None
+    channels: list[np.ndarray] = []
+    spacing: tuple[float, ...] = ()
+    first, count, picture = None, 0, None
     for name in case.images:
         try:
             if is_volume(name):

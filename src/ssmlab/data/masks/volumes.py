@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.files import FolderFiles, ZipFiles, gunzip
+from ssmlab.data.files import Files, gunzip
 from ssmlab.data.images.decode import UnreadableImage
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -100,7 +100,7 @@ def require_nibabel() -> None:
         raise DataError("NIfTI files need nibabel, which is not installed: pip install 'ssmlab[medical]'") from None
 
 
-def read_volumes(files: FolderFiles | ZipFiles, name: str, channels: int = 1) -> list[Volume]:
+def read_volumes(files: Files, name: str, channels: int = 1) -> list[Volume]:
     """Read one NIfTI file of two or three axes, or the channels along its last axis, as the Decathlon stores them.
 
     Further axes of length 1 are dropped. Whole numbers stay whole numbers; scaled and floating-point voxels become
@@ -146,7 +146,7 @@ def read_volumes(files: FolderFiles | ZipFiles, name: str, channels: int = 1) ->
         raise UnreadableImage(f"distances of voxels are {spacing}; expected numbers above 0")
     affine, header = np.asarray(image.affine, np.float64), image.header
     known = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    codes = nibabel.aff2axcodes(affine) if known else (None,)
+    codes = nibabel.aff2axcodes(affine) if known else ()
     directions = "" if None in codes else "".join(codes)
     apart = voxels.transpose(3, 2, 1, 0) if voxels.ndim == 4 else voxels.T[None]
     return [Volume(np.ascontiguousarray(one), spacing[::-1], affine, directions) for one in apart]

@@ -79,9 +79,9 @@ def check_sequences(
         held = {part: [data.items[i] for i in data.held[part]] for part in PARTS}
         parts = {part: [(item.id, _tokens(item.content)) for item in items] for part, items in held.items()}
         classes = {part: [item.label for item in items] for part, items in held.items()}
-        more = {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
+        copies, warnings, notes = data.copies, data.warnings, data.notes
     else:
-        parts, classes, more = _documents(path, kind, val_fraction, seed, encoding)
+        parts, classes, (copies, warnings, notes) = _documents(path, kind, val_fraction, seed, encoding)
     lengths = sorted(len(content) for found in parts.values() for _, content in found)
     names = sorted({label for found in classes.values() for label in found})
     return SequenceReport(
@@ -96,7 +96,9 @@ def check_sequences(
         unit=UNITS[kind],
         lengths=(lengths[0], float(median(lengths)), lengths[-1]),
         split_hash=split_hash({part: [content_id(id, content) for id, content in parts[part]] for part in PARTS}),
-        **more,
+        copies=copies,
+        warnings=warnings,
+        notes=notes,
     )
 
 
@@ -106,7 +108,7 @@ def content_id(id: str, tokens: np.ndarray) -> str:
 
 
 def _documents(path, kind, val_fraction, seed, encoding):
-    notes = []
+    notes: list[str] = []
     if kind == "text":
         texts = read_texts(path, encoding=encoding)
         documents, keys = [Document(id, _tokens(text)) for id, text in texts], [text_keys(text) for _, text in texts]
@@ -132,7 +134,7 @@ def _documents(path, kind, val_fraction, seed, encoding):
     key_of = {document.id: key for document, key in zip(documents, keys, strict=True)}
     whole = ((part, d.id, key_of[d.id]) for part in PARTS for d in held[part] if d.id in key_of)
     copies, warnings = leaks(whole, "chats" if kind == "chat" else "documents")
-    return parts, {}, {"copies": copies, "warnings": warnings, "notes": [how, *notes, *left_out(path, kind)]}
+    return parts, {}, (copies, warnings, [how, *notes, *left_out(path, kind)])
 
 
 def _tokens(content):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,8 +94,10 @@ def open_labelled(
     for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
         if part not in published:
             total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
-            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
-            data.notes.append(about_split(part, of, left[part], total, "sequences", **options))
+            how = f"stratified, seed {seed}"
+            data.notes.append(
+                about_split(part, of, left[part], total, "sequences", fraction=fraction, whole=grouped, how=how)
+            )
         of = "train"
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
@@ -129,15 +131,18 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
-        made: list = {
+        makers: dict[str, Callable[[], list]] = {
             "text": lambda: generated_reviews(240),
             "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
             "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
-        }[kind]()
-        items = [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
+        }
+        items = [
+            Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(makers[kind]())
+        ]
         return LabelledData(items, RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind, labels, group)
     examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
+    contents: list[tuple[str, str, Any]]
     if kind == "text":  # of lines of JSON each is a text
         contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
     elif kind == "dna":

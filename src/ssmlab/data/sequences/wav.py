@@ -63,9 +63,9 @@ def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> 
         channels = " or ".join(map(str, sorted(set(several.values()))))
         notes.append(f"{count(len(several), 'sound')} of {channels} channels, whose mean is taken ({some(several)})")
     if other:
-        rates = some(f"{rate:,}" for rate in sorted(set(other.values())))
+        unusual = some(f"{rate:,}" for rate in sorted(set(other.values())))
         notes.append(
-            f"{count(len(other), 'sound')} of {rates} samples per second, resampled to {usual:,} ({some(other)})"
+            f"{count(len(other), 'sound')} of {unusual} samples per second, resampled to {usual:,} ({some(other)})"
         )
     if loud:
         notes.append(f"{count(len(loud), 'sound')} louder than -1 to 1, cut off there ({some(loud)})")

@@ -192,8 +192,9 @@ def divide(
         }[missing]  # fmt: skip
         if digests is not None:
             digests = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
-        own = {"val_fraction": fraction, "test_fraction": 0.0, "seed": by, "characters": characters}
-        cut, _ = divide(parts["train"], **own, digests=digests)
+        cut, _ = divide(
+            parts["train"], val_fraction=fraction, test_fraction=0.0, seed=by, characters=characters, digests=digests
+        )
         parts |= {"train": cut["train"], missing: cut["val"]}
         return parts, f"{given} are so named, {missing} was taken from train"
     if len(documents) > FEW:

@@ -21,7 +21,7 @@ def as_utf8(content: bytes) -> bytes:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             return content.decode("utf-16").encode("utf-8")
-        except UnicodeError as error:
+        except UnicodeDecodeError as error:
             raise ValueError(f"begins as UTF-16 and is not ({error.reason}); save it as UTF-8") from None
     return content.removeprefix(codecs.BOM_UTF8)
 

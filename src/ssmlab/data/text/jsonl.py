@@ -52,8 +52,8 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
             where = f"line {numbers[0]}" if len(numbers) == 1 else f"lines {some(f'{number:,}' for number in numbers)}"
             problems.append(f"{id}, {where}: {reason}")
         left = [f"and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
-        lines = sum(map(len, wrong.values()))
-        raise DataError(f"{path}: {lines:,} lines cannot be used; expected {FORM}", problems[:MOST_PROBLEMS] + left)
+        count = sum(map(len, wrong.values()))
+        raise DataError(f"{path}: {count:,} lines cannot be used; expected {FORM}", problems[:MOST_PROBLEMS] + left)
     if not chats:
         raise DataError(f"{path}: holds no lines; expected {FORM}")
     return chats

@@ -86,7 +86,9 @@ def pack_whole(documents: list[Document], length: int, separator_id: int, *, alo
     Returns:
         The rows, and how many documents were cut at their end because they are longer than a row.
     """
-    size, rows, room = length + 1, [], []
+    size = length + 1
+    rows: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    room: list[int] = []
     for document in documents:
         tokens, _, learned = stream([document], separator_id)
         count = min(len(tokens), size)

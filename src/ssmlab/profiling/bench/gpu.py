@@ -44,7 +44,8 @@ def yardsticks(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Callable[[]
     leaves = [q.detach().requires_grad_(shape.backward) for _ in range(3)]
 
     def attention():
-        y = F.scaled_dot_product_attention(*leaves, is_causal=True)
+        query, key, value = leaves
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return torch.autograd.grad(y, leaves, q) if shape.backward else y
 
     found: dict[str, Callable[[], object]] = {}

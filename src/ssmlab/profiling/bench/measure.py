@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,10 +106,12 @@ def records(rows: list[Row]) -> list[Record]:
     made = []
     for row in rows:
         for name, timing in row.timings.items():
-            shared = {"model": name, "class_": row.shape.text, "unit": "seconds"}
+            shared: dict[str, Any] = {"model": name, "class_": row.shape.text, "unit": "seconds"}
             if timing.seconds:
                 spread = (min(timing.seconds), max(timing.seconds))
-                made.append(Record(metric="time", value=timing.median, n=len(timing.seconds), spread=spread, **shared))
+                made.append(
+                    Record(metric="time", value=median(timing.seconds), n=len(timing.seconds), spread=spread, **shared)
+                )
             elif timing.estimate is not None:
                 made.append(Record(metric="estimated_time", value=timing.estimate, n=0, **shared))
     return made

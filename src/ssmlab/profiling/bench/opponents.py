@@ -95,7 +95,7 @@ def transformers_ssd(shape: Shape) -> Callable[..., Tensor]:
         update = _fallback("mamba2", "mamba2_selective_state_update")
 
         def step(x, dt, A, B, C, D, dt_bias):
-            h, p, n = *x.shape[2:], B.shape[-1]
+            h, p, n = x.shape[2], x.shape[3], B.shape[-1]
             state = A.new_zeros(shape.b, h, p, n)
             rates, skip, bias = A[:, None, None].expand(h, p, n), D[:, None], dt_bias[:, None].expand(h, p)
             delta = dt[:, 0, :, None].expand(-1, h, p)

@@ -63,7 +63,8 @@ def _panel(axes, rows: list[Row], states: list[int]) -> None:
                     markersize=4,
                     label=f"n = {n}, {layout}",
                 )
-    exp = [(r.shape.l, 1e9 * r.seconds(EXP) / r.shape.elements) for r in rows if r.shape.n == states[-1]]
+    yardstick = [(r.shape, r.seconds(EXP)) for r in rows if r.shape.n == states[-1]]
+    exp = [(shape.l, 1e9 * seconds / shape.elements) for shape, seconds in yardstick if seconds is not None]
     best = [min(value for l, value in exp if l == length) for length in lengths]
     axes.plot(lengths, best, color=theme.MUTED, linestyle=":", linewidth=1.2, label=f"torch.exp, n = {states[-1]}")
     axes.set(xscale="log", yscale="log")

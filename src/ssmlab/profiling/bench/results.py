@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ class Result:
 
 
 def rates(
-    suite: str, what: str, unit: str, calls: dict[str, Callable[[], object]], amount: float, budget: float,
+    suite: str, what: str, unit: str, calls: Mapping[str, Callable[[], object]], amount: float, budget: float,
     wait: Callable[[], None], skipped: dict[str, str],
 ) -> list[Result]:  # fmt: skip
     """Time calls in turns, each of which does `amount` units; those that were skipped have their line too."""

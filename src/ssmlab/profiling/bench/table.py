@@ -2,6 +2,7 @@
 
 import csv
 import io
+from statistics import median
 
 from ssmlab.profiling.bench.measure import COPY, EXP, Row
 from ssmlab.profiling.bench.timing import Timing
@@ -44,7 +45,7 @@ def to_csv(rows: list[Row]) -> str:
 def _times(timing: Timing, elements: int) -> list:
     if not timing.seconds:
         return ["", "", "", 0, "", "" if timing.estimate is None else f"{timing.estimate:.6g}", timing.reason]
-    values = (timing.median, min(timing.seconds), max(timing.seconds))
+    values = (median(timing.seconds), min(timing.seconds), max(timing.seconds))
     return [*(f"{v:.6g}" for v in values), len(timing.seconds), f"{1e9 * values[0] / elements:.6g}", "", ""]
 
 
@@ -63,7 +64,7 @@ def _line(row: Row, others: list[str]) -> list[str]:
     least, most = (f"{1e3 * pick(timing.seconds):.3g}" for pick in (min, max))
     yardsticks = ("-" if times is None else _number(times) for times in (row.times(EXP), row.times(COPY)))
     return [
-        *sizes, shape.dtype, shape.layout.removesuffix("-contiguous"), f"{1e3 * row.seconds(row.ours):.3g}",
+        *sizes, shape.dtype, shape.layout.removesuffix("-contiguous"), f"{1e3 * median(timing.seconds):.3g}",
         f"{least}..{most}", str(len(timing.seconds)), _number(row.per_element), *yardsticks,
         *(_compared(row, row.timings.get(name)) for name in others),
     ]  # fmt: skip
@@ -74,7 +75,7 @@ def _compared(row: Row, timing: Timing | None) -> str:
         return "-"
     if not timing.seconds:
         return f"skipped: {timing.reason}"
-    return _number(timing.median / row.seconds(row.ours))
+    return _number(median(timing.seconds) / median(row.timings[row.ours].seconds))
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 FEWEST, MOST = 3, 100  # timings of a call, unless one takes more than its share
@@ -29,7 +29,9 @@ class Timing:
         return statistics.median(self.seconds) if self.seconds else self.estimate
 
 
-def interleaved(calls: dict[str, Callable[[], object]], budget: float, wait: Callable[[], None]) -> dict[str, Timing]:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], budget: float, wait: Callable[[], None]
+) -> dict[str, Timing]:
     """Time every call in turns after one of each to warm up.
 
     Each has the same share of the budget: as many repeats as fit, 3 to 100. A call that takes more than its share is

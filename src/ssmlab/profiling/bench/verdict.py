@@ -41,7 +41,7 @@ def _above_torch(rows: list[Row]) -> Verdict | None:
         return None
     slower = sorted((pair for pair in compared if pair[0] < 1), key=lambda pair: pair[0])
     least, where = min(compared, key=lambda pair: pair[0])
-    estimated = sum(not row.timings[row.torch_path].seconds for _, row in compared)
+    estimated = sum(not row.timings[row.torch_path or ""].seconds for _, row in compared)
     facts = f"{len(slower)} of {len(compared)} shapes are slower, the least gain is {least:.2g} times"
     facts += f" at {_sizes(where)}" + (f"; {estimated} against an estimate from other shapes" if estimated else "")
     claim = f"{_name(rows)}: {where.ours} is nowhere slower than {where.torch_path}"

@@ -59,7 +59,8 @@ def vision(gallery: Gallery, device: str, budget: float, wait: Callable[[], None
 
 def _batch(gallery, models, wrong, dtype, batch, device, budget, wait) -> list[Result]:
     what = f"{batch} images of {gallery.size} x {gallery.size}, {dtype}"
-    images, skipped, calls = _images(batch, gallery.size, device, dtype), dict(wrong), {}
+    images, skipped = _images(batch, gallery.size, device, dtype), dict(wrong)
+    calls: dict[str, Callable[[], Tensor]] = {}
     for name, model in models.items():
         calls[name] = caller(model, images)
         why = attempt(calls[name], 0, device)

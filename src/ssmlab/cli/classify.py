@@ -42,25 +42,21 @@ def classify(
     sequences = not named and kind_of(folder) == "sequence_classifier"
     if lines and not sequences:
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
-    pictures: tuple[list[Path], list[str]] | None = None
-    notes: list[str] = []
-    if not sequences:
-        if not files:
-            raise UserError(f"{folder} is a model of pictures; name files or folders of them")
-        readable, unreadable, notes = find_pictures(files)
-        pictures = readable, unreadable
+    if not sequences and not files:
+        raise UserError(f"{folder} is a model of pictures; name files or folders of them")
+    pictures = None if sequences else find_pictures(files)
     if row is not None and row.classes:
         from ssmlab.models.download import weights_file
 
         weights_file(row.name, accept_licence=accept_licence)  # before torch is imported
     display = Display(stderr=True)
-    for line in (*([why] if why else []), *notes):
+    for line in (*([why] if why else []), *(pictures[2] if pictures else [])):
         display.say(line)
     what = "sequences" if pictures is None else "pictures"
     if pictures is None:
         classes, rows, problems = _sequences(folder, files, lines, device, batch_size, display)
     else:
-        classes, rows, problems = _pictures(folder, *pictures, device, batch_size, accept_licence, display)
+        classes, rows, problems = _pictures(folder, *pictures[:2], device, batch_size, accept_licence, display)
     if csv is None:
         for found in rows:
             said = ", ".join(f"{name} {p:.1%}" for name, p in found.ranking(classes)[:top_k])

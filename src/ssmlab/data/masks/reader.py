@@ -7,6 +7,7 @@ images without masks, masks without images, sizes that differ, values that stand
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -145,7 +146,9 @@ def open_masks(
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
     copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
-    splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
+    splits: dict[str, Any] = {
+        part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()
+    }
     return MaskData(
         name=contents.name,
         format=contents.format,
@@ -155,9 +158,7 @@ def open_masks(
         directions=store.directions,
         numbers=rule.numbers,
         shares=_shares(splits["train"], rule) if not problems else (),
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=[*contents.notes, *notes, *_notes(good, part_of)],
         copies=copies,

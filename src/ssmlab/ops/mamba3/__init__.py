@@ -30,28 +30,13 @@ class Mamba3State(NamedTuple):
 
 
 def mamba3(
-    x: Tensor,
-    dt: Tensor,
-    log_decay: Tensor,
-    trap: Tensor,
-    B: Tensor,
-    C: Tensor,
-    angle: Tensor,
-    D: Tensor | None = None,
-    *,
-    z: Tensor | None = None,
-    B_bias: Tensor | None = None,
-    C_bias: Tensor | None = None,
-    mimo_x: Tensor | None = None,
-    mimo_z: Tensor | None = None,
-    mimo_o: Tensor | None = None,
-    pairs: str = "interleaved",
-    chunk_size: int = CHUNK_SIZE,
-    initial_state: Mamba3State | None = None,
-    seq_idx: Tensor | None = None,
-    lengths: Tensor | None = None,
-    backend: str | None = None,
-) -> tuple[Tensor, Mamba3State]:
+    x: Tensor, dt: Tensor, log_decay: Tensor, trap: Tensor, B: Tensor, C: Tensor, angle: Tensor,
+    D: Tensor | None = None, *,
+    z: Tensor | None = None, B_bias: Tensor | None = None, C_bias: Tensor | None = None,
+    mimo_x: Tensor | None = None, mimo_z: Tensor | None = None, mimo_o: Tensor | None = None,
+    pairs: str = "interleaved", chunk_size: int = CHUNK_SIZE, initial_state: Mamba3State | None = None,
+    seq_idx: Tensor | None = None, lengths: Tensor | None = None, backend: str | None = None,
+) -> tuple[Tensor, Mamba3State]:  # fmt: skip
     """Run Mamba-3's state space model over a sequence of p-dimensional inputs, per head:
 
         theta_t = theta_{t-1} + dt_t pi tanh(angle_t)       k_t, q_t = turn(B_t + B_bias), turn(C_t + C_bias) by theta_t
@@ -64,9 +49,6 @@ def mamba3(
     Source: Mamba-3 (arXiv:2603.15569): exponential-trapezoidal rule, data-dependent rotation, MIMO. The first of the s
     pairs of states are turned, the others not; which states make a pair is `pairs`. Gradients flow into every
     floating-point argument, into the initial state and out of the final one. One step is `l = 1`.
-
-    Two neighbours' terms of the trapezoid are gathered in one (see `scan.py`), so `ops.ssd` carries the work, with its
-    backends: "native" and "chunked" are causal to rounding, as it is.
 
     Args:
         x: input, (b, l, h, p), float32, bfloat16, float16 or float64.
@@ -85,7 +67,7 @@ def mamba3(
         initial_state: what an earlier call returned.
         seq_idx: integers, (b, l); all four states restart from zero wherever the value differs from the one before.
         lengths: tokens of each row, (b,); what stands behind them is padding, which changes nothing but its outputs.
-        backend: "native", "chunked" (those of `ops.ssd`) or "reference"; None takes `ops.ssd`'s choice.
+        backend: "native", "chunked" (those of `ops.ssd`, which carries the work) or "reference"; None: its choice.
     Returns:
         y (b, l, h, p), or (b, l, r, h, p) of MIMO without mimo_o, in the dtype of x, and the state after the last
         token. Its angle lies in [0, 2 pi); MIMO's is the whole sum, as the original's is.
@@ -96,6 +78,24 @@ def mamba3(
     """
     if backend is not None and backend not in BACKENDS["ssd"]:
         raise BackendError(f"mamba3: unknown backend {backend!r}; there are {', '.join(BACKENDS['ssd'])}")
+    inputs, mimo = (x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias), (mimo_x, mimo_z, mimo_o)
+    sizes = _check(*inputs, *mimo, pairs, initial_state, seq_idx, lengths)
+    chunk_size = check_count("mamba3", "chunk_size", chunk_size, 1)
+    if lengths is not None and seq_idx is not None and sizes["l"]:
+        seq_idx = _without_padding(seq_idx, lengths)
+    options = (mimo, pairs, initial_state, seq_idx, lengths)
+    if backend == "reference" or not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan: no kernel takes it
+        y, states = reference.forward(*inputs, *options)
+    else:
+        y, states = scan.forward(*inputs, *options, chunk_size, backend)
+    return y, Mamba3State(*states)
+
+
+def _check(
+    x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias, mimo_x, mimo_z, mimo_o, pairs, initial_state, seq_idx,
+    lengths,
+) -> dict[str, int]:  # fmt: skip
+    """The sizes by their letters."""
     given = "" if initial_state is not None else "?"
     angle_, ssm, k, v = check_state("mamba3", initial_state, Mamba3State)
     sizes = check_shapes(
@@ -106,23 +106,6 @@ def mamba3(
         ssm_state=(ssm, f"{given}: b h p n"), k_state=(k, f"{given}: b h r n"), v_state=(v, f"{given}: b h r p"),
         seq_idx=(seq_idx, "integer?: b l"), lengths=(lengths, "integer?: b"),
     )  # fmt: skip
-    chunk_size = check_count("mamba3", "chunk_size", chunk_size, 1)
-    _check(sizes, pairs, z, (mimo_x, mimo_z, mimo_o))
-    if lengths is not None:
-        _check_lengths(lengths, sizes["l"])
-        if seq_idx is not None and sizes["l"]:
-            seq_idx = _without_padding(seq_idx, lengths)
-    inputs = (x, dt, log_decay, trap, B, C, angle, D, z, B_bias, C_bias)
-    options = ((mimo_x, mimo_z, mimo_o), pairs, initial_state, seq_idx, lengths)
-    if backend == "reference" or not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan: no kernel takes it
-        y, states = reference.forward(*inputs, *options)
-    else:
-        y, states = scan.forward(*inputs, *options, chunk_size, backend)
-    return y, Mamba3State(*states)
-
-
-def _check(sizes: dict[str, int], pairs: str, z: Tensor | None, mimo: tuple[Tensor | None, ...]):
-    mimo_x, mimo_z, mimo_o = mimo
     check_choice("mamba3", "pairs", pairs, PAIRS)
     if sizes["g"] == 0 or sizes["h"] % sizes["g"]:
         raise ShapeError(
@@ -137,6 +120,9 @@ def _check(sizes: dict[str, int], pairs: str, z: Tensor | None, mimo: tuple[Tens
         raise ShapeError("mamba3: z and mimo_z go together; give both or neither")
     if mimo_x is not None and mimo_o is None and z is not None:
         raise ShapeError("mamba3: without mimo_o the outputs are not gated; leave z and mimo_z out")
+    if lengths is not None:
+        _check_lengths(lengths, sizes["l"])
+    return sizes
 
 
 def _check_lengths(lengths: Tensor, columns: int) -> None:

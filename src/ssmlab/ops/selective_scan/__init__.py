@@ -34,8 +34,8 @@ def selective_scan(
 
     Source: Gu & Dao 2023 (arXiv:2312.00752), eq. 2a-2b, Algorithm 2; A by zero-order hold, B by Euler, or by zero-order
     hold too (eq. 4): then (exp(dt_t A) - 1) / A stands for dt_t.
-    Any strides are accepted; channel-contiguous memory, i.e. `(b, l, d).mT`, is the fastest. Gradients flow
-    into every floating-point argument, into the initial state and out of the final state. One step is `l = 1`.
+    Any strides are accepted; channel-contiguous memory, i.e. `(b, l, d).mT`, is the fastest. Gradients flow into every
+    floating-point argument, into the initial state and out of the final state. One step is `l = 1`.
 
     Args:
         x: input, (b, d, l), float32, bfloat16, float16 or float64.
@@ -63,6 +63,21 @@ def selective_scan(
     """
     if B_discretization not in ("euler", "zoh"):
         raise UserError(f"selective_scan: B_discretization must be 'euler' or 'zoh', got {B_discretization!r}")
+    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+    sizes = _check(*arguments)
+    held = B_discretization == "zoh" and sizes["d"] > 0 and sizes["n"] > 0
+    # A held B has a group for every channel, and C is given as many: the groups of both need not agree.
+    seen = (t[:, :1] if held and t.dim() == 4 else t for t in (B, C))
+    chosen = choose("selective_scan", (x, dt, A, *seen, D, z, dt_bias, initial_state, seq_idx), backend)
+    if not sizes["d"] or not sizes["n"]:  # nothing to scan, which no kernel takes
+        chosen = load("selective_scan", "chunked")
+    if held:
+        return zero_order_hold.forward(chosen.__name__.rpartition(".")[2], *arguments)
+    return chosen.forward(*arguments)
+
+
+def _check(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx) -> dict[str, int]:
+    """The sizes by their letters."""
     complex_ = isinstance(A, Tensor) and A.is_complex()
     known = {"2l": 2 * x.shape[-1]} if complex_ and isinstance(x, Tensor) and x.dim() else None
     state, forms_B, forms_C = _REAL if known is None else _COMPLEX
@@ -75,16 +90,7 @@ def selective_scan(
     check_flag("selective_scan", "dt_softplus", dt_softplus)
     _check_map("B", B, sizes, complex_)
     _check_map("C", C, sizes, complex_)
-    held = B_discretization == "zoh" and sizes["d"] > 0 and sizes["n"] > 0
-    # A held B has a group for every channel, and C is given as many: the groups of both need not agree.
-    seen = (t[:, :1] if held and t.dim() == 4 else t for t in (B, C))
-    chosen = choose("selective_scan", (x, dt, A, *seen, D, z, dt_bias, initial_state, seq_idx), backend)
-    if not sizes["d"] or not sizes["n"]:  # nothing to scan, which no kernel takes
-        chosen = load("selective_scan", "chunked")
-    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
-    if held:
-        return zero_order_hold.forward(chosen.__name__.rpartition(".")[2], *arguments)
-    return chosen.forward(*arguments)
+    return sizes
 
 
 def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -> None:

@@ -67,6 +67,18 @@ def ssd(
             below 1.
         BackendError: the backend that was asked for cannot run this call.
     """
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
+    sizes = _check(*tensors)
+    check_flag("ssd", "dt_softplus", dt_softplus)
+    chunk_size = check_count("ssd", "chunk_size", chunk_size, 1)
+    chosen = choose("ssd", tensors, backend)
+    if not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan, which no kernel takes
+        chosen = load("ssd", "reference")
+    return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size)
+
+
+def _check(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx) -> dict[str, int]:
+    """The sizes by their letters."""
     if isinstance(A, Tensor) and A.is_complex():
         raise ShapeError(f"ssd: A must be real, got {A.dtype}; use selective_scan for a complex one")
     sizes = check_shapes(
@@ -74,15 +86,9 @@ def ssd(
         z=(z, "?: b l h p"), dt_bias=(dt_bias, "?: h"), initial_state=(initial_state, "?: b h p n"),
         seq_idx=(seq_idx, "integer?: b l"),
     )  # fmt: skip
-    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
     if sizes["g"] == 0 or sizes["h"] % sizes["g"]:
         raise ShapeError(
             f"ssd: B and C have g={sizes['g']} groups, which do not divide h={sizes['h']} heads; "
             "give one group for every h / g heads"
         )
-    check_flag("ssd", "dt_softplus", dt_softplus)
-    chunk_size = check_count("ssd", "chunk_size", chunk_size, 1)
-    chosen = choose("ssd", tensors, backend)
-    if not (sizes["h"] and sizes["p"] and sizes["n"]):  # nothing to scan, which no kernel takes
-        chosen = load("ssd", "reference")
-    return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, chunk_size)
+    return sizes

@@ -1,6 +1,6 @@
 """Mamba in several directions, as the forks Vim and SegMamba have it: parameters by their names, and the directions."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,11 @@ from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.linear import Linear
 from ssmlab.ops import selective_scan
 
-if TYPE_CHECKING:
-    from ssmlab.compat.mamba_ssm.modules.mamba_simple import Mamba
-
 # endings of the names of the directions that have everything of their own
 OWN = {"none": (), "v1": (), "v2": ("_b",), "v3": ("_b", "_s")}
 
 
-def add_parameters(block: "Mamba", kind: str, conv_bias: bool) -> None:
+def add_parameters(block: Any, kind: str, conv_bias: bool) -> None:
     """What the directions after the first need. The step size's projection starts as any linear layer, as in the forks.
 
     Raises:
@@ -43,7 +40,7 @@ def add_parameters(block: "Mamba", kind: str, conv_bias: bool) -> None:
             setattr(block, name, part)
 
 
-def forward(block: "Mamba", u: Tensor) -> Tensor:
+def forward(block: Any, u: Tensor) -> Tensor:
     """u (b, l, d_model) -> (b, l, d_model): the directions between one in_proj and one out_proj."""
     xz = block.in_proj(u)
     ahead = _selected(block, xz, "")
@@ -61,7 +58,7 @@ def forward(block: "Mamba", u: Tensor) -> Tensor:
     return block.out_proj(y + across.unflatten(1, (-1, slices)).transpose(1, 2).flatten(1, 2))
 
 
-def _selected(block: "Mamba", xz: Tensor, end: str) -> list[Tensor]:
+def _selected(block: Any, xz: Tensor, end: str) -> list[Tensor]:
     """x, z, dt, B and C of a direction, each (b, l, .), from the projection of its inputs in its order."""
     x, z = xz.chunk(2, dim=-1)
     x = getattr(block, f"conv1d{end}")(x.mT)[0].mT
@@ -69,7 +66,7 @@ def _selected(block: "Mamba", xz: Tensor, end: str) -> list[Tensor]:
     return [x, z, getattr(block, f"dt_proj{end}")(dt), B, C]
 
 
-def _scan(block: "Mamba", selected: list[Tensor], A_end: str, D_end: str) -> Tensor:
+def _scan(block: Any, selected: list[Tensor], A_end: str, D_end: str) -> Tensor:
     x, z, dt, B, C = (tensor.mT for tensor in selected)
     A_log = getattr(block, f"A{A_end}_log")
     A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))

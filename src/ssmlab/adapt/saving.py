@@ -55,8 +55,20 @@ def load(model: Any, folder: str | Path, *, other_base: bool = False) -> Adapted
     Raises:
         ModelError: a file is missing or damaged, or the adapters belong to another model.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     folder = Path(folder)
-    content, tensors = _read(folder)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} has no {' and no '.join(missing)}; give the folder that adapt.save wrote")
+    try:
+        content = json.loads((folder / CONFIG).read_text("utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder} is damaged: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ModelError(f"{folder / CONFIG} is of another format than {_FORMAT}; use the version that wrote it")
     try:
         spec = Spec(**content["spec"])
     except (KeyError, TypeError) as error:
@@ -107,20 +119,3 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm) and not hasattr(module, "ssmlab_handle"):
             found |= {f"{name}.{buffer}": value for buffer, value in module.named_buffers(recurse=False)}
     return found
-
-
-def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{folder} has no {' and no '.join(missing)}; give the folder that adapt.save wrote")
-    try:
-        content = json.loads((folder / CONFIG).read_text("utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder} is damaged: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ModelError(f"{folder / CONFIG} is of another format than {_FORMAT}; use the version that wrote it")
-    return content, tensors

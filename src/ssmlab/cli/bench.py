@@ -91,19 +91,54 @@ def _check(ops: list[str], device: str, suites: list[str]) -> None:
 
 
 def _measure(display, ops, quick, device, threads, seconds, limit):
-    """The settings, the rows and the verdicts; exit code 1 where a backend of ours is wrong."""
+    """What every time depends on, the rows and the verdicts; exit code 1 where a backend of ours is wrong."""
+    import shlex
+    import sys
+
     import torch
 
+    from ssmlab.cli.selftest import self_test
+    from ssmlab.core.stamp import commit, machine, now, versions
+    from ssmlab.ops import _native
     from ssmlab.profiling import bench
+    from ssmlab.profiling.bench.opponents import package_version
 
     if threads:
         torch.set_num_threads(threads)
-    settings = _settings(device, {"quick": quick, "ops": ops, "seconds_per_shape": seconds, "skip_above": limit})
+    settings = {
+        "command": shlex.join(["ssmlab", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(device),
+        "versions": f"{versions()}, mambapy {package_version('mambapy') or 'not installed'}",
+        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native {_native.isa() or 'none'}",
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "started": now(),
+        "quick": quick,
+        "ops": ops,
+        "seconds_per_shape": seconds,
+        "skip_above": limit,
+    }
     for name in ("machine", "versions", "instructions", "threads", "commit"):
         display.say(f"{name:13} {settings[name]}")
     grid = bench.gpu.shapes if device == "cuda" else bench.grid
     shapes = [shape for op in OPS if op in ops for shape in grid(op, quick=quick)]
-    left_out = _gate(display, shapes, device)
+    wrong = [
+        f"{test.op} {test.backend}: outputs {test.output_error:.1e}, gradients {test.gradient_error:.1e}"
+        for test in self_test()
+        if not test.passed
+    ]
+    found = bench.disagreements(shapes, device)
+    wrong += [f"{case.op} {case.candidate}, {case.dtype}: {case.what}" for case in found if case.ours]
+    if wrong:
+        for line in wrong:
+            display.say(f"FAIL  {line}")
+        display.say("nothing is timed: these differ from the reference in float64; see ssmlab doctor")
+        raise typer.Exit(1)
+    display.say("correctness   every backend agrees with the reference in float64, forward and backward")
+    for case in found:
+        display.say(f"left out: {case.op} {case.candidate}, {case.dtype}: {case.what}")
+    left_out = frozenset((case.op, case.candidate, case.dtype) for case in found)
     display.start("bench ops", len(shapes), unit="shapes")
     rows = []
     for row in bench.bench_ops(shapes, device=device, budget=seconds, limit=limit, left_out=left_out):
@@ -124,53 +159,6 @@ def _suites(display, chosen, ops, quick, device, seconds) -> list:
             for part in bench.suite(name, ops, device, seconds, quick=quick):
                 found += part
     return found
-
-
-def _gate(display, shapes, device: str) -> frozenset:
-    """What is left out because it computes something else. Nothing is timed if that is ours."""
-    from ssmlab.cli.selftest import self_test
-    from ssmlab.profiling.bench import disagreements
-
-    wrong = [
-        f"{test.op} {test.backend}: outputs {test.output_error:.1e}, gradients {test.gradient_error:.1e}"
-        for test in self_test()
-        if not test.passed
-    ]
-    found = disagreements(shapes, device)
-    wrong += [f"{case.op} {case.candidate}, {case.dtype}: {case.what}" for case in found if case.ours]
-    if wrong:
-        for line in wrong:
-            display.say(f"FAIL  {line}")
-        display.say("nothing is timed: these differ from the reference in float64; see ssmlab doctor")
-        raise typer.Exit(1)
-    display.say("correctness   every backend agrees with the reference in float64, forward and backward")
-    for case in found:
-        display.say(f"left out: {case.op} {case.candidate}, {case.dtype}: {case.what}")
-    return frozenset((case.op, case.candidate, case.dtype) for case in found)
-
-
-def _settings(device: str, options: dict) -> dict:
-    """Everything that a time depends on."""
-    import shlex
-    import sys
-
-    import torch
-
-    from ssmlab.core.stamp import commit, machine, now, versions
-    from ssmlab.ops import _native
-    from ssmlab.profiling.bench.opponents import package_version
-
-    return {
-        "command": shlex.join(["ssmlab", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(device),
-        "versions": f"{versions()}, mambapy {package_version('mambapy') or 'not installed'}",
-        "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native {_native.isa() or 'none'}",
-        "threads": torch.get_num_threads(),
-        "device": device,
-        "started": now(),
-        **options,
-    }
 
 
 def _show(display, rows, verdicts, results) -> None:

@@ -82,7 +82,29 @@ def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
     if as_json:
         typer.echo(json.dumps({"task": "classify", **report.to_dict()}, indent=2))
     else:
-        _show(report)
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        console.print(Text.assemble((report.name, "bold"), f"  {report.format}  {report.path}"), soft_wrap=True)
+        console.print(_balance(report))
+        for axis, (low, middle, high) in report.sizes.items():
+            console.print(f"{axis:6}  {low} to {high} pixels, median {middle:g}", highlight=False)
+        if report.shapes:
+            console.print(f"square  {report.shapes}", highlight=False, soft_wrap=True)
+        console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
+        duplicates = [" = ".join(f"{part}: {id}" for part, id in group) for group in report.duplicates]
+        conflicts = [" = ".join(f"{label}: {id}" for label, _, id in group) for group in report.label_conflicts]
+        _show_lines(
+            console,
+            ("Notes", report.notes, ""),
+            ("Warnings", report.warnings, "yellow"),
+            ("Equal images in different parts", duplicates, "yellow"),
+            ("Equal images with different labels", conflicts, "yellow"),
+            ("Problems", report.problems, "red"),
+        )
+        if report.ok:
+            console.print(_all_read("images", report.warnings))
     return report.ok
 
 
@@ -101,7 +123,28 @@ def _check_sequences(path, kind, task, val_fraction, seed, more, as_json):
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        _show_sequences(report)
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        console.print(Text.assemble((report.name, "bold"), f"  {report.format}  {report.path}"), soft_wrap=True)
+        if report.classes:
+            console.print(_balance(report))
+        else:
+            what = "chats" if report.format == "chat" else "documents"
+            parts = ", ".join(
+                f"{n:,} {part} ({report.units[part]:,} {report.unit})" for part, n in report.counts.items()
+            )
+            console.print(f"{what}  {parts}", highlight=False, soft_wrap=True)
+        low, middle, high = report.lengths
+        console.print(f"length  {low:,} to {high:,} {report.unit}, median {middle:,g}", highlight=False)
+        console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
+        _show_lines(
+            console,
+            ("Notes", report.notes, ""),
+            ("Warnings", report.warnings, "yellow"),
+        )
+        console.print(_all_read("files", [*report.warnings, *report.notes]))
     return True
 
 
@@ -130,49 +173,24 @@ def _check_masks(path, val_fraction, seed, as_json):
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _show_masks(data, counts)
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        console.print(Text.assemble((data.name, "bold"), f"  {data.format}  {data.path}"), soft_wrap=True)
+        shares = data.shares or [None] * len(data.classes)
+        said = [
+            name if share is None else f"{name} {share:.1%}" for name, share in zip(data.classes, shares, strict=True)
+        ]
+        sizes = [f"{low} to {high}, median {middle}" for low, middle, high in data.sizes]
+        console.print(f"classes {', '.join(said)} of the training pixels", highlight=False, soft_wrap=True)
+        console.print("images  " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
+        console.print(f"sizes   {' x '.join(sizes)}; {data.channels} channels", highlight=False, soft_wrap=True)
+        console.print(f"split   {data.split_hash}", highlight=False, soft_wrap=True)
+        _show_lines(console, ("Notes", data.notes, ""), ("Problems", data.problems, "red"))
+        if not data.problems:
+            console.print(_all_read("images and masks", data.notes))
     return not data.problems
-
-
-def _show_masks(data, counts):
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    console.print(Text.assemble((data.name, "bold"), f"  {data.format}  {data.path}"), soft_wrap=True)
-    shares = data.shares or [None] * len(data.classes)
-    said = [name if share is None else f"{name} {share:.1%}" for name, share in zip(data.classes, shares, strict=True)]
-    sizes = [f"{low} to {high}, median {middle}" for low, middle, high in data.sizes]
-    console.print(f"classes {', '.join(said)} of the training pixels", highlight=False, soft_wrap=True)
-    console.print("images  " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
-    console.print(f"sizes   {' x '.join(sizes)}; {data.channels} channels", highlight=False, soft_wrap=True)
-    console.print(f"split   {data.split_hash}", highlight=False, soft_wrap=True)
-    _show_lines(console, ("Notes", data.notes, ""), ("Problems", data.problems, "red"))
-    if not data.problems:
-        console.print(_all_read("images and masks", data.notes))
-
-
-def _show_sequences(report):
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    console.print(Text.assemble((report.name, "bold"), f"  {report.format}  {report.path}"), soft_wrap=True)
-    if report.classes:
-        console.print(_balance(report))
-    else:
-        what = "chats" if report.format == "chat" else "documents"
-        parts = ", ".join(f"{n:,} {part} ({report.units[part]:,} {report.unit})" for part, n in report.counts.items())
-        console.print(f"{what}  {parts}", highlight=False, soft_wrap=True)
-    low, middle, high = report.lengths
-    console.print(f"length  {low:,} to {high:,} {report.unit}, median {middle:,g}", highlight=False)
-    console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
-    _show_lines(
-        console,
-        ("Notes", report.notes, ""),
-        ("Warnings", report.warnings, "yellow"),
-    )
-    console.print(_all_read("files", [*report.warnings, *report.notes]))
 
 
 def _show_lines(console, *sections):
@@ -211,32 +229,6 @@ def _progress(total):
             yield lambda done, _: progress.update(task, completed=done)
 
     return bar()
-
-
-def _show(report):
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    console.print(Text.assemble((report.name, "bold"), f"  {report.format}  {report.path}"), soft_wrap=True)
-    console.print(_balance(report))
-    for axis, (low, middle, high) in report.sizes.items():
-        console.print(f"{axis:6}  {low} to {high} pixels, median {middle:g}", highlight=False)
-    if report.shapes:
-        console.print(f"square  {report.shapes}", highlight=False, soft_wrap=True)
-    console.print(f"split   {report.split_hash}", highlight=False, soft_wrap=True)
-    duplicates = [" = ".join(f"{part}: {id}" for part, id in group) for group in report.duplicates]
-    conflicts = [" = ".join(f"{label}: {id}" for label, _, id in group) for group in report.label_conflicts]
-    _show_lines(
-        console,
-        ("Notes", report.notes, ""),
-        ("Warnings", report.warnings, "yellow"),
-        ("Equal images in different parts", duplicates, "yellow"),
-        ("Equal images with different labels", conflicts, "yellow"),
-        ("Problems", report.problems, "red"),
-    )
-    if report.ok:
-        console.print(_all_read("images", report.warnings))
 
 
 def _balance(report):

@@ -18,6 +18,7 @@ def doctor() -> None:
 
     from ssmlab.cli.tested import tested
     from ssmlab.compat import providers
+    from ssmlab.ops import _native, explain_backends
 
     console.print("[bold]Dependencies[/bold] (installed, and the lowest and newest version that the tests pass with)")
     for name, lowest, newest, installed, remark in tested():
@@ -28,7 +29,15 @@ def doctor() -> None:
     console.print(f"  cuda          {cuda}", markup=False)
     console.print(f"  mps           {'yes' if torch.backends.mps.is_available() else 'none'}")
     console.print("  cpu           yes")
-    _kernels(console)
+    console.print("[bold]Kernels[/bold] (fastest first; the first usable one is taken)")
+    for op, backend, usable, reason in explain_backends():
+        mark = "[green]yes[/green]" if usable else "[yellow]no [/yellow]"
+        console.print(f"  {op:16} {backend:10} {mark}  ", end="")
+        console.print(reason, markup=False)
+    if _native.MISSING:
+        from ssmlab.experiments.run import SLOWER
+
+        console.print(f"  {SLOWER}", markup=False)
     console.print("[bold]Other people's code[/bold] (who answers to an import)")
     for name, provider, detail in providers():
         console.print(f"  {name:26} {provider:10} {detail}", markup=False)
@@ -68,20 +77,6 @@ def openmp_runtimes() -> list[str]:
         return []
     names = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if line.count("/")}
     return sorted(str(path) for path in names if path.name.startswith(("libgomp", "libiomp", "libomp")))
-
-
-def _kernels(console) -> None:
-    from ssmlab.ops import _native, explain_backends
-
-    console.print("[bold]Kernels[/bold] (fastest first; the first usable one is taken)")
-    for op, backend, usable, reason in explain_backends():
-        mark = "[green]yes[/green]" if usable else "[yellow]no [/yellow]"
-        console.print(f"  {op:16} {backend:10} {mark}  ", end="")
-        console.print(reason, markup=False)
-    if _native.MISSING:
-        from ssmlab.experiments.run import SLOWER
-
-        console.print(f"  {SLOWER}", markup=False)
 
 
 def _tests(console) -> bool:

@@ -50,14 +50,6 @@ def explain_texts(model: str, folder: Path, why: str, files: list[Path], texts: 
             display.say(why)
         found = explain_sequences(reader, sequences, settings, display)
     path = write_texts(target, reader, found, settings, stamp, started)
-    _show(found)
-    typer.echo(f"report: {path}")
-    if problems:
-        raise DataError(f"{len(problems)} of {len(found) + len(problems)} sequences cannot be read", problems)
-
-
-def _show(found: list) -> None:
-    """The tokens in colours where the terminal has them, and the strongest words with their scores."""
     from rich.console import Console
     from rich.text import Text
 
@@ -81,3 +73,6 @@ def _show(found: list) -> None:
             for method, curves in answer.curves.items():
                 areas = ", ".join(f"{kind} {float(curve.auc):.3f}" for kind, curve in curves.items())
                 console.print(f"  {method}: {areas}", markup=False, soft_wrap=True)
+    typer.echo(f"report: {path}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(found) + len(problems)} sequences cannot be read", problems)

@@ -81,19 +81,13 @@ def _options(
     pass
 
 
-def _share_the_machine() -> None:
-    """Let threads that wait for others give up their core sooner; must come before torch loads libgomp.
-
-    With the default of 300,000 turns, two threads on two cores that other programs use as well took 1.0 to 1.7 s for a
-    ResNet-18 training step, with 10,000 turns 0.4 s; on idle cores both took 0.19 s.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. A user's mistake is one line and exit code 2; SSMLAB_DEBUG=1 shows where it was found."""
-    _share_the_machine()
+    # Threads that wait for others give up their core sooner; must come before torch loads libgomp. With the default of
+    # 300,000 turns, two threads on two cores that other programs use as well took 1.0 to 1.7 s for a ResNet-18 training
+    # step, with 10,000 turns 0.4 s; on idle cores both took 0.19 s.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:

@@ -33,10 +33,6 @@ def sweep(
             recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display,
             accept_licence=accept_licence,
         )  # fmt: skip
-    _show(display.console, result)
-
-
-def _show(console, result) -> None:
     from rich.table import Table
 
     labels, metric = list(result.best.accuracies), result.best.metric
@@ -50,9 +46,9 @@ def _show(console, result) -> None:
         mark = " *" if trial is result.best else ""
         cells = [form.format(mean) for mean in (*means, trial.score)]
         table.add_row(*trial.changes.values(), *cells[:-1], cells[-1] + mark, style=style)
-    console.print(table)
+    display.console.print(table)
     best = result.folder / "best.toml"
-    console.print(f"best: {' '.join(f'{k}={v}' for k, v in result.best.changes.items())}", markup=False)
+    display.console.print(f"best: {' '.join(f'{k}={v}' for k, v in result.best.changes.items())}", markup=False)
     for line in result.at_edge:
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
-    console.print(f"run it with: ssmlab run {best}", markup=False, soft_wrap=True)
+        display.console.print(f"note: {line}", markup=False, soft_wrap=True)
+    display.console.print(f"run it with: ssmlab run {best}", markup=False, soft_wrap=True)

@@ -50,39 +50,34 @@ class Tested(NamedTuple):
 
 def tested() -> list[Tested]:
     """Python, and every dependency of users, those of the extras too."""
+    from packaging.requirements import Requirement
     from packaging.version import Version
 
-    lowest, here, newest = _lowest(), platform.python_version(), NEWEST["python"]
+    here, newest = platform.python_version(), NEWEST["python"]
     known = metadata("ssmlab")
     required = known["Requires-Python"].removeprefix(">=") if "Requires-Python" in known else None
     newer = Version(here).release[:2] > Version(newest).release
-    python = Tested("python", required, newest, here, "newer than tested" if newer else "")
-    return [python, *(_compared(name, lowest.get(name), NEWEST[name]) for name in NEWEST if name != "python")]
-
-
-def _lowest() -> dict[str, str]:
-    from packaging.requirements import Requirement
-
-    found = {}
+    found = [Tested("python", required, newest, here, "newer than tested" if newer else "")]
+    bounds = {}
     for text in requires("ssmlab") or []:
         needed = Requirement(text)
         wanted = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in _FOR_USERS)
-        bounds = [bound.version for bound in needed.specifier if bound.operator == ">="]
-        if wanted and bounds:
-            found[needed.name] = bounds[0]
+        least = [bound.version for bound in needed.specifier if bound.operator == ">="]
+        if wanted and least:
+            bounds[needed.name] = least[0]
+    for name, newest in NEWEST.items():
+        if name == "python":
+            continue
+        lowest = bounds.get(name)
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            found.append(Tested(name, lowest, newest, None, "not installed"))
+            continue
+        remark = ""
+        if lowest is not None and Version(installed) < Version(lowest):
+            remark = f"older than required; pip install -U '{name}>={lowest}'"
+        elif Version(Version(installed).public) > Version(newest):  # "2.14.1+cpu" is 2.14.1
+            remark = "newer than tested"
+        found.append(Tested(name, lowest, newest, installed, remark))
     return found
-
-
-def _compared(name: str, lowest: str | None, newest: str) -> Tested:
-    from packaging.version import Version
-
-    try:
-        installed = version(name)
-    except PackageNotFoundError:
-        return Tested(name, lowest, newest, None, "not installed")
-    remark = ""
-    if lowest is not None and Version(installed) < Version(lowest):
-        remark = f"older than required; pip install -U '{name}>={lowest}'"
-    elif Version(Version(installed).public) > Version(newest):  # "2.14.1+cpu" is 2.14.1
-        remark = "newer than tested"
-    return Tested(name, lowest, newest, installed, remark)

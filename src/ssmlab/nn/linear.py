@@ -96,7 +96,11 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
     Raises:
         ModelError: the module has no `Linear`, or a name in `skip` is none.
     """
-    found = [name for name, child in module.named_modules(remove_duplicate=False) if name and _is_plain(child)]
+    found = [
+        name
+        for name, child in module.named_modules(remove_duplicate=False)
+        if name and isinstance(child, Linear) and type(child).forward is Linear.forward  # over the last axis
+    ]
     unknown = [name for name in skip if not any(name in (full, full.rpartition(".")[2]) for full in found)]
     if not found:
         raise ModelError(f"{type(module).__name__} has no layers of ssmlab.nn.Linear inside to quantize")
@@ -118,16 +122,8 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
 def convolved_token(conv: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     """What a causal convolution returns for one token x (b, d, 1) without a gradient; None where it must be called:
     it is wrapped, has hooks or another class, or the kernels cannot do it."""
-    if type(conv) is not CausalConv1d or "forward" in conv.__dict__ or _hooked(conv):
+    hooked = conv._forward_hooks or conv._forward_pre_hooks or nn.modules.module._has_any_global_hook()
+    if type(conv) is not CausalConv1d or "forward" in conv.__dict__ or hooked:
         return None
     one = conv_token(x.squeeze(2), state, conv.weight.squeeze(1), conv.bias, conv.activation is not None)
     return None if one is None else (one[0].unsqueeze(2), one[1])
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a `Linear` over the last axis."""
-    return isinstance(module, Linear) and type(module).forward is Linear.forward
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook())

@@ -71,7 +71,13 @@ class S4D(nn.Module):
     ):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.d_inner = d_model, d_state, d_conv, int(expand * d_model)
-        _check(self, discretization, dt_min, dt_max)
+        check_sizes("S4D", d_model=self.d_model, d_state=self.d_state, d_inner=self.d_inner)
+        if d_conv < 0:
+            raise ModelError(f"S4D: d_conv must not be negative, got {d_conv}")
+        if discretization not in ("zoh", "bilinear"):
+            raise ModelError(f"S4D: discretization must be zoh or bilinear, got {discretization!r}")
+        if not 0 < dt_min <= dt_max:
+            raise ModelError(f"S4D: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")
         self.gate, self.init, self.discretization = gate, init, discretization
         d, n = self.d_inner, kept_states("S4D", init, d_state)
         self.in_proj = Linear(d_model, 2 * d if gate else d, bias=bias)
@@ -193,13 +199,3 @@ class S4D(nn.Module):
     def extra_repr(self) -> str:
         options = "d_model d_inner d_state d_conv gate init discretization"
         return ", ".join(f"{name}={getattr(self, name)}" for name in options.split())
-
-
-def _check(block: S4D, discretization: str, dt_min: float, dt_max: float):
-    check_sizes("S4D", d_model=block.d_model, d_state=block.d_state, d_inner=block.d_inner)
-    if block.d_conv < 0:
-        raise ModelError(f"S4D: d_conv must not be negative, got {block.d_conv}")
-    if discretization not in ("zoh", "bilinear"):
-        raise ModelError(f"S4D: discretization must be zoh or bilinear, got {discretization!r}")
-    if not 0 < dt_min <= dt_max:
-        raise ModelError(f"S4D: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")

@@ -39,7 +39,8 @@ def convolve(system: System, levels: Levels) -> Tensor:
     if usable(u):
         y = long_conv(u, K)
     else:
-        size = _fast_length(2 * l - 1)
+        # The smallest 2^k times 1, 3, 5, 9 or 15 that is long enough: lengths at which an FFT is fast
+        size = min(odd << max(0, (-(-(2 * l - 1) // odd) - 1).bit_length()) for odd in (1, 3, 5, 9, 15))
         y = torch.fft.irfft(torch.fft.rfft(u, size) * torch.fft.rfft(K, size), size)[..., :l]
     return system.finish(y if system.h is None else y + modes(system.h * (system.c * system.a), levels, l))
 
@@ -152,8 +153,3 @@ def _pairs(t: Tensor) -> Tensor:
 def _unpair(t: Tensor, a: Tensor) -> Tensor:
     """What `_pairs` did, undone where a is complex."""
     return torch.view_as_complex(t.unflatten(-1, (-1, 2)).contiguous()) if a.is_complex() else t
-
-
-def _fast_length(least: int) -> int:
-    """The smallest 2^k times 1, 3, 5, 9 or 15 that is not below: lengths at which an FFT is fast."""
-    return min(odd << max(0, (-(-least // odd) - 1).bit_length()) for odd in (1, 3, 5, 9, 15))

@@ -52,18 +52,15 @@ def yardsticks(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Callable[[]
     if ATTENTION in wanted:
         found[ATTENTION] = attention
     if EXP_IN_REGISTERS in wanted:
-        found[EXP_IN_REGISTERS] = _exponentials(shape.elements, like.device)
+        from ssmlab.ops._triton import ceil, launch
+        from ssmlab.profiling.bench import gpu_kernels
+
+        numbers = torch.full((ceil(shape.elements, TURNS),), -1.0, device=like.device)
+        grid = (ceil(len(numbers), gpu_kernels.BLOCK.value),)
+        found[EXP_IN_REGISTERS] = lambda: launch(
+            gpu_kernels.exponentials, grid, numbers, len(numbers), TURNS=TURNS, BLOCK=gpu_kernels.BLOCK
+        )
     return found
-
-
-def _exponentials(count: int, device: torch.device) -> Callable[[], object]:
-    """A function that takes `count` exponentials of numbers in registers."""
-    from ssmlab.ops._triton import ceil, launch
-    from ssmlab.profiling.bench import gpu_kernels
-
-    numbers = torch.full((ceil(count, TURNS),), -1.0, device=device)
-    grid = (ceil(len(numbers), gpu_kernels.BLOCK.value),)
-    return lambda: launch(gpu_kernels.exponentials, grid, numbers, len(numbers), TURNS=TURNS, BLOCK=gpu_kernels.BLOCK)
 
 
 def mamba_ssm_scan(shape: Shape) -> Callable[..., Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from ssmlab.core.record import Record
 from ssmlab.profiling.bench.table import aligned
-from ssmlab.profiling.bench.timing import Timing, interleaved
+from ssmlab.profiling.bench.timing import interleaved
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ def rates(
 ) -> list[Result]:  # fmt: skip
     """Time calls in turns, each of which does `amount` units; those that were skipped have their line too."""
     timings = interleaved(calls, budget, wait) if calls else {}
-    found = [Result(suite, what, name, f"{unit}/s", _rates(timing, amount)) for name, timing in timings.items()]
+    found = [
+        Result(suite, what, name, f"{unit}/s", tuple(amount / seconds for seconds in timing.seconds))
+        for name, timing in timings.items()
+    ]
     return found + [Result(suite, what, name, f"{unit}/s", reason=why) for name, why in skipped.items()]
-
-
-def _rates(timing: Timing, amount: float) -> tuple[float, ...]:
-    return tuple(amount / seconds for seconds in timing.seconds)
 
 
 def room(device: str) -> int:

@@ -26,7 +26,15 @@ def to_markdown(rows: list[Row]) -> str:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.shape.op, row.shape.passes, row.ours), []).append(row)
-    return "\n\n".join(_group(*key, group) for key, group in groups.items())
+    tables = []
+    for (op, passes, ours), group in groups.items():
+        others = list(dict.fromkeys(name for row in group for name in row.timings if name not in (ours, EXP, COPY)))
+        header = ["b", "d", "l", "n", "dtype", "layout", "ms", "least..most", "r", "ns", "x exp", "x copy", *others]
+        lines = aligned(header, [_line(row, others) for row in group])
+        missing = {name: why for row in group for name, why in row.missing.items()}
+        reasons = [f"\n{name}: {why}" for name, why in missing.items()]
+        tables.append("\n".join([f"### {op}, {passes}: {ours}", "", *lines, *reasons]))
+    return "\n\n".join(tables)
 
 
 def to_csv(rows: list[Row]) -> str:
@@ -38,24 +46,21 @@ def to_csv(rows: list[Row]) -> str:
         shape = row.shape
         for name, timing in row.timings.items():
             sizes = [shape.op, shape.passes, shape.b, shape.d, shape.l, shape.n, shape.dtype, shape.layout]
-            writer.writerow([*sizes, name, int(name == row.ours), *_times(timing, shape.elements)])
+            times: list = [
+                "",
+                "",
+                "",
+                0,
+                "",
+                "" if timing.estimate is None else f"{timing.estimate:.6g}",
+                timing.reason,
+            ]
+            if timing.seconds:
+                values = (median(timing.seconds), min(timing.seconds), max(timing.seconds))
+                share = f"{1e9 * values[0] / shape.elements:.6g}"
+                times = [*(f"{v:.6g}" for v in values), len(timing.seconds), share, "", ""]
+            writer.writerow([*sizes, name, int(name == row.ours), *times])
     return text.getvalue()
-
-
-def _times(timing: Timing, elements: int) -> list:
-    if not timing.seconds:
-        return ["", "", "", 0, "", "" if timing.estimate is None else f"{timing.estimate:.6g}", timing.reason]
-    values = (median(timing.seconds), min(timing.seconds), max(timing.seconds))
-    return [*(f"{v:.6g}" for v in values), len(timing.seconds), f"{1e9 * values[0] / elements:.6g}", "", ""]
-
-
-def _group(op: str, passes: str, ours: str, rows: list[Row]) -> str:
-    others = list(dict.fromkeys(name for row in rows for name in row.timings if name not in (ours, EXP, COPY)))
-    header = ["b", "d", "l", "n", "dtype", "layout", "ms", "least..most", "r", "ns", "x exp", "x copy", *others]
-    lines = [_line(row, others) for row in rows]
-    title = f"### {op}, {passes}: {ours}"
-    missing = {name: why for row in rows for name, why in row.missing.items()}
-    return "\n".join([title, "", *aligned(header, lines), *(f"\n{name}: {why}" for name, why in missing.items())])
 
 
 def _line(row: Row, others: list[str]) -> list[str]:

@@ -47,7 +47,8 @@ def vision(gallery: Gallery, device: str, budget: float, wait: Callable[[], None
         models: dict[str, nn.Module] = {}
         wrong: dict[str, str] = {}
         for name in gallery.models:
-            model = _made(name, gallery.size, device)
+            torch.manual_seed(0)
+            model = create_model(name, num_classes=1000, image_size=gallery.size).eval().to(device)
             error = _error(model, name, dtype, gallery.size, device)
             if not error <= TOLERANCE[dtype]:
                 wrong[name] = f"its outputs are {error:.1e} off, limit {TOLERANCE[dtype]:g}"
@@ -105,11 +106,6 @@ def _plain_torch() -> Iterator[None]:
             del os.environ["SSMLAB_BACKEND"]
         else:
             os.environ["SSMLAB_BACKEND"] = before
-
-
-def _made(name: str, size: int, device: str) -> nn.Module:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=1000, image_size=size).eval().to(device)
 
 
 def _images(batch: int, size: int, device: str, dtype: str) -> Tensor:

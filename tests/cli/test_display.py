@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from ssmlab.cli import display
-from ssmlab.cli.display import Display
+from ssmlab.core.display import Display
 
 
 @pytest.fixture

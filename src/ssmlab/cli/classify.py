@@ -28,7 +28,7 @@ def classify(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError, UserError
     from ssmlab.models.catalogue import check_licence, published
     from ssmlab.models.registry import TIMM

@@ -46,7 +46,7 @@ def compare(
     import shlex
     import sys
 
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.studies.compare import Options
     from ssmlab.studies.compare import compare as measure
 

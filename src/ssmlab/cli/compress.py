@@ -103,7 +103,7 @@ def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
     import shlex
     import sys
 
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.studies.compress.compression import compress as measure
 
     display = Display()

@@ -60,7 +60,7 @@ def explain(
     import shlex
     import sys
 
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError
     from ssmlab.tasks.classify.predict import find_pictures
 

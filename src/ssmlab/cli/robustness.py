@@ -54,7 +54,7 @@ def robustness(
     import sys
 
     from ssmlab.cli.compare import checked_device
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.studies.robustness.evaluation import Options
     from ssmlab.studies.robustness.evaluation import robustness as test
 

@@ -49,7 +49,8 @@ def execute(
     import shlex
     import sys
 
-    from ssmlab.cli.display import Display, show_result
+    from ssmlab.cli.display import show_result
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import UserError
     from ssmlab.experiments.run import run_recipe
 

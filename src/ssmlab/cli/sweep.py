@@ -21,7 +21,7 @@ def sweep(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import UserError
     from ssmlab.experiments.sweep import run_sweep
 

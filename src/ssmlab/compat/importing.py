@@ -91,7 +91,7 @@ def _installed(name: str) -> ModuleSpec | None:
     return None
 
 
-def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
+def install(*, force: bool = False, linear: bool = True, quiet: bool = False) -> list[Provider]:
     """Let `import mamba_ssm`, `import causal_conv1d` and VMamba's compiled names find our operators.
 
     Call it before the code that imports them: a model file of transformers asks when it is first imported.
@@ -101,10 +101,12 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
             time of decoding is spent there, and torch's product takes two to five times as long.
         force: also where the real package is installed; otherwise that one keeps its name, and a warning says so where
             it cannot run on this machine.
+        quiet: do not say on standard error, once, which names are lent and what is replaced.
     Returns:
         Who answers to each name from now on.
     """
-    if _FINDER not in sys.meta_path:
+    first = _FINDER not in sys.meta_path
+    if first:
         sys.meta_path.insert(0, _FINDER)
     _FINDER.force = force
     for name in ("transformers.generation", "transformers.generation.utils"):
@@ -118,6 +120,10 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
         if provider == "installed":
             log.warning("%s: the installed one (%s) keeps its name; install(force=True) replaces it", name, detail)
     _explain_transformers()
+    if first and not quiet:
+        lent = ", ".join(name for name, provider, _ in found if provider == "ssmlab")
+        products = "; torch.nn.Linear takes its products on the CPU (linear=False leaves it)" if linear else ""
+        sys.stderr.write(f"ssmlab.compat lends {lent}{products}; ssmlab.compat.uninstall() takes all of it back\n")
     return found
 
 

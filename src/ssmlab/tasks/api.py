@@ -98,7 +98,7 @@ def fit(
         if why := save(model, place, about):
             show.say(f"note: {why}; load_state_dict reads them")
         write_records(place / "records.jsonl", records)
-    return Fitted(model=model, task=task, history=History(found.history), records=records, seconds=found.seconds,
+    return Fitted(model=model, task=task, history=History(_row(row) for row in found.history if row.keys() & {"loss", "eval_loss"}), records=records, seconds=found.seconds,
                   steps=found.steps, epoch=found.epoch, folder=place)  # fmt: skip
 
 
@@ -246,7 +246,9 @@ def _known(options: dict[str, Any], names: Iterable[str], where: str) -> None:
     names = tuple(dict.fromkeys(names))
     for option in options:
         if option not in names:
-            raise UserError(f"{where} has no option {option!r}" + (did_you_mean(option, names) or f"; there are {', '.join(names)}"))
+            raise UserError(
+                f"{where} has no option {option!r}" + (did_you_mean(option, names) or f"; there are {', '.join(names)}")
+            )
 
 
 def _config(config: Any, options: dict[str, Any]) -> FitConfig:
@@ -295,7 +297,9 @@ def _check_folder(place: Path, config: FitConfig, model: nn.Module, train: Any, 
 
 def _is_path(data: Any, task: str) -> bool:
     """Whether a text names a file or a folder rather than being one of the texts themselves."""
-    return isinstance(data, str) and (task != "language" or ("\n" not in data and len(data) < 1000 and Path(data).exists()))
+    return isinstance(data, str) and (
+        task != "language" or ("\n" not in data and len(data) < 1000 and Path(data).exists())
+    )
 
 
 def _read(
@@ -311,6 +315,12 @@ def _read(
     show.say(f"the {part} part of {recipe.data.path}, as the run has it" if recipe is not None else f"reading {data}")
     loaded = None if recipe is None else load_data(recipe, show)
     return module.read(Path(data or recipe.data.path), opened.about, part, recipe, loaded, options, show)
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the log, the step first, without what the trainer measures about itself."""
+    own = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    return {"step": row["step"]} | {name: value for name, value in row.items() if name not in own}
 
 
 def _validated(network: Any, task: Any, data: Any, compute: Any, batch_size: int, show: Progress) -> Records:

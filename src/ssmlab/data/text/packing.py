@@ -64,8 +64,16 @@ def pack(documents: list[Document], length: int, separator_id: int, stride: int 
         stride: where rows overlap, how far the next one is; the tokens that two rows have are read again, but
             predicted only in the first. 0: `length`, no overlap.
     """
-    stride = stride or length
-    tokens, numbers, learned = stream(documents, separator_id)
+    return _windows(*stream(documents, separator_id), length, separator_id, stride or length)
+
+
+def repack(rows: Rows, length: int, separator_id: int, stride: int = 0) -> Rows:
+    """The tokens of rows that `pack` made without an overlap, in rows of another length."""
+    whole = (np.append(each[:, :-1], each[-1, -1]) for each in (rows.tokens, rows.documents, rows.learned))
+    return _windows(*whole, length, separator_id, stride or length)
+
+
+def _windows(tokens, numbers, learned, length: int, separator_id: int, stride: int) -> Rows:
     n = max(1, 1 - (length - (len(tokens) - 1)) // stride)
     tokens, numbers, learned = _filled(tokens, numbers, learned, (n - 1) * stride + length + 1, separator_id)
     at = np.arange(n)[:, None] * stride + np.arange(length + 1)

@@ -247,7 +247,7 @@ def images_of(inputs: Any, about: dict[str, Any]) -> Iterator[Any]:
                 )
             image = np.asarray(fit_square(image.convert("RGB"), size, about.get("fit") or "crop"))
             if about.get("channels") == 1:
-                image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+                image = np.array(Image.fromarray(image).convert("L"))[..., None]
         yield image
     if problems:
         raise DataError(f"{len(problems)} of the images cannot be used", problems)

@@ -30,7 +30,7 @@ LENGTH = 1024  # sequences are cut after so many tokens, where nothing else is g
 def _tokens(about: dict[str, Any], size: int) -> Any:
     """A function that makes tokens of a text or of numbers, cut to the model's length."""
     source = about.get("tokenizer") or BYTES
-    if hasattr(source, "encode"):
+    if not isinstance(source, (str, Path)):
         words = source
     elif "folder" in about and about.get("kind") == "text":
         words = find_tokenizer(about["folder"], size)

@@ -17,7 +17,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
 from ssmlab.data.text.documents import Document, read_texts
-from ssmlab.data.text.packing import Rows, pack
+from ssmlab.data.text.packing import Rows, pack, repack
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, Tokenizer, find_ends, find_tokenizer, load_tokenizer
 from ssmlab.generation.generate import Generated
 from ssmlab.generation.generate import generate as continuations
@@ -68,7 +68,7 @@ class _Vocabulary:
 def _vocabulary(model: Any, about: dict[str, Any], given: Any = None) -> _Vocabulary:
     """By what is given, else what the model was trained with, else what lies in its folder, else bytes."""
     size = model.config.vocab_size
-    if given is not None and hasattr(given, "encode"):
+    if given is not None and not isinstance(given, (str, Path)):
         tokenizer = given
     elif given is not None:
         tokenizer = load_tokenizer(given)
@@ -143,9 +143,7 @@ def _rows(model: Any, texts: Any, vocabulary: _Vocabulary, length: int, stride: 
     room = model.config.vocab_size
     documents = [vocabulary.document(i, text, room) for i, text in enumerate(texts)]
     separator = vocabulary.separator if vocabulary.separator < room else 0
-    if not 0 < (stride or length) <= length:
-        raise UserError(f"stride must be from 1 to length = {length}, got {stride}")
-    rows = pack(documents, length, separator, stride or length)
+    rows = pack(documents, length, separator, _checked(stride or length, length))
     labels = rows.labels()
     count = int((labels != -100).sum())
     if not count:
@@ -164,16 +162,32 @@ def read(
     Args:
         recipe, run: of the run that trained the model and its data, where these are meant; else None.
     """
-    if recipe is not None and run is not None and not given.keys() & {"length", "stride"}:
+    if recipe is not None and run is not None:
         rows = run.rows[part]
+        if given.keys() & {"length", "stride"}:
+            if not recipe.data.packing or rows.streams or recipe.data.kind == "chat":
+                raise UserError(
+                    "the run's rows are whole documents or go on from each other; leave length and stride out"
+                )
+            length = given.get("length", recipe.data.length)
+            rows = repack(rows, length, run.separator_id, _checked(given.get("stride", length), length))
         count = int((rows.labels() != -100).sum())
         config = recipe.evaluation
         about = {"tokens_per_unit": count / run.units[part], "unit": run.unit, "bootstrap": config.bootstrap}
         return dataset_of(rows), about | {"batch_size": config.batch_size}
-    questions = read_questions(path)
-    if questions:
+    if questions := read_questions(path):
         return questions, {}
+    if about.get("kind", "text") not in ("text", "chat"):
+        raise UserError(
+            f"the model's tokens are no text but {about['kind']}; it is evaluated on the run's own data only"
+        )
     return [text for _, text in read_texts(path, given.get("documents", "file"))], {}
+
+
+def _checked(stride: int, length: int) -> int:
+    if not 0 < stride <= length:
+        raise UserError(f"stride must be from 1 to length = {length}, got {stride}")
+    return stride
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def image_of(image: Any) -> Tensor:
         return image if image.ndim > 2 else image[None]
     pixels = np.asarray(image)
     pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return torch.from_numpy(np.array(pixels, order="C"))
 
 
 def mask_of(mask: Any) -> Tensor:
@@ -93,7 +93,9 @@ def describe(model: Any, data: Any, given: dict[str, Any]) -> dict[str, Any]:
     found = [(image_of(image), mask_of(mask)) for image, mask in map(pair, items)]
     image, labels = found[0]
     if image.shape[1:] != labels.shape:
-        raise UserError(f"image and mask must agree in size, got {tuple(image.shape)} (c, ...) and {tuple(labels.shape)}")
+        raise UserError(
+            f"image and mask must agree in size, got {tuple(image.shape)} (c, ...) and {tuple(labels.shape)}"
+        )
     plan = getattr(getattr(model, "config", None), "plan", None)
     about = {"mean": [], "std": [], "spacing": [], "directions": "", "numbers": []}
     if "mean" not in known:

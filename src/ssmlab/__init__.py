@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from ssmlab import _timm
 
 if TYPE_CHECKING:
-    from ssmlab.models import load_model as load_model
     from ssmlab.models import create_model as create_model
     from ssmlab.models import list_models as list_models
+    from ssmlab.models import load_model as load_model
     from ssmlab.tasks.api import evaluate as evaluate
     from ssmlab.tasks.api import fit as fit
     from ssmlab.tasks.api import generate as generate
@@ -18,7 +18,7 @@ _FROM = {
     "create_model": "models", "list_models": "models", "load_model": "models",
     "generate": "tasks.api", "fit": "tasks.api", "evaluate": "tasks.api", "predict": "tasks.api",
 }  # fmt: skip
-__all__ = [  # noqa: PLE0604, RUF022 - functions first; names are found by __getattr__
+__all__ = [  # noqa: RUF022 - functions first; names are found by __getattr__
     "create_model", "list_models", "load_model", "generate", "fit", "evaluate", "predict",
     "adapt", "checkpoints", "compat", "core", "data", "experiments", "generation", "interpret", "models", "nn", "ops",
     "profiling", "reports", "robustness", "studies", "tasks", "training",

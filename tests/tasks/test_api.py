@@ -1,4 +1,4 @@
-"""`ssmlab.fit`, `evaluate`, `predict` and `generate`: any model and dataset, errors in one line, files only in a folder."""
+"""`fit`, `evaluate`, `predict` and `generate` of `import ssmlab`: any model and dataset, errors in one line."""
 
 import sys
 

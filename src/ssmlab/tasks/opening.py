@@ -67,7 +67,7 @@ def _kind(model: Any) -> str:
     name = getattr(model, "registry_name", None)
     if isinstance(model, SequenceClassifier):
         return "sequence_classifier"
-    if name in LANGUAGE_MODELS or hasattr(model, "backbone") and hasattr(model, "lm_head"):
+    if name in LANGUAGE_MODELS or (hasattr(model, "backbone") and hasattr(model, "lm_head")):
         return "language"
     if name in SEGMENTATION_MODELS:
         return "segmentation"

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from forked import python
 from ssmlab.cli import tested
+from ssmlab.models import create_model, save_model
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -73,6 +75,15 @@ def test_an_installation_without_requirements_has_no_lowest_versions(monkeypatch
     monkeypatch.setattr(tested, "metadata", lambda name: {})
     assert {row.lowest for row in tested.tested()} == {None}
     assert all(row.remark in ("", "newer than tested", "not installed") for row in tested.tested())
+
+
+@pytest.mark.parametrize("name", ["resnet_test", "timm/test_vit"])
+def test_a_model_opens_where_nothing_but_torch_was_imported(name, tmp_path):
+    save_model(create_model(name, num_classes=2), tmp_path / "model", {"image_size": 32})
+    for code in ("from ssmlab.models import load_model; load_model('model')",
+                 f"from ssmlab.cli.main import main; main(['models', '{name}'])"):  # fmt: skip
+        done = python(code, folder=tmp_path)
+        assert done.returncode == 0, done.stderr + done.stdout
 
 
 # What other packages do not promise to keep. A name that goes leaves an override that is never called, or a crash.

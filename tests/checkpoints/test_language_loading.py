@@ -159,3 +159,21 @@ def test_values_and_tensors_of_a_wrong_kind(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"model": "mamba_lm_test", "config": {"d_model": wrong}}))
         with pytest.raises(ModelError, match=r"config.json has values that make no model: "):
             load_language_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "said"),
+    [
+        ("mamba_lm_test", "ssm_cfg", "ssm_cfg of the original has no mlp_dim; it has d_state"),
+        ("mamba2_lm_test", "ssm_cfg", "ssm_cfg of the original has no mlp_dim; it has d_state"),
+        ("mamba_lm_test", "attn_cfg", "attn_cfg: our attention has no mlp_dim=512, only 0"),
+    ],
+)
+def test_a_gated_layer_next_to_a_block_is_refused_and_not_left_out(name, table, said, tmp_path):
+    save_language_model(build(name), tmp_path, layout="state-spaces")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["attn_layer_idx"], config["attn_cfg"] = [0], {"num_heads": 2, "causal": True}
+    config[table]["mlp_dim"] = 512
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=said):
+        load_language_model(tmp_path)

@@ -139,7 +139,7 @@ def test_all_that_cannot_be_read_is_named_after_the_others(models, tmp_path, cap
     assert len(shown) == 1 and shown[0].startswith(f"{tmp_path / 'good.txt'}: ")
     assert told[0] == "ssmlab: 3 of 4 sequences cannot be read"
     assert told[1:] == [
-        f"  {tmp_path / 'empty.txt'}: holds no text",
+        f"  {tmp_path / 'empty.txt'}: holds no text; remove it",
         f"  {tmp_path / 'latin.txt'}: not UTF-8 at byte 3; convert it, e.g. with iconv -t utf-8",
         f"  {tmp_path / 'gone.txt'}: no such file or folder; did you mean 'good.txt'?; expected a .txt file or a "
         "folder of them",

@@ -157,8 +157,8 @@ def test_models_shows_modules_and_parameters(capsys):
 
     assert call("models", "resnet_mamba_test", "--image-size", "32", "--depth", "1") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    total = sum(p.numel() for p in create_model("resnet_mamba_test", num_classes=10, image_size=32).parameters())
-    assert f"{total:,} parameters, 16 tokens" in shown
+    total = sum(p.numel() for p in create_model("resnet_mamba_test", num_classes=1000, image_size=32).parameters())
+    assert f"{total:,} parameters with 1,000 classes, 16 tokens" in shown
     assert "backbone" in shown and "head" in shown and "layer1" not in shown
 
 
@@ -166,8 +166,10 @@ def test_run_prints_the_comparison_and_the_report(trained, capsys):
     assert call("run", str(trained), "--resume") == 0  # finished: only shown again
     shown = capsys.readouterr().out
     assert "is finished already" in shown and "Accuracy" in shown and f"report: {trained / 'report.html'}" in shown
+    assert call("run", str(trained)) == 2
+    assert "add --resume to continue it" in capsys.readouterr().err
     assert call("run", DIGITS, "name=tiny", "--smoke", "--output", str(trained.parent)) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "tiny holds a run of another recipe" in capsys.readouterr().err
 
 
 def test_classify(trained, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """`ssmlab compress`: a table by rank, models that open again, and mistakes in one line."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from typer.testing import CliRunner
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.cli.main import app
 from ssmlab.core.errors import UserError
-from ssmlab.core.record import read_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record, read_records
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models import create_model, load_model, save_model
 from ssmlab.models.language.names import create_language_model
@@ -50,6 +53,18 @@ def test_every_setting_is_tested_tuned_and_saved(trained, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert result.answer in page and "Singular spectra" in page and "layers.0.blocks.0.mlp.fc1" in page
     assert json.loads((tmp_path / "out" / "compress.json").read_text())["settings"]["rule"] == "rank"
+
+
+def test_a_model_of_a_trial_has_no_verdict(trained, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(trained, trial / "models" / "vmamba")
+    write_records(trial / "records.jsonl", [Record(model="vmamba", metric="accuracy", value=0.1)])
+    (trial / "run.json").write_text(json.dumps({"trial": True, "models": [{"label": "vmamba"}]}))
+    options = Options(rule="rank", values=(2,), data="digits", limit=40, epochs=0, train=False, **FAST)
+    result = compress(str(trial), options, output=tmp_path / "out")
+    assert result.answer.startswith("No verdict: ") and result.answer.endswith(" comes from a trial run (--smoke)")
+    assert result.answer in (tmp_path / "out" / "report.html").read_text()
+    assert "No verdict" not in replace(result, doubt="").answer
 
 
 def test_without_data_costs_alone_are_measured(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.core.errors import ModelError
 from ssmlab.data.text.documents import Document
+from ssmlab.data.text.jsonl import chat_tokens
 from ssmlab.data.text.packing import pack
 from ssmlab.models.language.names import create_language_model
 from ssmlab.tasks.language.experiment import dataset_of
@@ -116,3 +119,63 @@ def test_special_tokens_survive_every_layout(tmp_path):
         assert call("convert", tmp_path / before, tmp_path / layout, "--to", layout) == 0
         name = "config.json" if layout == "huggingface" else "generation_config.json"
         assert json.loads((tmp_path / layout / name).read_text()).items() >= known.items(), layout
+
+
+def test_a_converted_folder_of_before_is_refused(converted, tmp_path):
+    """Its config.json counted the rows that fill up the embedding as tokens, without a word about it."""
+    kind, _, folder, _ = converted
+    size = KINDS[kind][0]
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": -(-size // 8) * 8}
+    for file in folder.iterdir():
+        shutil.copyfile(file, tmp_path / file.name)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=f"has {config['vocab_size']} tokens, of which {size} exist: .* convert the run"
+    ):
+        load_language_model(tmp_path)
+    (tmp_path / "preprocess.json").write_text("[]")  # nothing says what its tokens are
+    with pytest.raises(ModelError, match="does not fit"):
+        load_language_model(tmp_path)
+
+
+FORM = {"user": 'Q: {text}\n"ja"\n', "assistant": "A: {text}\n", "system": "Ümlaut\\ {text}|"}
+
+
+@pytest.mark.parametrize("to", ["huggingface", "ssmlab"])
+def test_the_form_of_chats_is_a_template_of_transformers(tmp_path, to, capsys):
+    trained(tmp_path / "ours", "bytes")
+    about = json.loads((tmp_path / "ours" / "preprocess.json").read_text())
+    (tmp_path / "ours" / "preprocess.json").write_text(json.dumps(about | {"template": FORM}))
+    assert call("convert", tmp_path / "ours", tmp_path / "out", "--to", to) == 0
+    assert "chat_template.jinja" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "chat_template.jinja").is_file() == (to == "huggingface")
+    if to != "huggingface":
+        return
+    words = AutoTokenizer.from_pretrained(tmp_path / "out")
+    chat = [("system", "be brief"), ("user", "hi\n"), ("assistant", "so 日"), ("user", "x"), ("assistant", "y")]
+    messages = [{"role": role, "content": text} for role, text in chat]
+    learned = chat_tokens("a", chat, FORM, lambda text: list(text.encode()), 256).tokens.tolist()
+    assert words.apply_chat_template(messages, return_dict=False) == [256, *learned]
+    asked = words.apply_chat_template(messages[1:2], add_generation_prompt=True, return_dict=False)
+    assert bytes(asked[1:]).decode() == 'Q: hi\n\n"ja"\nA: ' and asked[0] == 256
+    assert call("generate", tmp_path / "out", "--chat", "--prompt", "hi\n", "--max-tokens", "0") == 0
+    assert f"prompt: {len(asked)} tokens" in capsys.readouterr().err
+    with pytest.raises(Exception, match="the roles are user, assistant, system, got tool"):
+        words.apply_chat_template([{"role": "tool", "content": "x"}])
+
+
+def test_a_tokenizer_that_joins_the_parts_of_a_chat_is_reported(tmp_path, capsys):
+    from tokenizers import Tokenizer, models
+
+    pairs = Tokenizer(models.BPE({"H": 0, ":": 1, ":H": 2, "e": 3, "l": 4, "o": 5}, [(":", "H")]))
+    pairs.add_special_tokens(["</s>"])
+    save_language_model(create_language_model("mamba_lm_test", vocab_size=7), tmp_path / "ours")
+    pairs.save(str(tmp_path / "ours" / "tokenizer.json"))
+    form = {"user": ":{text}", "assistant": ":{text}"}
+    for template, said in ((form, False), (form | {"assistant": "H{text}", "user": "{text}:"}, True)):
+        (tmp_path / "ours" / "preprocess.json").write_text(
+            json.dumps({"kind": "chat", "mark": 6, "template": template})
+        )
+        out = tmp_path / f"out{said}"
+        assert call("convert", tmp_path / "ours", out) == 0 and (out / "chat_template.jinja").is_file()
+        assert ("to other tokens than in training" in capsys.readouterr().err) == said

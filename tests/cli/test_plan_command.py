@@ -163,3 +163,26 @@ def test_nothing_heavy_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0, 1, 2, 5), "classes 4 patch"),
+        ((0, 255), "classes 2 patch"),
+        ((0, (9, 8, 7)), "classes 2 (assumed, nothing says"),
+    ],
+)
+def test_classes_are_those_in_the_masks(tmp_path, capsys, values, said):
+    for i in range(6):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)).save(
+            tmp_path / f"images/{i}.png"
+        )
+        mask = np.zeros((32, 32) if isinstance(values[-1], int) else (32, 32, 3), np.uint8)
+        for k, value in enumerate(values):
+            mask[8 * k : 8 * k + 8] = value
+        Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
+    code, shown, _ = call(capsys, "plan", tmp_path, "--features", 4)
+    assert code == 0 and said in shown

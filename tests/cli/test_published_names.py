@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from cli.calling import call
-from hub import at_home, serving
+from hub import at_home, closed_port, serving
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.experiments.run import run_recipe
@@ -156,6 +156,27 @@ def test_when_the_network_is_gone_the_cache_is_enough(name, hub, monkeypatch):
     assert local_folder(name) == folder
 
 
+@pytest.mark.parametrize("name", ["authors/mamba", "authors/nothing", "mamba_lm_test"])
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "x"], ["compress"]])
+def test_without_a_network_every_file_is_named_at_once(command, name, hub, monkeypatch, capsys, tmp_path):
+    nowhere, waits = closed_port(), []
+    monkeypatch.setenv("HF_ENDPOINT", nowhere)
+    monkeypatch.setattr("time.sleep", waits.append)
+    assert call(command[0], name, *command[1:], *(["--pretrained"] if "/" not in name else [])) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    repository = "authors/mamba" if name == "mamba_lm_test" else name
+    assert said.startswith(f"ssmlab: {name} cannot be downloaded (") and "Connection refused" in said
+    assert said.endswith(f"put them into {tmp_path / 'XDG_CACHE_HOME' / 'ssmlab' / 'weights' / repository}")
+    if name == "authors/nothing":  # not in the table
+        assert f"of {nowhere}/authors/nothing/tree/main on another machine" in said
+        wanted = "config.json model.safetensors pytorch_model.bin .index.json tokenizer.json tokenizer_config.json"
+    else:
+        page = f"{nowhere}/authors/mamba/resolve/main"
+        wanted = f"{page}/config.json {page}/pytorch_model.bin {nowhere}/authors/words/resolve/main/tokenizer.json"
+    assert not [file for file in wanted.split() if file not in said]
+    assert not waits, "the client alone tries five times more, for 23 s"
+
+
 def test_the_licence_of_any_repository_is_on_its_page(hub, caplog):
     table.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -166,17 +187,23 @@ def test_the_licence_of_any_repository_is_on_its_page(hub, caplog):
     ]
 
 
-def test_files_put_by_hand_need_no_network(hub, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [("authors/falcon", {"authors/falcon"}), ("authors/mamba", {"authors/mamba", "authors/words"})],
+)
+def test_files_put_by_hand_need_no_network(name, sources, hub, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / "authors" / "falcon"
+    place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / name
     with pytest.raises(ModelError) as error:
-        local_folder("authors/falcon")
-    assert str(error.value).endswith(f"put it at {place / 'config.json'}")
+        local_folder(name)
+    assert str(error.value).endswith(f"put them into {place}")
     place.mkdir(parents=True)
-    for (repository, name), found in hub.files.items():
-        if repository == "authors/falcon":
-            (place / name).write_bytes(found)
-    assert same(load_language_model("authors/falcon"), hub.language)
+    for (repository, file), found in hub.files.items():
+        if repository in sources:
+            (place / file).write_bytes(found)
+    assert same(load_language_model(name), hub.language)
+    assert call("generate", name, "--prompt", "a b", "--max-tokens", "3") == 0
+    assert set(capsys.readouterr().out.split()) <= set(WORDS.split())
     assert not hub.asked
 
 
@@ -260,6 +287,7 @@ def test_compare_explain_and_compress(hub, picture, capsys, tmp_path):
     assert call("compress", "vmamba_test", "--pretrained", *rank, "--output", tmp_path / "v") == 0
     assert call("compress", "authors/mamba", *rank, "--length", "16") == 0
     assert (tmp_path / "runs" / "compress-authors-mamba" / "report.html").is_file()
+    assert call("compress", "mamba_lm_test", "--pretrained", *rank, "--length", "16", "--output", tmp_path / "l") == 0
 
 
 def test_the_card_says_where_weights_are(hub, capsys):

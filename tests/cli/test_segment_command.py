@@ -6,6 +6,8 @@ import torch
 from calling import call
 from PIL import Image
 
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.models import save_model
 from ssmlab.models.segmentation.names import create_segmenter
 from ssmlab.models.segmentation.plans import Plan
@@ -145,18 +147,20 @@ def test_another_kind_of_image_is_told(tmp_path, capsys):
     assert "a.png: has 3 channels, the network takes 4" in told and "masks written" not in told
 
 
+def test_of_a_runs_models_the_best_on_validation_marks(tmp_path, capsys, monkeypatch):
+    picture(tmp_path / "a.png")
+    for name, dice in (("one", 0.4), ("two", 0.7)):
+        _, folder = saved(tmp_path / "run" / "models" / name)
+        write_records(folder / "records.jsonl", [Record(metric="dice", split="val", value=dice)])
+    monkeypatch.chdir(tmp_path)
+    assert call("segment", "run", "a.png") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "using run/models/two (highest validation Dice of 2 models)" in told
+    assert f"1 masks written to {tmp_path / 'masks'}" in told and (tmp_path / "masks" / "a.png").is_file()
+
+
 def test_models_that_are_none(tmp_path, capsys):
     picture(tmp_path / "a.png")
-    for name in ("one", "two"):
-        saved(tmp_path / "run" / "models" / name)
-    assert call("segment", tmp_path / "run", tmp_path / "a.png", "--out", tmp_path) == 2
-    assert "has 2 models; name one: " in capsys.readouterr().err
-    for name in ("one", "two"):
-        (tmp_path / "classifiers" / "models" / name).mkdir(parents=True)
-        (tmp_path / "classifiers" / "models" / name / "config.json").write_text('{"model": "medmamba_test"}')
-    assert call("segment", tmp_path / "classifiers", tmp_path / "a.png", "--out", tmp_path) == 2
-    told = capsys.readouterr().err
-    assert "none of the 2 models in" in told and "segments; `ssmlab classify` is for classifiers" in told
     assert call("segment", tmp_path / "none", tmp_path / "a.png", "--out", tmp_path) == 2
     assert "no trained model in" in capsys.readouterr().err
     from ssmlab.models import create_model

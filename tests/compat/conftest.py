@@ -3,8 +3,15 @@
 import sys
 
 import pytest
+import torch
 
 import ssmlab.compat
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Weights are those of the test alone, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

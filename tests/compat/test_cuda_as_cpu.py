@@ -3,7 +3,9 @@
 import copy
 import io
 import pickle
+import threading
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -136,11 +138,13 @@ def free_port() -> int:
 
 
 def default_device(device) -> bool:
-    torch.set_default_device(device)
-    try:
-        return on_cpu(torch.zeros(2), torch.tensor([1.0]))
-    finally:
-        torch.set_default_device(None)
+    # forgotten with its context: torch 2.8 cannot say its default device once one was taken back
+    with patch.object(torch, "_GLOBAL_DEVICE_CONTEXT", threading.local()):
+        torch.set_default_device(device)
+        try:
+            return on_cpu(torch.zeros(2), torch.tensor([1.0]))
+        finally:
+            torch.set_default_device(None)
 
 
 def on_meta() -> bool:

@@ -1,6 +1,7 @@
 """The language models: their layout in files, generation, hybrids, both versions' signatures."""
 
 import json
+import os
 import re
 from functools import partial
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hub import at_home, closed_port
 from ops.common import relative_error
 from ssmlab.checkpoints.files import load_language_model
 from ssmlab.compat.mamba_ssm.models.config_mamba import MambaConfig
@@ -159,6 +161,13 @@ def test_a_name_without_a_network(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"state-spaces/nothing/resolve/main/config.json cannot be had") as raised:
         MambaLMHeadModel.from_pretrained("state-spaces/nothing")
     assert "\n" not in str(raised.value)
+    waits = []
+    with at_home(tmp_path, closed_port(), monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])
+        monkeypatch.setattr("time.sleep", waits.append)
+        with pytest.raises(UserError, match=r"config.json cannot be had: .*Connection refused.* and give that"):
+            MambaLMHeadModel.from_pretrained("state-spaces/nothing")
+    assert not waits, "the client alone tries five times more, for 23 s"
 
 
 def test_both_versions_signatures():

@@ -389,6 +389,9 @@ def test_passes_apart(backend, monkeypatch):
     out, x = selective_scan_cuda_core.fwd(u, delta, A, B, C, D, bias, True, 1)
     assert relative_error(out, y) == close
     assert_same(selective_scan_cuda_core.bwd(u, delta, A, B, C, D, bias, dout, x, True, 1), expected)
+    older, x = selective_scan_cuda_core.fwd(u, delta, A, B, C, D, bias, True)  # copies from before `nrows`
+    assert torch.equal(older, out)
+    assert_same(selective_scan_cuda_core.bwd(u, delta, A, B, C, D, bias, dout, x, True), expected)
     half, _ = selective_scan_cuda_oflex.fwd(u.half(), delta, A, B, C, D, bias, True, 1, True)
     assert half.dtype == torch.float32
     assert selective_scan_cuda_oflex.fwd(u.half(), delta, A, B, C, D, bias, True, 1, False)[0].dtype == torch.float16

@@ -93,7 +93,7 @@ class Moved(torch.utils.data.Dataset):
 
 if __name__ == "__main__":
     print(torch.device("cuda"), torch.cuda.is_available())
-    for context in ("fork", "spawn"):
+    for context in ("fork", "spawn", "forkserver"):  # the last is 3.14's own
         print(context, next(iter(DataLoader(Moved(), num_workers=1, multiprocessing_context=context))).device)
     code = "import torch; from mamba_ssm import Mamba; print('started', torch.ones(1).cuda().device)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -104,7 +104,9 @@ if __name__ == "__main__":
 def test_devices_in_every_process(folder):
     (folder / "devices.py").write_text(DEVICES)
     done = execute_in_a_fresh_python("--device", "cpu", "devices.py", folder=folder)
-    assert done.stdout.splitlines() == ["cpu True", "fork cpu", "spawn cpu", "started cpu"], done.stderr
+    assert done.stdout.splitlines() == ["cpu True", "fork cpu", "spawn cpu", "forkserver cpu", "started cpu"], (
+        done.stderr
+    )
     assert done.stderr.count("no GPU is used") == 1, done.stderr
 
 

@@ -18,7 +18,7 @@ def test_archives_that_lie_are_refused(make, tmp_path, monkeypatch):
         for name in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
             archive.writestr(name, bytes(1 << 20))
     monkeypatch.setattr(files_module, "BOMB_BYTES", 1 << 20)
-    with pytest.raises(DataError, match="no archive of pictures"):
+    with pytest.raises(DataError, match="no archive of data"):
         open_images(bomb)
     monkeypatch.setattr(files_module, "BOMB_BYTES", 1 << 30)
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1000)

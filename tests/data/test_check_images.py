@@ -46,6 +46,7 @@ def test_duplicates_and_conflicts_by_pixels(make, tmp_path):
     (root / "train/cat/5.png").write_bytes(make.encode(make.draw(701)))
     report = check_images(open_images(root))
     assert [sorted(group)[0] for group in report.duplicates] == [("test", "test/cat/0.png")]
+    assert report.copies == {"test": {"exact": 1, "near": 0, "of": report.counts["test"]}}
     assert {name for _, name in report.duplicates[0]} == {
         "test/cat/0.png",
         "train/cat/0.png",
@@ -145,7 +146,7 @@ def test_the_command_with_groups(make, tmp_path):
         for i in range(8)
     ]
     root = make.mhist(tmp_path, triples, ("Image Name", "Majority Vote Label", "Partition", "Patient"))
-    assert "whole groups" in run(root, "--group", "Patient").output
+    assert "images of one group stay together" in run(root, "--group", "Patient").output
     assert run(root, "--group", "Nobody").exit_code == 2
 
 
@@ -166,3 +167,27 @@ def test_the_default_is_the_digits():
     result = run()
     assert result.exit_code == 0
     assert "1,259" in result.output
+
+
+def test_images_that_look_nearly_alike_in_two_parts_are_a_note(make, tmp_path):
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        small = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8))
+        return small.resize((90, 80), Image.Resampling.BICUBIC)
+
+    for part, first in (("train", 0), ("test", 100)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(6):
+                drawn(first + 50 * (label == "dog") + i).save(tmp_path / part / label / f"{i}.png")
+    assert not any("nearly" in note for note in check_images(open_images(tmp_path)).notes)
+    drawn(0).resize((60, 50)).save(tmp_path / "test/cat/copy.jpg", quality=60)
+    drawn(1).save(tmp_path / "test/cat/equal.png")
+    for part in ("train", "test"):
+        Image.new("RGB", (50, 50), (9 if part == "test" else 200,) * 3).save(tmp_path / part / "dog/blank.png")
+    report = check_images(open_images(tmp_path))
+    (note,) = (note for note in report.notes if "nearly" in note)
+    assert note.startswith(
+        "1 of 15 test images look nearly like one in train or val (test: test/cat/copy.jpg and train: "
+    )
+    assert report.ok and report.copies == {"test": {"exact": 1, "near": 0, "of": 15}}

@@ -85,7 +85,9 @@ def test_cifar100_has_two_sets_of_labels(tmp_path):
     assert coarse.notes[0] == "coarse labels, 20 classes; labels=fine takes the others"
     with pytest.raises(DataError, match=r"labels='course': expected fine or coarse$"):
         open_images(root, labels="course")
-    with pytest.raises(DataError, match=r"digits: labels='coarse' is for CIFAR-100, this is digits; leave it out$"):
+    with pytest.raises(
+        DataError, match=r"digits: labels='coarse' is for CIFAR-100 or tables of labels, this is digits; leave it out$"
+    ):
         open_images(labels="coarse")
 
 

@@ -182,7 +182,7 @@ def test_unreadable_images_of_all_parts_are_told_by_the_first_array(make, tmp_pa
         ({"a": 5}, "only one class, 'a'"),
         ({"train": 5, "test": 2}, "outside of class folders"),
         ({"train/a": 2, "Training/a": 2, "test/a": 1}, "both mean the train part"),
-        ({"one/train/a": 2, "one/test/a": 1, "two/train/a": 2}, "one/: has parts of its own"),
+        ({"one/train/a": 2, "one/test/a": 1, "two/train/a": 2}, "one/, two/: each has parts of its own"),
         ({"one/Training/a": 2, "one/Testing/a": 1, "two/x": 2}, "one/: has parts of its own"),
         ({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1}, "val: no images can be spared"),
     ],

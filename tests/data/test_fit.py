@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssmlab.core.progress import Progress
 from ssmlab.data import check_images, open_images
 from ssmlab.data.images.decode import fit_square
 from ssmlab.data.images.fitting import about_fit
+
+
+class Lines(Progress):
+    """What was said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
 
 
 def stripes(width=40, height=10):
@@ -91,7 +102,9 @@ def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
         *([f"data.fit={fit}"] if fit else []),
     ]
     recipe = load_recipe("classification/own_folder", changes)
-    folder = run_recipe(recipe, output=tmp_path)
+    shown = Lines()
+    folder = run_recipe(recipe, output=tmp_path, progress=shown)
+    assert sum("cuts off 75.0%" in line for line in shown.lines) == (not fit), "said once"
     model = folder / "models" / "resnet_test"
     assert json.loads((model / "preprocess.json").read_text())["fit"] == (fit or "crop")
     notes = " ".join(json.loads((folder / "run.json").read_text())["data"]["notes"])

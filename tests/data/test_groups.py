@@ -32,7 +32,7 @@ def test_groups_stay_on_one_side(make, tmp_path, parts, packed):
     assert not sides[0] & sides[1]
     assert not sides[1] & sides[2]
     assert not sides[0] & sides[2]
-    assert "whole groups" in data.notes[-1]
+    assert "images of one group stay together" in data.notes[-1]
     assert open_images(path).train.groups is None
 
 

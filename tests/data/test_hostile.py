@@ -114,7 +114,7 @@ def test_archives_that_grow(tmp_path, refused, monkeypatch):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train/a/0.png", bytes(1 << 25))
     (line,) = refused(tmp_path / "bomb.zip")
-    assert "are no archive of pictures; it is not opened" in line
+    assert "are no archive of data; it is not opened" in line
     monkeypatch.setattr("ssmlab.data.images.cifar.BOMB_BYTES", 1 << 22)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", compresslevel=1) as archive:
         info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")

@@ -3,76 +3,22 @@ say what is left out."""
 
 import gzip
 import json
-import wave
 
 import numpy as np
 import pytest
 from PIL import Image
+from trees import agree, checked, fill, loaded, write
 from typer.testing import CliRunner
 
 from ssmlab.cli.data import app
 from ssmlab.core.errors import DataError
 from ssmlab.data.masks.reader import open_masks
-from ssmlab.tasks.classify.data import load_images
-from ssmlab.tasks.classify.recipe import Recipe
 from ssmlab.tasks.classify_sequence.data import load_labelled
 from ssmlab.tasks.classify_sequence.recipe import LabelledRecipe
 from ssmlab.tasks.language.data import load_texts
 from ssmlab.tasks.language.recipe import LanguageRecipe
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
-
-
-def write(root, *names, content=None):
-    """Files of their names' kinds, each with its own content."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng([*name.encode()])
-        if content is not None:
-            path.write_bytes(content)
-        elif name.endswith(".txt"):
-            path.write_text(f"the text of {name}")
-        elif name.endswith(".wav"):
-            with wave.open(str(path), "wb") as file:
-                file.setparams((1, 2, 8000, 0, "NONE", ""))
-                file.writeframes(rng.integers(-9000, 9000, 40).astype("<i2").tobytes())
-        else:
-            Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(path)
-    return root
-
-
-def fill(root, folders, count, ending, first=0):
-    return write(root, *(f"{folder}/{i}.{ending}" for folder in folders for i in range(first, first + count)))
-
-
-def checked(root, *options):
-    """What `data check` says."""
-    result = CliRunner().invoke(app, ["check", str(root), "--json", *options])
-    assert result.stdout.strip(), result.output
-    return json.loads(result.stdout)
-
-
-def loaded(root, kind="image", **data):
-    """What run.json would say."""
-    if kind == "image":
-        models = [{"name": "resnet_test"}]
-        return load_images(Recipe.model_validate({"data": {"path": str(root)} | data, "models": models})).describe
-    models = [{"name": "mamba_lm_test"}]
-    table = {"data": {"path": str(root), "kind": kind} | data, "models": models}
-    return load_labelled(LabelledRecipe.model_validate(table)).describe
-
-
-def agree(root, kind="image"):
-    """(classes, counts, everything that was said), the same of both."""
-    found, run = checked(root), loaded(root, kind)
-    assert found["ok"], found["problems"]
-    assert (found["classes"], found["counts"]) == (run["classes"], run["counts"])
-    assert found["split_hash"] == run["split_hash"]
-    said = " | ".join([*found["notes"], *found["warnings"]])
-    assert all(note in said for note in run["notes"] if note.startswith("left out"))
-    assert any("left out" in note for note in run["notes"]) == ("left out" in said)
-    return found["classes"], found["counts"], said
 
 
 def test_imdb(tmp_path):
@@ -431,7 +377,7 @@ def test_a_val_that_is_published_is_kept_for_language_models(tmp_path):
     assert checked(tmp_path)["counts"] == {"train": 27, "val": 4, "test": 3}
 
 
-@pytest.mark.parametrize("ending", [".xlsx", ".zip", ".pdf"])
+@pytest.mark.parametrize("ending", [".xlsx", ".tgz", ".pdf"])
 def test_other_formats_are_no_texts(tmp_path, ending):
     path = tmp_path / f"reviews{ending}"
     path.write_text("a film\n" * 50)
@@ -458,3 +404,86 @@ def test_copies_stay_in_one_part_or_are_reported(tmp_path):
     found = checked(tmp_path / "published")
     assert found["copies"] == {"test": {"exact": 1, "near": 0, "of": 11}}
     assert "test: test/a/same.txt = train: train/a/same.txt" in found["warnings"][0]
+
+
+def test_copies_of_images_are_known_to_a_run(tmp_path):
+    write(tmp_path, *(f"{part}/{label}/{i}.png" for part in ("train", "test") for label in "ab" for i in range(6)))
+    assert loaded(tmp_path)["copies"] == checked(tmp_path)["copies"] == {}
+    for i in range(2):
+        (tmp_path / f"test/a/{i}.png").write_bytes((tmp_path / f"train/a/{i}.png").read_bytes())
+    copies = loaded(tmp_path)["copies"]
+    assert copies == checked(tmp_path)["copies"] == {"test": {"exact": 2, "near": 0, "of": 12}}
+
+
+def test_labelled_next_to_unlabelled_holds_the_classes(tmp_path):
+    fill(tmp_path, ["labelled/a", "labelled/b", "unlabelled"], 10, "png")
+    classes, counts, said = agree(tmp_path)
+    assert (classes, sum(counts.values())) == (["a", "b"], 20)
+    assert "left out: unlabelled/ (10 images), which is no class by its name" in said
+
+
+def test_classes_that_differ_in_case_are_pointed_out(tmp_path):
+    fill(tmp_path, ["Cat", "cat", "dog_1", "dog_11"], 9, "txt")
+    _, _, said = agree(tmp_path, "text")
+    assert said.count("differ only in how they are written") == 1 and "classes 'Cat' and 'cat' differ" in said
+
+
+def test_folds_with_parts_of_their_own_are_one_problem(tmp_path):
+    fill(
+        tmp_path, [f"fold{i}/{part}/{label}" for i in (1, 2) for part in ("train", "test") for label in "ab"], 3, "png"
+    )
+    assert checked(tmp_path)["problems"] == [
+        "fold1/, fold2/: each has parts of its own (test, train); give one of them as the path"
+    ]
+
+
+def test_more_of_the_same_classes_next_to_the_parts_is_named(tmp_path):
+    fill(tmp_path, [f"{part}/{label}" for part in ("train", "test", "extra") for label in "ab"], 6, "png")
+    classes, counts, said = agree(tmp_path)
+    assert (classes, counts) == (["a", "b"], {"train": 10, "val": 2, "test": 12})
+    assert "left out: extra/ (12 images), no part by its name though it holds the same classes; move its files" in said
+
+
+def test_shares_are_those_that_were_held_out(tmp_path):
+    folds = [f"fold{i}/{label}" for i in range(3) for label in "ab"]
+    said = agree(fill(tmp_path / "images", folds, 4, "png"))[2]
+    assert (
+        "no test part was published: 33% of all (8 of 24 images), stratified, seed 0; 20% were wanted, images of"
+        in said
+    )
+    assert "one fold stay together" in said
+    said = agree(fill(tmp_path / "texts", ["a", "b"], 20, "txt"), "text")[2]
+    assert "no test part was published: 20% of all (8 of 40 sequences), stratified, seed 0 |" in said
+    assert "no val part was published: 12% of train (4 of 32 sequences), stratified, seed 0" in said
+    said = agree(fill(tmp_path / "given", ["train/a", "train/b", "test/a", "test/b"], 20, "txt"), "text")[2]
+    assert "no test part" not in said and "no val part was published: 10% of train (4 of 40 sequences)" in said
+
+
+def test_where_nothing_is_found_all_kinds_are_listed(tmp_path):
+    write(tmp_path, "a.xyz", content=b"\0\1")
+    (problem,) = checked(tmp_path)["problems"]
+    assert all(kind in problem for kind in ("class folders", ".wav", ".fa", ".jsonl", "masks", ".csv"))
+    assert ".wav" not in checked(tmp_path, "--task", "classify")["problems"][0]
+
+
+def test_drive_is_no_set_of_two_classes(tmp_path):
+    write(tmp_path, *(f"training/images/{i}_training.png" for i in range(21, 29)))
+    for i in range(21, 29):
+        for folder, end in (("1st_manual", "manual1"), ("mask", "training_mask")):
+            path = tmp_path / "training" / folder / f"{i}_{end}.png"
+            path.parent.mkdir(exist_ok=True)
+            mask = np.zeros((6, 6), np.uint8)
+            mask[: i % 5 + 1] = 255
+            Image.fromarray(mask).save(path)
+    assert checked(tmp_path)["task"] == "segment"
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path)
+    assert "this is a set for segmentation" in caught.value.problems[0]
+
+
+def test_texts_about_an_archive_are_no_data(make, tmp_path):
+    fill(tmp_path / "pets", ["a", "b"], 9, "png")
+    write(tmp_path, "data/SOURCE.md", "data/about.txt")
+    make.pack(tmp_path / "pets", tmp_path / "data" / "pets.zip")
+    found = checked(tmp_path / "data")
+    assert (found["task"], found["classes"]) == ("classify", ["a", "b"])

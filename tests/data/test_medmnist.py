@@ -139,7 +139,7 @@ def test_absurd_sizes_are_refused_before_reading(make, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "machine_memory", lambda: 1 << 20)
     assert "x.npz: needs 2 MiB of memory, this machine has 1" in problems(path)[0]
     monkeypatch.setattr(files_module, "BOMB_BYTES", 1 << 20)
-    with pytest.raises(DataError, match="no archive of pictures"):
+    with pytest.raises(DataError, match="no archive of data"):
         open_images(path)
 
 

@@ -142,7 +142,7 @@ def test_a_group_column(make, tmp_path):
     data = open_images(root, group="Patient")
     assert len(data.val) >= 3
     assert set(data.val.groups).isdisjoint(data.train.groups)
-    assert "whole groups" in data.notes[-1]
+    assert "images of one group stay together" in data.notes[-1]
     assert problems(root, group="patient")[0].endswith("did you mean 'Patient'?")
 
     patients[0], patients[1] = "test7", ""

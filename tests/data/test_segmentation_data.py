@@ -264,6 +264,63 @@ def test_nnunet_volumes(tmp_path):
     np.testing.assert_array_equal(sample.labels[0, 0], [1, 1, 1, 1, 2, 2, 0, 0, 0])
 
 
+def decathlon(root, count=5, channels=4, named=4):
+    """The Medical Segmentation Decathlon: no numbers of channels in names, a fourth axis, dataset.json of version 1."""
+    nibabel = pytest.importorskip("nibabel")
+    for i in range(count + 1):
+        folder, case = ("Tr" if i < count else "Ts"), f"BRATS_{i:03}.nii.gz"
+        voxels = np.random.default_rng(i).normal(size=(9, 8, 7, channels)).astype(np.float32)
+        voxels[..., -1] = i
+        _write(nibabel, root / f"images{folder}" / case, voxels if channels > 1 else voxels[..., 0])
+        if i < count:
+            mask = np.zeros((9, 8, 7), np.uint8)
+            mask[:4], mask[4:6] = 1, 2
+            _write(nibabel, root / "labelsTr" / case, mask)
+    (root / "imagesTr" / "._BRATS_000.nii.gz").write_bytes(b"\0\5\x16\7")
+    names = ("FLAIR", "T1w", "t1gd", "T2w")[:named]
+    described = {
+        "name": "BRATS",
+        "tensorImageSize": "4D",
+        "modality": {str(i): name for i, name in enumerate(names)},
+        "labels": {"0": "background", "1": "edema", "2": "tumour"},
+        "numTraining": count,
+        "training": [{"image": f"./imagesTr/BRATS_{i:03}.nii.gz"} for i in range(count)],
+    }
+    (root / "dataset.json").write_text(json.dumps(described))
+    return root
+
+
+def test_a_fourth_axis_of_the_decathlon_holds_channels(tmp_path):
+    data = open_masks(decathlon(tmp_path))
+    assert (data.channels, data.dimensions, data.spacing) == (4, 3, (3.0, 1.0, 0.5))
+    assert sum(len(split) for split in (data.train, data.val, data.test)) == 5
+    assert "channels: FLAIR, T1w, t1gd, T2w (dataset.json)" in data.notes
+    assert any("imagesTs, which has no labels (1 file)" in note for note in data.notes)
+    sample = data.train.sample(0)
+    number = int(data.train.ids[0].rpartition("_")[2][:3])
+    expected = np.random.default_rng(number).normal(size=(9, 8, 7, 4)).astype(np.float32)
+    np.testing.assert_array_equal(sample.image[:3], expected.transpose(3, 2, 1, 0)[:3])
+    np.testing.assert_array_equal(sample.image[3], number)
+
+
+@pytest.mark.parametrize(
+    ("channels", "named", "said"),
+    [
+        (
+            4,
+            2,
+            r"axes of sizes (9, 8, 7, 4): 4 volumes, expected 2; a fourth axis is read as channels where dataset.json",
+        ),
+        (4, 1, r"axes of sizes (9, 8, 7, 4): 4 volumes, expected 1; "),
+        (1, 4, r"holds 1 channel, expected 4"),
+    ],
+)
+def test_channels_are_those_that_the_description_names(tmp_path, channels, named, said):
+    with pytest.raises(DataError) as caught:
+        open_masks(decathlon(tmp_path, channels=channels, named=named))
+    assert len(caught.value.problems) == 5 and all(said in problem for problem in caught.value.problems)
+
+
 def test_nnunet_pictures_hold_three_channels(tmp_path):
     described = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "road": 1}}
     for i in range(10):

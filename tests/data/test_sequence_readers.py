@@ -37,7 +37,7 @@ def test_texts_by_file_and_by_line(tmp_path):
     with pytest.raises(DataError, match=r"no such file or folder; did you mean 'deep'"):
         read_texts(tmp_path / "deap")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no .txt, .jsonl, .md in it, found nothing"):
+    with pytest.raises(DataError, match=r"no .txt, .text, .jsonl, .md in it, found nothing"):
         read_texts(tmp_path / "empty")
 
 
@@ -236,6 +236,16 @@ def test_lines_that_are_no_chats_are_all_told(tmp_path):
         said, ("not JSON", "an object", "has the keys prompt", "a string", "role must be"), strict=True
     ):
         assert part in text
+
+
+def test_lines_with_the_same_mistake_are_one_problem(tmp_path):
+    file = tmp_path / "my.jsonl"
+    file.write_text("\n".join(['{"question": "q", "answer": "a"}'] * 50 + ["{", json.dumps(CHAT)]))
+    with pytest.raises(DataError, match="51 lines cannot be used") as caught:
+        read_chats(file)
+    same, other = caught.value.problems
+    assert same.startswith("my.jsonl, lines 1, 2, 3 and 47 more: has the keys question, answer;")
+    assert other.startswith("my.jsonl, line 51: not JSON")
 
 
 @pytest.mark.parametrize("first", ["First Citizen:", "[", '"a"', "\n7"])

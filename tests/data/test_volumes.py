@@ -36,7 +36,7 @@ def test_the_median_spacing_and_the_size_there(tmp_path):
     assert data.usual == (10, 9, 8)  # 10, 10, 20, 10 and 9 and 5, 10, 8, 8
     assert data.train.sample(0).spacing[0] in (2.0, 4.0)
     measures, classes, count = measure_masks(tmp_path)
-    assert (measures.usual, measures.spacing, classes, count) == (data.usual, data.spacing, (), 4)
+    assert (measures.usual, measures.spacing, classes, count) == (data.usual, data.spacing, data.classes, 4)
 
 
 def test_strongly_anisotropic_sets_take_a_finer_step_along_the_coarsest_axis():

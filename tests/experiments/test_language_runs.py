@@ -180,7 +180,9 @@ def test_fine_tuning_starts_from_a_folder_and_learns_answers_only(text_run, tmp_
     a, b = (load_file(path / "model.safetensors") for path in (start, folder / "models" / "float32_seed1"))
     assert all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)
     for change, message in (
-        ("model=", "no model is named"),
+        ("model=", "no language model is named to start from; .* model=DIR .the models float32, bf16 of the recipe"),
+        (f"model={tmp_path / 'mx.jsonl'}", "no such folder; did you mean my.jsonl"),
+        ("model=runs/none", "model=runs/none: no such folder; give the folder"),
         (f"model={tmp_path}", "no config.json there; give the folder of a language model"),
         (f"model={folder}", f"has 4 models; name one: .*{folder.name}/models/bf16_seed1, "),
     ):

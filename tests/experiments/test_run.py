@@ -20,6 +20,7 @@ from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models import load_model
 from ssmlab.tasks.recipe import list_recipes, load_recipe
+from ssmlab.tasks.table import load_data
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 LABELS = ("resnet_test", "resnet_mamba_test")
@@ -320,3 +321,35 @@ def test_smoke_of_every_recipe(name, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout and list(tmp_path.glob("*/report.html"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "meant"),
+    [
+        ("classification/own_folder", "masks", "segmentation/own_folder"),
+        ("classification/own_folder", "texts", "language/classify_text"),
+        ("segmentation/own_folder", "pictures", "classification/own_folder"),
+        ("language/classify_text", "pictures", "classification/own_folder"),
+        ("language/text", "masks", "segmentation/own_folder"),
+        ("classification/own_folder", "damaged", None),
+    ],
+)
+def test_data_of_another_kind_name_the_recipe_for_them(recipe, data, meant, tmp_path):
+    files = {
+        "masks": ("images/a.png", "images/b.png", "masks/a.png", "masks/b.png"),
+        "texts": ("pos/a.txt", "neg/b.txt"),
+        "pictures": ("cat/a.png", "dog/b.png"),
+        "damaged": ("train/cat/a.png", "train/dog/b.png"),
+    }
+    for name in files[data]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".txt"):
+            (tmp_path / name).write_text("a text")
+        else:
+            Image.new("RGB", (8, 8)).save(tmp_path / name)
+    if data == "damaged":
+        (tmp_path / "train" / "cat" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError) as found:
+        load_data(load_recipe(recipe, [f"data.path={tmp_path}"], smoke=True))
+    first = str(found.value).split("\n")[0]
+    assert first.endswith(f"; ssmlab run {meant} data.path={tmp_path}") if meant else "ssmlab run" not in first

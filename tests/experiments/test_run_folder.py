@@ -38,6 +38,23 @@ def test_a_run_is_replaced_when_that_is_wanted(recipe, tmp_path):
     assert not (folder / "old").exists() and (folder / "recipe.toml").is_file() and (folder / MARK).is_file()
 
 
+def test_the_name_of_another_recipes_run_is_taken(recipe, tmp_path):
+    """--resume would be refused, so it is not offered."""
+    make_folder(recipe, tmp_path / "x")
+    other = load_recipe("language/text", ["name=x"], smoke=True)
+    with pytest.raises(UserError) as found:
+        check_folder(other, tmp_path)
+    said = str(found.value)
+    assert "x holds a run of another recipe (not finished): task='classify' (now 'language'), " in said
+    assert said.endswith("; give this one another folder with name=..., or delete that one with --overwrite")
+    longer = load_recipe(DIGITS, ["name=x", "training.epochs=9"], smoke=True)
+    with pytest.raises(UserError, match=r"another recipe \(not finished\): training.epochs=2 \(now 9\); give"):
+        check_folder(longer, tmp_path)
+    (tmp_path / "x" / "recipe.toml").write_text("a key of later = 1")
+    with pytest.raises(UserError, match="its recipe.toml cannot be read any more; give this one another folder"):
+        check_folder(recipe, tmp_path)
+
+
 def test_runs_without_a_mark_are_known_by_their_run_json(recipe, tmp_path):
     make_folder(recipe, tmp_path / "x")
     (tmp_path / "x" / MARK).unlink()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def test_a_run_measures_every_strategy(run):
             low, high = found.spread
             assert low <= found.value <= high and np.isfinite(found.value), metric
             assert ("test", metric, "road") in final
+        assert 0 < final["test", "constant_dice", "road"].value < 1
         assert final[None, "seconds_per_iteration", None].value > 0
         steps = [r.step for r in own if r.metric == "dice" and r.split == "val" and r.step]
         times = {r.step: r.value for r in own if r.metric == "seconds" and r.split == "val"}
@@ -327,3 +329,19 @@ def test_a_plan_is_proposed_where_none_is_given():
     found, _ = resolved(recipe("training.batch_size=2").model_copy(update={"plan": ""}))
     plan = plan_of(found)
     assert plan.patch_size == (64, 64) and plan.batch_size == 2 and plan.n_stages > 2
+
+
+def test_a_volume_to_be_segmented_may_hold_all_channels(tmp_path):
+    from ssmlab.data.files import FolderFiles
+    from ssmlab.data.masks.store import read_image
+    from ssmlab.tasks.segment.new_images import find_images
+
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.arange(5 * 4 * 3 * 2, dtype=np.int16).reshape(5, 4, 3, 2)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels[..., 0], np.eye(4)), tmp_path / "b.nii.gz")
+    cases = find_images([tmp_path], 2)[0]
+    assert [case.channels for case in cases] == [2, 1]
+    image = read_image(FolderFiles(tmp_path), replace(cases[0], images=("a.nii.gz",))).image
+    np.testing.assert_array_equal(image, voxels.transpose(3, 2, 1, 0))
+    assert [case.channels for case in find_images([tmp_path], 1)[0]] == [1, 1]

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from hub import at_home, closed_port
 from ssmlab.core.errors import ModelError
 from ssmlab.models import MODELS, create_model, list_models, load_model, save_model
 from ssmlab.models.registry import describe
@@ -249,17 +250,36 @@ def test_pickles_are_not_run(tmp_path):
         create_model("resnet_test", **SIZES, weights=tmp_path / "m.pth")
 
 
-def test_unreachable_hub_says_what_to_do(monkeypatch):
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def test_an_error_of_loading_is_not_one_of_the_options(tmp_path, monkeypatch):
+    def broken(*_):
+        raise TypeError("of loading")
 
-    def unreachable(*_, **__):
-        raise LocalEntryNotFoundError("An error happened while trying to locate the file\nmore")
+    file = save_model(create_model("vim_test", num_classes=2), tmp_path, {"image_size": 32}) / "model.safetensors"
+    assert create_model("vim_test", num_classes=2, weights=file).num_classes == 2
+    monkeypatch.setattr("ssmlab.models.vision.published.read_state_dict", broken)
+    with pytest.raises(TypeError, match="of loading"):
+        create_model("vim_test", num_classes=2, weights=file)
+    with pytest.raises(ModelError, match="options that make no model"):
+        create_model("vim_test", num_classes=2, weights=file, d_state="a")
 
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
-    with pytest.raises(ModelError) as error:
-        create_model("resnet18_mamba", **SIZES, pretrained=True)
-    assert "\n" not in str(error.value)
-    assert "huggingface.co/timm/resnet18.a1_in1k" in str(error.value)
+
+@pytest.mark.parametrize("name", ["resnet18_mamba", "timm/test_vit"])
+def test_unreachable_hub_says_what_to_do(name, monkeypatch, tmp_path):
+    waits = []
+    with at_home(tmp_path, closed_port(), monkeypatch):
+        monkeypatch.setattr("time.sleep", waits.append)
+        with pytest.raises(ModelError) as error:
+            create_model(name, **SIZES, pretrained=True)
+    assert not waits, "the client alone tries five times more, for 23 s"
+    assert "\n" not in str(error.value) and "Connection refused" in str(error.value)
+    assert {"resnet18_mamba": "huggingface.co/timm/resnet18.a1_in1k"}.get(name, "timm/test_vit") in str(error.value)
     assert "weights=FILE" in str(error.value)
-    with pytest.raises(ModelError, match="weights=FILE"):
-        create_model("timm/test_vit", **SIZES, pretrained=True)
+
+
+def test_timm_reads_its_cache_without_a_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("ssmlab.models.vision.backbones.try_to_load_from_cache", lambda repository, file: str(tmp_path))
+    monkeypatch.setattr("ssmlab.models.vision.backbones.check_hub", lambda *_: pytest.fail("the network is not needed"))
+    built = create_model("timm/test_vit", **SIZES).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: built)
+    found = create_model("timm/test_vit", **SIZES, pretrained=True).state_dict()
+    assert torch.equal(found["patch_embed.proj.weight"], built["patch_embed.proj.weight"])

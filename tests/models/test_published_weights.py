@@ -4,7 +4,6 @@ import argparse
 import io
 import logging
 import re
-import socket
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save
 
-from hub import at_home, serving
+from hub import at_home, closed_port, serving, silent
 from ssmlab.checkpoints import FAMILIES, family_module
 from ssmlab.core.errors import ModelError
 from ssmlab.models import MODELS, create_model, list_language_models
@@ -59,12 +58,6 @@ def hub(tmp_path, monkeypatch):
         server.rows = {row.name: row for row in rows}
         monkeypatch.setattr(table, "catalogue", lambda: tuple(server.rows.values()))
         yield server
-
-
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def same(model, other):
@@ -188,13 +181,47 @@ def test_without_a_network_the_place_for_the_file_is_named(name, hub, monkeypatc
     if row.release:
         hub.rows[name] = replace(row, release=row.release.replace(hub.address, nowhere))
     monkeypatch.setenv("HF_ENDPOINT", nowhere)
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
     said = refused(name)
+    assert not waits, "the client alone tries five times more, for 23 s"
     assert hub.rows[name].address in said and nowhere in said
     place = tmp_path / "XDG_CACHE_HOME" / "ssmlab" / "weights" / "authors" / name / row.file
     assert said.endswith(f"put it at {place}")
     place.parent.mkdir(parents=True)
     place.write_bytes(hub.files[row.repository, row.file])
     assert same(create_model(name, pretrained=True), hub.models[name])
+
+
+@both
+def test_a_server_that_keeps_silent_is_given_up(name, hub, monkeypatch):
+    with silent() as address:
+        row = hub.rows[name]
+        if row.release:
+            hub.rows[name] = replace(row, release=row.release.replace(hub.address, address))
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("ssmlab.models.network.PATIENCE", 0.05)
+        assert "no answer within 0.05 s; HF_HUB_ETAG_TIMEOUT=30 waits for 30" in refused(name)
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.1")
+        assert "no answer within 0.1 s" in refused(name)
+
+
+def test_whether_a_server_answers_is_seen_once_and_through_the_users_proxy(hub, monkeypatch):
+    from huggingface_hub.utils import close_session
+
+    from ssmlab.models.network import answer, check_hub
+
+    monkeypatch.setattr("ssmlab.models.network._ANSWERED", set())
+    for name in ("config.json", "model.safetensors"):
+        check_hub("authors/none", table.hub_address("authors/none", name))
+    assert [asked[:2] for asked in hub.asked] == [("HEAD", "/authors/none/resolve/main/config.json")]
+    monkeypatch.setenv("HTTP_PROXY", hub.address)
+    close_session()  # a client reads the environment when it is made
+    try:
+        assert answer("http://models.invalid/file") == 404
+        assert hub.asked[-1][1] == "http://models.invalid/file"
+    finally:
+        close_session()
 
 
 @both

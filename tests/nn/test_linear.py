@@ -74,7 +74,7 @@ def test_gradients_are_torchs(calls):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)) and not calls
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is (deprecated|not supported):FutureWarning")
 @pytest.mark.parametrize("kind", [Linear, QuantizedLinear])
 @torch.no_grad()
 def test_whoever_follows_the_call_sees_torchs_product(calls, kind):

@@ -1,5 +1,7 @@
 """The laws of the Mamba block (step = whole, halves = whole, padded = alone, packed = alone), names, initial values."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -197,6 +199,16 @@ def test_initial_values_are_the_published_ones():
     assert bound * 0.99 < weight.abs().max() <= bound
     floored = Mamba(8, dt_init_floor=0.05, dt_max=0.04).dt_proj.bias
     torch.testing.assert_close(torch.nn.functional.softplus(floored), torch.full((16,), 0.05))
+
+
+def test_parameters_lie_on_the_default_device(monkeypatch):
+    monkeypatch.setattr(torch, "_GLOBAL_DEVICE_CONTEXT", threading.local())  # torch 2.8 keeps a wrong one
+    torch.set_default_device("meta")
+    try:
+        assert {p.device.type for p in Mamba(8).parameters()} == {"meta"}
+    finally:
+        torch.set_default_device(None)
+    assert {p.device.type for p in Mamba(8).parameters()} == {"cpu"}
 
 
 def test_convolution_starts_like_torchs():

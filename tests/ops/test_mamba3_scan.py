@@ -196,6 +196,16 @@ def test_a_trapezoid_of_weight_one_is_the_state_space_dual():
     torch.testing.assert_close(found["ssm_state"], state, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+def test_no_angles_are_angles_of_zero(backend):
+    zero = make(dtype=torch.float32)
+    zero |= {name: torch.zeros_like(zero[name]) for name in ("angle", "angle_state")}
+    none = zero | {name: zero[name][..., :0] for name in ("angle", "angle_state")}
+    expected, found = call(zero, backend=backend), call(none, backend=backend)
+    for name in found.keys() - {"angle_state"}:
+        torch.testing.assert_close(found[name], expected[name])
+
+
 @pytest.mark.parametrize("backend", FAST)
 def test_long_angles_keep_their_digits(backend):
     """The sum of 4,000 steps in float32 would have lost 1e-3 of a turn."""

@@ -74,7 +74,7 @@ def test_exports_with_a_dynamic_length():
         torch.testing.assert_close(program.module()(*longer), block(*longer))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is (deprecated|not supported):FutureWarning")  # forward mode
 def test_functional_gradients_and_vmap():
     x, dt, A, B, C, *_ = scan_arguments()
 

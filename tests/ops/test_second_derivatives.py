@@ -154,7 +154,7 @@ def test_blocks(name, dtype):
         assert relative_error(found.detach(), right.detach()) < (1e-7 if dtype is torch.float64 else 1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is (deprecated|not supported):FutureWarning")  # forward mode
 @pytest.mark.parametrize("case", [c for c in CASES if c != "complex"])
 def test_a_tangent_is_right_or_refused(case):
     """The kernels have none; the definition has."""

@@ -442,7 +442,7 @@ def test_exports_with_a_dynamic_length():
 
 
 @pytest.mark.parametrize("length", [1, 20])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is (deprecated|not supported):FutureWarning")  # forward mode
 def test_functional_gradients_and_vmap(length):
     x, dt, A, B, C, *_, h0, _, _ = positional(sizes=(2, length, 4, 3, 2, 5))
 

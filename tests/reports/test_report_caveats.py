@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ssmlab.core.record import Record, append_records
-from ssmlab.reports.caveats import chance, judged
+from ssmlab.reports.caveats import chance, doubt, doubts, judged
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
 
@@ -111,3 +111,46 @@ def test_of_a_synthetic_task_the_longest_length_is_said(tmp_path):
     ]
     run = replace(run, records=run.records + further, info=run.info | {"data": {"length": 16}})
     assert "This is the trained length, 16; at 64: a 50.0 %." in judged(run).detail
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ""),
+        ({"trial": True}, "My model comes from a trial run (--smoke)"),
+        ({"data": {"chance": CHANCE["chance"] | {"value": 1.4}}}, "My model is at chance (My model reaches 1.500 bits"),
+        ({"train": (3.0,) * 20}, "My model made no progress (the training loss of My model did not fall"),
+        ({"val": ((1.2, 1.5), (1.5, 1.6))}, "My model is overfitted (on the validation part My model had 1.200"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["models/a", "models/a_seed0"])
+def test_a_study_knows_what_the_run_of_a_model_says_of_it(tmp_path, options, words, folder):
+    language(tmp_path, **options)
+    found = doubt(tmp_path / folder, "My model")
+    assert found.startswith(words) and bool(found) == bool(words) and not found.endswith(".")
+
+
+def test_nothing_is_known_of_models_outside_a_run(tmp_path):
+    language(tmp_path, trial=True)
+    assert doubt(None, "a") == doubt(tmp_path / "a", "a") == doubt(tmp_path / "elsewhere" / "models" / "a", "a") == ""
+    (tmp_path / "records.jsonl").unlink()
+    assert doubt(tmp_path / "models" / "a", "a") == ""
+
+
+def test_every_doubt_is_said_once(tmp_path):
+    language(tmp_path, val=((2.0, 1.5), (1.1, 1.6)))
+    models = [(tmp_path / "models" / label, title) for label, title in (("a", "A"), ("b", "B"), ("b", "B"))]
+    (found,) = doubts(models)
+    assert found.startswith("B is overfitted (")
+
+
+def test_the_chance_of_a_segmentation_is_one_class_everywhere(tmp_path):
+    run = classes(tmp_path, 0.5, 9, {})
+    dice = Record(model="a", task="segment", split="test", metric="dice", value=0.42, n=9, seed=0, spread=(0.3, 0.5))
+    constant = replace(dice, metric="constant_dice", value=0.4, class_="lesion", spread=None)
+    for level, kind in ((0.4, "chance"), (0.2, "single")):
+        found = judged(replace(run, records=[dice, replace(constant, value=level)]))
+        assert found.kind == kind and ("marking everything as lesion reaches Dice 0.400" in found.detail) == (
+            level > 0.3
+        )
+    assert chance(replace(run, records=[dice])) is None

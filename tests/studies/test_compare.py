@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +100,17 @@ def test_mistakes_in_models(runs, tmp_path):
     (broken / "preprocess.json").write_text("{}")
     with pytest.raises(ModelError, match="lacks image_size, mean, std, classes"):
         find_subjects([str(broken)])
+
+
+def test_all_names_that_are_none_are_listed(runs):
+    with pytest.raises(ModelError) as found:
+        find_subjects(["resnet81", "resnet_test", "frst"], runs=runs)
+    first, *rest = str(found.value).split("\n  ")
+    assert first == "2 of 3 models cannot be opened:"
+    assert rest == [
+        "there is no model 'resnet81'; did you mean resnet18, resnet50?",
+        "there is no model 'frst'; did you mean first?",
+    ]
 
 
 def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp_path):
@@ -274,6 +287,26 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
     assert "--image-size" not in terminal.file.getvalue(), "below the last models only"
     terminal.print(to_rich(result.table, slice(2, 4)))
     assert re.sub(r"\s+", " ", terminal.file.getvalue()).count(result.sizes) == 1
+
+
+def test_models_of_a_trial_have_no_winner(runs, tmp_path):
+    """With test images there is no verdict; costs alone are costs of tiny models, which is said next to them."""
+    shutil.copytree(runs / "first", tmp_path / "trial")
+    write_records(tmp_path / "trial" / "records.jsonl", [Record(model="plain", metric="accuracy", value=0.1)])
+    models = [{"label": "plain"}, {"label": "hybrid"}]
+    (tmp_path / "trial" / "run.json").write_text(json.dumps({"trial": True, "models": models}))
+    options = {**QUICK, "repeats": 1, "train": False}
+    result = compare(["trial"], Options(**options, data="digits", limit=20), runs=tmp_path, output=tmp_path / "c")
+    titles = list(result.titles.values())
+    both = "; ".join(f"{title} comes from a trial run (--smoke)" for title in titles)
+    assert result.answer == f"No verdict: {both}"
+    for file in ("report.html", "table.md"):
+        assert result.answer in (tmp_path / "c" / file).read_text() and "Pareto front of acc" not in result.answer
+    assert json.loads((tmp_path / "c" / "compare.json").read_text())["doubts"] == list(result.doubts)
+    marked = {row.group for row in result.table.rows if any(cell.best for cell in row.cells)}
+    assert marked and "Quality, test part" not in marked, "costs are costs, but none is the best"
+    costs = replace(result, records=[r for r in result.records if r.metric != "accuracy"])
+    assert costs.answer.endswith(f"front of operations and images per second; {both}")
 
 
 def test_weights_of_a_file_are_tested_where_the_classifier_is_theirs(runs, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from ssmlab.cli.explain import spread
 from ssmlab.cli.main import main
 from ssmlab.core.errors import ModelError, UserError
-from ssmlab.core.record import read_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record, read_records
 from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.visualise import Search
 from ssmlab.models import create_model, save_model
@@ -65,7 +67,7 @@ def test_models_are_opened(folder, monkeypatch):
     opened, why = open_model("runs/pets/models/vim_test")
     assert opened.classes == CLASSES and opened.grey and not opened.untrained and why == ""
     by_run, why = open_model("pets")
-    assert "highest validation accuracy of 5 models" in why and by_run.image_size in (32, 64)
+    assert "the first of 5 models, of which none was validated" in why and by_run.image_size in (32, 64)
     fresh, _ = open_model("vim_test")
     assert fresh.untrained and len(fresh.classes) == 1000 and not fresh.grey
     again, _ = open_model("vim_test")
@@ -153,6 +155,20 @@ def test_the_command(folder, monkeypatch, capsys):
     areas = [r for r in records if r.class_ == "a.png / cat / HiResCAM"]
     assert {r.metric for r in areas} == {"deletion_auc", "insertion_auc"} and all(0 <= r.value <= 1 for r in areas)
     assert {"probability", "receptive_field_50", "rank_correlation"} <= {r.metric for r in records}
+
+
+def test_a_model_of_a_trial_is_called_so(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "runs/pets/models/resnet_test", tmp_path / "runs/trial/models/resnet_test")
+    write_records(tmp_path / "runs/trial/records.jsonl", [Record(model="resnet_test", metric="accuracy", value=0.1)])
+    (tmp_path / "runs/trial/run.json").write_text(json.dumps({"trial": True, "models": [{"label": "resnet_test"}]}))
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", "runs/trial", str(folder / "a.png"), "--steps", "0", "--no-scores"])
+    assert not stop.value.code
+    shown, page = capsys.readouterr().out, (tmp_path / "runs/explain-trial/report.html").read_text("utf-8")
+    for text in (shown, page):
+        assert "comes from a trial run (--smoke): these pictures say little about a model that learned." in text
+    assert open_model("resnet_test")[0].doubt == ""
 
 
 def test_mistakes_are_one_line(folder, monkeypatch, capsys):

@@ -1,13 +1,16 @@
 """Mistakes: which are found, which are chosen, and the recipe that explains them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ssmlab.core.errors import RecipeError, UserError
-from ssmlab.core.record import read_records
+from ssmlab.core.record import Record, read_records
 from ssmlab.experiments.run import run_recipe
+from ssmlab.studies.explain.experiment import doubt_of
 from ssmlab.studies.explain.mistakes import Mistake, choose, find_mistakes
 from ssmlab.studies.explain.opening import Opened
 from ssmlab.tasks.classify.task import Classify
@@ -75,7 +78,27 @@ def test_a_trained_model_is_explained_without_training(run, tmp_path):
     before = {r.metric: r.value for r in read_records(run / "records.jsonl") if r.split in ("test", None)}
     assert "train_seconds" not in records and records["accuracy"] == before["accuracy"]
     assert records["wrong"] == pytest.approx(1 - records["accuracy"])
+    for folder in (again, run):
+        page = (folder / "explained/vmamba_test/report.html").read_text("utf-8")
+        assert "comes from a trial run (--smoke): these pictures say little" in page
     assert "taken for" in (again / "explained/vmamba_test/report.html").read_text("utf-8")
+
+
+def test_the_curves_and_the_test_part_of_a_model_make_doubts_before_records_are_written(tmp_path):
+    recipe, data = load_recipe(RECIPE, SMALL), SimpleNamespace(describe={})
+    (model,) = recipe.models
+    job = SimpleNamespace(model=model, seed=0, folder=tmp_path)
+
+    def of(losses, right):
+        curve = [Record(metric="loss", value=loss, step=i) for i, loss in enumerate(losses)]
+        support = [Record(metric="support", value=50, class_=name) for name in "ab"]
+        test = [Record(metric="accuracy", value=right, n=100), *support]
+        return doubt_of(recipe, data, job, {"train": curve, "test": test})
+
+    falling = [3 - i / 10 for i in range(20)]
+    assert of(falling, 0.95) == ""
+    assert of(falling, 0.5).startswith(f"{model.title} is at chance (")
+    assert of([3.0] * 20, 0.95).startswith(f"{model.title} made no progress (")
 
 
 def test_what_does_not_fit_is_told_before_training(run, tmp_path):

@@ -1,6 +1,8 @@
 """`ssmlab robustness`: files, groups of seeds, going on after a kill, mistakes; and the recipes."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +148,25 @@ def test_the_command(run, tmp_path, capsys, monkeypatch):
     assert call("robustness", *arguments, *attack, "--device", "cpu") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Mean corruption error" in shown and "PGD, 2/255, 2 steps" in shown and "report: " in shown
+    assert "No verdict" not in shown
+
+
+def test_models_of_a_trial_have_no_verdict(run, result, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(run / "models" / "vim", trial / "models" / "vim")
+    write_records(trial / "records.jsonl", [Record(model="vim", metric="accuracy", value=0.1)])
+    write_json(trial / "run.json", {"trial": True, "models": [{"label": "vim", "title": "Our Vim"}]})
+    options = Options(**SMALL | {"per_class": 1})
+    alone = robustness([str(trial / "models" / "vim")], options, output=tmp_path / "r")
+    headline = "No verdict: Our Vim comes from a trial run (--smoke)"
+    assert alone.answer[0] == headline and alone.answer[1].startswith("Our Vim: mean corruption error ")
+    assert headline in (tmp_path / "r" / "report.html").read_text("utf-8")
+    assert headline in (tmp_path / "r" / "table.md").read_text("utf-8")
+    doubted = replace(result, doubts=("Our ResNet is overfitted",))
+    assert result.by_transformation[0].marked or result.summary.marked
+    assert not any(made.marked for made in (doubted.summary, *doubted.by_transformation))
+    headline, detail = doubted.answer
+    assert headline == "No verdict: Our ResNet is overfitted" and detail.count(" %") == 2 and ", then " in detail
 
 
 @pytest.mark.parametrize(

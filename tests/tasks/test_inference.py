@@ -1,13 +1,15 @@
 """Finding models and pictures."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from ssmlab.core.errors import ModelError
-from ssmlab.core.files import write_records
+from ssmlab.core.files import write_json, write_records
 from ssmlab.core.record import Record
+from ssmlab.data.images.decode import UnreadableImage, decode
 from ssmlab.tasks.classify.predict import find_model, find_pictures
 
 
@@ -30,6 +32,44 @@ def test_of_several_models_the_best_on_validation_is_taken(tmp_path):
     assert find_model(b) == (b, "") and find_model(b / "model.safetensors") == (b, "")
     with pytest.raises(ModelError, match="no trained model in .*nowhere; give runs/<name>"):
         find_model(tmp_path / "nowhere")
+
+
+def test_a_run_that_is_not_finished_is_said_to_be_so(tmp_path):
+    run = tmp_path / "run"
+    write_json(run / "run.json", {"name": "run", "finished": None})
+    goes_on = f"{run} is not finished; `ssmlab run {run} --resume` goes on with it"
+    with pytest.raises(ModelError, match=re.escape(f"no trained model in {run}; {goes_on}")):
+        find_model(run)
+    a = model(run / "models" / "a", 0.7)
+    assert find_model(run) == (a, goes_on)
+    model(run / "models" / "b", 0.6)
+    assert find_model(run) == (a, f"{goes_on}; using {a} (highest validation accuracy of 2 models)")
+    (run / "run.json").write_text("{")  # damaged
+    assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
+    write_json(run / "run.json", {"name": "run", "finished": "now"})
+    assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "said"),
+    [
+        ("dice", (0.2, 0.5), "highest validation Dice"),
+        ("loss", (0.2, 0.1), "lowest validation loss"),
+        ("seconds", (1, 2), None),
+    ],
+)
+def test_models_of_every_task_are_chosen_on_the_validation_part(tmp_path, metric, values, said):
+    for name, value in zip("ab", values, strict=True):
+        folder = model(tmp_path / "models" / name, 0)
+        write_records(folder / "records.jsonl", [Record(metric=metric, split="val", value=value)])
+    folder, why = find_model(tmp_path)
+    assert folder.name == ("b" if said else "a")
+    assert (f"({said} of 2 models)" if said else "the first of 2 models, of which none was validated") in why
+
+
+def test_heic_is_called_by_its_name(tmp_path):
+    with pytest.raises(UnreadableImage, match="HEIC or AVIF, a format that is not read; convert it to JPEG or PNG"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(50))
 
 
 def test_pictures_in_folders(tmp_path):

@@ -3,13 +3,16 @@
 import subprocess
 import sys
 import tomllib
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.tasks.classify.recipe import Recipe
 from ssmlab.tasks.overrides import dotted_keys, flatten, parse_override
 from ssmlab.tasks.recipe import list_recipes, load_recipe
+from ssmlab.tasks.table import TASKS, recipe_class
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 MHIST = "classification/mhist_resnet18_vs_hybrid"
@@ -194,3 +197,27 @@ def test_a_third_model_by_its_number():
     assert recipe.description == "ResNet-18 against ResNet-18 + Mamba against a small Vim for tests"
     with pytest.raises(RecipeError, match=r"no entry models\.3; there are models\.0 to models\.1"):
         load_recipe(DIGITS, ["models.3.name=vim_test"])
+
+
+def leaves(table, prefix=""):
+    for name, field in table.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        tables = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if tables:
+            yield from leaves(tables[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.description
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_key_says_what_it_means(task):
+    found = dict(leaves(recipe_class(task)))
+    assert len(found) > 20
+    assert [key for key, text in found.items() if not text and key != "task"] == []
+
+
+def test_a_folder_named_models_next_to_the_user_is_no_run(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("language/text", ["data.path=pydoc"])
+    assert recipe.model == "" and not any(model.weights for model in recipe.models)

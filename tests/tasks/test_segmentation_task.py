@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssmlab.tasks.segment.metrics import ImageTable, constant_record
 from ssmlab.tasks.segment.task import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
 from ssmlab.tasks.shared.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
 from ssmlab.tasks.shared.surface import surface_distances
@@ -192,3 +193,35 @@ def test_sums_of_probabilities():
     sums = image_sums(probabilities, torch.tensor([[0, IGNORE]], dtype=torch.uint8))
     assert sums[:6].tolist() == [1, 0, 0, 0, 0, 0]
     assert sums[6].item() == pytest.approx(-math.log(0.9)) and sums[7] == 1
+
+
+def test_patches_are_evaluated_as_images_are():
+    """A dataset of a user's own has (image, labels) in its validation part too."""
+    images = [
+        torch.randint(0, 256, (1, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    ]
+    labels = [(image[0] > 99).to(torch.uint8) for image in images]
+    found, model = task(images, labels), Brightness().eval()
+    loss, sums = found.loss(model, {"cases": torch.tensor([0, 1]), "labels": torch.zeros(2)})
+    batch = found.collate([(found.prepare(image), truth) for image, truth in zip(images, labels, strict=True)])
+    assert batch["images"].shape == (2, 1, 4, 6) and batch["labels"].dtype == torch.uint8
+    again, same = found.loss(model, batch)
+    assert torch.allclose(again, loss) and torch.allclose(same, sums) and torch.equal(found.outputs(model, batch), same)
+    _, logits = found.loss(model.train(), batch)
+    assert logits.shape == (2, 2, 4, 6), "in training as before"
+
+
+def test_the_dice_of_one_class_everywhere_is_what_marking_it_reaches():
+    """Compared with predictions of that class, pixel by pixel, whatever the network said."""
+    random = np.random.default_rng(0)
+    truth = torch.from_numpy(random.choice(3, (5, 6, 6), p=(0.6, 0.3, 0.1)))
+    truth[3], truth[4, 2:] = 0, 255  # nothing but background; pixels that do not count
+    said = torch.from_numpy(random.choice(3, (5, 6, 6)))
+
+    def counts(predicted):
+        return np.stack([overlaps(p, t, 3).numpy() for p, t in zip(predicted, truth, strict=True)])
+
+    (record,) = constant_record(ImageTable("abcde", ("none", "one", "two"), counts(said), {}))
+    reached = {k: mean_of(per_image(counts(torch.full_like(truth, k)))["dice"]) for k in (1, 2)}
+    assert record.class_ == "one" and record.value == pytest.approx(reached[1]) and reached[1] > reached[2]
+    assert constant_record(ImageTable("a", ("none",), counts(said)[:1, :1], {})) == []

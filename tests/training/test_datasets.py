@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
+from ssmlab.models.language.names import create_language_model
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.task import Language
@@ -90,6 +91,7 @@ def test_without_a_folder_nothing_is_written_and_the_best_epoch_can_be_kept(tmp_
     assert {r.metric for r in found.records} >= {"loss", "accuracy", "train_seconds", "kept_epoch"}
     assert {r.split for r in found.records} == {"train", "val", None}
     assert found.steps == 12 and found.history[-1]["epoch"] == 2
+    assert not found.model.training and not fitted(Pairs(48)).model.training
     with pytest.raises(UserError, match="keep='best' chooses by the validation part"):
         fitted(Pairs(48), config=FitConfig(keep="best"))
 
@@ -118,6 +120,22 @@ def test_a_killed_fit_goes_on_bit_equal_when_it_is_called_again(tmp_path, train)
     ]
     done = fitted(train(), Pairs(12), config=config, folder=tmp_path / "cut")
     assert torch.equal(weights(done.model), weights(again.model)), "a finished one is as it was"
+
+
+def test_a_folder_of_another_training_is_not_gone_on_with(tmp_path):
+    first = fitted(Pairs(48), folder=tmp_path)
+    with pytest.raises(
+        UserError, match=r"holds a training of epochs=2 \(now 3\); go on with that one, begin again with"
+    ):
+        fitted(Pairs(48), folder=tmp_path, config=CONFIG.model_copy(update={"epochs": 3}))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(UserError, match="holds a training of another model"):
+        fit(other, TASK, Pairs(48), None, CONFIG, device="cpu", folder=tmp_path)
+    again = fitted(Pairs(48), folder=tmp_path, resume=False)
+    assert again.steps == first.steps
+    (checkpoint,) = (tmp_path / "checkpoints").glob("checkpoint-*")
+    (checkpoint / "clock.json").write_text('{"seconds": 1.5}')  # as older versions wrote it
+    assert fitted(Pairs(48), folder=tmp_path).seconds == pytest.approx(1.5, abs=0.5)
 
 
 def test_a_stream_without_a_length_is_trained_for_so_many_steps():
@@ -182,3 +200,20 @@ def test_predictions_are_those_of_one_batch_whatever_the_dataset_is():
     ):
         found = predict(model, TASK, data, batch_size=size, compute=ComputeConfig(device="cpu"))
         assert np.allclose(found.values, expected, atol=1e-6) and found.seconds > 0
+
+
+def test_a_language_model_is_averaged_and_goes_on_with_its_average(tmp_path):
+    """Its embedding and its head are one tensor, which a file of tensors holds once."""
+    config = FitConfig(epochs=2, batch_size=4, learning_rate=1e-3, ema=0.5, checkpoint_steps=1)
+    rows = [torch.arange(i, i + 9) % 30 for i in range(12)]
+
+    def trained(folder, **how):
+        torch.manual_seed(0)
+        model = create_language_model("mamba_lm_test", vocab_size=30)
+        fit(model, Language(vocab_size=30), rows, rows[:4], config, folder=folder, device="cpu", **how)
+        return weights(model)
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        trained(tmp_path / "cut", progress=Stop(4))
+    assert torch.equal(trained(tmp_path / "cut"), whole)

@@ -70,6 +70,16 @@ class At(Progress):
             self.action()
 
 
+class Lines(Progress):
+    """What was said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -116,7 +126,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_continuation_is_bit_equal(tmp_path, 
         fit(tmp_path / "cut", keep="best", progress=At(step, interrupt))
     assert signal.getsignal(signal.SIGINT) is before
     assert newest_complete(tmp_path / "cut" / "checkpoints").name == f"checkpoint-{step}"
-    resumed, resumed_log = fit(tmp_path / "cut", keep="best", resume=True, model=network(seed=9))
+    shown = Lines()
+    resumed, resumed_log = fit(tmp_path / "cut", keep="best", resume=True, model=network(seed=9), progress=shown)
+    assert shown.lines[0] == f"tiny: goes on after step {step} of 18"
     assert same(whole, resumed)
     assert values(log, "eval_accuracy") == values(resumed_log, "eval_accuracy")
     assert log.epoch == resumed_log.epoch

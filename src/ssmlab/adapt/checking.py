@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssmlab.adapt.applying import base_state
 from ssmlab.adapt.methods.lora import Beside, widen, wrapped
-from ssmlab.adapt.methods.low_rank import attached, bake
+from ssmlab.adapt.methods.low_rank import bake
 from ssmlab.core.errors import ModelError
 
 _SHOWN = 8  # names in a message; more are told by pattern
@@ -327,10 +327,3 @@ def _report(model: Any, trained: dict, norms: dict[str, float], merged: float | 
         merged=merged,
         limit=_limit(model),
     )
-
-
-def is_adapted(model: nn.Module) -> bool:
-    """Whether a model has adapters of any kind that `check` knows."""
-    if hasattr(model, "adaptation") or attached(model):
-        return True
-    return any(True for _ in wrapped(model))

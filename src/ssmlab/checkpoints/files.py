@@ -58,6 +58,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    _check_vocabulary(config, folder)
     files = weights_files(folder)
     tensors = outline(files)
     check_depth(folder / "config.json", {k: v for k, v in _sizes(config).items() if k in DEPTHS}, len(tensors))
@@ -103,6 +104,28 @@ def _sizes(config: Any) -> dict[str, Any]:
         return {}
     own = config.get("config")
     return config | (own if isinstance(own, dict) else {})
+
+
+def _check_vocabulary(config: Any, folder: Path) -> None:
+    """Refuse what `convert` once wrote of models of bytes, bases and sounds: rows that only fill up an embedding were
+    tokens there, and would be drawn and count in every loss.
+
+    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the mark that
+    stood between documents is the last token, which preprocess.json has.
+    """
+    try:
+        about = json.loads((folder / "preprocess.json").read_text("utf-8"))
+        mark, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # not a model that was trained here
+    size = _sizes(config).get("vocab_size")
+    if "model" in config or not (last and isinstance(size, int) and isinstance(mark, int)):
+        return
+    if mark + 1 < size == 8 * math.ceil((mark + 1) / 8):
+        raise ModelError(
+            f"{folder} has {size} tokens, of which {mark + 1} exist: an older ssmlab wrote it and counted what fills "
+            "up the vocabulary; convert the run's model again with `ssmlab convert`"
+        )
 
 
 def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:

@@ -47,6 +47,10 @@ def classify(
         if not files:
             raise UserError(f"{folder} is a model of pictures; name files or folders of them")
         *pictures, notes = find_pictures(files)
+    if row is not None and row.classes:
+        from ssmlab.models.download import weights_file
+
+        weights_file(row.name, accept_licence=accept_licence)  # before torch is imported
     display = Display(stderr=True)
     for line in (*([why] if why else []), *notes):
         display.say(line)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.options import Device, Group, ImageSize, Labels, Threads, Weights
 from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
 
 NAMES, NUMBERS = 28, 18  # columns of the terminal for the measures, and for a model
@@ -21,18 +22,16 @@ def compare(
     data: Annotated[
         str | None, typer.Option(help="As data.path of a recipe; accuracy is measured on its test part.")
     ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(help="Weights of a network by name: FILE, or NAME=FILE for one of several.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=8, help="For networks by name.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a batch, besides batches of one.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every model has its turn.")] = 10,
-    threads: Annotated[int, typer.Option(min=0, help="On the CPU; 0: as many as torch takes.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    threads: Threads = 0,
+    device: Device = "auto",
     train: Annotated[bool, typer.Option("--train/--no-train", help="Measure training steps too.")] = True,
     limit: Annotated[int, typer.Option(min=0, help="At most so many test images; 0: all.")] = 0,
-    group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
+    group: Group = None,
+    labels: Labels = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/compare-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison that is there.")] = False,
     pretrained: Pretrained = False,
@@ -46,7 +45,7 @@ def compare(
     import shlex
     import sys
 
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.studies.compare import Options
     from ssmlab.studies.compare import compare as measure
 
@@ -65,16 +64,9 @@ def compare(
         train=train,
         weights=tuple(files),
     )
-    display = Display()
-    try:
+    with showing("interrupted; nothing was written") as display:
         command = shlex.join(["ssmlab", *sys.argv[1:]])
         result = measure(models, options, output=output, overwrite=overwrite, command=command, progress=display)
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; nothing was written")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     _show(display.console, result)
 
 

@@ -37,7 +37,7 @@ DEVICE = _option(str, ", ".join(DEVICES))
 TRAIN = Annotated[bool, typer.Option("--train/--no-train", help="Time training steps too.")]
 LIMIT = _option(int, "At most so many images or rows of each part; 0: all.", min=0)
 GROUP = _option(str | None, "The images' column whose members stay on one side.")
-LABELS = _option(str, "Of CIFAR-100: fine or coarse.")
+LABELS = _option(str, "Column of the classes in a table; of CIFAR-100 fine or coarse.")
 OUTPUT = _option(Path | None, "The folder; runs/compress-<model> if not given.")
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are there.")]
 
@@ -103,19 +103,12 @@ def _run(model: str, options, output: Path | None, overwrite: bool) -> None:
     import shlex
     import sys
 
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.studies.compress.compression import compress as measure
 
-    display = Display()
-    try:
+    with showing("interrupted; nothing was finished") as display:
         command = shlex.join(["ssmlab", *sys.argv[1:]])
         result = measure(model, options, output=output, overwrite=overwrite, command=command, progress=display)
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; nothing was finished")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     _show(display.console, result)
 
 

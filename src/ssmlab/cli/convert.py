@@ -32,13 +32,13 @@ def convert(
         raise UserError(f"--to must be one of {', '.join(LAYOUTS)}, got {to!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already and not empty; name a new folder")
+    model = as_folder(model, pretrained, accept_licence)  # before torch is imported
     import json
     import shutil
 
     from ssmlab.checkpoints.files import save_language_model
     from ssmlab.data.text.tokenizers import find_ends, find_special, tokenizer_files
 
-    model = as_folder(model, pretrained, accept_licence)
     folder = model_folder(model) if Path(model).exists() else None
     network = open_model(model if folder is None else str(folder), dtype)
     if folder is None:
@@ -57,8 +57,41 @@ def convert(
             values = {name: value for name, value in known.items() if value is not None}
             if not (output / "generation_config.json").is_file():
                 (output / "generation_config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        if to == "huggingface":
+            _write_template(folder, output, words)
     count = sum(parameter.numel() for parameter in network.parameters())
     typer.echo(f"{count:,} parameters in {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
+
+
+def _write_template(folder: Path, output: Path, words) -> None:
+    """The form of messages that the model was trained on as transformers reads it; says where that is not the same."""
+    from ssmlab.cli.generate import trained_template
+    from ssmlab.data.text.chat_template import FILE, as_jinja, find_template
+    from ssmlab.data.text.jsonl import question_tokens
+    from ssmlab.data.text.tokenizers import JsonTokenizer
+
+    template = trained_template(folder)
+    if template is None:
+        return
+    read = JsonTokenizer(output / "tokenizer.json") if (output / "tokenizer.json").is_file() else None
+    mark = read.name_of(words.eos) if read and words.eos is not None else None
+    if read is None or mark is None:
+        typer.echo(
+            f"{FILE} is not written: the token between chats has no text; ssmlab generate --chat knows it", err=True
+        )
+        return
+    (output / FILE).write_text(as_jinja(template, mark), "utf-8")
+    written = find_template([output])
+    assert written is not None
+    for text in ("Hello", "1 + 1?\n"):
+        tokens = read.encode(written.render([("user", text)], answer=True))
+        if tokens != [words.eos, *question_tokens(text, template, words.encode)]:
+            typer.echo(
+                f"{FILE}: this tokenizer joins the end of one part of a chat and the beginning of the next to other "
+                "tokens than in training; ssmlab generate --chat keeps them apart",
+                err=True,
+            )
+            return
 
 
 def _words(folder: Path, network):

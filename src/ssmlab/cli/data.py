@@ -1,5 +1,6 @@
 """`ssmlab data`: look at a data set before training on it."""
 
+import codecs
 import json
 from typing import Annotated
 
@@ -7,6 +8,10 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 MOST_LINES = 20
+OTHERS = (
+    "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
+    "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr)"
+)
 
 
 @app.callback()
@@ -24,13 +29,14 @@ def check(
         ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine (100 classes) or coarse (20)")] = "fine",
+    labels: Annotated[str, typer.Option(help="Column of the classes in a table; of CIFAR-100 fine or coarse")] = "fine",
     val_fraction: Annotated[float, typer.Option(help="Share of train for validation where the data have none")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
     task: Annotated[
         str | None,
         typer.Option(help="classify, segment, classify_sequence or language; found from the files if not given"),
     ] = None,
+    encoding: Annotated[str, typer.Option(help="Of texts that are not UTF-8, such as latin-1")] = "utf-8",
     masks: Annotated[bool, typer.Option("--masks", help="The same as --task segment")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
@@ -48,7 +54,8 @@ def check(
         elif found == "classify":
             ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
         else:
-            ok = _check_sequences(path, kind, found, val_fraction, seed, as_json)
+            more = {"encoding": encoding, "labels": labels.removeprefix("fine"), "group": group or ""}
+            ok = _check_sequences(path, kind, found, val_fraction, seed, more, as_json)
     except DataError as error:  # no data set at all
         answer = {"ok": False, "path": path, "problems": error.problems or [str(error)]}
         typer.echo(json.dumps(answer, indent=2) if as_json else f"ssmlab: {error}", err=not as_json)
@@ -58,9 +65,16 @@ def check(
 
 
 def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
+    from ssmlab.core.errors import DataError
     from ssmlab.data import check_images, open_images
+    from ssmlab.data.images.formats import ACCEPTED
 
-    data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
+    try:
+        data = open_images(path, group=group, labels=labels, val_fraction=val_fraction, seed=seed, strict=False)
+    except DataError as error:
+        if hint and str(error).endswith(ACCEPTED):
+            raise DataError(f"{error}; {OTHERS}") from None
+        raise
     with _progress(len(data.train) + len(data.val) + len(data.test)) as progress:
         report = check_images(data, strict=False, progress=progress)
     if hint and any("of the images next to them" in note for note in report.notes):
@@ -72,11 +86,18 @@ def _check_images(path, group, labels, val_fraction, seed, as_json, hint):
     return report.ok
 
 
-def _check_sequences(path, kind, task, val_fraction, seed, as_json):
+def _check_sequences(path, kind, task, val_fraction, seed, more, as_json):
     """The same for texts, genes, sounds and chats."""
+    from ssmlab.core.errors import UserError
     from ssmlab.data.sequences.check import check_sequences
 
-    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed)
+    try:
+        more["encoding"] = codecs.lookup(more["encoding"]).name
+    except LookupError:
+        raise UserError(
+            f"--encoding {more['encoding']}: Python knows no such encoding; such as utf-8, latin-1, cp1252"
+        ) from None
+    report = check_sequences(path, kind, task, val_fraction=val_fraction, seed=seed, **more)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -102,6 +123,7 @@ def _check_masks(path, val_fraction, seed, as_json):
         "sizes": data.sizes,
         "spacing": list(data.spacing),
         "split_hash": data.split_hash,
+        "copies": data.copies,
         "notes": data.notes,
         "problems": data.problems,
     }

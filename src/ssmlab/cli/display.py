@@ -1,4 +1,29 @@
-"""The result of a run in the terminal."""
+"""A piece of work in the terminal: its progress, what Ctrl-C means, and the result of a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ssmlab.core.display import Display
+
+
+@contextmanager
+def showing(interrupted: str) -> Iterator[Display]:
+    """A display for a piece of work, whose bars are gone at the end; Ctrl-C ends the command with exit code 130.
+
+    Args:
+        interrupted: is said then.
+    """
+    import typer
+
+    display = Display()
+    try:
+        yield display
+    except KeyboardInterrupt:
+        display.stop()
+        display.say(interrupted)
+        raise typer.Exit(130) from None
+    finally:
+        display.stop()
 
 
 def show_result(folder) -> None:

@@ -34,15 +34,20 @@ def spread(args: list[str], option: str) -> list[str]:
     return out
 
 
+UNTRAINED = " has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
+MODEL = typer.Argument(
+    metavar="MODEL",
+    help="A run's folder, a trained model's, its weights file, a name of `ssmlab models`, or timm/<name>.",
+)
+CLASSES = typer.Option(
+    None, SEVERAL, metavar="CLASS...", help="By name or index; the predicted one and the runner-up if not given."
+)
+
+
 def explain(
-    model: str = typer.Argument(
-        metavar="MODEL",
-        help="A run's folder, a trained model's, its weights file, a name of `ssmlab models`, or timm/<name>.",
-    ),
+    model: str = MODEL,
     images: list[Path] = typer.Argument(metavar="IMAGE...", help="Pictures, and folders of them."),
-    classes: list[str] = typer.Option(
-        None, SEVERAL, metavar="CLASS...", help="By name or index; the predicted one and the runner-up if not given."
-    ),
+    classes: list[str] = CLASSES,
     weights: str = typer.Option(None, help="A file of weights for a network by name; else they are random."),
     steps: int = typer.Option(128, min=0, help="Of the search for learned features; 0 leaves them out."),
     scores: bool = typer.Option(True, "--scores/--no-scores", help="Deletion, insertion and the sanity check."),
@@ -60,22 +65,21 @@ def explain(
     import shlex
     import sys
 
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.core.errors import DataError
     from ssmlab.tasks.classify.predict import find_pictures
 
     files, problems, notes = find_pictures(images)
+    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     from ssmlab.core.stamp import Stamp, commit, machine, versions
     from ssmlab.interpret.visualise import Search
     from ssmlab.studies.explain.explanation import Options
     from ssmlab.studies.explain.explanation import explain as find
     from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
-    from ssmlab.studies.explain.page import said
+    from ssmlab.studies.explain.page import doubted, said
     from ssmlab.studies.explain.result import MARK, write_explanation
     from ssmlab.studies.study import check_report_folder
 
-    display = Display()
-    (model,), named = as_files([model], [weights] if weights else [], pretrained, accept_licence)
     weights = named[0].removeprefix(f"{model}=") if named else None
     opened, why = open_model(model, weights=weights, device=device)
     asked = tuple(find_classes(classes or [], opened.classes))
@@ -85,24 +89,14 @@ def explain(
     if not files:
         raise DataError("there is no picture to explain", problems)
     check_report_folder(folder, MARK, "an explanation", overwrite=overwrite)
-    for line in (*([why] if why else []), *notes):
-        display.say(line)
-    if opened.untrained:
-        display.say(
-            f"{model} has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
-        )
     search = Search(steps=steps, colour="grey" if opened.grey else "imagenet", seed=seed)
     options = Options(classes=asked, search=search, score_steps=16 if scores else 0, seed=seed)
     stamp = Stamp(run=folder.name, task="explain", command=shlex.join(["ssmlab", *sys.argv[1:]]), commit=commit(),
                   machine=machine(opened.device), versions=versions())  # fmt: skip
-    try:
+    with showing("interrupted; nothing was written") as display:
+        for line in filter(None, (why, *notes, opened.untrained and f"{model}{UNTRAINED}", doubted(opened.doubt))):
+            display.say(line)
         found = find(opened, pictures, [str(file) for file in files], options, progress=display)
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; nothing was written")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     path = write_explanation(folder, found, stamp)
     for picture in found.pictures:
         typer.echo(f"{picture.name}: {said(found, picture)}")

@@ -27,6 +27,21 @@ def long_name(dtype: str | None) -> str | None:
     return SHORT.get(dtype, dtype) if dtype else dtype
 
 
+BATCH = typer.Option(
+    None, "--batch", help="A file of prompts, one a line, blank lines left out. A line of JSON is printed for each."
+)
+TOKENIZER = typer.Option(
+    None,
+    "--tokenizer",
+    help="A tokenizer.json, a sentencepiece model, or bytes. If not given: the one beside the weights, else bytes if "
+    "the vocabulary is that small.",
+)
+CHAT = typer.Option(
+    False,
+    "--chat",
+    help="The prompt is a message. It is written by the template that language/finetune trained the model on, else by "
+    "the tokenizer's own.",
+)
 DTYPE = typer.Option(None, "--dtype", help=f"{', '.join(WRITING)}; that of the file if not given.", callback=long_name)
 
 
@@ -34,15 +49,8 @@ def generate(
     model: str = MODEL,
     prompt: str = typer.Option(None, "--prompt", "-p", help="The text to write on behind."),
     prompt_file: Path = typer.Option(None, "--prompt-file", help="A file that holds it, whole."),
-    batch: Path = typer.Option(
-        None, "--batch", help="A file of prompts, one a line, blank lines left out. A line of JSON is printed for each."
-    ),
-    tokenizer: str = typer.Option(
-        None,
-        "--tokenizer",
-        help="A tokenizer.json, a sentencepiece model, or bytes. If not given: the one beside the weights, "
-        "else bytes if the vocabulary is that small.",
-    ),
+    batch: Path = BATCH,
+    tokenizer: str = TOKENIZER,
     max_tokens: int = typer.Option(100, "--max-tokens", min=0, help="New tokens at most; 0 only reads the prompt."),
     temperature: float = typer.Option(0.0, "--temperature", min=0, help="0 takes the likeliest token every time."),
     top_k: int = typer.Option(0, "--top-k", min=0, help="Draw among the k likeliest; 0: among all."),
@@ -56,12 +64,7 @@ def generate(
         0, "--seed", help="Of the random numbers. A prompt that a batch repeats gets the seeds after it, in turn."
     ),
     beams: int = typer.Option(1, "--beams", min=1, help="Texts kept while searching for the likeliest; 1: no search."),
-    chat: bool = typer.Option(
-        False,
-        "--chat",
-        help="The prompt is a message. It is written by the template that language/finetune trained the model on, else "
-        "by the tokenizer's own.",
-    ),
+    chat: bool = CHAT,
     load_state: Path = typer.Option(None, "--load-state", help="A file of --save-state to go on from."),
     save_state: Path = typer.Option(None, "--save-state", help="Write the model's state behind the prompt to a file."),
     chunk: int = typer.Option(1024, "--chunk", min=1, help="Tokens of the prompt that are read at once."),
@@ -211,11 +214,12 @@ def model_folder(model: str) -> Path:
     from ssmlab.core.errors import ModelError
 
     folder = Path(model)
-    if len(list(folder.glob("models/*/config.json"))) > 1 and not (folder / "config.json").is_file():
+    if (folder / "run.json").is_file() or (folder / "models").is_dir():
         from ssmlab.tasks.classify.predict import find_model
 
         folder, why = find_model(folder)
-        typer.echo(why, err=True)
+        if why:
+            typer.echo(why, err=True)
     folder = find_language_model(folder)
     if (folder / "head.json").is_file():
         raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")
@@ -260,7 +264,7 @@ def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int
     from ssmlab.data.text.chat_template import find_template
     from ssmlab.data.text.jsonl import question_tokens
 
-    known = _trained_template(voice.folder)
+    known = trained_template(voice.folder)
     if known is not None:  # every chat that the model was trained on begins after a mark
         return (mark if first else []) + question_tokens(text, known, voice.words.encode)
     path = getattr(voice.words, "path", None)
@@ -275,7 +279,7 @@ def _question(voice: Voice, text: str, mark: list[int], first: bool) -> list[int
     return voice.words.encode(own.render([("user", text)], answer=True))
 
 
-def _trained_template(folder: Path | None) -> dict[str, str] | None:
+def trained_template(folder: Path | None) -> dict[str, str] | None:
     """How language/finetune wrote the messages that a model was trained on; None for other models."""
     try:
         template = json.loads((folder / "preprocess.json").read_text("utf-8"))["template"] if folder else None

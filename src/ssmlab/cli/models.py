@@ -7,6 +7,7 @@ import typer
 # A family's place in the list; baselines are what state space models are compared with.
 GROUPS = ("Vision", "Language", "Segmentation", "Baselines")
 BASELINES = ("resnet18", "resnet50", "resnet_test")
+CLASSES = 1000  # of a vision model, in the list and alone: ImageNet-1K's, as authors count
 # What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
 USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
 
@@ -14,7 +15,7 @@ USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
 def models(
     name: str = typer.Argument(None, help="A model to show; timm/<name> is any model of timm."),
     depth: int = typer.Option(3, min=1, help="Levels of the module tree."),
-    classes: int = typer.Option(None, min=1, help="Size of the output: 10, of a network that segments 2."),
+    classes: int = typer.Option(None, min=1, help="Size of the output: 1000, of a network that segments 2."),
     image_size: int = typer.Option(None, min=8, help="Side of the images; the model's own if not given."),
     plan: Path = typer.Option(None, help="Of a network that segments: a file as `ssmlab plan` writes it."),
     dims: int = typer.Option(2, min=2, max=3, help="Likewise, without a plan: 2 for images, 3 for volumes."),
@@ -39,7 +40,7 @@ def models(
     elif plan:
         raise ModelError(f"--plan: {name} is built from no plan; {', '.join(SEGMENTATION_MODELS)} are")
     else:
-        _show(console, name, depth, classes or 10, image_size)
+        _show(console, name, depth, classes or CLASSES, image_size)
 
 
 def _list(console, verbose: bool) -> None:
@@ -73,23 +74,22 @@ def _group(name: str, entry) -> str:
 
 
 def _parameters(name: str) -> str:
-    """Counted on the meta device, where a model of any size takes no memory; vision models with 1000 classes."""
+    """Counted on the meta device, where a model of any size takes no memory; vision models with `CLASSES`."""
     from ssmlab.core.formats import large
     from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
 
     if name in SEGMENTATION_MODELS:
         return " and ".join(large(_count(_build_segmenter(name, 2, _usual(dims)))) for dims in USUAL_SIZE)
-    return large(_count(_build(name, 1000, None)))
+    return large(_count(_build(name, CLASSES, None)))
 
 
 def _build(name: str, classes: int, image_size: int | None):
     """The model without memory for its weights, in evaluation mode."""
-    import torch
-
     from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+    from ssmlab.models.meta import on_meta
     from ssmlab.models.registry import create_model
 
-    with torch.device("meta"):
+    with on_meta():
         if name in LANGUAGE_MODELS:
             return create_language_model(name).eval()
         return create_model(name, num_classes=classes, image_size=image_size).eval()
@@ -104,11 +104,10 @@ def _usual(dims: int):
 
 def _build_segmenter(name: str, classes: int, plan):
     """The network without memory for its weights, for colour images or volumes of one channel."""
-    import torch
-
+    from ssmlab.models.meta import on_meta
     from ssmlab.models.segmentation.names import create_segmenter
 
-    with torch.device("meta"):
+    with on_meta():
         return create_segmenter(name, plan=plan, num_classes=classes, in_chans=3 if plan.dims == 2 else 1).eval()
 
 
@@ -141,6 +140,7 @@ def _show(console, name: str, depth: int, classes: int, image_size: int | None) 
     total = _count(model)
     tokens = getattr(model, "num_tokens", None)
     head = f"[bold]{escape(name)}[/bold] {escape(title)}: {total:,} parameters"
+    head += "" if language else f" with {classes:,} class{'' if classes == 1 else 'es'}"
     console.print(head + (f", {tokens} tokens" if tokens else ""), soft_wrap=True)
     lines = _language_costs(model) if language else _vision_costs(model, image_size)
     for line in [*lines, *_printed(name), *_weights(name)]:

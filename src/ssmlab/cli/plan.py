@@ -14,7 +14,9 @@ def plan(
     dims: int = typer.Option(None, min=2, max=3, help="2 plans for the slices of volumes; else as the data."),
     batch_size: int = typer.Option(None, min=1, help="Patches a step; found where not given."),
     features: int = typer.Option(32, min=1, help="Channels of the first stage."),
-    classes: int = typer.Option(None, min=2, help="With the background; as dataset.json says, or 2, where not given."),
+    classes: int = typer.Option(
+        None, min=2, help="With the background; as dataset.json or the masks say where not given."
+    ),
     images: str = typer.Option("", help="Folder of the images below DATA, where its name does not say so."),
     masks: str = typer.Option("", help="Likewise of the masks."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace the file of --out, if there is one."),
@@ -64,11 +66,12 @@ def _proposed(console, source, images, masks, memory, dims, batch_size, features
         found, names, count = measure_masks(source, images=images, masks=masks, progress=show)
     finally:
         display.stop()
+    assumed = "" if classes or names else " (assumed, nothing says what the masks' values mean; --classes=N says it)"
     classes = classes or len(names) or 2
     size = _by(found.usual)
     console.print(
         f"{count:,} images in {found.dimensions}-D, median {size}{_at(found)}; channels {found.channels}, "
-        f"classes {classes}",
+        f"classes {classes}{assumed}",
         markup=False,
         soft_wrap=True,
     )

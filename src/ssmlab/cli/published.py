@@ -34,10 +34,11 @@ def as_files(
     names, files = [], list(weights)
     for model in models:
         row = None if (runs / model).exists() else published(model)
-        repository = row is not None and row.classes and model == row.repository
+        vision = row is not None and bool(row.classes)  # a language model's weights are a folder
+        repository = vision and model == row.repository
         name = row.models[0] if repository else model
         given = any(text.startswith(f"{name}=") for text in weights) or (weights and len(models) == 1)
-        if not given and (repository or (pretrained and (row is not None or name.startswith("timm/")))):
+        if not given and (repository or (pretrained and (vision or name.startswith("timm/")))):
             files.append(f"{name}={weights_file(name, accept_licence=accept_licence)}")
         names.append(name)
     return names, files

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ssmlab.cli.options import Device, Group, ImageSize, Labels, Threads, Weights
 from ssmlab.cli.published import AcceptLicence, Pretrained, as_files
 
 NAMES, NUMBERS = 34, 18  # columns of the terminal for the measures, and for a model
@@ -32,15 +33,13 @@ def robustness(
     attack: Annotated[list[str] | None, typer.Option(help="fgsm or pgd, besides the transformations.")] = None,
     epsilon: Annotated[str, typer.Option(help="The most that an attack changes a value, of the range.")] = "1/255",
     steps: Annotated[int, typer.Option(min=1, help="Of PGD.")] = 10,
-    weights: Annotated[
-        list[str] | None, typer.Option(help="Weights of a network by name: FILE, or NAME=FILE for one of several.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=8, help="For networks by name.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     batch: Annotated[int, typer.Option(min=1)] = 64,
-    threads: Annotated[int, typer.Option(min=0, help="On the CPU; 0: as many as torch takes.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    group: Annotated[str | None, typer.Option(help="The data's column whose images stay on one side.")] = None,
-    labels: Annotated[str, typer.Option(help="Of CIFAR-100: fine or coarse.")] = "fine",
+    threads: Threads = 0,
+    device: Device = "auto",
+    group: Group = None,
+    labels: Labels = "fine",
     output: Annotated[Path | None, typer.Option(help="The folder; runs/robustness-<models> if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the finished test that is there.")] = False,
     pretrained: Pretrained = False,
@@ -54,40 +53,20 @@ def robustness(
     import sys
 
     from ssmlab.cli.compare import checked_device
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.studies.robustness.evaluation import Options
     from ssmlab.studies.robustness.evaluation import robustness as test
 
     device = checked_device(device)
     models, files = as_files(models, weights or [], pretrained, accept_licence)
     options = Options(
-        data=data,
-        part=part,
-        per_class=per_class,
-        transformations=transformations,
-        severities=tuple(severity or ()),
-        seed=seed,
-        attacks=tuple(attack or ()),
-        epsilon=_fraction(epsilon),
-        steps=steps,
-        group=group,
-        labels=labels,
-        image_size=image_size,
-        batch=batch,
-        threads=threads,
-        device=device,
-        weights=tuple(files),
-    )
-    display = Display()
-    try:
+        data=data, part=part, per_class=per_class, transformations=transformations, severities=tuple(severity or ()),
+        seed=seed, attacks=tuple(attack or ()), epsilon=_fraction(epsilon), steps=steps, group=group, labels=labels,
+        image_size=image_size, batch=batch, threads=threads, device=device, weights=tuple(files),
+    )  # fmt: skip
+    with showing("interrupted; the same command goes on after the last transformation that is finished") as display:
         command = shlex.join(["ssmlab", *sys.argv[1:]])
         result = test(models, options, output=output, overwrite=overwrite, command=command, progress=display)
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; the same command goes on after the last transformation that is finished")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     _show(display.console, result)
 
 
@@ -104,10 +83,9 @@ def _fraction(text: str) -> float:
 
 def _show(console, result) -> None:
     from ssmlab.studies.compare.table import to_rich
-    from ssmlab.studies.robustness.table import by_transformation
 
     room = max(1, (console.width - NAMES) // NUMBERS)
-    accuracy = by_transformation(result.records, result.titles, result.names)[0]
+    accuracy = result.by_transformation[0]
     for first in range(0, len(result.titles), room):
         for table in (accuracy, result.summary):
             console.print(to_rich(table, slice(first, first + room)))

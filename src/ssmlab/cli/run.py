@@ -49,25 +49,17 @@ def execute(
     import shlex
     import sys
 
-    from ssmlab.cli.display import show_result
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import show_result, showing
     from ssmlab.core.errors import UserError
     from ssmlab.experiments.run import run_recipe
 
     if resume and overwrite:
         raise UserError("--resume continues a run and --overwrite deletes it; give one of them")
-    display = Display()
     command = shlex.join(["ssmlab", *sys.argv[1:]])
-    try:
+    with showing(f"interrupted; continue with: ssmlab run {output / recipe.name} --resume") as display:
         folder = run_recipe(
             recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display,
             accept_licence=accept_licence,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        display.stop()
-        display.say(f"interrupted; continue with: ssmlab run {output / recipe.name} --resume")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     show_result(folder)
     return folder

@@ -22,10 +22,11 @@ def segment(
     from ssmlab.core.errors import DataError
     from ssmlab.tasks.segment.new_images import Segmenter, find_images, find_network
 
-    segmenter = Segmenter(find_network(model), device, overlap=overlap, mirror=mirror, batch=batch_size)
+    network, why = find_network(model)
+    segmenter = Segmenter(network, device, overlap=overlap, mirror=mirror, batch=batch_size)
     cases, notes = find_images(images, segmenter.channels)
     display = Display(stderr=True)
-    for note in notes:
+    for note in ([why] if why else []) + notes:
         display.say(note)
     marked, problems = [], []
     display.start("segmenting", len(cases))
@@ -39,6 +40,6 @@ def segment(
         shares = ", ".join(f"{name} {share:.1%}" for name, share in list(found.shares.items())[1:])
         typer.echo(f"{found.name}: {shares}")
     if marked:
-        display.say(f"{len(marked)} masks written to {out}")
+        display.say(f"{len(marked)} masks written to {out.resolve()}")
     if problems:
         raise DataError(f"{len(problems)} of {len(cases)} images cannot be segmented", problems)

@@ -21,25 +21,18 @@ def sweep(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
-    from ssmlab.core.display import Display
+    from ssmlab.cli.display import showing
     from ssmlab.core.errors import UserError
     from ssmlab.experiments.sweep import run_sweep
 
     if resume and overwrite:
         raise UserError("--resume continues a sweep and --overwrite deletes it; give one of them")
-    display = Display()
     arguments = [*grid, *([f"device={device}"] if device else [])]
-    try:
+    with showing("interrupted; the same command with --resume continues") as display:
         result = run_sweep(
             recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display,
             accept_licence=accept_licence,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        display.stop()
-        display.say("interrupted; the same command with --resume continues")
-        raise typer.Exit(130) from None
-    finally:
-        display.stop()
     _show(display.console, result)
 
 

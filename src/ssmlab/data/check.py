@@ -9,6 +9,8 @@ from ssmlab.data.contents import count, some
 from ssmlab.data.images.decode import Progress, for_each_image
 from ssmlab.data.images.fitting import about_fit
 from ssmlab.data.images.reader import ImageData, unreadable
+from ssmlab.data.leaks import Keys, leaks
+from ssmlab.data.near import near_copies, thumbnail
 
 GREY = "of grey values to RGB"
 LEAST_SIDE = 4
@@ -26,6 +28,7 @@ class CheckReport:
         duplicates: groups of images with equal decoded pixels in more than one part, each image as (part,
             id).
         label_conflicts: groups with equal pixels and different classes, each image as (class, part, id).
+        copies: how much of val and test is in an earlier part, see ssmlab.data.leaks.
         problems: to be mended before training, by file name with the fix; what `open_images` found included.
         warnings: to be known: those of `open_images`, duplicates, label conflicts, 16-bit images that use little of
             their range, images of hardly any pixels.
@@ -44,6 +47,7 @@ class CheckReport:
     unreadable: dict[str, str]
     duplicates: list[list[tuple[str, str]]]
     label_conflicts: list[list[tuple[str, str, str]]]
+    copies: dict[str, dict[str, int]]
     problems: list[str]
     warnings: list[str]
     notes: list[str]
@@ -70,6 +74,7 @@ class _Seen:
     frames: int
     digest: bytes
     dark: bool
+    thumb: bytes
 
 
 def check_images(
@@ -100,9 +105,10 @@ def check_images(
         unreadable=failures,
         duplicates=duplicates,
         label_conflicts=conflicts,
+        copies=leaks(((one.part, one.id, Keys(one.digest, one.digest)) for one in seen), "images")[0],
         problems=data.problems + [unreadable(*failure) for failure in failures.items()],
         warnings=data.warnings + _warnings(seen, duplicates, conflicts),
-        notes=data.notes + conversions(seen),
+        notes=data.notes + conversions(seen) + near_copies(seen),
         shapes=about_fit([(one.id, one.size) for one in seen], fit),
     )
     if strict and report.problems:
@@ -124,7 +130,9 @@ def _look(data, progress):
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
         label = data.classes[split.labels[i]]
         mode, frames = image.info["mode"], image.info.get("frames", 1)
-        seen[n] = _Seen(split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark)
+        seen[n] = _Seen(
+            split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark, thumbnail(image)
+        )
 
     failures = for_each_image(load, places, visit, progress)
     reasons = {places[n][0].ids[places[n][1]]: reason for n, reason in failures}

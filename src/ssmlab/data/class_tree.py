@@ -81,14 +81,30 @@ class ClassTree:
             for name, of in parts.items():
                 self.enter(_join(folder, name), of, group)
             if not all(map(words.is_fold, rest)):
-                self._leave_out(folder, rest, part, group)
+                classes = {low for name in parts for low in self._inside_all(_join(folder, name))}
+                more = [
+                    name
+                    for name in rest
+                    if self.is_class is None and classes & set(self._inside_all(_join(folder, name)))
+                ]
+                self._leave_out(folder, [name for name in rest if name not in more], part, group)
+                for name in more:
+                    inside = count(len(list(self.below(_join(folder, name)))), self.noun)
+                    self.found.notes.append(
+                        f"left out: {name}/ ({inside}), no part by its name though it holds the same classes; move its "
+                        "files into train/ to use them"
+                    )
                 return
             part = part or "train"  # fold1, fold2 ... and test
+        labelled = [name for name in rest if not words.is_no_class(name)]
         if self.is_class is None and rest and all(map(words.is_fold, rest)) and (parts or len(rest) > 1):
-            self._report_own_parts(folder, rest)
-            self.found.folds += rest
+            own = self._report_own_parts(folder, rest)  # then folds say nothing about what stays together
+            self.found.folds += [] if own else rest
             for name in rest:
-                self.enter(_join(folder, name), part, name)
+                self.enter(_join(folder, name), part, group if own else name)
+        elif self.is_class is None and len(rest) > 1 == len(labelled) and words.holds_labelled(labelled[0]):
+            self._leave_out(folder, [name for name in rest if name not in labelled], part, group)
+            self.enter(_join(folder, labelled[0]), part, group)
         elif self.is_class is None and self._are_portions(folder, rest):
             self.found.notes.append(f"{some(f'{n}/' for n in rest)}: no classes; what they hold is put together")
             for name in rest:
@@ -129,14 +145,16 @@ class ClassTree:
                 )
 
     def _report_own_parts(self, folder, inside):
-        """Report folders that are data sets of their own."""
-        for name in inside:
-            place = _join(folder, name)
-            own = words.parts_among(self.all.get(place, ()))
-            if own:
-                self.found.problems.append(
-                    f"{place}/: has parts of its own ({some(own)}); give this folder as the path"
-                )
+        """Report folders that are data sets of their own; whether there are any."""
+        places = {name: _join(folder, name) for name in inside}
+        own = {place: parts for place in places.values() if (parts := words.parts_among(self.all.get(place, ())))}
+        if own:
+            has, fix = ("has", "this folder") if len(own) == 1 else ("each has", "one of them")
+            parts = sorted({part for parts in own.values() for part in parts})
+            self.found.problems.append(
+                f"{some(f'{place}/' for place in own)}: {has} parts of its own ({some(parts)}); give {fix} as the path"
+            )
+        return bool(own)
 
     def _are_portions(self, folder, inside):
         """Whether these are shares of a download (batch_1), or dates above class folders; years may be classes."""

@@ -1,6 +1,7 @@
 """What a reader hands over: labelled items with their published parts, and everything that is wrong."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -25,7 +26,7 @@ class Contents:
     """A data set as it was found.
 
     Attributes:
-        format: digits | mhist | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
+        format: digits | mhist | label_table | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
         classes: in the order of the label numbers, those without images included.
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
@@ -43,6 +44,18 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     folds: tuple[str, ...] = ()
     incomplete: bool = False
+
+
+def alike(classes: Iterable[str]) -> list[str]:
+    """A warning for every few classes whose names differ only in case, blanks, "-" and "_"."""
+    same: dict[str, list[str]] = {}
+    for name in classes:
+        same.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()).strip(), []).append(name)
+    return [
+        f"classes {' and '.join(map(repr, names))} differ only in how they are written; if they are one, rename one"
+        for names in same.values()
+        if len(names) > 1
+    ]
 
 
 def did_you_mean(word: str, known) -> str:

@@ -3,10 +3,10 @@
 from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
 from ssmlab.data.files import FolderFiles, ZipFiles, is_image
+from ssmlab.data.images.decode import MODERN
 from ssmlab.data.kinds import Kind, Sorted
 
-# ISO media files of still pictures: iPhones' HEIC, and AVIF
-_MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"avif", b"avis"))
+TABLES = (".csv", ".tsv", ".json")
 
 
 def choose_examples(
@@ -24,24 +24,39 @@ def choose_examples(
             (others if kind == "text" and words.is_note(name, True) else found.unread).append(name)
         elif pictures and is_image(files, name):
             chosen.append(name)
-        elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in _MODERN:
+        elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in MODERN:
             found.unread.append(name)
         else:
             others.append(name)
-    if kind == "text" and not chosen:  # newsgroups and mails have no suffix
-        chosen = [name for name in others if "." not in name.rpartition("/")[2] and b"\0" not in files.head(name, 64)]
-        others = [name for name in others if name not in set(chosen)]
+    if kind == "text":
+        return _texts(files, chosen, others, rule, classed, found)
     if pictures:
         small = _thumbnails(chosen)
         found.masks = _masks([name for name in chosen if name not in small]) if kind != "mask" else []
         _leave_out(found, sorted(small), rule.noun, "that are thumbnails")
         _leave_out(found, found.masks, "mask", "of the images next to them")
         gone = {*small, *found.masks}
-    else:
-        notes = [name for name in chosen if words.is_note(name, classed)] if kind == "text" else []
-        gone = set(notes) if len(notes) < len(chosen) else set()
-        _leave_out(found, sorted(gone), rule.noun, "about the data")
-    return [name for name in chosen if name not in gone], others
+        chosen = [name for name in chosen if name not in gone]
+    return chosen, others
+
+
+def _texts(files, chosen, others, rule, classed, found):
+    """Those with the first of the suffixes that is there, or none; without notes about the data, and without tables."""
+    notes = [name for name in chosen if words.is_note(name, classed)]
+    texts = [name for name in chosen if name not in set(notes)]
+    if not texts:  # newsgroups and mails have no suffix
+        texts = [name for name in others if "." not in name.rpartition("/")[2] and b"\0" not in files.head(name, 64)]
+        others = [name for name in others if name not in set(texts)]
+    if not texts:
+        texts, notes = notes, []
+    _leave_out(found, notes, rule.noun, "about the data")
+    nested = [name for name in texts if "/" in name] if classed else []  # lists of files lie at the top
+    ending = next((e for e in rule.suffixes if any(name.lower().endswith(e) for name in nested or texts)), "")
+    own = [name for name in texts if name.lower().endswith(ending)]
+    rest = {name for name in texts if not name.lower().endswith(ending)}
+    rest |= {name for name in others if name.lower().endswith(TABLES)} if own else set()
+    _leave_out(found, sorted(rest), "file", f"that {'is' if len(rest) == 1 else 'are'} no {ending or 'text'}")
+    return own, [name for name in others if name not in rest]
 
 
 def _leave_out(found, names, noun, reason):
@@ -94,9 +109,9 @@ def _holds_masks(folder, siblings, by_folder):
         return False
     stems = by_folder[folder] | {words.image_of_mask(stem) for stem in by_folder[folder]}
     for other in siblings:
-        images = by_folder[other]
+        images = by_folder[other] | {words.without(stem, words.IMAGE_SUFFIXES) for stem in by_folder[other]}
         other_part, other_rest = words.folder_meaning(other.rpartition("/")[2])
         of_images = other_rest in words.IMAGE_FOLDERS or (other_part and not other_rest)
-        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(images):
+        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(by_folder[other]):
             return True
     return False

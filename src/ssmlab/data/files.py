@@ -19,10 +19,10 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp"),
     *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-MAX_FILE_BYTES = 256 << 20  # one picture, decompressed
+MAX_FILE_BYTES = 256 << 20  # one file, decompressed
 MAX_FILES = 2_000_000
 MAX_VISITS = 16  # of one folder, through links
-BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # an archive of more bytes that compresses better holds no pictures
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 100  # an archive of more bytes that compresses better holds no data
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 # What systems, network drives and editors leave among a user's files; names that begin with a dot too
 _SYSTEM = frozenset(
@@ -32,6 +32,22 @@ _SYSTEM = frozenset(
         *("#snapshot", "@recently-snapshot", "network trash folder", "temporary items"),
     ]
 )
+
+
+class Member:
+    """A file of an archive, with what readers need of a path on disk."""
+
+    def __init__(self, files: "ZipFiles", name: str):
+        self.files, self.name = files, name
+
+    def __str__(self) -> str:
+        return f"{self.files.path}/{self.name}"
+
+    def read_bytes(self) -> bytes:
+        try:
+            return self.files.read(self.name)
+        except UnreadableImage as error:
+            raise ValueError(str(error)) from error
 
 
 class FolderFiles:
@@ -86,6 +102,9 @@ class FolderFiles:
         if len(self.files) > MAX_FILES:
             raise DataError(f"{self.path}: more than {MAX_FILES:,} files; name the folder of one data set")
 
+    def at(self, name: str) -> Path:
+        return self.path / self.files[name]
+
     def read(self, name: str) -> bytes:
         path = self.path / self.files[name]
         try:
@@ -135,6 +154,9 @@ class ZipFiles:
             raise DataError(f"{self.path}: the zip archive cannot be opened ({error}); copy it again") from error
         self._lock, self._process = threading.Lock(), os.getpid()
 
+    def at(self, name: str) -> Member:
+        return Member(self, name)
+
     def read(self, name: str) -> bytes:
         return self._read(name, -1)
 
@@ -174,6 +196,14 @@ class FilePictures:
         return decode(self.files.read(name))
 
 
+def open_files(path: str | Path) -> FolderFiles | ZipFiles | None:
+    """What a folder or a .zip holds; None for any other path. Raises DataError."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return FolderFiles(path)
+    return ZipFiles(path) if path.is_file() and path.suffix.lower() == ".zip" else None
+
+
 def is_image(files: FolderFiles | ZipFiles, name: str) -> bool:
     """Whether a file means to be a picture: by its suffix, or, with another suffix, by its first bytes."""
     if name.lower().endswith(IMAGE_SUFFIXES):
@@ -186,7 +216,7 @@ def check_archive(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive that declares absurd sizes, before a byte of it is decompressed."""
     size, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
     if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-        raise DataError(f"{path}: {packed:,} bytes that become {size:,} are no archive of pictures; it is not opened")
+        raise DataError(f"{path}: {packed:,} bytes that become {size:,} are no archive of data; it is not opened")
     if len(infos) > MAX_FILES:
         raise DataError(f"{path}: {len(infos):,} files, more than the limit of {MAX_FILES:,}")
 
@@ -220,7 +250,7 @@ def _kind(entry: os.DirEntry) -> str:
 
 def _check_size(size):
     if size > MAX_FILE_BYTES:
-        raise UnreadableImage(f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,} for one picture")
+        raise UnreadableImage(f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,} for one file")
 
 
 def is_system(name: str) -> bool:

@@ -3,15 +3,18 @@
 from collections import Counter
 from pathlib import Path
 
-from ssmlab.data.files import FolderFiles
+from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
+from ssmlab.data.label_tables import read_labels
 from ssmlab.data.masks.reader import has_masks
+from ssmlab.data.names import is_note
 from ssmlab.data.parts import sort_files
 from ssmlab.data.sequences.reader import FEWEST
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
 TASKS = ("classify", "segment", "classify_sequence", "language")
+ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
 
@@ -24,58 +27,73 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
         kind: "image", "mask", or one of `SEQUENCES`. Whatever is not clearly a sequence counts as images, whose reader
             says what it expects.
     """
-    kind = _kind_of(Path(path).expanduser(), path)
+    place = Path(path).expanduser()
+    files = open_files(place)
+    kind = _kind_of(place, path, files)
     if task in ("classify", "segment"):
         return task, "image" if task == "classify" else "mask"
-    if kind == "chat" and not _are_chats(Path(path).expanduser()):
+    if kind == "chat" and not _are_chats(place, files):
         kind = "text"
     if kind in SEQUENCES:
-        return task or _task_of(Path(path).expanduser(), kind), kind
+        return task or _task_of(files, kind), kind
     if task:
         return task, "text"  # its reader says that there are none
-    if kind == "image" and has_masks(path) and not _has_classes(path):
+    if kind == "image" and has_masks(path) and not _has_classes(files):
         return "segment", "mask"
     return "classify", "image"
 
 
-def _are_chats(place):
+def _are_chats(place: Path, files: FolderFiles | ZipFiles | None) -> bool:
     """Whether lines of JSON hold messages; else they hold texts."""
-    files = sorted(place.rglob("*.jsonl")) if place.is_dir() else [place]
-    with open(files[0], "rb") as file:
-        head = head_of_text(file.read(1 << 16))
-    first = next((line for line in head.split("\n") if line.strip()), "")
+    if files is not None:
+        head = files.head(next(name for name in files.files if name.lower().endswith(".jsonl")), 1 << 16)
+    else:
+        with open(place, "rb") as file:
+            head = file.read(1 << 16)
+    first = next((line for line in head_of_text(head).split("\n") if line.strip()), "")
     return f'"{FIELD}"' not in first or any(f'"{key}"' in first for key in ("messages", "prompt"))
 
 
-def _kind_of(place, path):
+def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> str:
     if path == PYDOC:
         return "text"
-    if place.is_file():
-        return next((kind for kind in SEQUENCES if place.name.lower().endswith(KINDS[kind].suffixes)), "image")
-    if not place.is_dir():
-        return "image"
+    if files is None:
+        known = SEQUENCES if place.is_file() else ()
+        return next((kind for kind in known if place.name.lower().endswith(KINDS[kind].suffixes)), "image")
     counts: Counter[str] = Counter()
-    for name in FolderFiles(place).files:
+    texts: Counter[str] = Counter()
+    for name in files.files:
         for kind in ("image", *SEQUENCES):
             rule = KINDS[kind]
             counts[kind] += name.lower().endswith(rule.suffixes + (rule.unread if kind == "image" else ()))
+        ending = next((end for end in KINDS["text"].suffixes if name.lower().endswith(end)), "")
+        texts[ending] += not is_note(name, True)
+    only_notes = counts["text"] if counts["text"] == len(files.files) else 0
+    counts["text"] = next((texts[end] for end in KINDS["text"].suffixes if texts[end]), only_notes)
     best = max(("image", *SEQUENCES), key=lambda kind: counts[kind])
+    if best == "text" and any("/" not in name and name.lower().endswith(ARCHIVES) for name in files.files):
+        return "image"  # texts about an archive; the reader of images looks into it
     if counts[best]:
         return best
-    listed = sort_files(FolderFiles(place), "text")
+    listed = sort_files(files, "text")
     return "text" if len(listed.classes) > 1 and not has_masks(path) else "image"  # newsgroups have no suffixes
 
 
-def _task_of(place, kind):
-    if kind == "chat" or not place.is_dir():
+def _task_of(files: FolderFiles | ZipFiles | None, kind: str) -> str:
+    if kind == "chat" or files is None:
         return "language"
-    counts = Counter(example.label for example in sort_files(FolderFiles(place), kind).examples)
-    fewest = 1 if kind == "dna" else FEWEST  # a FASTA file holds many sequences
+    examples = sort_files(files, kind).examples
+    counts = Counter(example.label for example in examples)
+    if len(counts) < 2 and kind in ("text", "audio"):
+        found = sort_files(files, kind, classed=False)
+        labels = read_labels(files, [example.name for example in found.examples])
+        counts = Counter(row.label for row in labels.rows.values()) if labels else counts
+    several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
+    fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
     return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language"
 
 
-def _has_classes(path):
+def _has_classes(files: FolderFiles | ZipFiles | None) -> bool:
     """Whether class folders hold images with their masks next to them, as those of BUSI do."""
-    place = Path(path).expanduser()
-    found = sort_files(FolderFiles(place), "image") if place.is_dir() else None
+    found = sort_files(files, "image") if files is not None else None
     return found is not None and len(found.classes) > 1 and bool(found.masks) and not found.problems

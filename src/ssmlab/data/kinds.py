@@ -7,7 +7,10 @@ from ssmlab.data.files import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Kind:
-    """What an example of a kind is called, how its file ends, and how those of formats end that are not read."""
+    """What an example of a kind is called, how its file ends, and how those of formats end that are not read.
+
+    Of the suffixes of texts only the first that is there counts: README.md next to texts is none of them.
+    """
 
     noun: str
     suffixes: tuple[str, ...]
@@ -31,7 +34,10 @@ KINDS = {
         "convert them to JPEG or PNG",
     ),
     "text": Kind(
-        "text", _endings("txt"), _endings("pdf doc docx odt rtf htm html epub md tex"), "convert them to .txt"
+        "text",
+        _endings("txt text jsonl md"),
+        _endings("pdf doc docx odt rtf htm html epub tex"),
+        "convert them to .txt",
     ),
     "dna": Kind(
         "FASTA file",

@@ -51,6 +51,7 @@ MASK_SUFFIXES = (
     *("_segmentation", "_seg", "_annotation", "_1stHO", "-mask", "-label", ".mask", " mask"),
 )
 MASK_PREFIXES = ("mask_", "masks_", "label_", "gt_", "mask-", "label-")
+IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")  # where images have masks
 THUMBNAIL_FOLDERS = frozenset(("thumb", "thumbs", "thumbnail", "thumbnails"))
 NO_CLASSES = frozenset(
     [
@@ -58,6 +59,7 @@ NO_CLASSES = frozenset(
         *("background noise", "thumbnails"),
     ]
 )
+LABELLED = frozenset(("labeled", "labelled", "labeled data", "labelled data", "supervised"))  # next to unlabelled ones
 # Folders below a class, whatever the classes are: sides and views of what is shown
 VIEWS = frozenset(
     [
@@ -158,6 +160,11 @@ def is_filler(name: str) -> bool:
 
 def is_no_class(name: str) -> bool:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in NO_CLASSES
+
+
+def holds_labelled(name: str) -> bool:
+    """labelled: what holds the classes, where unlabelled examples lie next to it."""
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in LABELLED
 
 
 def is_note(name: str, classed: bool) -> bool:

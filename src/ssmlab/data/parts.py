@@ -18,13 +18,14 @@ A folder that holds all the rest (the top folder of an archive) is passed throug
 first three names and a count; what would make a wrong data set is a problem.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ssmlab.data import names as words
 from ssmlab.data.class_tree import ClassTree
-from ssmlab.data.contents import count, some
+from ssmlab.data.contents import alike, count, some
 from ssmlab.data.examples import choose_examples
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.images.decode import UnreadableImage
@@ -42,7 +43,6 @@ def sort_files(
     kind: str,
     *,
     classed: bool = True,
-    suffixes: tuple[str, ...] = (),
     top: str | None = None,
     is_class: Callable[[str], object] | None = None,
     label_loose: Callable[[list[Example]], dict[str, str]] | None = None,
@@ -53,15 +53,15 @@ def sort_files(
         kind: of `KINDS`; other files are no examples.
         classed: whether folders are classes. Else only parts are decided, by folders and by files' names, and every
             example is kept.
-        suffixes: of the examples, where others than those of the kind are meant.
         top: the folder that holds all ("" or "a/b"), where it is known.
         is_class: whether a folder of this name is a class; None for all.
         label_loose: gives a class to some of the examples that lie outside of all class folders, by name.
     """
-    rule = replace(KINDS[kind], suffixes=suffixes) if suffixes else KINDS[kind]
+    rule = KINDS[kind]
     found = Sorted(problems=list(files.problems))
     chosen, others = choose_examples(files, kind, rule, classed, found)
     if not classed:
+        found.prefix = top_of(files.files)
         parts = parts_of(chosen, folders_only=kind == "mask")
         folds = [next(filter(words.is_fold, reversed(name.split("/")[:-1])), None) for name in chosen]
         found.folds = sorted({fold for fold in folds if fold})
@@ -85,6 +85,7 @@ def sort_files(
         _by_lists(files, found)
     found.examples.sort(key=lambda example: example.name)
     found.classes = sorted({*found.classes, *(example.label or "" for example in found.examples)})
+    found.warnings += alike(found.classes)
     _note_rest(rule, found, [name for name in others if _is_below(name, tree.filled)])
     _note_unread(files, rule, found)
     if found.folds:
@@ -120,6 +121,16 @@ def parts_of(names: Iterable[str], *, folders_only: bool = False) -> list[str | 
         return next((p for place, step in zip(places, steps, strict=True) if (p := meant[place].get(step))), None)
 
     return [part(steps) for steps in paths]
+
+
+def top_of(names: Iterable[str]) -> str:
+    """The folder that holds everything ("" or "a/b/") and is no part or fold."""
+    folders = [name.split("/")[:-1] for name in names]
+    top = next(iter(folders), [])
+    for steps in folders:
+        top = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(top, steps, strict=False))]
+    meant = next((n for n, s in enumerate(top) if words.folder_meaning(s)[0] or words.is_fold(s)), len(top))
+    return "".join(f"{step}/" for step in top[:meant])
 
 
 def _is_below(name, folders):

@@ -61,6 +61,17 @@ def held_out(
     return {i for name in taken for i in members[name]}
 
 
+def about_split(part: str, of: str, held: int, total: int, noun: str, *, fraction: float, whole: str, how: str) -> str:
+    """How a part was made that was not published, in words.
+
+    Args:
+        of: what it was taken from, "train" or "all". whole: what was not divided, such as "group"; "".
+        how: what else is to be said, such as the seed.
+    """
+    said = f"no {part} part was published: {held / max(total, 1):.0%} of {of} ({held:,} of {total:,} {noun}), {how}"
+    return said + (f"; {fraction:.0%} were wanted, {noun} of one {whole} stay together" if whole else "")
+
+
 def _rank(part, seed, name):
     return hashlib.sha256(f"{part}:{seed}:{name}".encode()).digest()
 

@@ -40,6 +40,11 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
                 f"{folder} is a link to {folder.resolve()}, which --overwrite leaves alone; remove the link, or give "
                 "the run another name with name=..."
             )
+        elif not overwrite and (changed := _changed(recipe, recipe_file, "its recipe.toml cannot be read any more")):
+            raise UserError(
+                f"{folder} holds a run of another recipe ({state_of(folder)}): {changed}; give this one another folder "
+                "with name=..., or delete that one with --overwrite"
+            )
         elif not overwrite:
             raise UserError(
                 f"{folder} already holds a run ({state_of(folder)}); add --resume to continue it, --overwrite to start "
@@ -78,16 +83,30 @@ def state_of(folder: Path) -> str:
 
 
 def _check_same(recipe: AnyRecipe, file: Path) -> None:
-    # with the defaults of keys that are newer than the run
-    before = flatten(validate(tomllib.loads(file.read_text(encoding="utf-8")), str(file)).model_dump())
+    changed = _changed(recipe, file)
+    if changed:
+        raise UserError(
+            f"{file.parent} was started with {changed}; resume it as it was with `ssmlab run {file.parent} --resume`, "
+            "or give the new run a name=..."
+        )
+
+
+def _changed(recipe: AnyRecipe, file: Path, unreadable: str = "") -> str:
+    """In which values the recipe of a run is another one than this, the task first; empty where it is the same.
+
+    Args:
+        unreadable: is returned for a file that is no recipe; empty: that is an error.
+    """
+    try:  # with the defaults of keys that are newer than the run
+        before = flatten(validate(tomllib.loads(file.read_text(encoding="utf-8")), str(file)).model_dump())
+    except (UserError, ValueError):
+        if unreadable:
+            return unreadable
+        raise
     now = flatten(recipe.model_dump())
     changed = [
         f"{key}={before.get(key)!r} (now {now.get(key)!r})"
-        for key in sorted(before.keys() | now.keys())
+        for key in sorted(before.keys() | now.keys(), key=lambda key: (key != "task", key))
         if before.get(key) != now.get(key) and key not in MAY_DIFFER
     ]
-    if changed:
-        raise UserError(
-            f"{file.parent} was started with {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; resume it "
-            f"as it was with `ssmlab run {file.parent} --resume`, or give the new run a name=..."
-        )
+    return f"{', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"

@@ -80,7 +80,9 @@ def run_recipe(
     make_folder(recipe, folder, overwrite=overwrite)
     run.describe()
     for job in run.jobs:
-        if not job.finished:
+        if job.finished:
+            progress.say(f"{job.folder.name}: finished already")
+        else:
             run.fit(job)
         run.describe()
     run.finish()

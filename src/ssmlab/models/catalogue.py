@@ -109,11 +109,12 @@ def class_names(classes: str) -> tuple[str, ...]:
 def is_repository(name: str) -> bool:
     """Whether a text means `owner/name` on the Hugging Face Hub.
 
-    `timm/<name>` is a model of timm instead, and runs/x is a misspelt path where there is a folder runs.
+    `timm/<name>` is a model of timm instead, a name in runs/ is that of a run, and others are misspelt paths where
+    there is a folder of the owner's name.
     """
     if find_weights(name) is not None:
         return "/" in name
-    shaped = not name.startswith(TIMM) and _REPOSITORY.fullmatch(name) is not None
+    shaped = not name.startswith((TIMM, "runs/")) and _REPOSITORY.fullmatch(name) is not None
     return shaped and not Path(name).parent.is_dir()
 
 

@@ -28,6 +28,7 @@ from ssmlab.models.catalogue import (
     say_once,
     user_folder,
 )
+from ssmlab.models.network import answer, check_hub
 from ssmlab.models.registry import TIMM
 
 LARGE = 10 * 2**20  # bytes; files from here on are fetched so that a later call can go on
@@ -36,6 +37,21 @@ INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model")
 SETTINGS = ("tokenizer_config.json", "generation_config.json", "preprocess.json")
+
+
+class Unreachable(ModelError):
+    """A published file that is neither on this machine nor to be had from the network."""
+
+    def __init__(self, address: str, placed: Path, error: BaseException):
+        from huggingface_hub import constants
+
+        self.reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if constants.is_offline_mode():
+            self.reason = "HF_HUB_OFFLINE is set"
+        super().__init__(
+            f"{address} cannot be downloaded ({self.reason}); without a network, fetch it on another machine and put "
+            f"it at {placed}"
+        )
 
 
 def local_folder(model: str | Path, *, accept_licence: bool = False) -> Path:
@@ -59,7 +75,26 @@ def local_folder(model: str | Path, *, accept_licence: bool = False) -> Path:
         check_licence(row, accept_licence)
     elif not hand_placed(name, "config.json").is_file():
         say_once(f"the licence of {name} is on its page, {hub_address(name, '').partition('/resolve')[0]}")
-    return _language_folder(name if row is None else row.repository, row)
+    repository = name if row is None else row.repository
+    try:
+        return _language_folder(repository, row)
+    except Unreachable as error:
+        raise ModelError(
+            f"{name} cannot be downloaded ({error.reason}); without a network, fetch {_wanted(repository, row)} on "
+            f"another machine and put them into {hand_placed(repository, '')}"
+        ) from None
+
+
+def _wanted(repository: str, row: PublishedWeights | None) -> str:
+    """The files of a language model's folder, with their addresses, in words."""
+    if row is None:
+        page = hub_address(repository, "").replace("/resolve/", "/tree/").rstrip("/")
+        return (
+            f"config.json, the weights ({WEIGHTS[0]} or {WEIGHTS[2]}, or all their parts with the {INDEX}) and, for "
+            f"text, the tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}, and {SETTINGS[0]}) of {page}"
+        )
+    tokenizer = hub_address(row.tokenizer or repository, TOKENIZERS[0])
+    return f"{hub_address(repository, 'config.json')}, {row.address} and, for text, {tokenizer}"
 
 
 def weights_file(name: str, *, accept_licence: bool = False) -> Path:
@@ -95,7 +130,7 @@ def hub_file(repository: str, file: str) -> Path | None:
     placed = hand_placed(repository, file)
     if placed.is_file():
         return placed
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -110,8 +145,16 @@ def hub_file(repository: str, file: str) -> Path | None:
     level = retries.level
     retries.setLevel(logging.ERROR)
     try:
-        _go_on_with_large(repository, file, address)
-        path = Path(hf_hub_download(repository, file, endpoint=os.environ.get("HF_ENDPOINT")))
+        try:
+            check_hub(repository, address)
+        except OSError:
+            known = try_to_load_from_cache(repository, file)
+            if not isinstance(known, str):
+                raise
+            path = Path(known)
+        else:
+            _go_on_with_large(repository, file, address)
+            path = Path(hf_hub_download(repository, file, endpoint=os.environ.get("HF_ENDPOINT")))
     except GatedRepoError as error:
         raise ModelError(
             f"{repository} wants its terms accepted at {address.partition('/resolve')[0]}; do so, then `hf auth login`"
@@ -119,11 +162,11 @@ def hub_file(repository: str, file: str) -> Path | None:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(f"there is no repository {repository} at {address}, or it is private") from error
     except LocalEntryNotFoundError as error:  # the hub's word for a network that is not there
-        raise _unreachable(address, placed, error.__cause__ or error) from None
+        raise Unreachable(address, placed, error.__cause__ or error) from None
     except EntryNotFoundError:
         return None
     except (OSError, HTTPError) as error:
-        raise _unreachable(address, placed, error) from None
+        raise Unreachable(address, placed, error) from None
     finally:
         retries.setLevel(level)
     _check(path, address)
@@ -236,7 +279,7 @@ def _released(row: PublishedWeights) -> Path:
     if placed.is_file():
         return placed
     from huggingface_hub.errors import HTTPError
-    from huggingface_hub.utils import WeakFileLock, get_session
+    from huggingface_hub.utils import WeakFileLock
     from torch.hub import get_dir
 
     target = Path(get_dir()) / "checkpoints" / row.file
@@ -245,7 +288,7 @@ def _released(row: PublishedWeights) -> Path:
     partial = target.with_name(f"{target.name}.incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if get_session().head(row.release).status_code == 404:  # and a network that is not there is said at once
+        if answer(row.release, follow=True) == 404:
             raise ModelError(f"{row.release} is not there (any more); give weights=FILE")
         with WeakFileLock(target.with_name(f".{target.name}.lock")):
             if not target.is_file():  # by another process, for which this one waited
@@ -254,7 +297,7 @@ def _released(row: PublishedWeights) -> Path:
                     raise _damaged(partial, row.release)
                 partial.replace(target)
     except (OSError, HTTPError) as error:
-        raise _unreachable(row.release, placed, error) from error
+        raise Unreachable(row.release, placed, error) from error
     return target
 
 
@@ -336,14 +379,3 @@ def _damaged(path: Path, address: str) -> ModelError:
     for file in (path.resolve(), path):  # the hub's cache has a link and what it leads to
         file.unlink(missing_ok=True)
     return ModelError(f"what came from {address} is damaged and was deleted; run the same again")
-
-
-def _unreachable(address: str, placed: Path, error: BaseException) -> ModelError:
-    from huggingface_hub import constants
-
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    reason = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else reason
-    return ModelError(
-        f"{address} cannot be downloaded ({reason}); without a network, fetch it on another machine and put it at "
-        f"{placed}"
-    )

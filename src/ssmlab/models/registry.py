@@ -169,6 +169,8 @@ def create_model(
         config = TimmConfig(num_classes=num_classes, image_size=image_size, in_chans=in_chans, options=options)
         return _named(_create_timm(name.removeprefix(TIMM), config, pretrained, path), name, config)
     preset = import_module(f"ssmlab.models.vision.{entry(name).module}").CONFIGS[name]
+    from ssmlab.models.meta import on_meta
+
     known = [f.name for f in fields(preset.config)]
     for option in options:
         if option not in known:
@@ -180,13 +182,20 @@ def create_model(
     try:
         config = preset.config(**values)
         _check_classes(name, num_classes)
-        if pretrained and (file := _published_file(name, accept_licence)) is not None:
-            model = preset.network(config)
-            model.load(file, exact=exact)
-            return _named(model, name)
-        return _named(_create_own(preset.network, config, pretrained, path), name)
+        if pretrained or path is not None:  # an error of loading is not one of the options
+            with on_meta():
+                preset.network(config)
+        else:
+            return _named(preset.network(config), name)
     except TypeError as error:  # what a value of a wrong kind leads to
         raise ModelError(f"{name} has options that make no model ({error}); got {options}") from error
+    if path is not None:
+        return _named(_with_weights(preset.network, config, path), name)
+    if (file := _published_file(name, accept_licence)) is None:
+        return _named(preset.network(config, pretrained=True), name)
+    model = preset.network(config)
+    model.load(file, exact=exact)
+    return _named(model, name)
 
 
 def _published_file(name: str, accept_licence: bool) -> Path | None:
@@ -232,10 +241,8 @@ def _factorized(network, config, weights: Path) -> nn.Module | None:
     return model
 
 
-def _create_own(network, config, pretrained: bool, weights: Path | None) -> nn.Module:
+def _with_weights(network, config, weights: Path) -> nn.Module:
     """Weights may be the whole model's, whose names begin with its parts, or the timm network's inside it."""
-    if weights is None:
-        return network(config, pretrained=pretrained)
     from ssmlab.models.weights import fit, read_state_dict
 
     if (model := _factorized(network, config, weights)) is not None:
@@ -251,7 +258,7 @@ def _create_own(network, config, pretrained: bool, weights: Path | None) -> nn.M
 def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path | None) -> nn.Module:
     import timm
 
-    from ssmlab.models.vision.backbones import call_timm, timm_with_weights
+    from ssmlab.models.vision.backbones import call_timm, published_timm, timm_with_weights
 
     options: dict[str, Any] = dict(num_classes=config.num_classes, in_chans=config.in_chans, **config.options)
     published = timm.get_pretrained_cfg(name)
@@ -259,7 +266,9 @@ def _create_timm(name: str, config: TimmConfig, pretrained: bool, weights: Path 
         options["img_size"] = config.image_size  # the others take any size and refuse the argument
     if weights is not None:
         return timm_with_weights(name, weights, **options)
-    return call_timm(name, lambda: timm.create_model(name, pretrained=pretrained, **options))
+    if pretrained:
+        return published_timm(name, **options)
+    return call_timm(name, lambda: timm.create_model(name, **options))
 
 
 def _named(model: Any, name: str, config: Any = None) -> nn.Module:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
+from ssmlab.models.meta import on_meta
 
 log = logging.getLogger(__name__)
 LFS = b"version https://git-lfs"
@@ -151,7 +152,7 @@ def check_sizes(source: Path, config: Any, weights: Path, build: Callable[[], nn
     check_depth(source, config, len(shapes))
     held = sum(map(prod, shapes))
     try:
-        with torch.device("meta"):
+        with on_meta():
             described = sum(tensor.numel() for tensor in build().state_dict().values())
     except (NotImplementedError, RuntimeError):
         return

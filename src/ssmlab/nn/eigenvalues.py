@@ -28,7 +28,8 @@ def initial_parts(d: int, n: int, init: str) -> tuple[nn.Parameter, nn.Parameter
     Computed on the CPU: arithmetic on the meta device, where models are outlined before they are loaded, would import
     torch's compiler, a second and 150 MB.
     """
-    A, device = initial_A(n, init), torch.get_default_device()
+    A = initial_A(n, init)
+    device = torch.empty(0).device  # torch 2.8 cannot say its default once one was taken back
     imaginary = nn.Parameter(A.imag.repeat(d, 1).to(device)) if A.is_complex() else None
     return nn.Parameter((-A.real).log().repeat(d, 1).to(device)), imaginary
 

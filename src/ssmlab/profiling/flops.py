@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 _KINDS = {
     "convolutions": ("aten.convolution", "aten._convolution", "ssmlab.causal_conv1d"),
     "linear layers": ("aten.mm", "aten.addmm"),
-    "scans": ("ssmlab.selective_scan", "ssmlab.directional_scan", "ssmlab.ssd"),
+    "scans": ("ssmlab.selective_scan", "ssmlab.selective_scan_held", "ssmlab.directional_scan", "ssmlab.ssd"),
 }
 # The kernels of scaled_dot_product_attention. Which of them torch's counter knows depends on its version;
 # without a kernel the products are computed one by one, and counted as such.
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 
     macs, flops: of everything, the scan included.
     scan_macs, scan_flops: of the scans alone: 9 b d l n + b d l MACs for a selective scan and for every direction of a
-        directional one, the matrix products of ssd.
+        directional one, 3 b d l n more where B is held, too; the matrix products of ssd.
     parts: MACs by `PARTS`; "batched products" are attention, and projections with other weights for every direction.
     """
 

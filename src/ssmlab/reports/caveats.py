@@ -1,5 +1,8 @@
 """What a verdict rests on: runs that decide nothing are called so in its place; what flatters it is said next to it.
 
+The same holds for studies of trained models (compare, robustness, compress, explain): `doubt` says of a model what its
+run says of it.
+
 trial       the recipe's tiny form, --smoke
 chance      the best model is not clearly better than knowing only how frequent the answers are
 stuck       the loss of the best model, which began at random, did not fall while it was trained
@@ -7,13 +10,16 @@ overfitted  a compared model was kept long after its best epoch on the validatio
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from ssmlab.core.errors import UserError
 from ssmlab.core.formats import listing
 from ssmlab.core.statistics import wilson
-from ssmlab.reports.run_folder import Run
+from ssmlab.reports.run_folder import SEED_SUFFIX, Run, load_run
 from ssmlab.reports.verdict import Winner, winner
 
 JUDGED = ("clear", "unclear", "single")  # kinds of verdicts that say which model is better, or how good one is
@@ -26,11 +32,13 @@ def judged(run: Run) -> Winner:
     verdict = winner(run.records, run.predictions, run.titles)
     if verdict.kind not in JUDGED:
         return verdict
+    compared = [label for label in (verdict.leader, verdict.runner_up) if label]
+    overfitted = (_overfitted(run, label) for label in compared)
     for kind, headline, why in (
         ("trial", "A trial, no verdict", _trial(run)),
-        ("chance", "Not better than chance, no verdict", _chance(run, verdict)),
-        ("stuck", "No progress, no verdict", _stuck(run, verdict)),
-        ("overfitted", "Overfitted, no verdict", _overfitted(run, verdict)),
+        ("chance", "Not better than chance, no verdict", _chance(run, compared[0], ", the best,")),
+        ("stuck", "No progress, no verdict", _stuck(run, compared[0])),
+        ("overfitted", "Overfitted, no verdict", next(filter(None, overfitted), "")),
     ):
         if why:
             detail = f"{why} On the test part {_results(run)}."
@@ -40,23 +48,60 @@ def judged(run: Run) -> Winner:
     return replace(verdict, detail=" ".join(said))
 
 
+def doubt(folder: Path | None, title: str) -> str:
+    """Why the numbers of a trained model decide nothing, in one clause that begins with its title; empty if they may.
+
+    Args:
+        folder: of the model. What its run wrote is read; nothing is known of a model outside a run, or of None.
+    """
+    if folder is None or folder.resolve().parent.name != "models":
+        return ""
+    folder = folder.resolve()
+    try:
+        run = load_run(folder.parent.parent, whole=False)
+    except UserError:  # not a run's folder, or one that cannot be read any more
+        return ""
+    label = SEED_SUFFIX.sub("", folder.name)
+    return doubt_in(run, label if label in run.labels else folder.name, title)
+
+
+def doubt_in(run: Run, label: str, title: str) -> str:
+    """The same of a model of a run that was read already."""
+    run = replace(run, titles=run.titles | {label: title})
+    if _trial(run):
+        return f"{title} comes from a trial run (--smoke)"
+    for kind, why in (
+        ("is at chance", _chance(run, label)),
+        ("made no progress", _stuck(run, label)),
+        ("is overfitted", _overfitted(run, label)),
+    ):
+        if why:
+            return f"{title} {kind} ({why.removesuffix('.')})"
+    return ""
+
+
+def doubts(models: Iterable[tuple[Path | None, str]]) -> tuple[str, ...]:
+    """`doubt` of every model that has one, each once."""
+    return tuple(dict.fromkeys(found for folder, title in models if (found := doubt(folder, title))))
+
+
 def _trial(run: Run) -> str:
     if not run.info.get("trial"):
         return ""
     return "tiny models were trained for moments on little data (--smoke), to see that everything runs."
 
 
-def _chance(run: Run, verdict: Winner) -> str:
+def _chance(run: Run, label: str, which: str = "") -> str:
     known, metric = chance(run), run.deciding
-    value = run.final(verdict.leader or "", metric.metric)
+    value = run.final(label, metric.metric)
     if known is None or value is None or not math.isfinite(value):
         return ""
     level, what = known
-    low, high = _bounds(run, verdict.leader or "", value)
+    low, high = _bounds(run, label, value)
     if metric.sign * (low if metric.higher else high) > metric.sign * level:
         return ""
     return (
-        f"{run.titles[verdict.leader or '']}, the best, reaches {metric.text(value)} "
+        f"{run.titles[label]}{which} reaches {metric.text(value)} "
         f"({metric.text(low)} to {metric.text(high)}), and {what} reaches {metric.text(level)}."
     )
 
@@ -66,6 +111,9 @@ def chance(run: Run) -> tuple[float, str] | None:
     known = run.data.get("chance")
     if isinstance(known, dict) and known.get("metric") == run.deciding.metric:
         return float(known["value"]), f"knowing {known['of']}"
+    constant = next((r for r in run.records if r.metric == "constant_dice" and r.split == "test"), None)
+    if constant is not None and run.deciding.metric == "dice":
+        return constant.value, f"marking everything as {constant.class_}"
     if run.deciding.metric != "accuracy":
         return None
     of_class = {r.class_: r.value for r in run.records if r.metric == "support" and r.split == "test" and r.class_}
@@ -85,39 +133,37 @@ def _bounds(run: Run, label: str, value: float) -> tuple[float, float]:
     return value, value
 
 
-def _stuck(run: Run, verdict: Winner) -> str:
+def _stuck(run: Run, label: str) -> str:
     begun = {model.get("label"): model.get("weights") for model in run.info.get("models", []) if "weights" in model}
-    if begun.get(verdict.leader, True):  # what was trained before may have nothing left to learn
+    if begun.get(label, True):  # what was trained before may have nothing left to learn
         return ""
-    title = run.titles[verdict.leader or ""]
-    for _, losses in _curves(run, verdict.leader or "", "train", "loss"):
+    for _, losses in _curves(run, label, "train", "loss"):
         tenth = max(1, len(losses) // 10)
         first, last = float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
         if len(losses) >= 10 and last > first - FELL * abs(first):
             return (
-                f"the training loss of {title} did not fall: {first:.3f} at first, {last:.3f} at last; try another "
-                "training.learning_rate."
+                f"the training loss of {run.titles[label]} did not fall: {first:.3f} at first, {last:.3f} "
+                "at last; try another training.learning_rate."
             )
     return ""
 
 
-def _overfitted(run: Run, verdict: Winner) -> str:
-    metric, compared = run.deciding, [label for label in (verdict.leader, verdict.runner_up) if label]
-    for label in compared:
-        for seed, values in _curves(run, label, "val", metric.metric):
-            kept = _kept(run, label, seed, metric.metric)
-            best = max(values) if metric.higher else min(values)
-            train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
-            if kept is None or len(values) < 2 or len(train) < 2:
-                continue
-            after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
-            limit = WORSE + 2 * _error(run, label, best) if metric.higher else WORSE * best
-            if metric.sign * (best - kept) > limit and train[-1] < after:
-                return (
-                    f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
-                    f"{values.index(best) + 1} of {len(values)} and has {metric.text(kept)} as it was kept, while the "
-                    "training loss fell on; training.keep=best keeps the best epoch."
-                )
+def _overfitted(run: Run, label: str) -> str:
+    metric = run.deciding
+    for seed, values in _curves(run, label, "val", metric.metric):
+        kept = _kept(run, label, seed, metric.metric)
+        best = max(values) if metric.higher else min(values)
+        train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
+        if kept is None or len(values) < 2 or len(train) < 2:
+            continue
+        after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
+        limit = WORSE + 2 * _error(run, label, best) if metric.higher else WORSE * best
+        if metric.sign * (best - kept) > limit and train[-1] < after:
+            return (
+                f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
+                f"{values.index(best) + 1} of {len(values)} and has {metric.text(kept)} as it was kept, while the "
+                "training loss fell on; training.keep=best keeps the best epoch."
+            )
     return ""
 
 

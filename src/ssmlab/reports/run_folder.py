@@ -15,7 +15,7 @@ from ssmlab.reports.deciding import Deciding, deciding, items, task_of
 
 # (model, metric, class) -> seed -> record
 Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]
-_SEED_SUFFIX = re.compile(r"_seed(\d+)$")
+SEED_SUFFIX = re.compile(r"_seed(\d+)$")
 _DIFFERENCE = "_difference"
 
 
@@ -120,9 +120,11 @@ class Run:
         return []
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, *, whole: bool = True) -> Run:
     """Read a run's folder.
 
+    Args:
+        whole: predictions and samples too, which are large.
     Raises:
         UserError: it is no run's folder, nothing was measured yet, or run.json or records.jsonl is damaged.
     """
@@ -139,8 +141,8 @@ def load_run(folder: Path) -> Run:
     problems = [] if info is not None else ["run.json is missing; names and data are unknown."]
     info = info or {}
     labels, titles = _labels(info, records)
-    predictions = _read_all_predictions(folder, info, labels, problems)
-    samples = _read_samples(folder / "samples", problems)
+    predictions = _read_all_predictions(folder, info, labels, problems) if whole else {}
+    samples = _read_samples(folder / "samples", problems) if whole else []
     recipe = folder / "recipe.toml"
     return Run(
         folder=folder,
@@ -203,11 +205,11 @@ def _read_all_predictions(folder, info, labels, problems) -> dict[str, dict[int 
         label = str(model.get("label") or model.get("name"))
         for key in ("folder", "name", "label"):
             if model.get(key):
-                by_folder[_SEED_SUFFIX.sub("", Path(str(model[key])).name)] = label
+                by_folder[SEED_SUFFIX.sub("", Path(str(model[key])).name)] = label
     found: dict[str, dict[int | None, Predictions]] = {label: {} for label in labels}
     for path in sorted((folder / "models").glob("*/predictions.csv")):
-        suffix = _SEED_SUFFIX.search(path.parent.name)
-        base = _SEED_SUFFIX.sub("", path.parent.name)
+        suffix = SEED_SUFFIX.search(path.parent.name)
+        base = SEED_SUFFIX.sub("", path.parent.name)
         label = by_folder.get(base, base)
         if label not in found:
             problems.append(f"models/{path.parent.name} belongs to no model of this run and was left out.")

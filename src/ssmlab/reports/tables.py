@@ -56,6 +56,16 @@ class Table:
         """Whether any cell is the best of its row."""
         return any(cell.best for row in self.rows for cell in row.cells)
 
+    def unmarked(self, group: str | None = None) -> "Table":
+        """The same without a best one, in all rows or in those of a group: where nothing decides which is better."""
+        rows = (
+            replace(row, cells=tuple(replace(cell, best=False) for cell in row.cells))
+            if group in (None, row.group)
+            else row
+            for row in self.rows
+        )
+        return replace(self, rows=tuple(rows))
+
 
 @dataclass(frozen=True)
 class _Measure:

@@ -2,11 +2,29 @@
 
 import signal
 import threading
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback
 
 from ssmlab.core.progress import Progress
+
+
+@dataclass
+class Clock:
+    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
+
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def run(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
 
 
 class Checkpoints(TrainerCallback):
@@ -77,7 +95,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.model.take_accuracy()
-        unit = getattr(self.trainer.train_dataset, "unit", "images")
+        unit = getattr(self.trainer.train_dataset, "unit", "items")
         size = args.per_device_train_batch_size
         self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
 

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,13 +24,12 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.reports.deciding import UNITS
 from ssmlab.training.average import Average
-from ssmlab.training.callbacks import Checkpoints, Epochs, Watch
+from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
-from ssmlab.training.resume import PARTIAL, commit, contiguous, newest_complete
-from ssmlab.training.stateful import load_states, save_states
+from ssmlab.training.resume import PARTIAL, check_same, commit, contiguous, load_states, newest_complete, save_states
 from ssmlab.training.task import Task
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
@@ -43,7 +41,7 @@ class FitResult:
     """A trained model, and what training left.
 
     Args:
-        model: trained in place, with the weights that were kept.
+        model: trained in place, with the weights that were kept, in evaluation mode.
         history: the log; a row has "step", "epoch" and the numbers of the training part ("loss", "learning_rate", an
             accuracy) or of the validation part ("eval_loss", "eval_<metric>").
         seconds, steps: of optimisation; validation and saving are left out.
@@ -117,7 +115,7 @@ def fit(
         progress.say(
             f"{label}: the weights of {record.metric.removeprefix('kept_')} {record.value:g} of {record.n} are kept"
         )
-    model.to(memory_format=torch.contiguous_format)
+    model.eval().to(memory_format=torch.contiguous_format)
     if trainer.gradients:
         kept += trainer.gradients.records
         if folder is not None:
@@ -207,27 +205,13 @@ class TaskModule(nn.Module):
         return accuracy
 
 
-@dataclass
-class Clock:
-    """Seconds of optimisation: evaluation and saving are left out, sittings before a resume are counted in."""
-
-    seconds: float = 0.0
-    _since: float | None = field(default=None, repr=False)
-
-    def run(self) -> None:
-        self._since = time.perf_counter()
-
-    def pause(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
-
-
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `fit`."""
 
+    optimizer: Any
+
     def __init__(self, network, task, train, val, config, folder, device, *, label, seed, saves, progress, logs):
-        self.label, self.config, self.saves = label, config, saves
+        self.label, self.config, self.saves, self.progress = label, config, saves, progress
         self.clock = Clock()
         super().__init__(
             TaskModule(network, task),
@@ -256,7 +240,9 @@ class SsmTrainer(Trainer):
         """Train, with `resume` from the newest complete checkpoint if there is one."""
         checkpoint = newest_complete(Path(self.args.output_dir)) if resume else None
         if checkpoint is not None:  # what transformers' trainer does not load by itself
-            self.clock.seconds = json.loads((checkpoint / "clock.json").read_text())["seconds"]
+            done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
+            self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
+            self.clock.seconds = check_same(checkpoint, self.model, self.config)["seconds"]
             for part in self.kept_parts:
                 part.load(checkpoint)
             load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
@@ -350,7 +336,8 @@ class SsmTrainer(Trainer):
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
-        (folder / PARTIAL / name / "clock.json").write_text(json.dumps({"seconds": self.clock.seconds}))
+        clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
+        (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
         for part in self.kept_parts:
             part.save(folder / PARTIAL / name)
         save_states(self.model.task, folder / PARTIAL / name)

@@ -1,12 +1,21 @@
-"""Checkpoints that are complete or absent, and the choice of the newest complete one."""
+"""Checkpoints that are complete or absent, the newest complete one, and the state that a task hands on in them."""
 
 import json
 import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ssmlab.core.errors import UserError
 
 PARTIAL = ".partial"
+STATES = "carried.safetensors"
 _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -40,8 +49,6 @@ def newest_complete(folder: Path) -> Path | None:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file is there and whole: a cut archive has no directory at its end, a cut tensor file is short."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         if not all(zipfile.is_zipfile(checkpoint / name) for name in _ARCHIVES):
             return False
@@ -64,6 +71,27 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_same(checkpoint: Path, module: nn.Module, config: Any) -> dict[str, Any]:
+    """What `clock.json` of a checkpoint holds, if it is one of this model and configuration.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    clock = json.loads((checkpoint / "clock.json").read_text(encoding="utf-8"))
+    now, before = config.model_dump(mode="json"), clock.get("config", {})  # checkpoints of older versions have none
+    changed = [f"{key}={value} (now {now.get(key)})" for key, value in before.items() if value != now.get(key)]
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    changed += ["another model"] if shapes != own else []
+    if changed:
+        raise UserError(
+            f"{checkpoint.parent.parent} holds a training of {', '.join(changed[:4])}; go on with that one, begin "
+            "again with resume=False, or take another folder"
+        )
+    return clock
+
+
 def contiguous(state: dict) -> dict:
     """Tensors as safetensors takes them: in one piece, and none that shares memory with another, as tied weights do."""
     seen, separate = set(), {}
@@ -72,3 +100,33 @@ def contiguous(state: dict) -> dict:
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return separate
+
+
+def save_states(task: Any, folder: Path) -> None:
+    """Write the state that training carries, if the task carries any."""
+    layers = getattr(task, "states", {}).get(True)
+    if layers is None:
+        return
+    tensors = {
+        f"{i}.{name}": tensor.contiguous() for i, state in enumerate(layers) for name, tensor in state._asdict().items()
+    }
+    save_file(tensors, folder / STATES)
+
+
+def load_states(task: Any, network: nn.Module, folder: Path) -> None:
+    """Give the task the state that a checkpoint holds.
+
+    Args:
+        network: a language model on the device where it is trained; it says which kinds of state its layers have.
+    """
+    if not (folder / STATES).is_file():
+        return
+    device = next(network.parameters()).device
+    tensors = load_file(folder / STATES, device=str(device))
+    was = network.training
+    with torch.no_grad():
+        _, like = network.eval()(torch.zeros(1, 1, dtype=torch.int64, device=device))
+    network.train(was)
+    task.states[True] = tuple(
+        type(state)(**{name: tensors[f"{i}.{name}"] for name in state._fields}) for i, state in enumerate(like)
+    )

@@ -18,12 +18,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # of a JPEG (MPO) further frames are previews and maps of light
+# the first bytes of ISO media files of still pictures, after their length: iPhones' HEIC, and AVIF
+MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"avif", b"avis"))
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as 24-bit RGB): larger pictures are refused
 
 Progress = Callable[[int, int], None]
@@ -46,6 +49,8 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise UnreadableImage("the file is empty")
+    if data[4:12] in MODERN:
+        raise UnreadableImage("HEIC or AVIF, a format that is not read; convert it to JPEG or PNG")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -135,7 +140,7 @@ def fit_square(image: Image.Image, size: int, fit: str = "crop") -> Image.Image:
 
 
 def for_each_image(
-    load: Callable[[object], Image.Image],
+    load: Callable[[Any], Image.Image],
     keys: Sequence,
     visit: Callable[[int, Image.Image], None],
     progress: Progress | None = None,

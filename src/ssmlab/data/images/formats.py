@@ -6,16 +6,17 @@ from ssmlab.core.errors import DataError
 from ssmlab.data.contents import Contents, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.images.cifar import LABELS, TarFiles, find_cifar, read_cifar
-from ssmlab.data.images.folders import read_folders
+from ssmlab.data.images.folders import read_folders, read_label_table
 from ssmlab.data.images.imagenet import find_imagenet, read_imagenet
 from ssmlab.data.images.medmnist import is_medmnist, read_medmnist
 from ssmlab.data.images.mhist import find_annotations, read_mhist
+from ssmlab.data.label_tables import FOLDERS
 from ssmlab.data.parts import sort_files
 
 ACCEPTED = (
-    "class folders (train/<class>/*, test/<class>/*; or <class>/*), one zip of such folders, "
-    "a MedMNIST .npz, MHIST's annotations.csv beside images/, CIFAR-10 or CIFAR-100 (python version, unpacked or "
-    ".tar.gz), ImageNet (train/n01440764/*, val/), or the word digits"
+    "class folders (train/<class>/*, test/<class>/*; or <class>/*), one zip of such folders, images next to a table of "
+    "labels (.csv with a column of file names and one of classes), a MedMNIST .npz, CIFAR-10 or CIFAR-100 (python "
+    "version, unpacked or .tar.gz), ImageNet (train/n01440764/*, val/), or the word digits"
 )
 
 
@@ -23,15 +24,19 @@ def read_contents(path: str, group: str | None, labels: str = "fine") -> Content
     """Read "digits", a folder, an archive or a table.
 
     Args:
-        labels: of CIFAR-100, "fine" or "coarse".
+        labels: of CIFAR-100, "fine" or "coarse"; of a table, the column of the classes; or "folders" or "table",
+            whichever counts.
     Raises:
         DataError: it is no data set at all, or one without such labels.
     """
-    if labels not in LABELS:
-        raise DataError(f"labels={labels!r}: expected {' or '.join(LABELS)}")
     contents = _read(path, group, labels)
-    if labels != LABELS[0] and contents.format != "cifar100":
-        raise DataError(f"{path}: labels={labels!r} is for CIFAR-100, this is {contents.format}; leave it out")
+    if contents.format == "cifar100" and labels not in LABELS:
+        raise DataError(f"labels={labels!r}: expected {' or '.join(LABELS)}")
+    column = contents.format == "label_table" and labels not in LABELS
+    if not (labels == LABELS[0] or labels == FOLDERS or column or contents.format == "cifar100"):
+        raise DataError(
+            f"{path}: labels={labels!r} is for CIFAR-100 or tables of labels, this is {contents.format}; leave it out"
+        )
     return contents
 
 
@@ -107,6 +112,9 @@ def _read_files(files, group, labels):
     if prefix is not None:
         return read_imagenet(files, prefix, group)
     found = sort_files(files, "image")
+    by_table = read_label_table(files, found, group, "" if labels in LABELS else labels)
+    if by_table is not None:
+        return by_table
     if any("/" in name for name in (*(e.name for e in (*found.examples, *found.loose)), *found.unread)):
         return read_folders(files, found, group)
     return None

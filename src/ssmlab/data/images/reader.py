@@ -14,9 +14,9 @@ from ssmlab.data.contents import PARTS, Item, count, some
 from ssmlab.data.images.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.images.formats import read_contents
 from ssmlab.data.images.medmnist import machine_memory
-from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 
-DIVIDED = ("class_folders", "zip_folders", "imagenet")  # of these a missing test is taken from train
+DIVIDED = ("class_folders", "zip_folders", "label_table", "imagenet")  # of these a missing test is taken from train
 MANY = 20  # more problems of one kind become one line
 
 
@@ -88,7 +88,7 @@ class ImageData:
     """A labelled image data set in three parts.
 
     Attributes:
-        format: digits | mhist | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
+        format: digits | mhist | label_table | class_folders | zip_folders | medmnist | cifar10 | cifar100 | imagenet.
         path: as it was given.
         classes: names in the order of the labels.
         split_hash: SHA-256 over the sorted lines "id<tab>part".
@@ -132,11 +132,12 @@ def open_images(
 
     Args:
         path: "digits" (the embedded default; a folder of that name is "./digits"), or class folders, a zip of
-            them, a MedMNIST .npz, a folder with MHIST's annotations.csv, CIFAR-10 or CIFAR-100 as published,
-            ImageNet's folders, or a folder with one such archive and other files.
-        group: a column whose images stay on one side, such as the patient's: of MHIST's table, else of a
+            them, images next to a table of their labels (MHIST's annotations.csv too), a MedMNIST .npz, CIFAR-10 or
+            CIFAR-100 as published, ImageNet's folders, or a folder with one such archive and other files.
+        group: a column whose images stay on one side, such as the patient's: of the table of labels, else of a
             `groups.csv` or `metadata.csv` with a column `file` beside the data. Every image needs a value.
-        labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20).
+        labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20); of a table of labels, the column of the classes,
+            where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
@@ -267,14 +268,14 @@ def _take(contents, items, fraction, seed, part, of):
     chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
     if not chosen and contents.folds:  # one fold is left
         groups, chosen = None, held_out(ids, labels, fraction=fraction, seed=seed, part=part)
-    if not chosen:
+    if not chosen and not contents.incomplete:
         contents.problems.append(
-            f"{part}: no images can be spared for it; every class needs two images (in two groups)"
+            f"{part}: no images can be spared for it; every class needs two images" + " in two groups" * bool(groups)
         )
-    whole = ", whole groups" if groups else ""
+    whole = ("fold" if contents.folds else "group") if groups else ""
+    how = f"stratified, seed {seed}"
     contents.notes.append(
-        f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {len(items):,} images), "
-        f"stratified{whole}, seed {seed}"
+        about_split(part, of, len(chosen), len(items), "images", fraction=fraction, whole=whole, how=how)
     )
     lacking = sorted(set(labels) - {labels[i] for i in chosen})
     if chosen and lacking:

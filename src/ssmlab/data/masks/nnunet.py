@@ -1,6 +1,7 @@
 """nnU-Net's raw layout: imagesTr/CASE_0000.EXT, labelsTr/CASE.EXT, dataset.json; imagesTs and labelsTs where there are.
 
-The Decathlon's CASE.EXT, without a number of the channel, is read too.
+The Medical Segmentation Decathlon's CASE.EXT, without a number of the channel, is read too: its volumes have a fourth
+axis where there are several channels.
 
 dataset.json is read as version 2 writes it ("channel_names", labels {"background": 0}) and as version 1 did
 ("modality", labels {"0": "background"}). Source: Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z), and the
@@ -65,6 +66,9 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
                 contents.notes.append(f"left out: {folder}, which has no labels ({count(len(images), 'file')})")
             continue
         _pair(contents, part, images, labels, len(channels), in_one=not is_volume(ending) and len(channels) == 3)
+    names = channels.values() if isinstance(channels, dict) else channels
+    if len(channels) > 1:
+        contents.notes.append(f"channels: {', '.join(map(str, names))} ({DESCRIPTION})")
     told = described.get("numTraining")
     found = sum(case.part == "train" for case in contents.cases)
     if isinstance(told, int) and told != found:
@@ -136,6 +140,7 @@ def _pair(contents, part, images, labels, channels, in_one):
             contents.problems.append(f"{found[0]}: an image without a mask; add one, or remove it")
         else:
             names = tuple(found[channel] for channel in wanted)
-            contents.cases.append(Case(names[0], part, names, labels[case]))
+            inside = channels if case in unnumbered and is_volume(names[0]) else 1
+            contents.cases.append(Case(names[0], part, names, labels[case], channels=inside))
     lonely = [name for case, name in labels.items() if case not in cases]
     contents.problems += [f"{name}: a mask without an image; add the image, or remove it" for name in lonely]

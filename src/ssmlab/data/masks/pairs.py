@@ -19,6 +19,7 @@ from ssmlab.data.masks.volumes import SUFFIXES
 from ssmlab.data.names import (
     FIRM_MASK_FOLDERS,
     IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
     MASK_FOLDERS,
     folder_meaning,
     image_of_mask,
@@ -30,7 +31,6 @@ from ssmlab.data.parts import sort_files
 SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
 SECOND_SUFFIXES = ("_2ndHO", "_manual2")
 FOV_FOLDERS = frozenset(("fov", "fovs", "roi", "field_of_view"))
-IMAGE_SUFFIXES = ("_training", "_test", "_image", "_img", "_sat", "-image")
 IMAGE_PREFIXES = ("image_", "img_", "image-", "img-")
 
 
@@ -44,6 +44,7 @@ class Case:
         mask: the mask's name. view: that of the field of view, or None.
         group: the fold of a cross-validation that it is in, or None; a fold stays on one side of a split.
         more: further masks of the image, one for each object: what any of them marks is marked.
+        channels: that each of its volumes holds.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Case:
     view: str | None = None
     group: str | None = None
     more: tuple[str, ...] = ()
+    channels: int = 1
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ from ssmlab.data.check import conversions
 from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.images.decode import Progress
+from ssmlab.data.leaks import Keys, leaks
 from ssmlab.data.masks.nnunet import is_nnunet, read_nnunet
 from ssmlab.data.masks.pairs import Case, MaskContents, beside_images, folders_of_pictures, read_pairs
 from ssmlab.data.masks.shapes import GENERATED, GeneratedFiles
@@ -23,7 +24,7 @@ from ssmlab.data.masks.store import Checked, MaskStore, Sample
 from ssmlab.data.masks.values import Rule, decide
 from ssmlab.data.masks.volumes import is_volume, require_nibabel, target_spacing
 from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
-from ssmlab.data.splits import TEST_FRACTION, held_out, split_hash
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 
 ACCEPTED = (
     "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks beside images (a.png and "
@@ -74,6 +75,7 @@ class MaskData:
         numbers: what stands for each class in a mask, where that is not just 0, 1 ...
         usual: the median size that the images have at that spacing.
         shares: the share of every class in the counted pixels of train.
+        copies: how much of val and test is in an earlier part, see ssmlab.data.leaks.
         problems: empty unless opened with strict=False.
     """
 
@@ -94,6 +96,7 @@ class MaskData:
     val: MaskSplit
     test: MaskSplit
     split_hash: str
+    copies: dict[str, dict[str, int]]
     notes: list[str]
     problems: list[str]
 
@@ -140,6 +143,9 @@ def open_masks(
     parts = _divide(contents, [c.case for c in good], val_fraction, test_fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
+    part_of = {case.id: part for part, cases in parts.items() for case in cases}
+    digests = {c.id: c.digest.encode() for c in good}
+    copies, _ = leaks(((part_of[id], id, Keys(key, key)) for id, key in digests.items()), "images")
     splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
     return MaskData(
         name=contents.name,
@@ -152,7 +158,8 @@ def open_masks(
         shares=_shares(splits["train"], rule) if not problems else (),
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, parts)],
+        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, part_of)],
+        copies=copies,
         problems=problems,
     )
 
@@ -172,10 +179,10 @@ class Measures:
 def measure_masks(
     path: str | Path, *, images: str = "", masks: str = "", views: str = "", progress: Progress | None = None
 ) -> tuple[Measures, tuple[str, ...], int]:
-    """Look at every image and mask once, whatever the values of the masks mean.
+    """Look at every image and mask once.
 
     Returns:
-        sizes, the classes' names where the data say them, and the number of images.
+        sizes, the classes' names (none where nothing says what the masks' values mean), and the number of images.
     Raises:
         DataError: with every problem, by file name.
     """
@@ -183,7 +190,8 @@ def measure_masks(
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *_alike(checked)]
     if problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
-    return _measures(checked), contents.classes, len(checked)
+    rule, unknown, _ = decide([c.values for c in checked if c.values is not None], contents.classes, contents.values)
+    return _measures(checked), () if unknown else rule.classes, len(checked)
 
 
 def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
@@ -316,16 +324,14 @@ def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dic
 
 def _take(contents, cases, fraction, seed, part, problems):
     ids, labels, groups = [case.id for case in cases], [0] * len(cases), [case.group or case.id for case in cases]
-    chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
+    chosen, whole = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part), groups != ids
     if not chosen:  # one fold is left
-        chosen = held_out(ids, labels, fraction=fraction, seed=seed, part=part)
+        whole, chosen = False, held_out(ids, labels, fraction=fraction, seed=seed, part=part)
     if not chosen and not problems:
         problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
     of = "train" if part == "val" else "all"
-    contents.notes.append(
-        f"no {part} part was published: {fraction:.0%} of {of} ({len(chosen):,} of {count(len(cases), 'image')}), "
-        f"seed {seed}"
-    )
+    said = {"fraction": fraction, "whole": "fold" if whole else "", "how": f"seed {seed}"}
+    contents.notes.append(about_split(part, of, len(chosen), len(cases), "images", **said))
     rest = [case for i, case in enumerate(cases) if i not in chosen]
     return rest, [case for i, case in enumerate(cases) if i in chosen]
 
@@ -354,9 +360,8 @@ def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
     return tuple(float(share) for share in counts / max(counts.sum(), 1))
 
 
-def _twice(good: list[Checked], parts) -> list[str]:
+def _twice(good: list[Checked], part_of: dict[str, str]) -> list[str]:
     """Equal images in different parts: a test on what was trained with says nothing."""
-    part_of = {case.id: part for part, cases in parts.items() for case in cases}
     same: dict[str, list[Checked]] = {}
     for c in good:
         same.setdefault(c.digest, []).append(c)

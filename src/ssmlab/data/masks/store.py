@@ -15,7 +15,7 @@ from ssmlab.data.images.medmnist import machine_memory
 from ssmlab.data.masks.pairs import Case
 from ssmlab.data.masks.stacks import open_stack, pages, read_stack
 from ssmlab.data.masks.values import IGNORE, MOST_CLASSES, Rule, Seen, decode_mask, grey_values, scaled, seen
-from ssmlab.data.masks.volumes import Volume, is_volume, read_volume, turned_sizes
+from ssmlab.data.masks.volumes import Volume, is_volume, read_volumes, turned_sizes
 
 KEPT_SHARE = 0.25  # of the machine's memory
 NEAR = 0.1  # voxels: what two headers of one grid may differ by, since they are rounded
@@ -145,8 +145,8 @@ def read_image(files, case: Case, directions: str = "") -> ReadImage:
     for name in case.images:
         try:
             if is_volume(name):
-                volume = read_volume(files, name).turned(directions)
-                channels.append(_compact(volume.voxels)[None])
+                volume, *more = (one.turned(directions) for one in read_volumes(files, name, case.channels))
+                channels += [_compact(one.voxels)[None] for one in (volume, *more)]
                 first = first or volume
                 spacing = first.spacing
                 apart = first.distance(volume) if volume.voxels.shape == first.voxels.shape else 0.0
@@ -183,7 +183,7 @@ def read_mask(files, name: str, directions: str = "") -> ReadMask:
         if any(raw.ndim == 3 for raw, _ in found):
             raise UnreadableImage("its pages are in colour; a stack of masks holds numbers")
         return ReadMask(np.stack([raw for raw, _ in found]), max(full for _, full in found))
-    volume = read_volume(files, name).turned(directions)
+    volume = read_volumes(files, name)[0].turned(directions)
     if volume.voxels.dtype.kind == "f":
         return ReadMask(*scaled(volume.voxels), volume)
     if volume.voxels.dtype.kind == "b":

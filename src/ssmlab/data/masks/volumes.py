@@ -99,13 +99,16 @@ def require_nibabel() -> None:
         raise DataError("NIfTI files need nibabel, which is not installed: pip install 'ssmlab[medical]'") from None
 
 
-def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
-    """Read one NIfTI file of two, three or four axes; a fourth axis of length 1 is dropped.
+def read_volumes(files: FolderFiles | ZipFiles, name: str, channels: int = 1) -> list[Volume]:
+    """Read one NIfTI file of two or three axes, or the channels along its last axis, as the Decathlon stores them.
 
-    Whole numbers stay whole numbers; scaled and floating-point voxels become float32.
+    Further axes of length 1 are dropped. Whole numbers stay whole numbers; scaled and floating-point voxels become
+    float32.
 
+    Args:
+        channels: how many the file holds.
     Raises:
-        UnreadableImage: truncated, no NIfTI, of another number of axes, or without distances of voxels.
+        UnreadableImage: truncated, no NIfTI, of another number of axes or channels, or without distances of voxels.
     """
     import nibabel
     from nibabel.imageglobals import LoggingOutputSuppressor
@@ -121,20 +124,28 @@ def read_volume(files: FolderFiles | ZipFiles, name: str) -> Volume:
     # Damaged files make the reader raise nearly anything: HeaderDataError, EOFError, zlib.error, ValueError
     except Exception as error:
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
-    while voxels.ndim > 3 and voxels.shape[-1] == 1:
-        voxels = voxels[..., 0]
-    if voxels.ndim not in (2, 3) or voxels.size == 0:
+    voxels = voxels.reshape(*voxels.shape[:3], *(n for n in voxels.shape[3:] if n != 1))
+    held = voxels.shape[3] if voxels.ndim == 4 else 1
+    if voxels.ndim not in (2, 3, 4) or voxels.size == 0:
         raise UnreadableImage(f"axes of sizes {voxels.shape}; expected two or three")
+    if held != channels:
+        raise UnreadableImage(
+            f"axes of sizes {voxels.shape}: {held} volumes, expected {channels}; a fourth axis is read as channels "
+            "where dataset.json names as many (modality), else save each volume as a file"
+            if held > 1
+            else f"holds 1 channel, expected {channels}"
+        )
     if voxels.dtype.kind not in "iub":
         voxels = voxels.astype(np.float32)
         if not np.isfinite(voxels).all():
             raise UnreadableImage("some voxels are not finite")
     # files hold them in float32: 0.8 is 0.800000012
-    spacing = tuple(float(f"{size:.6g}") for size in image.header.get_zooms()[: voxels.ndim])
+    spacing = tuple(float(f"{size:.6g}") for size in image.header.get_zooms()[: min(voxels.ndim, 3)])
     if not all(0 < size < np.inf for size in spacing):
         raise UnreadableImage(f"distances of voxels are {spacing}; expected numbers above 0")
     affine, header = np.asarray(image.affine, np.float64), image.header
     known = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     codes = nibabel.aff2axcodes(affine) if known else (None,)
     directions = "" if None in codes else "".join(codes)
-    return Volume(np.ascontiguousarray(voxels.T), spacing[::-1], affine, directions)
+    apart = voxels.transpose(3, 2, 1, 0) if voxels.ndim == 4 else voxels.T[None]
+    return [Volume(np.ascontiguousarray(one), spacing[::-1], affine, directions) for one in apart]

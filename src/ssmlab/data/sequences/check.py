@@ -13,6 +13,7 @@ from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.sequences.wav import read_wavs
 from ssmlab.data.splits import split_hash
 from ssmlab.data.text.documents import Document, divide, left_out, read_texts
+from ssmlab.data.text.encoding import UTF8
 from ssmlab.data.text.jsonl import read_chats
 
 PARTS = ("train", "val", "test")
@@ -52,18 +53,34 @@ class SequenceReport:
         return {"ok": True, **asdict(self), "problems": []}
 
 
-def check_sequences(path: str, kind: str, task: str, *, val_fraction: float = 0.1, seed: int = 0) -> SequenceReport:
+def check_sequences(
+    path: str,
+    kind: str,
+    task: str,
+    *,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    encoding: str = UTF8,
+    labels: str = "",
+    group: str = "",
+) -> SequenceReport:
     """Read all sequences of a path, divide them as a run does, and look for copies.
 
     Args:
         kind: text, dna, audio or chat. task: classify_sequence or language.
+        encoding: of texts, where they are not UTF-8. labels, group: columns of a table of labels.
     Raises:
         DataError: with every problem, by file name.
     """
-    look = _labelled if task == "classify_sequence" else _documents
-    parts, labels, more = look(path, kind, val_fraction, seed)
+    if task == "classify_sequence":
+        data = open_labelled(
+            path, kind, val_fraction=val_fraction, seed=seed, encoding=encoding, labels=labels, group=group
+        )
+        parts, classes, more = _labelled(data)
+    else:
+        parts, classes, more = _documents(path, kind, val_fraction, seed, encoding)
     lengths = sorted(len(content) for found in parts.values() for _, content in found)
-    names = sorted({label for found in labels.values() for label in found})
+    names = sorted({label for found in classes.values() for label in found})
     return SequenceReport(
         name=Path(path).expanduser().resolve().name,
         task=task,
@@ -71,7 +88,7 @@ def check_sequences(path: str, kind: str, task: str, *, val_fraction: float = 0.
         path=path,
         classes=tuple(names),
         counts={part: len(found) for part, found in parts.items()},
-        balance={part: {name: found.count(name) for name in names} for part, found in labels.items()},
+        balance={part: {name: found.count(name) for name in names} for part, found in classes.items()},
         units={part: sum(len(content) for _, content in found) for part, found in parts.items()},
         unit=UNITS[kind],
         lengths=(lengths[0], float(median(lengths)), lengths[-1]),
@@ -85,17 +102,16 @@ def content_id(id: str, tokens: np.ndarray) -> str:
     return f"{id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"
 
 
-def _labelled(path, kind, val_fraction, seed):
-    data = open_labelled(path, kind, val_fraction=val_fraction, seed=seed)
+def _labelled(data):
     parts = {part: [(data.items[i].id, _tokens(data.items[i].content)) for i in data.held[part]] for part in PARTS}
     labels = {part: [data.items[i].label for i in data.held[part]] for part in PARTS}
     return parts, labels, {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
 
 
-def _documents(path, kind, val_fraction, seed):
+def _documents(path, kind, val_fraction, seed, encoding):
     notes = []
     if kind == "text":
-        texts = read_texts(path)
+        texts = read_texts(path, encoding=encoding)
         documents, keys = [Document(id, _tokens(text)) for id, text in texts], [text_keys(text) for _, text in texts]
     elif kind == "chat":
         texts = [(id, "\n".join(f"{role}: {text}" for role, text in messages)) for id, messages in read_chats(path)]

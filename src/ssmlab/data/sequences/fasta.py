@@ -7,19 +7,17 @@ import numpy as np
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.files import gunzip
-from ssmlab.data.kinds import KINDS
-from ssmlab.data.text.documents import Document, find_files
+from ssmlab.data.text.documents import Document, File, find_files
 from ssmlab.data.text.encoding import as_utf8
 
 BASES = "ACGTN"  # numbers of the tokens, in this order; N stands for any base that is not known
 LEAST = 256 << 20  # bytes that a compressed file may always become; bases compress four to five times
-SUFFIXES = KINDS["dna"].suffixes
 _CODES = np.full(256, 255, np.uint8)
 for _letters, _code in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3), ("NnRrYySsWwKkMmBbDdHhVv-", 4)):
     _CODES[[ord(letter) for letter in _letters]] = _code
 
 
-def read_fasta(path: str | Path, files: list[tuple[str, Path]] | None = None) -> list[Document]:
+def read_fasta(path: str | Path, files: list[tuple[str, File]] | None = None) -> list[Document]:
     """Every record of a FASTA file, or of all in a folder; ids are "<file>:<name>".
 
     Small letters, which mark repeats, count as capitals, U as T, and letters for several bases as N.
@@ -30,7 +28,7 @@ def read_fasta(path: str | Path, files: list[tuple[str, Path]] | None = None) ->
         DataError: with every file that is no FASTA, by file name and line.
     """
     documents, problems = [], []
-    for id, file in files or find_files(path, SUFFIXES, "a FASTA file or a folder of them"):
+    for id, file in files or find_files(path, "dna", "a FASTA file or a folder of them"):
         try:
             documents += parse_fasta(id, unpacked(file.read_bytes()))
         except (OSError, EOFError) as error:

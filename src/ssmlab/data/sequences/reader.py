@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +10,17 @@ import numpy as np
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
 from ssmlab.data.copies import first_copies
-from ssmlab.data.files import FolderFiles
-from ssmlab.data.kinds import KINDS, Sorted
+from ssmlab.data.files import FolderFiles, ZipFiles, open_files
+from ssmlab.data.kinds import Example, Sorted
+from ssmlab.data.label_tables import FOLDERS, read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
-from ssmlab.data.parts import sort_files
+from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.sequences.fasta import read_fasta
 from ssmlab.data.sequences.wav import mu_law, read_wavs
-from ssmlab.data.splits import TEST_FRACTION, held_out
+from ssmlab.data.splits import TEST_FRACTION, about_split, held_out
 from ssmlab.data.synthetic.recall import RATE, generated_bases, generated_reviews, generated_sounds
-from ssmlab.data.text.documents import find_files, read_texts
+from ssmlab.data.text.documents import File, find_files, read_texts
+from ssmlab.data.text.encoding import UTF8
 
 GENERATED = "generated"
 FEWEST = 3  # a class of fewer sequences cannot have all three parts
@@ -70,7 +71,9 @@ class LabelledData:
         return tuple(sorted({item.label for item in self.items}))
 
 
-def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> LabelledData:
+def open_labelled(
+    path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8, labels: str = "", group: str = ""
+) -> LabelledData:
     """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
 
     Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
@@ -78,10 +81,11 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
     Raises:
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
-    data = read_labelled(path, kind)
+    data = read_labelled(path, kind, encoding, labels, group)
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
+    data.notes += _about_parts(data, val_fraction, seed)
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
     if unlearned:
@@ -89,10 +93,10 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
     held = ((part, data.items[i].id, keys[i]) for part, positions in data.held.items() for i in positions)
     data.copies, warnings = leaks(held, _NOUNS[kind])
     data.warnings += warnings
-    labels: dict[bytes, dict[str, str]] = {}
+    named: dict[bytes, dict[str, str]] = {}
     for item, key in zip(data.items, keys, strict=True):
-        labels.setdefault(key.exact, {}).setdefault(item.label, item.id)
-    twice = [ids for ids in labels.values() if len(ids) > 1]
+        named.setdefault(key.exact, {}).setdefault(item.label, item.id)
+    twice = [ids for ids in named.values() if len(ids) > 1]
     if twice:
         first = " = ".join(f"{label}: {id}" for label, id in list(twice[0].items())[:3])
         data.warnings.append(f"{count(len(twice), 'sequence')} with more than one label ({first})")
@@ -102,21 +106,40 @@ def open_labelled(path: str, kind: str, *, val_fraction: float, seed: int) -> La
     return data
 
 
-def read_labelled(path: str, kind: str) -> LabelledData:
+def _about_parts(data: LabelledData, val_fraction: float, seed: int) -> list[str]:
+    """How the parts were made that were not published."""
+    published = {item.part for item in data.items}
+    left = {part: len(positions) for part, positions in data.held.items()}
+    if None in published and len(published) > 1:
+        published.discard("train")
+    of, notes = "train" if "train" in published else "all", []
+    grouped = "group" if any(item.group for item in data.items) else ""
+    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
+        if part not in published:
+            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
+            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
+            notes.append(about_split(part, of, left[part], total, "sequences", **options))
+        of = "train"
+    return notes
+
+
+def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
     """Labelled sequences, not yet divided.
 
     Args:
-        path: or "generated". A folder as `FORMS` and ssmlab.data.parts say.
+        path: or "generated". A folder or a .zip as `FORMS` and ssmlab.data.parts say.
         kind: "text", "dna" or "audio".
+        encoding: of texts, where they are not UTF-8.
+        labels, group: columns of a table of labels, see ssmlab.data.label_tables.
     Raises:
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
         return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
-    found, files = _listed(path, kind)
-    examples, rate = {example.name: example for example in found.examples}, 0
-    if kind == "text":
-        contents = [(id, id, text) for id, text in read_texts(path, files=files)]
+    found, files = _listed(path, kind, labels, group)
+    examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
+    if kind == "text":  # of lines of JSON each is a text
+        contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
     elif kind == "dna":
         contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
     else:
@@ -140,23 +163,62 @@ def read_labelled(path: str, kind: str) -> LabelledData:
 
 
 def _file_of(id: str, known) -> str:
-    """The file of "<file>:<record>", where both may hold a colon."""
-    return next(name for i, letter in enumerate(id) if letter == ":" and (name := id[:i]) in known)
+    """The file of "<file>:<record>", where both may hold a colon, or of "<file>"."""
+    return (
+        id if id in known else next(name for i, letter in enumerate(id) if letter == ":" and (name := id[:i]) in known)
+    )
 
 
-def _listed(path: str, kind: str) -> tuple[Sorted, list[tuple[str, Path]]]:
-    """What a folder holds, sorted, and its examples as (id, file)."""
-    place, rule = Path(path).expanduser(), KINDS[kind]
-    if not place.is_dir():
-        find_files(place, rule.suffixes, FORMS[kind])
+def _listed(path: str, kind: str, labels: str, group: str) -> tuple[Sorted, list[tuple[str, File]]]:
+    """What a folder or a .zip holds, sorted, and its examples as (id, file)."""
+    listing = open_files(path)
+    if listing is None:
+        find_files(path, kind, FORMS[kind])
         raise DataError(f"{path}: a single file has no classes; expected a folder with {FORMS[kind]}")
-    listing = FolderFiles(place)
     found = sort_files(listing, kind)
     if not (found.examples or found.loose):
-        find_files(place, rule.suffixes, FORMS[kind])
+        find_files(path, kind, FORMS[kind])
+    if kind != "dna":  # where a file is a class
+        _take_table(found, listing, labels, group)
     if found.problems:
         raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
-    return found, [(example.name, place / listing.files[example.name]) for example in found.examples]
+    return found, [(e.name.removeprefix(found.prefix), listing.at(e.name)) for e in found.examples]
+
+
+def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, group: str) -> None:
+    """The classes by a table of labels, where there is one and folders are not the classes."""
+    names = sorted(example.name for example in (*found.examples, *found.loose))
+    if column == FOLDERS:
+        return
+    labels = read_labels(listing, names, column=column, group=group or None)
+    if labels is None:
+        if column or group:
+            found.problems.append(
+                f"data.labels and data.group name columns of a table, and none names files of {listing.path}"
+            )
+        return
+    by_folder = len({example.label for example in found.examples}) > 1 and not found.problems
+    if by_folder and not (column or labels.named):
+        return  # such as a table of speakers
+    of_folder = {example.name: example.label for example in found.examples}
+    agree = all(of_folder.get(name) == row.label for name, row in labels.rows.items())
+    if by_folder and not column and not agree:
+        found.problems.append(
+            f"folders or names ({some(found.classes)}) and {some(labels.tables)}, column {labels.column} "
+            f"({some(labels.classes)}), say different classes; data.labels=table takes the table's, "
+            "data.labels=folders the others"
+        )
+        return
+    parts = dict(zip(names, parts_of(names), strict=True))
+    told = {row.part for row in labels.rows.values()} != {None}
+    found.examples = [
+        Example(name, row.part if told else parts[name], row.label, row.group) for name, row in labels.rows.items()
+    ]
+    found.problems = [*listing.problems, *labels.problems]
+    left = [name for name in names if name not in labels.rows]
+    found.notes = [note for note in found.notes if not any(name in note for name in labels.tables)] + labels.notes
+    found.notes += [f"left out: {count(len(left), 'file')} in no table of labels ({some(left)})"] if left else []
+    found.warnings += labels.warnings
 
 
 def _generated(kind) -> list[Labelled]:

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.sequences.fasta import SUFFIXES, parse_fasta, unpacked
+from ssmlab.data.sequences.fasta import parse_fasta, unpacked
 from ssmlab.data.sequences.wav import mu_law, read_wav, resampled
-from ssmlab.data.text.documents import Document, find_files
-from ssmlab.data.text.encoding import as_utf8, decode_text
+from ssmlab.data.text.documents import Document, documents_of, find_files
+from ssmlab.data.text.encoding import UTF8, as_utf8, decode_text
 
 STDIN = "-"  # stands for standard input among the paths
 _SOURCES = {
-    "text": ((".txt",), "a .txt file or a folder of them"),
-    "dna": (SUFFIXES, "a FASTA file or a folder of them"),
-    "audio": ((".wav",), "a .wav file or a folder of them"),
+    "text": "a .txt file or a folder of them",
+    "dna": "a FASTA file or a folder of them",
+    "audio": "a .wav file or a folder of them",
 }
 
 
@@ -30,6 +30,7 @@ class Reader:
     length: tokens that are kept of a sequence, its first.
     rate: samples per second that the model learned from, to which sounds are resampled; 0 where it is not known.
     lines: whether every line of a text that is not blank is a sequence.
+    encoding: of texts.
     notes: what the user should know, filled by `read`.
     """
 
@@ -38,6 +39,7 @@ class Reader:
     length: int
     rate: int = 0
     lines: bool = False
+    encoding: str = UTF8
     notes: list[str] = field(default_factory=list)
 
     def read(self, paths: Sequence[Path], stdin: Callable[[], bytes]) -> tuple[list[Document], list[str]]:
@@ -68,9 +70,9 @@ class Reader:
                 yield "stdin", stdin
                 continue
             try:
-                files = find_files(path, *_SOURCES[self.kind])
+                files = find_files(path, self.kind, _SOURCES[self.kind])
             except DataError as error:
-                problems.append(str(error))
+                problems += error.problems or [str(error)]
                 continue
             for _, file in files:
                 yield str(file), file.read_bytes
@@ -86,8 +88,5 @@ class Reader:
                 self.notes.append(f"{name}: resampled from {rate:,} to the model's {self.rate:,} samples per second")
                 samples = resampled(samples, rate, self.rate)
             return [Document(name, mu_law(samples))]
-        text = decode_text(content)
-        if not text.strip():
-            raise ValueError("holds no text")
-        rows = [(f"{name}:{i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return [Document(id, np.array(self.encode(row))) for id, row in (rows if self.lines else [(name, text)])]
+        rows = documents_of(name, decode_text(content, self.encoding), "line" if self.lines else "file")
+        return [Document(id, np.array(self.encode(row))) for id, row in rows]

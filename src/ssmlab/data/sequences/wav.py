@@ -10,7 +10,7 @@ import numpy as np
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
-from ssmlab.data.text.documents import Document, find_files
+from ssmlab.data.text.documents import Document, File, find_files
 
 LEVELS = 256
 CUT = "it is cut off; give a whole .wav"
@@ -26,7 +26,7 @@ class Sound(NamedTuple):
     channels: int
 
 
-def read_wavs(path: str | Path, files: list[tuple[str, Path]] | None = None) -> tuple[list[Document], int, list[str]]:
+def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> tuple[list[Document], int, list[str]]:
     """Every .wav below a folder, or one, mu-law encoded; their samples per second; what the user should know.
 
     Channels are averaged. Sounds of another rate than most are resampled to it, so that a token lasts equally long in
@@ -37,11 +37,11 @@ def read_wavs(path: str | Path, files: list[tuple[str, Path]] | None = None) -> 
     Raises:
         DataError: with every file that cannot be read.
     """
-    files = files or find_files(path, (".wav",), "a .wav file or a folder of them")
+    files = files or find_files(path, "audio", "a .wav file or a folder of them")
     documents, seen, problems = {}, {}, []
     for id, file in files:
         try:
-            sound = read_sound(file)
+            sound = read_sound(io.BytesIO(file.read_bytes()))
         except (OSError, ValueError) as error:
             problems.append(f"{id}: {error}")
             continue
@@ -53,7 +53,7 @@ def read_wavs(path: str | Path, files: list[tuple[str, Path]] | None = None) -> 
     usual = max(sorted(set(rates)), key=rates.count)
     for id, file in files:
         if seen[id].rate != usual:  # read once more: the samples of all sounds would take four times the memory
-            sound = read_sound(file)
+            sound = read_sound(io.BytesIO(file.read_bytes()))
             documents[id] = Document(id, mu_law(resampled(sound.samples, sound.rate, usual)))
     return list(documents.values()), usual, _notes(seen, usual)
 

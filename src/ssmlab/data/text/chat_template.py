@@ -5,7 +5,8 @@ A folder has it as chat_template.jinja, or as "chat_template" in tokenizer_confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,27 @@ def find_template(folders: Iterable[Path]) -> ChatTemplate | None:
         if isinstance(found, str) and found:
             return ChatTemplate(found, folder / CONFIG, special)
     return None
+
+
+def as_jinja(template: Mapping[str, str], mark: str) -> str:
+    """The form of messages that language/finetune trains on, a text with {text} by role, as a template of jinja.
+
+    Args:
+        mark: the text of the token that begins a chat and ends an answer.
+    """
+    quoted = {role: [json.dumps(part, ensure_ascii=False) for part in text.split("{text}")] for role, text in
+              template.items()}  # fmt: skip
+    ends = {"assistant": f" + {json.dumps(mark)}"}
+    tests = [
+        f'if message["role"] == "{role}" %}}{{{{ {before} + message["content"] + {after}{ends.get(role, "")} }}}}'
+        for role, (before, after) in quoted.items()
+    ]
+    refused = f'raise_exception("the roles are {", ".join(template)}, got " + message["role"])'
+    return (
+        f"{{{{ {json.dumps(mark)} }}}}{{% for message in messages %}}{{% {'{% el'.join(tests)}"
+        f"{{% else %}}{{{{ {refused} }}}}{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {quoted['assistant'][0]} }}}}{{% endif %}}"
+    )
 
 
 def chat_document(

@@ -8,25 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import did_you_mean, some
+from ssmlab.data.contents import count, did_you_mean, some
 from ssmlab.data.copies import first_copies
-from ssmlab.data.files import FolderFiles
+from ssmlab.data.examples import TABLES
+from ssmlab.data.files import Member, open_files
 from ssmlab.data.kinds import KINDS
 from ssmlab.data.parts import parts_of, sort_files
 from ssmlab.data.splits import held_out
-from ssmlab.data.text.encoding import decode_text
+from ssmlab.data.text.encoding import UTF8, decode_text
 
 PYDOC = "pydoc"  # the chapters on the language that come with Python: English prose without a download
-UTF8 = "utf-8"
-SUFFIXES = (".txt", ".jsonl", ".md")  # of texts; of a folder those with the first of these that is there
 FIELD = "text"  # of JSON lines
 FEW = 20  # so many documents or fewer are each cut in three; more are divided as wholes
 # Given as a file, these are refused: they would be learned with all that they hold besides text
 OTHER_FORMATS = (
-    *(".parquet", ".arrow", ".xls", ".xlsx", ".ods", ".pdf", ".doc", ".docx", ".odt", ".zip", ".tar", ".tgz", ".bz2"),
+    *(".parquet", ".arrow", ".xls", ".xlsx", ".ods", ".pdf", ".doc", ".docx", ".odt", ".tar", ".tgz", ".bz2"),
     *(".xz", ".7z", ".npz", ".npy", ".pt", ".bin", ".safetensors"),
 )
-TABLES = (".csv", ".tsv", ".json", ".jsonl")  # refused too, where the reader knows no lines of JSON
+File = Path | Member
 
 
 class Document(NamedTuple):
@@ -44,55 +43,49 @@ class Document(NamedTuple):
     opened: bool = True
 
 
-def find_files(path: str | Path, suffixes: Sequence[str], what: str) -> list[tuple[str, Path]]:
-    """(id, file) of a file, or of every example below a folder whose name ends so; ids are relative to the folder.
+def find_files(path: str | Path, kind: str, what: str) -> list[tuple[str, File]]:
+    """(id, file) of a file, or of every example of a kind in a folder or a .zip; ids are relative to the folder that
+    holds all of it.
 
     `left_out` says which files are none.
 
     Args:
-        what: is looked for, in words.
+        kind: of `KINDS`. what: is looked for, in words.
     Raises:
-        DataError: there is none, or the file is of another format.
+        DataError: there is none, something in it is no file, or the file is of another format.
     """
-    path = Path(path).expanduser()
-    endings = tuple(suffixes)
-    if path.is_file():
-        refused = OTHER_FORMATS if ".jsonl" in endings else OTHER_FORMATS + TABLES
+    path, endings = Path(path).expanduser(), KINDS[kind].suffixes
+    listed = open_files(path)
+    if path.is_file() and listed is None:
+        refused = OTHER_FORMATS if kind == "text" else (*OTHER_FORMATS, *TABLES)
         if path.name.lower().endswith(refused) and not path.name.lower().endswith(endings):
             raise DataError(f"{path}: a {path.suffix} is not read as it is; expected {what}")
         return [(path.name, path)]
-    if not path.is_dir():
+    if listed is None:
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {what}")
-    listed = FolderFiles(path)
-    found = sort_files(listed, _kind_of(endings), classed=False, suffixes=endings)
+    found = sort_files(listed, kind, classed=False)
+    if found.problems:
+        raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
     if not found.examples:
         there = some(sorted({Path(id).suffix or id for id in listed.files})) or "nothing"
         raise DataError(f"{path}: no {', '.join(endings)} in it, found {there}; expected {what}")
-    return [(example.name, path / listed.files[example.name]) for example in found.examples]
+    return [(example.name.removeprefix(found.prefix), listed.at(example.name)) for example in found.examples]
 
 
 def left_out(path: str | Path, kind: str) -> list[str]:
     """What `find_files` leaves out of a folder, in words: system files, notes and licences, other formats."""
-    path = Path(path).expanduser()
-    if not path.is_dir():
+    listed = open_files(path)
+    if listed is None:
         return []
-    listed = FolderFiles(path)
-    own = KINDS[kind].suffixes
-    if kind == "text":  # see `_preferred`
-        own = next(((s,) for s in SUFFIXES if any(name.lower().endswith(s) for name in listed.files)), own)
-    found = sort_files(listed, kind, classed=False, suffixes=own)
+    found = sort_files(listed, kind, classed=False)
     return [*found.warnings, *found.notes]
-
-
-def _kind_of(endings):
-    return next((kind for kind, rule in KINDS.items() if set(rule.suffixes) & set(endings)), "text")
 
 
 def read_texts(
     path: str | Path,
     documents: str = "file",
-    files: list[tuple[str, Path]] | None = None,
+    files: list[tuple[str, File]] | None = None,
     encoding: str = UTF8,
 ) -> list[tuple[str, str]]:
     """(id, text) of every document in a file or in a folder of them: plain text, or JSON lines with a field "text".
@@ -111,15 +104,11 @@ def read_texts(
         return sorted(topics.items())
     found: list[tuple[str, str]] = []
     problems = []
-    for id, file in files or _preferred(find_files(path, SUFFIXES, "a text, a folder of them, or pydoc")):
+    for id, file in files or find_files(path, "text", "a text, a folder of them, or pydoc"):
         try:
-            content = file.read_bytes()
-            text = _lines_ended(content.decode(encoding)) if encoding != UTF8 else decode_text(content)
-            found += _documents(id, text, documents)
+            found += documents_of(id, decode_text(file.read_bytes(), encoding), documents)
         except OSError as error:
             problems.append(f"{id}: cannot be read ({error.strerror})")
-        except UnicodeDecodeError as error:
-            problems.append(f"{id}: not {encoding} at byte {error.start:,}; data.encoding names another encoding")
         except ValueError as error:
             problems.append(f"{id}: {error}")
     if problems:
@@ -127,21 +116,8 @@ def read_texts(
     return found
 
 
-def _preferred(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """Those with the first suffix that is there: a README.md next to texts is none of them."""
-    for suffix in SUFFIXES:
-        own = [(id, file) for id, file in found if id.lower().endswith(suffix)]
-        if own:
-            return own
-    return found
-
-
-def _lines_ended(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _documents(id: str, text: str, documents: str) -> list[tuple[str, str]]:
-    """The documents in a file's text.
+def documents_of(id: str, text: str, documents: str) -> list[tuple[str, str]]:
+    """The documents in a file's text, see `read_texts`.
 
     Raises:
         ValueError: it holds none, or is no text.
@@ -208,45 +184,27 @@ def divide(
         DataError: there is too little for three parts.
     """
     named = parts_of(document.id.split(":")[0] for document in documents)
+    parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
     if "train" in named and not {"val", "test"}.isdisjoint(named):
-        parts: dict[str, list[Document]] = {"train": [], "val": [], "test": []}
         for document, name in zip(documents, named, strict=True):
             parts[name or "train"].append(document)
-        for missing, fraction, by in (("test", test_fraction, 0), ("val", val_fraction, seed)):
-            if parts[missing]:
-                continue
-            kept = None
-            if digests is not None:
-                kept = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
-            cut, _ = divide(
-                parts["train"],
-                val_fraction=fraction,
-                test_fraction=0.0,
-                seed=by,
-                characters=characters,
-                digests=kept,
-            )
-            given = "train and test" if missing == "val" else "train and val"
-            return parts | {"train": cut["train"], missing: cut["val"]}, (
-                f"{given} are so named, {missing} was taken from train"
-            )
-        return parts, "the parts are those that files or folders are named after"
+        missing = next((name for name, held in parts.items() if not held), None)
+        if missing is None:
+            return parts, "the parts are those that files or folders are named after"
+        fraction, by, given = {
+            "test": (test_fraction, 0, "train and val"), "val": (val_fraction, seed, "train and test")
+        }[missing]  # fmt: skip
+        if digests is not None:
+            digests = [key for key, name in zip(digests, named, strict=True) if (name or "train") == "train"]
+        own = {"val_fraction": fraction, "test_fraction": 0.0, "seed": by, "characters": characters}
+        cut, _ = divide(parts["train"], **own, digests=digests)
+        parts |= {"train": cut["train"], missing: cut["val"]}
+        return parts, f"{given} are so named, {missing} was taken from train"
     if len(documents) > FEW:
-        ids = [document.id for document in documents]
-        groups = ids if digests is None else together(ids, digests)
-        test = set()
-        if test_fraction:
-            test = held_out(ids, [0] * len(ids), groups, fraction=test_fraction, seed=seed, part="test")
-        rest = [i for i in range(len(ids)) if i not in test]
-        names, own = [ids[i] for i in rest], [groups[i] for i in rest]
-        share = val_fraction / (1 - test_fraction)
-        held = held_out(names, [0] * len(rest), own, fraction=share, seed=seed, part="val")
-        val = {rest[i] for i in held}
-        parts = {"train": [], "val": [], "test": []}
-        for i, document in enumerate(documents):
-            parts["test" if i in test else "val" if i in val else "train"].append(document)
+        held = _wholes([document.id for document in documents], val_fraction, test_fraction, seed, digests)
+        for document, name in zip(documents, held, strict=True):
+            parts[name].append(document)
         return parts, f"of {len(documents):,} documents whole ones are held out, by the hashes of their names"
-    parts = {"train": [], "val": [], "test": []}
     for document in documents:
         for name, stretch in _stretches(document, val_fraction, test_fraction, characters).items():
             if len(stretch.tokens):
@@ -255,6 +213,21 @@ def divide(
     if empty:
         raise DataError(f"too little for three parts, {', '.join(empty)} would be empty; give more text")
     return parts, "every document was cut in three stretches: train, val, test"
+
+
+def _wholes(
+    ids: list[str], val_fraction: float, test_fraction: float, seed: int, digests: Sequence[bytes] | None
+) -> list[str]:
+    """The part of every document, by the hash of its id; those with equal digests are in one."""
+    groups = ids if digests is None else together(ids, digests)
+    test: set[int] = set()
+    if test_fraction:
+        test = held_out(ids, [0] * len(ids), groups, fraction=test_fraction, seed=seed, part="test")
+    rest = [i for i in range(len(ids)) if i not in test]
+    names, own = [ids[i] for i in rest], [groups[i] for i in rest]
+    share = val_fraction / (1 - test_fraction)
+    val = {rest[i] for i in held_out(names, [0] * len(rest), own, fraction=share, seed=seed, part="val")}
+    return ["test" if i in test else "val" if i in val else "train" for i in range(len(ids))]
 
 
 def together(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:

@@ -9,6 +9,8 @@ import codecs
 import json
 from pathlib import Path
 
+UTF8 = "utf-8"
+
 
 def as_utf8(content: bytes) -> bytes:
     """The file's bytes as UTF-8 without a mark; those without any mark as they are.
@@ -24,12 +26,20 @@ def as_utf8(content: bytes) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def decode_text(content: bytes) -> str:
+def decode_text(content: bytes, encoding: str = UTF8) -> str:
     """A file's text, lines ending in a line feed.
 
+    Args:
+        encoding: a codec's name, where the user says that it is not UTF-8.
     Raises:
-        ValueError: it is not UTF-8, with the place and the way out.
+        ValueError: it is not in that encoding, with the place and the way out.
     """
+    if encoding != UTF8:
+        try:
+            return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
+            place = f"not {encoding} at byte {error.start:,}"
+            raise ValueError(f"{place}; data.encoding names another encoding") from None
     plain = as_utf8(content)
     try:
         text = plain.decode("utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.core.errors import DataError
+from ssmlab.data.contents import some
 from ssmlab.data.text.documents import Document, find_files
 from ssmlab.data.text.encoding import decode_text
 
@@ -23,7 +24,8 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
             else, only that.
     """
     chats, problems = [], []
-    for id, file in find_files(path, (".jsonl",), "a .jsonl file"):
+    wrong: dict[tuple[str, str], list[int]] = {}
+    for id, file in find_files(path, "chat", "a .jsonl file"):
         try:
             lines = decode_text(file.read_bytes()).split("\n")
         except (OSError, ValueError) as error:
@@ -40,12 +42,14 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
             try:
                 chats.append((f"{id}:{number}", parse_chat(line)))
             except ValueError as error:
-                problems.append(f"{id}, line {number}: {error}")
-    if problems:
+                wrong.setdefault((id, str(error)), []).append(number)
+    if problems or wrong:
+        for (id, reason), numbers in wrong.items():
+            where = f"line {numbers[0]}" if len(numbers) == 1 else f"lines {some(f'{number:,}' for number in numbers)}"
+            problems.append(f"{id}, {where}: {reason}")
         left = [f"and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
-        raise DataError(
-            f"{path}: {len(problems):,} lines cannot be used; expected {FORM}", problems[:MOST_PROBLEMS] + left
-        )
+        lines = sum(map(len, wrong.values()))
+        raise DataError(f"{path}: {lines:,} lines cannot be used; expected {FORM}", problems[:MOST_PROBLEMS] + left)
     if not chats:
         raise DataError(f"{path}: holds no lines; expected {FORM}")
     return chats

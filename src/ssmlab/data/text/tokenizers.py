@@ -118,6 +118,10 @@ class JsonTokenizer:
     def _token(self, name: str | None) -> int | None:
         return None if name is None else self._tokenizer.token_to_id(name)
 
+    def name_of(self, token: int) -> str | None:
+        """The text of one token, as a text that it is found in has it; None where there is none of that number."""
+        return self._tokenizer.id_to_token(token)
+
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=special).ids
 

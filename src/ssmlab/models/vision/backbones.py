@@ -9,14 +9,18 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from ssmlab.core.errors import ModelError
 from ssmlab.core.text import did_you_mean
+from ssmlab.models.catalogue import hub_address
+from ssmlab.models.network import check_hub
 from ssmlab.models.weights import one_line, read_state_dict
 from ssmlab.nn.linear import use_our_products_
 
 STRIDES = (32, 16, 8)
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")  # timm's, on the hub
 
 
 def build_backbone(
@@ -38,10 +42,29 @@ def build_backbone(
         # the feature network is loaded without complaint even if nothing fits, so the whole network goes first
         timm_with_weights(name, weights, **options)
         options["pretrained_cfg_overlay"] = {"file": str(weights)}
+    elif pretrained:
+        return published_timm(name, features_only=True, **options)
     return call_timm(
-        name,
-        lambda: timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **options),
+        name, lambda: timm.create_model(name, features_only=True, pretrained=weights is not None, **options)
     )
+
+
+def published_timm(name: str, **options: Any) -> Any:
+    """A timm network with the weights that timm publishes, from the hub's cache or the network.
+
+    Raises:
+        ModelError: timm has no such network, or its weights cannot be had.
+    """
+
+    def build() -> Any:
+        cfg = timm.get_pretrained_cfg(name)
+        if cfg is not None and cfg.hf_hub_id:
+            files = {cfg.hf_hub_filename or WEIGHTS_FILES[0], *WEIGHTS_FILES}
+            if not any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str) for file in files):
+                check_hub(cfg.hf_hub_id, hub_address(cfg.hf_hub_id, WEIGHTS_FILES[0]))
+        return timm.create_model(name, pretrained=True, **options)
+
+    return call_timm(name, build)
 
 
 @lru_cache

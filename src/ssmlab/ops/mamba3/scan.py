@@ -106,7 +106,8 @@ def turned(step: Tensor, before: Tensor | None, fresh: Tensor | None, whole: boo
     """
     b, l, h, s = step.shape
     start = step.new_zeros(b, h, s, dtype=torch.float64) if before is None else before.double()
-    sums = F.pad(step.double().cumsum(1), (0, 0, 0, 0, 1, 0)) + start[:, None]
+    # no padding: torch 2.8 refuses it without angles
+    sums = torch.cat([start[:, None], start[:, None] + step.double().cumsum(1)], dim=1)
     if fresh is not None:  # less the sum before the sequence's first token
         places = torch.arange(l, device=step.device).expand(b, l)
         first = torch.where(fresh, places, 0).cummax(1).values[..., None, None]

@@ -5,7 +5,7 @@ from torch import Tensor
 from ssmlab.core.checks import check_flag, check_shapes
 from ssmlab.core.errors import ShapeError, UserError
 from ssmlab.ops._dispatch import choose, load
-from ssmlab.ops.selective_scan.zero_order_hold import held
+from ssmlab.ops.selective_scan import zero_order_hold
 
 # The axes of the state, B and C by the kind of A.
 _REAL = ("?: b d n", "complex: b n l|b gB n l|d n", "complex: b n l|b gC n l|d n")
@@ -49,8 +49,8 @@ def selective_scan(
         dt_bias: added to dt before softplus, (d,).
         initial_state: h before the first token, (b, d, n).
         seq_idx: integers, (b, l); the state restarts from zero wherever the value differs from the one before.
-        B_discretization: "euler", as all published models, or "zoh", which makes B a map of b d n l numbers first, as
-            many as all states, with every backend; FLOP counts leave that out.
+        B_discretization: "euler", as all published models, or "zoh", which takes about 64 tokens at a time, since every
+            channel has a B of its own then.
         backend: "native", "triton" (GPUs), "chunked" (plain torch, any device) or "reference"; None takes
             SSMLAB_BACKEND from the environment, else the fastest that can run this call.
     Returns:
@@ -75,15 +75,16 @@ def selective_scan(
     check_flag("selective_scan", "dt_softplus", dt_softplus)
     _check_map("B", B, sizes, complex_)
     _check_map("C", C, sizes, complex_)
-    if B_discretization == "zoh":
-        B = held(dt, A, B, dt_bias, dt_softplus)
-        if C.dim() == 4 and C.shape[1] > 1:  # as many groups as B now has
-            C = C.repeat_interleave(sizes["d"] // C.shape[1], dim=1)
-    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
-    chosen = choose("selective_scan", tensors, backend)
+    held = B_discretization == "zoh" and sizes["d"] > 0 and sizes["n"] > 0
+    # A held B has a group for every channel, and C is given as many: the groups of both need not agree.
+    seen = (t[:, :1] if held and t.dim() == 4 else t for t in (B, C))
+    chosen = choose("selective_scan", (x, dt, A, *seen, D, z, dt_bias, initial_state, seq_idx), backend)
     if not sizes["d"] or not sizes["n"]:  # nothing to scan, which no kernel takes
         chosen = load("selective_scan", "chunked")
-    return chosen.forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+    if held:
+        return zero_order_hold.forward(chosen.__name__.rpartition(".")[2], *arguments)
+    return chosen.forward(*arguments)
 
 
 def _check_map(name: str, map_: Tensor, sizes: dict[str, int], complex_: bool) -> None:

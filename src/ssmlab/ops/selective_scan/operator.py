@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
+from ssmlab.core.errors import BackendError
 from ssmlab.ops._dispatch import load
 from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
@@ -23,6 +25,8 @@ KERNELS = ("native", "triton")  # the backends with a backward pass of their own
 def call(backend, differentiable, *arguments):
     """The operator where no gradient is needed, so that FLOP counters and compilers see it; else `differentiable`."""
     if differentiates(arguments):
+        if backend in KERNELS:
+            refuse_tangents(arguments)
         return differentiable(*arguments)[:2]
     return torch.ops.ssmlab.selective_scan(*arguments, False, backend)[:2]
 
@@ -107,6 +111,16 @@ def _flops(x, dt, A, *args, **kwargs) -> int:
 def _backward_flops(gy, g_final, saved, x, dt, A, *args, **kwargs) -> int:
     """By the usual rule, twice the forward."""
     return 2 * _flops(x, dt, A)
+
+
+def refuse_tangents(arguments: tuple) -> None:
+    """Kernels have a backward pass only. (Compilers do not follow functions that have a `jvp`.)"""
+    if forward_ad._current_level < 0:
+        return
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments):
+        raise BackendError(
+            "selective_scan: the kernels have no forward mode (jvp); pass backend='chunked', which has one"
+        )
 
 
 class KernelScan(torch.autograd.Function):

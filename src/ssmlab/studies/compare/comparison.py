@@ -7,6 +7,7 @@ from pathlib import Path
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.reports.caveats import doubts
 from ssmlab.studies.compare.members import joined
 from ssmlab.studies.compare.subjects import Subject, find_subjects
 from ssmlab.studies.study import check_report_folder
@@ -79,7 +80,10 @@ def compare(
     from ssmlab.studies.compare.page import Result, write_result
 
     records, reasons, stamp, settings = _measure(subjects, options, data, command, folder.name, progress)
-    result = Result(folder=folder, subjects=subjects, records=records, reasons=reasons, settings=settings, **stamp)
+    found = doubts((subject.folder, subject.title) for subject in subjects)
+    result = Result(
+        folder=folder, subjects=subjects, records=records, reasons=reasons, settings=settings, doubts=found, **stamp
+    )
     write_result(result)
     return result
 

@@ -18,7 +18,7 @@ from ssmlab.reports.tables import Table
 from ssmlab.studies.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
 from ssmlab.studies.compare.published import Published, published
 from ssmlab.studies.compare.subjects import Subject
-from ssmlab.studies.compare.table import LEGEND, make_table, to_markdown
+from ssmlab.studies.compare.table import LEGEND, QUALITY, make_table, to_markdown
 
 METHOD = (
     (
@@ -51,6 +51,7 @@ class Result:
     Args:
         reasons: label -> why there is no accuracy.
         settings: the options as they were used. stamp: the circumstances.
+        doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Result:
     stamp: Stamp
     started: str
     finished: str
+    doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -73,6 +75,7 @@ class Result:
     @cached_property
     def table(self) -> Table:
         made = make_table(self.records, self.titles, self.reasons, self.printed, self.batch)
+        made = made.unmarked(QUALITY) if self.doubts else made
         return replace(made, notes=(self.sizes,) if self.sizes else ())
 
     @property
@@ -103,13 +106,16 @@ class Result:
 
     @property
     def answer(self) -> str:
-        """One sentence: the models that no other one beats."""
+        """One sentence: the models that no other one beats, or why that decides nothing."""
         tested = [r.n for r in self.records if r.metric == "accuracy"]
+        if self.doubts and self.axis is ACCURACY:
+            return f"No verdict: {'; '.join(self.doubts)}"
         if tested and self.axis is ACCURACY and (few := too_few(min(n or 0 for n in tested), "images")):
             return f"No verdict: {few}"
         ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis)]
         against = "accuracy" if self.axis is ACCURACY else "operations"
-        return f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+        front_of = f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
+        return "; ".join((front_of, *self.doubts))
 
     @property
     def sizes(self) -> str:
@@ -140,7 +146,7 @@ def write_result(result: Result) -> Path:
         for s in result.subjects
     ]
     circumstances = {key: getattr(result.stamp, key) for key in ("command", "commit", "machine", "versions")}
-    content = {"models": models, "settings": result.settings, **circumstances}
+    content = {"models": models, "doubts": result.doubts, "settings": result.settings, **circumstances}
     write_json(folder / "compare.json", content | {"started": result.started, "finished": result.finished})
     write_records(folder / "records.jsonl", result.records)
     lines = [f"- {key}: {value}" for key, value in circumstances.items()]

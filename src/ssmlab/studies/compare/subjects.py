@@ -48,9 +48,19 @@ def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path
             under `runs`, a name of the table, or timm/<name>.
         weights: files for networks by name: FILE where there is one of them, else NAME=FILE.
     Raises:
-        ModelError: there is no such model. UserError: one is named twice, or a file belongs to no network.
+        ModelError: models that there are not, all of them listed. UserError: one is named twice, or a file belongs to
+            no network.
     """
-    found = [subject for model in models for subject in _find(model, runs)]
+    found: list[Subject] = []
+    problems = []
+    for model in models:
+        try:
+            found += _find(model, runs)
+        except ModelError as error:
+            problems.append(str(error))
+    if problems:
+        many = f"{len(problems)} of {len(models)} models cannot be opened:"
+        raise ModelError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
     labels = [subject.label for subject in found]
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.subjects import Subject
 from ssmlab.studies.compress.kinds import find_model, kind_class
 from ssmlab.studies.study import check_report_folder
@@ -150,6 +151,7 @@ class _Work:
             stamp=stamp,
             started=started,
             finished=now(),
+            doubt=doubt(kind.subject.folder, kind.subject.title),
         )
 
     def _factorised(self) -> tuple[list, dict[str, Any], dict[str, list]]:

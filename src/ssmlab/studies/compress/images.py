@@ -57,6 +57,8 @@ class Images(Kind):
             }
         )
         images = load_images(self.recipe, self.progress)
+        for note in images.describe["notes"]:
+            self.progress.say(f"data: {note}")
         self.same_classes(images.classes)
         return images
 

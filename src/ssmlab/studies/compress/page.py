@@ -61,6 +61,7 @@ class Result:
         spectra: by layer, the share of the energy of every direction, the largest first.
         replaced: by model, what was replaced. unmeasured: why there is no quality, or None.
         settings: the options as they were used. stamp: the circumstances.
+        doubt: why the dense model's numbers decide nothing, see `reports.caveats.doubt`.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Result:
     stamp: Stamp
     started: str
     finished: str
+    doubt: str = ""
 
     @cached_property
     def found(self) -> dict[tuple[str, str, str | None], Record]:
@@ -106,6 +108,8 @@ class Result:
         if record is None:
             least = min(self.labels[1:], key=self.cost)
             return f"{least} has {formats.percent(self.cost(least) / dense)} of the dense model's multiply-accumulates"
+        if self.doubt:
+            return f"No verdict: {self.doubt}"
         if few := too_few(record.n, f"{terms.item}s"):
             return f"No verdict: {few}"
         found = {label: self.found[label, terms.decides, when].value for label in self.labels}
@@ -258,9 +262,8 @@ def write_result(result: Result) -> Path:
     circumstances = {key: getattr(result.stamp, key) for key in ("command", "commit", "machine", "versions")}
     layers = {label: [vars(each) for each in found] for label, found in result.replaced.items()}
     content = {"model": str(result.subject.folder or result.subject.name), "settings": result.settings}
-    write_mark(
-        folder, content | {"layers": layers, **circumstances, "started": result.started, "finished": result.finished}
-    )
+    content |= {"doubt": result.doubt, "layers": layers, **circumstances}
+    write_mark(folder, content | {"started": result.started, "finished": result.finished})
     write_records(folder / "records.jsonl", result.records)
     head = ["# ssmlab compress", "", f"{result.subject.title}: {result.answer}.", ""]
     facts = [f"- {key}: {value}" for key, value in circumstances.items()]

@@ -12,6 +12,8 @@ from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.stamp import Stamp, commit, machine, versions
 from ssmlab.models import load_model
+from ssmlab.reports.caveats import doubt, doubt_in
+from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
 from ssmlab.studies.explain.mistakes import explain_mistakes
 from ssmlab.studies.explain.recipe import MisclassifiedRecipe
@@ -44,30 +46,67 @@ def estimate(recipe: MisclassifiedRecipe, data: Images, job: Job) -> float:
 def fit_job(recipe: MisclassifiedRecipe, data: Images, job: Job, *, progress: Progress, **how: Any) -> Records:
     """Train a model, or take a trained one; test it with and without transformations, explain what it got wrong."""
     if _trained(job.model) is None:
-        return train_and_measure(TRAINED_HERE, recipe, data, job, progress=progress, **how)
-    network, task = loaded(recipe, data, job.model)
-    return measure(recipe, data, job, network.to(compute_of(recipe, job.model).device), task, progress)
+        records = train_and_measure(TRAINED_HERE, recipe, data, job, progress=progress, **how)
+        network, task = opened(job.folder, data)
+    else:
+        network, task = loaded(recipe, data, job.model)
+        network.to(compute_of(recipe, job.model).device)
+        records = classify.measure(recipe, data, job, network, task, progress)
+    return explain(recipe, data, job, network, task, records, progress)
 
 
-def measure(
-    recipe: MisclassifiedRecipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress
+def explain(
+    recipe: MisclassifiedRecipe,
+    data: Images,
+    job: Job,
+    network: nn.Module,
+    task: Classify,
+    records: Records,
+    progress: Progress,
 ) -> Records:
-    """As in any classification, and the page."""
-    records = classify.measure(recipe, data, job, network, task, progress)
+    """Write the page of a model, and add what it measures to its records."""
+    warning = doubt_of(recipe, data, job, records)
     config, test, device = recipe.evaluation.explain, data.test, compute_of(recipe, job.model).device
     stamp = Stamp(run=recipe.name, task=recipe.task, command=None, commit=commit(), machine=machine(device),
                   versions=versions())  # fmt: skip
     path, found = explain_mistakes(
-        network.eval(), task, title=job.model.title, origin=str(job.folder), device=device,
+        network.to(device).eval(), task, title=job.model.title, origin=str(job.folder), device=device,
         images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
         changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
         batch_size=recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
         seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-        progress=progress,
+        progress=progress, doubt=warning,
     )  # fmt: skip
     records["test"] += found
+    if warning:
+        progress.say(f"note: {warning}")
     progress.say(f"explained: {path}" if path else f"{job.model.title} has no mistakes to explain")
     return records
+
+
+def doubt_of(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records) -> str:
+    """Why the model's mistakes say little, from what is known of it before the run has written its records."""
+    trained, label, title = _trained(job.model), job.model.label, job.model.title
+    if trained is not None and (known := doubt(trained, title)):
+        return known
+    rows = [
+        replace(record, model=label, task=recipe.task, split=split, seed=job.seed)
+        for split, records in found.items()
+        for record in records
+    ]
+    models = [{"label": label, "weights": bool(job.model.weights or job.model.pretrained)}]
+    run = Run(
+        folder=job.folder, info={"trial": recipe.trial, "data": data.describe, "models": models}, records=rows,
+        labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
+    )  # fmt: skip
+    return doubt_in(run, label, title)
+
+
+def opened(folder: Path, data: Images) -> tuple[nn.Module, Classify]:
+    """A model of a run as it was saved, and its task."""
+    network, preprocess = load_model(folder)
+    mean, std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+    return network, Classify(classes=data.classes, mean=mean, std=std)
 
 
 def loaded(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig) -> tuple[nn.Module, Classify]:
@@ -88,8 +127,7 @@ def loaded(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig) -> tup
     for key, (there, here) in wanted.items():
         if there != here:
             raise RecipeError(f"{folder} was trained with {there}, the recipe has {here}; change {key}")
-    mean, std = tuple(preprocess["mean"]), tuple(preprocess["std"])
-    return network, Classify(classes=data.classes, mean=mean, std=std)
+    return opened(folder, data)
 
 
 def _trained(model: ModelConfig) -> Path | None:
@@ -106,5 +144,5 @@ def _change(name: str, config: Any) -> Any:
     return change
 
 
-TRAINED_HERE = replace(classify.EXPERIMENT, task_of=task_of, measure=measure)
+TRAINED_HERE = replace(classify.EXPERIMENT, task_of=task_of)
 EXPERIMENT = replace(TRAINED_HERE, estimate=estimate, fit_job=fit_job)

@@ -55,6 +55,7 @@ def explain_mistakes(
     folder: Path,
     stamp: Stamp,
     progress: Progress | None = None,
+    doubt: str = "",
 ) -> tuple[Path | None, list[Record]]:
     """Find the mistakes, explain the most confident ones on one page.
 
@@ -64,11 +65,14 @@ def explain_mistakes(
             is.
         count: pictures on the page.
         steps, score_steps: as in `Search` and `Options`.
+        doubt: as in `Opened`.
     Returns:
         the page, None without mistakes, and a record for every change: the fraction of images that it turned wrong.
     """
     progress = progress or Progress()
-    model = Opened(title=title, origin=origin, network=network, task=task, image_size=images.shape[-1], device=device)
+    model = Opened(
+        title=title, origin=origin, network=network, task=task, image_size=images.shape[-1], device=device, doubt=doubt
+    )
     mistakes, records, before = find_mistakes(model, images, labels, changes, batch_size, progress)
     chosen = choose(mistakes, count)
     if not chosen:

@@ -19,6 +19,7 @@ from ssmlab.models import create_model
 from ssmlab.models.catalogue import class_names
 from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.models.registry import describe
+from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.compare.subjects import find_subjects
 from ssmlab.tasks.classify.predict import Classifier, find_model
@@ -35,6 +36,7 @@ class Opened:
     title: what people call it. origin: where its weights come from, in words.
     task: classes, mean and std; `prepare` makes of uint8 images what the model reads.
     image_size: side of the images. fit: how they become square.
+    doubt: why what it says decides nothing, see `reports.caveats.doubt`.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Opened:
     image_size: int
     device: str
     fit: str = "crop"
+    doubt: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,6 +93,7 @@ def open_model(
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
         image_size=classifier.image_size, fit=classifier.fit, device=classifier.compute.device,
+        doubt=doubt(folder, describe(name)),
     )  # fmt: skip
     return opened, why
 

@@ -48,6 +48,7 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         heading, answer, eyebrow: what stands at the top.
         facts: name and text of the circumstances at the end.
     """
+    warning = UNTRAINED if found.model.untrained else doubted(found.model.doubt)
     for picture in found.pictures:
         heading, answer = (text.replace(picture.name, _short_name(picture)) for text in (heading, answer))
     body = el(
@@ -57,7 +58,7 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
             el("p", eyebrow, class_="eyebrow"),
             el("h1", heading),
             el("p", words(answer), class_="answer"),
-            el("p", UNTRAINED, class_="banner", role="note") if found.model.untrained else None,
+            el("p", warning, class_="banner", role="note") if warning else None,
         ),
         [_picture(found, picture, number) for number, picture in enumerate(found.pictures)],
         _learned(found),
@@ -67,6 +68,11 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         el("footer", "Made by ssmlab; the numbers are in records.jsonl."),
     )
     return document(f"{heading} – ssmlab explain", body, STYLE)
+
+
+def doubted(doubt: str) -> str:
+    """What a doubt about a model means for its pictures; empty without one."""
+    return f"{doubt}: these pictures say little about a model that learned." if doubt else ""
 
 
 def methods(found: Explanation) -> dict[str, str]:

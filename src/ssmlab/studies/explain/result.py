@@ -39,7 +39,13 @@ def write_explanation(
         }
         for picture in found.pictures
     ]
-    about = {"model": model.title, "weights": model.origin, "layer": found.target, "pictures": pictures}
+    about = {
+        "model": model.title,
+        "weights": model.origin,
+        "doubt": model.doubt,
+        "layer": found.target,
+        "pictures": pictures,
+    }
     write_json(folder / MARK, about | {"settings": settings, **circumstances})
     write_records(folder / "records.jsonl", stamp.on(records_of(found), model=model.title, seed=found.options.seed))
     facts = [

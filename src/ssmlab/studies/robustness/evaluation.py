@@ -8,6 +8,7 @@ from pathlib import Path
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.reports.caveats import doubts
 from ssmlab.studies.compare.subjects import find_subjects
 from ssmlab.studies.study import check_report_folder
 
@@ -91,8 +92,9 @@ def robustness(
     sample = draw_sample(_open(options, members), options.part, options.per_class, options.seed)
     from ssmlab.studies.robustness.page import Result, write_result
 
-    test = Evaluation(members, options, sample, folder, progress)
-    result = Result(members=members, sample=sample, folder=folder, **test.run(command or " ".join(sys.argv)))
+    test = Evaluation(members, options, sample, folder, progress).run(command or " ".join(sys.argv))
+    found = doubts((member.subject.folder, member.title) for member in members)
+    result = Result(members=members, sample=sample, folder=folder, doubts=found, **test)
     if write:
         write_result(result)
     return result

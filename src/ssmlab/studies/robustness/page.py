@@ -63,6 +63,7 @@ class Result:
         records: with `class_` the transformation. right: group -> per member, the fraction of the changed versions of
             each image that are told right, (n,).
         conditions: in the order of the tables. settings: the options as they were used.
+        doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Result:
     stamp: Stamp
     started: str
     finished: str
+    doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -91,8 +93,14 @@ class Result:
         return {c.name: c.title for c in self.conditions if isinstance(c, Condition) and c.severity}
 
     @cached_property
-    def summary(self):
-        return table.summary(self.records, self.titles)
+    def summary(self) -> Table:
+        made = table.summary(self.records, self.titles)
+        return made.unmarked() if self.doubts else made
+
+    @cached_property
+    def by_transformation(self) -> list[Table]:
+        made = table.by_transformation(self.records, self.titles, self.names)
+        return [each.unmarked() if self.doubts else each for each in made]
 
     @property
     def counts(self) -> str:
@@ -100,14 +108,16 @@ class Result:
 
     @cached_property
     def answer(self) -> tuple[str, str]:
-        """Who holds best, and by how much."""
+        """Who holds best, and by how much; or why there is no verdict, and the numbers."""
         found = table.by_model(self.records)
         errors = {label: table.interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
         order = sorted(errors, key=lambda label: errors[label])
         first = f"{self.titles[order[0]]}: mean corruption error {formats.percent(errors[order[0]])}"
-        if len(order) == 1:
+        second = "".join(f"{self.titles[label]} {formats.percent(errors[label])}" for label in order[1:2])
+        if self.doubts:
+            return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
+        if not second:
             return first, ""
-        second = f"{self.titles[order[1]]} {formats.percent(errors[order[1]])}"
         margin = self._margin(order[0], order[1])
         if margin is None:
             return f"{first}, then {second}", ""
@@ -138,7 +148,7 @@ def write_result(result: Result) -> Path:
         for m in result.members
     ]
     write_records(folder / "records.jsonl", result.records)
-    tables = table.by_transformation(result.records, result.titles, result.names)
+    tables = result.by_transformation
     headline = ". ".join(text for text in result.answer if text)
     facts = [f"- {name}: {text}" for name, text in _facts(result)]
     text = "\n".join(["# ssmlab robustness", "", f"{headline}.", "", *facts, ""])
@@ -149,7 +159,13 @@ def write_result(result: Result) -> Path:
     write_atomically(folder / "grid.png", grid.to_png(shown))
     path = folder / "report.html"
     write_atomically(path, page(result, tables, panels, shown))
-    content = {"models": models, "settings": result.settings, "images": len(result.sample.ids), **circumstances}
+    content = {
+        "models": models,
+        "doubts": result.doubts,
+        "settings": result.settings,
+        "images": len(result.sample.ids),
+        **circumstances,
+    }
     write_json(folder / MARK, content | {"started": result.started, "finished": result.finished})
     return path
 

@@ -15,6 +15,7 @@ class UntrainedEvaluation(EvaluationConfig):
 
     robustness: RobustnessConfig = RobustnessConfig(transformations="twenty")
     random_weights: bool = False
+    """Let models without weights through."""
 
 
 class RobustnessRecipe(AnyRecipe):

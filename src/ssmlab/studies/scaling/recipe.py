@@ -12,11 +12,15 @@ class ScalingData(Table):
     """What is measured: lengths in tokens. The tokens are random."""
 
     path: str = "random"
+    """Nothing is read: tokens are random."""
     vocab: int = Field(256, ge=2)
+    """Numbers of tokens are below it."""
     prefill: list[int] = Field(min_length=1)
+    """Lengths at which reading is timed."""
     training: list[int] = Field([])
+    """Lengths at which a training step is timed."""
     decoding: list[int] = Field([])
-    """After a prompt of so many tokens."""
+    """Lengths of the prompts after which writing is timed."""
     decoded: int = Field(16, ge=1)
     """Tokens that are written."""
     most_seconds: float = Field(60.0, gt=0)

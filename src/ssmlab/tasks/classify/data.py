@@ -6,7 +6,7 @@ import numpy as np
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
-from ssmlab.data import CheckReport, ImageData, check_images, open_images
+from ssmlab.data import ImageData, check_images, open_images
 from ssmlab.tasks.classify.recipe import Recipe
 
 PARTS = ("train", "val", "test")
@@ -59,7 +59,11 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
     if positive and len(data.classes) != 2:
         raise RecipeError(f"evaluation.positive is for two classes, the data have {len(data.classes)}; leave it out")
-    report = _check(data, progress, config.fit)
+    progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
+    try:  # decode everything once, so that all damaged files and all images in two parts are reported before training
+        report = check_images(data, progress=lambda done, total: progress.update(done), fit=config.fit)
+    finally:
+        progress.stop()
     parts = {name: _read(data, name, config, progress) for name in PARTS}
     mean, std = channel_statistics(parts["train"].images)
     describe = {
@@ -70,28 +74,15 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "split_hash": data.split_hash,
         "image_size": config.image_size,
         "fit": config.fit,
+        "copies": report.copies,
         "notes": [
-            *report.notes,
             *report.warnings,
             *([report.shapes] if report.shapes else []),
+            *report.notes,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
     return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
-
-
-def _check(data: ImageData, progress: Progress, fit: str) -> CheckReport:
-    """Decode everything once, so that all damaged files and all images in two parts are reported before training."""
-    progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
-    try:
-        report = check_images(data, progress=lambda done, total: progress.update(done), fit=fit)
-    finally:
-        progress.stop()
-    for warning in report.warnings:
-        progress.say(f"warning: {warning}")
-    if report.shapes:
-        progress.say(f"note: {report.shapes}")
-    return report
 
 
 def _read(data: ImageData, name: str, config, progress: Progress) -> Part:

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,14 @@ from ssmlab.core.record import read_records
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
 from ssmlab.data.parts import sort_files
+from ssmlab.data.text.encoding import json_table
+
+# validation metrics by which one of several models is chosen: the first that any of them has
+WAYS = (
+    ("dice", 1, "highest validation Dice"),
+    ("accuracy", 1, "highest validation accuracy"),
+    ("loss", -1, "lowest validation loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,8 @@ class Prediction:
 def find_model(path: Path) -> tuple[Path, str]:
     """The folder of a trained model, and where there was a choice, how it was made.
 
-    Of a run's models the one with the highest accuracy on the validation part is taken, of language models the one with
-    the lowest loss; never the one that is best on the test.
+    Of a run's models the one with the highest accuracy or Dice on the validation part is taken, of language models the
+    one with the lowest loss; never the one that is best on the test. A run that is not finished is said to be so.
 
     Args:
         path: a run's folder, a model's folder, or a file in it.
@@ -43,19 +53,23 @@ def find_model(path: Path) -> tuple[Path, str]:
     if (folder / "config.json").is_file():
         return folder, ""
     found = sorted(file.parent for file in folder.glob("models/*/config.json"))
+    run = json_table(folder / "run.json")
+    unfinished = f"{folder} is not finished; `ssmlab run {folder} --resume` goes on with it"
     if not found:
-        raise ModelError(
-            f"no trained model in {path}; give runs/<name>, runs/<name>/models/<model> or the weights file in it"
-        )
-    if len(found) == 1:
-        return found[0], ""
-    losses = {candidate: _validation(candidate, "loss") for candidate in found}
-    scores = {candidate: _validation(candidate, "accuracy") for candidate in found}
-    if not any(scores.values()) and all(losses.values()):
-        best = min(found, key=lambda candidate: losses[candidate][0])
-        return best, f"using {best} (lowest validation loss of {len(found)} models)"
-    best = max(found, key=lambda candidate: max(scores[candidate], default=-1.0))
-    return best, f"using {best} (highest validation accuracy of {len(found)} models)"
+        form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"
+        raise ModelError(f"no trained model in {path}; {unfinished if run and not run.get('finished') else form}")
+    best, why = found[0], ""
+    for metric, sign, which in WAYS if len(found) > 1 else ():
+        values = {candidate: [sign * value for value in _validation(candidate, metric)] for candidate in found}
+        if any(values.values()):
+            best = max(found, key=lambda candidate: max(values[candidate], default=-math.inf))
+            why = f"using {best} ({which} of {len(found)} models)"
+            break
+    else:
+        why = f"using {best} (the first of {len(found)} models, of which none was validated)" if len(found) > 1 else ""
+    if run and not run.get("finished"):
+        why = "; ".join(filter(None, (unfinished, why)))
+    return best, why
 
 
 def _validation(folder: Path, metric: str) -> list[float]:
@@ -140,7 +154,13 @@ class Classifier:
                 self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
             pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
 
-        failures = for_each_image(_load, files, keep)
+        def load(file: Path):
+            try:
+                return decode(file.read_bytes())
+            except OSError as error:
+                raise UnreadableImage(error.strerror or str(error)) from error
+
+        failures = for_each_image(load, files, keep)
         problems = [f"{files[i]}: cannot be read ({reason}); replace the file" for i, reason in failures]
         if not pictures:
             return [], problems
@@ -164,19 +184,12 @@ def _published(name: str, accept_licence: bool):
     classes = "imagenet-1k" if row is None else row.classes
     if not classes:
         raise ModelError(f"{name} is a language model, which has no classes; `ssmlab generate` writes with it")
-    network = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
+    network: Any = create_model(name if row is None else row.models[0], pretrained=True, accept_licence=accept_licence)
     cfg = dict(network.default_cfg)
     if cfg["num_classes"] != CLASSES[classes]:
         raise ModelError(f"nothing says what the {cfg['num_classes']} outputs of {name} mean")
     kept = {key: cfg[key] for key in ("mean", "std", "crop_pct")}
     return network.eval(), kept | {"image_size": cfg["input_size"][-1], "classes": class_names(classes)}
-
-
-def _load(file: Path):
-    try:
-        return decode(file.read_bytes())
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
 
 
 def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:

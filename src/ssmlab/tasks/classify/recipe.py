@@ -33,8 +33,8 @@ class DataConfig(Table):
     """To a square: its middle, all of it on black, or all of it distorted."""
     group: str = ""
     """A column whose images stay on one side of the split, e.g. the patient."""
-    labels: Literal["fine", "coarse"] = "fine"
-    """Of CIFAR-100: 100 classes, or 20 superclasses."""
+    labels: str = "fine"
+    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Of train, where the data come without a validation part."""
     split_seed: int = 0

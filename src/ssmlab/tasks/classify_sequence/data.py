@@ -57,7 +57,15 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
     """
     config, progress = recipe.data, progress or Progress()
     progress.say(f"reading {config.path}")
-    data = open_labelled(config.path, config.kind, val_fraction=config.val_fraction, seed=config.split_seed)
+    data = open_labelled(
+        config.path,
+        config.kind,
+        val_fraction=config.val_fraction,
+        seed=config.split_seed,
+        encoding=config.encoding,
+        labels=config.labels,
+        group=config.group,
+    )
     for warning in data.warnings:
         progress.say(f"warning: {warning}")
     items, held, classes, notes = data.items, data.held, data.classes, [*data.notes, *data.warnings]

@@ -84,6 +84,7 @@ def measure(
         "tokenizer": data.tokenizer,
         "length": recipe.data.length,
         "rate": data.rate,
+        "encoding": recipe.data.encoding,
         "classes": list(data.classes),
     }
     save_classifier(network, job.folder, preprocess)

@@ -9,6 +9,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.core.progress import Progress
 from ssmlab.data.sequences.unlabelled import Reader
 from ssmlab.data.text.documents import Document
+from ssmlab.data.text.encoding import UTF8
 from ssmlab.data.text.tokenizers import find_tokenizer
 from ssmlab.tasks.classify.predict import Prediction
 
@@ -33,6 +34,7 @@ class SequenceInference:
             self.classes = tuple(preprocess["classes"])
             self.kind, self._length = preprocess["kind"], int(preprocess["length"])
             self._rate = int(preprocess.get("rate", 0))  # runs of the first versions did not keep it
+            self._encoding = str(preprocess.get("encoding", UTF8))
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         if len(self.classes) != network.head.out_features:
@@ -49,7 +51,14 @@ class SequenceInference:
 
         What the user should know is in `notes` after it.
         """
-        reader = Reader(kind=self.kind, encode=self._encode, length=self._length, rate=self._rate, lines=lines)
+        reader = Reader(
+            kind=self.kind,
+            encode=self._encode,
+            length=self._length,
+            rate=self._rate,
+            lines=lines,
+            encoding=self._encoding,
+        )
         found = reader.read(paths, stdin)
         self.notes = reader.notes
         return found

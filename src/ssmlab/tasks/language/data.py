@@ -11,6 +11,7 @@ import numpy as np
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
+from ssmlab.core.text import did_you_mean
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.sequences.fasta import BASES, read_fasta, reverse_complement
 from ssmlab.data.sequences.wav import LEVELS, mu_law, read_wavs
@@ -146,7 +147,12 @@ def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: d
 def _check_models(recipe: Any) -> None:
     folders = _folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
-        raise RecipeError(f"model={recipe.model}: no config.json there; give the folder of a language model")
+        folder, form = folders[0], "give the folder of a language model, or a published name such as"
+        problem = "no config.json there"
+        if not folder.is_dir():
+            near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            problem = f"no such folder{did_you_mean(folder.name, near)}"
+        raise RecipeError(f"model={recipe.model}: {problem}; {form} state-spaces/mamba-130m")
     for folder in folders:
         config = folder / "config.json"
         name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
@@ -154,7 +160,10 @@ def _check_models(recipe: Any) -> None:
             raise RecipeError(f"{folder} holds {name!r}, which is no language model; give the folder of one")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:
-        raise RecipeError(f"{', '.join(nameless)}: no model is named; give the folder of a language model as model=DIR")
+        raise RecipeError(
+            f"no language model is named to start from; give its folder, or a published name, as model=DIR (the models "
+            f"{', '.join(nameless)} of the recipe are ways to train it)"
+        )
 
 
 def _rows(recipe: AnyRecipe, documents: list[Document], separator_id: int) -> tuple[Rows, int]:

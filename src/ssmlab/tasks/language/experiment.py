@@ -44,11 +44,17 @@ def build(recipe: LanguageRecipe, data: Texts, model: SequenceModel, seed: int) 
     network: Any = build_language_model(model, recipe.model, size)
     config = recipe.training_of(model)
     network.backbone.gradient_checkpointing = config.gradient_checkpointing
-    if config.carry_state and _grows(network):
-        raise RecipeError(
-            f"training.carry_state: the state of {model.label} grows with the text, as attention's does; compare "
-            "recurrent models, or leave it false"
-        )
+    if config.carry_state:
+        with torch.no_grad():
+            tokens = torch.zeros(1, 2, dtype=torch.int64)
+            states = [network.eval()(tokens[:, :count])[1] for count in (1, 2)]
+        network.train()
+        one, two = (sum(t.numel() for layer in state for t in layer) for state in states)
+        if one != two:
+            raise RecipeError(
+                f"training.carry_state: the state of {model.label} grows with the text, as attention's does; compare "
+                "recurrent models, or leave it false"
+            )
     freeze(network, config.freeze)
     return network
 
@@ -190,15 +196,6 @@ def copy_tokenizer(source: str, folder: Path, *, chat: bool = True) -> None:
     template = path.parent / chat_template.FILE
     if chat and template.is_file():
         shutil.copyfile(template, folder / template.name)
-
-
-def _grows(network: nn.Module) -> bool:
-    with torch.no_grad():
-        tokens = torch.zeros(1, 2, dtype=torch.int64)
-        one, two = (network.eval()(tokens[:, :count])[1] for count in (1, 2))
-    network.train()
-    sizes = [sum(t.numel() for layer in state for t in layer) for state in (one, two)]
-    return sizes[0] != sizes[1]
 
 
 EXPERIMENT = Experiment(

@@ -19,7 +19,7 @@ KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is
 
 def _model_of_run(path: str) -> str:
     """The folder of the only model of a run, where the path is a run's; any other path as it is."""
-    if not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
+    if not path or not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
         return path
     from ssmlab.checkpoints.files import find_language_model  # here, since it imports torch
 
@@ -72,7 +72,9 @@ class SequenceModel(Table):
         if self.pretrained and find_weights(self.name) is None:
             raise ValueError(f"pretrained: nothing is published for {self.name or 'a model without a name'}")
         if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
-            raise ValueError(f"weights {self.weights}: no such folder")
+            folder = Path(self.weights)
+            near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise ValueError(f"weights {self.weights}: no such folder{did_you_mean(folder.name, near)}")
         self.label = self.label or self.name or Path(self.weights).name or "model"
         known = LANGUAGE_MODELS[self.name].title.removesuffix(", of any size") if self.name else self.label
         self.title = self.title or known
@@ -114,8 +116,11 @@ class Template(Table):
     """How a message of a chat becomes text; {text} is replaced by it. A prompt is a user's message, a response ours."""
 
     system: str = "{text}\n\n"
+    """What the model is told first."""
     user: str = "User: {text}\n"
+    """A prompt."""
     assistant: str = "Assistant: {text}\n"
+    """A response, which is what is learned."""
 
     @model_validator(mode="after")
     def _has_text(self):

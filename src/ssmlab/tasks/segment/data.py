@@ -110,6 +110,7 @@ def _masks(config: SegmentationData, found: MaskData, source: Masks | None) -> M
         "classes": list(found.classes),
         "shares": {name: round(share, 4) for name, share in zip(found.classes, found.shares, strict=True)},
         "split_hash": found.split_hash,
+        "copies": found.copies,
         "image_size": " x ".join(f"{low}" if low == high else f"{low} to {high}" for low, _, high in found.sizes[::-1]),
         "notes": [
             *found.notes,

@@ -20,7 +20,7 @@ from ssmlab.models import save_model
 from ssmlab.models.segmentation.names import create_segmenter
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
-from ssmlab.tasks.segment.metrics import FILE, dice_differences, records_of
+from ssmlab.tasks.segment.metrics import FILE, constant_record, dice_differences, records_of
 from ssmlab.tasks.segment.overlays import write_overlays
 from ssmlab.tasks.segment.patches import Patches
 from ssmlab.tasks.segment.planning import across_of, plan_of, resolve, spacing_of, windows_predicted
@@ -236,7 +236,7 @@ def measure(
     records = curves_of(job)
     records["val"] += [Record(metric=name, value=value, n=len(data.val)) for name, value in val.numbers.items()]
     loss = Record(metric="loss", value=test.numbers["loss"], unit="nats", n=len(data.test))
-    records["test"] = [loss, *records_of(test.table, config.bootstrap, unit)]
+    records["test"] = [loss, *records_of(test.table, config.bootstrap, unit), *constant_record(test.table)]
     records[None] = [
         *times_of(recipe, data, job),
         Record(metric="test_seconds", value=test.seconds, unit="seconds", n=len(data.test)),

@@ -85,11 +85,32 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
         total = in_total(table.counts)[metric]
         spreads = _total_spreads(table.counts, metric, resamples)
         known = total[1:][np.isfinite(total[1:])]
-        mean = float(known.mean()) if len(known) else float("nan")
-        for class_, value, spread in zip((None, *table.classes), (mean, *total), spreads, strict=True):
+        whole = float(known.mean()) if len(known) else float("nan")
+        for class_, value, spread in zip((None, *table.classes), (whole, *total), spreads, strict=True):
             if np.isfinite(value):
                 records.append(_record(f"total_{metric}", (value, *spread), "fraction", len(table.ids), class_))
     return records
+
+
+def constant_record(table: ImageTable) -> list[Record]:
+    """Dice without any learning, as `constant_dice`: one class but the first everywhere, whichever reaches the most.
+
+    Of an image, a class with the share s of the counted pixels has 2 s / (1 + s) then, every other class that is there
+    has 0, and their mean is the image's, as `by_image` takes it; the number is the mean over images. Drawing pixels by
+    the classes' frequencies reaches less (about s). A prediction of the first class alone has Dice 0. What is known of
+    places, such as that lesions lie in the middle, is not counted as chance.
+    """
+    sizes = table.counts[..., 0] + table.counts[..., 2].astype(np.float64)  # pixels of every image and class
+    known = sizes.sum(1) > 0
+    shares, there = sizes[known] / sizes[known].sum(1, keepdims=True), sizes[known] > 0
+    found = {}
+    for k, name in enumerate(table.classes[1:], start=1):
+        counted = there[:, 1:].sum(1) + ~there[:, k]  # where the class is not there, marking it is wrong
+        found[name] = float(np.mean(2 * shares[:, k] / (1 + shares[:, k]) / counted)) if len(shares) else 0.0
+    if not found:
+        return []
+    best = max(found, key=lambda name: found[name])
+    return [Record(metric="constant_dice", value=found[best], unit="fraction", n=len(shares), class_=best)]
 
 
 def _record(metric: str, interval: Sequence[float], unit: str, n: int, class_: str | None) -> Record:

@@ -1,7 +1,7 @@
 """A trained segmentation network on new images: masks, overlays and probability maps as files."""
 
 import io
-import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ssmlab.data.masks.store import ReadImage, read_image
 from ssmlab.data.masks.volumes import SUFFIXES, Volume, is_volume, require_nibabel
 from ssmlab.data.parts import sort_files
 from ssmlab.reports.theme import SERIES
+from ssmlab.tasks.classify.predict import find_model
 from ssmlab.tasks.segment.overlays import picture, plane_of
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's names of the channels of one image
@@ -44,38 +45,13 @@ class _Disk:
             raise UnreadableImage(error.strerror or str(error)) from error
 
 
-def find_network(path: Path) -> Path:
-    """The folder of a trained network, or a checkpoint of nnU-Net's trainer.
+def find_network(path: Path) -> tuple[Path, str]:
+    """A checkpoint of nnU-Net's trainer, or the folder of a trained network and how it was chosen, see `find_model`.
 
     Raises:
-        ModelError: there is none, or several.
+        ModelError: there is none.
     """
-    if path.suffix == ".pth":
-        return path
-    folder = path.parent if path.is_file() else path
-    found = (
-        [folder]
-        if (folder / "config.json").is_file()
-        else sorted(f.parent for f in folder.glob("models/*/config.json"))
-    )
-    if not found:
-        raise ModelError(f"no trained model in {path}; give runs/<name>/models/<model>")
-    if len(found) > 1:
-        if not any(map(_segments, found)):
-            raise ModelError(
-                f"none of the {len(found)} models in {path} segments; `ssmlab classify` is for classifiers"
-            )
-        raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
-    return found[0]
-
-
-def _segments(folder: Path) -> bool:
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
-
-    try:
-        return json.loads((folder / "config.json").read_text("utf-8"))["model"] in SEGMENTATION_MODELS
-    except (ValueError, LookupError, TypeError):
-        return False
+    return (path, "") if path.suffix == ".pth" else find_model(path)
 
 
 def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[str]]:
@@ -107,8 +83,14 @@ def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[
             problems.append(f"{case}: its mask would overwrite that of {other}; rename one, or run them apart")
     if problems:
         raise DataError(f"{len(problems)} of the images given cannot be used", problems)
-    found = [Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "") for case, parts in cases.items()]
-    return found, notes
+    inside = {
+        case: channels if len(parts) == 1 < channels and _has_fourth_axis(parts[0]) else 1
+        for case, parts in cases.items()
+    }
+    return [
+        Case(stem(Path(case).name), None, tuple(map(str, sorted(parts))), "", channels=inside[case])
+        for case, parts in cases.items()
+    ], notes
 
 
 def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
@@ -127,6 +109,20 @@ def _grouped(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
         else:
             cases |= {str(file): [file] for file in parts}
     return cases
+
+
+def _has_fourth_axis(file: Path) -> bool:
+    """Whether a volume holds several channels, as the Decathlon's do."""
+    if not is_volume(file.name):
+        return False
+    require_nibabel()
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(file)
+        return math.prod(image.shape[3:]) > 1
+    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
+        return False  # reported when it is read
 
 
 def _coloured(file: Path) -> bool:
@@ -291,7 +287,8 @@ def _nifti(labels: np.ndarray, volume: Volume, source: Path) -> bytes:
     require_nibabel()
     import nibabel
 
-    affine = nibabel.load(source).affine
+    image: Any = nibabel.load(source)
+    affine = image.affine
     stored = "".join(nibabel.aff2axcodes(affine)) if volume.directions else ""
     turned = Volume(labels, (1.0,) * labels.ndim, volume.affine, volume.directions).turned(stored)
     return gzip.compress(nibabel.Nifti1Image(turned.voxels.T, affine).to_bytes())

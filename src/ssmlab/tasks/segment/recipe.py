@@ -19,6 +19,7 @@ class SegmentationData(Table):
     """Which images with masks; see ssmlab.data.masks.reader for the layouts and for what the values of a mask mean."""
 
     path: str = ""
+    """A folder or zip of images and masks, or shapes or cells, which are made."""
     images: str = ""
     """The folder of the images below the path, where its name does not say so."""
     masks: str = ""
@@ -40,6 +41,7 @@ class SegmentationData(Table):
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Of all, where the data come without a test part."""
     split_seed: int = 0
+    """Of the split."""
     limit: int = Field(0, ge=0)
     """At most so many images of each part; 0 = all."""
 
@@ -48,6 +50,7 @@ class PatchAugment(Table):
     """Random changes of the patches. Mirroring is drawn for every axis, the others for a share of the patches."""
 
     mirror: bool = True
+    """Along every axis, each with probability 1/2."""
     rotate: float = Field(180.0, ge=0, le=180)
     """Largest angle in degrees."""
     scale: float = Field(0.3, ge=0, lt=1)
@@ -68,7 +71,7 @@ class SegmentationTraining(FitConfig):
     iterations: int = Field(1000, ge=1)
     """Optimisation steps."""
     validations: int = Field(10, ge=1)
-    """So many times the validation part is predicted, at equal distances."""
+    """How many times the validation part is predicted, at equal distances."""
     epochs: int = Field(0, exclude=True)
     """What the trainer calls the stretches between validations; follows from them."""
     batch_size: int = Field(0, ge=0)
@@ -101,6 +104,7 @@ class SegmentationModel(Table):
     """One model of the comparison, and where its weights start."""
 
     name: str
+    """A segmentation model of the registry."""
     label: str = ""
     """Of the folder and the records."""
     title: str = ""
@@ -143,19 +147,15 @@ class SegmentationEvaluation(Table):
     bootstrap: int = Field(2000, ge=100)
     """Resamples for the intervals."""
     throughput_batch: int = Field(2, ge=1)
+    """Patches of a batch when the speed is measured."""
     throughput_repeats: int = Field(5, ge=1)
+    """How often the speed is measured."""
     samples: int = Field(6, ge=0, le=12)
     """Images in the report."""
 
 
 class SegmentationRecipe(AnyRecipe):
-    """A run of segmentation.
-
-    Args:
-        plan: the sizes of the networks, as `models.plans.Plan` names them, or a file that holds them, which is read
-            into this table; proposed from the images where it is empty.
-        source: images that models with start = "pretrained" are trained on first; pretraining: how.
-    """
+    """A run of segmentation."""
 
     forms: ClassVar[str] = (
         "folders of images and of masks, Massachusetts Roads, nnU-Net's raw layout, a zip of them, shapes or cells"
@@ -164,9 +164,12 @@ class SegmentationRecipe(AnyRecipe):
     task: Literal["segment"] = "segment"
     data: SegmentationData = SegmentationData()
     source: SegmentationData = SegmentationData()
+    """Images that models with start = "pretrained" are trained on first."""
     pretraining: SegmentationTraining = SegmentationTraining()
+    """How they are trained on the source."""
     training: SegmentationTraining = SegmentationTraining()
     plan: dict[str, Any] | str = ""
+    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty."""
     models: list[SegmentationModel] = Field(min_length=1)
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
 

@@ -47,14 +47,19 @@ class Segment:
             batch: "images" (b, c, *patch), normalised, and "labels" (b, *patch); or "cases" (b,), the numbers of
                 validation images.
         Returns:
-            the loss, and logits (b, k, *patch); or of whole images the mean of their cross-entropy in nats, and
-            `sums` (b, 3 k + 2).
+            in training the loss and logits (b, k, *patch); else the mean cross-entropy of pixels in nats, and `sums`
+            (b, 3 k + 2) of whole images or of patches.
         """
         if "cases" in batch:
             sums = torch.stack([self.sums(model, *self.fetch(int(i))) for i in batch["cases"]])
-            return sums[:, -2].sum() / sums[:, -1].sum().clamp(min=1), sums
+            return _mean_nats(sums), sums
         outputs = model(batch["images"])
-        return deep_loss(outputs, batch["labels"]), outputs if isinstance(outputs, Tensor) else outputs[0]
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if model.training:
+            return deep_loss(outputs, batch["labels"]), logits
+        probabilities = logits.float().softmax(1)
+        sums = torch.stack([image_sums(p, labels) for p, labels in zip(probabilities, batch["labels"], strict=True)])
+        return _mean_nats(sums), sums
 
     def predict(self, model: nn.Module, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Probabilities (k, *spatial), float32, of a whole image (c, *spatial), on the model's device."""
@@ -76,7 +81,7 @@ class Segment:
         }
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Logits of patches, or the sums of whole images."""
+        """The sums of whole images, or of patches."""
         return self.loss(model, batch)[1]
 
     def count_correct(self, outputs: Tensor, labels: Tensor) -> tuple[int, int]:
@@ -91,6 +96,10 @@ class Segment:
             "loss": float(sums[:, -2].sum() / max(sums[:, -1].sum(), 1)),
             "dice": mean_of(found["dice"]),
         }
+
+
+def _mean_nats(sums: Tensor) -> Tensor:
+    return sums[:, -2].sum() / sums[:, -1].sum().clamp(min=1)
 
 
 def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -116,8 +125,8 @@ def image_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
     counts = overlaps(probabilities.argmax(0), labels, len(probabilities)).flatten()
     counted = labels != IGNORE
     target = torch.where(counted, labels, 0).long()
-    nats = F.nll_loss(probabilities.clamp(min=1e-7).log()[None], target[None], reduction="none")[0] * counted
-    return torch.cat([counts.cpu().double(), torch.stack([nats.sum().cpu().double(), counted.sum().cpu().double()])])
+    nll = F.nll_loss(probabilities.clamp(min=1e-7).log()[None], target[None], reduction="none")[0] * counted
+    return torch.cat([counts.cpu().double(), torch.stack([nll.sum().cpu().double(), counted.sum().cpu().double()])])
 
 
 def per_image(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -126,14 +135,14 @@ def per_image(counts: np.ndarray) -> dict[str, np.ndarray]:
     A class that neither mask of an image has is nan there and left out of every mean; what only one of them has is 0,
     but for the recall of a class that is not there, which is nan.
     """
-    right, wrong, missed = (counts[..., i].astype(np.float64) for i in range(3))
-    absent = right + missed == 0
+    correct, wrong, missed = (counts[..., i].astype(np.float64) for i in range(3))
+    absent = correct + missed == 0
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
-            "dice": 2 * right / (2 * right + wrong + missed),
-            "iou": right / (right + wrong + missed),
-            "precision": np.where(~absent & (right + wrong == 0), 0.0, right / (right + wrong)),
-            "recall": right / (right + missed),
+            "dice": 2 * correct / (2 * correct + wrong + missed),
+            "iou": correct / (correct + wrong + missed),
+            "precision": np.where(~absent & (correct + wrong == 0), 0.0, correct / (correct + wrong)),
+            "recall": correct / (correct + missed),
         }
     return found
 

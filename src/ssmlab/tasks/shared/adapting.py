@@ -106,7 +106,8 @@ def _quantize(network: nn.Module, heads: set[int]) -> None:
     if not names:
         raise RecipeError(f"adapt.base=int8: {type(network).__name__} has no linear layers for it; use bf16")
     for name in names:
-        network.set_submodule(name, QuantizedLinear.of(network.get_submodule(name)))
+        layer: Any = network.get_submodule(name)
+        network.set_submodule(name, QuantizedLinear.of(layer))
 
 
 def head_of(network: Any, task: Any) -> list[str]:

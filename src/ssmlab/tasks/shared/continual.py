@@ -12,7 +12,6 @@ from ssmlab.adapt.forgetting.reward import Reward, load_score
 from ssmlab.adapt.forgetting.terms import (
     EWC,
     Distillation,
-    Inputs,
     NextToken,
     Rehearsal,
     Remembering,
@@ -71,7 +70,15 @@ def _term(method: str, config: ContinualConfig, base: BaseTask, network: nn.Modu
     view, part, task = old_view(network, old).to(device), base.train_part(), base.task(old)
     if method == "rehearsal":
         return Rehearsal(view, task, part, config.share)
-    inputs, source = _inputs(task), part if config.inputs == "old" else None
+    source = part if config.inputs == "old" else None
+
+    def inputs(batch: dict[str, Tensor]):
+        """From a batch, of either task, what a view takes: images as the old task normalises them, or tokens."""
+        if hasattr(task, "prepare"):
+            return (task.prepare(batch["images"]),), {}, None
+        named = {name: batch[name] for name in ("mask", "seq_idx") if name in batch}
+        return (batch["tokens"],), named, batch.get("mask")
+
     if method == "distillation":
         return Distillation(view, old_view(old, old), inputs, config.weight, config.temperature, source)
     if method == "reward":
@@ -104,19 +111,6 @@ def old_view(network: Any, base: Any) -> View:
     if hasattr(base, "lm_head"):
         return SwappedHeads(network, {}) if hasattr(network, "lm_head") else NextToken(network, base.lm_head)
     return SwappedHeads(network, {name: base.get_submodule(name) for name in new_head(base)})
-
-
-def _inputs(task: Any) -> Inputs:
-    """From a batch, of either task, what a view takes: images as the old task normalises them, or tokens."""
-
-    def images(batch: dict[str, Tensor]):
-        return (task.prepare(batch["images"]),), {}, None
-
-    def tokens(batch: dict[str, Tensor]):
-        named = {name: batch[name] for name in ("mask", "seq_idx") if name in batch}
-        return (batch["tokens"],), named, batch.get("mask")
-
-    return images if hasattr(task, "prepare") else tokens
 
 
 def switched_off(base: BaseTask | None, network: Any) -> list[Record]:

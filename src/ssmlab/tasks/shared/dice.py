@@ -26,12 +26,12 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     k, counted = logits.shape[1], labels != IGNORE
     logits, target = logits.float(), torch.where(counted, labels, 0).long()
-    nats = F.cross_entropy(logits, target, reduction="none") * counted
+    nll = F.cross_entropy(logits, target, reduction="none") * counted
     truth = F.one_hot(target, k).movedim(-1, 1)[:, 1:] * counted[:, None]
     guess = logits.softmax(1)[:, 1:] * counted[:, None]
     both, either = (guess * truth).flatten(2).sum(-1), (guess + truth).flatten(2).sum(-1)
     dice = (2 * both + SMOOTH) / (either + SMOOTH)
-    return nats.sum() / counted.sum().clamp(min=1) + (1 - dice).mean()
+    return nll.sum() / counted.sum().clamp(min=1) + (1 - dice).mean()
 
 
 def scale_weights(scales: int) -> list[float]:
@@ -73,5 +73,5 @@ def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     counted = labels != IGNORE
     pairs = labels[counted].long() * classes + predicted[counted].long()
     table = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
-    right = table.diagonal()
-    return torch.stack([right, table.sum(0) - right, table.sum(1) - right], 1)
+    correct = table.diagonal()
+    return torch.stack([correct, table.sum(0) - correct, table.sum(1) - correct], 1)

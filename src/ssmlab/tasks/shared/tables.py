@@ -156,6 +156,7 @@ class CompressConfig(Table):
     """
 
     targets: list[str] = Field(["in_proj"])
+    """Linear layers, by their names' last part or pattern."""
     rank: int = Field(0, ge=0)
     """The same for all layers."""
     energy: float = Field(0.0, ge=0, le=1)
@@ -187,6 +188,7 @@ class ContinualConfig(Table):
     """
 
     method: Literal["none", "rehearsal", "distillation", "reward", "distillation+reward", "ewc", "osf"] = "none"
+    """Which one."""
     share: float = Field(0.25, gt=0, lt=1)
     """rehearsal: of the rows of a step; osf: of the directions that are kept."""
     weight: float = Field(1.0, gt=0)
@@ -238,6 +240,7 @@ class RobustnessConfig(Table):
     """After training, every model is tested as `ssmlab robustness` does; the page is robustness/report.html."""
 
     transformations: Literal["none", "twenty", "imagenet-c"] = "none"
+    """Which set of them."""
     per_class: int = Field(15, ge=0)
     """Images of every class, drawn by the seed; 0 = all."""
     part: Literal["test", "val", "train", "all"] = "test"
@@ -247,6 +250,7 @@ class RobustnessConfig(Table):
     seed: int = Field(0, ge=0)
     """Of the choice of images and of the transformations."""
     attacks: list[Literal["fgsm", "pgd"]] = Field([])
+    """Changes that are made to mislead the model."""
     epsilon: float = Field(1 / 255, gt=0, le=1)
     """The most that an attack changes a value, of the range."""
     steps: int = Field(10, ge=1)

@@ -12,13 +12,14 @@ class SyntheticTraining(SequenceTraining):
     """How models of a synthetic task are trained."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """The share of a label that is spread over all tokens."""
 
 
 class SyntheticData(Table):
     """Generated sequences; every epoch has new ones."""
 
     path: str = ""
-    """Selective_copying, induction_heads, parity, modular_sum or modular_arithmetic."""
+    """selective_copying, induction_heads, parity, modular_sum or modular_arithmetic."""
     vocab: int = Field(16, ge=4, le=250)
     """Of a modular sum modulo 1 less, modular arithmetic 3 less."""
     length: int = Field(256, ge=8)
@@ -30,11 +31,13 @@ class SyntheticData(Table):
     grow: float = Field(0.0, ge=0, le=1)
     """The share of the epochs in which training sequences grow."""
     test_examples: int = Field(1000, ge=1)
+    """Of the test part."""
     val_examples: int = Field(0, ge=0)
     """After every epoch; 0: as many as test_examples."""
     test_lengths: list[int] = Field([])
     """Further lengths that are tested, such as four times the training's."""
     split_seed: int = 0
+    """Of all sequences."""
 
 
 class SyntheticRecipe(SequenceRecipe):

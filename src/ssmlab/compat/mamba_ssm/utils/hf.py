@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ssmlab.core.errors import UserError
+from ssmlab.models.network import check_hub
 
 __all__ = ["load_config_hf", "load_state_dict_hf"]
 CONFIG, WEIGHTS = "config.json", ("pytorch_model.bin", "model.safetensors")
@@ -52,6 +53,8 @@ def _found(name, files: tuple[str, ...]) -> Path:
         raise UserError(f"the folder {name} has no {' or '.join(files)}; give one that save_pretrained has written")
     for file in files:
         try:
+            if not isinstance(try_to_load_from_cache(str(name), file), str):
+                check_hub(str(name), f"{constants.ENDPOINT}/{name}/resolve/main/{file}")
             return Path(hf_hub_download(str(name), file))
         except LocalEntryNotFoundError as error:
             reason = "there is no network, or it is switched off, and the file is not in the cache"

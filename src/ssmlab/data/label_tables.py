@@ -1,0 +1,342 @@
+"""Tables that say the class of every file: labels.csv, train.csv, metadata.csv and whatever they are called.
+
+What a column means is found from its content:
+
+    files     the column whose values name files of the data set: paths or names, with or without a suffix
+    classes   the column that the user names; else the one column with a usual name (label, class, dx, diagnosis ...);
+              else columns of 0 and 1 of which every row has a single 1; else the one column that can hold classes
+    parts     the column whose values are train, val, test in any spelling; else tables that are named after parts; else
+              folders
+    groups    only where the user names a column; a patient's or a lesion's that repeats is pointed out
+
+What is not clear is a problem that names the columns. A table without a header, as ISIC 2016 has it, counts its
+columns.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from ssmlab.data.contents import alike, count, did_you_mean, some
+from ssmlab.data.files import FolderFiles, ZipFiles, plain_name
+from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
+from ssmlab.data.parts import parts_of, top_of
+from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
+
+ENDINGS = (".csv", ".tsv")
+NAMED = frozenset(
+    [
+        *("label", "labels", "class", "classes", "classid", "classname", "category", "target", "diagnosis", "dx"),
+        *("species", "breed", "grade", "finding", "findinglabels", "groundtruth", "imagelabel", "labelname"),
+    ]
+)
+GROUPS = re.compile("(patient|subject|lesion|case|slide|participant|person|speaker|fold)(s?id|name|number|)s?")
+FEW = 200  # rows by which a column is first judged
+MANY = 20  # more problems of one kind become one line
+FOLDERS, TABLE = "folders", "table"  # data.labels, where folders and a table say different classes
+
+
+class Row(NamedTuple):
+    """What a table says about a file; part and group are None where it does not say them."""
+
+    label: str
+    part: str | None
+    group: str | None
+
+
+@dataclass
+class Labels:
+    """What the tables of a data set say.
+
+    Attributes:
+        tables: their names. rows: by file.
+        named: whether the column of the classes was named by the user, or has a usual name or a single 1.
+        column: its name.
+    """
+
+    tables: list[str]
+    rows: dict[str, Row] = field(default_factory=dict)
+    named: bool = False
+    column: str = ""
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        names = {row.label for row in self.rows.values()}
+        return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
+
+
+class _Names:
+    """The files that a cell may mean."""
+
+    def __init__(self, names: Sequence[str]):
+        self.exact, self.parts = set(names), dict(zip(names, parts_of(names), strict=True))
+        self.base: dict[str, list[str]] = {}
+        self.stem: dict[str, list[str]] = {}
+        for name in names:
+            self.base.setdefault(name.rpartition("/")[2], []).append(name)
+            self.stem.setdefault(stem_of(name), []).append(name)
+
+    def find(self, cell: str, folder: str = "", part: str | None = None) -> list[str]:
+        """The files of this name, of several those of the part."""
+        path = plain_name(cell.replace("\\", "/")).removeprefix("./").strip("/")
+        for whole in (f"{folder}/{path}" if folder else path, path):
+            if whole in self.exact:
+                return [whole]
+        base = path.rpartition("/")[2]
+        found = self.base.get(base) or self.stem.get(base) or self.stem.get(stem_of(base), []) if base else []
+        if len(found) > 1:
+            ending = [name for name in found if name.endswith("/" + path)]
+            found = ending or [name for name in found if part and self.parts[name] == part] or found
+        return found
+
+
+class _Known(NamedTuple):
+    """A table whose column `file` names files; part: that it is named after."""
+
+    table: Table
+    file: str
+    part: str | None
+
+    @property
+    def folder(self) -> str:
+        return self.table.name.rpartition("/")[0]
+
+    def values(self, column: str) -> list[str]:
+        return [row[column] for _, row in self.table.rows]
+
+
+def read_labels(
+    files: FolderFiles | ZipFiles, names: Sequence[str], *, column: str = "", group: str | None = None
+) -> Labels | None:
+    """The classes of files by the tables next to them, at most one folder down.
+
+    Args:
+        names: of the files that may have a class.
+        column: that of the classes, where the user names it; "table" where it is to be found.
+        group: likewise of the groups.
+    Returns:
+        None where no table names any of the files.
+    """
+    index = _Names(names)
+    known, unreadable, top = [], [], top_of(files.files)
+    for name in files.files:
+        stem = re.sub(r"[\s_-]", "", stem_of(name).casefold())
+        if not name.lower().endswith(ENDINGS) or name.removeprefix(top).count("/") > 1 or "submission" in stem:
+            continue
+        table = _with_header(read_table(name, partial(files.read, name)), index)
+        unreadable += [] if table.columns else table.problems
+        file = _file_column(table, index)
+        if file:
+            known.append(_Known(table, file, _part_of_table(stem_of(name))))
+    if not known:
+        return Labels([], problems=unreadable) if unreadable else None
+    labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
+    chosen = _choose(known, "" if column == TABLE else column, labels)
+    if chosen is not None:
+        _add_rows(chosen, index, group, labels)
+    return labels
+
+
+def _part_of_table(stem: str) -> str | None:
+    """train.csv, and Task3_Training_GroundTruth.csv."""
+    parts = {PART_WORDS[word] for word in re.split(r"[\s_.-]+", stem.casefold()) if word in PART_WORDS}
+    return folder_meaning(stem)[0] or (parts.pop() if len(parts) == 1 else None)
+
+
+def only_hold_files(folders: Iterable[str]) -> bool:
+    """Whether the names of folders say that they hold images or parts, such as Training_Input, and no classes."""
+    known = IMAGE_FOLDERS | FILLERS | PART_WORDS.keys()
+    return all(known & set(re.split(r"[\s_.-]+", name.casefold())) for name in folders)
+
+
+def _with_header(table: Table, index: _Names) -> Table:
+    """A table whose first line is no header but names a file gets a header of numbers."""
+    if not any(index.find(cell) for cell in table.columns):
+        return table
+    columns = [f"column {i}" for i in range(1, len(table.columns) + 1)]
+    rows = [(line, dict(zip(columns, row.values(), strict=True))) for line, row in table.rows]
+    return Table(table.name, columns, [(1, dict(zip(columns, table.columns, strict=True))), *rows], table.problems)
+
+
+def _file_column(table: Table, index: _Names) -> str | None:
+    """The column that names files best: by names with a suffix before stems, then by how many it names."""
+    best: tuple[tuple, str] | None = None
+    folder = table.name.rpartition("/")[0]
+    rows = [row for _, row in table.rows[:: max(1, len(table.rows) // FEW)]]
+    for column in table.columns:
+        values = {row[column] for row in rows if row[column]}
+        found = {value for value in values if index.find(value, folder)}
+        whole = {value for value in found if "." in value.rpartition("/")[2] and stem_of(value) != value}
+        if not whole and (10 * len(found) < len(values) or 2 * len(values) < len(rows) or not found):
+            continue  # numbers of classes may also be names of files
+        rank = (len(whole), len(found), column.casefold() in FILE_COLUMNS)
+        if best is None or rank > best[0]:
+            best = rank, column
+    return best[1] if best else None
+
+
+def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Known], list[str]] | None:
+    """The tables that say classes, and the column or the columns of 0 and 1 that do."""
+    if column:
+        having = [one for one in known if column in one.table.columns]
+        if not having:
+            said = "; ".join(f"{one.table.name} has {', '.join(one.table.columns)}" for one in known)
+            every = [name for one in known for name in one.table.columns]
+            labels.problems.append(f"data.labels={column!r}: no such column ({said}){did_you_mean(column, every)}")
+            return None
+        found = [(one, [column], True) for one in having]
+    else:
+        found = [(one, *_label_columns(one)) for one in known]
+    clear = [item for item in found if len(item[1]) == 1 or item[2]]
+    clear = [item for item in clear if item[2]] or clear
+    if not clear:
+        said = "; ".join(f"{one.table.name}: {', '.join(names)}" for one, names, _ in found if names)
+        every = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
+        labels.problems.append(
+            (
+                f"which column holds the classes is not clear, those that may are: {said}"
+                if said
+                else f"no column holds a class for every file ({every})"
+            )
+            + "; name it with data.labels=COLUMN (data check --labels COLUMN)"
+        )
+        return None
+    same = [item for item in clear if item[1] == clear[0][1]]
+    parts = [one.part for one, _, _ in same]
+    if len(clear) > len(same) or (len(same) > 1 and (None in parts or len(set(parts)) < len(parts))):
+        tables = some(one.table.name for one, _, _ in clear)
+        labels.problems.append(f"several tables say classes ({tables}); keep one, or name its column with data.labels")
+        return None
+    labels.named, columns = same[0][2], same[0][1]
+    labels.column = columns[0] if len(columns) == 1 else f"{columns[0]} ... {columns[-1]}"
+    unused = [one.table.name for one in known if all(one is not item[0] for item in same)]
+    if unused:
+        labels.notes.append(f"left out: {count(len(unused), 'table')} without these classes ({some(unused)})")
+    labels.tables = [one.table.name for one, _, _ in same]
+    return [one for one, _, _ in same], columns
+
+
+def _label_columns(one: _Known) -> tuple[list[str], bool]:
+    """The columns that may hold the classes, and whether that is sure: a usual name, or a single 1 in every row."""
+    rest = [name for name in one.table.columns if name != one.file and name != _part_column(one)]
+    named = _different(one, [name for name in rest if re.sub(r"[\s_-]", "", name.casefold()) in NAMED])
+    if named:
+        return named, len(named) == 1
+    binary = [name for name in rest if {_number(value) for value in one.values(name)} <= {0.0, 1.0}]
+    rows = [[_number(row[name]) for name in binary] for _, row in one.table.rows]
+    if len(binary) > 1 and all(sum(row) == 1 for row in rows):
+        return binary, True
+    may = [name for name in rest if not _is_group(name) and _may_be_classes(one.values(name))]
+    return _different(one, may), False
+
+
+def _different(one: _Known, names: list[str]) -> list[str]:
+    """Columns without those that say the same as another: of numbers and names of one class the names are kept."""
+    kept: dict[tuple, str] = {}
+    for name in names:
+        values = one.values(name)
+        first = {value: number for number, value in reversed(list(enumerate(values)))}
+        same = tuple(first[value] for value in values)
+        if same not in kept or all(_number(value) is not None for value in one.values(kept[same])):
+            kept[same] = name
+    return list(kept.values())
+
+
+def _may_be_classes(values: list[str]) -> bool:
+    different = set(values) - {""}
+    broken = any((number := _number(value)) is not None and not number.is_integer() for value in different)
+    return 1 < len(different) <= max(2, len(values) // 2) and not broken
+
+
+def _is_group(name: str) -> bool:
+    return GROUPS.fullmatch(re.sub(r"[\s_-]", "", name.casefold())) is not None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _part(value: str) -> str | None:
+    part = folder_meaning(value)[0]
+    return part if part and is_filler(value) else None
+
+
+def _part_column(one: _Known) -> str | None:
+    """The column whose values are parts. One that is called so and has other values is it too."""
+    for name in one.table.columns:
+        values = set(one.values(name)) - {""}
+        if name != one.file and len(values) < 10 and len({_part(value) for value in values} - {None}) > 1:
+            return name
+        if values and {_part(value) for value in values} == set(PART_WORDS.values()):
+            return name
+    return None
+
+
+def _add_rows(chosen, index: _Names, group: str | None, labels: Labels) -> None:
+    tables, columns = chosen
+    wrong: dict[str, list[str]] = {}
+    by_table = len({one.part for one in tables}) > 1
+    for one in tables:
+        part_column = _part_column(one)
+        if group and group not in one.table.columns:
+            hint = did_you_mean(group, one.table.columns)
+            labels.problems.append(f"{one.table.name}: no column {group!r} among {', '.join(one.table.columns)}{hint}")
+            return
+        for line, row in one.table.rows:
+            label = row[columns[0]] if len(columns) == 1 else next(c for c in columns if _number(row[c]) == 1)
+            part = _part(row[part_column]) if part_column else one.part if by_table else None
+            found, where = index.find(row[one.file], one.folder, one.part), f"{one.table.name}, line {line}"
+            if not found:
+                wrong.setdefault("whose file is missing; add it or delete the row", []).append(
+                    f"{row[one.file]}: is missing ({where}); add the file or delete the row"
+                )
+            elif len(found) > 1:
+                wrong.setdefault("that may mean several files; write their paths", []).append(
+                    f"{where}: {row[one.file]!r} may mean {some(found)}; write its path"
+                )
+            elif not label or (part_column and not part) or (group and not row[group]):
+                empty = next(c for c in (columns[0], part_column, group) if c and (not row[c] or c == part_column))
+                got = f"the unknown part {row[empty]!r}" if row[empty] else f"no {empty}"
+                wrong.setdefault("without a class, a part or a group", []).append(
+                    f"{where}: {row[one.file]} has {got}; fill it in or delete the row"
+                )
+            elif labels.rows.setdefault(found[0], Row(label, part, row[group] if group else None)).label != label:
+                wrong.setdefault("that give a file a second class; keep one", []).append(
+                    f"{where}: {row[one.file]} is {labels.rows[found[0]].label!r} and {label!r}; keep one of the rows"
+                )
+    for what, lines in wrong.items():
+        short = [f"{some(labels.tables)}: {len(lines):,} rows {what} ({lines[0]})"]
+        labels.problems += lines if len(lines) <= MANY else short
+    joined = [name for name in labels.classes if "|" in name]
+    if joined:
+        labels.problems.append(
+            f"{some(labels.tables)}: several classes in one cell ({some(joined)}); an image has one, keep one or "
+            "delete these rows"
+        )
+    labels.warnings += alike(labels.classes)
+    _note(tables, labels, group)
+
+
+def _note(tables: list[_Known], labels: Labels, group: str | None) -> None:
+    part = next((column for one in tables if (column := _part_column(one))), None)
+    labels.notes.append(
+        f"the classes are those of {some(labels.tables)}, column {labels.column}"
+        + (f"; the parts those of column {part}" if part else "")
+    )
+    for one in tables if not group else ():
+        for name in one.table.columns:
+            values = Counter(one.values(name))
+            if name != one.file and _is_group(name) and 1 < len(values) < len(one.table.rows):
+                labels.warnings.append(
+                    f"{len(one.table.rows):,} rows of {one.table.name} have {len(values):,} different values of "
+                    f"{name}; data.group={name} keeps those of one in one part"
+                )

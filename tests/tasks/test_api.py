@@ -313,3 +313,51 @@ def test_progress_is_shown_unless_it_is_switched_off(capsys):
     assert "taken as normalised" in capsys.readouterr().out
     fit(resnet(), "classify", [(torch.randn(3, 16, 16), i % 3) for i in range(6)], epochs=1, **QUIET)
     assert not capsys.readouterr().out
+
+
+IMAGES = """
+train, test = (FakeData(24, (3, 16, 16), 3, ToTensor(), random_offset=seed) for seed in (0, 1))
+model = ssmlab.create_model("vmamba_test", num_classes=3, image_size=16)
+result = ssmlab.fit(model, "classify", train, test, epochs=1, batch_size=8, folder="net")
+measured = ssmlab.evaluate(result, test)
+heat = grad_cam(result.model, result.inputs(test[0][0]), test[0][1])
+loaded, preprocess = ssmlab.load_model("net")
+again = ssmlab.evaluate(loaded, test)
+more = ssmlab.fit(loaded, "classify", train, test, epochs=1, batch_size=8, folder="net-2")
+"""
+TENSORS = """
+train, test = ([torch.randint(0, 20, (16,)) for _ in range(12)] for _ in range(2))
+model = ssmlab.create_model("mamba_lm_test", vocab_size=20)
+result = ssmlab.fit(model, "language", train, test, epochs=1, batch_size=4, folder="net")
+measured = ssmlab.evaluate(result, test)
+heat = scans_of(result.model, test[0][None])[-1].attention()
+loaded, preprocess = ssmlab.load_model("net")
+again = ssmlab.evaluate(loaded, test)
+more = ssmlab.fit(loaded, "language", train, test, epochs=1, batch_size=4, folder="net-2")
+"""
+
+
+@pytest.mark.parametrize("code", [IMAGES, TENSORS], ids=["FakeData", "a list of tensors"])
+def test_train_evaluate_explain_save_load_continue(code, tmp_path, monkeypatch):
+    from ssmlab.interpret import grad_cam, scans_of
+
+    monkeypatch.chdir(tmp_path)
+    names = {"ssmlab": ssmlab, "torch": torch, "FakeData": torchvision.datasets.FakeData, "ToTensor": ToTensor}
+    names |= {"grad_cam": grad_cam, "scans_of": scans_of}
+    assert code.strip().count("\n") < 15
+    exec(code, names)
+    assert names["measured"] == names["again"] and names["heat"].isfinite().all()
+    assert names["more"].steps == names["result"].steps and (tmp_path / "net-2" / "config.json").is_file()
+
+
+def test_a_loaded_model_remembers_what_its_inputs_went_through(tmp_path):
+    how = {"mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "classes": ["a", "b", "c"]}
+    result = fit(resnet(), "classify", fake(8), epochs=1, folder=tmp_path / "net", **how, **QUIET)
+    model, _ = ssmlab.load_model(tmp_path / "net")
+    assert evaluate(model, fake(8), **QUIET) == evaluate(result, fake(8), **QUIET)
+    more = fit(model, "classify", fake(8), epochs=1, **QUIET)
+    assert more.task.mean == (0.1, 0.2, 0.3) and more.task.classes == ("a", "b", "c")
+
+
+def test_either_order(fitted):
+    assert evaluate(fitted, "classify", fake(12), **QUIET) == evaluate(fitted, fake(12), "classify", **QUIET)

@@ -15,8 +15,8 @@ def evaluate(
         None,
         "--data",
         "-d",
-        help="Images in class folders, images with masks, texts, labelled sequences, or questions in JSON lines, in any "
-        "form that a run reads. If not given, or the run's own: the run's part, which gives the run's own numbers.",
+        help="Images in class folders, images with masks, texts, labelled sequences, or questions in JSON lines, in "
+        "any form that a run reads. If not given, or the run's own: the run's part, which gives the run's own numbers.",
     ),
     part: str = typer.Option("test", "--part", help="train, val or test."),
     length: int = typer.Option(None, "--length", min=1, help="Of texts: tokens of a window; as in training."),

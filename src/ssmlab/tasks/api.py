@@ -1,14 +1,12 @@
 """`fit`, `evaluate`, `predict` and `generate` of `import ssmlab`: any model, any dataset, any task, no files needed."""
 
-import itertools
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 from transformers import set_seed
 
 from ssmlab.core.device import choose_compute
@@ -18,7 +16,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.text import did_you_mean
 from ssmlab.generation.generate import Generated
-from ssmlab.tasks.items import Remembered, name_of
+from ssmlab.tasks.items import Remembered, name_of, several
 from ssmlab.tasks.opening import Opened, open_model, save
 from ssmlab.tasks.overrides import explain
 from ssmlab.tasks.recipe import load_recipe
@@ -52,14 +50,13 @@ def fit(
         result = fit(model, "classify", train, val, epochs=3, learning_rate=1e-3)
 
     Args:
-        model: ours, timm's, or any module that takes the task's inputs.
+        model: ours, timm's, or any module.
         task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
             "classify_sequence" for (text or tokens, label); or a task of one's own, see `training.task.Task`.
         train, val: datasets of torch, map-style or iterable, or lists of items.
         config: how it is trained; the fields of `FitConfig` may also be given one by one, as epochs=3.
-        folder: where the model is saved, with checkpoints, records.jsonl and fit.json. A fit that was killed there goes
-            on with its last checkpoint when it is called again with the same arguments, and ends with the same weights
-            to the bit (on the CPU). Without a folder no file is written.
+        folder: where the model, checkpoints and records are saved; None writes no file. A fit that was killed goes on
+            when it is called again with the same arguments, and ends with the same weights to the bit (on the CPU).
         device: "cpu", "cuda" or "mps"; None takes the fastest.
         seed: decides the order of the items, dropout and augmentation.
         progress: whether a bar is shown, in a terminal and in a notebook.
@@ -72,12 +69,10 @@ def fit(
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"fit trains a module, got {type(model).__name__}; create_model(...) or load_model(...)[0]")
-    settings = _config(config, options)
-    show, named = _progress(progress), isinstance(task, str)
-    place = None if folder is None else Path(folder)
-    set_seed(seed)
+    settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
     about: dict[str, Any] = {}
-    if named:
+    set_seed(seed)
+    if isinstance(task, str):
         module = _module(task)
         _known(options, (*FitConfig.model_fields, *module.ABOUT, *module.TRAINING), f"fit for {task!r}")
         given = {name: value for name, value in options.items() if name not in FitConfig.model_fields}
@@ -98,8 +93,10 @@ def fit(
         if why := save(model, place, about):
             show.say(f"note: {why}; load_state_dict reads them")
         write_records(place / "records.jsonl", records)
-    return Fitted(model=model, task=task, history=History(_row(row) for row in found.history if row.keys() & {"loss", "eval_loss"}), records=records, seconds=found.seconds,
-                  steps=found.steps, epoch=found.epoch, folder=place)  # fmt: skip
+    return Fitted(
+        model=model, task=task, history=History.of(found.history), records=records, seconds=found.seconds,
+        steps=found.steps, epoch=found.epoch, folder=place,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -120,10 +117,10 @@ def evaluate(
 
     Args:
         model: a module, what `fit` returned, the folder of a trained model or of a run.
-        data: a dataset or a list of items, as for `fit`; for language models also questions {"question", "choices",
-            "answer"}; or the path of data in any format that is read. None, or the path that a run was trained on:
-            the run's own part, which gives the run's own numbers.
-        task: as for `fit`, where the model does not say it.
+        data, task: as for `fit`, also in its order, evaluate(model, task, data); the task may be left out where the
+            model says it. Of language models also questions {"question", "choices", "answer"}. Or the path of data in
+            any format that is read. None, or the path that a run was trained on: the run's own part, which gives the
+            run's own numbers.
         part: of data in a path: "train", "val" or "test".
         batch_size: items that are predicted at once.
         options: of the task: classes, mean, std, positive (`classify`); length, stride, tokenizer, documents
@@ -132,6 +129,8 @@ def evaluate(
         UserError: the data do not fit the model. DataError: they cannot be read.
     """
     opened, show = open_model(model), _progress(progress)
+    if task is not None and (data in NAMES if isinstance(data, str) else hasattr(data, "collate")):
+        data, task = task, data
     if part not in ("train", "val", "test"):
         raise UserError(f'part must be "train", "val" or "test", got {part!r}')
     if opened.note:
@@ -143,7 +142,8 @@ def evaluate(
     name, about = _task_name(opened, task), opened.about
     module = _module(name)
     _known(options, (*module.ABOUT, "tolerance", "overlap", "mirror"), f"evaluate for {name!r}")
-    if data is None or isinstance(data, Path) or _is_path(data, name):
+    text = isinstance(data, str) and name == "language" and ("\n" in data or len(data) > 999 or not Path(data).exists())
+    if data is None or (isinstance(data, str | Path) and not text):
         data, how = _read(module, opened, data, part, options, show)
         options = how | options
     elif name in ("classify", "segment"):
@@ -186,12 +186,12 @@ def predict(
     name, about = _task_name(opened, task), opened.about
     module, compute = _module(name), choose_compute(device or "auto", "float32")
     _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
-    items = _several(inputs, name)
+    items = several(inputs, images=name in ("classify", "segment"))
     about = about | {key: value for key, value in options.items() if key in module.ABOUT}
     if name == "classify" and not about.keys() >= {"classes", "mean", "std"}:
         about = module.describe(opened.network, _Unlabelled(module, items, about), about)
-    kept = {key: options[key] for key in ("overlap", "mirror") if key in options}
-    kept |= {"tokenizer": options["tokenizer"]} if name == "language" and "tokenizer" in options else {}
+    own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
+    kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()
     return module.predict(
         network, items, about, compute=compute, batch_size=batch_size, progress=_progress(progress), **kept
@@ -281,7 +281,7 @@ def _check_folder(place: Path, config: FitConfig, model: nn.Module, train: Any, 
         items = len(train)
     except TypeError:  # a stream without an end
         items = None
-    wanted = {"config": config.model_dump(), "model": name_of(model), "items": items, "seed": seed}
+    wanted: dict[str, Any] = {"config": config.model_dump(), "model": name_of(model), "items": items, "seed": seed}
     there = read_json(place / STATE)
     if not there and place.is_dir() and any(place.iterdir()):
         raise UserError(f"{place} holds files that are no fit's; give another folder")
@@ -293,13 +293,6 @@ def _check_folder(place: Path, config: FitConfig, model: nn.Module, train: Any, 
             "with it, another folder, or resume=False to begin anew there"
         )
     write_json(place / STATE, wanted)
-
-
-def _is_path(data: Any, task: str) -> bool:
-    """Whether a text names a file or a folder rather than being one of the texts themselves."""
-    return isinstance(data, str) and (
-        task != "language" or ("\n" not in data and len(data) < 1000 and Path(data).exists())
-    )
 
 
 def _read(
@@ -317,12 +310,6 @@ def _read(
     return module.read(Path(data or recipe.data.path), opened.about, part, recipe, loaded, options, show)
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the log, the step first, without what the trainer measures about itself."""
-    own = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-    return {"step": row["step"]} | {name: value for name, value in row.items() if name not in own}
-
-
 def _validated(network: Any, task: Any, data: Any, compute: Any, batch_size: int, show: Progress) -> Records:
     """The numbers that a task of one's own gives for a part."""
     batches = Remembered(data, task)
@@ -331,22 +318,3 @@ def _validated(network: Any, task: Any, data: Any, compute: Any, batch_size: int
     )
     values = task.validation(found.values, batches.labels)
     return Records(Record(metric=name, value=float(value), n=len(batches)) for name, value in values.items())
-
-
-def _several(inputs: Any, task: str) -> Any:
-    """Inputs as a list, also where there is a single one."""
-    images = task in ("classify", "segment")
-    if isinstance(inputs, (str, Path)):
-        return [inputs]
-    if isinstance(inputs, (Tensor, np.ndarray)):
-        single = inputs.ndim < 4 if images else inputs.ndim < 2
-        if isinstance(inputs, np.ndarray) and images and inputs.ndim == 3 and inputs.shape[-1] > 4:
-            single = False  # grey images (n, h, w)
-        return [inputs] if single else list(inputs)
-    if hasattr(inputs, "convert"):  # PIL
-        return [inputs]
-    if not images and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], int):
-        return [inputs]
-    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
-        return [inputs[i] for i in range(len(inputs))]
-    return list(itertools.islice(inputs, None))

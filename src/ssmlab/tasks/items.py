@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,3 +134,20 @@ def outputs_of(model: nn.Module, task: Any, item: Any) -> Tensor:
 def name_of(model: Any) -> str:
     """What messages call a model."""
     return getattr(model, "registry_name", None) or type(model).__name__
+
+
+def several(inputs: Any, *, images: bool) -> list[Any]:
+    """Inputs as a list, also where there is a single one.
+
+    Args:
+        images: else texts or sequences of tokens.
+    """
+    if isinstance(inputs, (str, Path)) or hasattr(inputs, "convert"):  # a text, a file, PIL
+        return [inputs]
+    if isinstance(inputs, (Tensor, np.ndarray)):
+        dims = 3 if images else 1
+        grey = isinstance(inputs, np.ndarray) and images and inputs.ndim == 3 and inputs.shape[-1] > 4  # (n, h, w)
+        return [inputs] if inputs.ndim <= dims and not grey else list(inputs)
+    if not images and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], int):
+        return [inputs]
+    return [inputs[i] for i in range(len(inputs))] if hasattr(inputs, "__getitem__") else list(inputs)

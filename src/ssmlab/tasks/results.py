@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.record import Record
@@ -46,6 +46,13 @@ class Records(list[Record]):
 class History(list[dict]):
     """The log of a training, a row a logged step."""
 
+    @classmethod
+    def of(cls, log: list[dict]) -> "History":
+        """The rows of a trainer's log, the step first, without what the trainer measures about itself."""
+        own = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+        rows = (row for row in log if row.keys() & {"loss", "eval_loss"})
+        return cls({"step": row["step"]} | {name: row[name] for name in row if name not in own} for row in rows)
+
     def to_pandas(self) -> Any:
         """A DataFrame with a row a logged step.
 
@@ -79,6 +86,16 @@ class Fitted:
     steps: int
     epoch: float
     folder: Path | None = None
+
+    def inputs(self, images: Any) -> Tensor:
+        """Images as a classifier reads them, (b, c, h, w) on its device: what `ssmlab.interpret` takes.
+
+        Args:
+            images: as for `predict`.
+        """
+        from ssmlab.tasks.classify.python import prepared
+
+        return prepared(self.model, images)
 
     def plot(self) -> Any:
         """The curves of training and validation as a figure of matplotlib."""

@@ -21,7 +21,7 @@ from ssmlab.data.images.reader import open_images
 from ssmlab.tasks.classify.data import Part
 from ssmlab.tasks.classify.experiment import dataset_of
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
-from ssmlab.tasks.items import Remembered, attribute, name_of, outputs_of, pair, some_items
+from ssmlab.tasks.items import Remembered, attribute, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
 from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
 from ssmlab.training.predict import predict as outputs_for
@@ -251,3 +251,17 @@ def images_of(inputs: Any, about: dict[str, Any]) -> Iterator[Any]:
         yield image
     if problems:
         raise DataError(f"{len(problems)} of the images cannot be used", problems)
+
+
+def prepared(model: nn.Module, images: Any) -> Tensor:
+    """Images as a trained model reads them, normalised (b, c, h, w), on its device.
+
+    Args:
+        images: as for `predict`; one or several.
+    Raises:
+        UserError: what images went through is not known.
+    """
+    about = getattr(model, "preprocess_config", {})
+    task = task_of(about)
+    batch = task.collate([(image, 0) for image in images_of(several(images, images=True), about)])
+    return task.prepare(batch["images"].to(next(model.parameters()).device))

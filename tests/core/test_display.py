@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ssmlab.cli import display
+from ssmlab.core import display
 from ssmlab.core.display import Display
 
 

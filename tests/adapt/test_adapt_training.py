@@ -65,7 +65,7 @@ def test_new_tokens_are_learned_and_kept(tmp_path, monkeypatch):
     from ssmlab.checkpoints.files import load_language_model
     from ssmlab.data.text.tokenizers import find_tokenizer
 
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     new = [f"<{i}>" for i in range(8)] + ["User:", "Assistant:"]  # more than there are rows without a token
     changes = [
         "lora=x_half+vocabulary",
@@ -193,7 +193,7 @@ MEMORY = {
 @pytest.mark.parametrize("how", MEMORY)
 @pytest.mark.parametrize("name", ["mamba_lm_test", "vmamba_test"])
 def test_runs_that_save_memory_train_and_leave_a_whole_model(name, how, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     source = CHATS if name == "mamba_lm_test" else FOLDER
     changes = [f'models=[{{name="{name}", label="one"}}]', "lora=all", "training.epochs=1", "data.limit=16", "name=one"]
     changes += [] if source == CHATS else ["data.path=digits"]

@@ -60,7 +60,7 @@ def stdin(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "write"), [("text", write_texts), ("dna", write_genes), ("audio", write_sounds)])
 def test_new_files_get_the_probabilities_of_the_run(kind, write, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     write(tmp_path / "data")
     recipe = load_recipe(f"language/classify_{kind}", [f"data.path={tmp_path / 'data'}", *QUICK], smoke=True)
     run = run_recipe(recipe, output=tmp_path / "runs")

@@ -17,7 +17,7 @@ from ssmlab.experiments.run import run_recipe
 from ssmlab.models import create_model, load_model, save_model
 from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import factorized_ranks
-from ssmlab.studies.compress.compression import Options, compress
+from ssmlab.studies.compress import Options, compress
 from ssmlab.tasks.classify_sequence.task import load_classifier
 from ssmlab.tasks.recipe import load_recipe
 
@@ -34,10 +34,10 @@ def trained(tmp_path_factory):
 
 def test_every_setting_is_tested_tuned_and_saved(trained, tmp_path):
     options = Options(
-        rule="rank", values=(2, 1000), targets=("in_proj", "fc1"), residual_rank=1, data="digits",
+        rank=(2, 1000), targets=("in_proj", "fc1"), residual_rank=1, data="digits",
         limit=40, epochs=1, **FAST,
     )  # fmt: skip
-    result = compress(str(trained), options, output=tmp_path / "out")
+    result = compress(str(trained), replace(options, output=tmp_path / "out"))
     found = {(r.model, r.metric, r.class_): r for r in read_records(tmp_path / "out" / "records.jsonl")}
     for label in ("dense", "rank 2", "rank 1000"):
         for when in ("before", "after"):
@@ -60,16 +60,16 @@ def test_a_model_of_a_trial_has_no_verdict(trained, tmp_path):
     shutil.copytree(trained, trial / "models" / "vmamba")
     write_records(trial / "records.jsonl", [Record(model="vmamba", metric="accuracy", value=0.1)])
     (trial / "run.json").write_text(json.dumps({"trial": True, "models": [{"label": "vmamba"}]}))
-    options = Options(rule="rank", values=(2,), data="digits", limit=40, epochs=0, train=False, **FAST)
-    result = compress(str(trial), options, output=tmp_path / "out")
+    options = Options(rank=(2,), data="digits", limit=40, epochs=0, train=False, output=tmp_path / "out", **FAST)
+    result = compress(str(trial), options)
     assert result.answer.startswith("No verdict: ") and result.answer.endswith(" comes from a trial run (--smoke)")
     assert result.answer in (tmp_path / "out" / "report.html").read_text()
     assert "No verdict" not in replace(result, doubt="").answer
 
 
 def test_without_data_costs_alone_are_measured(tmp_path):
-    options = Options(rule="flops", values=(0.5,), image_size=16, train=False, **FAST)
-    result = compress("vmamba_test", options, output=tmp_path / "out")
+    options = Options(flops=(0.5,), image_size=16, train=False, **FAST)
+    result = compress("vmamba_test", replace(options, output=tmp_path / "out"))
     metrics = {r.metric for r in result.records}
     assert "images_per_second" in metrics and "energy" in metrics and not metrics & {"accuracy", "train_seconds"}
     assert "of the dense model's multiply-accumulates" in result.answer
@@ -98,10 +98,10 @@ def test_language_models_are_compressed_too(layout, text, tmp_path):
     model = create_language_model("mamba_lm_test", vocab_size=257)
     folder = save_language_model(model, tmp_path / "model", layout=layout)
     options = Options(
-        rule="rank", values=(2, 1000), targets=("in_proj", "out_proj"), data=str(text), length=32, limit=24, epochs=1,
+        rank=(2, 1000), targets=("in_proj", "out_proj"), data=str(text), length=32, limit=24, epochs=1,
         tokenizer="bytes", **FAST,
     )  # fmt: skip
-    result = compress(str(folder), options, output=tmp_path / "out")
+    result = compress(str(folder), replace(options, output=tmp_path / "out"))
     found = {(r.model, r.metric, r.class_): r for r in result.records}
     for label in ("dense", "rank 2", "rank 1000"):
         before, after = (found[label, "bits_per_byte", f"{when} fine-tuning"] for when in ("before", "after"))
@@ -121,11 +121,11 @@ def test_language_models_are_compressed_too(layout, text, tmp_path):
 
 
 def test_a_run_of_a_classifier_of_sequences(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     changes = ["models=[{name='mamba_lm_test', label='one'}]", "data.limit=16", "training.epochs=1", "name=one"]
     run = run_recipe(load_recipe("language/classify_text", changes, smoke=True), output=tmp_path)
-    options = Options(rule="energy", values=(0.9,), data="generated", epochs=0, limit=16, train=False, **FAST)
-    result = compress(str(run), options, output=tmp_path / "out")
+    options = Options(energy=(0.9,), data="generated", epochs=0, limit=16, train=False, **FAST)
+    result = compress(str(run), replace(options, output=tmp_path / "out"))
     found = {(r.model, r.metric, r.class_): r for r in result.records}
     test = next(r for r in read_records(run / "records.jsonl") if (r.split, r.metric) == ("test", "accuracy"))
     assert found["dense", "accuracy", "before fine-tuning"].value == test.value  # the same rows, the same weights
@@ -134,14 +134,14 @@ def test_a_run_of_a_classifier_of_sequences(tmp_path, monkeypatch):
 
 
 def test_names_of_language_models_and_mistakes(text, tmp_path):
-    options = Options(rule="flops", values=(0.5,), data=str(text), train=False, length=16, **FAST)
-    result = compress("mamba3_lm_test", options, output=tmp_path / "out")
+    options = Options(flops=(0.5,), data=str(text), train=False, length=16, **FAST)
+    result = compress("mamba3_lm_test", replace(options, output=tmp_path / "out"))
     assert result.unmeasured == "random weights" and not (tmp_path / "out" / "models").exists()
     with pytest.raises(UserError, match="--weights is for vision models by name"):
-        compress("mamba_lm_test", Options(weights=("a",), **FAST), output=tmp_path / "b")
+        compress("mamba_lm_test", Options(weights=("a",), **FAST, output=tmp_path / "b"))
     model = save_language_model(create_language_model("mamba_lm_test", vocab_size=8), tmp_path / "few")
     with pytest.raises(UserError, match="has 8 tokens, the data 257; give the model's own --tokenizer"):
-        compress(str(model), Options(data=str(text), tokenizer="bytes", length=16, **FAST), output=tmp_path / "c")
+        compress(str(model), Options(data=str(text), tokenizer="bytes", length=16, **FAST, output=tmp_path / "c"))
 
 
 def test_mistakes_are_told(trained, tmp_path):
@@ -157,4 +157,4 @@ def test_mistakes_are_told(trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("hello")
     with pytest.raises(UserError, match="holds files that are not results of ssmlab compress"):
-        compress(str(trained), Options(**FAST), output=tmp_path / "mine")
+        compress(str(trained), Options(**FAST, output=tmp_path / "mine"))

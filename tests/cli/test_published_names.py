@@ -326,7 +326,7 @@ def test_a_sweep_asks_for_the_licence_first(hub, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_recipe_of_robustness(hub, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     loaded = load_recipe(
         "robustness/imagenet_21",
         ["models.0.pretrained=true", "models.1.pretrained=true", "evaluation.robustness.per_class=1"],
@@ -343,7 +343,7 @@ def test_a_recipe_of_robustness(hub, monkeypatch):
 
 @pytest.mark.parametrize("how", ["model=authors/mamba", "models.0.weights=authors/mamba", "models.0.pretrained=true"])
 def test_a_recipe_of_language(how, hub, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
     changes = ["models=[{name='mamba_lm_test'}]", "training.epochs=1", "training.learning_rate=1e-9", how]
     loaded = load_recipe("language/finetune", changes, smoke=True)
     folder = run_recipe(loaded, output="runs")

@@ -121,12 +121,8 @@ def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
     opened = open_model(str(model), device="cpu")[0]
     _, pictures, _ = read_pictures(files[:1], 32, opened.fit)
     assert np.array_equal(pictures[0], fit_square(Image.open(files[0]), 32, fit or "crop"))
-    accuracy = [
-        r.value
-        for r in compare([str(model)], Options(data=str(wide), batch=4, repeats=1, train=False),
-                         output=tmp_path / "c").records
-        if r.metric == "accuracy"
-    ]  # fmt: skip
+    options = Options(data=str(wide), batch=4, repeats=1, train=False, output=tmp_path / "c")
+    accuracy = [r.value for r in compare([str(model)], options).records if r.metric == "accuracy"]
     tested = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     assert accuracy == [
         r["value"] for r in tested if r["metric"] == "accuracy" and r["split"] == "test" and not r["step"]

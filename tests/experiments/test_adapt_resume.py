@@ -36,7 +36,7 @@ class InterruptAt(Progress):
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing takes longer than training here; the report has tests of its own."""
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def bases(tmp_path_factory):
     text.write_text("To be, or not to be, that is the question. " * 90)
     small = ["data.limit=16", "evaluation.throughput_repeats=1", "training.batch_size=8"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssmlab.reports.html.write_report", lambda folder: None)
+        patch.setattr("ssmlab.reports.html.write_report", lambda folder, _: None)
         return {
             name: run_recipe(load_recipe(f"adapt/base_{name}", [*small, *more], smoke=True), output=folder)
             for name, more in (("language", [f"data.path={text}", "data.length=32"]), ("vision", []))

@@ -277,7 +277,7 @@ def cifar100(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["fine", "coarse"])
 def test_cifar100_through_a_whole_run(cifar100, tmp_path, labels, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder)
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder)
     recipe = tmp_path / "cifar.toml"
     recipe.write_text(
         f'seeds = [0, 1]\ndevice = "cpu"\n[data]\npath = "{cifar100}"\nlabels = "{labels}"\n'

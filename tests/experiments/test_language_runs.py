@@ -24,7 +24,7 @@ from ssmlab.studies.scaling.experiment import extrapolate
 from ssmlab.tasks.classify_sequence.task import load_classifier
 from ssmlab.tasks.language.rows import read_rows
 from ssmlab.tasks.recipe import load_recipe
-from ssmlab.tasks.table import experiment_of, load_data
+from ssmlab.tasks.table import experiment_of, load_data, report_of
 
 TEXT = "language/text"
 SMALL = ["data.limit=24", "data.length=32", "training.batch_size=8", "evaluation.throughput_repeats=1", "name=small",
@@ -36,7 +36,7 @@ ONE = f"models=[{M}]"
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing takes longer than training here; the report has tests of its own."""
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ def test_bits_are_those_of_the_saved_model(text_run):
 
 
 def test_the_report_speaks_of_bits(text_run):
-    run = load_run(text_run)
-    answer = winner(run.records, titles=run.titles)
+    run = load_run(text_run, report_of)
+    answer = winner(run.records, run.task, titles=run.titles)
     values = {m: run.final(m, "bits_per_byte") for m in run.labels}
     assert answer.leader == min(values, key=values.get) and answer.difference.value >= 0
     assert "bits per byte" in answer.detail and "test tokens" in answer.detail
@@ -213,7 +213,7 @@ def test_classifiers_are_saved_with_what_they_need(tmp_path, no_report):
     network, preprocess = load_classifier(folder / "models" / "mamba_lm_test")
     assert network.head.out_features == len(preprocess["classes"]) == 4 and preprocess["length"] == 96
     accuracy = one(folder, model="mamba_lm_test", metric="accuracy", split="test")
-    run = load_run(folder)
+    run = load_run(folder, report_of)
     assert np.mean(run.predictions["mamba_lm_test"][None].correct) == accuracy.value and run.items == (
         "sequence",
         "sequences",

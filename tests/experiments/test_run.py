@@ -44,7 +44,7 @@ class Log(Progress):
 def no_report(monkeypatch):
     """Drawing takes longer than training here; the report has tests of its own."""
 
-    def write_report(folder):
+    def write_report(folder, _):
         page = folder / "report.html"
         page.write_text("")
         return page

@@ -39,7 +39,7 @@ class Said(Progress):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
 
 
 def byte_level(folder, **config):
@@ -144,7 +144,7 @@ def tuned(tmp_path_factory):
     (place / "a.jsonl").write_text("\n".join(rows))
     changes = ["models=[{label='one'}]", f"model={base}", f"data.path={place / 'a.jsonl'}", "training.epochs=1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+        patch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
         run = run_recipe(
             load_recipe("language/finetune", [*QUICK[1:], *changes], smoke=True), output=place, progress=said
         )

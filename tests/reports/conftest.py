@@ -6,6 +6,7 @@ import pytest
 from fake_run import TISSUE, Fake, make_run
 
 from ssmlab.reports.html import write_report
+from ssmlab.tasks.table import report_of
 
 HOSTILE = ("<script>alert(1)</script>", 'b & "c" -> d', "$x$ und 日本")
 
@@ -13,14 +14,14 @@ HOSTILE = ("<script>alert(1)</script>", 'b & "c" -> d', "$x$ und 日本")
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("runs") / "digits")
-    write_report(folder)
+    write_report(folder, report_of)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tissue(tmp_path_factory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("runs") / "tissue", TISSUE)
-    write_report(folder)
+    write_report(folder, report_of)
     return folder
 
 
@@ -42,5 +43,5 @@ def hostile(tmp_path_factory) -> Path:
     )
     folder = make_run(tmp_path_factory.mktemp("runs") / "hostile", fake)
     (folder / "recipe.toml").write_text(f"name = '{evil}'\n")
-    write_report(folder)
+    write_report(folder, report_of)
     return folder

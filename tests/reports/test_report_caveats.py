@@ -9,6 +9,7 @@ from ssmlab.core.record import Record, append_records
 from ssmlab.reports.caveats import chance, doubt, doubts, judged
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
+from ssmlab.tasks.table import report_of
 
 
 def curve(model, part, metric, values, seed=0):
@@ -37,7 +38,7 @@ def language(tmp_path, *, kept=(1.5, 1.6), val=((2.0, 1.5), (2.0, 1.6)), train=(
     (tmp_path / "run.json").write_text(json.dumps(values | info))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
     append_records(tmp_path / "records.jsonl", records)
-    return load_run(tmp_path)
+    return load_run(tmp_path, report_of)
 
 
 CHANCE = {"chance": {"metric": "bits_per_byte", "value": 4.5, "of": "the frequencies of tokens alone"}}
@@ -64,7 +65,7 @@ def test_what_decides_nothing_is_called_so(tmp_path, options, kind, words):
     assert verdict.kind == kind and words in verdict.detail and verdict.headline.endswith("no verdict")
     assert " wins" not in verdict.sentence and verdict.difference is None
     assert "A has 1.500 bits per byte" in verdict.detail
-    page = write_report(tmp_path).read_text()
+    page = write_report(tmp_path, report_of).read_text()
     assert verdict.headline in page and "A wins" not in page
 
 
@@ -91,7 +92,7 @@ def classes(tmp_path, accuracy, n, supports):
     (tmp_path / "run.json").write_text(json.dumps({"name": "r", "task": "classify", "finished": "now", "seeds": [0]}))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
     append_records(tmp_path / "records.jsonl", made)
-    return load_run(tmp_path)
+    return load_run(tmp_path, report_of)
 
 
 def test_the_chance_of_classes_is_the_most_frequent_one(tmp_path):
@@ -126,26 +127,26 @@ def test_of_a_synthetic_task_the_longest_length_is_said(tmp_path):
 @pytest.mark.parametrize("folder", ["models/a", "models/a_seed0"])
 def test_a_study_knows_what_the_run_of_a_model_says_of_it(tmp_path, options, words, folder):
     language(tmp_path, **options)
-    found = doubt(tmp_path / folder, "My model")
+    found = doubt(tmp_path / folder, "My model", report_of)
     assert found.startswith(words) and bool(found) == bool(words) and not found.endswith(".")
 
 
 def test_nothing_is_known_of_models_outside_a_run(tmp_path):
     language(tmp_path, trial=True)
-    assert doubt(None, "a") == doubt(tmp_path / "a", "a") == doubt(tmp_path / "elsewhere" / "models" / "a", "a") == ""
+    assert {doubt(folder, "a", report_of) for folder in (None, tmp_path / "a", tmp_path / "elsewhere/models/a")} == {""}
     (tmp_path / "records.jsonl").unlink()
-    assert doubt(tmp_path / "models" / "a", "a") == ""
+    assert doubt(tmp_path / "models" / "a", "a", report_of) == ""
 
 
 def test_every_doubt_is_said_once(tmp_path):
     language(tmp_path, val=((2.0, 1.5), (1.1, 1.6)))
     models = [(tmp_path / "models" / label, title) for label, title in (("a", "A"), ("b", "B"), ("b", "B"))]
-    (found,) = doubts(models)
+    (found,) = doubts(models, report_of)
     assert found.startswith("B is overfitted (")
 
 
 def test_the_chance_of_a_segmentation_is_one_class_everywhere(tmp_path):
-    run = classes(tmp_path, 0.5, 9, {})
+    run = replace(classes(tmp_path, 0.5, 9, {}), task=report_of("segment"))
     dice = Record(model="a", task="segment", split="test", metric="dice", value=0.42, n=9, seed=0, spread=(0.3, 0.5))
     constant = replace(dice, metric="constant_dice", value=0.4, class_="lesion", spread=None)
     for level, kind in ((0.4, "chance"), (0.2, "single")):

@@ -10,6 +10,7 @@ from ssmlab.core.record import Record, append_records
 from ssmlab.reports import gradients
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
+from ssmlab.tasks.table import report_of
 
 NAMES = ["stem.weight", "layers.0.blocks.0.op.A_logs", "layers.0.blocks.0.op.Ds", "layers.1.blocks.0.w", "head.bias"]
 
@@ -35,14 +36,14 @@ def a_run(folder, *, rows=6, frozen=()):
 
 
 def test_the_page_has_the_heat_map_and_what_freezing_saved(tmp_path):
-    page = write_report(a_run(tmp_path, frozen=NAMES[1:3])).read_text()
+    page = write_report(a_run(tmp_path, frozen=NAMES[1:3]), report_of).read_text()
     assert (tmp_path / "plots" / "gradients-vmamba.svg").is_file()
     assert "40 % of VMamba was frozen: a step took 200 ms before and 150 ms after." in page
     assert "marked at the right edge: 2 parameters" in page
 
 
 def test_relative_norms_have_no_zeros_and_no_infinities(tmp_path):
-    (norms,) = gradients.found_norms(load_run(a_run(tmp_path)))
+    (norms,) = gradients.found_norms(load_run(a_run(tmp_path), report_of))
     assert norms.relative.shape == (6, 5)
     assert np.isnan(norms.relative[:, 4]).all() and np.isnan(norms.relative[3:, 1]).all()
     assert np.isfinite(norms.relative[:, 0]).all()
@@ -51,7 +52,7 @@ def test_relative_norms_have_no_zeros_and_no_infinities(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 500])
 def test_one_step_and_very_many_are_drawn(tmp_path, rows):
-    (plot,) = gradients.plots(load_run(a_run(tmp_path, rows=rows)))
+    (plot,) = gradients.plots(load_run(a_run(tmp_path, rows=rows), report_of))
     assert "<svg" in plot.svg and len(plot.svg) < 200_000
     assert "least" in plot.caption
 
@@ -64,11 +65,11 @@ def test_the_first_seed_is_drawn(tmp_path):
         target.mkdir()
         (target / gradients.FILE).write_bytes((model / gradients.FILE).read_bytes())
     (model / gradients.FILE).unlink()
-    assert [norms.folder for norms in gradients.found_norms(load_run(run))] == ["vmamba_seed3"]
+    assert [norms.folder for norms in gradients.found_norms(load_run(run, report_of))] == ["vmamba_seed3"]
 
 
 def test_a_damaged_file_is_told(tmp_path):
     file = a_run(tmp_path) / "models" / "vmamba" / gradients.FILE
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(UserError, match=r"vmamba/gradients.npz is damaged"):
-        gradients.found_norms(load_run(tmp_path))
+        gradients.found_norms(load_run(tmp_path, report_of))

@@ -14,6 +14,7 @@ from ssmlab.core.record import Record, append_records
 from ssmlab.reports import html as pages
 from ssmlab.reports import plots, series
 from ssmlab.reports.html import write_report
+from ssmlab.tasks.table import report_of
 
 VOID = {"meta", "img", "br", "col", "path", "use", "rect", "circle"}
 
@@ -55,8 +56,8 @@ def remade(tmp_path, monkeypatch, fake=None, images=0, draw=False):
     """A page without its plots, which most tests do not look at and which take nearly all of the time."""
     folder = make_run(tmp_path / "run", fake, images=images)
     if not draw:
-        monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
-    write_report(folder)
+        monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
+    write_report(folder, report_of)
     return folder
 
 
@@ -140,7 +141,7 @@ def test_segmentation_counts_patches_everywhere(tmp_path):
     records = [Record(task="segment", model="a", metric=metric, value=value) for metric, value in costs.items()]
     records.append(Record(task="segment", model="a", split="test", metric="dice", value=0.8, spread=(0.7, 0.9), n=8))
     append_records(tmp_path / "records.jsonl", records)
-    text = Page(read(write_report(tmp_path).parent)).text
+    text = Page(read(write_report(tmp_path, report_of).parent)).text
     for said in ("Patches per second", "one patch's forward pass", "patches per second, prediction", "a larger image"):
         assert said in text, said
     assert "per image" not in text and "mages per second" not in text
@@ -175,7 +176,7 @@ def test_images_that_models_got_wrong_come_first(digits):
 def test_a_page_is_the_same_when_it_is_made_again(digits, tmp_path):
     copy = tmp_path / "digits"
     shutil.copytree(digits, copy)
-    write_report(copy)
+    write_report(copy, report_of)
     assert read(copy) == read(digits)
     assert not list(copy.rglob("*.tmp"))
     assert sorted(p.name for p in (copy / "plots").iterdir()) == [
@@ -208,7 +209,7 @@ def test_one_model_has_no_margin(tmp_path, monkeypatch):
 def test_without_probabilities_there_is_no_roc(tmp_path):
     from ssmlab.reports.run_folder import load_run
 
-    run = load_run(make_run(tmp_path / "run", Fake(probabilities=False), images=0))
+    run = load_run(make_run(tmp_path / "run", Fake(probabilities=False), images=0), report_of)
     assert series.roc(run, "resnet18") is None
     assert plots.roc(run) is None
     assert plots.speed(run) is not None
@@ -245,27 +246,27 @@ def test_many_models_fit(tmp_path, monkeypatch):
 
 def test_what_is_missing_or_damaged_beside_the_records_is_said(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run")
-    monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
+    monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
     (folder / "models/resnet18/predictions.csv").write_text("id,label\n1,2\n")
     (folder / "samples/samples.json").write_text('[{"file": ')
     (folder / "recipe.toml").unlink()
-    write_report(folder)
+    write_report(folder, report_of)
     text = Page(read(folder)).text
     assert "no column predicted" in text
     assert "samples.json is damaged" in text
     assert 'id="samples"' not in read(folder)
     (folder / "run.json").unlink()
-    write_report(folder)
+    write_report(folder, report_of)
     assert "run.json is missing" in Page(read(folder)).text
 
 
 def test_no_file_outside_samples_gets_into_the_page(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run", images=1)
-    monkeypatch.setattr(pages, "_draw", lambda run, verdict: {})
+    monkeypatch.setattr(pages, "draw", lambda run, verdict: {})
     (folder / "secret.png").write_bytes(b"\x89PNG secret")
     rows = json.loads((folder / "samples/samples.json").read_text())
     (folder / "samples/samples.json").write_text(json.dumps([rows[0] | {"file": "../secret.png"}]))
-    write_report(folder)
+    write_report(folder, report_of)
     assert "data:image" not in read(folder)
 
 
@@ -284,7 +285,7 @@ def test_a_damaged_run_is_one_line(tmp_path, damage, message):
     folder = make_run(tmp_path / "run", images=0)
     damage(folder)
     with pytest.raises(UserError, match=message) as error:
-        write_report(folder)
+        write_report(folder, report_of)
     assert "\n" not in str(error.value)
 
 

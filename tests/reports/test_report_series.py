@@ -6,6 +6,7 @@ from sklearn.metrics import auc, roc_auc_score, roc_curve
 from ssmlab.core.record import Record, append_records
 from ssmlab.reports import series
 from ssmlab.reports.run_folder import load_run
+from ssmlab.tasks.table import report_of
 
 
 def test_roc_curve_has_the_area_of_scikit_learn():
@@ -21,7 +22,7 @@ def test_roc_curve_has_the_area_of_scikit_learn():
 
 def test_roc_of_a_run_agrees_with_its_recorded_area(digits, tissue):
     for folder, several in ((digits, True), (tissue, False)):
-        run = load_run(folder)
+        run = load_run(folder, report_of)
         for label in run.labels:
             curve = series.roc(run, label)
             assert curve.area == pytest.approx(run.final(label, "roc_auc"), abs=1e-3)
@@ -35,10 +36,10 @@ def test_a_class_that_is_absent_has_no_curve():
 
 
 def test_confusion_is_the_same_from_records_and_predictions(hostile):
-    run = load_run(hostile)
+    run = load_run(hostile, report_of)
     for label in run.labels:
         from_records = series.confusion(run, label, run.classes)
-        run_without = load_run(hostile)
+        run_without = load_run(hostile, report_of)
         run_without.records = [r for r in run.records if r.metric != "confusion"]
         assert (from_records == series.confusion(run_without, label, run.classes)).all()
         assert from_records.sum() == 2 * 360
@@ -51,10 +52,10 @@ def test_mistakes_are_sorted_and_leave_out_what_is_right():
 
 def test_a_step_repeated_after_a_resume_counts_once(tmp_path):
     folder = make_run(tmp_path / "run", images=0)
-    before = series.curves(load_run(folder), "loss")
+    before = series.curves(load_run(folder, report_of), "loss")
     again = Record(model="resnet18", split="val", metric="loss", value=0.5, step=21, seed=0)
     append_records(folder / "records.jsonl", [again])
-    after = series.curves(load_run(folder), "loss")
+    after = series.curves(load_run(folder, report_of), "loss")
     assert [len(line.x) for line in after] == [len(line.x) for line in before]
     line = next(line for line in after if (line.label, line.split) == ("resnet18", "val"))
     assert line.axis == "epoch"
@@ -107,11 +108,11 @@ def fake_records(records):
 
     from ssmlab.reports.run_folder import Run
 
-    return Run(Path("x"), {}, records, ["a"], {"a": "a"}, {}, [], None)
+    return Run(Path("x"), report_of(None), {}, records, ["a"], {"a": "a"}, {}, [], None)
 
 
 def test_speeds_need_both_numbers(tmp_path):
-    run = load_run(make_run(tmp_path / "run", Fake(unfinished=True), images=0))
+    run = load_run(make_run(tmp_path / "run", Fake(unfinished=True), images=0), report_of)
     (spot,) = series.speeds(run)
     assert spot.label == "resnet18"
     assert spot.low < spot.accuracy < spot.high

@@ -7,8 +7,12 @@ import pytest
 from rich.console import Console
 
 from ssmlab.core.record import Record
+from ssmlab.reports.comparison import comparison
 from ssmlab.reports.run_folder import load_run
-from ssmlab.reports.tables import comparison, to_rich
+from ssmlab.reports.tables import to_rich
+from ssmlab.tasks.table import report_of
+
+TASK = report_of("classify")
 
 
 def record(model, metric, value, **more):
@@ -38,7 +42,7 @@ TWO = [
 
 
 def test_numbers_are_written_for_people_and_the_best_is_marked():
-    table = comparison(TWO)
+    table = comparison(TWO, TASK)
     assert table.columns == ("a", "b")
     assert cells(table, "Accuracy") == (["96.7 % [94.3, 98.1]", "95.0 % [92.0, 97.0]"], [True, False])
     assert cells(table, "Loss") == (["0.123", "0.250"], [True, False])
@@ -48,35 +52,45 @@ def test_numbers_are_written_for_people_and_the_best_is_marked():
     assert cells(table, "Tokens") == (["16", "–"], [False, False])
 
 
-def test_what_decides_comes_first():
-    kinds = {"dice": ("loss", "total_dice"), "bits_per_byte": ("accuracy", "loss"), "accuracy": ("loss", "f1")}
-    for metric, others in kinds.items():
+def test_the_primary_metric_comes_first():
+    kinds = {
+        "segment": ("dice", "loss", "total_dice"),
+        "language": ("bits_per_byte", "token_accuracy", "loss"),
+        "classify": ("accuracy", "loss", "f1"),
+    }
+    for task, (metric, *others) in kinds.items():
         records = [record("a", name, 0.5, class_="macro" if name == "f1" else None) for name in (*others, metric)]
-        table = comparison([record("a", "parameters", 7), *records])
+        table = comparison([record("a", "parameters", 7), *records], report_of(task))
         assert table.rows[0].label == {"bits_per_byte": "Bits per byte"}.get(metric, metric.capitalize())
         assert [row.group for row in table.rows][-1] == "Cost" and table.decided
 
 
 def test_segmentation_counts_patches():
     costs = [record("a", metric, 100, task="segment") for metric in ("macs", "flops", "images_per_second")]
-    assert [row.label for row in comparison(costs).rows] == ["MAC per patch", "FLOP per patch", "Patches per second"]
+    assert [row.label for row in comparison(costs, report_of("segment")).rows] == [
+        "MAC per patch",
+        "FLOP per patch",
+        "Patches per second",
+    ]
 
 
 def test_where_lengths_are_compared_no_model_is_best():
-    table = comparison([record(model, "parameters", n, task="scaling") for n, model in enumerate("abc")])
+    table = comparison(
+        [record(model, "parameters", n, task="scaling") for n, model in enumerate("abc")], report_of("scaling")
+    )
     assert cells(table, "Parameters") == (["0", "1", "2"], [False] * 3)
     assert not table.decided and "best" not in printed(table, 80)
 
 
 def test_what_was_not_measured_has_no_row():
-    assert [row.label for row in comparison([record("a", "accuracy", 0.5)]).rows] == ["Accuracy"]
+    assert [row.label for row in comparison([record("a", "accuracy", 0.5)], TASK).rows] == ["Accuracy"]
 
 
 def test_values_that_print_alike_are_not_told_apart():
-    table = comparison([record("a", "accuracy", 0.95001), record("b", "accuracy", 0.95002)])
+    table = comparison([record("a", "accuracy", 0.95001), record("b", "accuracy", 0.95002)], TASK)
     assert cells(table, "Accuracy")[1] == [False, False]
     three = [record("a", "accuracy", 0.95001), record("b", "accuracy", 0.95002), record("c", "accuracy", 0.9)]
-    assert cells(comparison(three), "Accuracy")[1] == [True, True, False]
+    assert cells(comparison(three, TASK), "Accuracy")[1] == [True, True, False]
 
 
 def test_curves_and_validation_are_left_out_and_the_last_measurement_counts():
@@ -86,18 +100,18 @@ def test_curves_and_validation_are_left_out_and_the_last_measurement_counts():
         record("a", "accuracy", 0.7, step=3),
         record("a", "accuracy", 0.8, split="val"),
     ]
-    assert cells(comparison(records), "Accuracy")[0] == ["60.0 %"]
+    assert cells(comparison(records, TASK), "Accuracy")[0] == ["60.0 %"]
 
 
 def test_a_diverged_model_is_shown_and_not_best():
-    table = comparison([record("a", "loss", math.nan), record("b", "loss", 0.5), record("c", "loss", 0.6)])
+    table = comparison([record("a", "loss", math.nan), record("b", "loss", 0.5), record("c", "loss", 0.6)], TASK)
     assert cells(table, "Loss") == (["not a number", "0.500", "0.600"], [False, True, False])
 
 
 def test_seeds_become_a_mean_with_students_interval():
     records = [record("a", "accuracy", value, seed=seed) for seed, value in enumerate((0.94, 0.95, 0.96))]
     records += [record("b", "accuracy", 0.9, seed=0), record("b", "accuracy", 0.91, seed=1)]
-    table = comparison(records)
+    table = comparison(records, TASK)
     assert cells(table, "Accuracy")[0] == ["95.0 % [92.5, 97.5]", "90.5 % [84.1, 96.9]"]
     assert any("Mean of 3 seeds" in note for note in table.notes)
     assert any("a 3 and b 2" in note for note in table.notes)
@@ -105,12 +119,12 @@ def test_seeds_become_a_mean_with_students_interval():
 
 def test_an_interval_of_a_fraction_stays_in_the_unit_interval():
     records = [record("a", "accuracy", value, seed=seed) for seed, value in enumerate((0.9, 1.0))]
-    assert cells(comparison(records), "Accuracy")[0] == ["95.0 % [31.5, 100.0]"]
+    assert cells(comparison(records, TASK), "Accuracy")[0] == ["95.0 % [31.5, 100.0]"]
 
 
 def test_sensitivity_names_its_class():
     records = [record("a", metric, 0.9, class_="SSA") for metric in ("sensitivity", "specificity")]
-    assert [row.label for row in comparison(records).rows] == ["Sensitivity (SSA)", "Specificity (SSA)"]
+    assert [row.label for row in comparison(records, TASK).rows] == ["Sensitivity (SSA)", "Specificity (SSA)"]
 
 
 def printed(table, width):
@@ -120,8 +134,8 @@ def printed(table, width):
 
 
 def test_the_terminal_and_the_page_show_the_same_table(digits):
-    run = load_run(digits)
-    table = comparison(run.records, run.titles)
+    run = load_run(digits, report_of)
+    table = comparison(run.records, run.task, run.titles)
     terminal = printed(table, 200)
     page = (digits / "report.html").read_text()
     page = page[page.index("<table") : page.index("</table>")]
@@ -141,25 +155,25 @@ def test_the_terminal_and_the_page_show_the_same_table(digits):
 
 
 def test_two_models_fit_eighty_columns(digits):
-    run = load_run(digits)
-    wide, narrow = (printed(comparison(run.records, run.titles), width) for width in (200, 80))
+    run = load_run(digits, report_of)
+    wide, narrow = (printed(comparison(run.records, run.task, run.titles), width) for width in (200, 80))
     assert len(wide.splitlines()) == len(narrow.splitlines())
 
 
 def test_a_name_with_brackets_is_no_markup_in_the_terminal():
-    assert "[red]a[/red]" in printed(comparison([record("[red]a[/red]", "accuracy", 0.5)]), 100)
+    assert "[red]a[/red]" in printed(comparison([record("[red]a[/red]", "accuracy", 0.5)], TASK), 100)
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.0001, "under 0.1 %"), (0.0006, "0.1 %")])
 def test_a_small_scan_is_not_zero(share, text):
-    table = comparison([record("a", "macs", 1e9), record("a", "scan_macs", share * 1e9)])
+    table = comparison([record("a", "macs", 1e9), record("a", "scan_macs", share * 1e9)], TASK)
     assert cells(table, "MAC per image")[0] == [f"1 G scan {text}"]
 
 
 @pytest.mark.parametrize("n", [5, 6])
 def test_too_few_cases_have_no_best_quality(n):
     table = comparison(
-        [record(m, metric, v, n=n) for m, v in (("a", 0.2), ("b", 0.8)) for metric in ("accuracy", "parameters")]
+        [record(m, metric, v, n=n) for m, v in (("a", 0.2), ("b", 0.8)) for metric in ("accuracy", "parameters")], TASK
     )
     assert cells(table, "Accuracy")[1] == ([False, False] if n == 5 else [False, True])
     assert any(cells(table, "Parameters")[1])
@@ -167,11 +181,13 @@ def test_too_few_cases_have_no_best_quality(n):
 
 def test_the_memory_of_a_process_is_no_models():
     whole = [record(m, "peak_memory", v, class_="process") for m, v in (("a", 1e9), ("b", 2e9))]
-    assert cells(comparison([*TWO, *whole]), "Peak memory, process")[1] == [False, False]
+    assert cells(comparison([*TWO, *whole], TASK), "Peak memory, process")[1] == [False, False]
     own = [record(m, "peak_memory", v) for m, v in (("a", 1e9), ("b", 2e9))]
-    assert cells(comparison([*TWO, *own]), "Peak memory")[1] == [True, False]
+    assert cells(comparison([*TWO, *own], TASK), "Peak memory")[1] == [True, False]
 
 
 def test_tokens_that_are_scanned_but_not_counted():
-    table = comparison([*TWO, record("c", "accuracy", 0.9), record("c", "scan_macs", 5e6), record("c", "macs", 1e9)])
+    table = comparison(
+        [*TWO, record("c", "accuracy", 0.9), record("c", "scan_macs", 5e6), record("c", "macs", 1e9)], TASK
+    )
     assert cells(table, "Tokens")[0] == ["16", "–", "not counted"]

@@ -9,6 +9,7 @@ from fake_run import make_run
 
 from ssmlab.reports import plots, theme
 from ssmlab.reports.run_folder import load_run
+from ssmlab.tasks.table import report_of
 
 CSS = (files("ssmlab.reports") / "page.css").read_text(encoding="utf-8")
 
@@ -71,7 +72,7 @@ def test_the_page_has_a_variable_for_every_colour_of_the_plots():
 
 
 def test_a_plot_is_a_file_and_a_piece_of_the_page(tmp_path):
-    run = load_run(make_run(tmp_path / "run", images=0))
+    run = load_run(make_run(tmp_path / "run", images=0), report_of)
     plot = plots.curves(run, "loss")
     root = ElementTree.fromstring(plot.svg)
     assert root.tag.endswith("svg")

@@ -5,6 +5,9 @@ from fake_run import Fake, make_run
 from ssmlab.core.record import Record
 from ssmlab.reports.run_folder import Predictions, load_run
 from ssmlab.reports.verdict import winner
+from ssmlab.tasks.table import report_of
+
+TASK, LANGUAGE = report_of("classify"), report_of("language")
 
 
 def accuracy(model, value, seed=0, n=400, **more):
@@ -21,7 +24,7 @@ def said(correct, ids=None):
 
 
 def test_a_clear_winner_with_margin_and_interval():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("b - a", 0.025, 0.005, 0.045)])
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("b - a", 0.025, 0.005, 0.045)], TASK)
     assert answer.clear
     assert answer.leader == "b"
     assert answer.runner_up == "a"
@@ -32,13 +35,13 @@ def test_a_clear_winner_with_margin_and_interval():
 
 
 def test_a_recorded_difference_is_turned_round():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("a - b", -0.025, -0.045, -0.005)])
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("a - b", -0.025, -0.045, -0.005)], TASK)
     assert answer.difference == pytest.approx((0.025, 0.005, 0.045))
 
 
 @pytest.mark.parametrize("low", [-0.01, 0.0])
 def test_an_interval_with_zero_is_no_clear_winner(low):
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), difference("b - a", 0.01, low, 0.03)])
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), difference("b - a", 0.01, low, 0.03)], TASK)
     assert answer.kind == "unclear"
     assert answer.headline == "No clear winner"
     assert "b is 1.0 points ahead of a" in answer.detail
@@ -46,7 +49,7 @@ def test_an_interval_with_zero_is_no_clear_winner(low):
 
 
 def test_equal_models_are_equal():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.95), difference("b - a", 0.0, -0.01, 0.01)])
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.95), difference("b - a", 0.0, -0.01, 0.01)], TASK)
     assert answer.kind == "unclear"
     assert "both reach 95.0 %" in answer.detail
 
@@ -55,9 +58,9 @@ def test_the_interval_is_computed_from_predictions_in_any_order():
     right_a = np.arange(400) % 10 != 0
     right_b = np.arange(400) % 20 != 0
     records = [accuracy("a", 0.9), accuracy("b", 0.95)]
-    straight = winner(records, {"a": {None: said(right_a)}, "b": {None: said(right_b)}})
+    straight = winner(records, TASK, {"a": {None: said(right_a)}, "b": {None: said(right_b)}})
     ids = tuple(str(i) for i in range(400))[::-1]
-    turned = winner(records, {"a": {None: said(right_a)}, "b": {None: said(right_b[::-1], ids)}})
+    turned = winner(records, TASK, {"a": {None: said(right_a)}, "b": {None: said(right_b[::-1], ids)}})
     assert straight.clear
     assert straight.difference.value == pytest.approx(0.05)
     assert straight == turned
@@ -65,21 +68,21 @@ def test_the_interval_is_computed_from_predictions_in_any_order():
 
 def test_predictions_of_other_images_give_no_interval():
     other = said([True] * 400, tuple(f"x{i}" for i in range(400)))
-    answer = winner([accuracy("a", 0.9), accuracy("b", 1.0)], {"a": {0: said([True] * 400)}, "b": {0: other}})
+    answer = winner([accuracy("a", 0.9), accuracy("b", 1.0)], TASK, {"a": {0: said([True] * 400)}, "b": {0: other}})
     assert answer.kind == "unclear"
     assert "no interval" in answer.detail
 
 
 def test_one_model_is_described():
-    answer = winner([accuracy("a", 0.95)])
+    answer = winner([accuracy("a", 0.95)], TASK)
     assert answer.kind == "single"
     assert answer.sentence == ("a: classifies 95.0 % of 400 test images correctly (95 % interval 92.4 % to 96.7 %).")
 
 
 def test_no_result_and_half_a_result():
     curve = Record(model="b", split="val", metric="accuracy", value=0.9, step=10)
-    assert winner([curve]).kind == "none"
-    answer = winner([accuracy("a", 0.95), curve])
+    assert winner([curve], TASK).kind == "none"
+    answer = winner([accuracy("a", 0.95), curve], TASK)
     assert answer.kind == "partial"
     assert "no test result of b yet" in answer.detail
 
@@ -91,19 +94,19 @@ def test_the_best_of_three_meets_the_next_best():
         accuracy("c", 0.95),
         difference("b - c", 0.02, 0.01, 0.03),
     ]
-    answer = winner(records, titles={"a": "A", "b": "B", "c": "C"})
+    answer = winner(records, TASK, titles={"a": "A", "b": "B", "c": "C"})
     assert (answer.leader, answer.runner_up) == ("b", "c")
     assert "95.0 % for C, the next of 3" in answer.detail
 
 
 def test_a_diverged_model_does_not_win():
-    answer = winner([accuracy("a", float("nan")), accuracy("b", 0.5), difference("b - a", 0.5, 0.4, 0.6)])
+    answer = winner([accuracy("a", float("nan")), accuracy("b", 0.5), difference("b - a", 0.5, 0.4, 0.6)], TASK)
     assert answer.leader == "b"
 
 
 def test_several_seeds_are_compared_over_images_and_seeds(tmp_path):
-    run = load_run(make_run(tmp_path / "run", Fake(seeds=(0, 1, 2), recorded_difference=False), images=0))
-    answer = winner(run.records, run.predictions, run.titles)
+    run = load_run(make_run(tmp_path / "run", Fake(seeds=(0, 1, 2), recorded_difference=False), images=0), report_of)
+    answer = winner(run.records, run.task, run.predictions, run.titles)
     assert answer.seeds == 3
     assert "mean of 3 seeds" in answer.detail
     accuracies = {
@@ -123,7 +126,7 @@ def gap(name, value, low, high, n, metric="bits_per_byte"):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
 def test_fewer_than_six_cases_carry_no_verdict(n):
-    answer = winner([accuracy("a", 0.0, n=n), accuracy("b", 1.0, n=n), difference("b - a", 1.0, 1.0, 1.0)])
+    answer = winner([accuracy("a", 0.0, n=n), accuracy("b", 1.0, n=n), difference("b - a", 1.0, 1.0, 1.0)], TASK)
     assert answer.clear == (n == 6)
     if n < 6:
         images = "image" if n == 1 else "images"
@@ -137,12 +140,12 @@ def test_fewer_than_six_cases_carry_no_verdict(n):
 def test_cases_are_what_was_resampled():
     """Thousands of tokens in two rows are two cases."""
     records = [bits("a", 8.0), bits("b", 7.0)]
-    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 2)]).detail.startswith(
+    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 2)], LANGUAGE).detail.startswith(
         "2 test rows; at least 6 are needed."
     )
-    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 20)]).clear
+    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 20)], LANGUAGE).clear
     said_by = {name: {None: said([name == "b"] * 5)} for name in "ab"}
-    assert winner([accuracy("a", 0.0, n=5), accuracy("b", 1.0, n=5)], said_by).headline == "No verdict"
+    assert winner([accuracy("a", 0.0, n=5), accuracy("b", 1.0, n=5)], TASK, said_by).headline == "No verdict"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,6 @@ def test_what_prints_as_nothing_is_no_difference(low, value, said):
     records = [bits("a", 9.6974), bits("b", 9.6974 + value), gap("b - a", value, low, 0.1, 40)]
     if value < 0.001:
         records[1] = bits("b", 9.6977)
-    answer = winner(records)
+    answer = winner(records, LANGUAGE)
     assert answer.headline == "No clear winner" and said in answer.sentence
-    assert winner([bits("a", 9.0), bits("b", 9.1), gap("b - a", 0.1, 0.05, 0.2, 40)]).clear
+    assert winner([bits("a", 9.0), bits("b", 9.1), gap("b - a", 0.1, 0.05, 0.2, 40)], LANGUAGE).clear

@@ -18,11 +18,12 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record, read_records
 from ssmlab.data import open_images
 from ssmlab.models import create_model, save_model
+from ssmlab.reports.tables import to_markdown, to_rich
 from ssmlab.studies.compare import Options, compare, published
 from ssmlab.studies.compare.measure import over_seeds
+from ssmlab.studies.compare.model_refs import find_model_refs
 from ssmlab.studies.compare.pareto import ACCURACY, MACS, Spot, front, plot
-from ssmlab.studies.compare.subjects import find_subjects
-from ssmlab.studies.compare.table import make_table, to_markdown, to_rich
+from ssmlab.studies.compare.table import make_table
 from ssmlab.studies.study import check_report_folder
 from ssmlab.tasks.classify.predict import Classifier
 from ssmlab.training.dataset import BatchedDataset
@@ -49,16 +50,16 @@ def runs(tmp_path_factory):
 
 
 def test_what_a_name_means(runs):
-    both = find_subjects(["first"], runs=runs)
+    both = find_model_refs(["first"], runs=runs)
     assert [(s.label, s.name, s.folder) for s in both] == [
         ("first/hybrid", "resnet_mamba_test", runs / "first" / "models" / "hybrid"),
         ("first/plain", "resnet_test", runs / "first" / "models" / "plain"),
     ]
     plain = runs / "first" / "models" / "plain"
     for place in (plain, plain / "model.safetensors"):
-        (one,) = find_subjects([str(place)], runs=runs)
+        (one,) = find_model_refs([str(place)], runs=runs)
         assert one == both[1] and one.state == f"trained, {plain}"
-    named = find_subjects([str(plain), "resnet_test", "vim_test", "timm/test_vit"], runs=runs)
+    named = find_model_refs([str(plain), "resnet_test", "vim_test", "timm/test_vit"], runs=runs)
     assert [s.state for s in named[1:]] == ["random"] * 3
     assert [s.title for s in named] == ["first/plain", "resnet_test", "a small Vim for tests", "test_vit"]
 
@@ -66,17 +67,17 @@ def test_what_a_name_means(runs):
 def test_weights_belong_to_a_network(runs, tmp_path):
     file = tmp_path / "a.safetensors"
     file.write_bytes(b"")
-    assert find_subjects(["vim_test"], [str(file)])[0].weights == file
-    two = find_subjects(["vim_test", "vmamba_test"], [f"vmamba_test={file}"])
+    assert find_model_refs(["vim_test"], [str(file)])[0].weights == file
+    two = find_model_refs(["vim_test", "vmamba_test"], [f"vmamba_test={file}"])
     assert [s.weights for s in two] == [None, file]
     folder = runs / "first" / "models" / "plain"
-    assert find_subjects(["resnet_test"], [str(folder)])[0].weights == folder / "model.safetensors"
+    assert find_model_refs(["resnet_test"], [str(folder)])[0].weights == folder / "model.safetensors"
     with pytest.raises(UserError, match=r"Give --weights vim_test=FILE, --weights vmamba_test=FILE"):
-        find_subjects(["vim_test", "vmamba_test"], [str(file)])
+        find_model_refs(["vim_test", "vmamba_test"], [str(file)])
     with pytest.raises(UserError, match="a trained model has its own"):
-        find_subjects(["first"], [str(file)], runs)
+        find_model_refs(["first"], [str(file)], runs)
     with pytest.raises(UserError, match="there is no file nothing.pth"):
-        find_subjects(["vim_test"], ["nothing.pth"])
+        find_model_refs(["vim_test"], ["nothing.pth"])
 
 
 def test_mistakes_in_models(runs, tmp_path):
@@ -89,22 +90,22 @@ def test_mistakes_in_models(runs, tmp_path):
         (str(runs / "first" / "models" / "plain" / "config.json") + "x", "there is no model"),
     ):
         with pytest.raises(ModelError, match=message):
-            find_subjects([model], runs=runs)
+            find_model_refs([model], runs=runs)
     with pytest.raises(UserError, match="vim_test is there twice"):
-        find_subjects(["vim_test", "vim_test"])
+        find_model_refs(["vim_test", "vim_test"])
     alone = tmp_path / "w.pth"
     alone.write_bytes(b"x")
     with pytest.raises(ModelError, match="a file of weights needs a name: NAME --weights FILE"):
-        find_subjects([str(alone)])
+        find_model_refs([str(alone)])
     broken = save(tmp_path / "broken")
     (broken / "preprocess.json").write_text("{}")
     with pytest.raises(ModelError, match="lacks image_size, mean, std, classes"):
-        find_subjects([str(broken)])
+        find_model_refs([str(broken)])
 
 
 def test_all_names_that_are_none_are_listed(runs):
     with pytest.raises(ModelError) as found:
-        find_subjects(["resnet81", "resnet_test", "frst"], runs=runs)
+        find_model_refs(["resnet81", "resnet_test", "frst"], runs=runs)
     first, *rest = str(found.value).split("\n  ")
     assert first == "2 of 3 models cannot be opened:"
     assert rest == [
@@ -116,7 +117,7 @@ def test_all_names_that_are_none_are_listed(runs):
 def test_a_device_that_is_not_here_is_told_before_data_are_read(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="device 'cuda' is not available here"):
-        compare(["vim_test"], Options(device="cuda", data=str(tmp_path / "nowhere")), output=tmp_path / "c")
+        compare(["vim_test"], Options(device="cuda", data=str(tmp_path / "nowhere"), output=tmp_path / "c"))
 
 
 def spot(label, x, y, index=0):
@@ -132,15 +133,14 @@ def test_seeds_of_a_model_are_one(tmp_path):
     models = [{"label": "plain", "title": "Plain"}]
     (tmp_path / "many" / "run.json").write_text(json.dumps({"models": models}))
     options = Options(data="digits", limit=40, train=False, **QUICK)
-    result = compare(["many"], options, output=tmp_path / "c", runs=tmp_path)
-    (subject,) = result.subjects
-    assert (subject.label, subject.title) == ("many/plain", "Plain") and subject.state.endswith("mean of 3 seeds")
+    result = compare(["many"], replace(options, output=tmp_path / "c"), runs=tmp_path)
+    (model,) = result.models
+    assert (model.label, model.title) == ("many/plain", "Plain") and model.state.endswith("mean of 3 seeds")
     (accuracy,) = [r for r in result.records if r.metric == "accuracy"]
-    each = [
-        next(r.value for r in compare([str(folder)], Options(data="digits", limit=40, train=False, **QUICK),
-                                      output=tmp_path / folder.name).records if r.metric == "accuracy")
-        for folder in sorted((tmp_path / "many" / "models").iterdir())
-    ]  # fmt: skip
+    each = []
+    for folder in sorted((tmp_path / "many" / "models").iterdir()):
+        found = compare([str(folder)], replace(options, output=tmp_path / folder.name)).records
+        each += [record.value for record in found if record.metric == "accuracy"]
     assert accuracy.value == pytest.approx(np.mean(each))
     made = [[Record(metric=m, value=v, n=9) for m in ("accuracy", "f1")] for v in (0.5, 0.6, 0.7)]
     joined, f1 = over_seeds(made)
@@ -150,30 +150,30 @@ def test_seeds_of_a_model_are_one(tmp_path):
     assert accuracy.spread[0] <= accuracy.value <= accuracy.spread[1] and accuracy.n == 40
     assert sum(r.metric == "parameters" for r in result.records) == 1
     with pytest.raises(UserError, match=r"c holds a comparison already \(finished 20.*; add --overwrite, or --output"):
-        compare(["many"], Options(train=False, **QUICK), output=tmp_path / "c", runs=tmp_path)
-    compare(["many"], Options(train=False, **QUICK), output=tmp_path / "c", runs=tmp_path, overwrite=True)
+        compare(["many"], Options(train=False, **QUICK, output=tmp_path / "c"), runs=tmp_path)
+    compare(["many"], Options(train=False, **QUICK, output=tmp_path / "c", overwrite=True), runs=tmp_path)
 
 
 @pytest.mark.parametrize("content", ['{"finished": null}', '{"finished": "today"}', "{}", None])
 def test_a_finished_report_is_not_overwritten(tmp_path, content):
     folder = tmp_path / "r"
-    assert check_report_folder(folder, "x.json", "a test") == folder
+    assert check_report_folder(folder, "x", "a test") == folder
     folder.mkdir()
-    assert check_report_folder(folder, "x.json", "a test") == folder
+    assert check_report_folder(folder, "x", "a test") == folder
     if content is None:
         (folder / "other").write_text("")
         with pytest.raises(UserError, match="holds files that are not a test; give another --output"):
-            check_report_folder(folder, "x.json", "a test", overwrite=True)
+            check_report_folder(folder, "x", "a test", overwrite=True)
         with pytest.raises(UserError, match="is a file"):
-            check_report_folder(folder / "other", "x.json", "a test")
+            check_report_folder(folder / "other", "x", "a test")
         return
     (folder / "x.json").write_text(content)
-    assert check_report_folder(folder, "x.json", "a test", overwrite=True) == folder
+    assert check_report_folder(folder, "x", "a test", overwrite=True) == folder
     if "null" in content:
-        assert check_report_folder(folder, "x.json", "a test") == folder, "an unfinished one goes on"
+        assert check_report_folder(folder, "x", "a test") == folder, "an unfinished one goes on"
     else:
         with pytest.raises(UserError, match=r"holds a test already \(finished .*\); add --overwrite"):
-            check_report_folder(folder, "x.json", "a test")
+            check_report_folder(folder, "x", "a test")
 
 
 def test_the_front():
@@ -264,7 +264,7 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
             said.append(title)
 
     options = Options(**QUICK, data="digits", limit=60, train=False)
-    result = compare(["first", "vim_test"], options, runs=runs, output=tmp_path / "c", progress=Watch())
+    result = compare(["first", "vim_test"], replace(options, output=tmp_path / "c"), runs=runs, progress=Watch())
     found = {r.model: r for r in result.records if r.metric == "accuracy"}
     for label in ("plain", "hybrid"):  # the hybrid's classes stand in another order
         record = found[f"first/{label}"]
@@ -283,9 +283,9 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
     assert "are measured at 32 x 32 pixels, the size at which " in result.sizes and "were trained" in result.sizes
     assert result.sizes in page and result.sizes in table
     terminal = Console(file=io.StringIO(), width=400)
-    terminal.print(to_rich(result.table, slice(0, 2)))
+    terminal.print(to_rich(result.table, slice(0, 2), stacked=True))
     assert "--image-size" not in terminal.file.getvalue(), "below the last models only"
-    terminal.print(to_rich(result.table, slice(2, 4)))
+    terminal.print(to_rich(result.table, slice(2, 4), stacked=True))
     assert re.sub(r"\s+", " ", terminal.file.getvalue()).count(result.sizes) == 1
 
 
@@ -296,7 +296,7 @@ def test_models_of_a_trial_have_no_winner(runs, tmp_path):
     models = [{"label": "plain"}, {"label": "hybrid"}]
     (tmp_path / "trial" / "run.json").write_text(json.dumps({"trial": True, "models": models}))
     options = {**QUICK, "repeats": 1, "train": False}
-    result = compare(["trial"], Options(**options, data="digits", limit=20), runs=tmp_path, output=tmp_path / "c")
+    result = compare(["trial"], Options(**options, data="digits", limit=20, output=tmp_path / "c"), runs=tmp_path)
     titles = list(result.titles.values())
     both = "; ".join(f"{title} comes from a trial run (--smoke)" for title in titles)
     assert result.answer == f"No verdict: {both}"
@@ -313,9 +313,9 @@ def test_weights_of_a_file_are_tested_where_the_classifier_is_theirs(runs, tmp_p
     plain = runs / "first" / "models" / "plain"
     few = save(tmp_path / "few", classes=("a", "b"))
     options = {**QUICK, "repeats": 1, "data": "digits", "limit": 20, "train": False, "image_size": 32}
-    good = compare(["resnet_test"], Options(**options, weights=(str(plain),)), output=tmp_path / "good")
+    good = compare(["resnet_test"], Options(**options, weights=(str(plain),), output=tmp_path / "good"))
     assert [r.n for r in good.records if r.metric == "accuracy"] == [20] and good.reasons == {}
-    other = compare(["resnet_test"], Options(**options, weights=(str(few),)), output=tmp_path / "other")
+    other = compare(["resnet_test"], Options(**options, weights=(str(few),), output=tmp_path / "other"))
     assert other.reasons == {"resnet_test": "the classifier is not the file's"}
     assert not any(r.metric == "accuracy" for r in other.records)
 
@@ -335,9 +335,9 @@ def test_mistakes_are_told_before_anything_is_measured(runs, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds files that are not a comparison;"):
-        compare(["vim_test"], Options(**QUICK), output=tmp_path / "full")
+        compare(["vim_test"], Options(**QUICK, output=tmp_path / "full"))
     with pytest.raises(ModelError, match="patch"):
-        compare(["vim_test"], Options(**QUICK, image_size=3), output=tmp_path / "none")
+        compare(["vim_test"], Options(**QUICK, image_size=3, output=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 

@@ -21,12 +21,12 @@ from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.visualise import Search
 from ssmlab.models import create_model, save_model
 from ssmlab.models.catalogue import class_names
-from ssmlab.studies.explain.explanation import Options, enlarged, explain
+from ssmlab.studies.explain.explanation import Settings, enlarged, explain
 from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
 from ssmlab.studies.explain.page import page
 
 CLASSES = ("cat", "dog", "guinea pig", "7")
-QUICK = Options(search=Search(steps=2), gradient_steps=4, score_steps=4, random=2)
+QUICK = Settings(search=Search(steps=2), gradient_steps=4, score_steps=4, random=2)
 SIZES = {"vmamba_test": 32, "vim_test": 32, "mambavision_test": 64, "resnet_mamba_test": 32, "resnet_test": 32}
 
 
@@ -116,7 +116,7 @@ def test_classes_may_be_asked_for_each_picture(folder):
     pictures = np.zeros((2, 32, 32, 3), np.uint8)
     bare = replace(QUICK, score_steps=0, search=Search(steps=0))
     found = explain(
-        opened, pictures, ["x", "y"], bare, asked=[[0], [2, 3]], notes=["", "why"], before=[None, pictures[0]]
+        opened, pictures, ["x", "y"], bare, classes=[[0], [2, 3]], notes=["", "why"], before=[None, pictures[0]]
     )
     assert [[each.index for each in picture.classes] for picture in found.pictures] == [[0], [2, 3]]
     assert found.learned == {} and found.sanity is None and not found.pictures[0].classes[0].curves

@@ -42,7 +42,7 @@ def test_what_a_change_turns_wrong():
     labels = np.array([1, 1, 0, 1, 1, 0])  # the fourth is wrong from the start
     found, records, before = find_mistakes(model, images, labels, {"darker": darker}, batch_size=4)
     assert [mistake.index for mistake in found["darker"]] == [0, 4] and before.shape == (6, 2)
-    assert all(mistake.said == 0 and mistake.sure > 0.5 for mistake in found["darker"])
+    assert all(mistake.predicted == 0 and mistake.probability > 0.5 for mistake in found["darker"])
     (record,) = records
     assert (record.metric, record.value, record.class_, record.n) == ("turned_wrong", 2 / 6, "darker", 6)
     found, records, _ = find_mistakes(model, images, labels, {}, batch_size=4)

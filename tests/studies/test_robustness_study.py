@@ -51,7 +51,7 @@ SMALL = {"data": "digits", "per_class": 3, "device": "cpu", "resamples": 100}
 def result(run, tmp_path_factory):
     output = tmp_path_factory.mktemp("robustness") / "r"
     options = Options(**SMALL, attacks=("fgsm",), epsilon=0.02)
-    return robustness([str(run)], options, output=output)
+    return robustness([str(run)], replace(options, output=output))
 
 
 def test_records_of_every_seed_and_transformation(result):
@@ -94,23 +94,23 @@ def test_a_killed_run_goes_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "measure", dies)
     with pytest.raises(KeyboardInterrupt):
-        robustness([model], Options(**SMALL), output=output)
+        robustness([model], Options(**SMALL, output=output))
     assert len(done) == 5 and not (output / "report.html").exists()
     monkeypatch.setattr(measure, "measure", lambda *a, **o: (done.append(a[2].name), real(*a, **o))[1])
-    whole = robustness([model], Options(**SMALL), output=output)
+    whole = robustness([model], Options(**SMALL, output=output))
     assert len(done) == 21 == len(set(done)), "nothing is measured twice"
-    straight = robustness([model], Options(**SMALL, batch=7), output=tmp_path / "straight")
+    straight = robustness([model], Options(**SMALL, batch=7, output=tmp_path / "straight"))
     assert [r.value for r in whole.records] == [r.value for r in straight.records]
     with pytest.raises(UserError, match="holds a test of robustness already"):
-        robustness([model], Options(**SMALL | {"seed": 1}), output=output)
-    robustness([model], Options(**SMALL | {"seed": 1}), output=output, overwrite=True)
+        robustness([model], Options(**SMALL | {"seed": 1}, output=output))
+    robustness([model], Options(**SMALL | {"seed": 1}, output=output, overwrite=True))
     assert len(done) == 63, "another seed is another test"
 
 
 def test_scores_follow_the_classes_by_name(run, tmp_path):
     """The model's classes are in another order than the data's; a perfect oracle shows that labels are matched."""
     model = run / "models" / "vim"
-    result = robustness([str(model)], Options(**SMALL), output=tmp_path / "r")
+    result = robustness([str(model)], Options(**SMALL, output=tmp_path / "r"))
     from ssmlab.tasks.classify.predict import Classifier
 
     classifier, sample = Classifier(model, "cpu"), result.sample
@@ -126,10 +126,12 @@ def test_scores_follow_the_classes_by_name(run, tmp_path):
 def test_imagenet_c(run, tmp_path):
     model = str(run / "models" / "resnet_seed0")
     options = Options(**SMALL | {"per_class": 1, "transformations": "imagenet-c"})
-    values = {(r.metric, r.class_): r.value for r in robustness([model], options, output=tmp_path / "c").records}
+    values = {
+        (r.metric, r.class_): r.value for r in robustness([model], replace(options, output=tmp_path / "c")).records
+    }
     assert 0.5 < values["mce", None] < 2 and ("accuracy", "jpeg_compression") in values
     some = Options(**SMALL | {"per_class": 1, "transformations": "imagenet-c", "severities": (2,)})
-    found = robustness([model], some, output=tmp_path / "c", overwrite=True).records
+    found = robustness([model], replace(some, output=tmp_path / "c", overwrite=True)).records
     assert not any(r.metric == "mce" for r in found), "AlexNet's errors are means over all severities"
 
 
@@ -156,8 +158,8 @@ def test_models_of_a_trial_have_no_verdict(run, result, tmp_path):
     shutil.copytree(run / "models" / "vim", trial / "models" / "vim")
     write_records(trial / "records.jsonl", [Record(model="vim", metric="accuracy", value=0.1)])
     write_json(trial / "run.json", {"trial": True, "models": [{"label": "vim", "title": "Our Vim"}]})
-    options = Options(**SMALL | {"per_class": 1})
-    alone = robustness([str(trial / "models" / "vim")], options, output=tmp_path / "r")
+    options = Options(**SMALL | {"per_class": 1}, output=tmp_path / "r")
+    alone = robustness([str(trial / "models" / "vim")], options)
     headline = "No verdict: Our Vim comes from a trial run (--smoke)"
     assert alone.answer[0] == headline and alone.answer[1].startswith("Our Vim: mean corruption error ")
     assert headline in (tmp_path / "r" / "report.html").read_text("utf-8")
@@ -195,7 +197,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, run, capsys, 
 def test_a_foreign_folder_is_left_alone(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(Exception, match="holds files that are not a test of robustness"):
-        robustness([str(run / "models" / "vim")], Options(**SMALL), output=tmp_path)
+        robustness([str(run / "models" / "vim")], Options(**SMALL, output=tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 

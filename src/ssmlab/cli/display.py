@@ -11,7 +11,7 @@ def showing(interrupted: str) -> Iterator[Display]:
     """A display for a piece of work, whose bars are gone at the end; Ctrl-C ends the command with exit code 130.
 
     Args:
-        interrupted: is said then.
+        interrupted: the message then.
     """
     import typer
 
@@ -26,17 +26,43 @@ def showing(interrupted: str) -> Iterator[Display]:
         display.stop()
 
 
+def show_tables(console, tables: list, answer: str, page, *, names: int = 28) -> None:
+    """Tables of a study with as many models side by side as there is room for, its answer, and where the page is.
+
+    Args:
+        names: columns of the terminal for the measures.
+    """
+    from ssmlab.reports.tables import to_rich
+
+    room = max(1, (console.width - names) // 18)
+    for first in range(0, len(tables[0].columns), room):
+        for table in tables:
+            console.print(to_rich(table, slice(first, first + room), stacked=True))
+    console.print(answer, markup=False, style="bold")
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+
+
+def command_line() -> str:
+    """This call, as one would type it."""
+    import shlex
+    import sys
+
+    return shlex.join(["ssmlab", *sys.argv[1:]])
+
+
 def show_result(folder) -> None:
     """The comparison of a run, its winner and where the report is."""
     from rich.console import Console
 
     from ssmlab.reports.caveats import judged
+    from ssmlab.reports.comparison import comparison
     from ssmlab.reports.run_folder import load_run
-    from ssmlab.reports.tables import comparison, to_rich
+    from ssmlab.reports.tables import to_rich
+    from ssmlab.tasks.table import report_of
 
-    run = load_run(folder)
+    run = load_run(folder, report_of)
     console = Console(highlight=False)
-    table = comparison(run.records, run.titles)
+    table = comparison(run.records, run.task, run.titles)
     room = max(2, (console.width - 26) // 24)  # models side by side
     for first in range(0, len(table.columns), room):
         console.print(to_rich(table, slice(first, first + room)))

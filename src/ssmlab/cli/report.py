@@ -13,9 +13,10 @@ def report(
     """Make the report of a run again and print who won."""
     from ssmlab.cli.display import show_result
     from ssmlab.reports.html import write_report
+    from ssmlab.tasks.table import report_of
 
     folder = find_run(run)
-    page = write_report(folder)
+    page = write_report(folder, report_of)
     show_result(folder)
     if open_:
         typer.launch(page.resolve().as_uri())

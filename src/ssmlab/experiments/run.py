@@ -22,7 +22,7 @@ from ssmlab.experiments.published import fetch_published
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import AnyRecipe
-from ssmlab.tasks.table import experiment_of, load_data
+from ssmlab.tasks.table import experiment_of, load_data, report_of
 
 MOST_NOTES = 12  # on the data, in the terminal
 SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower; install again with a C++ compiler"
@@ -198,7 +198,7 @@ class Run:
         self.describe(finished=now())
         from ssmlab.reports.html import write_report
 
-        write_report(self.folder)
+        write_report(self.folder, report_of)
 
     def compared(self) -> list[Record]:
         """The differences of every two models on the test part."""

@@ -1,7 +1,7 @@
-"""What a verdict rests on: runs that decide nothing are called so in its place; what flatters it is said next to it.
+"""What a verdict rests on: runs that decide nothing are called so in its place; what flatters it comes next to it.
 
-The same holds for studies of trained models (compare, robustness, compress, explain): `doubt` says of a model what its
-run says of it.
+The same holds for studies of trained models (compare, robustness, compress, explain): `doubt` finds what
+the run of a model has of these.
 
 trial       the recipe's tiny form, --smoke
 chance      the best model is not clearly better than knowing only how frequent the answers are
@@ -20,6 +20,7 @@ from ssmlab.core.errors import UserError
 from ssmlab.core.formats import listing
 from ssmlab.core.statistics import wilson
 from ssmlab.reports.run_folder import SEED_SUFFIX, Run, load_run
+from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner, winner
 
 JUDGED = ("clear", "unclear", "single")  # kinds of verdicts that say which model is better, or how good one is
@@ -29,7 +30,7 @@ FELL = 0.01  # the share by which a training loss falls at least where something
 
 def judged(run: Run) -> Winner:
     """The verdict of a run, or why there is none."""
-    verdict = winner(run.records, run.predictions, run.titles)
+    verdict = winner(run.records, run.task, run.predictions, run.titles)
     if verdict.kind not in JUDGED:
         return verdict
     compared = [label for label in (verdict.leader, verdict.runner_up) if label]
@@ -41,24 +42,27 @@ def judged(run: Run) -> Winner:
         ("overfitted", "Overfitted, no verdict", next(filter(None, overfitted), "")),
     ):
         if why:
-            detail = f"{why} On the test part {_results(run)}."
+            values = {label: run.final(label, run.primary_metric.metric) for label in run.labels}
+            results = [f"{run.titles[m]} has {run.primary_metric.text(v)}" for m, v in values.items() if v is not None]
+            detail = f"{why} On the test part {listing(results)}."
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
     said = [verdict.detail, *_lengths(run), *_copies(run)]
     return replace(verdict, detail=" ".join(said))
 
 
-def doubt(folder: Path | None, title: str) -> str:
+def doubt(folder: Path | None, title: str, report_of: ReportOf) -> str:
     """Why the numbers of a trained model decide nothing, in one clause that begins with its title; empty if they may.
 
     Args:
         folder: of the model. What its run wrote is read; nothing is known of a model outside a run, or of None.
+        report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
     """
     if folder is None or folder.resolve().parent.name != "models":
         return ""
     folder = folder.resolve()
     try:
-        run = load_run(folder.parent.parent, whole=False)
+        run = load_run(folder.parent.parent, report_of, whole=False)
     except UserError:  # not a run's folder, or one that cannot be read any more
         return ""
     label = SEED_SUFFIX.sub("", folder.name)
@@ -80,9 +84,9 @@ def doubt_in(run: Run, label: str, title: str) -> str:
     return ""
 
 
-def doubts(models: Iterable[tuple[Path | None, str]]) -> tuple[str, ...]:
+def doubts(models: Iterable[tuple[Path | None, str]], report_of: ReportOf) -> tuple[str, ...]:
     """`doubt` of every model that has one, each once."""
-    return tuple(dict.fromkeys(found for folder, title in models if (found := doubt(folder, title))))
+    return tuple(dict.fromkeys(found for folder, title in models if (found := doubt(folder, title, report_of))))
 
 
 def _trial(run: Run) -> str:
@@ -92,13 +96,13 @@ def _trial(run: Run) -> str:
 
 
 def _chance(run: Run, label: str, which: str = "") -> str:
-    known, metric = chance(run), run.deciding
+    known, metric = chance(run), run.primary_metric
     value = run.final(label, metric.metric)
     if known is None or value is None or not math.isfinite(value):
         return ""
     level, what = known
     low, high = _bounds(run, label, value)
-    if metric.sign * (low if metric.higher else high) > metric.sign * level:
+    if metric.sign * (low if metric.higher_is_better else high) > metric.sign * level:
         return ""
     return (
         f"{run.titles[label]}{which} reaches {metric.text(value)} "
@@ -109,12 +113,13 @@ def _chance(run: Run, label: str, which: str = "") -> str:
 def chance(run: Run) -> tuple[float, str] | None:
     """What a model reaches on the test part that has learned nothing but frequencies, and how; None if unknown."""
     known = run.data.get("chance")
-    if isinstance(known, dict) and known.get("metric") == run.deciding.metric:
+    if isinstance(known, dict) and known.get("metric") == run.primary_metric.metric:
         return float(known["value"]), f"knowing {known['of']}"
-    constant = next((r for r in run.records if r.metric == "constant_dice" and r.split == "test"), None)
-    if constant is not None and run.deciding.metric == "dice":
+    wanted = f"constant_{run.primary_metric.metric}"
+    constant = next((r for r in run.records if r.metric == wanted and r.split == "test"), None)
+    if constant is not None:
         return constant.value, f"marking everything as {constant.class_}"
-    if run.deciding.metric != "accuracy":
+    if run.primary_metric.metric != "accuracy":
         return None
     of_class = {r.class_: r.value for r in run.records if r.metric == "support" and r.split == "test" and r.class_}
     counts = [n for name, n in of_class.items() if name not in ("macro", "weighted")]
@@ -125,10 +130,10 @@ def chance(run: Run) -> tuple[float, str] | None:
 
 def _bounds(run: Run, label: str, value: float) -> tuple[float, float]:
     """The 95 % interval of a model's number, of its first seed moved to the mean; the number where there is none."""
-    record = next(iter(run.finals[label, run.deciding.metric, None].values()))
+    record = next(iter(run.finals[label, run.primary_metric.metric, None].values()))
     if record.spread is not None:
         return value + record.spread[0] - record.value, value + record.spread[1] - record.value
-    if record.n and run.deciding.fraction:
+    if record.n and run.primary_metric.fraction:
         return wilson(round(value * record.n), record.n)
     return value, value
 
@@ -149,15 +154,18 @@ def _stuck(run: Run, label: str) -> str:
 
 
 def _overfitted(run: Run, label: str) -> str:
-    metric = run.deciding
+    metric = run.primary_metric
     for seed, values in _curves(run, label, "val", metric.metric):
-        kept = _kept(run, label, seed, metric.metric)
-        best = max(values) if metric.higher else min(values)
+        own = [r for r in run.records if (r.model, r.split) == (label, "val") and r.step is None]
+        kept = next((r.value for r in reversed(own) if (r.metric, r.seed) == (metric.metric, seed)), None)
+        best = max(values) if metric.higher_is_better else min(values)
         train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])
         if kept is None or len(values) < 2 or len(train) < 2:
             continue
         after = train[round(len(train) * (values.index(best) + 1) / len(values)) - 1]
-        limit = WORSE + 2 * _error(run, label, best) if metric.higher else WORSE * best
+        limit = WORSE * best
+        if metric.higher_is_better:  # and by more than the standard error of a share of so many images
+            limit = WORSE + 2 * math.sqrt(max(best * (1 - best), 1e-4) / next((r.n for r in own if r.n), 1))
         if metric.sign * (best - kept) > limit and train[-1] < after:
             return (
                 f"on the validation part {run.titles[label]} had {metric.text(best)} after epoch "
@@ -165,12 +173,6 @@ def _overfitted(run: Run, label: str) -> str:
                 "training loss fell on; training.keep=best keeps the best epoch."
             )
     return ""
-
-
-def _error(run: Run, label: str, share: float) -> float:
-    """The standard error of an accuracy on the validation part."""
-    found = (r.n for r in run.records if r.model == label and r.split == "val" and r.step is None and r.n)
-    return math.sqrt(max(share * (1 - share), 1e-4) / next(found, 1))
 
 
 def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | None, list[float]]]:
@@ -182,18 +184,6 @@ def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | No
     return [(seed, [values[step] for step in sorted(values)]) for seed, values in found.items()]
 
 
-def _kept(run: Run, label: str, seed: int | None, metric: str) -> float | None:
-    """The validation part's number of the weights that were kept."""
-    wanted = (label, "val", metric, seed)
-    found = [r.value for r in run.records if (r.model, r.split, r.metric, r.seed) == wanted and r.step is None]
-    return found[-1] if found else None
-
-
-def _results(run: Run) -> str:
-    values = {label: run.final(label, run.deciding.metric) for label in run.labels}
-    return listing([f"{run.titles[m]} has {run.deciding.text(v)}" for m, v in values.items() if v is not None])
-
-
 def _lengths(run: Run) -> list[str]:
     """Synthetic tasks: what the verdict says is of the trained length, and this of the longest other one."""
     known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
@@ -202,7 +192,7 @@ def _lengths(run: Run) -> list[str]:
     if not lengths or not trained or lengths[-1] == trained:
         return []
     longest = {m: run.final(m, "accuracy", f"length {lengths[-1]}") for m in run.labels}
-    found = listing([f"{run.titles[m]} {run.deciding.text(v)}" for m, v in longest.items() if v is not None])
+    found = listing([f"{run.titles[m]} {run.primary_metric.text(v)}" for m, v in longest.items() if v is not None])
     return [f"This is the trained length, {trained:,}; at {lengths[-1]:,}: {found}."]
 
 

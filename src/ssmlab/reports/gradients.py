@@ -1,4 +1,4 @@
-"""Norms of gradients over the steps of a training, for runs that wrote `gradients.npz` beside their models."""
+"""Norms of gradients over the steps of a training, for runs that wrote `gradients.npz` next to their models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def _mean(rows: np.ndarray) -> np.ndarray:
 
 
 def _places(names: tuple[str, ...]) -> list[tuple[int, str]]:
-    """Where a block's first parameter stands, with the block's name: there is no room for every parameter's."""
+    """The row of a block's first parameter, with the block's name: there is no room for every parameter's."""
     found: list[tuple[int, str]] = []
     for i, name in enumerate(names):
         parts = name.split(".")

@@ -1,45 +1,65 @@
 """One self-contained page about a run: the answer first, then everything that it rests on."""
 
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ssmlab.reports import gradients, lengths, plots, provenance, sections, segmentation, series
+from ssmlab.core.files import write_atomically
+from ssmlab.reports import gradients, lengths, plots, provenance, sections, series
 from ssmlab.reports.caveats import judged
+from ssmlab.reports.comparison import comparison
 from ssmlab.reports.markup import Html, document, el
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, load_run
-from ssmlab.reports.tables import comparison
+from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, report_of: ReportOf) -> Path:
     """Make runs/<name>/report.html and plots/*.svg from what the run has written so far.
 
     Args:
         run_folder: with records.jsonl and run.json; predictions, samples and the recipe are used where they are.
+        report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
     Returns:
         The path of the page. It holds its style, plots and images, needs no script and no network.
     Raises:
         UserError: the folder is no run's, or what is in it is damaged.
     """
-    run = load_run(run_folder)
+    run = load_run(run_folder, report_of)
     verdict = judged(run)
-    drawn = _draw(run, verdict)
-    _write_plots(run, drawn)
+    drawn = draw(run, verdict)
+    for plot in drawn.values():
+        write_atomically(run.folder / "plots" / f"{plot.name}.svg", plot.svg)
     path = run.folder / "report.html"
-    _replace(path, page(run, verdict, drawn))
+    write_atomically(path, page(run, verdict, drawn))
     return path
+
+
+def draw(run: Run, verdict: Winner) -> dict[str, Plot]:
+    """The plots of a run by name."""
+    made = [
+        plots.margin(run, verdict),
+        plots.curves(run, "loss"),
+        plots.curves(run, run.primary_metric.metric),
+        plots.roc(run),
+        plots.speed(run),
+        *lengths.plots(run),
+        *(plot for draw in run.task.plots for plot in draw(run)),
+        *gradients.plots(run),
+    ]
+    for label in run.labels:
+        matrix = series.confusion(run, label, run.classes)
+        made.append(None if matrix is None else plots.confusion(run, label, matrix, run.classes))
+    return {plot.name: plot for plot in made if plot is not None}
 
 
 def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
     """The page's text. `drawn` holds the plots by name."""
-    table = comparison(run.records, run.titles)
+    table = comparison(run.records, run.task, run.titles)
     parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
-        ("seconds", "Against seconds", lambda: segmentation.seconds(run, drawn, sections.legend(run), sections.figure)),
-        ("differences", "Differences", lambda: segmentation.differences(run)),
-        ("overlays", "Marked images", lambda: segmentation.overlays(run)),
+        *((name, title, partial(make, run, drawn)) for name, title, make in run.task.sections),
         ("gradients", "Gradients", lambda: gradients.section(run, drawn, sections.figure)),
         ("lengths", "Against length", lambda: sections.lengths(run, drawn)),
         ("confusion", "Confusion", lambda: sections.confusion(run)),
@@ -65,35 +85,3 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         ),
     )
     return document(f"{verdict.headline} – {run.name}", body)
-
-
-def _draw(run: Run, verdict: Winner) -> dict[str, Plot]:
-    made = [
-        plots.margin(run, verdict),
-        plots.curves(run, "loss"),
-        plots.curves(run, run.deciding.metric),
-        plots.roc(run),
-        plots.speed(run),
-    ]
-    made += lengths.plots(run)
-    made += segmentation.plots(run)
-    made += gradients.plots(run)
-    for label in run.labels:
-        matrix = series.confusion(run, label, run.classes)
-        if matrix is not None:
-            made.append(plots.confusion(run, label, matrix, run.classes))
-    return {plot.name: plot for plot in made if plot is not None}
-
-
-def _write_plots(run: Run, drawn: dict[str, Plot]) -> None:
-    folder = run.folder / "plots"
-    folder.mkdir(exist_ok=True)
-    for plot in drawn.values():
-        _replace(folder / f"{plot.name}.svg", plot.svg)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write under a temporary name first: a page that is open in a browser is never half a page."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

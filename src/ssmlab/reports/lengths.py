@@ -9,6 +9,7 @@ from ssmlab.reports import theme
 from ssmlab.reports.markup import Html, el
 from ssmlab.reports.plots import Plot, log_axis
 from ssmlab.reports.run_folder import Run
+from ssmlab.reports.tables import plain_table
 
 PREFIX = "length "
 # what is drawn: metric, title, how a number is written
@@ -90,29 +91,22 @@ def _plot(run: Run, metric: str, title: str, text, lines: list[Series]) -> Plot:
 
 
 def tables(run: Run) -> Html | None:
-    """The same numbers in a table; what was extrapolated stands in brackets."""
+    """The same numbers in a table; extrapolated ones are in brackets."""
     boxes = []
     for metric, title, text in METRICS:
         lines = series(run, metric)
         if not lines:
             continue
         lengths = sorted({length for line in lines for length in line.lengths})
-        head = el(
-            "tr",
-            el("th", "Tokens", scope="col", class_="left"),
-            [el("th", run.titles[s.label], scope="col") for s in lines],
-        )
         rows = []
         for length in lengths:
-            cells = [el("td", _cell(line, length, text)) for line in lines]
-            rows.append(el("tr", el("th", f"{length:,}", scope="row"), cells))
-        table = el("table", el("caption", title), el("thead", head), el("tbody", rows), class_="wide wrapped")
+            cells = []
+            for line in lines:
+                i = line.lengths.index(length) if length in line.lengths else None
+                value = formats.UNKNOWN if i is None else text(line.values[i])
+                cells.append(value if i is None or line.measured[i] else f"[{value}]")
+            rows.append((f"{length:,}", cells))
+        names = [run.titles[line.label] for line in lines]
+        table = plain_table("Tokens", names, rows, caption=title, class_="wide wrapped")
         boxes.append(el("div", el("div", table, class_="scroll", tabindex="0"), class_="card"))
     return el("div", boxes, class_="grid") if boxes else None
-
-
-def _cell(line: Series, length: int, text) -> str:
-    if length not in line.lengths:
-        return formats.UNKNOWN
-    i = line.lengths.index(length)
-    return text(line.values[i]) if line.measured[i] else f"[{text(line.values[i])}]"

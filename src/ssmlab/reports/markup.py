@@ -2,7 +2,7 @@
 
 import re
 from html import escape
-from importlib.resources import files
+from pathlib import Path
 
 
 class Html(str):
@@ -53,7 +53,7 @@ def document(title: str, body: Html, style: str = "") -> str:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("style", Html((files("ssmlab.reports") / "page.css").read_text(encoding="utf-8") + style)),
+        el("style", Html((Path(__file__).parent / "page.css").read_text(encoding="utf-8") + style)),
     )
     return join([Html("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n"])
 

@@ -65,7 +65,7 @@ def margin(run: Run, verdict: Winner) -> Plot | None:
     difference = verdict.difference
     if difference is None or not np.isfinite(difference).all():
         return None
-    metric = run.deciding
+    metric = run.primary_metric
     value, low, high = (metric.scale * number for number in difference)
     first = run.labels.index(verdict.leader)
     mark = theme.colour(first) if verdict.clear else theme.MUTED
@@ -82,7 +82,7 @@ def margin(run: Run, verdict: Winner) -> Plot | None:
             yticks=[],
             xlabel="percentage points"
             if metric.fraction
-            else f"{metric.name}{'' if metric.higher else ', fewer to the right'}",
+            else f"{metric.name}{'' if metric.higher_is_better else ', fewer to the right'}",
         )
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
@@ -102,7 +102,7 @@ def curves(run: Run, metric: str) -> Plot | None:
         return None
     axis, drawn = lines[0].axis, series.legible(lines)
     values = np.concatenate([line.y for line in drawn])
-    fraction, higher = metric == "accuracy", metric == run.deciding.metric and run.deciding.higher
+    fraction, higher = metric == "accuracy", metric == run.primary_metric.metric and run.primary_metric.higher_is_better
 
     def paint(figure):
         axes = figure.add_subplot()
@@ -174,8 +174,8 @@ def roc(run: Run) -> Plot | None:
 
 
 def speed(run: Run) -> Plot | None:
-    """Accuracy, or what else decides, against images, patches or tokens per second, both with their intervals."""
-    spots, metric = series.speeds(run), run.deciding
+    """The primary metric against images, patches or tokens per second, both with their intervals."""
+    spots, metric = series.speeds(run), run.primary_metric
     if not spots:
         return None
     rated = spots[0].rated
@@ -208,7 +208,7 @@ def speed(run: Run) -> Plot | None:
         axes.margins(y=0.12)
 
     said = [f"{run.titles[s.label]} {metric.text(s.accuracy)} at {formats.rate(s.speed)} {rated}/s" for s in spots]
-    caption = f"{'; '.join(said)}. {'Up' if metric.higher else 'Down'} and to the right is better."
+    caption = f"{'; '.join(said)}. {'Up' if metric.higher_is_better else 'Down'} and to the right is better."
     return Plot("accuracy-throughput", theme.draw((_WIDTH, 240), paint, "speed"), caption, caption)
 
 

@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from ssmlab.core import formats
-from ssmlab.reports.deciding import FEWEST, in_passes, passed
 from ssmlab.reports.markup import Html, el
+from ssmlab.reports.primary_metric import FEWEST
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
 
@@ -28,9 +28,6 @@ _COST_METHODS = (
 )
 
 
-_ROWS = ("language", "synthetic")  # tasks whose intervals are over rows of tokens
-
-
 def method(run: Run, table: Table) -> Html | None:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
     metrics = {r.metric for r in run.records}
@@ -42,52 +39,36 @@ def method(run: Run, table: Table) -> Html | None:
         repeats = next((r.n for r in run.records if r.metric == "images_per_second" and r.n), None)
         times = f", median of {repeats} repeats" if repeats else ""
         how = f"Prediction without reading files, after warm-up{times}; in parentheses the slowest and the fastest. "
-        rows.append(
-            (
-                in_passes("Images per second", run.task),
-                how + "The first batch, before anything is warm, is given apart.",
-            )
-        )
+        how += "The first batch, before anything is warm, is given apart."
+        rows.append((run.task.per_pass("{Items} per second"), how))
     if "tokens_per_second" in metrics:
         rows.append(("Tokens per second", "Reading whole rows in batches, after warm-up; in parentheses the range."))
-    item, many = passed(run.task)
-    rows += [(name, how.format(item=item)) for needed, name, how in _COST_METHODS if needed & metrics]
-    if many == "patches" and metrics & {"macs", "images_per_second"}:
-        rows.append(
-            ("Patch", "What the network sees at once, of the size it was trained on; a larger image takes several.")
-        )
+    rows += [(name, how.format(item=run.task.passes[0])) for needed, name, how in _COST_METHODS if needed & metrics]
+    rows += [(name, how) for needed, name, how in run.task.notes if needed & metrics]
     return el("div", _list(rows), class_="card") if rows else None
 
 
 def _quality_method(run: Run) -> list[tuple[str, str]]:
-    metric = run.deciding
+    metric = run.primary_metric
     tested = [r for r in run.records if r.metric == metric.metric and r.split == "test" and r.step is None]
     if not tested:
         return []
     many = run.items[1]
     n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
-    interval = f"The interval of an accuracy is Wilson's 95 % score interval over the test {many}."
-    if run.task in _ROWS:
-        interval = (
-            f"The interval of {metric.name} is a 95 % percentile interval of a bootstrap over rows of the test part."
-        )
-    if run.task == "segment":
-        interval = (
-            "A class that neither mask of an image has is left out of the image's mean; one that only one of them has "
-            "counts as 0. Intervals are 95 % percentile intervals of a bootstrap over images."
-        )
+    interval = run.task.interval.format(items=many, name=metric.name)
     if len({r.seed for r in tested}) > 1:
         interval = "Means over seeds carry Student's t interval over the seeds."
     return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]
 
 
 def _margin_method(run: Run) -> list[tuple[str, str]]:
-    if len(run.labels) < 2 or run.task == "scaling":
+    if len(run.labels) < 2 or run.task.not_compared:
         return []
     several = len(run.seeds) > 1
-    many = "rows" if run.task in _ROWS else run.items[1]
+    many = run.task.resampled or run.items[1]
+    name = run.primary_metric.name.capitalize()
     how = (
-        f"{run.deciding.name.capitalize()} of one model minus that of the other on the same {many}, with the 95 % "
+        f"{name} of one model minus that of the other on the same {many}, with the 95 % "
         f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. A winner "
         f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {many}. "
     )
@@ -100,7 +81,7 @@ def _margin_method(run: Run) -> list[tuple[str, str]]:
 
 def data(run: Run) -> Html | None:
     """What the models saw: counts, balance, and the hash of the split."""
-    facts = run.data
+    facts, size, notes = run.data, run.data.get("image_size"), run.data.get("notes") or []
     rows = [
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
@@ -111,9 +92,9 @@ def data(run: Run) -> Html | None:
         ("Tokenizer", facts.get("tokenizer")),
         ("Row", facts.get("row")),
         ("Classes", f"{len(run.classes)}" if run.classes else None),
-        ("Image size", _size(facts.get("image_size"))),
+        ("Image size", f"{size} × {size} pixels" if isinstance(size, int) else _text(size) if size else None),
         ("Split hash", facts.get("split_hash")),
-        *(("Note", note) for note in _texts(facts.get("notes"))),
+        *(("Note", str(note)) for note in (notes if isinstance(notes, (list, tuple)) else [notes])),
     ]
     balance = _balance(run)
     boxes = [
@@ -126,6 +107,13 @@ def data(run: Run) -> Html | None:
 def circumstances(run: Run) -> Html:
     """The resolved recipe and where, when and with what it ran."""
     info, last = run.info, run.records[-1]
+    start, end = _moment(info.get("started")), _moment(info.get("finished"))
+    known = start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None)
+    models = []
+    for label in run.labels:
+        tokens = run.final(label, "tokens")
+        scanned = f", {formats.plural(int(tokens), 'token')}" if tokens else ""
+        models.append(f"{run.titles[label]} (models/{label}{scanned})")
     rows = [
         ("Seeds", ", ".join(map(str, run.seeds)) or None),
         ("Command", info.get("command") or last.command),
@@ -134,22 +122,13 @@ def circumstances(run: Run) -> Html:
         ("Versions", info.get("versions") or last.versions),
         ("Started", _time(info.get("started"))),
         ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
-        ("Duration", _duration(info.get("started"), info.get("finished"))),
-        ("Models", _models(run)),
+        ("Duration", formats.seconds((end - start).total_seconds()) if known else None),
+        ("Models", "; ".join(models) or None),
     ]
     recipe = None
     if run.recipe:
         recipe = el("details", el("summary", "Resolved recipe"), el("pre", run.recipe, tabindex="0"))
     return el("div", _list(rows), recipe, class_="card")
-
-
-def _models(run: Run) -> str | None:
-    parts = []
-    for label in run.labels:
-        tokens = run.final(label, "tokens")
-        scanned = f", {formats.plural(int(tokens), 'token')}" if tokens else ""
-        parts.append(f"{run.titles[label]} (models/{label}{scanned})")
-    return "; ".join(parts) or None
 
 
 def _list(rows: list[tuple[str, object]]) -> Html:
@@ -165,30 +144,15 @@ def _text(value) -> Html | str:
     return str(value)
 
 
-def _texts(value) -> list[str]:
-    if not value:
-        return []
-    return [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
-
-
-def _total(count) -> int | None:
-    if isinstance(count, dict):
-        return sum(n for n in count.values() if isinstance(n, int))
-    return count if isinstance(count, int) else None
-
-
 def _counts(counts) -> str | None:
     if not isinstance(counts, dict):
         return None
     names = {"train": "training", "val": "validation", "test": "test"}
-    totals = [(names.get(part, str(part)), _total(count)) for part, count in counts.items()]
+    totals = []
+    for part, count in counts.items():
+        total = sum(n for n in count.values() if isinstance(n, int)) if isinstance(count, dict) else count
+        totals.append((names.get(part, str(part)), total if isinstance(total, int) else None))
     return ", ".join(f"{total:,} {name}" for name, total in totals if total is not None) or None
-
-
-def _size(size) -> str | None:
-    if isinstance(size, int):
-        return f"{size} × {size} pixels"
-    return _text(size) if size else None
 
 
 def _balance(run: Run) -> Html | None:
@@ -199,8 +163,9 @@ def _balance(run: Run) -> Html | None:
         if not parts and isinstance(run.data.get(key), dict):
             parts = {k: v for k, v in run.data[key].items() if isinstance(v, dict)}
     if not parts:
-        supports = {c: next(iter(_supports(run, c)), None) for c in run.classes}
-        parts = {"test": {c: int(n) for c, n in supports.items() if n is not None}}
+        supports = {c: [run.final(label, "support", c) for label in run.labels] for c in run.classes}
+        known = {c: [n for n in found if n is not None] for c, found in supports.items()}
+        parts = {"test": {c: int(found[0]) for c, found in known.items() if found}}
     classes = run.classes or list(next(iter(parts.values()), {}))
     if not any(parts.values()):
         return None
@@ -229,11 +194,6 @@ def _balance(run: Run) -> Html | None:
     )
 
 
-def _supports(run: Run, class_: str) -> list[float]:
-    found = (run.final(label, "support", class_) for label in run.labels)
-    return [value for value in found if value is not None]
-
-
 def _moment(text) -> datetime | None:
     try:
         return datetime.fromisoformat(str(text)) if text else None
@@ -246,10 +206,3 @@ def _time(text) -> str | None:
     if moment is None:
         return str(text) if text else None
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
-
-
-def _duration(started, finished) -> str | None:
-    start, end = _moment(started), _moment(finished)
-    if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
-        return None
-    return formats.seconds((end - start).total_seconds())

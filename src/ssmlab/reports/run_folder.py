@@ -11,7 +11,8 @@ import numpy as np
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.record import Record, read_records
-from ssmlab.reports.deciding import Deciding, deciding, items, task_of
+from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric
+from ssmlab.reports.task_report import ReportOf, TaskReport
 
 # (model, metric, class) -> seed -> record
 Finals = dict[tuple[str, str, str | None], dict[int | None, Record]]
@@ -54,12 +55,14 @@ class Run:
     """Everything in runs/<name>/ that a report needs.
 
     Args:
+        task: what reports know of its task.
         info: run.json; `labels` the models in the order of the recipe, `titles` what people call them.
         predictions: label -> seed -> Predictions. With one seed, the key may be None.
         problems: what is missing or unreadable, one sentence each.
     """
 
     folder: Path
+    task: TaskReport
     info: dict
     records: list[Record]
     labels: list[str]
@@ -92,17 +95,13 @@ class Run:
         return list(seeds) if isinstance(seeds, (list, tuple)) else [seeds]
 
     @property
-    def task(self) -> str | None:
-        return self.info.get("task") or task_of(self.records)
-
-    @property
     def items(self) -> tuple[str, str]:
         """What its test part counts: "image", "images"."""
-        return items(self.task)
+        return self.task.items
 
     @cached_property
-    def deciding(self) -> Deciding:
-        return deciding(self.records)
+    def primary_metric(self) -> PrimaryMetric:
+        return primary_metric(self.records, self.task.primary)
 
     @property
     def finished(self) -> bool:
@@ -120,10 +119,11 @@ class Run:
         return []
 
 
-def load_run(folder: Path, *, whole: bool = True) -> Run:
+def load_run(folder: Path, report_of: ReportOf, *, whole: bool = True) -> Run:
     """Read a run's folder.
 
     Args:
+        report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
         whole: predictions and samples too, which are large.
     Raises:
         UserError: it is no run's folder, nothing was measured yet, or run.json or records.jsonl is damaged.
@@ -131,7 +131,15 @@ def load_run(folder: Path, *, whole: bool = True) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; a run makes one under runs/")
-    info = _read_object(folder / "run.json")
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        info = None
+    except ValueError as error:
+        raise UserError(f"{folder / 'run.json'} is damaged: {error}") from None
+    if not isinstance(info, dict | None):
+        kind = type(info).__name__
+        raise UserError(f"{folder / 'run.json'} is damaged: it must hold an object, got a {kind}")
     path = folder / "records.jsonl"
     if info is None and not path.is_file():
         raise UserError(f"{folder} is not the folder of a run: it has neither run.json nor records.jsonl")
@@ -146,6 +154,7 @@ def load_run(folder: Path, *, whole: bool = True) -> Run:
     recipe = folder / "recipe.toml"
     return Run(
         folder=folder,
+        task=report_of(info.get("task") or next((record.task for record in records if record.task), None)),
         info=info,
         records=records,
         labels=labels,
@@ -169,18 +178,6 @@ def final_records(records: list[Record]) -> Finals:
         if record.model is not None and record.step is None and record.split in (None, "test"):
             found.setdefault((record.model, record.metric, record.class_), {})[record.seed] = record
     return found
-
-
-def _read_object(path: Path) -> dict | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it must hold an object, got a {type(content).__name__}")
-    return content
 
 
 def _models(info: dict) -> list[dict]:
@@ -253,15 +250,12 @@ def _read_samples(folder: Path, problems: list[str]) -> list[Sample]:
         for row in json.loads(path.read_text(encoding="utf-8")):
             # Only the name: a file outside samples/ must not end up in a page that is passed on.
             file = folder / Path(str(row["file"])).name
-            said = {str(model): _prediction(value) for model, value in (row.get("predictions") or {}).items()}
+            said: dict[str, tuple[str, float | None]] = {}
+            for model, value in (row.get("predictions") or {}).items():
+                predicted, *sure = value if isinstance(value, (list, tuple)) and value else (value,)
+                said[str(model)] = str(predicted), float(sure[0]) if sure and sure[0] is not None else None
             if file.is_file():
                 samples.append(Sample(file, str(row.get("id", file.name)), str(row["label"]), said))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"samples/samples.json is damaged ({type(error).__name__}: {error}).")
     return samples
-
-
-def _prediction(value) -> tuple[str, float | None]:
-    if isinstance(value, (list, tuple)) and value:
-        return str(value[0]), float(value[1]) if len(value) > 1 and value[1] is not None else None
-    return str(value), None

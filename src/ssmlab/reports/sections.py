@@ -9,12 +9,10 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.reports import lengths as by_length
 from ssmlab.reports import series, theme
-from ssmlab.reports.deciding import in_passes
 from ssmlab.reports.markup import Html, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run, Sample
-from ssmlab.reports.table_html import MOST_COLUMNS, to_html
-from ssmlab.reports.tables import Table
+from ssmlab.reports.tables import MOST_COLUMNS, Table, to_html
 from ssmlab.reports.verdict import Winner
 
 _LARGEST_MATRIX = 25
@@ -24,9 +22,9 @@ _LARGEST_IMAGE = 2_000_000
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _PRICES = (
     ("parameters", "Parameters"),
-    ("macs", "MAC per image"),
+    ("macs", "MAC per {item}"),
     ("train_seconds", "Training time"),
-    ("images_per_second", "Images per second"),
+    ("images_per_second", "{Items} per second"),
     ("tokens_per_second", "Tokens per second"),
 )
 
@@ -99,7 +97,7 @@ def _how_far(run: Run) -> Html:
     parts = []
     for label in run.labels:
         steps = [r.step for r in run.records if r.model == label and r.step is not None]
-        if run.final(label, run.deciding.metric) is not None:
+        if run.final(label, run.primary_metric.metric) is not None:
             parts.append(f"{run.titles[label]} is tested")
         elif steps:
             parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
@@ -112,9 +110,12 @@ def _how_far(run: Run) -> Html:
 
 
 def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
-    """The comparison table and, beside it, the margin with its interval and its price."""
+    """The comparison table and, next to it, the margin with its interval and its price."""
     side = _margin(run, verdict, margin)
-    boxes = [el("div", _comparison(table), class_="card"), side]
+    marks = "● marks the best of a measure; brackets hold 95 % intervals, parentheses the range."
+    names = [named(i, title) for i, title in enumerate(table.columns)]
+    shown = to_html(table, names, caption=" ".join((*table.notes, *([marks] if table.marked else []))))
+    boxes = [el("div", shown, class_="card"), side]
     return el(
         "section",
         boxes,
@@ -124,34 +125,26 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
     )
 
 
-def _comparison(table: Table) -> Html:
-    marks = (
-        ("● marks the best of a measure; brackets hold 95 % intervals, parentheses the range.",) if table.marked else ()
-    )
-    names = [named(i, title) for i, title in enumerate(table.columns)]
-    return to_html(table, names, caption=" ".join((*table.notes, *marks)))
-
-
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     if verdict.difference is None:
         return None
-    leader, other, decides = run.titles[verdict.leader], run.titles[verdict.runner_up], run.deciding
+    leader, other, primary = run.titles[verdict.leader], run.titles[verdict.runner_up], run.primary_metric
     _, low, high = verdict.difference
     known = low == low
     interval = (
-        f"95 % interval {decides.gap(low)} to {decides.gap(high)}" if known else "no interval: predictions missing"
+        f"95 % interval {primary.gap(low)} to {primary.gap(high)}" if known else "no interval: predictions missing"
     )
     conclusion = "The interval excludes zero." if verdict.clear else f"{verdict.headline}: {verdict.reason}."
     prices = []
     for metric, name in _PRICES:
         a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
         if a and b:
-            prices.append([el("dt", in_passes(name, run.task)), el("dd", formats.ratio(a / b))])
+            prices.append([el("dt", run.task.per_pass(name)), el("dd", formats.ratio(a / b))])
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
     return el(
         "aside",
-        el("h3", words(f"{leader} {'minus' if decides.higher else 'below'} {other}, test {decides.name}")),
-        el("p", decides.gap(verdict.difference.value), " ", el("small", decides.unit), class_="big"),
+        el("h3", words(f"{leader} {'minus' if primary.higher_is_better else 'below'} {other}, test {primary.name}")),
+        el("p", primary.gap(verdict.difference.value), " ", el("small", primary.unit), class_="big"),
         el("p", interval + ". " + (conclusion if known else ""), class_="note"),
         drawing,
         [el("h3", words(f"Cost relative to {other}")), el("dl", prices)] if prices else None,
@@ -172,7 +165,7 @@ def legend(run: Run, *, strokes: bool = False) -> Html:
 
 
 def curves(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    found = [drawn[name] for name in ("curves-loss", f"curves-{run.deciding.metric}") if name in drawn]
+    found = [drawn[name] for name in ("curves-loss", f"curves-{run.primary_metric.metric}") if name in drawn]
     if not found:
         return None
     return join([legend(run, strokes=True), el("div", [figure(plot) for plot in found], class_="grid")])
@@ -229,18 +222,14 @@ def _matrix(matrix: np.ndarray, classes: list[str], index: int) -> Html:
             share = count / max(counts.sum(), 1)
             # A single mistake among hundreds would be invisible; every one gets some shade.
             shown = max(share, 0.15) if count else 0
-            kind = _depth(share) if count else "zero"
+            # Black text turns to white at different depths in the light and the dark scheme.
+            kind = "zero" if not count else "deep" if share > 0.85 else "middle" if share > 0.6 else None
             said = el("small", formats.percent(share)) if len(classes) <= 4 else None
             text = [f"{count}", said] if count else "·"
             cells.append(el("td", text, class_=kind, style=f"--share:{100 * shown:.0f}%"))
         rows.append(el("tr", el("th", series.shorten(name), scope="row", title=name), cells))
     corner = el("th", el("span", "predicted →", el("br"), "true ↓", class_="axis"), class_="left")
     return el("table", el("thead", el("tr", corner, names)), el("tbody", rows), class_="matrix", style=_shade(index))
-
-
-def _depth(share: float) -> str | None:
-    """Which text colour can be read on a shade: black turns to white at different depths in the two schemes."""
-    return "deep" if share > 0.85 else "middle" if share > 0.6 else None
 
 
 def per_class(run: Run) -> Html | None:
@@ -272,7 +261,13 @@ def per_class(run: Run) -> Html | None:
     lede = "The bar under F1 is its value, the better of a row is bold. "
     if shown != PER_CLASS:
         lede += "Precision and recall are in records.jsonl. "
-    lede += " ".join(text for label in labels if (text := _hardest(run, label)))
+    hardest = []
+    for label in labels:
+        scores = [(value, c) for c in run.classes if (value := run.final(label, "f1", c)) is not None]
+        if len(scores) >= 3:
+            value, name = min(scores)
+            hardest.append(f"Hardest for {run.titles[label]}: {name} (F1 {formats.percent(value)}).")
+    lede += " ".join(hardest)
     box = _scroll(table, "Measures per class", tall=len(run.classes) > _LARGEST_MATRIX)
     return join([el("p", lede, class_="lede"), el("div", box, class_="card")])
 
@@ -286,7 +281,8 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
     for label, f1 in zip(labels, scores, strict=True):
         for metric, title in measures:
             first = "first" if metric == measures[0][0] else ""
-            said, style = _percent(run.final(label, metric, name)), None
+            value, style = run.final(label, metric, name), None
+            said = formats.UNKNOWN if value is None else formats.percent(value)
             if metric == "f1":
                 style = None if f1 is None else f"{_shade(run.labels.index(label))};--share:{100 * f1:.1f}%"
                 first += " bar" + (" lead" if f1 is not None and f1 == best and len(set(scores)) > 1 else "")
@@ -294,18 +290,6 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
                 el("td", said, class_=first.strip() or None, style=style, data_label=f"{run.titles[label]}, {title}")
             )
     return el("tr", el("th", shown, scope="row"), cells)
-
-
-def _percent(value: float | None) -> str:
-    return formats.UNKNOWN if value is None else formats.percent(value)
-
-
-def _hardest(run: Run, label: str) -> str:
-    scores = [(value, c) for c in run.classes if (value := run.final(label, "f1", c)) is not None]
-    if len(scores) < 3:
-        return ""
-    value, name = min(scores)
-    return f"Hardest for {run.titles[label]}: {name} (F1 {formats.percent(value)})."
 
 
 def samples(run: Run) -> Html | None:

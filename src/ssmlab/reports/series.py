@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssmlab.core.statistics import mean_interval, wilson
-from ssmlab.reports.deciding import passed
 from ssmlab.reports.run_folder import Predictions, Run
 
 _MOST_POINTS = 300
@@ -43,7 +42,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Speed:
-    """Accuracy, or what else decides, with its interval, and images, patches or tokens per second with their range."""
+    """The primary metric with its interval, and images, patches or tokens per second with their range."""
 
     label: str
     accuracy: float
@@ -75,7 +74,10 @@ def curves(run: Run, metric: str) -> list[Line]:
     for (label, split, seed), values in sorted(points.items(), key=lambda item: run.labels.index(item[0][0])):
         steps = np.array(sorted(values))
         y = np.array([values[step] for step in steps], dtype=float)
-        x = _to_epochs(steps, epochs[label, seed]) if by_epoch else steps.astype(float)
+        x = steps.astype(float)
+        if by_epoch:
+            known = epochs[label, seed]
+            x = np.interp(steps, [0, *sorted(known)], [0.0, *(known[step] for step in sorted(known))])
         keep = np.isfinite(y)
         if keep.any():
             x, y = _thin(x[keep], y[keep])
@@ -172,10 +174,10 @@ def mistakes(matrix: np.ndarray, classes: list[str], most: int) -> list[tuple[st
 
 
 def speeds(run: Run) -> list[Speed]:
-    """Accuracy, or what else decides, and throughput of every model that has both."""
-    spots, metric = [], run.deciding
+    """Accuracy, or another primary metric, and throughput of every model that has both."""
+    spots, metric = [], run.primary_metric
     counted = "tokens" if any(r.metric == "tokens_per_second" for r in run.records) else "images"
-    rated = "tokens" if counted == "tokens" else passed(run.task)[1]
+    rated = "tokens" if counted == "tokens" else run.task.passes[1]
     for label in run.labels:
         accuracies = list(run.finals.get((label, metric.metric, None), {}).values())
         rates = list(run.finals.get((label, f"{counted}_per_second", None), {}).values())
@@ -199,11 +201,6 @@ def positive_class(run: Run, classes: tuple[str, ...] | list[str]) -> str:
     """The class that sensitivity was measured for, else the second."""
     named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ in classes]
     return named[-1] if named else classes[1]
-
-
-def _to_epochs(steps: np.ndarray, epochs: dict[int, float]) -> np.ndarray:
-    known = np.array(sorted(epochs))
-    return np.interp(steps, [0, *known], [0.0, *(epochs[step] for step in known)])
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

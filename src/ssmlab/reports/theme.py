@@ -9,7 +9,7 @@ import re
 import warnings
 
 INK, MUTED, GRID, SURFACE = "#1b2029", "#59616e", "#dfe3e8", "#fefefe"
-# Okabe & Ito's set, told apart with every kind of colour vision, ordered so that the first ones differ most.
+# Okabe & Ito's set, distinct with every kind of colour vision, ordered so that the first ones differ most.
 SERIES = ("#0069ad", "#c94f00", "#00855f", "#a8457f", "#8a6d00", "#5a5fc7")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 VARIABLES = {

@@ -8,8 +8,9 @@ import numpy as np
 from ssmlab.core.formats import listing, plural
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import Interval, mean_interval, paired_bootstrap_difference, wilson
-from ssmlab.reports.deciding import Deciding, deciding, items, task_of, too_few, undecided
+from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric, too_few, undecided
 from ssmlab.reports.run_folder import Predictions, model_labels
+from ssmlab.reports.task_report import TaskReport
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Winner:
     """The answer of a run.
 
     Args:
-        kind: "clear" (see `deciding.undecided`), "unclear", "single" (one model only), "partial" (a model has no
+        kind: "clear" (see `primary_metric.undecided`), "unclear", "single" (one model only), "partial" (a model has no
             result yet) or "none" (no model has).
         headline, detail: the two halves of the sentence.
         leader, runner_up: labels of the best model and of the next best, None where there is none.
-        difference: by how much the leader is better than the runner-up in the deciding metric, with its 95 % interval;
+        difference: by how much the leader is better than the runner-up in the primary metric, with its 95 % interval;
             the bounds are nan where neither the records nor the predictions give them.
         n, seeds: test images, and seeds that the accuracy is a mean over.
         reason: why no winner is named, where two models could be compared.
@@ -48,27 +49,30 @@ class Winner:
 
 def winner(
     records: list[Record],
+    task: TaskReport,
     predictions: dict[str, dict[int | None, Predictions]] | None = None,
     titles: dict[str, str] | None = None,
 ) -> Winner:
-    """Compare the test accuracies of a run, or what else decides.
+    """Compare the models of a run by its primary metric on the test part.
 
     Args:
         records: of the run; the interval of the difference is taken from `<metric>_difference` where it was recorded.
+        task: what reports know of the run's task.
         predictions: label -> seed -> Predictions, to compute that interval where it was not.
         titles: label -> what to call the model; also says which models were to be measured.
     """
     titles = titles or {label: label for label in model_labels(records)}
-    metric = deciding(records)
-    _, many = items(task_of(records))
+    metric, (_, many) = primary_metric(records, task.primary), task.items
     accuracies = {label: _accuracies(records, label, metric) for label in titles}
     measured = {label: values for label, values in accuracies.items() if values}
     missing = [titles[label] for label, values in accuracies.items() if not values]
-    if not measured and task_of(records) == "scaling":
-        return Winner("none", "Time and memory against length", "no model is better or worse here; see the plots.")
+    if not measured and task.not_compared:
+        return Winner("none", *task.not_compared)
     if not measured:
         return Winner("none", "No result yet", "no model of this run was tested.")
-    ranking = sorted(measured, key=lambda label: _rank(measured[label], metric), reverse=True)
+    means = {label: _mean(values) for label, values in measured.items()}
+    ranks = {label: metric.sign * mean if math.isfinite(mean) else -math.inf for label, mean in means.items()}
+    ranking = sorted(measured, key=lambda label: ranks[label], reverse=True)
     leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
     facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
     if missing:
@@ -83,7 +87,7 @@ def winner(
     return _compared(titles, measured, len(ranking), facts, metric, many, few)
 
 
-def _compared(titles, measured, models: int, facts: dict, metric: Deciding, many: str, few: str) -> Winner:
+def _compared(titles, measured, models: int, facts: dict, metric: PrimaryMetric, many: str, few: str) -> Winner:
     leader, second, difference = facts["leader"], facts["runner_up"], facts["difference"]
     basis = f"on {facts['n']:,} test {many}" if facts["n"] else f"on the test {many}"
     basis += f", mean of {facts['seeds']} seeds" if facts["seeds"] > 1 else ", one seed trained"
@@ -114,8 +118,8 @@ def _compared(titles, measured, models: int, facts: dict, metric: Deciding, many
     return Winner("unclear", "No clear winner", detail, reason=reason, **facts)
 
 
-def _accuracies(records: list[Record], label: str, metric: Deciding) -> dict[int | None, Record]:
-    """The deciding final number of a model by seed; the last one counts where a run was repeated."""
+def _accuracies(records: list[Record], label: str, metric: PrimaryMetric) -> dict[int | None, Record]:
+    """The final primary metric of a model by seed; the last one counts where a run was repeated."""
     return {
         r.seed: r
         for r in records
@@ -123,21 +127,16 @@ def _accuracies(records: list[Record], label: str, metric: Deciding) -> dict[int
     }
 
 
-def _rank(values: dict[int | None, Record], metric: Deciding) -> float:
-    mean = _mean(values)
-    return metric.sign * mean if math.isfinite(mean) else -math.inf
-
-
 def _mean(values: dict[int | None, Record]) -> float:
     mean = float(np.mean([record.value for record in values.values()]))
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _accuracy(values: dict[int | None, Record], metric: Deciding) -> str:
+def _accuracy(values: dict[int | None, Record], metric: PrimaryMetric) -> str:
     return metric.text(float(np.mean([record.value for record in values.values()])))
 
 
-def _alone(values: dict[int | None, Record], metric: Deciding, many: str) -> str:
+def _alone(values: dict[int | None, Record], metric: PrimaryMetric, many: str) -> str:
     record = next(iter(values.values()))
     images = f" of {record.n:,} test {many}" if record.n else f" of the test {many}"
     if len(values) > 1:
@@ -152,12 +151,12 @@ def _alone(values: dict[int | None, Record], metric: Deciding, many: str) -> str
         return f"classifies {metric.text(record.value)}{images} correctly."
     interval = f"(95 % interval {metric.text(low)} to {metric.text(high)})"
     if not metric.fraction:
-        verb = "reaches" if metric.higher else "needs"
+        verb = "reaches" if metric.higher_is_better else "needs"
         return f"{verb} {metric.text(mean)}{images.replace(' of', ' on', 1)} {interval}."
     return f"classifies {metric.text(mean)}{images} correctly {interval}."
 
 
-def _difference(records, predictions, measured, a: str, b: str, metric: Deciding) -> tuple[Interval, int | None]:
+def _difference(records, predictions, measured, a: str, b: str, metric: PrimaryMetric) -> tuple[Interval, int | None]:
     """By how much `a` is better, and over how many independent cases that was resampled, where that is known."""
     value = metric.sign * (_mean(measured[a]) - _mean(measured[b]))
     for name, sign in ((f"{a} - {b}", metric.sign), (f"{b} - {a}", -metric.sign)):
@@ -166,7 +165,7 @@ def _difference(records, predictions, measured, a: str, b: str, metric: Deciding
         ]
         rows = [r for r in rows if r.spread is not None]
         if rows:
-            # With several seeds one record may stand for all (seed null) beside one for each seed.
+            # With several seeds one record may be of all (seed null), next to one for each seed.
             pooled = [r for r in rows if r.seed is None] or rows
             last = pooled[-1] if len({r.seed for r in pooled}) == 1 else None
             if last is not None:
@@ -184,18 +183,12 @@ def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):
     ids: tuple[str, ...] = ()
     for seed in (seed for seed in a if seed in b):
         ids = ids or a[seed].ids
-        in_order = [_in_order(predictions, ids) for predictions in (a[seed], b[seed])]
-        if any(row is None for row in in_order):
-            return None
-        rows_a.append(in_order[0])
-        rows_b.append(in_order[1])
+        for rows, predictions in ((rows_a, a[seed]), (rows_b, b[seed])):
+            if predictions.ids == ids:
+                rows.append(predictions.correct)
+                continue
+            by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
+            if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
+                return None
+            rows.append(np.array([by_id[id_] for id_ in ids]))
     return (rows_a, rows_b) if rows_a else None
-
-
-def _in_order(predictions: Predictions, ids: tuple[str, ...]) -> np.ndarray | None:
-    if predictions.ids == ids:
-        return predictions.correct
-    by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
-    if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
-        return None
-    return np.array([by_id[id_] for id_ in ids])

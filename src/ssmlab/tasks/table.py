@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
+from ssmlab.reports.task_report import TaskReport
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 class Row(NamedTuple):
-    """A folder with recipe.py, data.py and experiment.py, and what the first two of them define.
+    """A folder with recipe.py, data.py, experiment.py and report.py, and what the first two of them define.
 
     recipe: the class of its recipes.
     load: `load(recipe, progress) -> data`, with numpy alone. Data have `describe`, which run.json says about them, with
@@ -21,7 +22,7 @@ class Row(NamedTuple):
     own: a recipe for data of one's own.
     reads: another task whose data it reads.
 
-    What a run does is EXPERIMENT in experiment.py (torch).
+    What a run does is EXPERIMENT in experiment.py (torch), what reports know of it REPORT in report.py.
     """
 
     folder: str
@@ -99,3 +100,9 @@ def experiment_of(recipe: AnyRecipe, data: Any) -> tuple[Any, Any]:
     """The `Experiment` of a recipe's task, and the recipe with what only the data decide filled in."""
     experiment = import_module(f"{TASKS[recipe.task].folder}.experiment").EXPERIMENT
     return experiment, experiment.resolve(recipe, data)
+
+
+def report_of(task: str | None) -> TaskReport:
+    """What reports know of a task: `REPORT` of its folder's report.py. Unknown ones are taken for classifications."""
+    row = TASKS.get(task or "", TASKS["classify"])
+    return import_module(f"{row.folder}.report").REPORT

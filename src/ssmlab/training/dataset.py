@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -20,7 +19,7 @@ class BatchedDataset(Dataset):
         unit: what an item is called.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray | Tensor], streams: int = 0, unit: str = "rows"):
+    def __init__(self, arrays: dict[str, Any], streams: int = 0, unit: str = "rows"):
         self.arrays, self.streams, self.unit = arrays, streams, unit
 
     def __len__(self) -> int:

@@ -22,7 +22,6 @@ from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, sam
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.reports.deciding import UNITS
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
 from ssmlab.training.config import FitConfig
@@ -373,7 +372,8 @@ def curves(log: list[dict]) -> dict[str, list[Record]]:
     """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
     found: dict[str, list[Record]] = {"train": [], "val": []}
     units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
-    units |= {f"bits_per_{unit}": "bits" for unit in UNITS}
+    bits = (key.removeprefix("eval_") for row in log for key in row)
+    units |= {metric: "bits" for metric in bits if metric.startswith("bits_per_")}
     for row in log:
         if "eval_loss" not in row and "loss" not in row:
             continue

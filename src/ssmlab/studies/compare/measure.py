@@ -25,7 +25,7 @@ from ssmlab.profiling import (
     peak_memory,
     weight_bytes,
 )
-from ssmlab.studies.compare.subjects import Subject
+from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.training.dataset import BatchedDataset
@@ -46,7 +46,7 @@ class Built:
     fit: how its images become square.
     """
 
-    subject: Subject
+    ref: ModelRef
     network: nn.Module
     image_size: int
     task: Classify
@@ -55,7 +55,7 @@ class Built:
 
     @property
     def label(self) -> str:
-        return self.subject.label
+        return self.ref.label
 
     def batch(self, count: int, device: str) -> Tensor:
         """Images of noise: what is in them changes no cost."""
@@ -63,8 +63,8 @@ class Built:
         return torch.randn(count, 3, self.image_size, self.image_size, generator=random).to(device)
 
 
-def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, device: str) -> Built:
-    """Build a subject. A trained model keeps its classes and image size.
+def build(ref: ModelRef, classes: tuple[str, ...], image_size: int | None, device: str) -> Built:
+    """Build a model. A trained model keeps its classes and image size.
 
     Args:
         classes: of the data; numbers where there are none.
@@ -72,25 +72,23 @@ def build(subject: Subject, classes: tuple[str, ...], image_size: int | None, de
     Raises:
         ModelError: the name, the file or the size make no network.
     """
-    if subject.folder is not None:
-        network, how = load_model(subject.folder)
+    if ref.folder is not None:
+        network, how = load_model(ref.folder)
         names, unmeasured = tuple(how["classes"]), None
     else:
         torch.manual_seed(0)
-        network = create_model(
-            subject.name, num_classes=len(classes), image_size=image_size, weights=subject.weights
-        ).eval()
+        network = create_model(ref.name, num_classes=len(classes), image_size=image_size, weights=ref.weights).eval()
         how = dict(network.default_cfg) | {"image_size": image_size or network.default_cfg["input_size"][-1]}
-        names, unmeasured = classes, why_not(network, subject.weights)
+        names, unmeasured = classes, why_not(network, ref.weights)
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
     task = Classify(classes=names, mean=tuple(mean), std=tuple(std))
-    return Built(subject, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
+    return Built(ref, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
 
 
 def other_seeds(model: Built, device: str) -> Iterator[Built]:
     """The same model trained with other seeds, one after the other."""
-    for folder in model.subject.others:
-        yield build(replace(model.subject, folder=folder), (), None, device)
+    for folder in model.ref.others:
+        yield build(replace(model.ref, folder=folder), (), None, device)
 
 
 def over_seeds(rows: list[list[Record]]) -> list[Record]:
@@ -116,6 +114,13 @@ def why_not(network: nn.Module, weights: Path | None) -> str | None:
     if own is None or any(t.shape == own.shape and torch.equal(t, own) for t in read_state_dict(weights).values()):
         return None
     return "the classifier is not the file's"
+
+
+def warm_up(device: str) -> None:
+    """What torch itself prepares when it first computes must not count as the first model's cold call."""
+    network = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Flatten(), nn.Linear(64 * 30 * 30, 2))
+    batch, labels = torch.randn(8, 3, 32, 32, device=device), torch.zeros(8, dtype=torch.int64, device=device)
+    TrainingStep(network.to(device), batch, labels)()
 
 
 def counts(model: Built, device: str) -> list[Record]:
@@ -164,7 +169,9 @@ def inference(models: list[Built], batch: int, repeats: int, device: str, progre
         for count, calls in sorted(sizes.items()):
             for label, times in turns.run(calls, repeats, SINGLES if count == 1 else 1).items():
                 found[label].append(_speed("images_per_second", times))
-                found[label] += _latency(times) if count == 1 else []
+                shared = {"metric": "latency", "unit": "seconds", "n": len(times.seconds)}
+                for p in PERCENTILES if count == 1 else ():
+                    found[label].append(Record(value=times.percentile(p), class_=f"percentile {p}", **shared))
     finally:
         progress.stop()
     return found
@@ -197,14 +204,6 @@ def _speed(metric: str, times: Timings) -> Record:
         spread=(speed.low, speed.high),
         class_=_batch(times.items),
     )
-
-
-def _latency(times: Timings) -> list[Record]:
-    n = len(times.seconds)
-    return [
-        Record(metric="latency", value=times.percentile(p), unit="seconds", n=n, class_=f"percentile {p}")
-        for p in PERCENTILES
-    ]
 
 
 def training(models: list[Built], batch: int, repeats: int, device: str, progress: Progress) -> Found:

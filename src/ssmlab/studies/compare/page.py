@@ -1,24 +1,19 @@
 """The files of a comparison: records, table, plots and one self-contained page."""
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ssmlab.core import formats
-from ssmlab.core.files import write_atomically, write_json, write_records
-from ssmlab.core.record import Record
-from ssmlab.core.stamp import Stamp
-from ssmlab.reports.deciding import too_few
-from ssmlab.reports.markup import definitions, document, el
-from ssmlab.reports.plots import Plot
+from ssmlab.reports.markup import el
+from ssmlab.reports.primary_metric import too_few
 from ssmlab.reports.sections import figure, named
-from ssmlab.reports.table_html import to_html
-from ssmlab.reports.tables import Table
+from ssmlab.reports.tables import Table, to_html, to_markdown
+from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.studies.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
 from ssmlab.studies.compare.published import Published, published
-from ssmlab.studies.compare.subjects import Subject
-from ssmlab.studies.compare.table import LEGEND, QUALITY, make_table, to_markdown
+from ssmlab.studies.compare.table import LEGEND, QUALITY, make_table
+from ssmlab.studies.study import CIRCUMSTANCES, Report, card, page, section
 
 METHOD = (
     (
@@ -45,28 +40,21 @@ METHOD = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Report):
     """A finished comparison.
 
     Args:
         reasons: label -> why there is no accuracy.
-        settings: the options as they were used. stamp: the circumstances.
         doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
 
-    folder: Path
-    subjects: list[Subject]
-    records: list[Record]
+    models: list[ModelRef]
     reasons: dict[str, str]
-    settings: dict
-    stamp: Stamp
-    started: str
-    finished: str
     doubts: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
-        return {subject.label: subject.title for subject in self.subjects}
+        return {model.label: model.title for model in self.models}
 
     @property
     def batch(self) -> int:
@@ -81,7 +69,7 @@ class Result:
     @property
     def printed(self) -> dict[str, Published | None]:
         """Of networks whose size is the published one; a trained model of that name has other weights."""
-        found = {s.label: None if s.folder else published(s.name) for s in self.subjects}
+        found = {s.label: None if s.folder else published(s.name) for s in self.models}
         sizes = {r.model: r.value for r in self.records if r.metric == "image_size"}
         return {label: p if p and p.image_size == sizes[label] else None for label, p in found.items()}
 
@@ -119,8 +107,8 @@ class Result:
 
     @property
     def sizes(self) -> str:
-        """A sentence where networks by name took the size of the trained models beside them, else nothing."""
-        trained, named = ([s for s in self.subjects if bool(s.folder) is of] for of in (True, False))
+        """A sentence where networks by name took the size of the trained models, else nothing."""
+        trained, named = ([s for s in self.models if bool(s.folder) is of] for of in (True, False))
         if self.settings["image_size"] or not trained or not named:
             return ""
         found = {r.model: round(r.value) for r in self.records if r.metric == "image_size"}
@@ -133,67 +121,38 @@ class Result:
 
 
 def write_result(result: Result) -> Path:
-    """Write everything, each file in one step, the page last."""
-    folder = result.folder
+    """Write the files of a comparison; returns the page's path."""
     models = [
         {
-            "label": s.label,
-            "title": s.title,
-            "name": s.name,
-            "weights": s.state,
-            "accuracy": result.reasons.get(s.label),
+            "label": m.label,
+            "title": m.title,
+            "name": m.name,
+            "weights": m.state,
+            "accuracy": result.reasons.get(m.label),
         }
-        for s in result.subjects
+        for m in result.models
     ]
-    circumstances = {key: getattr(result.stamp, key) for key in ("command", "commit", "machine", "versions")}
-    content = {"models": models, "doubts": result.doubts, "settings": result.settings, **circumstances}
-    write_json(folder / "compare.json", content | {"started": result.started, "finished": result.finished})
-    write_records(folder / "records.jsonl", result.records)
-    lines = [f"- {key}: {value}" for key, value in circumstances.items()]
+    lines = [f"- {key}: {getattr(result.stamp, key)}" for key in CIRCUMSTANCES]
     weights = [f"- {model['label']}: weights {model['weights']}" for model in models]
-    table = to_markdown(result.table)
-    said = [" ".join(filter(None, (f"{result.answer}.", result.sizes)))]
-    write_atomically(folder / "table.md", "\n".join(["# ssmlab compare", "", *said, "", *lines, *weights, "", table]))
+    answer = " ".join(filter(None, (f"{result.answer}.", result.sizes)))
+    table = "\n".join(["# ssmlab compare", "", answer, "", *lines, *weights, "", to_markdown(result.table)])
     drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, MACS)]
     plots = [each for each in drawn if each is not None]
-    for each in plots:
-        write_atomically(folder / "plots" / f"{each.name}.svg", each.svg)
-    path = folder / "report.html"
-    write_atomically(path, page(result, plots))
-    return path
-
-
-def page(result: Result, plots: list[Plot]) -> str:
-    """The page's text."""
     names = [named(i, title) for i, title in enumerate(result.titles.values())]
-    body = el(
-        "main",
-        el(
-            "header",
-            el("p", f"ssmlab compare · {result.folder.name}", class_="eyebrow"),
-            el("h1", f"{formats.plural(len(result.subjects), 'model')} side by side"),
+    text = page(
+        "compare",
+        ", ".join(result.titles.values()),
+        eyebrow=result.folder.name,
+        heading=f"{formats.plural(len(result.models), 'model')} side by side",
+        answer=[
             el("p", el("strong", result.answer), ".", class_="answer"),
             el("p", result.sizes, class_="lede") if result.sizes else None,
-        ),
-        el("section", el("div", to_html(result.table, names, caption=LEGEND), class_="card"), class_="top single"),
-        el("section", el("h2", "The Pareto front"), el("div", [figure(p) for p in plots], class_="grid")),
-        el("section", el("h2", "How these numbers were made"), el("div", definitions(METHOD), class_="card")),
-        el("section", el("h2", "Models, settings, machine"), el("div", definitions(_facts(result)), class_="card")),
-        el("footer", "Made by ssmlab; the numbers are in records.jsonl, the table in table.md."),
+        ],
+        sections=[
+            el("section", card(to_html(result.table, names, caption=LEGEND)), class_="top single"),
+            section("The Pareto front", el("div", [figure(p) for p in plots], class_="grid")),
+        ],
+        method=METHOD,
+        facts=result.facts(("Models", "; ".join(f"{m.title}: {m.name}, weights {m.state}" for m in result.models))),
     )
-    return document(f"{', '.join(result.titles.values())} – ssmlab compare", body)
-
-
-def _facts(result: Result) -> list[tuple[str, str]]:
-    models = "; ".join(f"{s.title}: {s.name}, weights {s.state}" for s in result.subjects)
-    set_ = {key: value for key, value in result.settings.items() if value not in (None, "", (), 0)}
-    return [
-        ("Models", models),
-        ("Settings", ", ".join(f"{key} {json.dumps(value, default=str)}" for key, value in set_.items())),
-        ("Command", result.stamp.command or ""),
-        ("Commit", result.stamp.commit or "not a checkout"),
-        ("Machine", result.stamp.machine),
-        ("Versions", result.stamp.versions),
-        ("Started", result.started),
-        ("Finished", result.finished),
-    ]
+    return result.write("compare", {"models": models, "doubts": result.doubts}, text, table=table, plots=plots)

@@ -77,13 +77,10 @@ def plot(spots: list[Spot], axis: Axis, titles: dict[str, str], batch: int) -> P
 
     said = "; ".join(f"{titles[s.label]} {axis.format(s.y)} at {formats.rate(s.x)} images/s" for s in spots)
     names = formats.listing([titles[label] for label in ahead])
-    caption = f"On the Pareto front, filled and joined: {names}. No other model is both faster and {_word(axis)}."
+    better = "more accurate" if axis.better > 0 else "lighter"
+    caption = f"On the Pareto front, filled and joined: {names}. No other model is both faster and {better}."
     svg = theme.draw((620, 330), paint, f"compare-{axis.name}")
     return Plot(f"{axis.name}-throughput", svg, f"{axis.title} against images per second. {said}. {caption}", caption)
-
-
-def _word(axis: Axis) -> str:
-    return "more accurate" if axis.better > 0 else "lighter"
 
 
 def _draw(axes, spot: Spot, axis: Axis, ahead: bool) -> None:
@@ -121,16 +118,21 @@ def _limits(axes, spots: list[Spot], axis: Axis) -> None:
 
 
 def _names(axes, spots: list[Spot], axis: Axis, titles: dict[str, str]) -> None:
-    """Every name beside its mark, at the first place where it covers no other name and no mark."""
+    """Every name next to its mark, at the first place where it covers no other name and no mark."""
     dots = 72 / axes.figure.dpi
     places = {s.label: axes.transData.transform((s.x, axis.scale * s.y)) * dots for s in spots}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
     for spot in spots:
         x, y = places[spot.label]
         width = WIDTH * len(titles[spot.label])
-        boxes = [_box(x, y, width, across, up) for up in _OFFSETS for across in (9, -9)]
+        starts = [(x + across, y + up) for up in _OFFSETS for across in (9, -9 - width)]  # right of the mark, or left
+        boxes = [(left, bottom, left + width, bottom + HEIGHT) for left, bottom in starts]
         inside = [b for b in boxes if b[0] >= axes.bbox.x0 * dots and b[2] <= axes.figure.bbox.x1 * dots]
-        free = [b for b in inside if not any(_overlap(b, other) for other in taken)]
+        free = [
+            (left, bottom, right, top)
+            for left, bottom, right, top in inside
+            if not any(left < r and le < right and bottom < t and b < top for le, b, r, t in taken)
+        ]
         box = (free or inside or boxes)[0]
         taken.append(box)
         axes.annotate(
@@ -141,13 +143,3 @@ def _names(axes, spots: list[Spot], axis: Axis, titles: dict[str, str]) -> None:
             color=theme.INK,
             fontsize=9.5,
         )
-
-
-def _box(x: float, y: float, width: float, across: float, up: float) -> tuple[float, float, float, float]:
-    """Where a name lies, right of the mark or left of it: left, bottom, right, top in points."""
-    left = x + across if across > 0 else x + across - width
-    return left, y + up, left + width, y + up + HEIGHT
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+import ssmlab.models
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -33,7 +35,7 @@ def published(name: str) -> Published | None:
 
 @cache
 def _table() -> dict[str, Published]:
-    rows = tomllib.loads((files("ssmlab.models") / "published.toml").read_text(encoding="utf-8"))["model"]
+    rows = tomllib.loads((files(ssmlab.models) / "published.toml").read_text(encoding="utf-8"))["model"]
     found = {}
     for row in rows:
         names, scaled = row.pop("models"), {}

@@ -1,11 +1,11 @@
-"""The comparison as a table of `reports.tables`, and how it becomes text, Markdown and a piece of the page."""
+"""The comparison as a table."""
 
 from collections.abc import Callable
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
-from ssmlab.reports.tables import Cell, Row, Table
+from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.studies.compare.published import Published
 
 NOT_MEASURED = "not measured"
@@ -76,11 +76,15 @@ class _Rows:
         records = [self.found.get((model, metric, class_)) for model in self.labels]
         if not any(records):
             return None
-        cells = [
-            Cell(form(r.value), _detail(r, form)) if r else self._missing(model, metric)
-            for model, r in zip(self.labels, records, strict=True)
-        ]
-        return Row(label, group, _marked(cells, [r.value if r else None for r in records], better))
+        cells = []
+        for model, r in zip(self.labels, records, strict=True):
+            detail = ""
+            if r and metric == "accuracy":
+                detail = formats.percent_range(*(r.spread or wilson(round(r.value * r.n), r.n)))
+            elif r and r.spread:
+                detail = f"({form(r.spread[0])} to {form(r.spread[1])}, n {r.n})"
+            cells.append(Cell(form(r.value), detail) if r else self._missing(model, metric))
+        return Row(label, group, best_cells(cells, [r.value if r else None for r in records], better))
 
     def latency(self) -> list[Row | None]:
         percents = sorted({int(c.split()[1]) for _, metric, c in self.found if metric == "latency"})
@@ -95,23 +99,7 @@ class _Rows:
             self.found[model, metric, None].value - self.found[model, f"scan_{metric}", None].value
             for model in self.labels
         ]
-        return Row(label, COST, _marked([Cell(formats.large(v)) for v in values], values, -1))
-
-
-def _detail(record: Record, form: Callable[[float], str]) -> str:
-    if record.metric == "accuracy":
-        low, high = record.spread or wilson(round(record.value * record.n), record.n)
-        return formats.percent_range(low, high)
-    return f"({form(record.spread[0])} to {form(record.spread[1])}, n {record.n})" if record.spread else ""
-
-
-def _marked(cells: list[Cell], values: list[float | None], better: int) -> tuple[Cell, ...]:
-    """Whatever prints like the best is the best; nothing is where all print alike."""
-    known = [i for i, value in enumerate(values) if value is not None]
-    if not better or len(known) < 2 or len({cells[i].value for i in known}) == 1:
-        return tuple(cells)
-    top = cells[max(known, key=lambda i: better * values[i])].value
-    return tuple(Cell(c.value, c.detail, best=i in known and c.value == top) for i, c in enumerate(cells))
+        return Row(label, COST, best_cells([Cell(formats.large(v)) for v in values], values, -1))
 
 
 def _published(printed: dict[str, Published | None]) -> list[Row]:
@@ -136,53 +124,3 @@ def _published(printed: dict[str, Published | None]) -> list[Row]:
         row("Source", lambda p: (1, p.source, "")),
     ]
     return [row for row in rows if any(cell.value != formats.UNKNOWN for cell in row.cells)]
-
-
-def to_rich(table: Table, which: slice = slice(None)):
-    """For the terminal, details below their numbers; `which` models, since a narrow one has no room for many.
-
-    The table's notes stand below the last of its models.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    last = which.stop is None or which.stop >= len(table.columns)
-    caption = "\n".join(["● best of the row", *(map(escape, table.notes) if last else ())])
-    rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    rich.add_column("", no_wrap=True)
-    for column in table.columns[which]:
-        rich.add_column(escape(column), justify="right")
-    group = None
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            rich.add_row(f"[dim]{escape(group)}[/dim]")
-        cells = []
-        for cell in row.cells[which]:
-            value = f"[bold green]● {escape(cell.value)}[/]" if cell.best else escape(cell.value)
-            cells.append(value + (f"\n[dim]{escape(cell.detail)}[/dim]" if cell.detail else ""))
-        rich.add_row(escape(row.label), *cells)
-    return rich
-
-
-def to_markdown(table: Table) -> str:
-    """A table for every group."""
-    lines: list[str] = []
-    group = None
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            head = ["", *(_plain(column) for column in table.columns)]
-            lines += ["", f"## {group}", "", _line(head), _line(["---", *["---:"] * len(table.columns)])]
-        cells = [("**{}**" if cell.best else "{}").format(_plain(cell.text)) for cell in row.cells]
-        lines.append(_line([row.label, *cells]))
-    return "\n".join(lines).strip() + "\n"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -1,61 +1,91 @@
 """A trained model with factorised layers, at several ranks: what that costs and saves, before and after fine-tuning."""
 
 import copy
-import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ssmlab.core.files import write_json
+from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.reports.caveats import doubt
-from ssmlab.studies.compare.subjects import Subject
-from ssmlab.studies.compress.kinds import find_model, kind_class
-from ssmlab.studies.study import check_report_folder
+from ssmlab.studies.compress.kinds import IMAGES, TEXTS, Kind, find_model
+from ssmlab.studies.study import Count, ImageOptions, Option, Positive, stamp_of
 
 if TYPE_CHECKING:
-    from ssmlab.studies.compress.page import Result
+    from ssmlab.studies.compress.result import Result
 
-MARK = "compress.json"  # the file that says a folder holds the results of this command
-DENSE, BEFORE, AFTER = "dense", "before fine-tuning", "after fine-tuning"
 ENERGIES = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
+def _numbers(name: str, kind: type) -> Option:
+    """An option of numbers with commas between them."""
+
+    def read(text: str) -> tuple:
+        try:
+            return tuple(dict.fromkeys(kind(part) for part in text.split(",")))
+        except ValueError:
+            raise UserError(f"--{name} takes numbers with commas between them, got {text!r}") from None
+
+    return Option(read=read)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a model is compressed and measured.
+class Options(ImageOptions):
+    """How a model is compressed and measured. Each value of rank, energy or flops makes a model."""
 
-    Args:
-        rule: "rank", "energy" or "flops"; `values` its settings, each of which makes a model.
-        targets: linear layers, by their names' last part or pattern. residual_rank: of the side path.
-        data: a path as in a recipe's data.path; without it nothing is tested or trained. `group`, `labels` (of images),
-            `tokenizer` (of texts): as there.
-        limit: at most so many images or rows of each part; 0 takes all.
-        epochs: of fine-tuning, of the dense model too; 0 leaves it out. learning_rate: its highest.
-        length: tokens of a row; 0 takes the trained model's, or 256.
-        image_size, batch, repeats, threads, device, train, weights: as of a comparison.
-    """
+    study = "compress"
+    models = "model"
+    result = "results that are there"
+    what = "results of ssmlab compress"
 
-    rule: str = "energy"
-    values: tuple[float, ...] = ENERGIES
-    targets: tuple[str, ...] = ("in_proj",)
-    residual_rank: int = 0
+    rank: Annotated[tuple[int, ...], _numbers("rank", int)] = ()
+    """Ranks, such as 4,8,16."""
+    energy: Annotated[tuple[float, ...], _numbers("energy", float)] = ()
+    """Shares of the energy; 0.5,0.8,0.9,0.95,0.99 if nothing is given."""
+    flops: Annotated[tuple[float, ...], _numbers("flops", float)] = ()
+    """Shares of the layers' operations, spread over them, such as 0.25,0.5."""
+    targets: Annotated[
+        tuple[str, ...], Option(read=lambda text: tuple(text.replace(",", " ").split()), text="in_proj")
+    ] = ("in_proj",)
+    """Linear layers, by name or pattern, with commas."""
+    residual_rank: Count = 0
+    """Rank of a side path of its own next to P Q."""
     data: str | None = None
-    group: str | None = None
-    labels: str = "fine"
-    limit: int = 0
-    epochs: int = 3
+    """As data.path of a recipe: accuracy, or bits and perplexity, before and after."""
+    epochs: Count = 3
+    """Of fine-tuning, with --data; 0: none."""
     learning_rate: float = 3e-4
+    """Of fine-tuning."""
+    weights: Annotated[tuple[str, ...], Option(read=lambda file: (file,))] = ()
+    """Weights of a vision model by name."""
+    image_size: Annotated[int | None, Option(least=8)] = None
+    """For a vision model by name."""
+    length: Count = 0
+    """Tokens of a row; 0: as the model was trained, or 256."""
     tokenizer: str = ""
-    length: int = 0
-    image_size: int | None = None
-    batch: int = 32
-    repeats: int = 10
-    threads: int = 0
-    device: str = "auto"
+    """Of --data, if not the model's own."""
+    batch: Positive = 32
+    """Images or rows of a batch."""
+    repeats: Positive = 10
+    """Rounds, in each of which every model has its turn."""
     train: bool = True
-    weights: tuple[str, ...] = ()
+    """Time training steps too."""
+    limit: Count = 0
+    """At most so many images or rows of each part; 0: all."""
+    group: str | None = None
+    """The images' column whose members stay on one side."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = [f"--{name}" for name in ("rank", "energy", "flops") if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError(f"give one of --rank, --energy and --flops, got {' and '.join(given)}")
+
+    @property
+    def rule(self) -> tuple[str, tuple[float, ...]]:
+        """The one of rank, energy and flops that is given, and its values."""
+        given = ((name, getattr(self, name)) for name in ("rank", "energy", "flops"))
+        return next((rule for rule in given if rule[1]), ("energy", ENERGIES))
 
     @property
     def training(self) -> dict[str, Any]:
@@ -67,13 +97,17 @@ class Options:
             "weight_decay": 0.05,
         }
 
+    def settings(self) -> dict[str, Any]:
+        """As of any study, with the rule and its values."""
+        rule, values = self.rule
+        others = {name: value for name, value in super().settings().items() if name not in ("rank", "energy", "flops")}
+        return {"rule": rule, "values": values} | others
+
 
 def compress(
     model: str,
     options: Options,
     *,
-    output: Path | None = None,
-    overwrite: bool = False,
     runs: Path = Path("runs"),
     command: str | None = None,
     progress: Progress | None = None,
@@ -83,120 +117,91 @@ def compress(
     Args:
         model: a trained model's folder (of images, texts or sequences with labels), a run with one model, a name of the
             table, or timm/<name>.
-        output: the folder; `runs/compress-<model>` if None. overwrite: results that are there are replaced.
     Returns:
-        the `compress_page.Result`.
+        the `Result`, with its folder.
     Raises:
         UserError: the model, a target, a setting, the data or the folder is not in order.
     """
     progress = progress or Progress()
-    kind, subject = find_model(model, options.weights, runs)
-    folder = output or runs / f"compress-{subject.label.replace('/', '-')}"
-    check_report_folder(folder, MARK, "results of ssmlab compress", overwrite=overwrite)
+    kind, ref = find_model(model, options.weights, runs)
+    folder = options.folder(runs, [ref.label.replace("/", "-")])
+    from ssmlab.core.device import choose_compute
     from ssmlab.studies.compress.page import write_result
 
-    result = _Work(kind, subject, options, folder, command or " ".join(sys.argv), progress).result()
+    options.start()
+    placement = choose_compute(options.device, "float32", "no")
+    if kind == IMAGES:
+        from ssmlab.studies.compress.images import Images as Class
+    elif kind == TEXTS:
+        from ssmlab.studies.compress.tokens import Texts as Class
+    else:
+        from ssmlab.studies.compress.tokens import Classifier as Class
+    result = _measure(Class(ref, options, placement, progress), options, folder, command)
     write_result(result)
     return result
 
 
-class _Work:
-    """One call of the command; torch is imported from here on."""
+def _measure(kind: Kind, options: Options, folder: Path, command: str | None) -> "Result":
+    """Factorise, count, time, test, fine-tune, test again and save."""
+    from ssmlab.core.stamp import now
+    from ssmlab.reports.caveats import doubt
+    from ssmlab.studies.compress.result import AFTER, BEFORE, DENSE, Result
+    from ssmlab.tasks.table import report_of
 
-    def __init__(self, kind: str, subject: Subject, options: Options, folder: Path, command: str, progress: Progress):
-        import torch
-
-        from ssmlab.core.device import choose_compute
-
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        placement = choose_compute(options.device, "float32", "no")
-        self.options, self.folder, self.command = options, folder, command
-        self.kind = kind_class(kind)(subject, options, placement, progress)
-        self.records: dict[str, list[Record]] = {}
-
-    def result(self) -> "Result":
-        from ssmlab.core.stamp import Stamp, commit, machine, now, versions
-        from ssmlab.studies.compress.page import Result
-
-        started, kind = now(), self.kind
-        layers, networks, replaced = self._factorised()
-        self._costs(networks, replaced)
-        if kind.unmeasured is None:
-            for label, network in networks.items():
-                self._quality(label, network)
+    started = now()
+    layers, networks, replaced = _factorised(kind, options, DENSE)
+    records = {label: kind.counts(network) for label, network in networks.items()}
+    for label, found in replaced.items():
+        for x in found:
+            rank = Record(metric="rank", value=x.rank + x.residual_rank, unit="count", class_=x.name)
+            records[label] += [rank, Record(metric="energy", value=x.energy, unit="fraction", class_=x.name)]
+    for label, rows in kind.inference(networks).items():
+        records[label] += rows
+    if kind.unmeasured is None:
         for label, network in networks.items():
-            if kind.kept and label != DENSE:
-                kind.save(network, self.folder / "models" / label.replace(" ", "-"))
-        if self.options.train:
-            self._add(kind.training(networks))
-        device = kind.placement.device
-        stamp = Stamp(
-            run=self.folder.name,
-            task="compress",
-            command=self.command,
-            commit=commit(),
-            machine=machine(device),
-            versions=versions(),
+            records[label] += [replace(row, split="test", class_=BEFORE) for row in kind.test(label, network)]
+            if options.epochs:
+                records[label].append(kind.fine_tune(label, network))
+                records[label] += [replace(row, split="test", class_=AFTER) for row in kind.test(label, network)]
+    for label, network in networks.items():
+        if kind.kept and label != DENSE:
+            kind.save(network, folder / "models" / label.replace(" ", "-"))
+    if options.train:
+        for label, rows in kind.training(networks).items():
+            records[label] += rows
+    stamp = stamp_of(options.study, folder, command, kind.placement.device)
+    return Result(
+        folder=folder,
+        ref=kind.ref,
+        terms=kind.terms,
+        records=[record for label, rows in records.items() for record in stamp.on(rows, model=label)],
+        spectra={layer.name: layer.shares.tolist() for layer in layers},
+        replaced=replaced,
+        unmeasured=kind.unmeasured,
+        settings=options.settings() | {"device": kind.placement.device} | kind.size,
+        stamp=stamp,
+        started=started,
+        finished=now(),
+        doubt=doubt(kind.ref.folder, kind.ref.title, report_of),
+    )
+
+
+def _factorised(kind: Kind, options: Options, dense: str) -> tuple[list, dict[str, Any], dict[str, list]]:
+    """The layers' spectra; the networks and what was replaced in them, by label, the dense one first."""
+    from ssmlab.adapt.factorize import factorize
+    from ssmlab.adapt.spectrum import spectra
+
+    layers = spectra(kind.network, options.targets, kind.example)
+    networks, replaced = {dense: kind.network}, {dense: []}
+    rule, values = options.rule
+    for value in values:
+        label = f"{rule} {value:g}"
+        networks[label] = copy.deepcopy(kind.network)
+        replaced[label] = factorize(
+            networks[label],
+            options.targets,
+            **{rule: value},
+            residual_rank=options.residual_rank,
+            decomposed=layers,
         )
-        return Result(
-            folder=self.folder,
-            subject=kind.subject,
-            terms=kind.terms,
-            records=[record for label, rows in self.records.items() for record in stamp.on(rows, model=label)],
-            spectra={layer.name: layer.shares.tolist() for layer in layers},
-            replaced=replaced,
-            unmeasured=kind.unmeasured,
-            settings=asdict(self.options) | {"device": device} | kind.size,
-            stamp=stamp,
-            started=started,
-            finished=now(),
-            doubt=doubt(kind.subject.folder, kind.subject.title),
-        )
-
-    def _factorised(self) -> tuple[list, dict[str, Any], dict[str, list]]:
-        """The layers' spectra; the networks and what was replaced in them, by label, the dense one first."""
-        from ssmlab.adapt.factorize import factorize
-        from ssmlab.adapt.spectrum import spectra
-
-        options, dense = self.options, self.kind.network
-        layers = spectra(dense, options.targets, self.kind.example)
-        networks, replaced = {DENSE: dense}, {DENSE: []}
-        for value in options.values:
-            label = f"{options.rule} {value:g}"
-            networks[label] = copy.deepcopy(dense)
-            replaced[label] = factorize(
-                networks[label],
-                options.targets,
-                **{options.rule: value},
-                residual_rank=options.residual_rank,
-                decomposed=layers,
-            )
-        return layers, networks, replaced
-
-    def _costs(self, networks: dict[str, Any], replaced: dict[str, list]) -> None:
-        for label, network in networks.items():
-            self.records[label] = self.kind.counts(network)
-            for each in replaced[label]:
-                self.records[label] += [
-                    Record(metric="rank", value=each.rank + each.residual_rank, unit="count", class_=each.name),
-                    Record(metric="energy", value=each.energy, unit="fraction", class_=each.name),
-                ]
-        self._add(self.kind.inference(networks))
-
-    def _quality(self, label: str, network: Any) -> None:
-        """The test part before and after fine-tuning; the network is fine-tuned by it."""
-        kind, rows = self.kind, self.records[label]
-        rows += [replace(row, split="test", class_=BEFORE) for row in kind.test(label, network)]
-        if self.options.epochs:
-            rows.append(kind.fine_tune(label, network))
-            rows += [replace(row, split="test", class_=AFTER) for row in kind.test(label, network)]
-
-    def _add(self, found: dict[str, list[Record]]) -> None:
-        for label, rows in found.items():
-            self.records[label] += rows
-
-
-def write_mark(folder: Path, content: dict) -> None:
-    """The file that says what this folder is."""
-    write_json(folder / MARK, content)
+    return layers, networks, replaced

@@ -27,7 +27,7 @@ class Images(Kind):
         speed="images_per_second",
         train_speed="train_images_per_second",
         quality={"accuracy": ("Accuracy", formats.percent), "loss": ("Loss, nats", formats.decimal(3))},
-        higher=True,
+        higher_is_better=True,
     )
 
     def __init__(self, *arguments: Any):
@@ -35,7 +35,7 @@ class Images(Kind):
         self.images = self._read()
         classes = tuple(self.images.classes) if self.images else tuple(map(str, range(1000)))
         size, device = self.options.image_size, self.placement.device
-        self.dense = measure.with_reason(self.subject.label, lambda: measure.build(self.subject, classes, size, device))
+        self.dense = measure.with_reason(self.ref.label, lambda: measure.build(self.ref, classes, size, device))
         self.network, self.task = self.dense.network, self.dense.task
         self.size = {"image_size": self.dense.image_size}
         self.unmeasured = "no --data" if self.images is None else self.dense.unmeasured
@@ -43,7 +43,7 @@ class Images(Kind):
 
     def _read(self) -> Any:
         """The parts of the data, whose classes a trained model must know; None without data."""
-        options, known = self.options, self.subject.preprocess
+        options, known = self.options, self.ref.preprocess
         if options.data is None:
             return None
         size = known["image_size"] if known else options.image_size or 32
@@ -53,7 +53,7 @@ class Images(Kind):
             {
                 "data": table | ({"group": options.group} if options.group else {}),
                 "training": options.training,
-                "models": [{"name": self.subject.name}],
+                "models": [{"name": self.ref.name}],
             }
         )
         images = load_images(self.recipe, self.progress)
@@ -63,7 +63,7 @@ class Images(Kind):
         return images
 
     def _built(self, label: str, network: nn.Module) -> measure.Built:
-        return replace(self.dense, network=network, subject=replace(self.subject, label=label, title=label))
+        return replace(self.dense, network=network, ref=replace(self.ref, label=label, title=label))
 
     @property
     def example(self) -> Tensor:
@@ -98,7 +98,7 @@ class Images(Kind):
 
     def save(self, network: nn.Module, folder: Path) -> None:
         task = self.task
-        how = self.subject.preprocess or {
+        how = self.ref.preprocess or {
             "image_size": self.dense.image_size, "fit": self.dense.fit, "mean": list(task.mean), "std": list(task.std),
             "classes": list(task.classes), "channels": 3,
         }  # fmt: skip

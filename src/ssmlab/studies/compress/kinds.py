@@ -1,4 +1,4 @@
-"""What `ssmlab compress` asks of a kind of model, and which kind a command means."""
+"""What `ssmlab compress` needs of a kind of model, and which kind a command names."""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,14 +12,9 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.models.registry import TIMM
-from ssmlab.studies.compare.subjects import Subject, find_subjects
+from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
 
 IMAGES, TEXTS, CLASSIFIER = "images", "texts", "classifier"
-_CLASSES = {  # loaded when they are used: torch
-    IMAGES: "ssmlab.studies.compress.images:Images",
-    TEXTS: "ssmlab.studies.compress.tokens:Texts",
-    CLASSIFIER: "ssmlab.studies.compress.tokens:Classifier",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +23,7 @@ class Terms:
 
     item: what is counted and timed, such as "image"; suffix: of the costs' metrics.
     speed, train_speed: metrics, of items a second.
-    quality: by metric its name and how it is written; the first one decides, and `higher` says which way.
+    quality: by metric its name and how it is written; the first one is the primary metric.
     """
 
     item: str
@@ -36,20 +31,20 @@ class Terms:
     speed: str
     train_speed: str
     quality: Mapping[str, tuple[str, Callable[[float], str]]]
-    higher: bool
+    higher_is_better: bool
 
     @property
-    def decides(self) -> str:
+    def primary_metric(self) -> str:
         """The metric by which settings are judged."""
         return next(iter(self.quality))
 
     def better(self, value: float, than: float) -> bool:
         """Whether a value is at least as good as another one."""
-        return value >= than if self.higher else value <= than
+        return value >= than if self.higher_is_better else value <= than
 
 
 class Kind(ABC):
-    """A model to be compressed with everything that is asked of it; a child says how. torch is imported by now.
+    """A model to be compressed, and what is measured of it. torch is imported by now.
 
     Args:
         options: `compress.Options`. placement: where it computes.
@@ -68,8 +63,8 @@ class Kind(ABC):
     size: dict[str, Any]
     recipe: Any
 
-    def __init__(self, subject: Subject, options: Any, placement: Any, progress: Progress):
-        self.subject, self.options, self.placement, self.progress = subject, options, placement, progress
+    def __init__(self, ref: ModelRef, options: Any, placement: Any, progress: Progress):
+        self.ref, self.options, self.placement, self.progress = ref, options, placement, progress
 
     @property
     @abstractmethod
@@ -90,7 +85,7 @@ class Kind(ABC):
 
     @abstractmethod
     def test(self, label: str, network: Any) -> list[Record]:
-        """The metrics of `terms.quality` on the test part, the deciding one with its interval."""
+        """The metrics of `terms.quality` on the test part, the primary one with its interval."""
 
     @abstractmethod
     def parts(self) -> tuple[Any, Any]:
@@ -119,23 +114,15 @@ class Kind(ABC):
         Raises:
             UserError: it does not.
         """
-        known = (self.subject.preprocess or {}).get("classes")
+        known = (self.ref.preprocess or {}).get("classes")
         if known and set(known) != set(found):
             raise UserError(
-                f"{self.subject.label} was trained on {', '.join(known[:4])}, ..., {self.options.data} has "
+                f"{self.ref.label} was trained on {', '.join(known[:4])}, ..., {self.options.data} has "
                 f"{', '.join(found[:4])}, ...; give the data that it was trained for, or none"
             )
 
 
-def kind_class(kind: str) -> type[Kind]:
-    """The class of a kind."""
-    from importlib import import_module
-
-    module, name = _CLASSES[kind].split(":")
-    return getattr(import_module(module), name)
-
-
-def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, Subject]:
+def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, ModelRef]:
     """The kind of the model that a command names, and where it is. Nothing is built.
 
     Args:
@@ -146,18 +133,18 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, S
     """
     place = next((p for p in (Path(model), runs / model) if p.exists() and not model.startswith(TIMM)), None)
     if place is None and model in LANGUAGE_MODELS:
-        kind, subject = TEXTS, Subject(label=model, title=LANGUAGE_MODELS[model].title, name=model)
+        kind, ref = TEXTS, ModelRef(label=model, title=LANGUAGE_MODELS[model].title, name=model)
     elif place is not None and (folder := _sequence_folder(place, model)) is not None:
-        kind, subject = _sequence_subject(folder)
+        kind, ref = _sequence_ref(folder)
     else:
-        subjects = find_subjects([model], weights, runs)
-        if len(subjects) > 1:
-            names = ", ".join(str(subject.folder) for subject in subjects)
-            raise UserError(f"{model} has {len(subjects)} models; name one: {names}")
-        return IMAGES, subjects[0]
+        refs = find_model_refs([model], weights, runs)
+        if len(refs) > 1:
+            names = ", ".join(str(ref.folder) for ref in refs)
+            raise UserError(f"{model} has {len(refs)} models; name one: {names}")
+        return IMAGES, refs[0]
     if weights:
-        raise UserError(f"--weights is for vision models by name; give the folder of {subject.name}'s weights as MODEL")
-    return kind, subject
+        raise UserError(f"--weights is for vision models by name; give the folder of {ref.name}'s weights as MODEL")
+    return kind, ref
 
 
 def _sequence_folder(place: Path, model: str) -> Path | None:
@@ -184,11 +171,11 @@ def _config(folder: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _sequence_subject(folder: Path) -> tuple[str, Subject]:
+def _sequence_ref(folder: Path) -> tuple[str, ModelRef]:
     config, how = _config(folder), folder / "preprocess.json"
     name = config.get("model") or config.get("model_type") or "mamba"
     title = LANGUAGE_MODELS[name].title if name in LANGUAGE_MODELS else name
     label = f"{folder.parent.parent.resolve().name}/{folder.name}" if folder.parent.name == "models" else str(folder)
     preprocess = json.loads(how.read_text("utf-8")) if how.is_file() else None
-    subject = Subject(label=label, title=title, name=name, folder=folder, preprocess=preprocess)
-    return (CLASSIFIER if (folder / "head.json").is_file() else TEXTS), subject
+    ref = ModelRef(label=label, title=title, name=name, folder=folder, preprocess=preprocess)
+    return (CLASSIFIER if (folder / "head.json").is_file() else TEXTS), ref

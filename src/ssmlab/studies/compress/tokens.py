@@ -27,7 +27,7 @@ from ssmlab.tasks.table import load_data
 from ssmlab.training.predict import predict
 
 LENGTH = 256  # of a row, where neither the model's run nor the command says
-BESIDE = ("preprocess.json", "tokenizer_config.json", *FILES)
+TOKENIZER_FILES = ("preprocess.json", "tokenizer_config.json", *FILES)
 
 
 class Tokens(Kind):
@@ -39,12 +39,12 @@ class Tokens(Kind):
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.network = self._open().to(self.placement.device).eval()
-        known = (self.subject.preprocess or {}).get("length")
+        known = (self.ref.preprocess or {}).get("length")
         self.size = {"length": self.options.length or known or LENGTH}
-        self.unmeasured = "random weights" if self.subject.folder is None else None
+        self.unmeasured = "random weights" if self.ref.folder is None else None
         if self.options.data is None:
             self.unmeasured = "no --data"
-        self.kept, self.data = self.subject.folder is not None, None
+        self.kept, self.data = self.ref.folder is not None, None
         if self.unmeasured is None:
             self._read()
 
@@ -54,22 +54,22 @@ class Tokens(Kind):
 
     def _read(self) -> None:
         """The parts of the data, cut as in the run that made the model, so that its test part stays unseen."""
-        options, folder = self.options, self.subject.folder
+        options, folder = self.options, self.ref.folder
         run = folder.parent.parent
-        data = {"kind": (self.subject.preprocess or {}).get("kind", "text")}
+        data = {"kind": (self.ref.preprocess or {}).get("kind", "text")}
         if folder.parent.name == "models" and (run / "recipe.toml").is_file():
             made = load_recipe(run)
             data = made.data.model_dump() if made.task == self.task_name else data
         data |= {"path": options.data, "limit": options.limit, **self.size}
         if options.tokenizer or any((folder / name).is_file() for name in FILES):
-            data["tokenizer"] = options.tokenizer  # else the one beside the weights, which may have grown since
+            data["tokenizer"] = options.tokenizer  # else the one next to the weights, which may have grown since
         table = {"task": self.task_name, "data": data, "training": options.training}
         table["models"] = [{"weights": str(folder)}]
         self.recipe = validate(table, "ssmlab compress")
         self.data = load_data(self.recipe, self.progress)
         if self.data.vocab_size > self.network.config.padded_vocab:
             raise ModelError(
-                f"{self.subject.label} has {self.network.config.padded_vocab} tokens, the data {self.data.vocab_size}; "
+                f"{self.ref.label} has {self.network.config.padded_vocab} tokens, the data {self.data.vocab_size}; "
                 "give the model's own --tokenizer"
             )
 
@@ -123,11 +123,11 @@ class Tokens(Kind):
             class_=f"batch {self.options.batch}",
         )
 
-    def _beside(self, folder: Path) -> None:
-        """What stands beside the weights: what its tokens are."""
-        for name in BESIDE:
-            source = (self.subject.folder or Path()) / name
-            if self.subject.folder is not None and source.is_file():
+    def _copy_tokenizer(self, folder: Path) -> None:
+        """The files next to the weights that say what its tokens are."""
+        for name in TOKENIZER_FILES:
+            source = (self.ref.folder or Path()) / name
+            if self.ref.folder is not None and source.is_file():
                 shutil.copyfile(source, folder / name)
 
 
@@ -149,10 +149,10 @@ class Texts(Tokens):
     task_name = "language"
 
     def _open(self) -> Any:
-        if self.subject.folder is not None:
-            return load_language_model(self.subject.folder).float()
+        if self.ref.folder is not None:
+            return load_language_model(self.ref.folder).float()
         torch.manual_seed(0)
-        return create_language_model(self.subject.name)
+        return create_language_model(self.ref.name)
 
     def _read(self) -> None:
         super()._read()
@@ -171,7 +171,7 @@ class Texts(Tokens):
                 "perplexity": ("Perplexity of a token", formats.decimal(2)),
                 "loss": ("Loss, nats a token", formats.decimal(3)),
             },
-            higher=False,
+            higher_is_better=False,
         )
 
     def test(self, label: str, network: nn.Module) -> list[Record]:
@@ -192,7 +192,7 @@ class Texts(Tokens):
 
     def save(self, network: nn.Module, folder: Path) -> None:
         save_language_model(network, folder)
-        self._beside(folder)
+        self._copy_tokenizer(folder)
 
 
 class Classifier(Tokens):
@@ -205,11 +205,11 @@ class Classifier(Tokens):
         speed="tokens_per_second",
         train_speed="train_tokens_per_second",
         quality={"accuracy": ("Accuracy", formats.percent), "loss": ("Loss, nats", formats.decimal(3))},
-        higher=True,
+        higher_is_better=True,
     )
 
     def _open(self) -> Any:
-        network, _ = load_classifier(self.subject.folder)
+        network, _ = load_classifier(self.ref.folder)
         self.classes = network.head.out_features
         return network.float()
 
@@ -236,5 +236,5 @@ class Classifier(Tokens):
         return classify_sequence.parts(self.recipe, self.data)
 
     def save(self, network: Any, folder: Path) -> None:
-        save_classifier(network, folder, self.subject.preprocess or {})
-        self._beside(folder)
+        save_classifier(network, folder, self.ref.preprocess or {})
+        self._copy_tokenizer(folder)

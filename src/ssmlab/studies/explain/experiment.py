@@ -11,19 +11,24 @@ from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.stamp import Stamp, commit, machine, versions
+from ssmlab.interpret.visualise import Search
 from ssmlab.models import load_model
 from ssmlab.reports.caveats import doubt, doubt_in
 from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
+from ssmlab.studies.explain.explanation import Settings
 from ssmlab.studies.explain.mistakes import explain_mistakes
+from ssmlab.studies.explain.opening import Opened
 from ssmlab.studies.explain.recipe import MisclassifiedRecipe
 from ssmlab.tasks.classify import experiment as classify
 from ssmlab.tasks.classify.data import Images
 from ssmlab.tasks.classify.recipe import ModelConfig
+from ssmlab.tasks.classify.report import REPORT
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.experiment import Records, compute_of, estimate_job
 from ssmlab.tasks.shared.experiment import fit_job as train_and_measure
 from ssmlab.tasks.shared.job import Job
+from ssmlab.tasks.table import report_of
 
 SECONDS = 20.0  # that an explanation takes next to a training, by rule of thumb
 
@@ -69,13 +74,17 @@ def explain(
     config, test, device = recipe.evaluation.explain, data.test, compute_of(recipe, job.model).device
     stamp = Stamp(run=recipe.name, task=recipe.task, command=None, commit=commit(), machine=machine(device),
                   versions=versions())  # fmt: skip
+    model = Opened(
+        title=job.model.title, origin=str(job.folder), network=network.to(device).eval(), task=task,
+        image_size=test.images.shape[1], device=device, doubt=warning,
+    )  # fmt: skip
+    search = Search(steps=config.steps, colour="grey" if model.grey else "imagenet", seed=config.seed)
+    batch = recipe.evaluation.batch_size
     path, found = explain_mistakes(
-        network.to(device).eval(), task, title=job.model.title, origin=str(job.folder), device=device,
-        images=torch.from_numpy(test.images).permute(0, 3, 1, 2), labels=test.labels, ids=test.ids,
+        model, torch.from_numpy(test.images).permute(0, 3, 1, 2), test.labels, test.ids,
         changes={name: _change(name, config) for name in config.transformations}, count=config.pictures,
-        batch_size=recipe.evaluation.batch_size, steps=config.steps, score_steps=config.score_steps,
-        seed=config.seed, folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp,
-        progress=progress, doubt=warning,
+        settings=Settings(search=search, score_steps=config.score_steps, batch_size=batch, seed=config.seed),
+        folder=job.folder.parent.parent / "explained" / job.folder.name, stamp=stamp, progress=progress,
     )  # fmt: skip
     records["test"] += found
     if warning:
@@ -87,7 +96,7 @@ def explain(
 def doubt_of(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records) -> str:
     """Why the model's mistakes say little, from what is known of it before the run has written its records."""
     trained, label, title = _trained(job.model), job.model.label, job.model.title
-    if trained is not None and (known := doubt(trained, title)):
+    if trained is not None and (known := doubt(trained, title, report_of)):
         return known
     rows = [
         replace(record, model=label, task=recipe.task, split=split, seed=job.seed)
@@ -96,8 +105,8 @@ def doubt_of(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records
     ]
     models = [{"label": label, "weights": bool(job.model.weights or job.model.pretrained)}]
     run = Run(
-        folder=job.folder, info={"trial": recipe.trial, "data": data.describe, "models": models}, records=rows,
-        labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
+        folder=job.folder, task=REPORT, info={"trial": recipe.trial, "data": data.describe, "models": models},
+        records=rows, labels=[label], titles={label: title}, predictions={}, samples=[], recipe=None,
     )  # fmt: skip
     return doubt_in(run, label, title)
 

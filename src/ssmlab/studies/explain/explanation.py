@@ -30,15 +30,15 @@ from ssmlab.interpret.visualise import Search, class_objective, visualise
 from ssmlab.profiling.flops import evaluation
 from ssmlab.studies.explain.opening import Opened, short
 
-TOP = 5  # classes of a prediction that are told
+TOP = 5  # classes of a prediction that are shown
 TOGETHER = 8  # features that are sought at once
 LAYERS = 4  # scans whose maps are shown, the last ones of different sizes
 CURVES = {"deletion": deletion, "insertion": insertion}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a model is explained.
+class Settings:
+    """How pictures are explained.
 
     classes: indices; none takes the predicted class and the runner-up of every picture.
     search: how features are sought; 0 steps leave them out.
@@ -115,7 +115,7 @@ class Explanation:
     """
 
     model: Opened
-    options: Options
+    settings: Settings
     pictures: list[PictureFound]
     learned: dict[int, tuple[np.ndarray, float]]
     target: str
@@ -128,11 +128,11 @@ def explain(
     model: Opened,
     pictures: np.ndarray,
     names: Sequence[str],
-    options: Options | None = None,
+    settings: Settings | None = None,
     *,
     notes: Sequence[str] = (),
     before: Sequence[np.ndarray | None] = (),
-    asked: Sequence[Sequence[int]] = (),
+    classes: Sequence[Sequence[int]] = (),
     progress: Progress | None = None,
 ) -> Explanation:
     """Explain what a model says about some pictures.
@@ -141,23 +141,23 @@ def explain(
         pictures: (n, h, w, 3) uint8, n >= 1, in the size that the model reads.
         names: of the pictures.
         notes: a sentence about each picture. before: each picture before it was changed, None where it was not.
-        asked: classes for each picture, instead of `options.classes`.
+        classes: for each picture, instead of `settings.classes`.
     Raises:
         ModelError: the layer to look at is not known.
     """
-    progress, options = progress or Progress(), options or Options()
+    progress, settings = progress or Progress(), settings or Settings()
     images = model.prepare(pictures)
     target = target_of(model.network)
     with evaluation(model.network), torch.inference_mode():
-        found = [model.network(batch).float() for batch in images.split(options.batch_size)]
+        found = [model.network(batch).float() for batch in images.split(settings.batch_size)]
         probabilities = torch.cat(found).softmax(-1).cpu()
     seen = []
     progress.start("explaining", len(images))
     try:
         for i in range(len(images)):
             order = probabilities[i].argsort(descending=True, stable=True).tolist()
-            classes = list(asked[i]) if asked else list(options.classes) or order[:2]
-            known = [_class(model, images[i : i + 1], c, float(probabilities[i, c]), options) for c in classes]
+            own = list(classes[i]) if classes else list(settings.classes) or order[:2]
+            known = [_class(model, images[i : i + 1], c, float(probabilities[i, c]), settings) for c in own]
             seen.append(PictureFound(
                 name=names[i], note=notes[i] if notes else "", pixels=pictures[i], classes=known,
                 ranking=[(c, float(probabilities[i, c])) for c in order[:TOP]],
@@ -167,25 +167,32 @@ def explain(
     finally:
         progress.stop()
     wanted = list(dict.fromkeys(each.index for picture in seen for each in picture.classes))
+    learned = learned_features(model, wanted, settings, progress)
+    field = receptive_field(model.network, images[: settings.batch_size], batch_size=settings.batch_size)
+    sanity, first = None, seen[0].classes[0].index
+    if settings.score_steps:
+        sanity = randomised_weights(
+            model.network, images[:1], lambda network, images: grad_cam(network, images, first, relu=False), stages=4,
+            seed=settings.seed,
+        )  # fmt: skip
     return Explanation(
-        model=model, options=options, pictures=seen, target=target.name,
+        model=model, settings=settings, pictures=seen, target=target.name,
         camera="Grad-CAM" if target.alike else "HiResCAM",
-        learned=learned_features(model, wanted, options, progress),
-        field=receptive_field(model.network, images[: options.batch_size], batch_size=options.batch_size),
-        sanity=_sanity(model, images[:1], seen[0].classes[0].index, options) if options.score_steps else None,
+        learned=learned, field=field,
+        sanity=sanity,
     )  # fmt: skip
 
 
 def learned_features(
-    model: Opened, classes: Sequence[int], options: Options, progress: Progress | None = None
+    model: Opened, classes: Sequence[int], settings: Settings, progress: Progress | None = None
 ) -> dict[int, tuple[np.ndarray, float]]:
     """For every class an image (h, w, 3) uint8 that was sought for it, and the probability that the model gives it."""
     found = {}
-    for start in range(0, len(classes) if options.search.steps else 0, TOGETHER):
+    for start in range(0, len(classes) if settings.search.steps else 0, TOGETHER):
         own = list(classes[start : start + TOGETHER])
         images = visualise(
             model.network, class_objective(own), len(own), size=model.image_size, mean=model.task.mean,
-            std=model.task.std, search=options.search, progress=progress,
+            std=model.task.std, search=settings.search, progress=progress,
         )  # fmt: skip
         pixels = (images * 255).round().byte()
         with evaluation(model.network), torch.inference_mode():
@@ -195,33 +202,32 @@ def learned_features(
     return found
 
 
-def _class(model: Opened, image: Tensor, index: int, probability: float, options: Options) -> ClassFound:
+def _class(model: Opened, image: Tensor, index: int, probability: float, settings: Settings) -> ClassFound:
     network = model.network
     coarse = grad_cam(network, image, index, resize=False)
     signed = grad_cam(network, image, index, relu=False)
-    fine = integrated_gradients(network, image, index, steps=options.gradient_steps, batch_size=options.batch_size).maps
+    fine = integrated_gradients(
+        network, image, index, steps=settings.gradient_steps, batch_size=settings.batch_size
+    ).maps
     row, column = divmod(int(coarse.flatten().argmax()), coarse.shape[-1])
     place = (row + 0.5) / coarse.shape[-2], (column + 0.5) / coarse.shape[-1]
     curves: dict[str, dict[str, Curve]] = {}
-    if options.score_steps:
-        noise = random_maps(options.random, image.shape[-2:], grid=coarse.shape[-2:], seed=options.seed)
+    if settings.score_steps:
+        noise = random_maps(settings.random, image.shape[-2:], grid=coarse.shape[-2:], seed=settings.seed)
         maps = {"camera": signed, "gradients": fine, "random": noise.to(image.device)}
-        curves = {name: _score(network, image, own, index, options) for name, own in maps.items()}
+        for name, own in maps.items():  # averaged where there are several maps
+            curves[name] = {}
+            for kind, curve in CURVES.items():
+                images = image.expand(len(own), -1, -1, -1)
+                every = curve(
+                    network, images, own, index, steps=settings.score_steps, batch_size=settings.batch_size,
+                    seed=settings.seed,
+                )  # fmt: skip
+                curves[name][kind] = averaged([Curve(every.shares, row) for row in every.probability])
     return ClassFound(
         index=index, probability=probability, camera=_numpy(signed.clamp(min=0)[0]), gradients=_numpy(fine[0]),
         query=place, curves=curves,
     )  # fmt: skip
-
-
-def _score(network, image: Tensor, maps: Tensor, index: int, options: Options) -> dict[str, Curve]:
-    """The two curves of one image, averaged over several maps."""
-    images = image.expand(len(maps), -1, -1, -1)
-    how = {"steps": options.score_steps, "batch_size": options.batch_size, "seed": options.seed}
-    found = {}
-    for name, curve in CURVES.items():
-        every = curve(network, images, maps, index, **how)
-        found[name] = averaged([Curve(every.shares, row) for row in every.probability])
-    return found
 
 
 def _scans(model: Opened, image: Tensor, classes: list[ClassFound]) -> list[ScanFound]:
@@ -265,13 +271,6 @@ def _scan(model: Opened, name: str, calls: list[ScanCall], classes: list[ClassFo
     steps = torch.stack([call.to_map(call.step_sizes())[0] for call in calls]).mean(0)
     states = torch.stack([call.to_map(call.state_norms())[0] for call in calls]).mean(0)
     return ScanFound(name=name, op=first.op, steps=_numpy(steps), states=_numpy(states), attention=attention)
-
-
-def _sanity(model: Opened, image: Tensor, index: int, options: Options) -> Sanity:
-    return randomised_weights(
-        model.network, image, lambda network, images: grad_cam(network, images, index, relu=False), stages=4,
-        seed=options.seed,
-    )  # fmt: skip
 
 
 def _numpy(map_: Tensor) -> np.ndarray:

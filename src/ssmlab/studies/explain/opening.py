@@ -21,9 +21,10 @@ from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.models.registry import describe
 from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.measure import why_not as unmeasured
-from ssmlab.studies.compare.subjects import find_subjects
+from ssmlab.studies.compare.model_refs import find_model_refs
 from ssmlab.tasks.classify.predict import Classifier, find_model
 from ssmlab.tasks.classify.task import Classify
+from ssmlab.tasks.table import report_of
 
 IMAGENET_CLASSES = 1000
 RANDOM = "random weights"
@@ -31,7 +32,7 @@ RANDOM = "random weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A model that is ready to be asked.
+    """A model that is ready to be explained.
 
     title: what people call it. origin: where its weights come from, in words.
     task: classes, mean and std; `prepare` makes of uint8 images what the model reads.
@@ -81,8 +82,8 @@ def open_model(
     """
     place = next((path for path in (Path(model), runs / model) if path.exists()), None)
     if place is None:
-        (subject,) = find_subjects([model], [weights] if weights else [], runs)
-        return _by_name(subject.name, subject.weights, device), ""
+        (ref,) = find_model_refs([model], [weights] if weights else [], runs)
+        return _by_name(ref.name, ref.weights, device), ""
     if weights is not None:
         raise UserError(f"--weights {weights}: {model} has weights of its own; leave the option out")
     folder, why = find_model(place)
@@ -93,7 +94,7 @@ def open_model(
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
         image_size=classifier.image_size, fit=classifier.fit, device=classifier.compute.device,
-        doubt=doubt(folder, describe(name)),
+        doubt=doubt(folder, describe(name), report_of),
     )  # fmt: skip
     return opened, why
 
@@ -120,36 +121,34 @@ def short(name: str) -> str:
     return name.split(",")[0]
 
 
-def find_classes(asked: Sequence[str], classes: Sequence[str]) -> list[int]:
+def find_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Classes by name, by one of their synonyms, or by index; names come first.
 
     Raises:
         UserError: there is no such class, with the nearest names, or several have it.
     """
-    return list(dict.fromkeys(_find_class(name, classes) for name in asked))
-
-
-def _find_class(asked: str, classes: Sequence[str]) -> int:
-    wanted, by_name = asked.strip().casefold(), {}
-    for index, name in enumerate(classes):
-        for synonym in {name.casefold(), *(part.strip().casefold() for part in name.split(","))}:
+    by_name: dict[str, list[int]] = {}
+    for index, title in enumerate(classes):
+        for synonym in {title.casefold(), *(part.strip().casefold() for part in title.split(","))}:
             by_name.setdefault(synonym, []).append(index)
+    return list(dict.fromkeys(_find_class(name, classes, by_name) for name in names))
+
+
+def _find_class(name: str, classes: Sequence[str], by_name: dict[str, list[int]]) -> int:
+    wanted = name.strip().casefold()
     found = by_name.get(wanted, [])
     if len(found) == 1:
         return found[0]
     if found:
         several = ", ".join(f"{index} ({classes[index]})" for index in found)
-        raise UserError(f"--classes {asked!r} is the name of several classes; give an index: {several}")
+        raise UserError(f"--classes {name!r} is the name of several classes; give an index: {several}")
     if wanted.isdecimal() and int(wanted) < len(classes):
         return int(wanted)
-    near = get_close_matches(wanted, by_name, n=3, cutoff=0.6) or [name for name in by_name if wanted in name][:3]
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {_some(classes)}; an index, from 0, will do too"
-    raise UserError(f"--classes {asked!r} is no class of this model; {hint}")
-
-
-def _some(classes: Sequence[str]) -> str:
-    names = ", ".join(short(name) for name in classes[:8])
-    return names if len(classes) <= 8 else f"{len(classes):,}: {names}, ..."
+    near = get_close_matches(wanted, by_name, n=3, cutoff=0.6) or [key for key in by_name if wanted in key][:3]
+    some = ", ".join(short(title) for title in classes[:8])
+    some = some if len(classes) <= 8 else f"{len(classes):,}: {some}, ..."
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {some}; an index, from 0, will do too"
+    raise UserError(f"--classes {name!r} is no class of this model; {hint}")
 
 
 def read_pictures(files: Sequence[Path], size: int, fit: str = "crop") -> tuple[list[Path], np.ndarray, list[str]]:

@@ -9,9 +9,11 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.interpret.pictures import SMALL, outlined, over, ramp, source
 from ssmlab.reports import theme
-from ssmlab.reports.markup import Html, definitions, document, el, join, words
+from ssmlab.reports.markup import Html, definitions, el, join, words
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.sections import figure
+from ssmlab.reports.tables import plain_table
+from ssmlab.studies import study
 from ssmlab.studies.explain.explanation import ClassFound, Explanation, PictureFound, ScanFound, enlarged
 from ssmlab.studies.explain.opening import short
 
@@ -45,29 +47,33 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
     """The page's text.
 
     Args:
-        heading, answer, eyebrow: what stands at the top.
+        heading, answer, eyebrow: the top of the page.
         facts: name and text of the circumstances at the end.
     """
     warning = UNTRAINED if found.model.untrained else doubted(found.model.doubt)
     for picture in found.pictures:
         heading, answer = (text.replace(picture.name, _short_name(picture)) for text in (heading, answer))
-    body = el(
-        "main",
-        el(
-            "header",
-            el("p", eyebrow, class_="eyebrow"),
-            el("h1", heading),
+    return study.page(
+        "explain",
+        heading,
+        eyebrow=eyebrow,
+        heading=heading,
+        answer=[
             el("p", words(answer), class_="answer"),
             el("p", warning, class_="banner", role="note") if warning else None,
-        ),
-        [_picture(found, picture, number) for number, picture in enumerate(found.pictures)],
-        _learned(found),
-        _checks(found),
-        el("section", el("h2", "How these pictures were made"), el("div", definitions(METHOD), class_="card")),
-        el("section", el("h2", "Model, settings, machine"), el("div", definitions(facts), class_="card")),
-        el("footer", "Made by ssmlab; the numbers are in records.jsonl."),
+        ],
+        sections=[
+            *(_picture(found, picture, number) for number, picture in enumerate(found.pictures)),
+            _learned(found),
+            _checks(found),
+        ],
+        method=METHOD,
+        facts=facts,
+        models="Model",
+        made="pictures",
+        files="the numbers are in records.jsonl",
+        style=STYLE,
     )
-    return document(f"{heading} – ssmlab explain", body, STYLE)
 
 
 def doubted(doubt: str) -> str:
@@ -80,7 +86,7 @@ def methods(found: Explanation) -> dict[str, str]:
     return {"camera": found.camera, "gradients": "Integrated gradients", "random": "Random maps"}
 
 
-def said(found: Explanation, picture: PictureFound, count: int = 2) -> str:
+def predicted(found: Explanation, picture: PictureFound, count: int = 2) -> str:
     """The first classes with their probabilities: "guacamole (91.0 %), plate (3.1 %)"."""
     names = found.model.classes
     return ", ".join(f"{short(names[c])} ({formats.percent(p)})" for c, p in picture.ranking[:count])
@@ -95,7 +101,7 @@ def _short_name(picture: PictureFound) -> str:
 def _picture(found: Explanation, picture: PictureFound, number: int) -> Html:
     names = [short(found.model.classes[each.index]) for each in picture.classes]
     tiles = [] if picture.before is None else [_tile(picture.before, "Before", "as it was")]
-    tiles.append(_tile(picture.pixels, "Picture", said(found, picture)))
+    tiles.append(_tile(picture.pixels, "Picture", predicted(found, picture)))
     for name, each in zip(names, picture.classes, strict=True):
         sure = formats.percent(each.probability)
         tiles.append(_tile(over(picture.pixels, each.camera), f"{found.camera}: {name}", sure))
@@ -119,10 +125,8 @@ def _scores(scored: list[tuple[str, ClassFound]], names: dict[str, str], number:
     for name, each in scored:
         for method, curves in each.curves.items():
             areas = [f"{float(curves[kind].auc):.3f}" for kind in ("deletion", "insertion")]
-            rows.append(el("tr", el("th", f"{name}: {names[method]}", scope="row"), [el("td", area) for area in areas]))
-    areas = [el("th", text, scope="col") for text in ("Deletion ↓", "Insertion ↑")]
-    head = el("tr", el("th", "Class and map", scope="col", class_="left"), areas)
-    table = el("table", el("thead", head), el("tbody", rows))
+            rows.append((f"{name}: {names[method]}", areas))
+    table = plain_table("Class and map", ("Deletion ↓", "Insertion ↑"), rows)
     plots = [figure(_curves(kind, scored, names, number)) for kind in ("deletion", "insertion")]
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Scores of the maps")
     return join([el("div", box, class_="card"), el("div", plots, class_="grid")])

@@ -6,30 +6,28 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ssmlab.core import formats
-from ssmlab.core.files import write_atomically, write_json, write_records
 from ssmlab.core.record import Record
-from ssmlab.core.stamp import Stamp
-from ssmlab.studies.explain.explanation import Explanation, PictureFound
-from ssmlab.studies.explain.page import methods, page, said
-
-MARK = "explain.json"
+from ssmlab.core.stamp import Stamp, now
+from ssmlab.studies.explain.explanation import Explanation
+from ssmlab.studies.explain.page import methods, page, predicted
+from ssmlab.studies.study import Report
 
 
 def write_explanation(
-    folder: Path, found: Explanation, stamp: Stamp, *, heading: str = "", answer: str = "", name: str = "report.html"
+    folder: Path, found: Explanation, stamp: Stamp, started: str, *, heading: str = "", answer: str = ""
 ) -> Path:
-    """Write explain.json, records.jsonl and last the page, each in one step.
+    """Write explain.json, records.jsonl and the page.
 
     Args:
-        heading, answer: the top of the page; what is said of the pictures if not given.
-        name: of the page.
+        heading, answer: the top of the page; the pictures' predictions if not given.
     Returns:
         the page's path.
     """
-    model = found.model
-    settings = asdict(found.options)
-    circumstances = {key: getattr(stamp, key) for key in ("command", "commit", "machine", "versions")}
+    model, first = found.model, found.pictures[0]
+    report = Report(
+        folder=folder, records=stamp.on(records_of(found), model=model.title, seed=found.settings.seed),
+        settings=asdict(found.settings), stamp=stamp, started=started, finished=now(),
+    )  # fmt: skip
     pictures = [
         {
             "name": picture.name,
@@ -46,29 +44,19 @@ def write_explanation(
         "layer": found.target,
         "pictures": pictures,
     }
-    write_json(folder / MARK, about | {"settings": settings, **circumstances})
-    write_records(folder / "records.jsonl", stamp.on(records_of(found), model=model.title, seed=found.options.seed))
-    facts = [
-        ("Model", f"{model.title}, {model.origin}"),
-        (f"Layer of {found.camera}", found.target),
-        ("Settings", json.dumps(settings)),
-        ("Command", stamp.command or ""),
-        ("Commit", stamp.commit or "not a checkout"),
-        ("Machine", stamp.machine),
-        ("Versions", stamp.versions),
-    ]
-    first = found.pictures[0]
-    few = len(found.pictures) == 1
+    count = len(found.pictures)
     text = page(
         found,
-        heading=heading or (f"{model.title}: {first.name}" if few else _count(found, model.title)),
-        answer=answer or "; ".join(_sentence(found, picture) for picture in found.pictures[:4]) + ".",
-        eyebrow=f"ssmlab explain · {folder.name}",
-        facts=facts,
+        heading=heading or f"{model.title}: {first.name if count == 1 else f'{count} pictures explained'}",
+        answer=answer or "; ".join(f"{each.name}: {predicted(found, each)}" for each in found.pictures[:4]) + ".",
+        eyebrow=folder.name,
+        facts=report.facts(
+            ("Model", f"{model.title}, {model.origin}"),
+            (f"Layer of {found.camera}", found.target),
+            settings=json.dumps(report.settings),
+        ),
     )
-    path = folder / name
-    write_atomically(path, text)
-    return path
+    return report.write("explain", about, text)
 
 
 def records_of(found: Explanation) -> list[Record]:
@@ -93,11 +81,3 @@ def records_of(found: Explanation) -> list[Record]:
             for stage, value in zip(found.sanity.stages, found.sanity.correlation, strict=True)
         ]
     return rows
-
-
-def _sentence(found: Explanation, picture: PictureFound) -> str:
-    return f"{picture.name}: {said(found, picture)}"
-
-
-def _count(found: Explanation, title: str) -> str:
-    return f"{title}: {formats.plural(len(found.pictures), 'picture')} explained"

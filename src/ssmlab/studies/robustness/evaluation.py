@@ -1,183 +1,157 @@
 """`ssmlab robustness`: models tested under every transformation, their scores, table, plots and page."""
 
-import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.reports.caveats import doubts
-from ssmlab.studies.compare.subjects import find_subjects
-from ssmlab.studies.study import check_report_folder
+from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
+from ssmlab.studies.compare.seed_groups import SeedGroup, seed_groups
+from ssmlab.studies.study import (
+    Count,
+    ImageOptions,
+    Option,
+    Positive,
+    marker_file,
+    open_test_images,
+    some_classes,
+    stamp_of,
+)
 
-MARK = "robustness.json"  # the file that says a folder holds the test of robustness
+if TYPE_CHECKING:
+    from ssmlab.studies.robustness.page import Result
+
+
+def _fraction(text: str) -> float:
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"--epsilon must be a fraction such as 4/255 or 0.0157, got {text!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How models are tested.
+class Options(ImageOptions):
+    """How models are tested. The keys of a recipe's [evaluation.robustness] are fields of the same names."""
 
-    Args:
-        data: a path as in a recipe's data.path. `group` and `labels` as there.
-        part: "test", "val", "train" or "all"; all is for data that no model was trained on.
-        per_class: images of every class, drawn by `seed`; 0 takes all.
-        transformations: "twenty" or "imagenet-c".
-        severities: 1 to 5; none takes those of the set.
-        seed: of the choice of images and of the transformations.
-        attacks: "fgsm", "pgd", besides the transformations. epsilon: the most that a value changes, a fraction.
-        steps: of PGD.
-        image_size: for networks by name.
-        threads: on the CPU; 0 takes torch's number.
-        resamples: of the bootstrap.
-    """
+    study = "robustness"
+    result = "finished test that is there"
+    what = "a test of robustness"
 
     data: str
+    """As data.path of a recipe."""
+    per_class: Count = 15
+    """Images of every class, drawn by the seed; 0: all."""
     part: str = "test"
-    per_class: int = 15
+    """test, val, train, or all where no model was trained on the data."""
     transformations: str = "twenty"
-    severities: tuple[int, ...] = ()
-    seed: int = 0
-    attacks: tuple[str, ...] = ()
-    epsilon: float = 1 / 255
-    steps: int = 10
-    group: str | None = None
-    labels: str = "fine"
-    image_size: int | None = None
-    batch: int = 64
-    threads: int = 0
-    device: str = "auto"
-    weights: tuple[str, ...] = ()
-    resamples: int = 1000
+    """twenty, or imagenet-c for its fifteen."""
+    severities: Annotated[tuple[int, ...], Option(flag="--severity")] = ()
+    """1 to 5, several times for several; 3 for the twenty, all for imagenet-c."""
+    seed: Count = 0
+    """Of the choice of images and of the transformations."""
+    attacks: Annotated[tuple[str, ...], Option(flag="--attack")] = ()
+    """fgsm or pgd, besides the transformations."""
+    epsilon: Annotated[float, Option(read=_fraction, text="1/255")] = 1 / 255
+    """The most that an attack changes a value, of the range."""
+    steps: Positive = 10
+    """Of PGD."""
+    batch: Positive = 64
+    resamples: Annotated[int, Option(command=False)] = 1000
+    """Of the bootstrap."""
 
 
 def robustness(
     models: list[str],
     options: Options,
     *,
-    output: Path | None = None,
     runs: Path = Path("runs"),
     command: str | None = None,
     progress: Progress | None = None,
     write: bool = True,
-    overwrite: bool = False,
-):
+) -> "Result":
     """Test models under transformations and write records.jsonl, table.md, plots, grid.png and report.html.
 
-    What a model says under one condition is a file, `outcomes/<model>/<condition>.npz`: a run that was killed goes on
-    after the last of them when it is asked for again.
+    What a model answers under one condition is a file, `outcomes/<model>/<condition>.npz`: a run that was killed goes
+    on after the last of them when it is started again.
 
     Args:
-        models: see `find_subjects`. output: the folder; `runs/robustness-<models>` if None.
+        models: see `find_model_refs`.
+        options: with `overwrite`, what models answered under equal conditions is used again.
         write: False leaves tables and page to a later call with more models.
-        overwrite: a finished test that is there is replaced; what models said there under equal conditions is used.
     Returns:
         the `Result`, with its folder.
     Raises:
         UserError: a model, the data, the folder or a size is not in order.
     """
-    from ssmlab.studies.compare.members import members_of
-    from ssmlab.studies.robustness.sample import draw_sample
-
     progress = progress or Progress()
-    members = members_of(find_subjects(models, options.weights, runs))
-    random = [member.subject.label for member in members if member.subject.state == "random"]
+    refs = find_model_refs(models, options.weights, runs)
+    random = [ref.label for ref in refs if ref.state == "random"]
     if random:
         raise UserError(f"{random[0]} has random weights; give it some: --weights {random[0]}=FILE")
-    if options.image_size and all(member.subject.folder for member in members):
-        raise UserError("--image-size is for networks by name; trained models keep the size that they were trained at")
-    folder = output or runs / _name(members)
-    check_report_folder(folder, MARK, "a test of robustness", overwrite=overwrite)
-    sample = draw_sample(_open(options, members), options.part, options.per_class, options.seed)
+    options.check(refs)
+    groups = seed_groups(refs)
+    folder = options.folder(runs, list(dict.fromkeys(group.label.split("/")[-1] for group in groups)))
+    data = open_test_images(options, refs, "leave the model out, or give data with its classes")
+    from ssmlab.reports.caveats import doubts
     from ssmlab.studies.robustness.page import Result, write_result
+    from ssmlab.studies.robustness.sample import draw_sample
+    from ssmlab.tasks.table import report_of
 
-    test = Evaluation(members, options, sample, folder, progress).run(command or " ".join(sys.argv))
-    found = doubts((member.subject.folder, member.title) for member in members)
-    result = Result(members=members, sample=sample, folder=folder, doubts=found, **test)
+    sample = draw_sample(data, options.part, options.per_class, options.seed)
+    found = Evaluation(options, sample, folder, progress).run(groups, command)
+    doubted = doubts(((ref.folder, group.title) for group in groups for ref in group.models), report_of)
+    result = Result(groups=groups, sample=sample, folder=folder, doubts=doubted, **found)
     if write:
         write_result(result)
     return result
 
 
-def _name(members) -> str:
-    words = list(dict.fromkeys(member.group.split("/")[-1] for member in members))
-    text = "-".join(["robustness", *words])
-    return text if len(text) <= 100 else f"robustness-{words[0]}-and-{len(words) - 1}-more"
-
-
-def _open(options: Options, members):
-    """The data, whose classes every trained model must know."""
-    from ssmlab.data import open_images
-
-    data = open_images(options.data, group=options.group, labels=options.labels)
-    for member in members:
-        preprocess = member.subject.preprocess
-        if preprocess and set(preprocess["classes"]) != set(data.classes):
-            raise UserError(
-                f"{member.subject.label} was trained on {_some(preprocess['classes'])}, {options.data} has "
-                f"{_some(data.classes)}; leave the model out, or give data with its classes"
-            )
-    return data
-
-
-def _some(classes) -> str:
-    shown = ", ".join(map(str, classes[:4]))
-    return f"{len(classes)} classes ({shown}{', ...' if len(classes) > 4 else ''})"
-
-
 class Evaluation:
-    """The work of one call, model after model."""
+    """The tests of one call, model after model, on the same images."""
 
-    def __init__(self, members, options: Options, sample, folder: Path, progress: Progress):
-        from ssmlab.core.device import choose_compute
+    def __init__(self, options: Options, sample: Any, folder: Path, progress: Progress):
         from ssmlab.robustness.attacks import Attack
         from ssmlab.robustness.conditions import conditions
 
-        self.members, self.options, self.sample, self.folder, self.progress = members, options, sample, folder, progress
+        self.options, self.sample, self.folder, self.progress = options, sample, folder, progress
         attacks = [
             Attack(name=name, epsilon=options.epsilon, steps=options.steps) for name in dict.fromkeys(options.attacks)
         ]
         self.conditions = [*conditions(options.transformations, options.severities), *attacks]
-        self.device = choose_compute(options.device, "float32").device
+        self.device = options.start()
         self._held: tuple = (None, None)  # size and crop of the images that were read last, and they
 
-    def run(self, command: str) -> dict:
-        """Everything that a `Result` holds besides members, sample and folder."""
+    def run(self, groups: list[SeedGroup], command: str | None) -> dict[str, Any]:
+        """Everything that a `Result` holds besides groups, sample and folder."""
         import torch
 
-        from ssmlab.core.files import write_json
-        from ssmlab.core.stamp import Stamp, commit, machine, now, versions
+        from ssmlab.core.stamp import now
         from ssmlab.robustness.conditions import reference
         from ssmlab.robustness.scores import Answers, mean_right, scores
 
-        started = now()
-        if self.options.threads:
-            torch.set_num_threads(self.options.threads)
-        stamp = Stamp(
-            run=self.folder.name,
-            task="robustness",
-            command=command,
-            commit=commit(),
-            machine=machine(self.device),
-            versions=versions(),
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / MARK, {"settings": asdict(self.options), "started": started, "finished": None})
+        started, options = now(), self.options
+        stamp = stamp_of(options.study, self.folder, command, self.device)
+        unfinished = {"settings": options.settings(), "started": started, "finished": None}
+        write_json(self.folder / marker_file(options.study), unfinished)
         records: list[Record] = []
         right: dict[str, list] = defaultdict(list)
-        for member in self.members:
-            outcomes = self._outcomes(member)
-            answers = Answers(
-                outcomes=outcomes,
-                classes=len(self.sample.classes),
-                apart=self.options.attacks,
-                reference=reference(self.conditions),
-            )
-            found = scores(answers, resamples=self.options.resamples, seed=self.options.seed)
-            records += stamp.on(found, model=member.group, seed=member.seed, split=self.options.part)
-            right[member.group].append(mean_right(answers))
-        settings = asdict(self.options) | {"device": self.device, "threads": torch.get_num_threads()}
+        for group in groups:
+            for ref, seed in zip(group.models, group.seeds, strict=True):
+                answers = Answers(
+                    outcomes=self._outcomes(ref),
+                    classes=len(self.sample.classes),
+                    apart=options.attacks,
+                    reference=reference(self.conditions),
+                )
+                found = scores(answers, resamples=options.resamples, seed=options.seed)
+                records += stamp.on(found, model=group.label, seed=seed, split=options.part)
+                right[group.label].append(mean_right(answers))
+        settings = options.settings() | {"device": self.device, "threads": torch.get_num_threads()}
         return {
             "records": records,
             "right": dict(right),
@@ -188,22 +162,22 @@ class Evaluation:
             "finished": now(),
         }
 
-    def _outcomes(self, member) -> dict[str, list]:
+    def _outcomes(self, ref: ModelRef) -> dict[str, list]:
         """By name of the condition, one outcome for every severity. What is there already is read."""
         from ssmlab.robustness.measure import fingerprint, measure, read_outcome, write_outcome
 
-        place = self.folder / "outcomes" / member.subject.label.replace("/", "+")
-        shared = {"weights": member.digest, "sample": self.sample.digest, "size": self.options.image_size}
-        shared |= {"seed": self.options.seed, "model": member.subject.name, "how": member.subject.preprocess}
+        place = self.folder / "outcomes" / ref.label.replace("/", "+")
+        shared = {"weights": ref.digest, "sample": self.sample.digest, "size": self.options.image_size}
+        shared |= {"seed": self.options.seed, "model": ref.name, "how": ref.preprocess}
         built = images = None
         found: dict[str, list] = defaultdict(list)
-        for done, condition in enumerate(self.conditions):
+        for done, condition in enumerate(self.conditions, start=1):
             file = place / f"{condition.key}.npz"
             mark = fingerprint(condition=condition, **shared)
             outcome = read_outcome(file, mark)
             if outcome is None:
                 if built is None or images is None:
-                    built, images = self._ready(member)
+                    built, images = self._ready(ref)
                 outcome = measure(
                     built.network,
                     built.task,
@@ -215,36 +189,33 @@ class Evaluation:
                     seed=self.options.seed,
                     batch=self.options.batch,
                     device=self.device,
-                    title=f"{member.subject.title}: {condition.title} ({done + 1} of {len(self.conditions)})",
+                    title=f"{ref.title}: {condition.title} ({done} of {len(self.conditions)})",
                     progress=self.progress,
                 )
                 write_outcome(file, outcome, mark)
             found[condition.name].append(outcome)
         return dict(found)
 
-    def _ready(self, member):
+    def _ready(self, ref: ModelRef) -> tuple[Any, Any]:
         """The network, and the images at its size; the last size's are kept."""
         from ssmlab.studies.compare import measure as compare
 
         built = compare.with_reason(
-            member.subject.label,
-            lambda: compare.build(member.subject, self.sample.classes, self.options.image_size, self.device),
+            ref.label, lambda: compare.build(ref, self.sample.classes, self.options.image_size, self.device)
         )
         if built.unmeasured:
-            classes = _some(self.sample.classes)
-            raise UserError(f"{member.subject.label} cannot be tested: {built.unmeasured}; give weights for {classes}")
+            classes = some_classes(self.sample.classes)
+            raise UserError(f"{ref.label} cannot be tested: {built.unmeasured}; give weights for {classes}")
         built.network.eval().requires_grad_(False)
-        how = member.subject.preprocess if member.subject.folder else built.network.default_cfg
-        crop = float((how or {}).get("crop_pct") or 1.0)
-        return built, self.images(built.image_size, crop, built.fit)
-
-    def images(self, size: int, crop: float = 1.0, fit: str = "crop"):
-        if self._held[0] != (size, crop, fit):
+        how = ref.preprocess if ref.folder else built.network.default_cfg
+        wanted = built.image_size, float((how or {}).get("crop_pct") or 1.0), built.fit
+        if self._held[0] != wanted:
             self._held = (None, None)  # two sizes at once may not fit into memory
+            size, crop, fit = wanted
             self.progress.start("reading images", len(self.sample.ids))
             try:
                 read = self.sample.read(size, crop, lambda done, _: self.progress.update(done), fit)
             finally:
                 self.progress.stop()
-            self._held = ((size, crop, fit), read)
-        return self._held[1]
+            self._held = (wanted, read)
+        return built, self._held[1]

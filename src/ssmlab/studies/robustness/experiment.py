@@ -27,25 +27,18 @@ SECONDS = 0.05  # of one image under one condition, by rule of thumb
 
 def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress, *, write: bool) -> list[Record]:
     """`ssmlab robustness` on saved models, with what the recipe's `evaluation.robustness` says."""
-    config, data = recipe.evaluation.robustness, recipe.data
+    data, config = recipe.data, recipe.evaluation.robustness.model_dump()
     options = Options(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()},
         data=data.path,
-        part=config.part,
-        per_class=config.per_class,
-        transformations=config.transformations,
-        severities=tuple(config.severities),
-        seed=config.seed,
-        attacks=tuple(config.attacks),
-        epsilon=config.epsilon,
-        steps=config.steps,
         group=data.group or None,
         labels=data.labels,
         batch=recipe.evaluation.batch_size,
         device=recipe.device,
-        resamples=config.resamples,
+        output=output,
+        overwrite=True,
     )
-    models = [str(folder) for folder in folders]
-    return robustness(models, options, output=output, progress=progress, write=write, overwrite=True).records
+    return robustness([str(folder) for folder in folders], options, progress=progress, write=write).records
 
 
 def place(job: Job) -> Path:

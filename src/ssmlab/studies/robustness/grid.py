@@ -21,7 +21,7 @@ def tiles(image: np.ndarray, key: int, conditions: list[Condition], seed: int) -
     return [(each.title, each.change(x, seed, index)[0].permute(1, 2, 0).numpy()) for each in conditions]
 
 
-def to_png(shown: list[tuple[str, np.ndarray]]) -> bytes:
+def tiles_png(shown: list[tuple[str, np.ndarray]]) -> bytes:
     """Rows of seven, the title below each tile."""
     rows = -(-len(shown) // COLUMNS)
     columns = min(COLUMNS, len(shown))
@@ -31,11 +31,13 @@ def to_png(shown: list[tuple[str, np.ndarray]]) -> bytes:
     for number, (title, picture) in enumerate(shown):
         x, y = GAP + number % COLUMNS * (TILE + GAP), GAP + number // COLUMNS * (TILE + LINE + GAP)
         whole.paste(_resized(picture), (x, y))
-        draw.text((x, y + TILE + 2), _fitting(title, font), fill="black", font=font)
+        while font.getlength(title) > TILE:  # cut where the tile ends
+            title = title.removesuffix("…")[:-1] + "…"
+        draw.text((x, y + TILE + 2), title, fill="black", font=font)
     return _encoded(whole)
 
 
-def to_html(shown: list[tuple[str, np.ndarray]]) -> Html:
+def tiles_html(shown: list[tuple[str, np.ndarray]]) -> Html:
     """The tiles as a list that takes as many columns as there is room for."""
     items = []
     for title, picture in shown:
@@ -50,13 +52,6 @@ def to_html(shown: list[tuple[str, np.ndarray]]) -> Html:
 def _resized(picture: np.ndarray) -> Image.Image:
     small = picture.shape[0] < TILE
     return Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.BOX)
-
-
-def _fitting(title: str, font) -> str:
-    """The title, cut where the tile ends."""
-    while font.getlength(title) > TILE:
-        title = title.removesuffix("…")[:-1] + "…"
-    return title
 
 
 def _encoded(image: Image.Image) -> bytes:

@@ -31,40 +31,32 @@ def best_and_worst(records: list[Record], titles: dict[str, str], names: dict[st
     panels = {"Cost least": order[:each], "Cost most": order[each:][-each:]}
     panels = {title: rows for title, rows in panels.items() if rows}
 
+    shown = [ORIGINAL, *(row for panel in panels.values() for row in panel)]
+    intervals = [interval_of(found[model, "accuracy", row]) for row in shown for model in titles]
+    low, high = min(low for _, low, _ in intervals), max(high for _, _, high in intervals)
+    room = 0.04 * (high - low) + 0.01
+    limits = 100 * max(low - room, -0.02), 100 * min(high + room, 1.02)  # of all panels, so that they can be compared
+
     def drawn(name: str, chosen: dict[str, list[str]]) -> Plot:
         def paint(figure):
             axes = figure.subplots(1, len(chosen), squeeze=False)[0]
             for axis, (title, rows) in zip(axes, chosen.items(), strict=True):
                 _panel(axis, rows, found, titles, names)
                 axis.set_title(title)
-                axis.set_xlim(*_limits(found, panels, titles))
+                axis.set_xlim(*limits)
             handles, labels = axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), 2 * len(chosen))))
 
         height = HEAD + each * max(ROW, 7 * len(titles) + 5) + 13 * (len(titles) // (2 * len(chosen)))
         svg = theme.draw((400 * len(chosen), height), paint, name)
-        return Plot(name, svg, f"Accuracy under transformations. {_said(found, titles, names, chosen)}", CAPTION)
+        lines = []
+        for model, title in titles.items():
+            shares = {row: interval_of(found[model, "accuracy", row])[0] for rows in chosen.values() for row in rows}
+            lines.append(f"{title}: {', '.join(f'{names[row]} {100 * v:.1f} %' for row, v in shares.items())}.")
+        return Plot(name, svg, f"Accuracy under transformations. {' '.join(lines)}", CAPTION)
 
     alone = [drawn(title.lower().replace(" ", "-"), {title: rows}) for title, rows in panels.items()]
     return [drawn("transformations", panels), *alone]
-
-
-def _said(found, titles: dict[str, str], names: dict[str, str], chosen: dict[str, list[str]]) -> str:
-    rows = [row for panel in chosen.values() for row in panel]
-    lines = []
-    for model, title in titles.items():
-        values = [f"{names[row]} {100 * interval_of(found[model, 'accuracy', row])[0]:.1f} %" for row in rows]
-        lines.append(f"{title}: {', '.join(values)}.")
-    return " ".join(lines)
-
-
-def _limits(found, panels: dict[str, list[str]], titles: dict[str, str]) -> tuple[float, float]:
-    """The same for all panels, so that they can be compared."""
-    rows = [ORIGINAL, *(row for panel in panels.values() for row in panel)]
-    intervals = [interval_of(found[model, "accuracy", row]) for row in rows for model in titles]
-    low, high = min(low for _, low, _ in intervals), max(high for _, _, high in intervals)
-    room = 0.04 * (high - low) + 0.01
-    return 100 * max(low - room, -0.02), 100 * min(high + room, 1.02)
 
 
 def _panel(axis, rows: list[str], found, titles: dict[str, str], names: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ class Sample:
     Args:
         labels: (n,), positions in `classes`. ids: unique names.
         classes: names in the order of the labels.
-        scarce: how many classes have fewer images than were asked for.
+        scarce: how many classes have fewer images than were requested.
     """
 
     splits: tuple[Split, ...]
@@ -74,7 +74,16 @@ def draw_sample(data: ImageData, part: str, per_class: int, seed: int) -> Sample
     ids = [id_ for split in splits for id_ in split.ids]
     if not ids:
         raise DataError(f"{data.path}: the {part} part has no images; give another --part")
-    taken, counts = _smallest(ids, labels, per_class, seed)
+    _, counts = np.unique(labels, return_counts=True)
+    taken = np.arange(len(ids))
+    if per_class:
+        left, found = dict.fromkeys(np.unique(labels).tolist(), per_class), []
+        for i in sorted(range(len(ids)), key=lambda i: _hash(f"{seed}\t{ids[i]}")):
+            label = int(labels[i])
+            if left[label]:
+                left[label] -= 1
+                found.append(i)
+        taken = np.sort(found)
     offsets = np.cumsum([0, *(len(split) for split in splits)])
     chosen = [
         split.take(taken[(taken >= low) & (taken < high)] - low)
@@ -87,22 +96,6 @@ def draw_sample(data: ImageData, part: str, per_class: int, seed: int) -> Sample
         classes=tuple(data.classes),
         scarce=int((counts < per_class).sum()),
     )
-
-
-def _smallest(ids: list[str], labels: np.ndarray, per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in ascending order, and how many images each class that occurs has."""
-    _, counts = np.unique(labels, return_counts=True)
-    if not per_class:
-        return np.arange(len(ids)), counts
-    order = sorted(range(len(ids)), key=lambda i: _hash(f"{seed}\t{ids[i]}"))
-    left = dict.fromkeys(np.unique(labels).tolist(), per_class)
-    taken = []
-    for i in order:
-        label = int(labels[i])
-        if left[label]:
-            left[label] -= 1
-            taken.append(i)
-    return np.sort(taken), counts
 
 
 def _hash(text: str) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import mean_interval
-from ssmlab.reports.tables import Cell, Row, Table
+from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.robustness.scores import ORIGINAL
 
 LEGEND = (
@@ -78,13 +78,16 @@ def _row(found: Found, models: list[str], label: str, group: str, metric: str, c
     records = [found.get((model, metric, class_), []) for model in models]
     if not any(records):
         return None
-    values = [interval_of(each)[0] if each else None for each in records]
-    cells = [_cell(each, form) for each in records]
-    known = [i for i, value in enumerate(values) if value is not None]
-    if len(known) > 1 and len({cells[i].value for i in known}) > 1:
-        top = cells[max(known, key=lambda i: better * (values[i] or 0.0))].value
-        cells = [Cell(c.value, c.detail, best=c.value == top) for c in cells]
-    return Row(label, group, tuple(cells))
+    values: list[float | None] = []
+    cells = []
+    for each in records:
+        value, low, high = interval_of(each) if each else (None, 0.0, 0.0)
+        values.append(value)
+        if form is formats.percent and not metric.endswith("mce"):
+            low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+        bounds = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
+        cells.append(Cell(formats.UNKNOWN) if value is None else Cell(form(value), bounds))
+    return Row(label, group, best_cells(cells, values, better))
 
 
 def interval_of(records: list[Record]) -> tuple[float, float, float]:
@@ -94,13 +97,3 @@ def interval_of(records: list[Record]) -> tuple[float, float, float]:
         return records[0].value, low, high
     mean, low, high = mean_interval([record.value for record in records])
     return mean, low, high
-
-
-def _cell(records: list[Record], form: Callable[[float], str]) -> Cell:
-    if not records:
-        return Cell(formats.UNKNOWN)
-    value, low, high = interval_of(records)
-    if form is formats.percent and not records[0].metric.endswith("mce"):
-        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
-    bounds = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
-    return Cell(form(value), bounds)

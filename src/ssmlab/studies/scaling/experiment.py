@@ -135,7 +135,7 @@ def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -
 
 @torch.inference_mode()
 def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
-    """The states behind a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
+    """The states after a prompt, read in pieces as `model.read` does, so that memory stays what one piece takes; with
     attention at once, since its causal kernel wants all queries together."""
     piece = tokens.shape[1] if any(isinstance(m, Attention) for m in network.modules()) else CHUNK
     state: Any = None

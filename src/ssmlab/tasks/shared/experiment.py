@@ -11,7 +11,7 @@ from ssmlab.core.device import ComputeConfig, choose_compute
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.profiling import peak_memory
-from ssmlab.reports.tables import PROCESS
+from ssmlab.reports.comparison import PROCESS
 from ssmlab.tasks.shared import adapting, continual
 from ssmlab.tasks.shared.base_task import BaseTask
 from ssmlab.tasks.shared.job import Job

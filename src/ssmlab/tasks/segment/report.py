@@ -1,4 +1,4 @@
-"""What the page of a segmentation run has besides: curves against seconds, differences of all models, marked images."""
+"""What reports say of segmentations: curves against seconds, differences of all models, marked images."""
 
 import base64
 import json
@@ -9,12 +9,15 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.reports import theme
-from ssmlab.reports.deciding import signed
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
+from ssmlab.reports.primary_metric import PrimaryMetric, signed
 from ssmlab.reports.run_folder import Run
+from ssmlab.reports.sections import figure, legend
+from ssmlab.reports.tables import plain_table
+from ssmlab.reports.task_report import QUALITY, Measure, TaskReport
+from ssmlab.tasks.shared.measures import FORGETTING, LOSS
 
-TASK = "segment"
 CURVES = (("loss", "Loss, nats + (1 − Dice)"), ("dice", "Dice, validation part"))
 DIFFERENCES = {
     "dice_difference": "at equal iterations",
@@ -44,8 +47,6 @@ def against_seconds(run: Run, metric: str) -> dict[str, list[tuple[np.ndarray, n
 
 def plots(run: Run) -> list[Plot]:
     """Loss and Dice against seconds."""
-    if run.task != TASK:
-        return []
     drawn = [_plot(run, metric, title, against_seconds(run, metric)) for metric, title in CURVES]
     return [plot for plot in drawn if plot is not None]
 
@@ -76,16 +77,14 @@ def _plot(run: Run, metric: str, title: str, curves) -> Plot | None:
     )
 
 
-def seconds(run: Run, drawn: dict[str, Plot], legend: Html, figure) -> Html | None:
+def seconds(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """The section of these plots."""
     found = [figure(plot) for name, plot in drawn.items() if name.startswith("seconds-")]
-    return join([legend, el("div", found, class_="grid")]) if found else None
+    return join([legend(run), el("div", found, class_="grid")]) if found else None
 
 
-def differences(run: Run) -> Html | None:
+def differences(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """Every two models' difference in test Dice, at equal iterations and at equal seconds."""
-    if run.task != TASK:
-        return None
     last: dict[tuple[str, str], Record] = {}
     for record in run.records:
         if record.metric in DIFFERENCES and record.model and record.spread:
@@ -94,21 +93,14 @@ def differences(run: Run) -> Html | None:
         return None
     pairs = list(dict.fromkeys(pair for pair, _ in last))
     shown = [metric for metric in DIFFERENCES if any(found == metric for _, found in last)]
-    head = el("tr", el("th", "Dice, test part", scope="col", class_="left"), [_head(metric) for metric in shown])
-    rows = []
-    for pair in pairs:
-        cells = [el("td", _difference(last.get((pair, metric)))) for metric in shown]
-        rows.append(el("tr", el("th", _titled(run, pair), scope="row"), cells))
+    rows = [(_titled(run, pair), [_difference(last.get((pair, metric))) for metric in shown]) for pair in pairs]
     note = (
         "The first model's Dice minus the second's on the same images, with the 95 % interval of a paired bootstrap "
         "over images and seeds. At equal seconds: with the weights that each had when the fastest model was ready."
     )
-    table = el("table", el("caption", note), el("thead", head), el("tbody", rows), class_="wide")
+    heads = [DIFFERENCES[metric] for metric in shown]
+    table = plain_table("Dice, test part", heads, rows, caption=note, class_="wide")
     return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-
-
-def _head(metric: str) -> Html:
-    return el("th", DIFFERENCES[metric], scope="col")
 
 
 def _difference(record: Record | None) -> str:
@@ -122,7 +114,7 @@ def _titled(run: Run, pair: str) -> str:
     return f"{run.titles.get(first, first)} − {run.titles.get(second, second)}"
 
 
-def overlays(run: Run) -> Html | None:
+def overlays(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """Test images with what every model marked: green right, red too much, blue missed."""
     folder = run.folder / "overlays"
     if not (folder / "overlays.json").is_file():
@@ -149,3 +141,45 @@ def _image(file: Path, alt: str) -> Html | None:
     if len(content) > _LARGEST_IMAGE:
         return None
     return el("img", src=f"data:image/png;base64,{base64.b64encode(content).decode()}", alt=alt)
+
+
+def _overlap(metric: str, label: str, help: str) -> Measure:
+    return Measure(metric, label, QUALITY, 1, formats.decimal(3), help=help, interval=True)
+
+
+REPORT = TaskReport(
+    items=("image", "images"),
+    passes=("patch", "patches"),
+    primary=(
+        PrimaryMetric(
+            "dice", "Dice", True, "Dice", "", lambda value: f"Dice {formats.decimal(3)(value)}", signed, (0.0, 1.0)
+        ),
+    ),
+    measures=(
+        LOSS,
+        _overlap("dice", "Dice", "overlap; mean over images and classes"),
+        _overlap("total_dice", "Dice in total", "pixels of all images together"),
+        _overlap("iou", "IoU", "intersection over union"),
+        _overlap("precision", "Precision", "share of what is marked that is right"),
+        _overlap("recall", "Recall", "share of what is there that is marked"),
+        _overlap("surface_dice", "Surface Dice", "outlines within the tolerance"),
+        Measure("hausdorff95", "95 % Hausdorff", QUALITY, -1, formats.rate, help="distance of outlines", interval=True,
+                bounded=False),
+        *FORGETTING,
+    ),
+    interval="A class that neither mask of an image has is left out of the image's mean; one that only one of them "
+    "has counts as 0. Intervals are 95 % percentile intervals of a bootstrap over images.",
+    notes=(
+        (
+            frozenset({"macs", "images_per_second"}),
+            "Patch",
+            "What the network sees at once, of the size it was trained on; a larger image takes several.",
+        ),
+    ),
+    plots=(plots,),
+    sections=(
+        ("seconds", "Against seconds", seconds),
+        ("differences", "Differences", differences),
+        ("overlays", "Marked images", overlays),
+    ),
+)  # fmt: skip

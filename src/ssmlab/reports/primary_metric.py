@@ -9,25 +9,16 @@ from ssmlab.core.record import Record
 from ssmlab.core.statistics import Interval
 
 FEWEST = 6  # independent cases: under no difference, a paired bootstrap of five leaves zero out in 18 % of comparisons
-UNITS = ("byte", "base", "sample")
-# what the test part counts, by task: one, many
-ITEMS = {
-    "classify": ("image", "images"),
-    "classify_sequence": ("sequence", "sequences"),
-    "language": ("token", "tokens"),
-    "synthetic": ("answer", "answers"),
-    "segment": ("image", "images"),
-}
 
 
 @dataclass(frozen=True)
-class Deciding:
+class PrimaryMetric:
     """A metric of the test part.
 
     Args:
         metric: its name in records; that of the recorded differences ends in _difference.
         name: in words, "accuracy" or "bits per byte".
-        higher: whether more is better.
+        higher_is_better: the direction.
         unit, better: of a difference: 1.2 "points", 0.05 "bits" " fewer".
         text, gap: a value and a difference with its sign, as people write them.
         bounds: the range that values lie in.
@@ -35,7 +26,7 @@ class Deciding:
 
     metric: str
     name: str
-    higher: bool
+    higher_is_better: bool
     unit: str
     better: str
     text: Callable[[float], str]
@@ -44,7 +35,7 @@ class Deciding:
 
     @property
     def sign(self) -> int:
-        return 1 if self.higher else -1
+        return 1 if self.higher_is_better else -1
 
     @property
     def fraction(self) -> bool:
@@ -56,14 +47,7 @@ class Deciding:
         return 100.0 if self.fraction else 1.0
 
 
-ACCURACY = Deciding("accuracy", "accuracy", True, "points", "", formats.percent, formats.points, (0.0, 1.0))
-
-
-def _bits(unit: str) -> Deciding:
-    def text(value: float) -> str:
-        return f"{formats.decimal(3)(value)} bits per {unit}"
-
-    return Deciding(f"bits_per_{unit}", f"bits per {unit}", False, "bits", " fewer", text, signed, (0.0, float("inf")))
+ACCURACY = PrimaryMetric("accuracy", "accuracy", True, "points", "", formats.percent, formats.points, (0.0, 1.0))
 
 
 def signed(value: float) -> str:
@@ -72,23 +56,14 @@ def signed(value: float) -> str:
     return number if number == "0.000" else ("+" if value > 0 else "−") + number
 
 
-def _dice(value: float) -> str:
-    return f"Dice {formats.decimal(3)(value)}"
-
-
-DICE = Deciding("dice", "Dice", True, "Dice", "", _dice, signed, (0.0, 1.0))
-
-
-def deciding(records: Iterable[Record]) -> Deciding:
-    """Bits where a run has measured some, or Dice, else the accuracy."""
-    found = {record.metric for record in records if record.metric.startswith("bits_per_") or record.metric == "dice"}
-    if "dice" in found:
-        return DICE
-    return next((_bits(unit) for unit in UNITS if f"bits_per_{unit}" in found), ACCURACY)
+def primary_metric(records: Iterable[Record], candidates: Iterable[PrimaryMetric]) -> PrimaryMetric:
+    """The first of some metrics that a run has measured, else the accuracy."""
+    measured = {record.metric for record in records}
+    return next((each for each in candidates if each.metric in measured), ACCURACY)
 
 
 def too_few(cases: int | None, many: str) -> str:
-    """Why so many test cases carry no verdict: "2 test images; at least 6 are needed", or nothing where they do."""
+    """Why so few test cases carry no verdict: "2 test images; at least 6 are needed", or nothing where they do."""
     if cases is None or cases >= FEWEST:
         return ""
     return f"{cases} test {many if cases != 1 else many.removesuffix('s')}; at least {FEWEST} are needed"
@@ -111,24 +86,3 @@ def undecided(difference: Interval, gap: Callable[[float], str]) -> str:
     if difference.low <= 0 or gap(difference.low) == nothing:
         return f"the 95 % interval {gap(difference.low)} to {gap(difference.high)} includes zero"
     return ""
-
-
-def items(task: str | None) -> tuple[str, str]:
-    """What the test part of a task counts: "image", "images"."""
-    return ITEMS.get(task or "classify", ITEMS["classify"])
-
-
-def passed(task: str | None) -> tuple[str, str]:
-    """What one forward pass takes and costs are counted for: whole images, or the patches that they are cut into."""
-    return ("patch", "patches") if task == "segment" else ("image", "images")
-
-
-def in_passes(label: str, task: str | None) -> str:
-    """ "MAC per image" or "Images per second" in the words of a task."""
-    one, many = passed(task)
-    return label.replace("per image", f"per {one}").replace("Images", many.capitalize())
-
-
-def task_of(records: Iterable[Record]) -> str | None:
-    """The task that the records name."""
-    return next((record.task for record in records if record.task), None)

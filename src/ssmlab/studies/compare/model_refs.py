@@ -1,5 +1,6 @@
 """What is compared: trained models, and networks by name with random weights or with those of a file."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ from ssmlab.models.registry import MODELS, TIMM, describe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One model of the comparison.
+class ModelRef:
+    """One model that a command names.
 
     Args:
         label: its name in the records, unique. title: what people call it.
@@ -39,8 +40,15 @@ class Subject:
             return f"trained, {self.folder}{more}"
         return "random" if self.weights is None else str(self.weights)
 
+    @property
+    def digest(self) -> str:
+        """Of the file of weights."""
+        file = self.weights or (self.folder or Path()) / "model.safetensors"
+        with open(file, "rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
 
-def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path = Path("runs")) -> list[Subject]:
+
+def find_model_refs(models: Sequence[str], weights: Sequence[str] = (), runs: Path = Path("runs")) -> list[ModelRef]:
     """The models that a command names. Nothing is built.
 
     Args:
@@ -51,7 +59,7 @@ def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path
         ModelError: models that there are not, all of them listed. UserError: one is named twice, or a file belongs to
             no network.
     """
-    found: list[Subject] = []
+    found: list[ModelRef] = []
     problems = []
     for model in models:
         try:
@@ -61,24 +69,24 @@ def find_subjects(models: Sequence[str], weights: Sequence[str] = (), runs: Path
     if problems:
         many = f"{len(problems)} of {len(models)} models cannot be opened:"
         raise ModelError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
-    labels = [subject.label for subject in found]
+    labels = [ref.label for ref in found]
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
         raise UserError(f"{twice[0]} is there twice; name every model once")
-    titles = [subject.title for subject in found]
+    titles = [ref.title for ref in found]
     found = [s if titles.count(s.title) == 1 else replace(s, title=s.label) for s in found]
     return _with_weights(found, weights)
 
 
-def _find(model: str, runs: Path) -> list[Subject]:
+def _find(model: str, runs: Path) -> list[ModelRef]:
     path = Path(model)
     if model.startswith(TIMM) and not path.exists():
         from ssmlab.models.vision.backbones import check_timm
 
         check_timm(model.removeprefix(TIMM))  # before anything is built, which takes long
-        return [Subject(label=model, title=describe(model), name=model)]
+        return [ModelRef(label=model, title=describe(model), name=model)]
     if model in MODELS and not path.exists():
-        return [Subject(label=model, title=describe(model), name=model)]
+        return [ModelRef(label=model, title=describe(model), name=model)]
     if model in LANGUAGE_MODELS:
         raise ModelError(f"{model} is a language model, compare takes vision models; ssmlab models {model} shows it")
     place = next((p for p in (path, runs / model) if p.exists()), None)
@@ -89,7 +97,7 @@ def _find(model: str, runs: Path) -> list[Subject]:
     return _trained(place, model)
 
 
-def _trained(place: Path, model: str) -> list[Subject]:
+def _trained(place: Path, model: str) -> list[ModelRef]:
     folder = place.parent if place.is_file() else place
     if (folder / "config.json").is_file():
         return [_read(folder, place)]
@@ -100,7 +108,7 @@ def _trained(place: Path, model: str) -> list[Subject]:
     return [_read(each, each) for each in inside]
 
 
-def _read(folder: Path, given: Path) -> Subject:
+def _read(folder: Path, given: Path) -> ModelRef:
     try:
         name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model")
         if name is None or name in LANGUAGE_MODELS:
@@ -114,12 +122,12 @@ def _read(folder: Path, given: Path) -> Subject:
     folder = folder.resolve() if str(folder) == "." else folder
     in_run = folder.parent.name == "models"
     label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
-    return Subject(label=label, title=describe(name), name=name, folder=folder, preprocess=preprocess)
+    return ModelRef(label=label, title=describe(name), name=name, folder=folder, preprocess=preprocess)
 
 
-def _with_weights(found: list[Subject], weights: Sequence[str]) -> list[Subject]:
+def _with_weights(found: list[ModelRef], weights: Sequence[str]) -> list[ModelRef]:
     files: dict[str, Path] = {}
-    named = [subject.label for subject in found if subject.folder is None]
+    named = [ref.label for ref in found if ref.folder is None]
     for text in weights:
         name, equals, file = text.partition("=")
         if not (equals and name in named):

@@ -1,0 +1,73 @@
+"""What a report must know of a task. Each task writes its own in `report.py`; here is only their form."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ssmlab.reports.primary_metric import PrimaryMetric
+
+QUALITY, COST = "Quality, test part", "Cost"  # groups of measures
+WILSON = "The interval of an accuracy is Wilson's 95 % score interval over the test {items}."
+BOOTSTRAP = "The interval of {name} is a 95 % percentile interval of a bootstrap over rows of the test part."
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric becomes a row of the comparison.
+
+    Args:
+        label: of the row; {item} and {Items} are what one forward pass takes.
+        better: 1 where more is better, -1 where less is, 0 where neither.
+        class_: of the records; "*" for the one class that they name.
+        part: a metric of which this one's share is shown.
+        interval: whether the value has one. bounded: whether it is at most 1.
+    """
+
+    metric: str
+    label: str
+    group: str
+    better: int
+    format: Callable[[float], str]
+    class_: str | None = None
+    help: str = ""
+    part: str | None = None
+    interval: bool = False
+    bounded: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """The words, metrics and sections of a task's reports.
+
+    Args:
+        items: what the test part counts: one, many.
+        passes: what one forward pass takes, and costs are counted for: one, many.
+        primary: candidates for the metric by which models are compared; without any the accuracy.
+        measures: of the quality, in the order of the table.
+        interval: how the interval of the quality is made, with {items} and {name} of the primary metric.
+        resampled: what differences are resampled over, if not the items.
+        not_compared: headline and detail where no model is better than another.
+        notes: metrics, name and text of further lines on how numbers were made, where one of the metrics is there.
+        plots: functions of a `Run`, each a list of plots.
+        sections: name, heading and function of a `Run` and the plots by name; after the learning curves.
+    """
+
+    items: tuple[str, str]
+    passes: tuple[str, str] = ("image", "images")
+    primary: tuple[PrimaryMetric, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    interval: str = WILSON
+    resampled: str = ""
+    not_compared: tuple[str, str] | None = None
+    notes: tuple[tuple[frozenset[str], str, str], ...] = ()
+    plots: tuple[Callable[[Any], list], ...] = ()
+    sections: tuple[tuple[str, str, Callable[[Any, dict], Any]], ...] = ()
+
+    def per_pass(self, label: str) -> str:
+        """A label such as "MAC per {item}" or "{Items} per second"."""
+        one, many = self.passes
+        return label.format(item=one, Items=many.capitalize())
+
+
+ReportOf = Callable[[str | None], TaskReport]
+"""The task's name in run.json or in the records -> its report."""

@@ -70,6 +70,13 @@ def test_without_a_folder_no_file_is_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fit_is_saved_afterwards(fitted, tmp_path):
+    assert evaluate(fitted.save(tmp_path / "net"), fake(12), **QUIET) == evaluate(fitted, fake(12), **QUIET)
+    own = fit(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), "classify", fake(8), epochs=1, **QUIET)
+    with pytest.raises(UserError, match="holds the weights alone: nothing says how Sequential is built"):
+        own.save(tmp_path / "own")
+
+
 class Killed(nn.Module):
     """Ends the training after so many batches, as a kill would."""
 

@@ -144,7 +144,8 @@ def evaluate(
     _known(options, (*module.ABOUT, "tolerance", "overlap", "mirror"), f"evaluate for {name!r}")
     text = isinstance(data, str) and name == "language" and ("\n" in data or len(data) > 999 or not Path(data).exists())
     if data is None or (isinstance(data, str | Path) and not text):
-        data, how = _read(module, opened, data, part, options, show)
+        about = module.made_for(network) | about
+        data, how = _read(module, opened._replace(about=about), data, part, options, show)
         options = how | options
     elif name in ("classify", "segment"):
         about = module.describe(network, data, options)
@@ -187,9 +188,7 @@ def predict(
     module, compute = _module(name), choose_compute(device or "auto", "float32")
     _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
     items = several(inputs, images=name in ("classify", "segment"))
-    about = about | {key: value for key, value in options.items() if key in module.ABOUT}
-    if name == "classify" and not about.keys() >= {"classes", "mean", "std"}:
-        about = module.describe(opened.network, _Unlabelled(module, items, about), about)
+    about = module.made_for(opened.network) | about | {key: options[key] for key in module.ABOUT if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()
@@ -216,14 +215,6 @@ def generate(model: Any, prompts: Any, *, tokenizer: Any = None, **options: Any)
     if opened.task != "language":
         raise UserError(f"generate continues texts with a language model, got {name_of(opened.network)}")
     return _module("language").generate(opened.network.eval(), prompts, opened.about, tokenizer, **options)
-
-
-class _Unlabelled(list):
-    """Images as (image, 0), for `describe`."""
-
-    def __init__(self, module: Any, items: list[Any], about: dict[str, Any]):
-        super().__init__((image, 0) for image in module.images_of(items, {"image_size": 224} | about))
-        self.num_classes = 0
 
 
 def _module(task: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
 
 
@@ -96,6 +97,19 @@ class Fitted:
         from ssmlab.tasks.classify.python import prepared
 
         return prepared(self.model, images)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the model so that `load_model` builds it again, and its records.
+
+        Raises:
+            UserError: nothing says how the model is built.
+        """
+        from ssmlab.tasks.saving import save
+
+        if why := save(self.model, Path(folder), getattr(self.model, "preprocess_config", {})):
+            raise UserError(f"{why}; load_state_dict reads them")
+        write_records(Path(folder) / "records.jsonl", self.records)
+        return Path(folder)
 
     def plot(self) -> Any:
         """The curves of training and validation as a figure of matplotlib."""

@@ -55,13 +55,13 @@ def describe(model: nn.Module, data: Any, given: dict[str, Any]) -> dict[str, An
     images = [image_tensor(pair(item)[0]) for item in items]
     channels, height, width = images[0].shape
     normalised = any(image.is_floating_point() and (image.min() < -1 or image.max() > 256) for image in images)
-    made_for = dict(getattr(model, "default_cfg", None) or {})
+    own = made_for(model)
     if normalised:
         mean, std = (0.0,) * channels, (1.0,) * channels
     elif "mean" in known:
         mean, std = known["mean"], known["std"]
-    elif len(made_for.get("mean", ())) == channels:
-        mean, std = made_for["mean"], made_for["std"]
+    elif len(own.get("mean", ())) == channels:
+        mean, std = own["mean"], own["std"]
     else:
         mean, std = statistics(images)
     about = {
@@ -111,6 +111,16 @@ def statistics(images: list[Tensor]) -> tuple[list[float], list[float]]:
     pixels = torch.cat([image.flatten(1).double() for image in images], 1) / 255
     mean, std = pixels.mean(1), pixels.std(1, correction=0)
     return mean.tolist(), [value or 1.0 for value in std.tolist()]
+
+
+def made_for(model: Any) -> dict[str, Any]:
+    """What images go through before a model that says so itself, as timm's and ours do; its classes are numbers."""
+    cfg = dict(getattr(model, "default_cfg", None) or {})
+    if not cfg.keys() >= {"mean", "std", "input_size"}:
+        return {}
+    about = {"mean": cfg["mean"], "std": cfg["std"], "image_size": cfg["input_size"][-1], "fit": "crop"}
+    count = getattr(model, "num_classes", None) or cfg.get("num_classes") or 0
+    return about | {"crop_pct": cfg.get("crop_pct"), "classes": [str(i) for i in range(count)]}
 
 
 def prepare(
@@ -245,7 +255,9 @@ def images_of(inputs: Any, about: dict[str, Any]) -> Iterator[Any]:
                     "the model was trained on images that its dataset normalised or that are not square; give tensors "
                     "that are prepared the same way"
                 )
-            image = np.asarray(fit_square(image.convert("RGB"), size, about.get("fit") or "crop"))
+            whole = max(size, round(size / (about.get("crop_pct") or 1.0)))  # of which the middle is taken
+            middle = slice((whole - size) // 2, (whole - size) // 2 + size)
+            image = np.asarray(fit_square(image.convert("RGB"), whole, about.get("fit") or "crop"))[middle, middle]
             if about.get("channels") == 1:
                 image = np.array(Image.fromarray(image).convert("L"))[..., None]
         yield image

@@ -49,6 +49,11 @@ def _tokens(about: dict[str, Any], size: int) -> Any:
     return tokens
 
 
+def made_for(model: Any) -> dict[str, Any]:
+    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
+    return {}
+
+
 def prepare(
     model: Any, train: Any, val: Any, given: dict[str, Any]
 ) -> tuple[nn.Module, ClassifySequences, Any, Any, dict[str, Any]]:

@@ -139,6 +139,11 @@ def _patch(task: Segment, item: Any) -> tuple[Tensor, Tensor]:
     return task.prepare(image_of(image)), mask_of(mask)
 
 
+def made_for(model: Any) -> dict[str, Any]:
+    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
+    return {}
+
+
 def prepare(
     model: nn.Module, train: Any, val: Any, given: dict[str, Any]
 ) -> tuple[nn.Module, Segment, Any, Any, dict[str, Any]]:

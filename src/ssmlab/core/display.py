@@ -1,6 +1,7 @@
 """Progress in a terminal and in a notebook: bars there, a line now and then where output goes to a file."""
 
 import time
+from importlib.util import find_spec
 
 from ssmlab.core.progress import Progress, duration
 
@@ -31,7 +32,8 @@ class Display(Progress):
         self._first = self._done = done
         self._begin = self._line = time.monotonic()
         self._note, self._running = "", True
-        if self.console.is_terminal or self.console.is_jupyter:
+        # rich draws in a notebook by ipywidgets; without them lines are written there
+        if self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None):
             self._bar = self._make_bar()
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, rate="", note="")

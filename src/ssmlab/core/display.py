@@ -2,6 +2,7 @@
 
 import time
 from importlib.util import find_spec
+from typing import Any
 
 from ssmlab.core.progress import Progress, duration
 
@@ -20,7 +21,7 @@ class Display(Progress):
         from rich.console import Console
 
         self.console = Console(stderr=stderr, highlight=False)
-        self._bar = None
+        self._bar: Any = None
         self._running = False
 
     def say(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ def curves(records: Sequence[Record]) -> Chart:
     stepped = [record for record in records if record.step is not None and record.metric != "epoch"]
     metrics = list(dict.fromkeys(record.metric for record in stepped))
     figure = Chart(figsize=(WIDTH, 2.2 * len(metrics)), layout="constrained")
-    panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0] if metrics else []
+    panels: Any = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0] if metrics else []
     for panel, metric in zip(panels, metrics, strict=True):
         for split in dict.fromkeys(record.split for record in stepped if record.metric == metric):
             points = [(r.step, r.value) for r in stepped if (r.metric, r.split) == (metric, split)]

@@ -296,9 +296,11 @@ def _read(
         recipe = None
     if recipe is None and data is None:
         raise UserError("there is nothing to evaluate on: the model belongs to no run; give the path of data")
-    show.say(f"the {part} part of {recipe.data.path}, as the run has it" if recipe is not None else f"reading {data}")
-    loaded = None if recipe is None else load_data(recipe, show)
-    return module.read(Path(data or recipe.data.path), opened.about, part, recipe, loaded, options, show)
+    if recipe is None:
+        show.say(f"reading {data}")
+        return module.read(Path(data), opened.about, part, None, None, options, show)
+    show.say(f"the {part} part of {recipe.data.path}, as the run has it")
+    return module.read(Path(recipe.data.path), opened.about, part, recipe, load_data(recipe, show), options, show)
 
 
 def _validated(network: Any, task: Any, data: Any, compute: Any, batch_size: int, show: Progress) -> Records:

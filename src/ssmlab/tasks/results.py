@@ -127,7 +127,7 @@ def data_frame(rows: list[dict]) -> Any:
         UserError: pandas is not installed.
     """
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped]
     except ImportError:
         raise UserError("a DataFrame needs pandas, which is not installed; pip install pandas") from None
     return pandas.DataFrame(rows)

@@ -56,6 +56,8 @@ def describe(model: nn.Module, data: Any, given: dict[str, Any]) -> dict[str, An
     channels, height, width = images[0].shape
     normalised = any(image.is_floating_point() and (image.min() < -1 or image.max() > 256) for image in images)
     own = made_for(model)
+    mean: Any
+    std: Any
     if normalised:
         mean, std = (0.0,) * channels, (1.0,) * channels
     elif "mean" in known:
@@ -64,7 +66,7 @@ def describe(model: nn.Module, data: Any, given: dict[str, Any]) -> dict[str, An
         mean, std = own["mean"], own["std"]
     else:
         mean, std = statistics(images)
-    about = {
+    about: dict[str, Any] = {
         "task": "classify",
         "image_size": height if height == width else None,
         "fit": "crop",
@@ -139,7 +141,8 @@ def prepare(
         labels = [pair(train[i])[1] for i in range(len(train))] if labels is None else labels
         weights = balanced_weights([int(label) for label in labels], len(about["classes"]))
     if isinstance(augment, dict):
-        augment = Augment(**{"fill": tuple(about["mean"])} | augment)
+        fill: dict[str, Any] = {"fill": tuple(about["mean"])}
+        augment = Augment(**fill | augment)
     task = Classify(
         classes=tuple(about["classes"]),
         mean=tuple(about["mean"]),

@@ -103,7 +103,7 @@ def prepare(
         given: tokenizer, "bytes", a file, a folder or an object with `encode`; length of a row in tokens.
     """
     about = dict(getattr(model, "preprocess_config", {}))
-    length = given.get("length", about.get("length", LENGTH))
+    length = int(given.get("length") or about.get("length") or LENGTH)
     if not _are_texts(train):
         _check_tokens(model, train)
         task = Language(vocab_size=model.config.vocab_size, unit="token")
@@ -205,7 +205,8 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     """
     if path.suffix.lower() not in (".jsonl", ".json") or not path.is_file():
         return []
-    found, problems = [], []
+    found: list[dict[str, Any]] = []
+    problems: list[str] = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -279,11 +280,11 @@ def _questions(model: Any, questions: Sequence[dict], vocabulary: _Vocabulary, h
     assert vocabulary.tokenizer is not None
     rows, lengths, owners = [], [], []
     for number, row in enumerate(questions):
-        prompt = row.get("question", row.get("prompt"))
+        prompt: str = row["question"] if "question" in row else row["prompt"]
         for choice in row["choices"]:
             answer = choice if prompt[-1:].isspace() or choice[:1].isspace() else f" {choice}"
             before = vocabulary.tokenizer.encode(prompt)
-            whole = np.array(vocabulary.tokenizer.encode(prompt + answer))
+            whole = np.array(vocabulary.tokenizer.encode(prompt + answer), np.int64)
             if not before or len(whole) <= len(before):
                 raise UserError(f"question {number + 1}: the prompt or the choice {choice!r} has no tokens of its own")
             labels = np.where(np.arange(len(whole)) < len(before), -100, whole)

@@ -97,7 +97,7 @@ def describe(model: Any, data: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"image and mask must agree in size, got {tuple(image.shape)} (c, ...) and {tuple(labels.shape)}"
         )
     plan = getattr(getattr(model, "config", None), "plan", None)
-    about = {"mean": [], "std": [], "spacing": [], "directions": "", "numbers": []}
+    about: dict[str, Any] = {"mean": [], "std": [], "spacing": [], "directions": "", "numbers": []}
     if "mean" not in known:
         flat = [normalised(image, [0.0] * len(image), [1.0] * len(image)).double().flatten(1) for image, _ in found]
         pixels = torch.cat(flat, 1)
@@ -207,7 +207,7 @@ def evaluate(
     spacing = tuple(about.get("spacing", ()))
     across = spacing.index(0.0) if 0.0 in spacing else 0  # of volumes that were cut for a network in 2-D
     task = _task(about, overlap=overlap, mirror=axes, batch=batch_size, across=across)
-    split = data if hasattr(data, "sample") else Pairs(data)
+    split: Any = data if hasattr(data, "sample") else Pairs(data)
     found = predict_part(model, task, split, compute, tolerance=tolerance, title="evaluating", progress=progress)
     loss = Record(metric="loss", value=found.numbers["loss"], unit="nats", n=len(split))
     return [loss, *records_of(found.table, bootstrap, unit)]

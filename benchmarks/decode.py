@@ -24,7 +24,7 @@ import time
 import torch
 
 from ssmlab.checkpoints.files import save_language_model
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
 from ssmlab.profiling import peak_memory
@@ -110,7 +110,7 @@ def plain_torch():
 def subjects(family: str, theirs: bool) -> dict:
     def fresh():
         torch.manual_seed(0)
-        return create_language_model(f"{family}_lm_130m")
+        return create_model(f"{family}_lm_130m")
 
     model = fresh()
     found = {
@@ -188,7 +188,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.save:
         torch.manual_seed(0)
-        save_language_model(create_language_model("mamba_lm_130m").eval(), options.save, layout="huggingface")
+        save_language_model(create_model("mamba_lm_130m").eval(), options.save, layout="huggingface")
         return
     torch.set_num_threads(options.threads)
     machine = platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ import tempfile
 import torch
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.profiling import count_parameters, peak_memory
 from ssmlab.profiling.language import token_costs
 
@@ -40,7 +40,7 @@ def main() -> None:
         return
     for precision in PRECISIONS:
         with tempfile.TemporaryDirectory() as folder:
-            model = create_language_model(args.model).to(getattr(torch, precision))
+            model = create_model(args.model).to(getattr(torch, precision))
             size = next(model.parameters()).element_size()
             least = count_parameters(model) * size + token_costs(model.float()).state_bytes
             save_language_model(model.to(getattr(torch, precision)).eval(), folder)

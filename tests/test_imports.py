@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
 # Lower floors first; a module may import its own floor's package and any below.
 FLOORS = [
-    ("core", "_timm"), ("ops",), ("nn",), ("generation",), ("models",), ("checkpoints",), ("data",), ("reports",),
+    ("core",), ("ops",), ("nn",), ("generation",), ("models",), ("_timm",), ("checkpoints",), ("data",), ("reports",),
     ("profiling",), ("training",), ("adapt",), ("tasks",), ("interpret", "robustness"), ("studies",), ("experiments",),
     ("compat",), ("cli",), ("__main__",),
 ]  # fmt: skip

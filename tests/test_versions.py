@@ -9,8 +9,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from forked import python
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.cli import tested
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -80,7 +81,7 @@ def test_an_installation_without_requirements_has_no_lowest_versions(monkeypatch
 @pytest.mark.parametrize("name", ["resnet_test", "timm/test_vit"])
 def test_a_model_opens_where_nothing_but_torch_was_imported(name, tmp_path):
     save_model(create_model(name, num_classes=2), tmp_path / "model", {"image_size": 32})
-    for code in ("from ssmlab.models import load_model; load_model('model')",
+    for code in ("from ssmlab.checkpoints.folder import load_model; load_model('model')",
                  f"from ssmlab.cli.main import main; main(['models', '{name}'])"):  # fmt: skip
         done = python(code, folder=tmp_path)
         assert done.returncode == 0, done.stderr + done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from importlib.abc import MetaPathFinder
 
 
@@ -38,4 +37,6 @@ def register() -> None:
 
 
 def _register() -> None:
-    import_module("ssmlab.models.timm_entry").register()
+    from ssmlab.models.timm_entry import register
+
+    register()

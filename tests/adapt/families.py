@@ -3,7 +3,6 @@
 import torch
 
 from ssmlab.models import create_model
-from ssmlab.models.language.names import create_language_model
 
 VOCABULARY = 40
 LANGUAGE = ("mamba_lm_test", "mamba2_lm_test")
@@ -15,7 +14,7 @@ def build(name: str, seed: int = 0):
     """The model, in float32 and in training mode."""
     torch.manual_seed(seed)
     if name in LANGUAGE:
-        return create_language_model(name, vocab_size=VOCABULARY)
+        return create_model(name, vocab_size=VOCABULARY)
     return create_model(name, num_classes=5, image_size=32)
 
 

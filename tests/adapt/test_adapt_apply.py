@@ -8,7 +8,7 @@ from families import BARS, LANGUAGE, VISION, batch_for, build, output, relative,
 
 from ssmlab import adapt
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import Linear
 
 PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half", "dora", "rslora")
@@ -79,7 +79,7 @@ def test_tied_embeddings_stay_tied():
 @pytest.mark.parametrize("method", ["x_half+vocabulary", "all+vocabulary"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_vocabulary_grows_and_the_old_rows_stay(tied, method):
-    model = create_language_model("mamba_lm_test", vocab_size=40, tie_embeddings=tied).eval()
+    model = create_model("mamba_lm_test", vocab_size=40, tie_embeddings=tied).eval()
     old = torch.arange(40)
     rows = model.backbone.embedding(old).detach()
     adapt.apply(model, method, vocab_size=60)
@@ -175,7 +175,7 @@ def test_a_transformer_is_a_baseline():
 @pytest.mark.parametrize("name", ["s4d_lm_test", "mamba3_lm_test", "mamba2_attention_lm_test", "transformer_lm_test"])
 def test_other_language_models(name):
     torch.manual_seed(0)
-    model = create_language_model(name, vocab_size=40)
+    model = create_model(name, vocab_size=40)
     adapt.apply(model, "projections+embeddings")
     report = adapt.check(model)
     report.raise_for_inert()

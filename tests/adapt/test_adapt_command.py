@@ -5,7 +5,7 @@ from families import build
 
 from ssmlab import adapt
 from ssmlab.cli.main import main
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 
 
 def call(*arguments):
@@ -18,7 +18,7 @@ def test_methods_are_listed_with_their_numbers(capsys):
     assert call("methods", "mamba_lm_test") == 0
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("x_half"))
-    adapted = adapt.apply(create_language_model("mamba_lm_test"), "x_half")
+    adapted = adapt.apply(create_model("mamba_lm_test"), "x_half")
     assert f"{adapted.trainable:,}" in row
     assert any("not of this model" in line for line in lines if line.startswith("mlp"))
     assert call("methods") == 0
@@ -46,7 +46,7 @@ def test_a_saved_adapter_is_checked_on_its_base(tmp_path, capsys):
 def test_segmentation_networks_are_checked_too(tmp_path, capsys):
     from test_adapt_families import build as any_family
 
-    from ssmlab.models import save_model
+    from ssmlab.checkpoints.folder import save_model
 
     save_model(any_family("umamba_bot"), tmp_path / "model", {"classes": ["a", "b"]})
     assert call("check", str(tmp_path / "model"), "--method", "projections+bias") == 0

@@ -9,8 +9,6 @@ from families import BARS, relative, shake
 from ssmlab import adapt
 from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
-from ssmlab.models.language.names import create_language_model
-from ssmlab.models.segmentation.names import create_segmenter
 from ssmlab.models.segmentation.plans import Plan
 
 PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half")
@@ -31,9 +29,9 @@ PLAN = Plan(
 def build(name):
     torch.manual_seed(0)
     if name in TEXTS:
-        return create_language_model(name, vocab_size=40).eval()
+        return create_model(name, vocab_size=40).eval()
     if name in MASKS:
-        return create_segmenter(name, plan=PLAN, num_classes=2).eval()
+        return create_model(name, plan=PLAN, num_classes=2).eval()
     return create_model(name, num_classes=5, image_size=32).eval()
 
 

@@ -5,11 +5,11 @@ import torch
 from families import batch_for, build, output, relative, shake
 
 from ssmlab import adapt
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.record import read_records
-from ssmlab.experiments.jobs import load_any
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import SS2D, QuantizedLinear
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared import adapting
@@ -81,14 +81,14 @@ def test_new_tokens_are_learned_and_kept(tmp_path, monkeypatch):
     assert model.config.vocab_size == words.size == 267 and model.config.padded_vocab == 272 and words.eos == 256
     assert words.encode("User: h\u00e9") == [265, 32, 104, 195, 169]
     assert words.decode(words.encode("User: h\u00e9")) == "User: h\u00e9"
-    base = create_language_model("mamba_lm_test", vocab_size=257)
+    base = create_model("mamba_lm_test", vocab_size=257)
     adapt.load(base, folder / "adapter", other_base=True)
     assert base.adaptation.new_tokens == tuple(new) and base(torch.tensor([[266]]))[0].shape == (1, 1, 267)
     assert find_tokenizer(folder / "adapter", 267).encode("<7>") == [264]
 
 
 def test_tokens_in_the_padding_of_the_vocabulary_are_new_ones():
-    model = create_language_model("mamba_lm_test", vocab_size=37)
+    model = create_model("mamba_lm_test", vocab_size=37)
     before = model.backbone.embedding.weight.detach().clone()
     adapted = adapt.apply(model, "vocabulary", new_tokens=("a", "b"))
     assert model.config.vocab_size == 39 and adapted.trainable == 3 * before.shape[1]
@@ -98,7 +98,7 @@ def test_tokens_in_the_padding_of_the_vocabulary_are_new_ones():
     with adapt.disabled(model):
         assert torch.equal(model.backbone.embedding.weight, before)
     with pytest.raises(UserError, match="vocab_size must be more than"):
-        adapt.apply(create_language_model("mamba_lm_test", vocab_size=40), "vocabulary")
+        adapt.apply(create_model("mamba_lm_test", vocab_size=40), "vocabulary")
 
 
 def test_fine_tuning_with_lora(tmp_path):
@@ -200,7 +200,7 @@ def test_runs_that_save_memory_train_and_leave_a_whole_model(name, how, tmp_path
     folder = run_recipe(load_recipe(source, changes + MEMORY[how], smoke=True), output=tmp_path)
     found = numbers(folder, "one")
     assert found["peak_memory"] > 0 and 0 < found["trained_parameters"] < found["parameters"]
-    model = load_any(folder / "models" / "one")
+    model = load_model(folder / "models" / "one")[0]
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert 0 <= found.get("accuracy", 0) <= 1 and 0 < found.get("bits_per_byte", 8) < 9
 

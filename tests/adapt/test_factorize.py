@@ -11,14 +11,13 @@ from ssmlab.adapt.factorize import factorize
 from ssmlab.adapt.ranks import choose_ranks
 from ssmlab.adapt.spectrum import spectra
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError, UserError
-from ssmlab.models import create_model, load_model, save_model
-from ssmlab.models.language.names import create_language_model
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models import create_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.segmentation.plans import Plan
 from ssmlab.nn import Factorized, Linear2d, factorize_like_, factorized_ranks
 from ssmlab.profiling import count_flops
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier, load_classifier, save_classifier
 
 HOW = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["a", "b", "c"], "channels": 3}
 ALL = 10**6
@@ -35,7 +34,7 @@ def difference(y: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_full_rank_of_a_language_model_in_float64():
     torch.manual_seed(0)
-    dense = create_language_model("mamba_lm_test", vocab_size=50).double().eval()
+    dense = create_model("mamba_lm_test", vocab_size=50).double().eval()
     low, tokens = copy.deepcopy(dense), torch.randint(50, (2, 9))
     factorize(low, ["in_proj", "x_proj", "dt_proj", "out_proj"], rank=ALL)
     assert difference(dense(tokens)[0], low(tokens)[0]) < 1e-12
@@ -59,9 +58,9 @@ def any_family(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A model and what it reads."""
     torch.manual_seed(0)
     if name in TEXTS:
-        return create_language_model(name, vocab_size=50).eval(), torch.randint(50, (2, 9))
+        return create_model(name, vocab_size=50).eval(), torch.randint(50, (2, 9))
     if name == "umamba_enc":
-        return create_segmenter(name, plan=MASKS, num_classes=2).eval(), torch.randn(1, 3, 16, 16)
+        return create_model(name, plan=MASKS, num_classes=2).eval(), torch.randn(1, 3, 16, 16)
     return vision(name), torch.randn(2, 3, 32, 32)
 
 
@@ -101,7 +100,7 @@ def test_every_family_at_full_rank_by_energy_and_by_count(name):
 
 
 def test_a_head_that_is_the_embedding_is_left_alone(tmp_path):
-    model = create_language_model("mamba_lm_test", vocab_size=50).eval()
+    model = create_model("mamba_lm_test", vocab_size=50).eval()
     assert "lm_head" not in {each.name for each in factorize(model, "*", rank=4)}
     tokens = torch.randint(50, (1, 6))
     again = load_language_model(save_language_model(model, tmp_path))
@@ -112,7 +111,7 @@ def test_a_head_that_is_the_embedding_is_left_alone(tmp_path):
 
 def test_one_token_after_the_other_is_the_whole():
     torch.manual_seed(0)
-    low, tokens = create_language_model("mamba_lm_test", vocab_size=50).eval(), torch.randint(50, (1, 5))
+    low, tokens = create_model("mamba_lm_test", vocab_size=50).eval(), torch.randint(50, (1, 5))
     factorize(low, rank=4)
     state, found = None, []
     with torch.inference_mode():
@@ -207,12 +206,12 @@ def test_a_factorised_model_reopens_and_starts_another_training(name, tmp_path):
 
 def test_factorised_sequence_models_reopen(tmp_path: Path):
     torch.manual_seed(0)
-    model, tokens = create_language_model("mamba_lm_test", vocab_size=50).eval(), torch.randint(50, (2, 9))
+    model, tokens = create_model("mamba_lm_test", vocab_size=50).eval(), torch.randint(50, (2, 9))
     factorize(model, ["in_proj", "out_proj"], energy=0.8)
     again = load_language_model(save_language_model(model, tmp_path / "language"))
     assert torch.equal(again(tokens)[0], model(tokens)[0])
     classifier = SequenceClassifier(model, 2).eval()
-    loaded, _ = load_classifier(save_classifier(classifier, tmp_path / "classifier", {}))
+    loaded, _ = load_model(save_model(classifier, tmp_path / "classifier", {}))
     assert torch.equal(loaded(tokens), classifier(tokens))
 
 

@@ -21,9 +21,8 @@ from ssmlab.adapt.forgetting.terms import (
 from ssmlab.adapt.methods.orthogonal import merge_orthogonal, tune_orthogonally
 from ssmlab.core.errors import UserError
 from ssmlab.models import create_model
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier
 from ssmlab.tasks.language.task import Language
 
 OLD = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -71,7 +70,7 @@ def test_a_view_is_the_base_until_the_body_changes_and_leaves_the_network_as_it_
 
 def test_a_classifier_of_sequences_still_writes_under_the_old_head():
     torch.manual_seed(0)
-    base = create_language_model("mamba_lm_test", vocab_size=30).eval()
+    base = create_model("mamba_lm_test", vocab_size=30).eval()
     network = SequenceClassifier(copy.deepcopy(base), 2)
     view, tokens = NextToken(network, base.lm_head), torch.randint(30, (2, 7))
     assert torch.equal(view(tokens)[0], base(tokens)[0])
@@ -123,7 +122,7 @@ def test_distillation_begins_at_zero_and_pulls_back():
 
 def test_padding_is_not_matched():
     torch.manual_seed(0)
-    base = create_language_model("mamba_lm_test", vocab_size=30).eval()
+    base = create_model("mamba_lm_test", vocab_size=30).eval()
     network = SequenceClassifier(copy.deepcopy(base), 2)
     with torch.no_grad():
         network.backbone.layers[0].mixer.D.add_(1)
@@ -204,7 +203,7 @@ def test_orthogonal_tuning_keeps_the_large_directions_and_merges(channel_first):
 
 def test_orthogonal_tuning_of_a_language_model():
     torch.manual_seed(0)
-    model = create_language_model("mamba_lm_test", vocab_size=30).eval()
+    model = create_model("mamba_lm_test", vocab_size=30).eval()
     tokens = torch.randint(30, (2, 7))
     y = model(tokens)[0]
     layers = tune_orthogonally(model)
@@ -217,7 +216,7 @@ def test_a_language_model_that_grows_is_compared_by_the_tokens_that_both_have():
     from ssmlab.tasks.shared.continual import old_view
 
     torch.manual_seed(0)
-    base = create_language_model("mamba_lm_test", vocab_size=32).eval().requires_grad_(False)
+    base = create_model("mamba_lm_test", vocab_size=32).eval().requires_grad_(False)
     network, tokens = copy.deepcopy(base), torch.randint(32, (2, 7))
     adapt.apply(network, "embeddings+vocabulary", new_tokens=("a", "b"))
     view = old_view(network, base)

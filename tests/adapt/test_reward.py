@@ -10,8 +10,8 @@ from ssmlab import adapt
 from ssmlab.adapt.forgetting.reward import Reward, load_score
 from ssmlab.adapt.forgetting.terms import NextToken, SwappedHeads
 from ssmlab.core.errors import UserError
-from ssmlab.models.language.names import create_language_model
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier
+from ssmlab.models import create_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 
 V = 30
 
@@ -28,7 +28,7 @@ def inputs(batch):
 @pytest.fixture
 def base():
     torch.manual_seed(0)
-    return create_language_model("mamba_lm_test", vocab_size=V).eval().requires_grad_(False)
+    return create_model("mamba_lm_test", vocab_size=V).eval().requires_grad_(False)
 
 
 def term(network, base, score=None, **options):

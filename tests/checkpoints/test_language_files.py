@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssmlab.checkpoints import family_module, from_upstream
+from ssmlab.checkpoints import from_upstream
 from ssmlab.checkpoints.files import family_for, load_language_model, save_language_model, to_upstream
-from ssmlab.checkpoints.upstream import falcon_mamba, mamba1, mamba1_hf, mamba2, mamba2_hf
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models import create_model, list_models
+from ssmlab.models.language import hugging_face, state_spaces
+from ssmlab.models.registry import original
 from ssmlab.nn import quantize_linear_
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "parity_data/manifests/language_models.json").read_text())
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 UPSTREAM = {
     "mamba1": ("mamba_lm_test", {}),
     "mamba1 with everything": ("mamba_lm_test", {"bias": True, "norm": "layer", "tie_embeddings": False, "d_state": 3,
@@ -41,7 +42,7 @@ def tokens():
 
 def build(name, **options):
     torch.manual_seed(0)
-    model = create_language_model(name, **{"vocab_size": 64} | options)  # a number that nothing rounds up
+    model = create_model(name, **{"vocab_size": 64} | options)  # a number that nothing rounds up
     with torch.no_grad():  # away from initial values that would hide a swap: zeros and ones
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -65,7 +66,7 @@ def assert_same(model, other):
 def test_published_models_have_the_originals_keys_and_shapes(case):
     family, known = case.split("/")[0], PUBLISHED[case]
     with torch.device("meta"):
-        model = family_module(family).build(known["config"])
+        model = original(family).build(known["config"])
     config, state = to_upstream(model, family)
     assert digest(state) == known["sha256"]
     assert sum(p.numel() for p in model.parameters()) == known["parameters"]
@@ -79,9 +80,9 @@ def test_named_sizes_are_the_published_ones(case):
     name = size.replace("mamba2attn-", "mamba2_attention_lm_")
     name = name.replace("mamba2-", "mamba2_lm_").replace("mamba-", "mamba_lm_")
     with torch.device("meta"):
-        model, original = create_language_model(name), family_module(family).build(PUBLISHED[case]["config"])
+        model, theirs = create_model(name), original(family).build(PUBLISHED[case]["config"])
     assert digest(model.state_dict()) == PUBLISHED[case]["sha256"]
-    assert model.config == original.config
+    assert model.config == theirs.config
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -142,21 +143,22 @@ def test_the_layouts_are_hugging_faces_own_by_its_names(tmp_path):
 def test_every_field_has_its_place_in_every_layout():
     """A field that is added to a config must be written, refused or, for once, without effect on a trained model."""
     free = {"padded_logits", "residual_dropout", "chunk_size", "mlp_multiple", "vocab_multiple", "dt_min", "dt_max"}
-    attention = set(mamba1.ATTENTION.values())
-    original = set(mamba1.MODEL.values()) | attention | {"norm", *mamba1.FIXED} | free
-    theirs = set(mamba1_hf.FIXED) | attention | free  # without attn_layers, attention means nothing
+    attention = set(state_spaces.ATTENTION.values())
+    spaces = set(state_spaces.MODEL.values()) | attention | {"norm", *state_spaces.FIXED} | free
+    theirs = set(hugging_face.FIXED) | attention | free  # without attn_layers, attention means nothing
+    real = state_spaces.REAL
     for name, layouts in {
         "mamba_lm_test": [
-            original | set(mamba1.BLOCK) | {"mixer_norm_eps", *mamba1.REAL},
-            theirs | {*mamba1.REAL, *mamba1_hf.FIELDS.values(), *mamba1_hf.RANK.values(), "mixer_norm_eps"},
-            theirs | {*mamba1.REAL, *falcon_mamba.FIELDS.values()},
+            spaces | set(state_spaces.MAMBA1) | {"mixer_norm_eps", *state_spaces.REAL},
+            theirs | {*real, *hugging_face.FIELDS.values(), *hugging_face.RANK.values(), "mixer_norm_eps"},
+            theirs | {*real, *hugging_face.FALCON_FIELDS.values()},
         ],
         "mamba2_lm_test": [
-            original | set(mamba2.BLOCK),
-            theirs | {*mamba2_hf.FIELDS.values(), *mamba2_hf.FIXED},
+            spaces | set(state_spaces.MAMBA2),
+            theirs | {*hugging_face.MAMBA2_FIELDS.values(), *hugging_face.MAMBA2_FIXED},
         ],
     }.items():
-        own = {field.name for field in fields(create_language_model(name).config)}
+        own = {field.name for field in fields(create_model(name).config)}
         for layout in layouts:
             assert own <= layout, own - layout
 
@@ -202,14 +204,14 @@ def test_unknown_arguments_of_the_original_are_refused():
         ("mamba2_hf", {"hidden_size": 64, "num_heads": 3, "head_dim": 16, "num_hidden_layers": 1}, "make 8 heads"),
     ]:
         with pytest.raises(ModelError, match=words):
-            family_module(family).build(config)
+            original(family).build(config)
 
 
 def test_attention_of_the_original_has_its_defaults():
     """Biases, no rotation, no convolution: what the original's MHA is where attn_cfg is silent."""
     config = {"d_model": 16, "n_layer": 2, "vocab_size": 61, "attn_layer_idx": [1], "ssm_cfg": {"d_state": 4},
               "attn_cfg": {"num_heads": 2, "causal": True}}  # fmt: skip
-    model = family_module("mamba1").build(config)
+    model = original("mamba1").build(config)
     mixer = model.backbone.layers[1].mixer
     assert mixer.rotary_dim == 0 and mixer.conv1d is None
     assert mixer.in_proj.bias is not None and mixer.out_proj.bias is not None

@@ -6,17 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssmlab.checkpoints.files import LAYOUTS, find_language_model, load_language_model, save_language_model
+from ssmlab.checkpoints.files import LAYOUTS, language_folder, load_language_model, save_language_model
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models import create_model, list_models
 from ssmlab.nn import quantize_linear_
 
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 
 
 def build(name, **options):
     torch.manual_seed(0)
-    return create_language_model(name, **{"vocab_size": 64} | options).eval()  # a number that nothing rounds up
+    return create_model(name, **{"vocab_size": 64} | options).eval()  # a number that nothing rounds up
 
 
 def tokens():
@@ -76,14 +76,14 @@ def test_which_folder_a_path_means(tmp_path):
     model = build("mamba_lm_test")
     first = save_language_model(model, tmp_path / "run" / "models" / "first")
     for path in (first, first / "model.safetensors", tmp_path / "run"):
-        assert find_language_model(path) == first
+        assert language_folder(path) == first
         assert load_language_model(path).registry_name == "mamba_lm_test"
     second = save_language_model(model, tmp_path / "run" / "models" / "second")
     with pytest.raises(ModelError, match="has 2 models; name one: .*first, .*second"):
         load_language_model(tmp_path / "run")
-    assert find_language_model(second) == second
+    assert language_folder(second) == second
     with pytest.raises(ModelError, match=r"has no config\.json"):
-        find_language_model(tmp_path)
+        language_folder(tmp_path)
 
 
 def test_configurations_that_are_none(tmp_path):

@@ -5,17 +5,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ssmlab.checkpoints.prompts import fingerprint, load_reading, save_reading
+from ssmlab.checkpoints.prompts import fingerprint, load_prompt_state, save_prompt_state
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models import create_model, list_models
 
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
 
 
 def build(name, **options):
     torch.manual_seed(0)
-    return create_language_model(name, **options).eval()
+    return create_model(name, **options).eval()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -23,8 +23,8 @@ def build(name, **options):
 def test_read_save_load_continue_equals_in_one_go(name, dtype, tmp_path):
     model = build(name).to(dtype)
     options = {"max_tokens": 6, "temperature": 1.0, "repetition_penalty": 1.5}
-    path = save_reading(model.read(PROMPTS), tmp_path / "state.safetensors", model)
-    loaded = load_reading(path, model)
+    path = save_prompt_state(model.read(PROMPTS), tmp_path / "state.safetensors", model)
+    loaded = load_prompt_state(path, model)
     assert loaded.tokens == tuple(map(tuple, PROMPTS))
     assert model.generate(loaded, **options) == model.generate(PROMPTS, **options)
     for layer, own in zip(loaded.state, model.read(PROMPTS).state):
@@ -39,7 +39,7 @@ def test_read_save_load_continue_equals_in_one_go(name, dtype, tmp_path):
 
 def test_the_header_tells_what_was_read(tmp_path):
     model = build("mamba_lm_test")
-    path = save_reading(model.read(PROMPTS), tmp_path / "state", model)
+    path = save_prompt_state(model.read(PROMPTS), tmp_path / "state", model)
     with safe_open(path, "pt") as file:
         header = file.metadata()
     assert (header["model"], header["tokens"]) == ("mamba_lm_test", "9")
@@ -48,7 +48,7 @@ def test_the_header_tells_what_was_read(tmp_path):
 
 def test_another_model_is_refused_in_one_line(tmp_path):
     model = build("mamba_lm_test")
-    path = save_reading(model.read(PROMPTS), tmp_path / "state", model)
+    path = save_prompt_state(model.read(PROMPTS), tmp_path / "state", model)
     trained = build("mamba_lm_test")
     with torch.no_grad():
         trained.backbone.layers[1].mixer.D.add_(1e-3)
@@ -59,7 +59,7 @@ def test_another_model_is_refused_in_one_line(tmp_path):
         build("mamba2_lm_test"),
     ):
         with pytest.raises(ModelError, match=r"is of another model, or of other weights .* \(mamba_lm_test\)") as error:
-            load_reading(path, other)
+            load_prompt_state(path, other)
         assert "\n" not in str(error.value)
 
 
@@ -67,29 +67,29 @@ def test_files_that_are_no_readings(tmp_path):
     model = build("mamba_lm_test")
     path = tmp_path / "state"
     with pytest.raises(ModelError, match="there is no saved state"):
-        load_reading(path, model)
+        load_prompt_state(path, model)
     path.write_bytes(b"nothing")
     with pytest.raises(ModelError, match="is no saved state, or is damaged; --save-state FILE writes one"):
-        load_reading(path, model)
+        load_prompt_state(path, model)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="is no saved state of this version"):
-        load_reading(path, model)
-    save_reading(model.read(PROMPTS), path, model)
+        load_prompt_state(path, model)
+    save_prompt_state(model.read(PROMPTS), path, model)
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file(load_file(path) | {"tokens": torch.zeros(9, dtype=torch.int64)}, tmp_path / "changed", metadata=header)
     with pytest.raises(ModelError, match="is damaged, its tokens are not those of its header"):
-        load_reading(tmp_path / "changed", model)
+        load_prompt_state(tmp_path / "changed", model)
     with pytest.raises(ModelError, match="cannot be written"):
-        save_reading(model.read(PROMPTS), tmp_path / "nowhere" / "state", model)
+        save_prompt_state(model.read(PROMPTS), tmp_path / "nowhere" / "state", model)
 
 
 def test_a_state_of_before_is_read_without_the_logits_of_no_token(tmp_path):
     torch.manual_seed(0)
-    before = create_language_model("mamba_lm_test", padded_logits=True).eval()  # as all models were
-    save_reading(before.read([[1, 2, 3]]), tmp_path / "state", before)
-    now = create_language_model("mamba_lm_test").eval()
+    before = create_model("mamba_lm_test", padded_logits=True).eval()  # as all models were
+    save_prompt_state(before.read([[1, 2, 3]]), tmp_path / "state", before)
+    now = create_model("mamba_lm_test").eval()
     now.load_state_dict(before.state_dict())
-    reading = load_reading(tmp_path / "state", now)
+    reading = load_prompt_state(tmp_path / "state", now)
     assert reading.logits.shape == (1, 61)
     assert now.generate(reading, max_tokens=5) == now.generate([[1, 2, 3]], max_tokens=5)

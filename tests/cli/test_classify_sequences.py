@@ -12,9 +12,10 @@ import pytest
 import torch
 from calling import call
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models.language.names import create_language_model
-from ssmlab.tasks.classify_sequence.task import SequenceClassifier, save_classifier
+from ssmlab.models import create_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.recipe import load_recipe
 
 QUICK = ["models=[{name='mamba_lm_test'}]", "training.epochs=1", "data.limit=0", "evaluation.throughput_repeats=1"]
@@ -83,9 +84,9 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for kind, size, rate in (("text", 256, 0), ("dna", 5, 0), ("audio", 256, 8000)):
         torch.manual_seed(0)
-        network = SequenceClassifier(create_language_model("mamba_lm_test", vocab_size=size), 2).eval()
+        network = SequenceClassifier(create_model("mamba_lm_test", vocab_size=size), 2).eval()
         about = {"kind": kind, "tokenizer": "bytes", "length": 12, "rate": rate, "classes": ["one", "two"]}
-        save_classifier(network, folder / kind, about)
+        save_model(network, folder / kind, about)
     return folder
 
 
@@ -172,7 +173,7 @@ def test_a_mistake_is_one_line(models, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert "there is nothing to classify" in message(models / "text")
     for name, content, words in (
-        ("head.json", "{", "cannot be read"),
+        ("head.json", "{", "is not JSON"),
         ("head.json", '{"pool": "mean"}', "must hold an object with pool, classes"),
         ("preprocess.json", "[]", "must hold an object"),
         ("preprocess.json", '{"kind": "text", "length": 9}', "lacks 'classes'; train the model again"),
@@ -190,7 +191,7 @@ def test_a_mistake_is_one_line(models, tmp_path, capsys, monkeypatch):
 def test_a_language_model_has_no_classes(tmp_path, capsys):
     from ssmlab.checkpoints.files import save_language_model
 
-    folder = save_language_model(create_language_model("mamba_lm_test"), tmp_path / "model")
+    folder = save_language_model(create_model("mamba_lm_test"), tmp_path / "model")
     (folder / "preprocess.json").write_text("{}")
     assert call("classify", folder, "x.png") == 2
-    assert "is a language model, which has no classes; `ssmlab generate`" in capsys.readouterr().err
+    assert "is a language model, a model of images is needed; `ssmlab generate`" in capsys.readouterr().err

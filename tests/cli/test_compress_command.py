@@ -9,16 +9,15 @@ import torch
 from typer.testing import CliRunner
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.cli.main import app
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_records
 from ssmlab.core.record import Record, read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models import create_model, load_model, save_model
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import factorized_ranks
 from ssmlab.studies.compress import Options, compress
-from ssmlab.tasks.classify_sequence.task import load_classifier
 from ssmlab.tasks.recipe import load_recipe
 
 HOW = {"image_size": 16, "mean": [0.5] * 3, "std": [0.3] * 3, "classes": list("0123456789"), "channels": 3}
@@ -95,7 +94,7 @@ def text(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["ssmlab", "huggingface"])
 def test_language_models_are_compressed_too(layout, text, tmp_path):
     torch.manual_seed(0)
-    model = create_language_model("mamba_lm_test", vocab_size=257)
+    model = create_model("mamba_lm_test", vocab_size=257)
     folder = save_language_model(model, tmp_path / "model", layout=layout)
     options = Options(
         rank=(2, 1000), targets=("in_proj", "out_proj"), data=str(text), length=32, limit=24, epochs=1,
@@ -129,7 +128,7 @@ def test_a_run_of_a_classifier_of_sequences(tmp_path, monkeypatch):
     found = {(r.model, r.metric, r.class_): r for r in result.records}
     test = next(r for r in read_records(run / "records.jsonl") if (r.split, r.metric) == ("test", "accuracy"))
     assert found["dense", "accuracy", "before fine-tuning"].value == test.value  # the same rows, the same weights
-    low, how = load_classifier(tmp_path / "out" / "models" / "energy-0.9")
+    low, how = load_model(tmp_path / "out" / "models" / "energy-0.9")
     assert factorized_ranks(low) and len(how["classes"]) == low.head.out_features
 
 
@@ -139,7 +138,7 @@ def test_names_of_language_models_and_mistakes(text, tmp_path):
     assert result.unmeasured == "random weights" and not (tmp_path / "out" / "models").exists()
     with pytest.raises(UserError, match="--weights is for vision models by name"):
         compress("mamba_lm_test", Options(weights=("a",), **FAST, output=tmp_path / "b"))
-    model = save_language_model(create_language_model("mamba_lm_test", vocab_size=8), tmp_path / "few")
+    model = save_language_model(create_model("mamba_lm_test", vocab_size=8), tmp_path / "few")
     with pytest.raises(UserError, match="has 8 tokens, the data 257; give the model's own --tokenizer"):
         compress(str(model), Options(data=str(text), tokenizer="bytes", length=16, **FAST, output=tmp_path / "c"))
 

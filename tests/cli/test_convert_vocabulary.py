@@ -15,7 +15,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.jsonl import chat_tokens
 from ssmlab.data.text.packing import pack
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import Language
@@ -27,7 +27,7 @@ def trained(folder, kind, name="mamba_lm_test", **options):
     """A folder as a run leaves it; every logit that only fills up the vocabulary would be a large one."""
     size, mark, data = KINDS[kind]
     torch.manual_seed(0)
-    model = create_language_model(name, vocab_size=size, **options).eval()
+    model = create_model(name, vocab_size=size, **options).eval()
     with torch.no_grad():
         model.backbone.embedding.weight[size:] += 5
         model.lm_head.weight[size:] += 5
@@ -102,7 +102,7 @@ def test_a_folder_of_before_opens_without_its_padding(tmp_path):
 
 
 def test_published_models_keep_the_logits_of_their_originals(tmp_path):
-    made = create_language_model("mamba_lm_test", n_layer=1, padded_logits=True)
+    made = create_model("mamba_lm_test", n_layer=1, padded_logits=True)
     folder = save_language_model(made, tmp_path / "theirs", layout="state-spaces")
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 61
     model = load_language_model(folder)
@@ -112,7 +112,7 @@ def test_published_models_keep_the_logits_of_their_originals(tmp_path):
 
 
 def test_special_tokens_survive_every_layout(tmp_path):
-    model, special = create_language_model("mamba_lm_test", vocab_size=256), {"bos_token_id": 3, "pad_token_id": 9}
+    model, special = create_model("mamba_lm_test", vocab_size=256), {"bos_token_id": 3, "pad_token_id": 9}
     save_language_model(model, tmp_path / "a", layout="huggingface", ends=(7,), special=special)
     known = {"bos_token_id": 3, "eos_token_id": 7, "pad_token_id": 9}
     for before, layout in (("a", "ssmlab"), ("ssmlab", "state-spaces"), ("state-spaces", "huggingface")):
@@ -169,7 +169,7 @@ def test_a_tokenizer_that_joins_the_parts_of_a_chat_is_reported(tmp_path, capsys
 
     pairs = Tokenizer(models.BPE({"H": 0, ":": 1, ":H": 2, "e": 3, "l": 4, "o": 5}, [(":", "H")]))
     pairs.add_special_tokens(["</s>"])
-    save_language_model(create_language_model("mamba_lm_test", vocab_size=7), tmp_path / "ours")
+    save_language_model(create_model("mamba_lm_test", vocab_size=7), tmp_path / "ours")
     pairs.save(str(tmp_path / "ours" / "tokenizer.json"))
     form = {"user": ":{text}", "assistant": ":{text}"}
     for template, said in ((form, False), (form | {"assistant": "H{text}", "user": "{text}:"}, True)):

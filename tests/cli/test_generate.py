@@ -11,14 +11,14 @@ import torch
 from calling import call
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of bytes with large weights, so that it writes different ones."""
     torch.manual_seed(2)
-    model = create_language_model("mamba_lm_test", vocab_size=256, tie_embeddings=False)
+    model = create_model("mamba_lm_test", vocab_size=256, tie_embeddings=False)
     with torch.no_grad():
         model.backbone.embedding.weight.mul_(20)
         model.lm_head.weight.mul_(5)
@@ -105,7 +105,7 @@ def test_a_tokenizer_beside_the_weights_goes_with_them(generate, tmp_path, capsy
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["<|endoftext|>"])
     torch.manual_seed(0)
-    model = save_language_model(create_language_model("mamba_lm_test", vocab_size=8), tmp_path / "words")
+    model = save_language_model(create_model("mamba_lm_test", vocab_size=8), tmp_path / "words")
     tokenizer.save(str(model / "tokenizer.json"))
     options = ("--max-tokens", "6", "--temperature", "3")
     written = generate("--prompt", "to be or", *options, model=model)
@@ -128,7 +128,7 @@ def test_converted_models_open_in_transformers_with_the_same_logits(folder, tmp_
     ids = torch.tensor([list(b"Hello")])
     for name, dtype, short in (("mamba_lm_test", "float32", "float32"), ("mamba2_lm_test", "bfloat16", "bf16")):
         model = tmp_path / name
-        save_language_model(create_language_model(name, vocab_size=256), model)
+        save_language_model(create_model(name, vocab_size=256), model)
         assert call("convert", model, tmp_path / "hf" / name, "--dtype", short) == 0
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf" / name).dtype == getattr(torch, dtype)
         # both in float32: in half precision they round A_log, which the file holds in full
@@ -143,7 +143,7 @@ def test_converted_models_open_in_transformers_with_the_same_logits(folder, tmp_
 
 def test_a_text_ends_at_the_mark_of_the_training(generate, tmp_path, capsys):
     torch.manual_seed(0)
-    model = create_language_model("mamba_lm_test", vocab_size=257)
+    model = create_model("mamba_lm_test", vocab_size=257)
     with torch.no_grad():
         model.backbone.embedding.weight.mul_(20)
     folder = save_language_model(model, tmp_path / "model")
@@ -174,7 +174,7 @@ def test_of_a_runs_models_the_best_on_validation_writes(generate, tmp_path):
     from ssmlab.core.record import Record
 
     for name, loss in (("a", 2.0), ("b", 1.0), ("c", 3.0)):
-        model = create_language_model("mamba_lm_test", vocab_size=256)
+        model = create_model("mamba_lm_test", vocab_size=256)
         folder = save_language_model(model, tmp_path / "models" / name)
         write_records(folder / "records.jsonl", [Record(metric="loss", split="val", value=loss)])
     told = generate("--prompt", "x", "--max-tokens", "1", model=tmp_path).err
@@ -182,10 +182,11 @@ def test_of_a_runs_models_the_best_on_validation_writes(generate, tmp_path):
 
 
 def test_a_classifier_writes_nothing(generate, tmp_path):
-    from ssmlab.tasks.classify_sequence.task import SequenceClassifier, save_classifier
+    from ssmlab.checkpoints.folder import save_model
+    from ssmlab.models.language.sequence_classifier import SequenceClassifier
 
-    network = SequenceClassifier(create_language_model("mamba_lm_test", vocab_size=256), 2)
-    save_classifier(network, tmp_path / "model", {"kind": "text"})
+    network = SequenceClassifier(create_model("mamba_lm_test", vocab_size=256), 2)
+    save_model(network, tmp_path / "model", {"kind": "text"})
     told = generate("--prompt", "x", model=tmp_path / "model", code=2).err
     assert "is a classifier of sequences, which writes nothing; `ssmlab classify` asks it" in told
 

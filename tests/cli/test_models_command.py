@@ -12,7 +12,6 @@ import pytest
 from forked import python
 from ssmlab.cli.main import main
 from ssmlab.models import MODELS, create_model
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
 from ssmlab.profiling import peak_memory
 
 PARITY = Path(__file__).parent.parent / "parity.py"
@@ -34,7 +33,7 @@ def wide(monkeypatch):
 def test_every_model_is_listed_in_a_group(capsys):
     shown = call(capsys)
     places = [shown.index(group) for group in ("Vision", "Language", "Baselines")]
-    assert places == sorted(places) and all(f" {name} " in f" {shown} " for name in [*MODELS, *LANGUAGE_MODELS])
+    assert places == sorted(places) and all(f" {name} " in f" {shown} " for name in MODELS)
     assert places[0] < shown.index("vmamba_tiny") < places[1] < shown.index("s4d_lm_130m") < places[2]
     assert places[2] < shown.index(" resnet18 ") and places[2] < shown.index("transformer_lm_2.8b")
 
@@ -65,13 +64,13 @@ def test_the_tree_has_shapes_and_joins_equal_neighbours(capsys):
     assert "an image of 96 x 96" in call(capsys, "resnet_test", "--image-size", "96")
 
 
-@pytest.mark.parametrize("name", [n for n in [*MODELS, *LANGUAGE_MODELS] if n.endswith("_test")])
+@pytest.mark.parametrize("name", [n for n in MODELS if n.endswith("_test")])
 def test_every_family_can_be_shown(name, capsys):
     shown = call(capsys, name)
-    options = {} if name in LANGUAGE_MODELS else {"num_classes": 1000}
-    model = (create_language_model if name in LANGUAGE_MODELS else create_model)(name, **options)
+    options = {} if MODELS[name].kind == "language" else {"num_classes": 1000}
+    model = create_model(name, **options)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in shown
-    assert ("a token written" if name in LANGUAGE_MODELS else "an image of") in shown
+    assert ("a token written" if MODELS[name].kind == "language" else "an image of") in shown
 
 
 def test_a_large_language_model_takes_no_memory(capsys):
@@ -129,12 +128,13 @@ def test_parity_can_be_recorded_again(tmp_path):
 
 
 def test_networks_that_segment_are_listed_and_shown(capsys, tmp_path):
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS, create_segmenter
     from ssmlab.models.segmentation.plans import read_plan
 
     shown = call(capsys)
     assert shown.index("Segmentation") < shown.index(" umamba_bot ") < shown.index("Baselines")
-    assert all(f" {name} {entry.title}, 2-D and 3-D" in shown for name, entry in SEGMENTATION_MODELS.items())
+    assert all(
+        f" {name} {entry.title}, 2-D and 3-D" in shown for name, entry in MODELS.items() if entry.kind == "segmentation"
+    )
     table = {
         "patch_size": [16, 24, 24],
         "features": [4, 8],
@@ -146,7 +146,7 @@ def test_networks_that_segment_are_listed_and_shown(capsys, tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(table))
     shown = call(capsys, "umamba_enc", "--plan", str(file), "--classes", "3", "--depth", "2")
-    network = create_segmenter("umamba_enc", plan=read_plan(file), num_classes=3, in_chans=1)
+    network = create_model("umamba_enc", plan=read_plan(file), num_classes=3, in_chans=1)
     assert f"{sum(p.numel() for p in network.parameters()):,} parameters by {file}" in shown
     assert "3-D" in shown and "a patch of 16 x 24 x 24, 1 channel: " in shown and "scans" in shown
     assert "MambaLayer" in call(capsys, "umamba_enc", "--plan", str(file), "--depth", "3")

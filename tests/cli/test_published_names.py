@@ -18,7 +18,7 @@ from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.experiments.run import run_recipe
 from ssmlab.models import catalogue as table
-from ssmlab.models import create_language_model, create_model
+from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
 from ssmlab.models.vision.mambavision import CONFIGS
 from ssmlab.tasks.recipe import load_recipe
@@ -33,7 +33,7 @@ def content(tmp_path_factory):
     """Models in their originals' layouts: files by (repository, name); and the models."""
     folder = tmp_path_factory.mktemp("authors")
     torch.manual_seed(0)
-    language = create_language_model("mamba_lm_test", vocab_size=256).eval()
+    language = create_model("mamba_lm_test", vocab_size=256).eval()
     save_language_model(language, folder / "mamba", layout="state-spaces")
     save_language_model(language, folder / "falcon", layout="huggingface")
     words = Tokenizer(WordLevel({word: 97 + i for i, word in enumerate(WORDS.split())}, unk_token="a"))
@@ -208,7 +208,7 @@ def test_files_put_by_hand_need_no_network(name, sources, hub, monkeypatch, caps
 
 
 def test_a_local_folder_of_the_same_name_wins(hub, tmp_path, caplog):
-    mine = create_language_model("mamba_lm_test", vocab_size=256)
+    mine = create_model("mamba_lm_test", vocab_size=256)
     save_language_model(mine, tmp_path / "authors" / "mamba")
     table.say_once.cache_clear()
     with caplog.at_level(logging.WARNING):

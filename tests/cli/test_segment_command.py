@@ -6,10 +6,10 @@ import torch
 from calling import call
 from PIL import Image
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
-from ssmlab.models import save_model
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models import create_model
 from ssmlab.models.segmentation.plans import Plan
 from ssmlab.tasks.segment.task import normalised
 from ssmlab.tasks.shared.regrid import regrid
@@ -25,7 +25,7 @@ def saved(folder, *, dims=2, channels=3, classes=("background", "road"), name="u
         n_conv_encoder=(1, 1),
         n_conv_decoder=(1,),
     )
-    network = create_segmenter(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
+    network = create_model(name, plan=plan, num_classes=len(classes), in_chans=channels, seed=0).eval()
     how = {"task": "segment", "classes": list(classes), "mean": [0.4] * channels, "std": [0.2] * channels}
     how |= {"spacing": list(spacing), **more}
     return network, save_model(network, folder, how)
@@ -167,7 +167,10 @@ def test_models_that_are_none(tmp_path, capsys):
 
     save_model(create_model("medmamba_test", num_classes=2), tmp_path / "classifier", {"classes": []})
     assert call("segment", tmp_path / "classifier", tmp_path / "a.png", "--out", tmp_path) == 2
-    assert "is no segmentation network" in capsys.readouterr().err
+    assert (
+        "is a model of images, a segmentation model is needed; `ssmlab classify` is for classifiers"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_of_the_originals_trainer(tmp_path):
@@ -180,7 +183,7 @@ def test_a_checkpoint_of_the_originals_trainer(tmp_path):
         "UNet_base_num_features": 4,
         "unet_max_num_features": 8,
     }
-    network = create_segmenter("umamba_bot", plan=sizes, num_classes=2, seed=0).eval()
+    network = create_model("umamba_bot", plan=sizes, num_classes=2, seed=0).eval()
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": {"configurations": {"2d": sizes}}, "configuration": "2d"},

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ssmlab.checkpoints.files import load_language_model
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.device import memory_advice
 from ssmlab.core.errors import DataError, RecipeError, UserError
 from ssmlab.core.progress import Progress
@@ -21,7 +22,6 @@ from ssmlab.experiments.sweep import run_sweep
 from ssmlab.reports.run_folder import load_run
 from ssmlab.reports.verdict import winner
 from ssmlab.studies.scaling.experiment import extrapolate
-from ssmlab.tasks.classify_sequence.task import load_classifier
 from ssmlab.tasks.language.rows import read_rows
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import experiment_of, load_data, report_of
@@ -210,7 +210,7 @@ def test_a_run_of_one_model_is_that_model(tmp_path):
 def test_classifiers_are_saved_with_what_they_need(tmp_path, no_report):
     changes = ["data.limit=24", "training.epochs=1", "models=[{name='mamba_lm_test'},{name='transformer_lm_test'}]"]
     folder = run_recipe(load_recipe("language/classify_dna", changes, smoke=True), output=tmp_path)
-    network, preprocess = load_classifier(folder / "models" / "mamba_lm_test")
+    network, preprocess = load_model(folder / "models" / "mamba_lm_test")
     assert network.head.out_features == len(preprocess["classes"]) == 4 and preprocess["length"] == 96
     accuracy = one(folder, model="mamba_lm_test", metric="accuracy", split="test")
     run = load_run(folder, report_of)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models import load_model
 from ssmlab.nn import factorized_ranks
 from ssmlab.tasks.recipe import load_recipe, validate
 from ssmlab.tasks.shared.continual import remembering

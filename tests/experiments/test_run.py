@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import DataError, ModelError, RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models import load_model
 from ssmlab.tasks.recipe import list_recipes, load_recipe
 from ssmlab.tasks.table import load_data
 

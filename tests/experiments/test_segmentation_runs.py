@@ -131,7 +131,7 @@ def test_the_report(run):
 
 
 def test_the_saved_model_is_the_one_that_was_tested(run):
-    from ssmlab.models import load_model
+    from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.segment.predict import predict_part
 
     folder, records, _ = run
@@ -167,7 +167,7 @@ def test_patterns_freeze_what_they_name(tmp_path):
 
 
 def test_given_weights_start_everything_but_the_heads(run):
-    from ssmlab.models import load_model
+    from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.segment.start import HEADS
 
     trained, _ = load_model(run[0] / "models" / "scratch")

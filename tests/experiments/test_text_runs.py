@@ -12,7 +12,7 @@ from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import load_data
@@ -50,7 +50,7 @@ def byte_level(folder, **config):
     words = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     torch.manual_seed(0)
-    save_language_model(create_language_model("mamba_lm_test", vocab_size=257), folder, layout="huggingface")
+    save_language_model(create_model("mamba_lm_test", vocab_size=257), folder, layout="huggingface")
     words.save(str(folder / "tokenizer.json"))
     if config:
         (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ssmlab.generation import decode_program
+from ssmlab.models import create_model
 from ssmlab.models.language.language_model import Backbone, Layer
-from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
 from ssmlab.ops.steps import FEW
@@ -25,7 +25,7 @@ MODELS = [
 
 def made(name="mamba_lm_test", dtype=torch.float32, **options):
     torch.manual_seed(0)
-    model = create_language_model(name, **options).eval()
+    model = create_model(name, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # biases and gains away from 0 and 1
             parameter += 0.1 * torch.randn_like(parameter)

@@ -8,9 +8,9 @@ import torch
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.generation.generate import generate
 from ssmlab.generation.sampling import Sampling
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models import create_model, list_models
 
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
 SAMPLED = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
 each_model = pytest.mark.parametrize("name", SMALL)
@@ -19,7 +19,7 @@ each_model = pytest.mark.parametrize("name", SMALL)
 def build(name, seed=0, **options):
     """In float64, so that equal means equal; large weights, and steps that do not vanish, so that tokens differ."""
     torch.manual_seed(seed)
-    model = create_language_model(name, **options).double().eval()
+    model = create_model(name, **options).double().eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter.mul_(1 if key.endswith("dt_bias") else 3)

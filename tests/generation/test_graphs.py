@@ -7,7 +7,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.generation import generate as generation
 from ssmlab.generation import graphs
 from ssmlab.generation.prompt_state import read, select_rows
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 
 MODELS = ["mamba_lm_test", "mamba2_lm_test", "mamba3_lm_test", "mamba3_mimo_lm_test", "s4d_lm_test"]
 PROMPTS = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]
@@ -25,7 +25,7 @@ def fails(run):
 
 def made(name="mamba_lm_test", device="cpu"):
     torch.manual_seed(0)
-    return create_language_model(name).eval().to(device)
+    return create_model(name).eval().to(device)
 
 
 @pytest.fixture

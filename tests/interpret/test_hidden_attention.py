@@ -9,7 +9,6 @@ from ssmlab.interpret import attention
 from ssmlab.interpret.capture import scans_of
 from ssmlab.models import create_model
 from ssmlab.models.language.inspection import inspect
-from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import S4D, Bidirectional, Mamba, Mamba2
 from ssmlab.nn.windows import from_windows
 from ssmlab.ops import selective_scan
@@ -168,7 +167,7 @@ def test_small_blocks_give_the_same(monkeypatch):
 
 def test_states_are_those_of_the_block():
     torch.manual_seed(0)
-    model = create_language_model("mamba_lm_test").eval()
+    model = create_model("mamba_lm_test").eval()
     ids = torch.randint(0, 61, (2, 7))
     with inspect(model) as seen:
         model(ids)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
@@ -42,7 +42,7 @@ def test_a_block_forward_and_backward(block):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_of_a_language_model(name):
     torch.manual_seed(0)
-    model = create_language_model(name)
+    model = create_model(name)
     ids = torch.randint(0, 50, (2, 12))
 
     def loss(ids):
@@ -58,7 +58,7 @@ def test_a_training_step_of_a_language_model(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_token_of_decoding(name):
     torch.manual_seed(0)
-    model = create_language_model(name).eval()
+    model = create_model(name).eval()
     with torch.no_grad():
         _, state = model(torch.randint(0, 50, (1, 5)))
         token = torch.tensor([[7]])

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssmlab.models import create_language_model
+from ssmlab.models import create_model
 
 
 def initial_steps(name, **options):
-    block = create_language_model(name, **options).backbone.layers[0].mixer
+    block = create_model(name, **options).backbone.layers[0].mixer
     if name.startswith("s4d"):
         return block.log_dt.exp()
     return F.softplus(block.dt_proj.bias if name == "mamba_lm_test" else block.dt_bias)

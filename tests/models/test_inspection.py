@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ssmlab.core.errors import ModelError
+from ssmlab.models import create_model
 from ssmlab.models.language.inspection import inspect
-from ssmlab.models.language.names import create_language_model
 
 CASES = {
     "mamba": ("mamba_lm_test", {}),
@@ -25,7 +25,7 @@ each_case = pytest.mark.parametrize("case", CASES)
 def build(case):
     torch.manual_seed(0)
     name, options = CASES[case]
-    return create_language_model(name, **options).double().eval()
+    return create_model(name, **options).double().eval()
 
 
 def tokens():
@@ -129,11 +129,11 @@ def test_gradients_reach_the_parameters_and_half_precision_is_seen_wide():
 
 
 def test_other_blocks_run_unseen():
-    with inspect(create_language_model("mamba2_attention_lm_test")) as seen:
+    with inspect(create_model("mamba2_attention_lm_test")) as seen:
         pass
     assert seen == []
     with (
         pytest.raises(ModelError, match="LanguageModel has no block of a state space model"),
-        inspect(create_language_model("transformer_lm_test")),
+        inspect(create_model("transformer_lm_test")),
     ):
         pass

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from ssmlab.core.errors import ModelError, ShapeError
+from ssmlab.models import create_model, list_models
 from ssmlab.models.language.language_model import LanguageConfig, last_token
 from ssmlab.models.language.mamba_lm import NormedParts
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model, list_language_models
 
-SMALL = [name for name in LANGUAGE_MODELS if name.endswith("_test")]
+SMALL = [name for name in list_models("language") if name.endswith("_test")]
 LENGTH = 9
 each_model = pytest.mark.parametrize("name", SMALL)
 
@@ -25,7 +25,7 @@ def seed():
 
 def build(name, **options):
     """In float64, so that equal means equal."""
-    return create_language_model(name, **options).double()
+    return create_model(name, **options).double()
 
 
 def tokens(batch=2, length=LENGTH):
@@ -156,7 +156,7 @@ def test_the_head_is_tied_and_what_rounds_up_the_vocabulary_has_no_logits():
 
 
 def test_initial_values_are_gpt2s():
-    model = create_language_model("mamba2_attention_lm_test", d_model=128, attn_out_bias=True, attn_qkv_bias=True)
+    model = create_model("mamba2_attention_lm_test", d_model=128, attn_out_bias=True, attn_qkv_bias=True)
     torch.testing.assert_close(model.backbone.embedding.weight.std(), torch.tensor(0.02), rtol=0.05, atol=0)
     branches = 2 * 3  # block and MLP of three layers
     for layer in model.backbone.layers:
@@ -172,14 +172,14 @@ def test_initial_values_are_gpt2s():
     assert model.backbone.layers[1].mixer.in_proj.bias is not None
     # the step sizes keep the block's own values
     for name in ("mamba_lm_test", "mamba2_lm_test"):
-        mixer = create_language_model(name).backbone.layers[0].mixer
+        mixer = create_model(name).backbone.layers[0].mixer
         dt = nn.functional.softplus(mixer.dt_proj.bias if name == "mamba_lm_test" else mixer.dt_bias)
         assert dt.min() > 0.99e-3 and dt.max() < 0.101
 
 
 def test_residual_stream_is_float32_in_a_model_of_half_precision():
     for in_fp32, dtype in ((True, torch.float32), (False, torch.bfloat16)):
-        model, seen = create_language_model("mamba_lm_test", residual_in_fp32=in_fp32).bfloat16(), []
+        model, seen = create_model("mamba_lm_test", residual_in_fp32=in_fp32).bfloat16(), []
         model.backbone.layers[1].register_forward_hook(lambda m, i, o, seen=seen: seen.append(o[1].dtype))
         assert model(tokens())[0].dtype == torch.bfloat16
         assert seen == [dtype]
@@ -230,10 +230,10 @@ def test_no_weight_decay_names_the_dynamics(name):
     )
 
 
-@pytest.mark.parametrize("name", list_language_models())
+@pytest.mark.parametrize("name", list_models("language"))
 def test_every_name_builds_and_its_config_survives_json(name):
     with torch.device("meta"):
-        model = create_language_model(name)
+        model = create_model(name)
     assert model.registry_name == name
     again = type(model.config)(**json.loads(json.dumps(asdict(model.config))))
     assert again == model.config
@@ -246,9 +246,9 @@ def test_every_name_builds_and_its_config_survives_json(name):
 
 def test_wrong_names_sizes_and_arguments_are_refused():
     with pytest.raises(ModelError, match="did you mean mamba_lm_130m"):
-        create_language_model("mamba_lm_13m")
+        create_model("mamba_lm_13m")
     with pytest.raises(ModelError, match="no option 'd_modle'; did you mean d_model"):
-        create_language_model("mamba_lm_test", d_modle=3)
+        create_model("mamba_lm_test", d_modle=3)
     for options, words in [
         ({"vocab_size": 0}, "vocab_size must be at least 1"),
         ({"d_intermediate": -1}, "d_intermediate must not be negative"),
@@ -259,7 +259,7 @@ def test_wrong_names_sizes_and_arguments_are_refused():
         ({"d_state": 0}, "d_state must be at least 1"),
     ]:
         with pytest.raises(ModelError, match=words):
-            create_language_model("mamba_lm_test", **options)
+            create_model("mamba_lm_test", **options)
     model, ids = build("mamba_lm_test"), tokens()
     with pytest.raises(ShapeError, match=r"input_ids\.long\(\)"):
         model(ids.float())

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssmlab.checkpoints import family_module, from_upstream
+from ssmlab.checkpoints import from_upstream
 from ssmlab.checkpoints.files import load_language_model, save_language_model, to_upstream
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
+from ssmlab.models.registry import original
 from ssmlab.nn import Mamba3
 from ssmlab.tasks.synthetic.task import Recall
 
@@ -22,7 +23,7 @@ CONFIG = {"d_model": 16, "n_layer": 1, "vocab_size": 30, "ssm_cfg": SSM}
 def test_every_entry_of_the_original_is_there_in_its_order(path):
     manifest = json.loads(path.read_text())
     with torch.device("meta"):
-        model = family_module("mamba3").build(manifest["config"])
+        model = original("mamba3").build(manifest["config"])
     found = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()]
     assert found == [entry[:3] for entry in manifest["entries"]]
     assert sum(p.numel() for p in model.parameters()) == manifest["parameters"]
@@ -33,9 +34,9 @@ def test_every_entry_of_the_original_is_there_in_its_order(path):
     [({}, None), ({"mimo_rank": 2}, None), ({"is_mimo": True}, 4), ({"is_mimo": True, "mimo_rank": 2}, 2)],
 )
 def test_the_rank_counts_only_with_mimo(ssm, rank):
-    model = family_module("mamba3").build(CONFIG | {"ssm_cfg": SSM | ssm})
+    model = original("mamba3").build(CONFIG | {"ssm_cfg": SSM | ssm})
     assert model.config.mimo_rank == rank and model.registry_name == "mamba3_lm"
-    block = family_module("mamba3").build({"d_model": 16, "d_state": 8, "headdim": 8} | ssm)
+    block = original("mamba3").build({"d_model": 16, "d_state": 8, "headdim": 8} | ssm)
     assert isinstance(block, Mamba3) and block.mimo_rank == (rank or 1) and block.mimo == (rank is not None)
 
 
@@ -43,7 +44,7 @@ def test_the_rank_counts_only_with_mimo(ssm, rank):
 def test_the_originals_layout_and_back(name, tmp_path):
     torch.manual_seed(0)
     options = {"d_intermediate": 128} if "mimo" in name else {}
-    model = create_language_model(name, mlp_multiple=128, **options).eval()
+    model = create_model(name, mlp_multiple=128, **options).eval()
     ids = torch.randint(0, 61, (2, 7))
     folder = save_language_model(model, tmp_path, layout="state-spaces")
     written = json.loads((folder / "config.json").read_text())
@@ -55,7 +56,7 @@ def test_the_originals_layout_and_back(name, tmp_path):
 
 
 def test_weights_of_the_older_activation_are_kept_apart(tmp_path):
-    model = create_language_model("mamba3_lm_test", A_activation="softplus").eval()
+    model = create_model("mamba3_lm_test", A_activation="softplus").eval()
     with pytest.raises(ModelError, match="cannot hold a model with A_activation='softplus'"):
         save_language_model(model, tmp_path, layout="state-spaces")
     again = load_language_model(save_language_model(model, tmp_path))
@@ -72,12 +73,12 @@ def test_weights_of_the_older_activation_are_kept_apart(tmp_path):
 )
 def test_what_the_original_does_not_know_is_refused(config, words):
     with pytest.raises(ModelError, match=words):
-        family_module("mamba3").build(config)
+        original("mamba3").build(config)
 
 
 def test_smoothed_labels_are_for_training_only():
     torch.manual_seed(0)
-    model = create_language_model("mamba3_lm_test")
+    model = create_model("mamba3_lm_test")
     tokens = torch.randint(0, 61, (3, 6))
     batch = {"tokens": tokens, "labels": torch.where(torch.rand(3, 6) < 0.5, tokens, -100)}
     plain, smooth = Recall(vocab_size=61), Recall(vocab_size=61, label_smoothing=0.3)

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 import parity
-from ssmlab.checkpoints.upstream import mambavision as upstream
 from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
+from ssmlab.models.registry import original
 from ssmlab.models.vision.mambavision import CONFIGS
 from ssmlab.nn import DropPath, MambaVisionMixer, SelfAttention
 from ssmlab.profiling import count_flops
+
+upstream = original("mambavision")
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "mambavision")
 SMALL = {"image_size": 64, "num_classes": 3}
@@ -162,7 +164,7 @@ def test_description_of_how_images_are_cut():
     with torch.device("meta"):
         found = create_model("mambavision_large3_512_21k", num_classes=2).pretrained_cfg
     assert (found["crop_pct"], found["crop_mode"], found["input_size"]) == (0.93, "squash", (3, 512, 512))
-    assert found["license"] == upstream.LICENSE.lower() == "cc-by-nc-sa-4.0"
+    assert found["license"] == upstream.licence.lower() == "cc-by-nc-sa-4.0"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import parity
-from ssmlab.checkpoints.upstream import medmamba as upstream
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
+from ssmlab.models.registry import original
 from ssmlab.models.vision.medmamba import CONFIGS, SSConvSSM
+
+upstream = original("medmamba")
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "medmamba")
 

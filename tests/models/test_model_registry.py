@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub import at_home, closed_port
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError
-from ssmlab.models import MODELS, create_model, list_models, load_model, save_model
+from ssmlab.models import MODELS, create_model, list_models
 from ssmlab.models.registry import describe
 from ssmlab.models.vision.backbones import map_sizes
 from ssmlab.models.vision.resnet_mamba import CONFIGS
@@ -31,18 +32,21 @@ def test_table_and_families_agree():
     assert any(name.endswith("_test") for name in list_models())
     assert describe("resnet18_mamba") == "ResNet-18 + Mamba"
     assert describe("timm/test_vit") == "test_vit"
+    assert describe("mamba_lm_130m") == "Mamba, 130m" and describe("umamba_bot", "segmentation").startswith("U-Mamba")
+    with pytest.raises(ModelError, match="mamba_lm_130m is a language model, a model of images is needed"):
+        describe("mamba_lm_130m", "vision")
+    assert "vim_tiny" in list_models("vision") and "mamba_lm" in list_models("language")
+    assert "vim_tiny" not in list_models("language") and {"vim_tiny", "mamba_lm"} <= set(list_models())
+    with pytest.raises(ModelError, match="kind must be one of vision, language, segmentation"):
+        list_models("text")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("resnet18_mamb", {}, "unknown model 'resnet18_mamb'; did you mean resnet18_mamba"),
-        (
-            "mamba_lm_130m",
-            {},
-            "mamba_lm_130m is a language model, none for images; create_language_model",
-        ),
-        ("umamba_bot", {}, "umamba_bot is a segmentation model, none for images; create_segmenter of ssmlab.models"),
+        ("mamba_lm_test", {}, "mamba_lm_test has no option 'num_classes'; there are vocab_size"),
+        ("umamba_bot", {}, "umamba_bot has no option 'image_size'; there are plan, num_classes, in_chans, seed"),
         ("zzz", {}, "timm/<name>"),
         ("timm/test_vitt", {}, "did you mean test_vit"),
         ("resnet_mamba_test", {"d_stat": 4}, "no option 'd_stat'; did you mean d_state"),
@@ -143,7 +147,7 @@ def test_saving_over_a_model_that_cannot_be_written_keeps_the_old(tmp_path, monk
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("ssmlab.checkpoints.folder.save_file", fail)
     with pytest.raises(KeyboardInterrupt):
         save_model(model, tmp_path, PREPROCESS)
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -256,7 +260,7 @@ def test_an_error_of_loading_is_not_one_of_the_options(tmp_path, monkeypatch):
 
     file = save_model(create_model("vim_test", num_classes=2), tmp_path, {"image_size": 32}) / "model.safetensors"
     assert create_model("vim_test", num_classes=2, weights=file).num_classes == 2
-    monkeypatch.setattr("ssmlab.models.vision.published.read_state_dict", broken)
+    monkeypatch.setattr("ssmlab.models.vision.base.read_state_dict", broken)
     with pytest.raises(TypeError, match="of loading"):
         create_model("vim_test", num_classes=2, weights=file)
     with pytest.raises(ModelError, match="options that make no model"):

@@ -5,11 +5,11 @@ from forked import python
 SCRIPT = """
 import sys
 import torch
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 for kind in sys.argv[1:]:
     before = torch.get_rng_state()
     with torch.device("meta"):
-        model = create_language_model(f"{kind}_lm_test", vocab_size=512)
+        model = create_model(f"{kind}_lm_test", vocab_size=512)
     assert all(parameter.is_meta for parameter in model.parameters()), kind
     assert torch.equal(before, torch.get_rng_state()), kind
     assert "torch._dynamo" not in sys.modules, f"{kind}: arithmetic on the meta device imports torch's compiler"

@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import save
 
 from hub import at_home, closed_port, serving, silent
-from ssmlab.checkpoints import FAMILIES, family_module
 from ssmlab.core.errors import ModelError
-from ssmlab.models import MODELS, create_model, list_language_models
+from ssmlab.models import MODELS, create_model, list_models
 from ssmlab.models import catalogue as table
 from ssmlab.models.download import weights_file
-from ssmlab.models.language.names import LANGUAGE_MODELS
+from ssmlab.models.registry import ORIGINALS, original
 
 FREE = table.Licence(title="MIT", address="https://example.org/mit", accept=False)
 BOUND = table.Licence(title="not for commercial use", address="https://example.org/nc", accept=True)
@@ -284,17 +283,19 @@ def test_the_table():
         assert row.address.startswith("https://") and row.address.endswith(f"/{row.file}")
         assert re.fullmatch(r"|[0-9a-f]{64}", row.sha256) and re.fullmatch(r"|[\d.]+ [MG]B", row.size)
         for name in row.models:
-            entry = {**MODELS, **LANGUAGE_MODELS}[name]
-            assert bool(row.classes) == (name in MODELS)
+            entry = MODELS[name]
+            assert bool(row.classes) == (entry.kind == "vision")
             known = {"mamba_lm": "mamba1", "mamba2_lm": "mamba2"}.get(entry.family, entry.family)
-            assert known in FAMILIES
-            assert family_module(known).LICENSE.split()[0] in row.licence.title
+            assert known in ORIGINALS
+            assert original(known).licence.split()[0] in row.licence.title
             assert table.find_weights(name) is row
         assert bool(row.classes) or row.tokenizer
     sizes = [n for n in MODELS if MODELS[n].family in ("mambavision", "vim", "vmamba") and not n.endswith("_test")]
     assert set(sizes) <= set(names)
     assert {f"mamba_lm_{size}" for size in ("130m", "370m", "790m", "1.4b", "2.8b")} <= set(names)
-    assert {n for n in list_language_models() if n.startswith("mamba2") and n[-1] in "mb" and "_lm_" in n} <= set(names)
+    assert {n for n in list_models("language") if n.startswith("mamba2") and n[-1] in "mb" and "_lm_" in n} <= set(
+        names
+    )
 
 
 def test_what_is_a_repository(tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.checkpoints import Rule, convert, from_upstream
+from ssmlab.checkpoints import from_upstream
 from ssmlab.core.errors import ModelError
+from ssmlab.models.rules import Rule, convert
 from ssmlab.models.weights import fit
 
 

@@ -12,11 +12,13 @@ from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
 
 from ssmlab import _timm
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError, ShapeError
-from ssmlab.models import MODELS, create_model, load_model, save_model
-from ssmlab.models.timm_entry import FAMILIES
+from ssmlab.models import MODELS, create_model
 
-NAMES = [n for n, line in MODELS.items() if line.family in FAMILIES[1:] and n.endswith("_test")]
+NAMES = [
+    n for n, line in MODELS.items() if line.kind == "vision" and line.family != "resnet_mamba" and n.endswith("_test")
+]
 every_model = pytest.mark.parametrize("name", NAMES)
 SIDE = 64
 

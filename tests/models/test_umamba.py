@@ -9,13 +9,17 @@ import pytest
 import torch
 
 import parity
-from ssmlab.checkpoints import convert, from_upstream
-from ssmlab.checkpoints.upstream import umamba as upstream
+from ssmlab.checkpoints import from_upstream
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError, ShapeError
-from ssmlab.models import load_model, save_model
-from ssmlab.models.segmentation.names import SEGMENTATION_MODELS, create_segmenter, list_segmentation_models
-from ssmlab.models.segmentation.plans import Plan
+from ssmlab.models import create_model, list_models
+from ssmlab.models.registry import original
+from ssmlab.models.rules import convert
+from ssmlab.models.segmentation.plans import Plan, plan_from
+from ssmlab.models.segmentation.umamba import from_trainer
 from ssmlab.models.segmentation.umamba_parts import MambaLayer
+
+upstream = original("umamba")
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "umamba")
 
@@ -83,7 +87,7 @@ def test_golden_case(path):
 
 def test_the_golden_cases_are_there():
     assert len(CASES) == 2
-    assert list_segmentation_models() == list(SEGMENTATION_MODELS) == ["umamba_bot", "umamba_enc", "residual_unet"]
+    assert list_models("segmentation") == ["umamba_bot", "umamba_enc", "residual_unet"]
 
 
 @pytest.mark.parametrize("network", ORIGINAL)
@@ -99,15 +103,15 @@ def test_the_originals_entries(network):
 
 
 def test_repetitions_must_agree():
-    model = create_segmenter("umamba_bot", plan=small_plan(), num_classes=2)
+    model = create_model("umamba_bot", plan=small_plan(), num_classes=2)
     state = repeated(model.state_dict())
-    assert convert(state, upstream.RULES).keys() == model.state_dict().keys()
+    assert convert(state, upstream.rules).keys() == model.state_dict().keys()
     one, other = "encoder.stem.1.conv1.conv.weight", "decoder.encoder.stem.1.conv1.all_modules.0.weight"
     state[other] = state[other] + 1
     with pytest.raises(ModelError, match=f"1 keys:\n  {one} and {other} must be one tensor and differ"):
-        convert(state, upstream.RULES)
+        convert(state, upstream.rules)
     only = {key: value for key, value in state.items() if key.startswith("decoder.encoder.") and "all_mod" not in key}
-    assert set(convert(only, upstream.RULES)) == {k for k in model.state_dict() if k.startswith("encoder.")}
+    assert set(convert(only, upstream.rules)) == {k for k in model.state_dict() if k.startswith("encoder.")}
 
 
 def test_what_the_original_does_not_have():
@@ -130,7 +134,7 @@ def trainer_file(path: Path, **changes) -> torch.nn.Module:
         "UNet_base_num_features": 4,
         "unet_max_num_features": 16,
     }
-    model = create_segmenter("umamba_enc", plan=upstream.plan_from(sizes), num_classes=3, in_chans=2)
+    model = create_model("umamba_enc", plan=plan_from(sizes), num_classes=3, in_chans=2)
     content = {
         "network_weights": {f"_orig_mod.{name}": value for name, value in repeated(model.state_dict()).items()},
         "init_args": {
@@ -149,7 +153,7 @@ def trainer_file(path: Path, **changes) -> torch.nn.Module:
 @torch.no_grad()
 def test_a_checkpoint_of_the_originals_trainer(tmp_path):
     model = trainer_file(tmp_path / "checkpoint_final.pth").eval()
-    found = upstream.from_trainer(tmp_path / "checkpoint_final.pth")
+    found = from_trainer(tmp_path / "checkpoint_final.pth")
     x = torch.randn(1, 2, 16, 16)
     assert found.registry_name == "umamba_enc" and not found.training
     assert torch.equal(found(x), model(x))
@@ -158,23 +162,23 @@ def test_a_checkpoint_of_the_originals_trainer(tmp_path):
 def test_checkpoints_that_are_something_else(tmp_path):
     file = tmp_path / "checkpoint.pth"
     with pytest.raises(ModelError, match="there is no checkpoint"):
-        upstream.from_trainer(file)
+        from_trainer(file)
     trainer_file(file, trainer_name="nnUNetTrainer")
     with pytest.raises(ModelError, match="written by nnUNetTrainer; known are"):
-        upstream.from_trainer(file)
+        from_trainer(file)
     torch.save({"state_dict": {}}, file)
     with pytest.raises(ModelError, match="no checkpoint of nnU-Net's trainers: 'network_weights' is missing"):
-        upstream.from_trainer(file)
+        from_trainer(file)
     torch.save({"network_weights": Path("code")}, file)
     with pytest.raises(ModelError, match="holds code"):
-        upstream.from_trainer(file)
+        from_trainer(file)
 
 
-@pytest.mark.parametrize("name", SEGMENTATION_MODELS)
+@pytest.mark.parametrize("name", list_models("segmentation"))
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_network_trains_at_every_resolution(name, dims):
     plan = small_plan(dims)
-    model = create_segmenter(name, plan=plan, num_classes=2, in_chans=4, seed=0).train()
+    model = create_model(name, plan=plan, num_classes=2, in_chans=4, seed=0).train()
     x = torch.randn(2, 4, *plan.patch_size)
     outputs = model(x)
     assert [tuple(y.shape) for y in outputs] == [(2, 2, *(16 // 2**i,) * dims) for i in range(2)]
@@ -182,7 +186,7 @@ def test_every_network_trains_at_every_resolution(name, dims):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     model.eval()
     assert torch.equal(model(x), model.forward_scales(x)[0])
-    alone = create_segmenter(name, plan=replace(plan, deep_supervision=False), num_classes=2, in_chans=4).train()
+    alone = create_model(name, plan=replace(plan, deep_supervision=False), num_classes=2, in_chans=4).train()
     assert alone(x).shape == (2, 2, *plan.patch_size)
 
 
@@ -190,18 +194,18 @@ def test_every_network_trains_at_every_resolution(name, dims):
     ("umamba_bot", 2, []), ("residual_unet", 3, []), ("umamba_enc", 2, [0, 2]), ("umamba_enc", 3, [0, 1, 2]),
 ])  # fmt: skip
 def test_where_the_mamba_layers_stand(name, dims, stages):
-    model = create_segmenter(name, plan=small_plan(dims), num_classes=2)
+    model = create_model(name, plan=small_plan(dims), num_classes=2)
     found = [i for i, layer in enumerate(model.encoder.mamba_layers) if isinstance(layer, MambaLayer)]
     assert found == stages
     assert hasattr(model, "mamba_layer") == (name == "umamba_bot")
     bare = {name: value.shape for name, value in model.named_parameters() if "mamba" not in name}
-    plain = create_segmenter("residual_unet", plan=small_plan(dims), num_classes=2)
+    plain = create_model("residual_unet", plan=small_plan(dims), num_classes=2)
     assert bare == {name: value.shape for name, value in plain.named_parameters()}
 
 
 @torch.no_grad()
 def test_odd_images_are_padded_and_cut_back():
-    model = create_segmenter("umamba_bot", plan=small_plan(), num_classes=2, in_chans=1, seed=0).eval()
+    model = create_model("umamba_bot", plan=small_plan(), num_classes=2, in_chans=1, seed=0).eval()
     x = torch.randn(1, 1, 17, 22)
     larger = torch.cat((x, x[..., -1:].expand(-1, -1, -1, 2)), -1)
     larger = torch.cat((larger, larger[..., -1:, :].expand(-1, -1, 3, -1)), -2)
@@ -210,14 +214,14 @@ def test_odd_images_are_padded_and_cut_back():
 
 
 def test_a_stage_that_scans_channels_takes_its_patch_only():
-    model = create_segmenter("umamba_enc", plan=small_plan(), num_classes=2, in_chans=1)
+    model = create_model("umamba_enc", plan=small_plan(), num_classes=2, in_chans=1)
     assert [layer.positions for layer in model.encoder.mamba_layers if isinstance(layer, MambaLayer)] == [None, 16]
     with pytest.raises(ShapeError, match=r"over a map of 16 positions and got \(5, 4\)"):
         model(torch.randn(1, 1, 20, 16))
 
 
 def test_images_of_another_kind_are_refused():
-    model = create_segmenter("umamba_bot", plan=small_plan(), num_classes=2)
+    model = create_model("umamba_bot", plan=small_plan(), num_classes=2)
     for shape in ((1, 1, 16, 16), (3, 16, 16), (1, 3, 16, 16, 16)):
         with pytest.raises(ShapeError, match=r"must be \(b, c=3, h, w\)"):
             model(torch.randn(shape))
@@ -225,7 +229,7 @@ def test_images_of_another_kind_are_refused():
 
 @pytest.mark.parametrize("name", ["umamba_bot", "umamba_enc"])
 def test_the_scan_stays_in_float32_under_autocast(name):
-    model = create_segmenter(name, plan=small_plan(), num_classes=2, in_chans=1, seed=0).train()
+    model = create_model(name, plan=small_plan(), num_classes=2, in_chans=1, seed=0).train()
     layers = [m for m in model.modules() if isinstance(m, MambaLayer)]
     seen = []
     for layer in layers:
@@ -242,7 +246,7 @@ def test_the_scan_stays_in_float32_under_autocast(name):
 def test_seeds():
     plan = small_plan()
     before = torch.random.get_rng_state()
-    one, same, other = (create_segmenter("umamba_enc", plan=plan, num_classes=2, seed=s) for s in (0, 0, 1))
+    one, same, other = (create_model("umamba_enc", plan=plan, num_classes=2, seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
     name = "encoder.stem.0.conv1.weight"
     assert torch.equal(one.state_dict()[name], same.state_dict()[name])
@@ -250,10 +254,10 @@ def test_seeds():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", SEGMENTATION_MODELS)
+@pytest.mark.parametrize("name", list_models("segmentation"))
 def test_a_saved_network_is_built_again(tmp_path, name):
     plan = small_plan(spacing=(0.5, 0.25))
-    model = create_segmenter(name, plan=plan, num_classes=3, in_chans=2).eval()
+    model = create_model(name, plan=plan, num_classes=3, in_chans=2).eval()
     loaded, how = load_model(save_model(model, tmp_path / "model", {"channels": 2}))
     x = torch.randn(1, 2, 16, 16)
     assert torch.equal(loaded(x), model(x)) and how == {"channels": 2}
@@ -263,12 +267,12 @@ def test_a_saved_network_is_built_again(tmp_path, name):
 def test_plans_come_in_every_form(tmp_path):
     plan = small_plan()
     file = plan.write(tmp_path / "plan.toml")
-    for given in (plan, file, str(file), upstream.plan_from(plan.__dict__)):
-        assert create_segmenter("umamba_bot", plan=given, num_classes=2).config.plan == plan
+    for given in (plan, file, str(file), plan_from(plan.__dict__)):
+        assert create_model("umamba_bot", plan=given, num_classes=2).config.plan == plan
 
 
 def test_initial_values():
-    model = create_segmenter("residual_unet", plan=small_plan(features=(32, 64, 64)), num_classes=2, seed=0)
+    model = create_model("residual_unet", plan=small_plan(features=(32, 64, 64)), num_classes=2, seed=0)
     conv = model.encoder.stages[1][0].conv2
     assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)  # Kaiming, by the inputs
     assert not conv.bias.any()
@@ -286,9 +290,9 @@ def test_initial_values():
 def test_what_makes_no_network_is_refused(options, words):
     options = {"name": "umamba_bot", "plan": small_plan(), "num_classes": 2} | options
     with pytest.raises(ModelError, match=words):
-        create_segmenter(options.pop("name"), **options)
+        create_model(options.pop("name"), **options)
 
 
 def test_no_decay_of_the_dynamics():
-    model = create_segmenter("umamba_bot", plan=small_plan(), num_classes=2)
+    model = create_model("umamba_bot", plan=small_plan(), num_classes=2)
     assert model.no_weight_decay() == {"mamba_layer.mamba.A_log", "mamba_layer.mamba.D"}

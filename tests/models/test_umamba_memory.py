@@ -9,14 +9,14 @@ import pytest
 CODE = """
 import torch
 from ssmlab.models.segmentation.plans import Plan
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models import create_model
 from ssmlab.tasks.shared.sliding import predict_windows
 
 plan = Plan(
     patch_size=(96,) * 3, features=(32, 64, 128, 256, 320), kernel_sizes=((3,) * 3,) * 5,
     strides=((1,) * 3, *((2,) * 3,) * 4), n_conv_encoder=(2,) * 5, n_conv_decoder=(2,) * 4,
 )
-model = create_segmenter("NAME", plan=plan, num_classes=2, in_chans=1, seed=0)
+model = create_model("NAME", plan=plan, num_classes=2, in_chans=1, seed=0)
 optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.99, nesterov=True)
 x = torch.randn(1, 1, 96, 96, 96)
 sum(y.square().mean() for y in model.train()(x)).backward()

@@ -9,11 +9,13 @@ import torch
 from torch.nn import functional as F
 
 import parity
-from ssmlab.checkpoints.upstream import vim as upstream
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
+from ssmlab.models.registry import original
 from ssmlab.models.vision.vim import CONFIGS, Layer, VimConfig
 from ssmlab.nn import DropPath, Mamba
+
+upstream = original("vim")
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "vim")
 SMALL = {"image_size": 32, "num_classes": 3}
@@ -95,14 +97,14 @@ def test_any_size(class_token, size):
 @pytest.mark.parametrize("class_token", ["middle", "first", "none"])
 def test_positions_are_interpolated_with_the_class_token_apart(class_token):
     model = build(class_token=class_token)
-    assert model._positions((4, 4)) is model.pos_embed
+    assert model._resized(model.pos_embed, model.grid, (4, 4)) is model.pos_embed
     count = model.pos_embed.shape[1]
     place = {"middle": 8, "first": 0}.get(class_token)
     patches = [i for i in range(count) if i != place]
     model.pos_embed[:, patches] = torch.arange(16.0).view(1, 16, 1) // 4  # the number of the row
     if place is not None:
         model.pos_embed[:, place] = 100
-    found = model._positions((4, 6))[0, :, 0]
+    found = model._resized(model.pos_embed, model.grid, (4, 6))[0, :, 0]
     place = {"middle": 12, "first": 0}.get(class_token)
     rows = found if place is None else torch.cat([found[:place], found[place + 1 :]])
     torch.testing.assert_close(rows.view(4, 6), torch.arange(4.0)[:, None].expand(4, 6))

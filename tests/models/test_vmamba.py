@@ -9,10 +9,12 @@ import torch
 
 import parity
 from ssmlab.checkpoints import from_upstream
-from ssmlab.checkpoints.upstream import vmamba as upstream
 from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
+from ssmlab.models.registry import original
 from ssmlab.models.vision.vmamba import CONFIGS, VMamba, VMambaConfig
+
+upstream = original("vmamba")
 
 ROOT, CASES = parity.cases_in(Path(__file__).parent.parent / "parity_data" / "vmamba")
 SMALL = {"depths": (1, 1), "dims": (8, 16), "image_size": 32, "num_classes": 3}

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import relative_error
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.nn import GatedMLP, Linear, Mamba, Mamba2, QuantizedLinear, quantize_linear_
 from ssmlab.ops import _native, linear
 
@@ -158,7 +158,7 @@ def test_a_gradient_passes_through_eight_bits():
 @torch.no_grad()
 def test_a_language_model_of_eight_bits(name):
     torch.manual_seed(0)
-    model = create_language_model(name).eval()
+    model = create_model(name).eval()
     q = quantize_linear_(copy.deepcopy(model))
     assert not any(isinstance(m, Linear) for m in q.modules())
     assert torch.equal(q.backbone.embedding.weight, model.backbone.embedding.weight), "the embedding keeps its weights"
@@ -168,7 +168,7 @@ def test_a_language_model_of_eight_bits(name):
     file = io.BytesIO()
     torch.save(q.state_dict(), file)
     file.seek(0)
-    again = quantize_linear_(create_language_model(name).eval())
+    again = quantize_linear_(create_model(name).eval())
     again.load_state_dict(torch.load(file))
     assert torch.equal(again(ids)[0], found)
     assert q.state_dict()["lm_head.weight"].dtype == torch.int8 and "lm_head.scale" in q.state_dict()

@@ -6,7 +6,7 @@ import torch
 from ops.test_second_derivatives import CASES
 from ssmlab import nn, ops
 from ssmlab.core.errors import BackendError, ShapeError
-from ssmlab.models import create_language_model
+from ssmlab.models import create_model
 from ssmlab.ops import _native
 
 WRONG = {
@@ -76,9 +76,9 @@ def test_the_dispatcher_refuses_meta_among_others():
 
 @torch.no_grad()
 def test_a_model_with_weights_that_were_never_loaded():
-    good = create_language_model("mamba_lm_test").state_dict()
+    good = create_model("mamba_lm_test").state_dict()
     with torch.device("meta"):
-        model = create_language_model("mamba_lm_test").eval()
+        model = create_model("mamba_lm_test").eval()
     model.load_state_dict({k: v for k, v in good.items() if "conv1d.weight" not in k}, strict=False, assign=True)
     with pytest.raises(ShapeError, match="causal_conv1d: weight is on meta, x on cpu"):
         model(torch.tensor([[1, 2, 3]]))

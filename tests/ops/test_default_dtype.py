@@ -8,7 +8,7 @@ import torch
 
 import ssmlab
 from ops.test_second_derivatives import BLOCKS, CASES
-from ssmlab.models import create_language_model, create_model
+from ssmlab.models import create_model
 
 ROOT = Path(ssmlab.__file__).parent
 FACTORIES = {"empty", "zeros", "ones", "full", "rand", "randn", "linspace", "eye"}
@@ -106,7 +106,7 @@ def test_blocks_that_are_made_in_that_dtype(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_decoding(name, dtype, other):
     torch.manual_seed(0)
-    model = create_language_model(name).to(dtype).eval()
+    model = create_model(name).to(dtype).eval()
 
     def run():
         (row,) = model.generate([[3, 1, 2]], max_tokens=8, eos=None)

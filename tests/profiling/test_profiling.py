@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssmlab.models import create_model
-from ssmlab.models.language.names import create_language_model
 from ssmlab.nn import Mamba
 from ssmlab.ops import directional_scan
 from ssmlab.profiling import (
@@ -193,7 +192,7 @@ def test_every_kind_of_scan_is_one():
             return directional_scan(*tensors)
 
     assert count_flops(Scan(), tuple(arguments)).scan_macs == k * (9 * d * h * w * n + d * h * w)
-    counts = count_flops(create_language_model("mamba2_lm_test"), torch.zeros(1, 7, dtype=torch.int64))
+    counts = count_flops(create_model("mamba2_lm_test"), torch.zeros(1, 7, dtype=torch.int64))
     assert 0 < counts.scan_macs < counts.macs
 
 
@@ -303,7 +302,7 @@ def test_memory_that_was_freed_before_does_not_hide_a_peak():
 
 def test_costs_of_a_token():
     with torch.device("meta"):
-        mamba, transformer = (create_language_model(f"{name}_lm_test") for name in ("mamba", "transformer"))
+        mamba, transformer = (create_model(f"{name}_lm_test") for name in ("mamba", "transformer"))
     costs = token_costs(mamba)
     d, n, layers = 32, 4, 2
     assert costs.state_bytes == 4 * layers * (d * n + d * 3) and costs.growth_bytes == 0

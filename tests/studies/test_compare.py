@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_records
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record, read_records
 from ssmlab.data import open_images
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.reports.tables import to_markdown, to_rich
 from ssmlab.studies.compare import Options, compare, published
 from ssmlab.studies.compare.measure import over_seeds

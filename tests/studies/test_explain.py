@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.cli.explain import spread
 from ssmlab.cli.main import main
 from ssmlab.core.errors import ModelError, UserError
@@ -19,7 +20,7 @@ from ssmlab.core.files import write_records
 from ssmlab.core.record import Record, read_records
 from ssmlab.interpret.pictures import outlined, over, ramp, source
 from ssmlab.interpret.visualise import Search
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.models.catalogue import class_names
 from ssmlab.studies.explain.explanation import Settings, enlarged, explain
 from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures

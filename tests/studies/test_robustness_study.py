@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.cli.main import main
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_json, write_records
 from ssmlab.core.record import Record, read_records
 from ssmlab.data import open_images
 from ssmlab.experiments.run import run_recipe
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.robustness import measure
 from ssmlab.robustness.transformations import TRANSFORMATIONS
 from ssmlab.studies.robustness.evaluation import Options, robustness

@@ -6,11 +6,12 @@ import re
 import pytest
 from PIL import Image
 
+from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import ModelError
 from ssmlab.core.files import write_json, write_records
 from ssmlab.core.record import Record
 from ssmlab.data.images.decode import UnreadableImage, decode
-from ssmlab.tasks.classify.predict import find_model, find_pictures
+from ssmlab.tasks.classify.predict import find_pictures
 
 
 def model(folder, validation):
@@ -25,13 +26,13 @@ def model(folder, validation):
 
 def test_of_several_models_the_best_on_validation_is_taken(tmp_path):
     model(tmp_path / "models" / "a", 0.7)
-    assert find_model(tmp_path) == (tmp_path / "models" / "a", "")
+    assert find_folder(tmp_path, choose=True) == (tmp_path / "models" / "a", "")
     b = model(tmp_path / "models" / "b", 0.9)
-    folder, why = find_model(tmp_path)
+    folder, why = find_folder(tmp_path, choose=True)
     assert folder == b and "highest validation accuracy of 2 models" in why
-    assert find_model(b) == (b, "") and find_model(b / "model.safetensors") == (b, "")
+    assert find_folder(b) == (b, "") and find_folder(b / "model.safetensors") == (b, "")
     with pytest.raises(ModelError, match="no trained model in .*nowhere; give runs/<name>"):
-        find_model(tmp_path / "nowhere")
+        find_folder(tmp_path / "nowhere")
 
 
 def test_a_run_that_is_not_finished_is_said_to_be_so(tmp_path):
@@ -39,15 +40,15 @@ def test_a_run_that_is_not_finished_is_said_to_be_so(tmp_path):
     write_json(run / "run.json", {"name": "run", "finished": None})
     goes_on = f"{run} is not finished; `ssmlab run {run} --resume` goes on with it"
     with pytest.raises(ModelError, match=re.escape(f"no trained model in {run}; {goes_on}")):
-        find_model(run)
+        find_folder(run, choose=True)
     a = model(run / "models" / "a", 0.7)
-    assert find_model(run) == (a, goes_on)
+    assert find_folder(run, choose=True) == (a, goes_on)
     model(run / "models" / "b", 0.6)
-    assert find_model(run) == (a, f"{goes_on}; using {a} (highest validation accuracy of 2 models)")
+    assert find_folder(run, choose=True) == (a, f"{goes_on}; using {a} (highest validation accuracy of 2 models)")
     (run / "run.json").write_text("{")  # damaged
-    assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
+    assert find_folder(run, choose=True) == (a, f"using {a} (highest validation accuracy of 2 models)")
     write_json(run / "run.json", {"name": "run", "finished": "now"})
-    assert find_model(run) == (a, f"using {a} (highest validation accuracy of 2 models)")
+    assert find_folder(run, choose=True) == (a, f"using {a} (highest validation accuracy of 2 models)")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_models_of_every_task_are_chosen_on_the_validation_part(tmp_path, metric
     for name, value in zip("ab", values, strict=True):
         folder = model(tmp_path / "models" / name, 0)
         write_records(folder / "records.jsonl", [Record(metric=metric, split="val", value=value)])
-    folder, why = find_model(tmp_path)
+    folder, why = find_folder(tmp_path, choose=True)
     assert folder.name == ("b" if said else "a")
     assert (f"({said} of 2 models)" if said else "the first of 2 models, of which none was validated") in why
 

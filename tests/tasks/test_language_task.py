@@ -8,7 +8,7 @@ import torch
 
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.packing import pack, pack_streams
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.task import CORRECT, COUNT, NLL, Language, token_loss
 from ssmlab.tasks.synthetic.task import Recall
@@ -18,7 +18,7 @@ RECURRENT = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test")
 
 def model(name="mamba_lm_test", vocab=11, seed=0):
     torch.manual_seed(seed)
-    network = create_language_model(name, vocab_size=vocab)
+    network = create_model(name, vocab_size=vocab)
     with torch.no_grad():
         network.lm_head.weight.mul_(20)  # far from uniform
     return network.eval()

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError
-from ssmlab.models.language.names import create_language_model
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, SequenceClassifier, load_classifier, save_classifier
+from ssmlab.models import create_model
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 
 NAMES = ("mamba_lm_test", "mamba2_lm_test", "s4d_lm_test", "transformer_lm_test")
 
 
 def classifier(name, pool="mean"):
     torch.manual_seed(0)
-    return SequenceClassifier(create_language_model(name, vocab_size=20), 3, pool).eval()
+    return SequenceClassifier(create_model(name, vocab_size=20), 3, pool).eval()
 
 
 @pytest.mark.parametrize("pool", ["mean", "last"])
@@ -41,13 +43,13 @@ def test_the_task():
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_and_loaded(name, tmp_path):
     network = classifier(name, "last")
-    save_classifier(network, tmp_path / "model", {"length": 7})
-    loaded, preprocess = load_classifier(tmp_path / "model")
+    save_model(network, tmp_path / "model", {"length": 7})
+    loaded, preprocess = load_model(tmp_path / "model")
     tokens = torch.randint(20, (2, 7))
     with torch.no_grad():
         assert torch.equal(loaded(tokens), network(tokens))
     assert preprocess == {"length": 7} and loaded.pool == "last" and not loaded.training
-    with pytest.raises(ModelError, match=r"has no head.json"):
-        load_classifier(tmp_path)
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_model(tmp_path)
     with pytest.raises(ModelError, match="pool must be mean or last"):
         classifier(name, "first")

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.task import Language
@@ -209,7 +209,7 @@ def test_a_language_model_is_averaged_and_goes_on_with_its_average(tmp_path):
 
     def trained(folder, **how):
         torch.manual_seed(0)
-        model = create_language_model("mamba_lm_test", vocab_size=30)
+        model = create_model("mamba_lm_test", vocab_size=30)
         fit(model, Language(vocab_size=30), rows, rows[:4], config, folder=folder, device="cpu", **how)
         return weights(model)
 

@@ -9,7 +9,6 @@ from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.models import create_model
-from ssmlab.models.language.names import create_language_model
 from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.training import fit as training
@@ -59,7 +58,7 @@ def test_units_are_blocks_or_parameters():
         "classifier",
     ]  # fmt: skip
     assert list(units_of(model, "parameter")) == [name for name, _ in model.named_parameters()]
-    language = create_language_model("mamba_lm_test", vocab_size=9)
+    language = create_model("mamba_lm_test", vocab_size=9)
     blocks = [f"backbone.layers.{i}" for i in range(len(language.backbone.layers))]
     assert list(units_of(language)) == ["backbone", *blocks]
     assert sorted(name for unit in units_of(language).values() for name in unit) == sorted(

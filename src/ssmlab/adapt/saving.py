@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssmlab.adapt.applying import Adapted, Spec, _spec, apply, base_state
 from ssmlab.adapt.methods.low_rank import attached
 from ssmlab.core.errors import ModelError
+from ssmlab.core.files import write_file
 
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
 _FORMAT = 1
@@ -41,8 +41,8 @@ def save(model: Any, folder: str | Path) -> Path:
         "spec": asdict(spec),
         "base": {"name": getattr(model, "registry_name", type(model).__name__), "digest": digest(model)},
     }
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
+    write_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_file(folder / CONFIG, lambda path: path.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
     return folder
 
 
@@ -124,9 +124,3 @@ def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ModelError(f"{folder / CONFIG} is of another format than {_FORMAT}; use the version that wrote it")
     return content, tensors
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    from ssmlab.checkpoints.files import write_file
-
-    write_file(path, write)

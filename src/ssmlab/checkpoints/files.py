@@ -8,10 +8,8 @@ layout          config.json                            weights
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssmlab.checkpoints import Rule, convert, family_module
+from ssmlab.checkpoints.find import find_folder, read_object
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
 from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.files import read_json, write_file, write_json
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.language.language_model import NO_DECAY
-from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
+from ssmlab.models.registry import MODELS, create_model, kind_of, original
+from ssmlab.models.rules import Rule, convert
 from ssmlab.models.weights import check_depth, fit, one_line
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 from ssmlab.nn.linear import Linear, QuantizedLinear
@@ -53,15 +53,14 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     Raises:
         ModelError: a file is missing or is of another kind of model; keys that do not fit are listed together.
     """
-    folder = find_language_model(path)
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    _check_vocabulary(config, folder)
+    folder = language_folder(path)
+    config = read_object(folder / "config.json")
+    check_vocabulary(config, folder)
     files = weights_files(folder)
     tensors = outline(files)
-    check_depth(folder / "config.json", {k: v for k, v in _sizes(config).items() if k in DEPTHS}, len(tensors))
+    own = config.get("config")
+    sizes = config | (own if isinstance(own, dict) else {})
+    check_depth(folder / "config.json", {k: v for k, v in sizes.items() if k in DEPTHS}, len(tensors))
     try:
         with torch.device("meta"):
             model, rules = _from_config(config, folder)
@@ -78,35 +77,18 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     return _filled(model, files, rules, found, dtype, int8).eval()
 
 
-def find_language_model(path: str | Path, *, accept_licence: bool = False) -> Path:
-    """The folder of the language model that a path or a published name means.
+def language_folder(path: str | Path, *, accept_licence: bool = False) -> Path:
+    """The folder of the language model that a path or a published name means; a name's is downloaded.
 
     Raises:
         ModelError: there is none, or several.
     """
     if is_repository(str(path)) or find_weights(str(path)) is not None:
         path = local_folder(path, accept_licence=accept_licence)
-    path = Path(path)
-    folder = path.parent if path.is_file() else path
-    if (folder / "config.json").is_file():
-        return folder
-    found = sorted(file.parent for file in (folder / "models").glob("*/config.json"))
-    if len(found) > 1:
-        raise ModelError(f"{path} has {len(found)} models; name one: {', '.join(map(str, found))}")
-    if not found:
-        raise ModelError(f"{path} has no config.json; give the folder of a language model")
-    return found[0]
+    return find_folder(Path(path))[0]
 
 
-def _sizes(config: Any) -> dict[str, Any]:
-    """The fields of a config.json of any layout."""
-    if not isinstance(config, dict):
-        return {}
-    own = config.get("config")
-    return config | (own if isinstance(own, dict) else {})
-
-
-def _check_vocabulary(config: Any, folder: Path) -> None:
+def check_vocabulary(config: dict[str, Any], folder: Path) -> None:
     """Refuse what `convert` once wrote of models of bytes, bases and sounds: rows that only fill up an embedding were
     tokens there, and would be drawn and count in every loss.
 
@@ -114,11 +96,11 @@ def _check_vocabulary(config: Any, folder: Path) -> None:
     stood between documents is the last token, which preprocess.json has.
     """
     try:
-        about = json.loads((folder / "preprocess.json").read_text("utf-8"))
+        about = read_json(folder / "preprocess.json")
         mark, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # not a model that was trained here
-    size = _sizes(config).get("vocab_size")
+    size = config.get("vocab_size")
     if "model" in config or not (last and isinstance(size, int) and isinstance(mark, int)):
         return
     if mark + 1 < size == 8 * math.ceil((mark + 1) / 8):
@@ -128,24 +110,27 @@ def _check_vocabulary(config: Any, folder: Path) -> None:
         )
 
 
-def _from_config(config: Any, folder: Path) -> tuple[Any, list[Rule]]:
+def _from_config(config: dict[str, Any], folder: Path) -> tuple[Any, Sequence[Rule]]:
     """The network that a config.json describes, and the map from the names in its files."""
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} must hold an object, got {type(config).__name__}")
     if "model" not in config:
-        module = family_module(family_of(config))
-        return module.build(config), module.RULES
+        known = original(family_of(config))
+        return known.build(config), known.rules
     own = config.get("config")
-    if config["model"] not in LANGUAGE_MODELS or not isinstance(own, dict):
+    if kind_of(config["model"]) != "language" or not isinstance(own, dict):
         raise ModelError(
             f"{folder} holds {config['model']!r}, which is no language model of ours; `ssmlab classify` is for "
             "classifiers, `ssmlab segment` for segmentation networks"
         )
-    return factorize_like_(create_language_model(config["model"], **own), config.get("factorized", {})), []
+    return factorize_like_(create_model(config["model"], **own), config.get("factorized", {})), []
 
 
 def _filled(
-    model: Any, files: list[Path], rules: list[Rule], found: dict[str, Tensor], dtype: torch.dtype | None, int8: bool
+    model: Any,
+    files: list[Path],
+    rules: Sequence[Rule],
+    found: dict[str, Tensor],
+    dtype: torch.dtype | None,
+    int8: bool,
 ) -> Any:
     """A network of the meta device with the tensors of files, `found` without values, for its parameters."""
     tied, head, embedding = model.config.tie_embeddings, "lm_head.weight", "backbone.embedding.weight"
@@ -187,18 +172,20 @@ def save_language_model(
     layout: str = "ssmlab",
     ends: Sequence[int] = (),
     special: Mapping[str, int | None] | None = None,
+    kind: str = "language",
 ) -> Path:
     """Write a language model so that `load_language_model` builds it again, and the original does its own layout.
 
     Every file gets a temporary name first, so that a folder never holds half a file.
 
     Args:
-        model: of `create_language_model` or `from_upstream`.
+        model: of `create_model` or `from_upstream`.
         folder: made where it is missing.
         layout: "ssmlab" for any model, "state-spaces" or "huggingface" for those that the originals have.
         ends: tokens that end a text, for Hugging Face's configuration; without any, its generation stops at none, where
             its classes would take 0 or 2, whatever these are.
         special: bos_token_id and pad_token_id for that configuration.
+        kind: of the model whose layers these are, for our own layout.
     Raises:
         ModelError: an unknown layout, or one that cannot hold this model.
     """
@@ -211,7 +198,7 @@ def save_language_model(
             "before quantize_linear_, and quantise again after loading: it takes seconds"
         )
     if layout == "ssmlab":
-        config, state = {"model": model.registry_name, "config": asdict(model.config)}, model.state_dict()
+        config, state = {"kind": kind, "model": model.registry_name, "config": asdict(model.config)}, model.state_dict()
         if ranks := factorized_ranks(model):
             config["factorized"] = ranks
     else:
@@ -223,14 +210,13 @@ def save_language_model(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"
     if layout == "state-spaces":  # the original wants every key in this file, twice where tied
         write_file(folder / "pytorch_model.bin", lambda path: torch.save(state, path))
     else:
         if model.config.tie_embeddings:
             del state["lm_head.weight"]
         write_file(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
-    write_file(folder / "config.json", lambda path: path.write_text(text, "utf-8"))
+    write_json(folder / "config.json", config)
     return folder
 
 
@@ -240,8 +226,8 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     Raises:
         ModelError: an unknown family, one without a way back, or one that cannot hold this model.
     """
-    module = family_module(family)
-    if not hasattr(module, "export"):
+    known = original(family)
+    if known.export is None:
         raise ModelError(f"models cannot be written as {family} yet; the families that can have an `export`")
     config, state = model.config, model.state_dict()
     if not config.padded_logits:  # the original hands out a logit for every row, so no row may be without a token
@@ -249,7 +235,7 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
         for name in ("backbone.embedding.weight", "lm_head.weight"):
             if name in state:
                 state[name] = state[name][: config.vocab_size]
-    return module.export(config), convert(state, module.INVERSE)
+    return known.export(config), convert(state, known.inverse)
 
 
 def family_of(config: dict[str, Any]) -> str:
@@ -278,7 +264,7 @@ def family_for(model: nn.Module, layout: str) -> str:
     Raises:
         ModelError: the layout has no such models.
     """
-    family = LANGUAGE_MODELS[str(model.registry_name)].family
+    family = MODELS[str(model.registry_name)].family
     normed = getattr(model.config, "mixer_norm_eps", None) is not None
     families = {
         ("state-spaces", "mamba_lm"): "mamba1",
@@ -290,13 +276,3 @@ def family_for(model: nn.Module, layout: str) -> str:
     if (layout, family) not in families:
         raise ModelError(f'the layout {layout!r} has no models of the family {family}; save it with layout="ssmlab"')
     return families[layout, family]
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside it, then give it its own in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssmlab.checkpoints.files import write_file
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.prompt_state import Reading
+from ssmlab.core.files import write_file
+from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models.weights import one_line
 
 FORMAT = "ssmlab reading 1"
 
 
-def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
+def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Path:
     """Write a reading as safetensors, under a temporary name first.
 
     The header names the model, and holds how many tokens were read and hashes of them and of the model.
@@ -37,7 +37,11 @@ def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
         "tokens": torch.tensor([token for row in reading.tokens for token in row]),
     }
     for i, layer in enumerate(reading.state):
-        tensors |= {f"layers.{i}.{name}": _plain(tensor) for name, tensor in layer._asdict().items()}
+        for (
+            name,
+            tensor,
+        ) in layer._asdict().items():  # complex numbers as pairs, which every version of the format holds
+            tensors[f"layers.{i}.{name}"] = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     header = {
         "format": FORMAT,
         "model": str(model.registry_name),
@@ -53,8 +57,8 @@ def save_reading(reading: Reading, path: str | Path, model: Any) -> Path:
     return path
 
 
-def load_reading(path: str | Path, model: Any) -> Reading:
-    """What `save_reading` wrote, for the same model in the same precision, on the model's device.
+def load_prompt_state(path: str | Path, model: Any) -> PromptState:
+    """What `save_prompt_state` wrote, for the same model in the same precision, on the model's device.
 
     Raises:
         ModelError: there is no such file, it is damaged or no reading, or another model wrote it.
@@ -83,11 +87,15 @@ def load_reading(path: str | Path, model: Any) -> Reading:
         raise ModelError(f"{path} is damaged, its tokens are not those of its header; read the text again")
     rows = tensors["tokens"].split(tensors["lengths"].tolist())
     device = model.backbone.embedding.weight.device
-    return Reading(
-        tuple(tuple(row.tolist()) for row in rows),
-        tensors["logits"][:, : model.config.logits].to(device),
-        _states(tensors, model, device),
-    )
+    with torch.no_grad():
+        _, kinds = model(torch.zeros(1, 1, dtype=torch.int64, device=device))  # states of the types that they have
+    states = []
+    for i, kind in enumerate(kinds):
+        found = {name: (tensors[f"layers.{i}.{name}"], own) for name, own in kind._asdict().items()}
+        parts = (torch.view_as_complex(held) if own.is_complex() else held for held, own in found.values())
+        states.append(type(kind)(*(part.to(device) for part in parts)))
+    logits = tensors["logits"][:, : model.config.logits].to(device)
+    return PromptState(tuple(tuple(row.tolist()) for row in rows), logits, tuple(states))
 
 
 def fingerprint(model: Any) -> str:
@@ -102,25 +110,6 @@ def fingerprint(model: Any) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@torch.no_grad()
-def _states(tensors: dict[str, Tensor], model: Any, device: torch.device) -> tuple:
-    """The layers' states, of the types that a call of the model returns."""
-    _, kinds = model(torch.zeros(1, 1, dtype=torch.int64, device=device))
-    return tuple(
-        type(kind)(*(_like(tensors[f"layers.{i}.{name}"], own).to(device) for name, own in kind._asdict().items()))
-        for i, kind in enumerate(kinds)
-    )
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Complex numbers as pairs, which every version of the format holds."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _like(tensor: Tensor, own: Tensor) -> Tensor:
-    return torch.view_as_complex(tensor) if own.is_complex() else tensor
 
 
 def _text_hash(lengths: Tensor, tokens: Tensor) -> str:

@@ -139,48 +139,27 @@ def _table(report, every: bool):
 
 def _open(model: str, classes: int, image_size: int | None, pretrained: bool, accept_licence: bool):
     """The network of a path, or of a name with published or random weights; a path wins."""
-    import json
-
+    from ssmlab.checkpoints.find import find_model
     from ssmlab.cli.published import as_folder
-    from ssmlab.core.errors import ModelError
-    from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import published
-    from ssmlab.models.language.names import LANGUAGE_MODELS, create_language_model
-    from ssmlab.models.registry import MODELS, TIMM, create_model, load_model
+    from ssmlab.models.registry import create_model, kind_of
 
     row = published(model)
     if row is not None and row.classes and model == row.repository:
         model, pretrained = row.models[0], True
-    elif row is not None or not (model in MODELS or model.startswith(TIMM)):
+    elif row is not None or kind_of(model) != "vision":
         model = as_folder(model, pretrained and row is not None, accept_licence)
-    path = Path(model)
-    if path.exists():
-        folder = _folder(path)
-        if (folder / "head.json").is_file():
-            from ssmlab.tasks.classify_sequence.task import load_classifier
+    found = find_model(model)
+    if found.folder is not None:
+        from ssmlab.checkpoints.folder import load_model
 
-            return load_classifier(folder)[0]
-        name = json.loads((folder / "config.json").read_text("utf-8")).get("model")
-        if name is not None and name not in LANGUAGE_MODELS:
-            return load_model(folder)[0]
-        from ssmlab.checkpoints.files import load_language_model
-
-        return load_language_model(folder)
-    if model in LANGUAGE_MODELS:
-        return create_language_model(model)
-    if model in MODELS or model.startswith(TIMM):
-        return create_model(
-            model,
-            num_classes=classes,
-            image_size=image_size,
-            pretrained=pretrained,
-            accept_licence=accept_licence,
-        )
-    hint = did_you_mean(model, [*MODELS, *LANGUAGE_MODELS]) or "; give a folder, or a name of `ssmlab models`"
-    raise ModelError(f"there is no model {model!r}{hint}")
-
-
-def _folder(path: Path) -> Path:
-    from ssmlab.checkpoints.files import find_language_model
-
-    return find_language_model(path)  # any model's: it asks for a config.json
+        return load_model(found.folder)[0]
+    if found.kind == "language":
+        return create_model(found.name)
+    return create_model(
+        found.name,
+        num_classes=classes,
+        image_size=image_size,
+        pretrained=pretrained,
+        accept_licence=accept_licence,
+    )

@@ -28,18 +28,18 @@ def classify(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
+    from ssmlab.checkpoints.find import find_folder, kind_of
     from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError, UserError
     from ssmlab.models.catalogue import check_licence, published
-    from ssmlab.models.registry import TIMM
-    from ssmlab.tasks.classify.predict import find_model, find_pictures, write_table
-    from ssmlab.tasks.classify_sequence.predict import HEAD
+    from ssmlab.models.entry import TIMM
+    from ssmlab.tasks.classify.predict import find_pictures, write_table
 
     if (row := published(model)) is not None:
         check_licence(row, accept_licence)  # before torch is imported
     named = row is not None or (str(model).startswith(TIMM) and not model.exists())
-    folder, why = (model, "") if named else find_model(model)
-    sequences = (folder / HEAD).is_file()
+    folder, why = (model, "") if named else find_folder(model, choose=True)
+    sequences = not named and kind_of(folder) == "sequence_classifier"
     if lines and not sequences:
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
     pictures, notes = None, []

@@ -27,13 +27,13 @@ def compress(
     fine-tuned and tested again, and saved under models/, from where every command opens it.
     """
     from ssmlab.cli.display import command_line, show_tables, showing
-    from ssmlab.models.language.names import LANGUAGE_MODELS
+    from ssmlab.models.registry import kind_of
     from ssmlab.studies.compress import compress as measure
     from ssmlab.studies.compress.table import make_table
 
     output, title = options.output, model.replace("/", "-")
     (model,), files = as_files([model], list(options.weights), pretrained, accept_licence)
-    of_text = model in LANGUAGE_MODELS
+    of_text = kind_of(model) == "language"
     if not files and (folder := as_folder(model, of_text and pretrained, accept_licence)) != model:
         model, output = folder, output or Path("runs") / f"compress-{title}"
     options = replace(options, weights=tuple(files), output=output)

@@ -145,10 +145,10 @@ def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tup
     from ssmlab.core.errors import ModelError, UserError
     from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import is_repository
-    from ssmlab.models.language.names import LANGUAGE_MODELS
+    from ssmlab.models.registry import kind_of, list_models
 
-    if not Path(model).exists() and model not in LANGUAGE_MODELS and not is_repository(model):
-        hint = did_you_mean(model, LANGUAGE_MODELS)
+    if not Path(model).exists() and kind_of(model) != "language" and not is_repository(model):
+        hint = did_you_mean(model, list_models("language"))
         hint = hint or "; give its folder, owner/name on the hub, or a name such as mamba_lm_130m"
         raise ModelError(f"there is no language model {model!r}{hint}")
     if dtype is not None and dtype not in dtypes:
@@ -162,7 +162,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
     import torch
 
     from ssmlab.checkpoints.files import load_language_model
-    from ssmlab.models.language.names import create_language_model
+    from ssmlab.models import create_model
 
     kind = None if dtype in (None, "int8") else getattr(torch, dtype)
     if Path(model).exists():
@@ -170,7 +170,7 @@ def open_model(model: str, dtype: str | None, vocab_size: int | None = None):
     from ssmlab.nn import quantize_linear_
 
     typer.echo(f"{model} is a name: its weights are random, and so is what it writes", err=True)
-    network = create_language_model(model, vocab_size=vocab_size).to(kind).eval()
+    network = create_model(model, vocab_size=vocab_size).to(kind).eval()
     return quantize_linear_(network) if dtype == "int8" else network
 
 
@@ -210,18 +210,13 @@ def _text_of(path: Path) -> str:
 
 def model_folder(model: str) -> Path:
     """The folder of the language model that a path means; of a run's models the best one on the validation part."""
-    from ssmlab.checkpoints.files import find_language_model
+    from ssmlab.checkpoints.find import find_folder, kind_of
     from ssmlab.core.errors import ModelError
 
-    folder = Path(model)
-    if (folder / "run.json").is_file() or (folder / "models").is_dir():
-        from ssmlab.tasks.classify.predict import find_model
-
-        folder, why = find_model(folder)
-        if why:
-            typer.echo(why, err=True)
-    folder = find_language_model(folder)
-    if (folder / "head.json").is_file():
+    folder, why = find_folder(Path(model), choose=True)
+    if why:
+        typer.echo(why, err=True)
+    if kind_of(folder) == "sequence_classifier":
         raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")
     return folder
 
@@ -306,16 +301,16 @@ def _check_writable(path: Path | None) -> None:
 
 def _read(network, rows: list[list[int]], load_state: Path | None, save_state: Path | None, chunk: int):
     """The reading of the prompts, its speed told, and written to a file where that is asked for."""
-    from ssmlab.checkpoints.prompts import load_reading, save_reading
+    from ssmlab.checkpoints.prompts import load_prompt_state, save_prompt_state
 
-    before = None if load_state is None else load_reading(load_state, network)
+    before = None if load_state is None else load_prompt_state(load_state, network)
     if before is not None and rows == [[]]:
         rows = [[]] * len(before.tokens)
     begin = time.perf_counter()
     reading = network.read(rows, before, chunk=chunk)
     _tell("prompt", sum(map(len, rows)), 0, time.perf_counter() - begin)
     if save_state is not None:
-        save_reading(reading, save_state, network)
+        save_prompt_state(reading, save_state, network)
     return reading
 
 

@@ -2,21 +2,34 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ssmlab.core.record import Record
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file under a temporary name next to it, then rename: readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a text (UTF-8) or bytes as a file, as `write_file` does, and on the disk when this returns."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, write)
 
 
 def write_records(path: Path, records: list[Record]) -> None:

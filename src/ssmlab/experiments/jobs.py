@@ -23,6 +23,7 @@ def base_task(recipe: AnyRecipe) -> Any:
     """The run that a recipe's models start from, its data read; None where the recipe names none."""
     if not recipe.base.weights:
         return None
+    from ssmlab.checkpoints.folder import load_model
     from ssmlab.tasks.shared.base_task import BaseTask
     from ssmlab.tasks.shared.experiment import compute_of
 
@@ -31,15 +32,4 @@ def base_task(recipe: AnyRecipe) -> Any:
     data = load_data(base)
     experiment, base = experiment_of(base, data)
     job = jobs_of(base, folder)[0]
-    return BaseTask(experiment, base, data, job, compute_of(base, job.model), load_any)
-
-
-def load_any(folder: Path) -> Any:
-    """The model in a run's folder, of whatever kind it is."""
-    if '"image_size"' in (folder / "preprocess.json").read_text("utf-8"):
-        from ssmlab.models import load_model
-
-        return load_model(folder)[0]
-    from ssmlab.checkpoints.files import load_language_model
-
-    return load_language_model(folder)
+    return BaseTask(experiment, base, data, job, compute_of(base, job.model), lambda model: load_model(model)[0])

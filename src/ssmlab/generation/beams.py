@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmlab.generation.prompt_state import Reading, select_rows
+from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.text_stream import TextStream
 
 
@@ -29,7 +29,7 @@ class Beam:
 
 def beam_search(
     model: Any,
-    reading: Reading,
+    reading: PromptState,
     beams: int,
     max_tokens: int,
     process: Callable[[Tensor, Tensor], Tensor] | None,
@@ -61,7 +61,10 @@ def beam_search(
         kept: list[Beam] = []
         for place, (score, at) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             parent, token = divmod(at, vocab)
-            beam = _extended(going[parent], token, float(logs[parent, token]), score)
+            stream = copy.copy(going[parent].stream)
+            if stream is not None:
+                stream.push(token)
+            beam = Beam([*going[parent].tokens, (token, float(logs[parent, token]))], score, stream)
             if token in ends or (beam.stream is not None and beam.stream.stopped):
                 if place < beams:  # one that would not have gone on does not end either
                     ended.append(beam)
@@ -80,10 +83,3 @@ def beam_search(
     else:
         ended += going
     return max(ended, key=Beam.mean).tokens
-
-
-def _extended(beam: Beam, token: int, log: float, score: float) -> Beam:
-    stream = copy.copy(beam.stream)
-    if stream is not None:
-        stream.push(token)
-    return Beam([*beam.tokens, (token, log)], score, stream)

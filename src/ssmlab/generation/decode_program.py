@@ -24,7 +24,7 @@ from ssmlab.ops import _native
 from ssmlab.ops.program import Program
 from ssmlab.ops.steps import FEW, available, unobserved
 
-_programs: WeakKeyDictionary[nn.Module, OneToken | None] = WeakKeyDictionary()
+_programs: WeakKeyDictionary[nn.Module, DecodeProgram | None] = WeakKeyDictionary()
 
 
 def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type, type]) -> tuple[Tensor, tuple] | None:
@@ -48,11 +48,11 @@ def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type
     if not unobserved(input_ids, model.backbone.embedding.weight):
         return None
     if known is ... or known.program.rows != rows or not known.holds():
-        known = _programs[model] = OneToken.of(model, rows, classes)
+        known = _programs[model] = DecodeProgram.of(model, rows, classes)
     return None if known is None else known(input_ids, state)
 
 
-class OneToken:
+class DecodeProgram:
     """The program of a model, and what it was built from."""
 
     def __init__(self, model: Any, rows: int, classes: tuple[type, type]):
@@ -72,7 +72,7 @@ class OneToken:
         for i in range(len(layers)):
             layer = self._seen(layers, str(i), classes[1])
             if "mlp" in layer._modules or layer._modules.get("mixer") is None or _drops(layer):
-                raise _OtherwiseError
+                raise _NoProgramError
             u = self._norm(layer, "norm", x=branch, residual=self.residual)
             branch = self._mamba(layer, u) if type(layer.mixer) is Mamba else self._mamba2(layer, u)
         u = self._norm(backbone, "norm_f", x=branch, residual=self.residual)
@@ -82,11 +82,11 @@ class OneToken:
         self.own = [m.__dict__ for m in parts]
 
     @classmethod
-    def of(cls, model: Any, rows: int, classes: tuple[type, type]) -> OneToken | None:
+    def of(cls, model: Any, rows: int, classes: tuple[type, type]) -> DecodeProgram | None:
         """The program of a model, or None where there cannot be one."""
         try:
             made = cls(model, rows, classes)
-        except _OtherwiseError:
+        except _NoProgramError:
             return None
         return made if made.holds() else None
 
@@ -137,7 +137,7 @@ class OneToken:
     def _mamba(self, layer: Any, u: Tensor) -> Tensor:
         block = self._seen(layer, "mixer", Mamba)
         if block.A_imag is not None or _drops(block):
-            raise _OtherwiseError
+            raise _NoProgramError
         d, n, r = block.d_inner, block.d_state, block.dt_rank
         inner = self._linear(block, "in_proj", u)
         x = self._conv(block, inner[:, :d])
@@ -154,7 +154,7 @@ class OneToken:
         block = self._seen(layer, "mixer", Mamba2)
         plain = block.dt_limit is None and not block.d_mlp and len(block.D) == block.nheads and not _drops(block)
         if not plain or block.norm is None or block.norm.norm_before_gate:
-            raise _OtherwiseError
+            raise _NoProgramError
         d, n, g = block.d_ssm, block.d_state, block.ngroups
         inner = self._linear(block, "in_proj", u)
         convolved = self._conv(block, inner[:, d : 2 * d + 2 * g * n])
@@ -172,7 +172,7 @@ class OneToken:
         rows = self.program.rows
         self.kinds.append((kind, (rows, *conv), (rows, *ssm)))
         if self.kinds[-1] != self.kinds[0]:
-            raise _OtherwiseError
+            raise _NoProgramError
 
     def _norm(self, parent: Any, name: str, **inputs: Any) -> Tensor:
         norm = self._seen(parent, name, nn.RMSNorm)
@@ -195,7 +195,7 @@ class OneToken:
         """A sub-module, of exactly this type: what wraps one computes something else."""
         child = parent._modules.get(name)
         if type(child) is not kind:
-            raise _OtherwiseError
+            raise _NoProgramError
         self.places.append((parent._modules, name))
         self.found.append(child)
         return child
@@ -206,9 +206,9 @@ class OneToken:
         tensor = held.get(name)
         plain = tensor is not None and type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu
         if not plain or tensor.is_inference() or tensor.stride(-1) != 1:
-            raise _OtherwiseError
+            raise _NoProgramError
         if tensor.dtype not in (*_native.DTYPES, torch.int8):
-            raise _OtherwiseError
+            raise _NoProgramError
         self.places.append((held, name))
         self.found.append(tensor)
         self.tensors.append(tensor)
@@ -222,7 +222,7 @@ def _slices(tensor: Tensor) -> range:
     return range(tensor.data_ptr(), tensor.data_ptr() + size * len(tensor), size)
 
 
-class _OtherwiseError(Exception):
+class _NoProgramError(Exception):
     """There is no program for such a model."""
 
 

@@ -1,4 +1,4 @@
-"""Writing on: greedy, sampled or by beam search, in batches in which every row is as if alone."""
+"""Text generation: greedy, sampling, beam search. Rows of a batch do not influence each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import beam_search
 from ssmlab.generation.graphs import Decoder
-from ssmlab.generation.prompt_state import CHUNK, Reading, read, select_rows, whole_numbers
+from ssmlab.generation.prompt_state import CHUNK, PromptState, read, select_rows, whole_numbers
 from ssmlab.generation.sampling import Sampling, check_choice, draw
 from ssmlab.generation.text_stream import TextStream
 
@@ -34,7 +34,7 @@ class Generated(NamedTuple):
 @torch.no_grad()
 def generate(
     model: Any,
-    prompts: Reading | Tensor | Sequence[Sequence[int]],
+    prompts: PromptState | Tensor | Sequence[Sequence[int]],
     *,
     max_tokens: int = 100,
     temperature: float = 0.0,
@@ -76,7 +76,7 @@ def generate(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
     _check(model, max_tokens, beams, sampling, decode, stop, on_text)
-    reading = prompts if isinstance(prompts, Reading) else read(model, prompts, chunk=chunk)
+    reading = prompts if isinstance(prompts, PromptState) else read(model, prompts, chunk=chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
     ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
     outside = sorted(token for token in ends if not 0 <= token < model.config.vocab_size)
@@ -85,10 +85,8 @@ def generate(
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1:
         for row in rows:
-            best = beam_search(
-                model, reading.select([row.number]), beams, max_tokens, sampling.processor(), ends, row.stream
-            )
-            row.take_all(best)
+            alone, process = reading.select([row.number]), sampling.processor()
+            row.take_all(beam_search(model, alone, beams, max_tokens, process, ends, row.stream))
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
         _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)))
@@ -96,13 +94,17 @@ def generate(
 
 
 def _write(
-    model: Any, decoder: Decoder, reading: Reading, rows: list[_Row], sampling: Sampling, seeds: list[int]
+    model: Any, decoder: Decoder, reading: PromptState, rows: list[_Row], sampling: Sampling, seeds: list[int]
 ) -> None:
     """One token for every row at a time, until all are finished; finished rows leave the batch."""
     logits, state = reading.logits, reading.state
     device, vocab = logits.device, model.config.vocab_size
     generators = [torch.Generator(device).manual_seed(number) for number in seeds]
-    process, text = sampling.processor(), _rectangle(reading.tokens, device)
+    # Rows of one length: shorter ones begin with their first token several times. Only the penalty for repetition reads
+    # them, and to it a token is in the text once or often.
+    longest = max(map(len, reading.tokens))
+    rectangle = [[row[0]] * (longest - len(row)) + list(row) for row in reading.tokens]
+    process, text = sampling.processor(), torch.tensor(rectangle, device=device)
     while True:
         scores = logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32))
         processed = scores if process is None else process(text, scores)
@@ -163,15 +165,6 @@ class _Row:
     def _tell(self, text: str) -> None:
         if text and self._on_text is not None:
             self._on_text(self.number, text)
-
-
-def _rectangle(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows of one length (b, s): the shorter ones begin with their first token several times.
-
-    Only the penalty for repetition reads them, and to it a token is in the text once or often.
-    """
-    longest = max(map(len, tokens))
-    return torch.tensor([[row[0]] * (longest - len(row)) + list(row) for row in tokens], device=device)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:

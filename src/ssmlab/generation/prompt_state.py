@@ -1,4 +1,4 @@
-"""Reading a text with a language model, and what one keeps of it: a value that can be forked, saved and continued."""
+"""Reading a prompt with a language model. Its state is a value that can be forked, saved and continued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssmlab.core.errors import ModelError, ShapeError
 CHUNK = 1024  # tokens read at once; more are not faster, and activations are the memory of a long prompt
 
 
-class Reading(NamedTuple):
+class PromptState(NamedTuple):
     """All that a model needs to go on after the texts of b rows.
 
     tokens: the tokens of every row.
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     logits: Tensor
     state: tuple
 
-    def select(self, rows: Sequence[int]) -> Reading:
+    def select(self, rows: Sequence[int]) -> PromptState:
         """Some rows, in any order and as often as named: [0, 0, 0] forks the first into three."""
         count = len(self.tokens)
         rows = whole_numbers("rows", rows)
@@ -35,17 +35,17 @@ class Reading(NamedTuple):
             raise ModelError(f"the reading has rows 0 to {count - 1}, got {rows}; name at least one of them")
         index = torch.tensor(rows, dtype=torch.int64, device=self.logits.device) % count
         tokens = tuple(self.tokens[row] for row in rows)
-        return Reading(tokens, self.logits.index_select(0, index), select_rows(self.state, index))
+        return PromptState(tokens, self.logits.index_select(0, index), select_rows(self.state, index))
 
 
 @torch.no_grad()
 def read(
     model: Any,
     prompts: Tensor | Sequence[Sequence[int]],
-    reading: Reading | None = None,
+    reading: PromptState | None = None,
     *,
     chunk: int = CHUNK,
-) -> Reading:
+) -> PromptState:
     """Read texts, of any lengths, in pieces of bounded memory.
 
     Args:
@@ -80,7 +80,7 @@ def read(
     if logits is not None:  # a row without new tokens is where it was
         last = torch.where(lengths[:, None] > 0, last, logits)
     before = ((),) * len(rows) if reading is None else reading.tokens
-    return Reading(tuple((*old, *new) for old, new in zip(before, rows, strict=True)), last, state)
+    return PromptState(tuple((*old, *new) for old, new in zip(before, rows, strict=True)), last, state)
 
 
 def whole_numbers(what: str, values: object) -> list[int]:
@@ -115,7 +115,7 @@ def select_rows(state: tuple, index: Tensor) -> tuple:
     return tuple(type(layer)(*(tensor.index_select(0, index) for tensor in layer)) for layer in state)
 
 
-def _check(model: Any, rows: list[list[int]], reading: Reading | None, chunk: int) -> None:
+def _check(model: Any, rows: list[list[int]], reading: PromptState | None, chunk: int) -> None:
     if type(chunk) is not int or chunk < 1:
         raise ModelError(f"chunk must be at least 1 token, got {chunk!r}")
     if not rows:

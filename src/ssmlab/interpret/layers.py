@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.interpret.places import class_token_place
-from ssmlab.models.vision.mambavision import MambaVision
-from ssmlab.models.vision.medmamba import MedMamba
-from ssmlab.models.vision.resnet_mamba import ResNetBaseline, ResNetMamba
-from ssmlab.models.vision.vim import Vim
-from ssmlab.models.vision.vmamba import VMamba
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Between what a layer gives and a map. The default is a layer that gives maps (b, c, h, w).
-
-    to_map: (output, (height, width) of the images) -> (b, c, h, w).
-    from_map: (map, output, (height, width)) -> the output with the map in the place of its own.
-    """
-
-    to_map: Callable[[Any, tuple[int, int]], Tensor] = lambda out, size: out
-    from_map: Callable[[Tensor, Any, tuple[int, int]], Any] = lambda map_, out, size: map_
-
-
-CHANNELS_FIRST = Layout()
-CHANNELS_LAST = Layout(
-    to_map=lambda out, size: out.permute(0, 3, 1, 2), from_map=lambda map_, out, size: map_.permute(0, 2, 3, 1)
-)
-# A pyramid of maps, of which the last one is meant.
-LAST_OF_LIST = Layout(to_map=lambda out, size: out[-1], from_map=lambda map_, out, size: [*out[:-1], map_])
+from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.maps import CHANNELS_FIRST, CHANNELS_LAST, Layout, MapLayer, token_layout
 
 
 @dataclass(frozen=True)
 class Target:
     """A layer and the layout of its output. For a network of one's own: `Target("layer4", model.layer4)`.
 
-    alike: whether what comes behind reads every position in the same way, as a mean does and a class token does not.
+    alike: whether what comes after reads every position in the same way, as a mean does and a class token does not.
     """
 
     name: str
@@ -52,24 +26,16 @@ class Target:
 
 
 def target_of(model: nn.Module) -> Target:
-    """The layer for Grad-CAM: the last one with a map behind which every position still counts for the classes.
+    """The layer for Grad-CAM: the last one with a map after which every position still counts for the classes.
 
-    Of models that read a class token that is the norm before the last mixer, since behind it only that token counts
-    (Vim, timm's ViT); of all others the output of the last stage.
+    Our models say it; of timm's that read a class token it is the norm before the last attention, since after it only
+    that token counts; of all others the output of the last stage.
 
     Raises:
         ModelError: nothing is known about this network.
     """
-    if isinstance(model, Vim):
-        name = f"layers.{len(model.layers) - 1}.norm"
-        return Target(name, model.get_submodule(name), _vim_tokens(model), alike=model.cls_token is None)
-    if isinstance(model, ResNetBaseline | ResNetMamba):
-        return Target("backbone", model.backbone, LAST_OF_LIST)
-    if isinstance(model, VMamba | MedMamba):
-        first = isinstance(model, VMamba) and model.config.channel_first
-        return _last(model, "layers", CHANNELS_FIRST if first else CHANNELS_LAST)
-    if isinstance(model, MambaVision):
-        return _last(model, "levels", CHANNELS_FIRST)
+    if isinstance(model, VisionModel):
+        return _target(model, model.last_map())
     return _of_timm(model, within="norm1")
 
 
@@ -79,18 +45,13 @@ def final_of(model: nn.Module) -> Target:
     Raises:
         ModelError: nothing is known about this network.
     """
-    if isinstance(model, Vim):
-        name = f"layers.{len(model.layers) - 1}"
-        tokens = _vim_tokens(model)
-        return Target(name, model.get_submodule(name), Layout(lambda out, size: tokens.to_map(out[0] + out[1], size)))
-    if isinstance(model, ResNetMamba) and model.config.tokens == "spatial":
-        count = model.level_lengths[-1] if model.config.scales > 1 else None
-        tokens = _tokens(lambda length: range(length - (count or length), length))
-        name = f"layers.{len(model.layers) - 1}"
-        return Target(name, model.get_submodule(name), Layout(lambda out, size: tokens.to_map(out[0], size)))
-    if hasattr(model, "num_prefix_tokens"):
-        return _of_timm(model, within="")
-    return target_of(model)
+    if isinstance(model, VisionModel):
+        return _target(model, model.final_map())
+    return _of_timm(model, within="")
+
+
+def _target(model: nn.Module, layer: MapLayer) -> Target:
+    return Target(layer.name, model.get_submodule(layer.name), layer.layout, alike=layer.alike)
 
 
 class Tapped(nn.Module):
@@ -129,11 +90,6 @@ def map_of(model: nn.Module, images: Tensor, target: Target) -> Tensor:
     return found[-1]
 
 
-def _last(model: nn.Module, stages: str, layout: Layout) -> Target:
-    name = f"{stages}.{len(model.get_submodule(stages)) - 1}"  # type: ignore[arg-type]
-    return Target(name, model.get_submodule(name), layout)
-
-
 def _of_timm(model: nn.Module, within: str) -> Target:
     """By timm's description of a network's last stage; `within` is the part of a block that has all tokens."""
     info = getattr(model, "feature_info", None)
@@ -146,7 +102,7 @@ def _of_timm(model: nn.Module, within: str) -> Target:
     if hasattr(model, "num_prefix_tokens"):
         name = f"{name}.{within}".rstrip(".")
         first = model.num_prefix_tokens
-        patches = _tokens(lambda length: range(first, length))
+        patches = token_layout(lambda length, size: list(range(first, length)))
         return Target(name, model.get_submodule(name), patches, alike=getattr(model, "global_pool", "") == "avg")
     return Target(name, model.get_submodule(name), _either(channels))
 
@@ -163,42 +119,3 @@ def _either(channels: int) -> Layout:
         to_map=lambda out, size: layout(out).to_map(out, size),
         from_map=lambda map_, out, size: layout(out).from_map(map_, out, size),
     )
-
-
-def _vim_tokens(model: Vim) -> Layout:
-    def patches(length: int, size: tuple[int, int]) -> list[int]:
-        grid = model.patch_embed.grid(*size)
-        own = -1 if model.cls_token is None else class_token_place(model, grid)
-        return [token for token in range(length) if token != own]
-
-    return _sequence(patches, lambda count, size: model.patch_embed.grid(*size))
-
-
-def _tokens(patches: Callable[[int], range]) -> Layout:
-    return _sequence(lambda length, size: list(patches(length)), _grid)
-
-
-def _sequence(
-    patches: Callable[[int, tuple[int, int]], list[int]], grid: Callable[[int, tuple[int, int]], tuple[int, int]]
-) -> Layout:
-    """Tokens (b, l, c), of which `patches` are on a grid, row by row."""
-
-    def places(out: Tensor, size: tuple[int, int]) -> Tensor:
-        return torch.tensor(patches(out.shape[1], size), device=out.device)
-
-    def to_map(out: Tensor, size: tuple[int, int]) -> Tensor:
-        own = out[:, places(out, size)]
-        return own.mT.unflatten(-1, grid(own.shape[1], size))
-
-    def from_map(map_: Tensor, out: Tensor, size: tuple[int, int]) -> Tensor:
-        return out.index_copy(1, places(out, size), map_.flatten(2).mT)
-
-    return Layout(to_map, from_map)
-
-
-def _grid(count: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of `count` patches of an image, by its proportions."""
-    rows = max(1, round((count * size[0] / size[1]) ** 0.5))
-    if count % rows:
-        raise ModelError(f"{count} tokens are no grid over an image of {size[0]} x {size[1]}; give a Target")
-    return rows, count // rows

@@ -8,11 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlab.models.vision.mambavision import Level
-from ssmlab.models.vision.resnet_mamba import ResNetMamba
-from ssmlab.models.vision.vim import Vim
-from ssmlab.nn.windows import to_windows
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -75,41 +70,8 @@ def find_place(stack: list[Frame], gave: dict[nn.Module, Any], length: int, devi
         length: tokens of the scan.
     """
     for frame in reversed(stack):
-        model = frame.module
-        if isinstance(model, Level) and model.window_size is not None:
-            return _windows(frame.shape, model.window_size, device)
-        if isinstance(model, Vim):
-            return _sequence(model, frame.shape, device)
-        if isinstance(model, ResNetMamba):
-            return _pyramid(model, gave.get(model.backbone), length, device)
+        grid_of = getattr(frame.module, "token_grid", None)  # of our vision models, and of parts of them
+        found = None if grid_of is None else grid_of(frame.shape, gave, length, device)
+        if found is not None:
+            return Place(grid=found.grid, pixel=found.pixel, images=frame.shape[0])
     return None
-
-
-def _windows(shape: tuple[int, ...], size: int, device: Any) -> Place:
-    b, _, h, w = shape
-    numbers = torch.arange(1, h * w + 1, dtype=torch.float64, device=device).view(1, 1, h, w)  # padding is 0
-    pixel = to_windows(numbers, size).squeeze(-1).long() - 1
-    return Place(grid=(h, w), pixel=pixel.repeat(b, 1), images=b)
-
-
-def _sequence(model: Vim, shape: tuple[int, ...], device: Any) -> Place:
-    grid = model.patch_embed.grid(*shape[-2:])
-    pixel = list(range(grid[0] * grid[1]))
-    if model.cls_token is not None:
-        pixel.insert(class_token_place(model, grid), -1)
-    return Place(grid=grid, pixel=torch.tensor(pixel, device=device).expand(shape[0], -1), images=shape[0])
-
-
-def class_token_place(model: Vim, grid: tuple[int, int]) -> int:
-    """The number of a Vim's class token in its sequence."""
-    return model._place(grid[0] * grid[1])
-
-
-def _pyramid(model: ResNetMamba, maps: Any, length: int, device: Any) -> Place | None:
-    """With several scales, the finest one; the tokens of the others are nowhere."""
-    if maps is None or model.config.tokens == "pooled":
-        return None
-    b, _, h, w = maps[-model.config.scales].shape
-    pixel = torch.full((length,), -1, device=device)
-    pixel[: h * w] = torch.arange(h * w, device=device)
-    return Place(grid=(h, w), pixel=pixel.expand(b, -1), images=b)

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import TIMM
+from ssmlab.core.files import write_json
+from ssmlab.models.entry import TIMM
 
 log = logging.getLogger(__name__)
 TABLE = Path(__file__).with_name("weights.toml")
@@ -155,8 +156,5 @@ def check_licence(row: PublishedWeights, accept: bool = False) -> None:
             f"the weights of {row.name} are under {licence.title}, see {licence.address}; if you accept that, say so "
             "once with --accept-licence (in Python accept_licence=True)"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps([*accepted, licence.title], indent=2) + "\n", "utf-8")
-    temporary.replace(file)
+    write_json(file, [*accepted, licence.title])
     log.warning("%s accepted for %s; %s remembers it", licence.title, row.name, file)

@@ -28,8 +28,8 @@ from ssmlab.models.catalogue import (
     say_once,
     user_folder,
 )
+from ssmlab.models.entry import TIMM
 from ssmlab.models.network import answer, check_hub
-from ssmlab.models.registry import TIMM
 
 LARGE = 10 * 2**20  # bytes; files from here on are fetched so that a later call can go on
 INDEX = ".index.json"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
 
@@ -27,6 +28,23 @@ class Rule(NamedTuple):
     alias: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """How weights of an original implementation are read, and where there is a way back, written.
+
+    licence: of its published weights.
+    build: our network, with initial values, for the original's own arguments.
+    rules: its names and ours.
+    export, inverse: the way back, the original's arguments for a config of ours, and our names and the original's.
+    """
+
+    licence: str
+    build: Callable[[dict[str, Any]], nn.Module]
+    rules: Sequence[Rule] = ()
+    export: Callable[[Any], dict[str, Any]] | None = None
+    inverse: Sequence[Rule] = ()
+
+
 def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, Tensor]:
     """Our names and layouts for an original state_dict.
 
@@ -38,7 +56,13 @@ def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, T
     aliases: set[str] = set()
     problems = []
     for key, value in state.items():
-        target, change, alias = _translated(key, rules)
+        target: str | None = key
+        change, alias = None, False
+        for rule in rules:
+            if match := re.fullmatch(rule.pattern, key):
+                target = None if rule.target is None else match.expand(rule.target)
+                change, alias = rule.change, rule.alias
+                break
         if target is None:
             continue
         value = value if change is None else change(value)
@@ -55,14 +79,6 @@ def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, T
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ModelError(f"the conversion map is ambiguous for {len(problems)} keys:{lines}")
     return found
-
-
-def _translated(key: str, rules: Sequence[Rule]) -> tuple[str | None, Callable[[Tensor], Tensor] | None, bool]:
-    for rule in rules:
-        match = re.fullmatch(rule.pattern, key)
-        if match:
-            return None if rule.target is None else match.expand(rule.target), rule.change, rule.alias
-    return key, None, False
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -9,15 +9,13 @@ import timm
 from torch import nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import MODELS, create_model
-
-FAMILIES = ("resnet_mamba", "vmamba", "medmamba", "mambavision", "vim")
+from ssmlab.models.registry import create_model, list_models
 
 
 def register() -> None:
     """Put the vision models of the table into timm's, except names that timm uses itself."""
-    for name, line in MODELS.items():
-        if line.family in FAMILIES and not timm.is_model(name):
+    for name in list_models("vision"):
+        if not timm.is_model(name):
             timm.models.register_model(_entry(name))
 
 
@@ -39,12 +37,17 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         # timm hands the last three to every model; of what they can say only a file of weights means something here
         weights = (pretrained_cfg_overlay or {}).get("file")
+        side = img_size if img_size is None or isinstance(img_size, int) else img_size[0]
+        if isinstance(img_size, Sequence) and set(img_size) != {side}:
+            raise ModelError(
+                f"img_size is the side of square images, got {tuple(img_size)}; any size goes through anyway"
+            )
         if not options.get("drop_rate"):
             options.pop("drop_rate", None)  # timm's training script gives it to every model, 0 where nobody asked
         model: Any = create_model(
             name,
             num_classes=num_classes,
-            image_size=_side(img_size),
+            image_size=side,
             in_chans=in_chans,
             pretrained=pretrained and weights is None,
             weights=weights,
@@ -57,19 +60,10 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _side(img_size: int | Sequence[int] | None) -> int | None:
-    if img_size is None or isinstance(img_size, int):
-        return img_size
-    height, width = img_size
-    if height != width:
-        raise ModelError(f"img_size is the side of square images, got {tuple(img_size)}; any size goes through anyway")
-    return height
-
-
 def _features(model: Any, out_indices: int | Sequence[int] | None, feature_cls: str) -> nn.Module:
     if feature_cls != "getter":
         raise ModelError(f'feature_cls must be "getter", got {feature_cls!r}')
-    if not hasattr(model, "forward_intermediates"):
+    if not model.feature_info:
         raise ModelError(f"{model.registry_name} has no pyramid of feature maps; take its backbone from timm instead")
     from timm.models._features import FeatureGetterNet
 

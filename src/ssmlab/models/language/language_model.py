@@ -152,7 +152,7 @@ class Backbone(nn.Module):
         self.residual_in_fp32 = config.residual_in_fp32
         self.gradient_checkpointing = False
         size = (config.padded_vocab, config.d_model)
-        self.embedding = nn.Embedding(*size, _weight=torch.empty(size))  # filled by `_init`
+        self.embedding = nn.Embedding(*size, _weight=torch.empty(size))  # filled by `init_weights`
         self.layers = nn.ModuleList(
             Layer(config, config.attention() if i in config.attn_layers else config.block())
             for i in range(config.n_layer)
@@ -194,11 +194,27 @@ class LanguageModel(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
         self.lm_head = Linear(config.d_model, config.padded_vocab, bias=False)
-        _init(self)
+        self.init_weights()
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
 
     read, generate = read, generate  # methods, of ssmlab.generation
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw initial values anew, where the blocks' own are not kept; nothing on the meta device."""
+        if self.backbone.embedding.weight.is_meta:
+            return
+        nn.init.normal_(self.backbone.embedding.weight, std=0.02)
+        layers: list[Any] = list(self.backbone.layers)
+        branches = sum(2 if hasattr(layer, "mlp") else 1 for layer in layers)
+        for layer in layers:
+            mlp = (layer.mlp.fc1, layer.mlp.fc2) if hasattr(layer, "mlp") else ()
+            for linear in (layer.mixer.in_proj, layer.mixer.out_proj, *mlp):
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+            for linear in (layer.mixer.out_proj, *mlp[1:]):
+                linear.weight.div_(math.sqrt(branches))
 
     def forward(
         self,
@@ -274,19 +290,3 @@ def add(hidden: Tensor, residual: Tensor | None, in_fp32: bool) -> Tensor:
 def normed(norm: Any, residual: Tensor) -> Tensor:
     """The norm in the dtype of its weights, which is the model's."""
     return norm(residual.to(norm.weight.dtype))
-
-
-@torch.no_grad()
-def _init(model: LanguageModel) -> None:
-    if model.backbone.embedding.weight.is_meta:
-        return
-    nn.init.normal_(model.backbone.embedding.weight, std=0.02)
-    layers: list[Any] = list(model.backbone.layers)
-    branches = sum(2 if hasattr(layer, "mlp") else 1 for layer in layers)
-    for layer in layers:
-        mlp = (layer.mlp.fc1, layer.mlp.fc2) if hasattr(layer, "mlp") else ()
-        for linear in (layer.mixer.in_proj, layer.mixer.out_proj, *mlp):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
-        for linear in (layer.mixer.out_proj, *mlp[1:]):
-            linear.weight.div_(math.sqrt(branches))

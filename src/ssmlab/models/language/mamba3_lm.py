@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ssmlab.models.entry import Preset
 from ssmlab.models.language.language_model import LanguageConfig, LanguageModel
 from ssmlab.models.language.mamba_lm import TEST
-from ssmlab.models.registry import Preset
 from ssmlab.nn import Mamba3
 from ssmlab.ops.ssd import CHUNK_SIZE
 

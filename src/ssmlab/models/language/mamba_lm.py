@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.models.entry import Preset
 from ssmlab.models.language.language_model import LanguageConfig, LanguageModel
-from ssmlab.models.registry import Preset
 from ssmlab.nn import Mamba, Mamba2
 from ssmlab.ops.ssd import CHUNK_SIZE
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ssmlab.models.entry import Preset
 from ssmlab.models.language.language_model import LanguageConfig, LanguageModel
-from ssmlab.models.registry import Preset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -281,39 +281,43 @@ def propose_plan(
     patch = [min(round(edge / step), most) for step, most in zip(space, size, strict=True)]
     least = 2 if batch_size is None else batch_size
 
-    def built(patch: Sequence[int], batch: int) -> Plan:
-        strides, kernels, fitted = topology(patch, space)
-        stages = len(strides)
-        if stages < 2:
-            raise ModelError(
-                f"images of {tuple(size)} need at least {2 * LEAST_EDGE} pixels along two axes, or "
-                f"{3 * LEAST_EDGE} along one, and {memory_bytes / 2**30:.2g} GiB must hold {least} patches of that size"
-            )
-        return Plan(
-            patch_size=fitted,
-            features=tuple(min(base_features * 2**i, MOST_FEATURES[dims]) for i in range(stages)),
-            kernel_sizes=tuple(kernels),
-            strides=tuple(strides),
-            n_conv_encoder=(BLOCKS,) * stages,
-            n_conv_decoder=(BLOCKS,) * (stages - 1),
-            spacing=tuple(space),
-            batch_size=batch,
-        )
-
-    plan = built(patch, least)
-    while training_bytes(plan, channels, classes) > memory_bytes:
+    plan = _with_patch(patch, space, least, base_features)
+    while plan is not None and training_bytes(plan, channels, classes) > memory_bytes:
         ratio = [n / most for n, most in zip(plan.patch_size, size, strict=True)]
         axis = ratio.index(max(ratio))
         patch = list(plan.patch_size)
         # a smaller patch may be halved less often, and is then a multiple of less
         smaller = [n - plan.divisor[axis] * (i == axis) for i, n in enumerate(patch)]
         patch[axis] -= _divisor(topology(smaller, space)[0])[axis]
-        plan = built(patch, least)
+        plan = _with_patch(patch, space, least, base_features)
+    if plan is None:
+        raise ModelError(
+            f"images of {tuple(size)} need at least {2 * LEAST_EDGE} pixels along two axes, or "
+            f"{3 * LEAST_EDGE} along one, and {memory_bytes / 2**30:.2g} GiB must hold {least} patches of that size"
+        )
     if batch_size is None:
         one = training_bytes(replace(plan, batch_size=1), channels, classes)
         more = training_bytes(replace(plan, batch_size=2), channels, classes) - one
         plan = replace(plan, batch_size=min(12, max(2, 1 + int((memory_bytes - one) // more))))
     return plan
+
+
+def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base_features: int) -> Plan | None:
+    """The plan for a patch; None where it would have fewer than two stages."""
+    strides, kernels, fitted = topology(patch, spacing)
+    stages = len(strides)
+    if stages < 2:
+        return None
+    return Plan(
+        patch_size=fitted,
+        features=tuple(min(base_features * 2**i, MOST_FEATURES[len(fitted)]) for i in range(stages)),
+        kernel_sizes=tuple(kernels),
+        strides=tuple(strides),
+        n_conv_encoder=(BLOCKS,) * stages,
+        n_conv_decoder=(BLOCKS,) * (stages - 1),
+        spacing=tuple(spacing),
+        batch_size=batch,
+    )
 
 
 def _checked(image_size, spacing, dims) -> tuple[list[int], list[float], int]:

@@ -135,8 +135,11 @@ class Encoder(nn.Module):
             blocks(dims, inputs[s], widths[s], kernels[s], plan.strides[s], depth=depths[s])
             for s in range(plan.n_stages)
         )
-        layers = [_scanned(plan, s) if mamba[s] else nn.Identity() for s in range(plan.n_stages)]
-        self.mamba_layers = nn.ModuleList(layers)
+        self.mamba_layers = nn.ModuleList()
+        for channels, size, scanned in zip(plan.features, plan.map_sizes(), mamba, strict=True):
+            positions = torch.Size(size).numel()  # they are scanned, or the channels where these are at least as many
+            layer = MambaLayer(channels, positions if positions <= channels else None) if scanned else nn.Identity()
+            self.mamba_layers.append(layer)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (b, in_chans, *spatial) -> the map of every stage, highest resolution first."""
@@ -145,13 +148,6 @@ class Encoder(nn.Module):
             x = mamba(stage(x))
             maps.append(x)
         return maps
-
-
-def _scanned(plan: Plan, stage: int) -> MambaLayer:
-    """The Mamba layer behind a stage: over positions, or over channels where these are at least as many."""
-    positions = torch.Size(plan.map_sizes()[stage]).numel()
-    channels = plan.features[stage]
-    return MambaLayer(channels, positions if positions <= channels else None)
 
 
 class Upsample(nn.Module):

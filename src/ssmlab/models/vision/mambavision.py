@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import Preset
-from ssmlab.models.vision.published import (
+from ssmlab.models.entry import Preset
+from ssmlab.models.fields import read
+from ssmlab.models.rules import Original, Rule
+from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.maps import TokenGrid
+from ssmlab.models.vision.parts import (
     IMAGENET,
-    PublishedModel,
     channels_last,
     check_vision_config,
     init_linear,
@@ -77,7 +80,7 @@ class MambaVisionConfig:
             )
 
 
-class MambaVision(PublishedModel):
+class MambaVision(VisionModel):
     """MambaVision, a hierarchy of convolutions, Mamba mixers and self-attention.
 
     Source: Hatamizadeh & Kautz 2024 (arXiv:2407.08083), section 3 and figure 2. Parameter names are those of the
@@ -86,7 +89,7 @@ class MambaVision(PublishedModel):
 
     Args:
         config: the sizes.
-        pretrained: refused, see `PublishedModel`.
+        pretrained: refused, see `VisionModel`.
         backbone_weights: a file of weights by the original's names.
     Raises:
         ModelError: weights cannot be had or do not fit.
@@ -94,7 +97,9 @@ class MambaVision(PublishedModel):
 
     family = "mambavision"
     source = "https://huggingface.co/collections/nvidia/mambavision-66943871a6b36c9e78b327d3"
-    preprocessing: ClassVar[dict[str, Any]] = IMAGENET | {"license": "cc-by-nc-sa-4.0"}
+    licence = "CC-BY-NC-SA-4.0"  # not for commercial use; the code of the original is non-commercial too
+    # the files on the hub of Hugging Face hold the network inside a classifier, files of detectors as an encoder
+    rules = (Rule(r"(?:model|encoder)\.(.+)", r"\1"),)
     stem_path = "patch_embed.conv_down.0"
     norm_path = "norm"
     stages_path = "levels"
@@ -103,18 +108,51 @@ class MambaVision(PublishedModel):
     def __init__(self, config: MambaVisionConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
         super().__init__(config, pretrained=pretrained)
         widths = [config.dim * 2**level for level in range(len(config.depths))]
+        crop = {"crop_pct": config.crop_pct, "crop_mode": config.crop_mode}
+        self.preprocessing = IMAGENET | {"license": self.licence.lower()} | crop
         self.num_features = widths[-1]
         self.feature_info = [
             {"num_chs": width, "reduction": 4 * 2**level, "module": f"levels.{level}.blocks"}
             for level, width in enumerate(widths)
         ]
         self.patch_embed = PatchEmbed(config.in_chans, config.in_dim, config.dim)
-        self.levels = nn.ModuleList(_levels(config, widths))
+        self.levels = nn.ModuleList()
+        for level, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
+            blocks = [self._block(level, block, rate) for block, rate in enumerate(rates)]
+            last = level == len(widths) - 1
+            window = config.window_size[level] if level >= CONV_LEVELS else None
+            self.levels.append(Level(blocks, window, nn.Identity() if last else Downsample(widths[level])))
         self.norm = nn.BatchNorm2d(self.num_features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.head = last_layer(self.num_features, config.num_classes)
         self.apply(init_linear)
         self.load(backbone_weights)
+
+    def _block(self, level: int, block: int, rate: float) -> nn.Module:
+        """A block with initial values; in a level of windows the later half of the blocks attends."""
+        config, dim = self.config, self.config.dim * 2**level
+        if level < CONV_LEVELS:
+            return ConvBlock(dim, drop_path=rate, layer_scale=config.layer_scale_conv)
+        mixer: nn.Module
+        if block < config.depths[level] - config.depths[level] // 2:
+            mixer = MambaVisionMixer(dim, d_state=8, d_conv=3, expand=1)
+        else:
+            mixer = SelfAttention(
+                dim,
+                config.num_heads[level],
+                qkv_bias=config.qkv_bias,
+                qk_norm=config.qk_norm,
+                attn_drop=config.attn_drop_rate,
+                proj_drop=config.drop_rate,
+            )
+        return MixerBlock(
+            dim,
+            mixer,
+            hidden=int(dim * config.mlp_ratio),
+            drop=config.drop_rate,
+            drop_path=rate,
+            layer_scale=config.layer_scale,
+        )
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Images (b, in_chans, h, w) -> the map of every level before its reduction, (b, c, h', w')."""
@@ -135,13 +173,6 @@ class MambaVision(PublishedModel):
         """The last map -> logits (b, num_classes), or its mean over positions (b, num_features)."""
         x = self.avgpool(x).flatten(1) if self.pooling else self.pooled(x, 2, 3)
         return x if pre_logits else self.head(x)
-
-    @property
-    def default_cfg(self) -> dict[str, Any]:
-        """timm's description of the model."""
-        return super().default_cfg | {"crop_pct": self.config.crop_pct, "crop_mode": self.config.crop_mode}
-
-    pretrained_cfg = default_cfg
 
 
 class PatchEmbed(nn.Module):
@@ -240,41 +271,20 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(self.mix(x))
 
+    def token_grid(
+        self, shape: tuple[int, ...], outputs: Mapping[nn.Module, Any], length: int, device: Any
+    ) -> TokenGrid | None:
+        """Where the tokens of its windows lie, see `VisionModel.token_grid`."""
+        if self.window_size is None:
+            return None
+        b, _, h, w = shape
+        numbers = torch.arange(1, h * w + 1, dtype=torch.float64, device=device).view(1, 1, h, w)  # padding is 0
+        pixel = to_windows(numbers, self.window_size).squeeze(-1).long() - 1
+        return TokenGrid((h, w), pixel.repeat(b, 1))
+
 
 def _scale(dim: int, factor: float | None) -> nn.Parameter | None:
     return None if factor is None else nn.Parameter(torch.full((dim,), float(factor)))
-
-
-def _levels(config: MambaVisionConfig, widths: list[int]) -> Iterator[Level]:
-    for level, (dim, rates) in enumerate(
-        zip(widths, drop_path_rates(config.drop_path_rate, config.depths), strict=True)
-    ):
-        window = config.window_size[level] if level >= CONV_LEVELS else None
-        blocks: list[nn.Module] = (
-            [ConvBlock(dim, drop_path=rate, layer_scale=config.layer_scale_conv) for rate in rates]
-            if window is None
-            else [_mixer_block(config, dim, level, block, rate) for block, rate in enumerate(rates)]
-        )
-        last = level == len(widths) - 1
-        yield Level(blocks, window, nn.Identity() if last else Downsample(dim))
-
-
-def _mixer_block(config: MambaVisionConfig, dim: int, level: int, block: int, rate: float) -> MixerBlock:
-    attends = block >= config.depths[level] - config.depths[level] // 2
-    mixer: nn.Module = (
-        SelfAttention(
-            dim,
-            config.num_heads[level],
-            qkv_bias=config.qkv_bias,
-            qk_norm=config.qk_norm,
-            attn_drop=config.attn_drop_rate,
-            proj_drop=config.drop_rate,
-        )
-        if attends
-        else MambaVisionMixer(dim, d_state=8, d_conv=3, expand=1)
-    )
-    hidden = int(dim * config.mlp_ratio)
-    return MixerBlock(dim, mixer, hidden=hidden, drop=config.drop_rate, drop_path=rate, layer_scale=config.layer_scale)
 
 
 _B = {"dim": 128, "in_dim": 64, "depths": (3, 3, 10, 5), "drop_path_rate": 0.3, "layer_scale": 1e-5}
@@ -298,3 +308,25 @@ VALUES: dict[str, dict[str, Any]] = {
     "mambavision_test": _TEST | {"image_size": 64},
 }
 CONFIGS = {name: Preset(MambaVision, MambaVisionConfig, values) for name, values in VALUES.items()}
+
+# the original's arguments and our fields
+FIELDS = {name: name for name in (
+    "dim", "in_dim", "depths", "num_heads", "window_size", "mlp_ratio", "drop_path_rate", "in_chans", "num_classes",
+    "qkv_bias", "drop_rate", "attn_drop_rate", "layer_scale", "layer_scale_conv",
+)} | {"resolution": "image_size", "qk_scale": "qk_norm"}  # fmt: skip
+
+
+def from_arguments(config: dict[str, Any]) -> nn.Module:
+    """Our network for the original's arguments.
+
+    Raises:
+        ModelError: an argument that the original does not know (it would ignore it).
+    """
+    values = {"num_classes": 1000} | read("MambaVision", config, FIELDS, ignored=())
+    values["qk_norm"] = bool(values.get("qk_norm"))  # what the original calls a scale is a switch
+    return MambaVision(MambaVisionConfig(**values))
+
+
+ORIGINALS = {
+    "mambavision": Original(licence=MambaVision.licence, build=from_arguments, rules=MambaVision.rules),
+}

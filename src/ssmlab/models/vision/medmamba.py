@@ -5,17 +5,20 @@ Source: Yue and Li 2024 (arXiv:2403.03849), section 3. Parameter names are those
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError, ShapeError
-from ssmlab.models.registry import Preset
-from ssmlab.models.vision.published import PublishedModel, channels_last, check_vision_config, init_linear, sizes_tuple
+from ssmlab.models.entry import Preset
+from ssmlab.models.rules import Original
+from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.parts import IMAGENET, channels_last, check_vision_config, init_linear, sizes_tuple
 from ssmlab.nn import SS2D, Blocks, DropPath, PatchMerging, drop_path_rates
 
 
@@ -117,7 +120,7 @@ class Stage(nn.Module):
         return self.downsample(self.blocks(x))
 
 
-class MedMamba(PublishedModel):
+class MedMamba(VisionModel):
     """Patches, stages of `SSConvSSM`s with a merging behind each but the last, mean, linear classifier.
 
     Args:
@@ -130,12 +133,9 @@ class MedMamba(PublishedModel):
 
     family = "medmamba"
     source = "https://github.com/YubiaoYue/MedMamba (the table there has a link for every data set)"
-    preprocessing: ClassVar[dict[str, Any]] = {
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-    }
+    licence = "no stated licence: YubiaoYue/MedMamba has no licence file, so ask its authors before other use"
+    preprocessing = IMAGENET | {"mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0, "interpolation": "bilinear"}
+    channel_first = False
     undecayed = ("A_logs", "Ds", "dt_projs_bias")
     layers: Any
 
@@ -147,8 +147,12 @@ class MedMamba(PublishedModel):
             for i, width in enumerate(config.dims)
         ]
         self.patch_embed = PatchEmbed(config.in_chans, config.dims[0], config.patch_size)
-        rates = drop_path_rates(config.drop_path_rate, config.depths)
-        self.layers = nn.ModuleList(_stage(config, i, rates[i]) for i in range(len(config.depths)))
+        self.layers = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
+            blocks = [SSConvSSM(config.dims[i], config.d_state, rate, config.residual_dropout) for rate in rates]
+            last = i == len(config.dims) - 1
+            merging = nn.Identity() if last else PatchMerging(config.dims[i], config.dims[i + 1], pad=False)
+            self.layers.append(Stage(blocks, merging))
         self.head: nn.Module = nn.Identity()
         self.apply(_init)
         self.reset_classifier(config.num_classes)
@@ -178,10 +182,6 @@ class MedMamba(PublishedModel):
         x = self.pooled(x, 1, 2)
         return x if pre_logits else self.head(x)
 
-    def to_nchw(self, x: Tensor) -> Tensor:
-        """(b, h, w, c) -> (b, c, h, w), a view."""
-        return x.permute(0, 3, 1, 2)
-
     def _embed(self, x: Tensor) -> Tensor:
         x = channels_last(x, self.config.in_chans)
         least = self.feature_info[-1]["reduction"]
@@ -191,15 +191,6 @@ class MedMamba(PublishedModel):
                 f"column, got {x.shape[2]} x {x.shape[3]}; enlarge them or give a smaller patch_size"
             )
         return self.patch_embed(x)
-
-
-def _stage(config: MedMambaConfig, i: int, rates: Sequence[float]) -> Stage:
-    width = config.dims[i]
-    last = i == len(config.dims) - 1
-    return Stage(
-        [SSConvSSM(width, config.d_state, rate, config.residual_dropout) for rate in rates],
-        nn.Identity() if last else PatchMerging(width, config.dims[i + 1], pad=False),
-    )
 
 
 def _init(module: nn.Module) -> None:
@@ -215,3 +206,25 @@ _VALUES: dict[str, dict] = {
     "medmamba_test": {"depths": (1, 1), "dims": (16, 32), "d_state": 4, "image_size": 32, "drop_path_rate": 0.0},
 }
 CONFIGS: dict[str, Preset] = {name: Preset(MedMamba, MedMambaConfig, values) for name, values in _VALUES.items()}
+
+
+def from_arguments(config: dict[str, Any]) -> nn.Module:
+    """The network for the original's arguments of VSSM.
+
+    Raises:
+        ModelError: an argument that we do not know.
+    """
+    rest, same = dict(config), ("patch_size", "in_chans", "depths", "drop_path_rate")
+    values: dict[str, Any] = {name: rest.pop(name) for name in same if name in rest}
+    values["num_classes"] = rest.pop("num_classes", 1000)
+    depths = values.get("depths", (2, 2, 4, 2))
+    dims = rest.pop("dims", (96, 192, 384, 768))
+    values["dims"] = [dims * 2**i for i in range(len(depths))] if isinstance(dims, int) else dims
+    d_state = rest.pop("d_state", 16)
+    values["d_state"] = math.ceil(values["dims"][0] / 6) if d_state is None else d_state
+    if rest:
+        raise ModelError(f"medmamba: we have no counterpart of {', '.join(f'{k}={v!r}' for k, v in rest.items())}")
+    return MedMamba(MedMambaConfig(**values))
+
+
+ORIGINALS = {"medmamba": Original(licence=MedMamba.licence, build=from_arguments)}

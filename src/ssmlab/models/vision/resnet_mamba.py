@@ -6,6 +6,7 @@ is kept as `tokens="pooled"`, so that the two can be compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError, ShapeError
-from ssmlab.models.registry import Preset
+from ssmlab.models.entry import Preset
 from ssmlab.models.vision.backbones import STRIDES, build_backbone, choose_output_stride, map_sizes
 from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.maps import LAST_OF_LIST, Layout, MapLayer, TokenGrid, token_layout
 from ssmlab.nn import Bidirectional, ClassifierHead, Linear, Mamba, Residual
 
 LEAST_TOKENS = 4  # below this a scan has nothing to read
@@ -79,7 +81,74 @@ class ResNetMambaConfig:
             raise ModelError(f"tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
 
 
-class ResNetBaseline(VisionModel):
+class OnTimm(VisionModel):
+    """What the two models share: a timm backbone in `backbone`, and a `ClassifierHead` in `head`."""
+
+    family = "resnet_mamba"
+    classifier_path = "head.classifier"
+    stem_path = None
+    backbone: Any
+    head: ClassifierHead
+
+    def __init__(self, config: ResNetConfig | ResNetMambaConfig):
+        super().__init__(config)
+        self.output_stride = config.output_stride or choose_output_stride(config.backbone, config.image_size)
+
+    def take_backbone(self, pretrained: bool, weights: Path | None) -> None:
+        """Build the backbone, with the weights that timm publishes or those of a file."""
+        config = self.config
+        self.backbone = build_backbone(
+            config.backbone,
+            output_stride=self.output_stride,
+            in_chans=config.in_chans,
+            pretrained=pretrained,
+            weights=weights,
+        )
+        self.preprocessing = self.backbone.default_cfg
+
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Images (b, in_chans, h, w) -> the maps of the backbone, (b, c, h', w')."""
+        yield from self.backbone(x)
+
+    def new_classifier(self, num_classes: int) -> nn.Module:
+        """A last layer with torch's own initial values; the identity for no classes."""
+        return Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
+
+    @property
+    def head_hidden_size(self) -> int:
+        return self.config.head_hidden
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's description of a model: mean, std and interpolation of the backbone, and the sizes of this one."""
+        return super().default_cfg | {"architecture": self.config.backbone}
+
+    pretrained_cfg = default_cfg
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Refused: whether timm's backbones can depends on the backbone.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{type(self).__name__} cannot compute its blocks again")
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stem; the backbone's stages, or the blocks in them, as timm numbers both; the scans; no head."""
+        stage = r"^backbone\.(?:layer|(?:stages|blocks|layers)[_.])(\d+)"
+        blocks = [(stage + r"\.downsample", (0,)), (stage + r"\.\D*(\d+)", None), (stage, (0,))]
+        return {
+            "stem": r"^backbone\.(?:conv1|bn1|stem|patch_embed|conv_stem)",
+            "backbone": [(stage, None)] if coarse else blocks,
+            "scan": [(r"^level_proj", (0,)), (r"^layers\.(\d+)", None)],
+        }
+
+    def last_map(self) -> MapLayer:
+        """The last map of the backbone."""
+        return MapLayer("backbone", LAST_OF_LIST)
+
+
+class ResNetBaseline(OnTimm):
     """The backbone, mean over positions, and the classifier.
 
     Args:
@@ -90,14 +159,10 @@ class ResNetBaseline(VisionModel):
         ModelError: the backbone is unknown, or its weights cannot be had.
     """
 
-    num_tokens: int | None = None
-
     def __init__(self, config: ResNetConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
-        super().__init__()
-        self.config = config
-        self.output_stride, sizes = _resolve(config)
-        self.num_features = sizes[-1][0]
-        self.backbone = _backbone(config, self.output_stride, pretrained, backbone_weights)
+        super().__init__(config)
+        self.num_features = map_sizes(config.backbone, self.output_stride, config.image_size)[-1][0]
+        self.take_backbone(pretrained, backbone_weights)
         self.head = ClassifierHead(
             self.num_features, config.num_classes, hidden=config.head_hidden, dropout=config.dropout
         )
@@ -110,12 +175,8 @@ class ResNetBaseline(VisionModel):
         """Feature map -> logits (b, num_classes), or the hidden features before them."""
         return self.head(self.pooled(x, 2, 3), pre_logits=pre_logits)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
-        return _groups(coarse)
 
-
-class ResNetMamba(VisionModel):
+class ResNetMamba(OnTimm):
     """The backbone, its feature map as a sequence of tokens, bidirectional Mamba, mean over tokens, the classifier.
 
     With `scales` = k the last k maps are brought to one width and scanned side by side, each a sequence of its own
@@ -129,23 +190,34 @@ class ResNetMamba(VisionModel):
         ModelError: the backbone is unknown, its weights cannot be had, or the feature map has too few positions.
     """
 
+    undecayed = ("A_log", "D")
     level: Tensor  # which scale a token belongs to, (num_tokens,)
 
     def __init__(self, config: ResNetMambaConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
-        super().__init__()
-        self.config = config
-        self.output_stride, sizes = _resolve(config)
-        levels = _scanned_levels(config, sizes)
+        super().__init__(config)
+        levels = map_sizes(config.backbone, self.output_stride, config.image_size)
+        if config.scales > len(levels):
+            raise ModelError(f"{config.backbone} has {len(levels)} feature maps, scales={config.scales} asks for more")
+        levels = levels[-config.scales :]
         self.num_features = width = levels[-1][0]
         pooled = config.tokens == "pooled"
         self.level_lengths = tuple(1 if pooled else height * wide for _, height, wide in levels)
         self.num_tokens = sum(self.level_lengths)
-        _check_tokens(config, self.num_tokens)
+        if not pooled and self.num_tokens < LEAST_TOKENS:
+            raise ModelError(
+                f"{config.backbone} leaves {self.num_tokens} tokens of an image of {config.image_size} x "
+                f"{config.image_size}, a scan needs at least {LEAST_TOKENS}; enlarge the images (image_size=32 gives "
+                "16 tokens), choose a smaller output_stride, or ask for the variant that scans a single pooled token "
+                'with tokens="pooled"'
+            )
         level = [torch.full((length,), number) for number, length in enumerate(self.level_lengths)]
         self.register_buffer("level", torch.cat(level), persistent=False)
-        self.backbone = _backbone(config, self.output_stride, pretrained, backbone_weights)
+        self.take_backbone(pretrained, backbone_weights)
         self.level_proj = nn.ModuleList(Linear(channels, width) for channels, _, _ in levels[:-1])
-        self.layers = nn.ModuleList(_scan_layer(config, width) for _ in range(config.depth))
+        sizes = (width, config.d_state, config.d_conv, config.expand, config.dt_rank)
+        self.layers = nn.ModuleList(
+            Residual(nn.LayerNorm(width), Bidirectional(Mamba(*sizes), Mamba(*sizes))) for _ in range(config.depth)
+        )
         self.head = ClassifierHead(width, config.num_classes, hidden=config.head_hidden, dropout=config.dropout)
 
     def to_tokens(self, maps: list[Tensor]) -> Tensor:
@@ -176,13 +248,25 @@ class ResNetMamba(VisionModel):
         """Features -> logits (b, num_classes), or the hidden features before them."""
         return self.head(x, pre_logits=pre_logits)
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that decay would pull away from their meaning: the scan's A and D (read by timm's optimisers)."""
-        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in ("A_log", "D")}
+    def final_map(self) -> MapLayer:
+        """The tokens after the last scan, of the last map where several are scanned; a pooled token is no map."""
+        if self.config.tokens == "pooled":
+            return self.last_map()
+        last = self.level_lengths[-1] if self.config.scales > 1 else None
+        tokens = token_layout(lambda length, size: list(range(length - (last or length), length)))
+        return MapLayer(f"layers.{len(self.layers) - 1}", Layout(lambda out, size: tokens.to_map(out[0], size)))
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
-        return _groups(coarse)
+    def token_grid(
+        self, shape: tuple[int, ...], outputs: Mapping[nn.Module, Any], length: int, device: Any
+    ) -> TokenGrid | None:
+        """The positions of the finest scanned map; tokens of the others, and a pooled one, lie nowhere."""
+        maps = outputs.get(self.backbone)
+        if maps is None or self.config.tokens == "pooled":
+            return None
+        b, _, h, w = maps[-self.config.scales].shape
+        pixel = torch.full((length,), -1, device=device)
+        pixel[: h * w] = torch.arange(h * w, device=device)
+        return TokenGrid((h, w), pixel.expand(b, -1))
 
     def _level_of_token(self, tokens: Tensor) -> Tensor | None:
         if self.config.scales == 1:
@@ -195,17 +279,6 @@ class ResNetMamba(VisionModel):
         return self.level.expand(tokens.shape[0], -1)
 
 
-def _groups(coarse: bool) -> dict[str, Any]:
-    """The stem; the backbone's stages, or the blocks in them, as timm numbers both; the scans; the head, unmatched."""
-    stage = r"^backbone\.(?:layer|(?:stages|blocks|layers)[_.])(\d+)"
-    blocks = [(stage + r"\.downsample", (0,)), (stage + r"\.\D*(\d+)", None), (stage, (0,))]
-    return {
-        "stem": r"^backbone\.(?:conv1|bn1|stem|patch_embed|conv_stem)",
-        "backbone": [(stage, None)] if coarse else blocks,
-        "scan": [(r"^level_proj", (0,)), (r"^layers\.(\d+)", None)],
-    }
-
-
 def _check(config: ResNetConfig | ResNetMambaConfig, positive: tuple[str, ...]) -> None:
     for name in positive:
         if getattr(config, name) < 1:
@@ -214,42 +287,6 @@ def _check(config: ResNetConfig | ResNetMambaConfig, positive: tuple[str, ...]) 
         raise ModelError(f"num_classes must not be negative, got {config.num_classes}")
     if config.output_stride not in (None, *STRIDES):
         raise ModelError(f"output_stride must be 32, 16 or 8, or be left out, got {config.output_stride}")
-
-
-def _resolve(config: ResNetConfig | ResNetMambaConfig) -> tuple[int, tuple[tuple[int, int, int], ...]]:
-    """The stride, and the sizes of all feature maps with it."""
-    stride = config.output_stride or choose_output_stride(config.backbone, config.image_size)
-    return stride, map_sizes(config.backbone, stride, config.image_size)
-
-
-def _scanned_levels(config: ResNetMambaConfig, sizes: tuple[tuple[int, int, int], ...]):
-    if config.scales > len(sizes):
-        raise ModelError(f"{config.backbone} has {len(sizes)} feature maps, scales={config.scales} asks for more")
-    return sizes[-config.scales :]
-
-
-def _check_tokens(config: ResNetMambaConfig, tokens: int) -> None:
-    if config.tokens == "spatial" and tokens < LEAST_TOKENS:
-        raise ModelError(
-            f"{config.backbone} leaves {tokens} tokens of an image of {config.image_size} x {config.image_size}, a "
-            f"scan needs at least {LEAST_TOKENS}; enlarge the images (image_size=32 gives 16 tokens), choose a smaller "
-            'output_stride, or ask for the variant that scans a single pooled token with tokens="pooled"'
-        )
-
-
-def _backbone(config: ResNetConfig | ResNetMambaConfig, stride: int, pretrained: bool, weights: Path | None) -> Any:
-    return build_backbone(
-        config.backbone,
-        output_stride=stride,
-        in_chans=config.in_chans,
-        pretrained=pretrained,
-        weights=weights,
-    )
-
-
-def _scan_layer(config: ResNetMambaConfig, width: int) -> Residual:
-    sizes = (config.d_state, config.d_conv, config.expand, config.dt_rank)
-    return Residual(nn.LayerNorm(width), Bidirectional(Mamba(width, *sizes), Mamba(width, *sizes)))
 
 
 CONFIGS: dict[str, Preset] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ssmlab.core.errors import ModelError, ShapeError
-from ssmlab.models.registry import Preset
-from ssmlab.models.vision.published import (
-    IMAGENET,
-    LAYOUTS,
-    PublishedModel,
-    channels_last,
-    check_vision_config,
-    last_layer,
-    taken_indices,
-)
-from ssmlab.models.weights import read_state_dict
+from ssmlab.models.entry import Preset
+from ssmlab.models.fields import read
+from ssmlab.models.rules import Original
+from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.maps import Layout, MapLayer, TokenGrid, token_layout
+from ssmlab.models.vision.parts import IMAGENET, channels_last, check_vision_config, last_layer
 from ssmlab.nn import BiMamba, DropPath, Mamba
 
 SCANS = ("v2", "v1", "none")
@@ -83,7 +78,7 @@ class VimConfig:
             raise ModelError(f"image_size must be at least patch_size={self.patch_size}, got {self.image_size}")
 
 
-class Vim(PublishedModel):
+class Vim(VisionModel):
     """Vision Mamba.
 
     Source: Zhu et al. 2024 (arXiv:2401.09417), section 3 and algorithm 1. Parameter names are those of the original
@@ -92,7 +87,7 @@ class Vim(PublishedModel):
 
     Args:
         config: the sizes.
-        pretrained: refused, see `PublishedModel`.
+        pretrained: refused, see `VisionModel`.
         backbone_weights: a file of weights by the original's names, for any image size.
     Raises:
         ModelError: weights cannot be had or do not fit.
@@ -100,10 +95,12 @@ class Vim(PublishedModel):
 
     family = "vim"
     source = "https://huggingface.co/hustvl"
-    preprocessing: ClassVar[dict[str, Any]] = IMAGENET | {"license": "apache-2.0"}
+    licence = "Apache-2.0"
+    preprocessing = IMAGENET | {"license": "apache-2.0"}
     norm_path = "norm_f"
+    stem_pattern = r"^cls_token|^pos_embed|^patch_embed"
     undecayed = ("A_log", "A_b_log", "D", "D_b", "pos_embed", "cls_token")
-    grad_checkpointing = False
+    isotropic = True
 
     def __init__(self, config: VimConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
         super().__init__(config, pretrained=pretrained)
@@ -140,14 +137,14 @@ class Vim(PublishedModel):
             yield hidden, residual
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Images (b, in_chans, h, w) -> the tokens (b, l, embed_dim) behind every layer, the class token among them."""
+        """Images (b, in_chans, h, w) -> the tokens (b, l, embed_dim) after every layer, the class token among them."""
         for hidden, residual in self._stream(x):
             yield residual + hidden
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, in_chans, h, w) -> tokens (b, l, embed_dim) after the last norm, the class token among them."""
         hidden, residual = deque(self._stream(x), maxlen=1).pop()
-        return _apply_norm(self.norm_f, residual + self.drop_path(hidden))
+        return self.final_norm(residual + self.drop_path(hidden))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> logits (b, num_classes), or the class token (without one the mean) before them."""
@@ -155,93 +152,67 @@ class Vim(PublishedModel):
             x = x.mean(1) if self.cls_token is None else x[:, self._place(x.shape[1] - 1)]
         return x if pre_logits else self.head(x)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """As `PublishedModel`, for the layers; the maps are without the class token, and `norm` is for all of them."""
-        if output_fmt not in LAYOUTS:
-            raise ModelError(f"output_fmt must be one of {', '.join(LAYOUTS)}, got {output_fmt!r}")
-        taken = taken_indices(len(self.feature_info), indices)
-        grid = self.patch_embed.grid(*x.shape[-2:])
-        maps: list[Tensor] = []
-        for i, tokens in enumerate(self.feature_maps(x)):
-            if i in taken:
-                patches, _ = self._apart(_apply_norm(self.norm_f, tokens) if norm else tokens)
-                feature = patches.unflatten(1, grid)
-                maps.append(feature.permute(0, 3, 1, 2) if output_fmt == "NCHW" else feature)
-            if i == max(taken) and (stop_early or intermediates_only):
-                break
-        return maps if intermediates_only else (_apply_norm(self.norm_f, tokens), maps)
+    def to_nchw(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (b, l, c) of images of `size` -> (b, c, rows, columns), without the class token."""
+        return self._apart(x)[0].unflatten(1, self.patch_embed.grid(*size)).permute(0, 3, 1, 2)
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the maps of the layers `indices` do not need; their indices from the front are returned."""
-        taken = taken_indices(len(self.feature_info), indices)
-        self.layers = self.layers[: max(taken) + 1]
-        if prune_norm:
-            self.norm_f = nn.Identity()
-        if prune_head or max(taken) < len(self.feature_info) - 1:
-            self.reset_classifier(0)
-        return taken
+    def last_map(self) -> MapLayer:
+        """The norm before the last mixer; the output of the last layer where no class token is read."""
+        return MapLayer(f"layers.{len(self.layers) - 1}.norm", self._layout(), alike=self.cls_token is None)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute layers a second time in the backward pass instead of keeping what they computed."""
-        self.grad_checkpointing = enable
+    def final_map(self) -> MapLayer:
+        """The output of the last layer, with the stream before it."""
+        tokens = self._layout()
+        return MapLayer(
+            f"layers.{len(self.layers) - 1}", Layout(lambda out, size: tokens.to_map(out[0] + out[1], size))
+        )
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's regular expressions that sort parameters by depth, for learning rates that decay with it."""
-        return {
-            "stem": r"^cls_token|^pos_embed|^patch_embed",
-            "blocks": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))],
-        }
+    def _layout(self) -> Layout:
+        def patches(length: int, size: tuple[int, int]) -> list[int]:
+            own = -1 if self.cls_token is None else self._place(math.prod(self.patch_embed.grid(*size)))
+            return [token for token in range(length) if token != own]
 
-    def load(self, weights: Path | None, *, exact: bool = False) -> None:
-        """As `PublishedModel`; a position embedding for another image size is interpolated."""
-        side = self._side_in(weights)
-        if side is None:
-            return super().load(weights, exact=exact)
-        wanted, self.grid = self.grid, (side, side)
-        tokens = side * side + (self.cls_token is not None)
-        self.pos_embed = nn.Parameter(torch.empty(1, tokens, self.num_features))
-        super().load(weights, exact=exact)
-        self.pos_embed = nn.Parameter(self._positions(wanted).detach())
-        self.grid = wanted
+        return token_layout(patches, lambda count, size: self.patch_embed.grid(*size))
 
-    def _side_in(self, weights: Path | None) -> int | None:
-        """Rows of patches that a file's position embedding is for; None where it has none of a square image."""
-        if weights is None or self.pos_embed is None:
-            return None
-        stored = read_state_dict(weights).get("pos_embed")
-        patches = 0 if stored is None or stored.dim() != 3 else stored.shape[1] - (self.cls_token is not None)
-        side = math.isqrt(max(patches, 0))
-        return side if side and side * side == patches else None
+    def token_grid(
+        self, shape: tuple[int, ...], outputs: Mapping[nn.Module, Any], length: int, device: Any
+    ) -> TokenGrid:
+        """The patches, row by row; the class token lies nowhere."""
+        grid = self.patch_embed.grid(shape[-2], shape[-1])
+        pixel = list(range(math.prod(grid)))
+        if self.cls_token is not None:
+            pixel.insert(self._place(len(pixel)), -1)
+        return TokenGrid(grid, torch.tensor(pixel, device=device).expand(shape[0], -1))
+
+    def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `VisionModel`; a position embedding for another image size is interpolated."""
+        state, stored = super().adapted(state), state.get("pos_embed")
+        if stored is None or self.pos_embed is None or stored.dim() != 3 or stored.shape[-1] != self.num_features:
+            return state
+        side = math.isqrt(max(stored.shape[1] - (self.cls_token is not None), 0))
+        if not side or side * side != stored.shape[1] - (self.cls_token is not None):
+            return state  # not of a square image
+        return state | {"pos_embed": self._resized(stored, (side, side), self.grid)}
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images -> tokens with the class token in its place and the position embedding added."""
         grid = self.patch_embed.grid(*x.shape[-2:])
         tokens = self._joined(self.patch_embed(channels_last(x, self.config.in_chans)), self.cls_token)
         if self.pos_embed is not None:
-            tokens = tokens + self._positions(grid)
+            tokens = tokens + self._resized(self.pos_embed, self.grid, grid)
         return self.pos_drop(tokens)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position embedding for a grid (rows, columns) of patches, (1, l, embed_dim)."""
-        assert self.pos_embed is not None
-        if grid == self.grid:
-            return self.pos_embed
-        patches, token = self._apart(self.pos_embed)
-        image = patches.unflatten(1, self.grid).permute(0, 3, 1, 2)
-        image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+    def _resized(self, positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+        """A position embedding (1, l, embed_dim) of a grid (rows, columns) of patches, for another grid."""
+        if grid == wanted:
+            return positions
+        patches, token = self._apart(positions)
+        image = patches.unflatten(1, grid).permute(0, 3, 1, 2)
+        image = F.interpolate(image, size=wanted, mode="bicubic", align_corners=False)
         return self._joined(image.flatten(2).mT, token)
 
     def _place(self, patches: int) -> int:
+        """The number of the class token in a sequence with so many patches."""
         return patches // 2 if self.config.class_token == "middle" else 0
 
     def _joined(self, patches: Tensor, token: Tensor | None) -> Tensor:
@@ -322,18 +293,13 @@ class Layer(nn.Module):
             residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         else:
             residual = hidden
-        hidden, _ = self.mixer(_apply_norm(self.norm, residual))
+        dtype = next(self.norm.parameters(), residual).dtype  # the stream may be of a wider one
+        hidden, _ = self.mixer(self.norm(residual.to(dtype)))
         return self.dropout(hidden), residual
 
 
 def _norm(config: VimConfig) -> nn.Module:
     return (nn.RMSNorm if config.rms_norm else nn.LayerNorm)(config.embed_dim, eps=config.norm_epsilon)
-
-
-def _apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """The norm of a stream that may be of a wider dtype than the norm."""
-    parameter = next(norm.parameters(), x)
-    return norm(x.to(parameter.dtype))
 
 
 _SMALL, _BASE = {"embed_dim": 384}, {"embed_dim": 768}
@@ -347,3 +313,49 @@ VALUES: dict[str, dict[str, Any]] = {
     "vim_test": _TEST,
 }
 CONFIGS = {name: Preset(Vim, VimConfig, values) for name, values in VALUES.items()}
+
+# the original's arguments and our fields
+FIELDS = {name: name for name in (
+    "patch_size", "stride", "depth", "embed_dim", "d_state", "num_classes", "drop_rate", "drop_path_rate",
+    "norm_epsilon", "rms_norm", "residual_in_fp32",
+)} | {
+    "img_size": "image_size", "channels": "in_chans", "bimamba_type": "scans", "if_divide_out": "divide_out",
+    "if_abs_pos_embed": "pos_embed",
+}  # fmt: skip
+
+# what we have in one form only; whether the sum and the norm are fused changes nothing
+ONLY = {
+    "if_rope": (False,),
+    "if_rope_residual": (False,),
+    "if_bidirectional": (False,),
+    "if_bimamba": (False,),
+    "use_double_cls_token": (False,),
+    "flip_img_sequences_ratio": (-1.0,),
+    "init_layer_scale": (None,),
+    "ssm_cfg": (None,),
+    "fused_add_norm": (True, False),
+}
+
+DEFAULTS = {"num_classes": 1000, "if_cls_token": True, "use_middle_cls_token": True, "final_pool_type": "none"}
+
+
+def from_arguments(config: dict[str, Any]) -> nn.Module:
+    """Our network for the original's arguments.
+
+    Raises:
+        ModelError: an argument that the original does not know, or a value that we do not have.
+    """
+    config = DEFAULTS | config
+    with_token, middle, pool = (
+        config.pop(name) for name in ("if_cls_token", "use_middle_cls_token", "final_pool_type")
+    )
+    problems = [f"{name}={config[name]!r}" for name in ONLY if name in config and config[name] not in ONLY[name]]
+    problems += [] if with_token or pool == "mean" else [f"final_pool_type={pool!r} without a class token"]
+    if problems:
+        raise ModelError(f"Vim is not here with {', '.join(problems)}; the published weights need none of that")
+    values = read("Vim", config, FIELDS, ignored=ONLY)
+    class_token = "none" if not with_token else "middle" if middle else "first"
+    return Vim(VimConfig(class_token=class_token, **values))
+
+
+ORIGINALS = {"vim": Original(licence=Vim.licence, build=from_arguments)}

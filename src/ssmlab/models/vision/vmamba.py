@@ -14,18 +14,33 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.registry import Preset
-from ssmlab.models.vision.published import (
-    IMAGENET,
-    PublishedModel,
-    channels_last,
-    check_vision_config,
-    init_linear,
-    sizes_tuple,
-)
+from ssmlab.models.entry import Preset
+from ssmlab.models.rules import Original, Rule
+from ssmlab.models.vision.base import VisionModel
+from ssmlab.models.vision.parts import IMAGENET, channels_last, check_vision_config, init_linear, sizes_tuple
 from ssmlab.nn import SS2D, Blocks, DropPath, LayerNorm2d, Mlp, PatchMerging, Permute, drop_path_rates
 
 MERGINGS = ("conv3", "conv2", "patch")
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """The weight of a 1 x 1 convolution as that of a linear layer."""
+    return weight.flatten(1)
+
+
+# In the order of the stages: names of the first release, then 1 x 1 convolutions that are linear layers here.
+_BLOCK = r"(layers\.\d+\.blocks\.\d+\.)"
+_LINEAR = r"((?:in_proj|out_proj)\.weight)"
+RULES = [
+    Rule(r"patch_embed\.proj\.(.*)", r"patch_embed.0.\1"),
+    Rule(r"patch_embed\.norm\.(.*)", r"patch_embed.2.\1"),
+    Rule(_BLOCK + r"ln_1\.(.*)", r"\1norm.\2"),
+    Rule(_BLOCK + r"self_attention\." + _LINEAR, r"\1op.\2", _matrix),
+    Rule(_BLOCK + r"self_attention\.(.*)", r"\1op.\2"),
+    Rule(_BLOCK + r"(op\.(?:in_proj|out_proj)\.weight|mlp\.fc[12]\.weight)", r"\1\2", _matrix),
+    Rule(r"norm\.(.*)", r"classifier.norm.\1"),
+    Rule(r"head\.(.*)", r"classifier.head.\1"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +137,7 @@ class VSSBlock(nn.Module):
         return x + self.drop_path(self.dropout(self.mlp(self.norm2(x)))) if self.has_mlp else x
 
 
-class VMamba(PublishedModel):
+class VMamba(VisionModel):
     """Stem, stages of `VSSBlock`s with a halving of the map behind each but the last, norm, mean, linear classifier.
 
     Args:
@@ -135,7 +150,9 @@ class VMamba(PublishedModel):
 
     family = "vmamba"
     source = "https://github.com/MzeroMiko/VMamba/releases"
-    preprocessing = IMAGENET | {"crop_pct": 0.875}
+    licence = "MIT (MzeroMiko/VMamba)"
+    rules = RULES
+    preprocessing = IMAGENET
     classifier_path = "classifier.head"
     stem_path = "patch_embed.0"
     norm_path = "classifier.norm"
@@ -144,6 +161,7 @@ class VMamba(PublishedModel):
 
     def __init__(self, config: VMambaConfig, *, pretrained: bool = False, backbone_weights: Path | None = None):
         super().__init__(config, pretrained=pretrained)
+        self.channel_first = config.channel_first
         self.num_features = config.dims[-1]
         self.feature_info = [
             {"num_chs": width, "reduction": config.patch_size * 2**i, "module": f"layers.{i}.blocks"}
@@ -173,12 +191,8 @@ class VMamba(PublishedModel):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (b, num_classes), or the mean over positions (b, num_features) before them."""
-        x = self.pooled(self.to_nchw(x), 2, 3)
+        x = self.pooled(x if self.channel_first else x.permute(0, 3, 1, 2), 2, 3)
         return x if pre_logits else self.classifier["head"](x)
-
-    def to_nchw(self, x: Tensor) -> Tensor:
-        """A map in the layout of the network -> (b, c, h, w), a view."""
-        return x if self.config.channel_first else x.permute(0, 3, 1, 2)
 
 
 class VMambaBackbone(nn.Module):
@@ -248,16 +262,14 @@ def _stem(config: VMambaConfig) -> nn.Sequential:
 
 
 def _stages(config: VMambaConfig) -> nn.ModuleList:
-    rates = drop_path_rates(config.drop_path_rate, config.depths)
-    return nn.ModuleList(_stage(config, i, rates[i]) for i in range(len(config.depths)))
-
-
-def _stage(config: VMambaConfig, i: int, rates: Sequence[float]) -> nn.Sequential:
-    width = config.dims[i]
-    blocks = Blocks(*(VSSBlock(config, width, rate) for rate in rates))
-    last = i == len(config.dims) - 1
-    downsample = nn.Identity() if last else _merging(config, width, config.dims[i + 1])
-    return nn.Sequential(OrderedDict(blocks=blocks, downsample=downsample))
+    stages = nn.ModuleList()
+    for i, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
+        width = config.dims[i]
+        blocks = Blocks(*(VSSBlock(config, width, rate) for rate in rates))
+        last = i == len(config.dims) - 1
+        downsample = nn.Identity() if last else _merging(config, width, config.dims[i + 1])
+        stages.append(nn.Sequential(OrderedDict(blocks=blocks, downsample=downsample)))
+    return stages
 
 
 def _merging(config: VMambaConfig, width: int, out_width: int) -> nn.Module:
@@ -274,16 +286,8 @@ def _merging(config: VMambaConfig, width: int, out_width: int) -> nn.Module:
 
 
 # The first published form: 16 states, a gate and no MLP, patches by one convolution, merged by a linear layer.
-V0 = {
-    "d_state": 16,
-    "expand": 2.0,
-    "conv_bias": True,
-    "gate": True,
-    "mlp_ratio": 0.0,
-    "channel_first": False,
-    "stem_convs": 1,
-    "merging": "patch",
-}
+V0: dict[str, Any] = {"d_state": 16, "expand": 2.0, "conv_bias": True, "gate": True, "mlp_ratio": 0.0}
+V0 |= {"channel_first": False, "stem_convs": 1, "merging": "patch"}
 BASE = (128, 256, 512, 1024)
 
 # A name ends in SS2D's expansion and the depth of the third stage, as in the paper.
@@ -305,3 +309,88 @@ _VALUES = _PUBLISHED | {
     "vmamba_test": {"depths": (1, 1), "dims": (16, 32), "image_size": 32, "drop_path_rate": 0.0},
 }
 CONFIGS: dict[str, Preset] = {name: Preset(VMamba, VMambaConfig, values) for name, values in _VALUES.items()}
+
+# SS2D's forward types: whether there is a gate. They differ besides in kernels and precision, not in what is computed.
+_CORES = ("v01", "v02", "v03", "v04", "v05", "v2", "v3")
+FORWARD_TYPES = dict.fromkeys(("v0", "v0seq", *_CORES), True) | {f"{core}_noz": False for core in _CORES}
+MERGING_VERSIONS = {"v1": "patch", "v2": "conv2", "v3": "conv3"}
+STEMS = {"v1": 1, "v2": 2}
+LAYOUTS = {"ln": False, "ln2d": True}
+
+# Options that have one value in every published network.
+FIXED = {
+    "ssm_act_layer": "silu",
+    "ssm_conv": 3,
+    "ssm_drop_rate": 0.0,
+    "ssm_init": "v0",
+    "mlp_act_layer": "gelu",
+    "mlp_drop_rate": 0.0,
+    "patch_norm": True,
+    "gmlp": False,
+    "posembed": False,
+}
+RENAMED = {
+    "ssm_d_state": "d_state",
+    "ssm_ratio": "expand",
+    "ssm_dt_rank": "dt_rank",
+    "ssm_conv_bias": "conv_bias",
+    "imgsize": "image_size",
+}
+SAME = ("patch_size", "in_chans", "num_classes", "depths", "mlp_ratio", "drop_path_rate")
+DEFAULTS: dict[str, Any] = {
+    "num_classes": 1000,
+    "depths": (2, 2, 9, 2),
+    "dims": 96,
+    "ssm_d_state": 16,
+    "ssm_ratio": 2.0,
+    "ssm_conv_bias": True,
+    "drop_path_rate": 0.1,
+}
+
+
+def from_arguments(config: dict[str, Any]) -> nn.Module:
+    """The network for the original's arguments of VSSM, of Backbone_VSSM (with `out_indices`), or of SS2D (`d_model`).
+
+    Raises:
+        ModelError: an argument or a value that we do not know.
+    """
+    if "d_model" in config:
+        rest = dict(config)
+        names = ("d_model", "d_state", "dt_rank", "d_conv", "conv_bias", "channel_first")
+        values = {name: rest.pop(name) for name in names if name in rest}
+        values["expand"] = rest.pop("ssm_ratio", 2.0)
+        values["gate"] = _known(rest, "forward_type", FORWARD_TYPES, "v2")
+        _refuse(rest)
+        return SS2D(**values)
+    rest = DEFAULTS | config
+    for name, value in FIXED.items():
+        if rest.pop(name, value) != value:
+            raise ModelError(f"vmamba: {name} must be {value!r}, as in every published network")
+    values = {name: rest.pop(name) for name in SAME if name in rest}
+    values |= {ours: rest.pop(name) for name, ours in RENAMED.items() if name in rest}
+    dims = rest.pop("dims")
+    values["dims"] = [dims * 2**i for i in range(len(values["depths"]))] if isinstance(dims, int) else dims
+    values["gate"] = _known(rest, "forward_type", FORWARD_TYPES, "v2")
+    values["channel_first"] = _known(rest, "norm_layer", LAYOUTS, "ln")
+    values["stem_convs"] = _known(rest, "patchembed_version", STEMS, "v1")
+    values["merging"] = _known(rest, "downsample_version", MERGING_VERSIONS, "v2")
+    stages = rest.pop("out_indices", None)
+    _refuse(rest)
+    ours = VMambaConfig(**values)
+    return VMamba(ours) if stages is None else VMambaBackbone(ours, stages)
+
+
+def _known(rest: dict[str, Any], name: str, table: dict[str, Any], default: str) -> Any:
+    """The meaning of an option whose values are names."""
+    value = str(rest.pop(name, default)).lower()
+    if value not in table:
+        raise ModelError(f"vmamba: {name} must be one of {', '.join(table)}, got {value!r}")
+    return table[value]
+
+
+def _refuse(rest: dict[str, Any]) -> None:
+    if rest:
+        raise ModelError(f"vmamba: we have no counterpart of {', '.join(f'{k}={v!r}' for k, v in rest.items())}")
+
+
+ORIGINALS = {"vmamba": Original(licence=VMamba.licence, build=from_arguments, rules=RULES)}

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ssmlab.generation.graphs import Decoder
+from ssmlab.models import create_model
 from ssmlab.models.language.language_model import LanguageModel
-from ssmlab.models.language.names import create_language_model
 from ssmlab.profiling.bench.results import Result, attempt, rates
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of logits, as a share of their norm, one token at a time against all
@@ -151,7 +151,7 @@ def step_error(model: LanguageModel, rows: int, device: str) -> float:
 def _made(name: str, dtype: str, device: str) -> LanguageModel:
     torch.manual_seed(0)
     with torch.device(device):
-        return create_language_model(name).to(getattr(torch, dtype))
+        return create_model(name).to(getattr(torch, dtype))
 
 
 def _ids(model: LanguageModel, rows: int, length: int, device: str) -> torch.Tensor:
@@ -161,14 +161,14 @@ def _ids(model: LanguageModel, rows: int, length: int, device: str) -> torch.Ten
 
 def _parameters(name: str) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in create_language_model(name).parameters())
+        return sum(p.numel() for p in create_model(name).parameters())
 
 
 def _training_bytes(name: str, rows: int, length: int) -> float:
     """At the most: parameters and what goes with them (in float32 while they are made), logits three times, a layer's
     input for every layer, and what one layer keeps, about 40 numbers for every channel of the stream."""
     with torch.device("meta"):
-        config = create_language_model(name).config
+        config = create_model(name).config
     tokens = rows * length
     stream = tokens * config.d_model * (4 * config.n_layer + 160)
     return STATE_BYTES * _parameters(name) + tokens * config.padded_vocab * 10 + stream

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import mean_interval
-from ssmlab.models import create_model, load_model
+from ssmlab.models import create_model
 from ssmlab.profiling import (
     Call,
     Timings,
@@ -73,7 +74,7 @@ def build(ref: ModelRef, classes: tuple[str, ...], image_size: int | None, devic
         ModelError: the name, the file or the size make no network.
     """
     if ref.folder is not None:
-        network, how = load_model(ref.folder)
+        network, how = load_model(ref.folder, "vision")
         names, unmeasured = tuple(how["classes"]), None
     else:
         torch.manual_seed(0)

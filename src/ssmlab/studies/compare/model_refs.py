@@ -1,15 +1,16 @@
 """What is compared: trained models, and networks by name with random weights or with those of a file."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ssmlab.checkpoints.find import SEQUENCES, model_folders, read_object
+from ssmlab.checkpoints.find import kind_of as kind_in
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.text import did_you_mean
-from ssmlab.models.language.names import LANGUAGE_MODELS
-from ssmlab.models.registry import MODELS, TIMM, describe
+from ssmlab.models.entry import TIMM
+from ssmlab.models.registry import describe, kind_of, list_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,44 +86,37 @@ def _find(model: str, runs: Path) -> list[ModelRef]:
 
         check_timm(model.removeprefix(TIMM))  # before anything is built, which takes long
         return [ModelRef(label=model, title=describe(model), name=model)]
-    if model in MODELS and not path.exists():
+    if kind_of(model) == "vision" and not path.exists():
         return [ModelRef(label=model, title=describe(model), name=model)]
-    if model in LANGUAGE_MODELS:
+    if kind_of(model) == "language":
         raise ModelError(f"{model} is a language model, compare takes vision models; ssmlab models {model} shows it")
     place = next((p for p in (path, runs / model) if p.exists()), None)
     if place is None:
-        known = [*MODELS, *(folder.name for folder in runs.glob("*") if folder.is_dir())]
+        known = [*list_models("vision"), *(folder.name for folder in runs.glob("*") if folder.is_dir())]
         hint = did_you_mean(model, known) or "; give a run's folder, a trained model's, a name of `ssmlab models`"
         raise ModelError(f"there is no model {model!r}{hint}")
     return _trained(place, model)
 
 
 def _trained(place: Path, model: str) -> list[ModelRef]:
-    folder = place.parent if place.is_file() else place
-    if (folder / "config.json").is_file():
-        return [_read(folder, place)]
-    inside = sorted(file.parent for file in folder.glob("models/*/config.json")) if place.is_dir() else []
+    inside = model_folders(place)
     if not inside:
         hint = "a file of weights needs a name: NAME --weights FILE" if place.is_file() else "train one first"
         raise ModelError(f"no trained model in {model}; {hint}")
-    return [_read(each, each) for each in inside]
+    return [_read(each) for each in inside]
 
 
-def _read(folder: Path, given: Path) -> ModelRef:
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model")
-        if name is None or name in LANGUAGE_MODELS:
-            raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
-        preprocess = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
-        missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} is not the folder of a trained model: {error}; train the model again") from None
+def _read(folder: Path) -> ModelRef:
+    if kind_in(folder) in SEQUENCES:
+        raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
+    name, preprocess = read_object(folder / "config.json")["model"], read_object(folder / "preprocess.json")
+    missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
     if missing:
         raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
     folder = folder.resolve() if str(folder) == "." else folder
     in_run = folder.parent.name == "models"
     label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
-    return ModelRef(label=label, title=describe(name), name=name, folder=folder, preprocess=preprocess)
+    return ModelRef(label=label, title=describe(name, "vision"), name=name, folder=folder, preprocess=preprocess)
 
 
 def _with_weights(found: list[ModelRef], weights: Sequence[str]) -> list[ModelRef]:

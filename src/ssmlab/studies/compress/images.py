@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.models import save_model
 from ssmlab.studies.compare import measure
 from ssmlab.studies.compress.kinds import Kind, Terms
 from ssmlab.tasks.classify.data import load_images

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssmlab.core.errors import ModelError, UserError
+from ssmlab.checkpoints.find import SEQUENCES, model_folders, read_object
+from ssmlab.checkpoints.find import kind_of as kind_in
+from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.models.language.names import LANGUAGE_MODELS
-from ssmlab.models.registry import TIMM
+from ssmlab.models.entry import TIMM
+from ssmlab.models.registry import describe, kind_of
 from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
 
 IMAGES, TEXTS, CLASSIFIER = "images", "texts", "classifier"
@@ -132,8 +134,8 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, M
         ModelError: there is no such model. UserError: there are several.
     """
     place = next((p for p in (Path(model), runs / model) if p.exists() and not model.startswith(TIMM)), None)
-    if place is None and model in LANGUAGE_MODELS:
-        kind, ref = TEXTS, ModelRef(label=model, title=LANGUAGE_MODELS[model].title, name=model)
+    if place is None and kind_of(model) == "language":
+        kind, ref = TEXTS, ModelRef(label=model, title=describe(model), name=model)
     elif place is not None and (folder := _sequence_folder(place, model)) is not None:
         kind, ref = _sequence_ref(folder)
     else:
@@ -149,33 +151,17 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, M
 
 def _sequence_folder(place: Path, model: str) -> Path | None:
     """The folder of a model of sequences that a path means; None for other models'."""
-    folder = place.parent if place.is_file() else place
-    inside = [folder] if (folder / "config.json").is_file() else []
-    inside = inside or sorted(file.parent for file in folder.glob("models/*/config.json"))
-    found = [each for each in inside if _of_sequences(each)]
+    found = [folder for folder in model_folders(place) if kind_in(folder) in SEQUENCES]
     if len(found) > 1:
         raise UserError(f"{model} has {len(found)} models; name one: {', '.join(map(str, found))}")
     return found[0] if found else None
 
 
-def _of_sequences(folder: Path) -> bool:
-    config = _config(folder)
-    return config.get("model", "") in LANGUAGE_MODELS if "model" in config else bool(config)
-
-
-def _config(folder: Path) -> dict:
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
-
-
 def _sequence_ref(folder: Path) -> tuple[str, ModelRef]:
-    config, how = _config(folder), folder / "preprocess.json"
+    config, how = read_object(folder / "config.json"), folder / "preprocess.json"
     name = config.get("model") or config.get("model_type") or "mamba"
-    title = LANGUAGE_MODELS[name].title if name in LANGUAGE_MODELS else name
+    title = describe(name) if kind_of(name) else name
     label = f"{folder.parent.parent.resolve().name}/{folder.name}" if folder.parent.name == "models" else str(folder)
     preprocess = json.loads(how.read_text("utf-8")) if how.is_file() else None
     ref = ModelRef(label=label, title=title, name=name, folder=folder, preprocess=preprocess)
-    return (CLASSIFIER if (folder / "head.json").is_file() else TEXTS), ref
+    return (CLASSIFIER if kind_in(folder) == "sequence_classifier" else TEXTS), ref

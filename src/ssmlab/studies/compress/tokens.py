@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core import formats
 from ssmlab.core.errors import ModelError
 from ssmlab.core.record import Record
 from ssmlab.data.text.tokenizers import FILES
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.profiling import Call, Timings, TrainingStep, count_flops, count_parameters, forward_call, in_rounds
 from ssmlab.studies.compress.kinds import Kind, Terms
 from ssmlab.tasks.classify_sequence import experiment as classify_sequence
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, load_classifier, save_classifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language import experiment as language
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.recipe import load_recipe, validate
@@ -152,7 +153,7 @@ class Texts(Tokens):
         if self.ref.folder is not None:
             return load_language_model(self.ref.folder).float()
         torch.manual_seed(0)
-        return create_language_model(self.ref.name)
+        return create_model(self.ref.name)
 
     def _read(self) -> None:
         super()._read()
@@ -209,7 +210,7 @@ class Classifier(Tokens):
     )
 
     def _open(self) -> Any:
-        network, _ = load_classifier(self.ref.folder)
+        network, _ = load_model(self.ref.folder)
         self.classes = network.head.out_features
         return network.float()
 
@@ -236,5 +237,5 @@ class Classifier(Tokens):
         return classify_sequence.parts(self.recipe, self.data)
 
     def save(self, network: Any, folder: Path) -> None:
-        save_classifier(network, folder, self.ref.preprocess or {})
+        save_model(network, folder, self.ref.preprocess or {})
         self._copy_tokenizer(folder)

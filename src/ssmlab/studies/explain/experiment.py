@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.folder import load_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.stamp import Stamp, commit, machine, versions
 from ssmlab.interpret.visualise import Search
-from ssmlab.models import load_model
 from ssmlab.reports.caveats import doubt, doubt_in
 from ssmlab.reports.run_folder import Run
 from ssmlab.robustness import transformations
@@ -113,7 +113,7 @@ def doubt_of(recipe: MisclassifiedRecipe, data: Images, job: Job, found: Records
 
 def opened(folder: Path, data: Images) -> tuple[nn.Module, Classify]:
     """A model of a run as it was saved, and its task."""
-    network, preprocess = load_model(folder)
+    network, preprocess = load_model(folder, "vision")
     mean, std = tuple(preprocess["mean"]), tuple(preprocess["std"])
     return network, Classify(classes=data.classes, mean=mean, std=std)
 
@@ -126,7 +126,7 @@ def loaded(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig) -> tup
     """
     folder = _trained(model)
     assert folder is not None
-    network, preprocess = load_model(folder)
+    network, preprocess = load_model(folder, "vision")
     wanted = {
         "models.*.name": (network.registry_name, model.name),
         "data.image_size": (preprocess["image_size"], recipe.data.image_size),

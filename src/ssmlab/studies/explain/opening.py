@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssmlab.checkpoints.find import SEQUENCES, find_folder, kind_of
 from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import read_json
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.models import create_model
 from ssmlab.models.catalogue import class_names
-from ssmlab.models.language.names import LANGUAGE_MODELS
 from ssmlab.models.registry import describe
 from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.compare.model_refs import find_model_refs
-from ssmlab.tasks.classify.predict import Classifier, find_model
+from ssmlab.tasks.classify.predict import Classifier
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.table import report_of
 
@@ -86,8 +85,8 @@ def open_model(
         return _by_name(ref.name, ref.weights, device), ""
     if weights is not None:
         raise UserError(f"--weights {weights}: {model} has weights of its own; leave the option out")
-    folder, why = find_model(place)
-    if read_json(folder / "config.json").get("model") in LANGUAGE_MODELS:
+    folder, why = find_folder(place, choose=True)
+    if kind_of(folder) in SEQUENCES:
         raise UserError(f"{folder} is a model of texts or other sequences; explain takes models of images")
     classifier = Classifier(folder, device)
     name = getattr(classifier.network, "registry_name", folder.name)

@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import read_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.models.catalogue import CLASSES, find_weights
 from ssmlab.profiling import count_parameters
 from ssmlab.studies.compare.measure import why_not as unmeasured

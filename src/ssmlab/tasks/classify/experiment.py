@@ -11,10 +11,11 @@ from torch import nn
 from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import paired_bootstrap_difference
-from ssmlab.models import create_model, save_model
+from ssmlab.models import create_model
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.tasks.classify.data import Images, Part
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe

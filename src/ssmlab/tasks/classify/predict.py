@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,9 @@ import numpy as np
 
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
-from ssmlab.core.record import read_records
 from ssmlab.data.files import FolderFiles
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
 from ssmlab.data.parts import sort_files
-from ssmlab.data.text.encoding import json_table
-
-# validation metrics by which one of several models is chosen: the first that any of them has
-WAYS = (
-    ("dice", 1, "highest validation Dice"),
-    ("accuracy", 1, "highest validation accuracy"),
-    ("loss", -1, "lowest validation loss"),
-)
 
 
 @dataclass(frozen=True)
@@ -36,47 +26,6 @@ class Prediction:
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
         order = np.argsort(-self.probabilities, kind="stable")
         return [(classes[i], float(self.probabilities[i])) for i in order]
-
-
-def find_model(path: Path) -> tuple[Path, str]:
-    """The folder of a trained model, and where there was a choice, how it was made.
-
-    Of a run's models the one with the highest accuracy or Dice on the validation part is taken, of language models the
-    one with the lowest loss; never the one that is best on the test. A run that is not finished is said to be so.
-
-    Args:
-        path: a run's folder, a model's folder, or a file in it.
-    Raises:
-        ModelError: there is no trained model.
-    """
-    folder = path.parent if path.is_file() else path
-    if (folder / "config.json").is_file():
-        return folder, ""
-    found = sorted(file.parent for file in folder.glob("models/*/config.json"))
-    run = json_table(folder / "run.json")
-    unfinished = f"{folder} is not finished; `ssmlab run {folder} --resume` goes on with it"
-    if not found:
-        form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"
-        raise ModelError(f"no trained model in {path}; {unfinished if run and not run.get('finished') else form}")
-    best, why = found[0], ""
-    for metric, sign, which in WAYS if len(found) > 1 else ():
-        values = {candidate: [sign * value for value in _validation(candidate, metric)] for candidate in found}
-        if any(values.values()):
-            best = max(found, key=lambda candidate: max(values[candidate], default=-math.inf))
-            why = f"using {best} ({which} of {len(found)} models)"
-            break
-    else:
-        why = f"using {best} (the first of {len(found)} models, of which none was validated)" if len(found) > 1 else ""
-    if run and not run.get("finished"):
-        why = "; ".join(filter(None, (unfinished, why)))
-    return best, why
-
-
-def _validation(folder: Path, metric: str) -> list[float]:
-    """The final values of the validation part; none where the model has not got that far."""
-    file = folder / "records.jsonl"
-    records = read_records(file) if file.is_file() else []
-    return [r.value for r in records if r.split == "val" and r.metric == metric and r.step is None]
 
 
 def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str], list[str]]:
@@ -112,15 +61,13 @@ class Classifier:
     """
 
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
+        from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
-        from ssmlab.models import load_model
-        from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
-        network, preprocess = load_model(folder) if folder.exists() else _published(str(folder), accept_licence)
-        if getattr(network, "registry_name", None) in SEGMENTATION_MODELS:
-            raise ModelError(f"{folder} is a segmentation network, no classifier; use `ssmlab segment`")
+        found = load_model(folder, "vision") if folder.exists() else _published(str(folder), accept_licence)
+        network, preprocess = found
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.compute = choose_compute(device, "float32")
         self.network = network.to(self.compute.device)
@@ -176,7 +123,7 @@ def _published(name: str, accept_licence: bool):
     """A network with the weights that its authors publish, and its preprocessing."""
     from ssmlab.models import create_model
     from ssmlab.models.catalogue import CLASSES, class_names, find_weights
-    from ssmlab.models.registry import TIMM
+    from ssmlab.models.entry import TIMM
 
     row = find_weights(name)
     if row is None and not name.startswith(TIMM):

@@ -117,7 +117,7 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _fill(self):
-        self.title = self.title or describe(self.name)  # also says whether there is such a model
+        self.title = self.title or describe(self.name, "vision")  # also says whether there is such a model
         self.label = self.label or self.name.replace("/", "_")
         checked_method(self.adapt)
         if self.pretrained and self.weights:

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.classify.experiment import compare
 from ssmlab.tasks.classify_sequence.data import SequencePart, Sequences
 from ssmlab.tasks.classify_sequence.recipe import LabelledRecipe
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, SequenceClassifier, save_classifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.experiment import build_language_model, copy_tokenizer
 from ssmlab.tasks.language.recipe import SequenceModel
 from ssmlab.tasks.language.rows import token_costs
@@ -87,7 +89,7 @@ def measure(
         "encoding": recipe.data.encoding,
         "classes": list(data.classes),
     }
-    save_classifier(network, job.folder, preprocess)
+    save_model(network, job.folder, preprocess)
     copy_tokenizer(data.tokenizer, job.folder)
     records: Records = {}
     for name in ("val", "test"):

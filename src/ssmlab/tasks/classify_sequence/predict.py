@@ -13,8 +13,6 @@ from ssmlab.data.text.encoding import UTF8
 from ssmlab.data.text.tokenizers import find_tokenizer
 from ssmlab.tasks.classify.predict import Prediction
 
-HEAD = "head.json"  # only classifiers of sequences have this file
-
 
 class SequenceInference:
     """A classifier that a run saved, with all that sequences went through in its training.
@@ -24,10 +22,10 @@ class SequenceInference:
     """
 
     def __init__(self, folder: Path, device: str = "auto"):
+        from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
-        from ssmlab.tasks.classify_sequence.task import load_classifier
 
-        network, preprocess = load_classifier(folder)
+        network, preprocess = load_model(folder, "sequence_classifier")
         self.compute = choose_compute(device, "float32")
         self.network = network.to(self.compute.device)
         try:

@@ -24,7 +24,7 @@ from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_streams, pack_
 from ssmlab.data.text.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
-from ssmlab.models.language.names import LANGUAGE_MODELS
+from ssmlab.models.registry import kind_of
 from ssmlab.tasks.language.new_tokens import with_new_tokens
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
@@ -156,7 +156,7 @@ def _check_models(recipe: Any) -> None:
     for folder in folders:
         config = folder / "config.json"
         name = json.loads(config.read_text("utf-8")).get("model") if config.is_file() else None
-        if name is not None and name not in LANGUAGE_MODELS:
+        if name is not None and kind_of(name) != "language":
             raise RecipeError(f"{folder} holds {name!r}, which is no language model; give the folder of one")
     nameless = [model.label for model in recipe.models if not (model.name or model.weights or recipe.model)]
     if nameless:

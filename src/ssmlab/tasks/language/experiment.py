@@ -20,7 +20,7 @@ from ssmlab.data.text.chat_template import ChatTemplate
 from ssmlab.data.text.packing import Rows
 from ssmlab.data.text.tokenizer_files import VOCABULARY, merged
 from ssmlab.data.text.tokenizers import FILES
-from ssmlab.models.language.names import create_language_model
+from ssmlab.models import create_model
 from ssmlab.tasks.language.data import Texts
 from ssmlab.tasks.language.new_tokens import base_vocabulary
 from ssmlab.tasks.language.recipe import LanguageRecipe, SequenceModel
@@ -160,7 +160,7 @@ def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> n
     """
     folder = model.name if model.pretrained else model.weights or start
     if not folder:
-        return create_language_model(model.name, vocab_size=vocab_size, **model.options)
+        return create_model(model.name, vocab_size=vocab_size, **model.options)
     network = load_language_model(folder)
     if network.config.padded_vocab < vocab_size:
         raise ModelError(

@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.catalogue import find_weights, is_repository
-from ssmlab.models.language.names import LANGUAGE_MODELS
+from ssmlab.models.registry import describe, kind_of, list_models
 from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
 from ssmlab.tasks.shared.tables import ContinualConfig, checked_method
 from ssmlab.training.config import FitConfig
@@ -21,9 +22,7 @@ def _model_of_run(path: str) -> str:
     """The folder of the only model of a run, where the path is a run's; any other path as it is."""
     if not path or not (Path(path) / "models").is_dir() or (Path(path) / "config.json").is_file():
         return path
-    from ssmlab.checkpoints.files import find_language_model  # here, since it imports torch
-
-    return str(find_language_model(path))
+    return str(find_folder(Path(path))[0])
 
 
 ModelFolder = Annotated[str, AfterValidator(_model_of_run)]
@@ -64,8 +63,9 @@ class SequenceModel(Table):
 
     @model_validator(mode="after")
     def _fill(self):
-        if self.name and self.name not in LANGUAGE_MODELS:
-            hint = did_you_mean(self.name, LANGUAGE_MODELS) or f"; there are {', '.join(LANGUAGE_MODELS)}"
+        if self.name and kind_of(self.name) != "language":
+            known = list_models("language")
+            hint = did_you_mean(self.name, known) or f"; there are {', '.join(known)}"
             raise ValueError(f"unknown language model {self.name!r}{hint}")
         if self.pretrained and self.weights:
             raise ValueError("pretrained and weights both say where weights come from; give one of them")
@@ -76,7 +76,7 @@ class SequenceModel(Table):
             near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise ValueError(f"weights {self.weights}: no such folder{did_you_mean(folder.name, near)}")
         self.label = self.label or self.name or Path(self.weights).name or "model"
-        known = LANGUAGE_MODELS[self.name].title.removesuffix(", of any size") if self.name else self.label
+        known = describe(self.name).removesuffix(", of any size") if self.name else self.label
         self.title = self.title or known
         check_names(self.label, self.options, {"vocab_size"})
         checked_method(self.adapt)

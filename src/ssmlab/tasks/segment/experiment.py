@@ -13,11 +13,11 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.models import save_model
-from ssmlab.models.segmentation.names import create_segmenter
+from ssmlab.models import create_model
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
 from ssmlab.tasks.segment.metrics import FILE, constant_record, dice_differences, records_of
@@ -53,7 +53,7 @@ def build(recipe: SegmentationRecipe, data: Masks, model: SegmentationModel, see
 def network_of(recipe: SegmentationRecipe, data: Masks, name: str, seed: int) -> nn.Module:
     """A network of the recipe's plan for the data's channels and classes."""
     plan = plan_of(recipe)
-    return create_segmenter(name, plan=plan, num_classes=len(data.classes), in_chans=data.found.channels, seed=seed)
+    return create_model(name, plan=plan, num_classes=len(data.classes), in_chans=data.found.channels, seed=seed)
 
 
 def task_of(recipe: SegmentationRecipe, data: Masks, model: Any = None, network: Any = None) -> Segment:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import DataError, ModelError
 from ssmlab.core.files import write_atomically
 from ssmlab.data.files import FolderFiles
@@ -19,7 +20,6 @@ from ssmlab.data.masks.store import ReadImage, read_image
 from ssmlab.data.masks.volumes import SUFFIXES, Volume, is_volume, require_nibabel
 from ssmlab.data.parts import sort_files
 from ssmlab.reports.theme import SERIES
-from ssmlab.tasks.classify.predict import find_model
 from ssmlab.tasks.segment.overlays import picture, plane_of
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's names of the channels of one image
@@ -46,12 +46,12 @@ class _Disk:
 
 
 def find_network(path: Path) -> tuple[Path, str]:
-    """A checkpoint of nnU-Net's trainer, or the folder of a trained network and how it was chosen, see `find_model`.
+    """A checkpoint of nnU-Net's trainer, or the folder of a trained network and how it was chosen, see `find_folder`.
 
     Raises:
         ModelError: there is none.
     """
-    return (path, "") if path.suffix == ".pth" else find_model(path)
+    return (path, "") if path.suffix == ".pth" else find_folder(path, ("segmentation",), choose=True)
 
 
 def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[str]]:
@@ -233,19 +233,16 @@ class Segmenter:
 
 def _loaded(path: Path) -> tuple[Any, dict[str, Any]]:
     if path.suffix == ".pth":
-        from ssmlab.checkpoints.upstream.umamba import from_trainer
+        from ssmlab.models.segmentation.umamba import from_trainer
 
         network: Any = from_trainer(path)
         names = ["background", *(f"class {i}" for i in range(1, network.config.num_classes))]
         plan = network.config.plan
         spacing = (0.0, *plan.spacing) if plan.dims == 2 and plan.spacing else plan.spacing
         return network, {"classes": names, "mean": [], "std": [], "spacing": spacing}
-    from ssmlab.models import load_model
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
+    from ssmlab.checkpoints.folder import load_model
 
-    network, how = load_model(path)
-    if getattr(network, "registry_name", None) not in SEGMENTATION_MODELS:
-        raise ModelError(f"{path} is no segmentation network; `ssmlab classify` is for classifiers")
+    network, how = load_model(path, "segmentation")
     missing = [name for name in ("classes", "mean", "std") if name not in how]
     if missing:
         raise ModelError(f"{path / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")

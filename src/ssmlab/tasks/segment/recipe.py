@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
-from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
+from ssmlab.models.registry import describe, list_models
 from ssmlab.models.segmentation.plans import plan_from, read_plan
 from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
 from ssmlab.training.config import FitConfig
@@ -118,8 +118,8 @@ class SegmentationModel(Table):
 
     @model_validator(mode="after")
     def _fill(self):
-        if self.name not in SEGMENTATION_MODELS:
-            hint = did_you_mean(self.name, SEGMENTATION_MODELS) or f"; there are {', '.join(SEGMENTATION_MODELS)}"
+        if self.name not in (known := list_models("segmentation")):
+            hint = did_you_mean(self.name, known) or f"; there are {', '.join(known)}"
             raise ValueError(f"unknown segmentation model {self.name!r}{hint}")
         if self.weights and self.start == "pretrained":
             raise ValueError("start=pretrained and weights both say where weights come from; give one of them")
@@ -128,7 +128,7 @@ class SegmentationModel(Table):
         if self.training.get("batch_size") == 0:
             raise ValueError("training.batch_size of a single model must be at least 1; leave it out for the recipe's")
         self.label = self.label or (self.name if self.start == "scratch" else f"{self.name}_{self.start}")
-        self.title = self.title or SEGMENTATION_MODELS[self.name].title
+        self.title = self.title or describe(self.name)
         check_names(self.label, {}, set())
         return self
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ssmlab.checkpoints.upstream.umamba import from_trainer
 from ssmlab.core.errors import ModelError
+from ssmlab.models.segmentation.umamba import from_trainer
 from ssmlab.models.weights import fit, read_state_dict
 
 HEADS = "seg_layers"  # in the names of the layers that tell classes

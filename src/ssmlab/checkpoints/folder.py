@@ -1,0 +1,145 @@
+"""Models in folders: save and load one of any kind, see `find` for finding.
+
+kind                   config.json                                   weights, and further files
+"vision"               {"kind", "model": name, "config": {...}}      model.safetensors, preprocess.json
+"segmentation"         the same                                      the same
+"language"             the same, or another layout (see `files`)     model.safetensors, or the layout's
+"sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ssmlab.checkpoints.files import load_language_model, save_language_model
+from ssmlab.checkpoints.find import CONFIG, HEAD, HEAD_WEIGHTS, KINDS, PREPROCESS, WEIGHTS, kind_of, read_object
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.files import write_file, write_json
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
+from ssmlab.models.registry import create_model
+from ssmlab.models.registry import kind_of as kind_of_name
+from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
+from ssmlab.nn.factorized import factorize_like_, factorized_ranks
+
+NAMES = {kind: f"{kind} model" for kind in KINDS}
+NAMES |= {"vision": "model of images", "sequence_classifier": "classifier of sequences"}
+COMMANDS = {
+    "vision": "`ssmlab classify` is for classifiers",
+    "segmentation": "use `ssmlab segment`",
+    "language": "`ssmlab generate` writes with it",
+    "sequence_classifier": "`ssmlab classify` is for it",
+}
+
+
+def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None = None) -> Path:
+    """Write a model so that `load_model` builds it again.
+
+    Every file gets a temporary name first, so that a folder never holds half a file.
+
+    Args:
+        model: of `create_model`, or a classifier of sequences.
+        folder: made where it is missing.
+        preprocess: what inputs go through before the model, preprocess.json: image_size, mean, std, classes, channels
+            of images; kind, tokenizer, length, rate, classes of sequences. Models of images need it.
+    Raises:
+        ModelError: the model was not built by `create_model`, so that nobody could build it again.
+    """
+    folder, name = Path(folder), getattr(model, "registry_name", None)
+    if isinstance(model, SequenceClassifier):
+        return _save_classifier(model, folder, preprocess or {})
+    if kind_of_name(name) == "language":
+        save_language_model(model, folder)
+        if preprocess is not None:
+            write_json(folder / PREPROCESS, preprocess)
+        return folder
+    if name is None:
+        raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
+    if getattr(model, "pooling", "avg") != "avg":
+        raise ModelError(
+            "a model without pooling is not saved: config.json does not say so; reset_classifier(n, 'avg')"
+        )
+    config = {"kind": kind_of_name(name), "model": name, "config": asdict(model.config)}
+    if ranks := factorized_ranks(model):
+        config["factorized"] = ranks
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    write_json(folder / CONFIG, config)
+    write_json(folder / PREPROCESS, preprocess or {})
+    write_file(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    return folder
+
+
+def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict[str, Any]]:
+    """The model in a folder, on the CPU and in evaluation mode, and its preprocessing, {} where there is none.
+
+    Args:
+        wanted: the kind that the model must be of.
+    Raises:
+        ModelError: a file is missing or does not fit, all disagreeing keys listed, or the model is of another kind.
+    """
+    folder = Path(folder)
+    kind = kind_of(folder) if (folder / CONFIG).is_file() else wanted or "vision"
+    if wanted not in (None, kind):
+        raise ModelError(f"{folder} is a {NAMES[kind]}, a {NAMES[wanted]} is needed; {COMMANDS[kind]}")
+    if kind == "sequence_classifier":
+        return _load_classifier(folder)
+    if kind == "language":
+        about = folder / PREPROCESS
+        return load_language_model(folder), read_object(about) if about.is_file() else {}
+    files = [folder / name for name in (CONFIG, PREPROCESS, WEIGHTS)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} has no {', '.join(missing)}; give the folder of a trained model, runs/<name>/models/<model>"
+        )
+    stored, preprocess = (read_object(file) for file in files[:2])
+    name, config = stored.get("model"), stored.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ModelError(f"{files[0]} must name a model and its config; copy the folder again")
+    try:
+        check_sizes(files[0], config, files[2], lambda: _rebuilt(name, dict(config)))
+        model = _rebuilt(name, dict(config))
+        factorize_like_(model, stored.get("factorized", {}))
+    except UserError:
+        raise
+    except (TypeError, AttributeError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{files[0]} has values that make no model: {one_line(error)}") from error
+    fit(model, read_state_dict(files[2]), str(files[2]))
+    return model.eval(), preprocess
+
+
+def _rebuilt(name: str, config: dict[str, Any]) -> Any:
+    """The network whose config `save_model` wrote, with initial values."""
+    if kind_of_name(name) == "segmentation":
+        missing = [field for field in ("plan", "num_classes", "in_chans") if field not in config]
+        if missing:
+            raise ModelError(f"the config of {name} has no {missing[0]}")
+        return create_model(name, **{field: config[field] for field in ("plan", "num_classes", "in_chans")})
+    options = config.pop("options", {})
+    if not isinstance(options, dict):
+        raise ModelError(f"config.json: options must be an object, got {type(options).__name__}")
+    forbidden = sorted({"name", "pretrained", "weights"} & (options.keys() | config.keys()))
+    if forbidden:
+        raise ModelError(f"config.json has {', '.join(forbidden)}: a folder does not decide what is downloaded or read")
+    return create_model(name, **(options | config))
+
+
+def _save_classifier(model: SequenceClassifier, folder: Path, preprocess: dict[str, Any]) -> Path:
+    """The layers as of a language model, whose head is the embedding; head.safetensors and head.json next to them."""
+    save_language_model(model.language_model(), folder, kind="sequence_classifier")
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
+    write_file(folder / HEAD_WEIGHTS, lambda path: save_file(head, path, metadata={"format": "pt"}))
+    write_json(folder / HEAD, {"pool": model.pool, "classes": model.head.out_features})
+    write_json(folder / PREPROCESS, preprocess)
+    return folder
+
+
+def _load_classifier(folder: Path) -> tuple[SequenceClassifier, dict[str, Any]]:
+    about, preprocess = read_object(folder / HEAD, "pool", "classes"), read_object(folder / PREPROCESS)
+    state = read_state_dict(folder / HEAD_WEIGHTS)
+    model = SequenceClassifier(load_language_model(folder), about["classes"], about["pool"])
+    fit(model.head, state, str(folder / HEAD_WEIGHTS))
+    return model.eval(), preprocess

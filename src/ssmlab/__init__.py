@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from ssmlab import _timm
 
 if TYPE_CHECKING:
+    from ssmlab.checkpoints.folder import load_model as load_model
     from ssmlab.models import create_model as create_model
     from ssmlab.models import list_models as list_models
-    from ssmlab.models import load_model as load_model
     from ssmlab.tasks.api import evaluate as evaluate
     from ssmlab.tasks.api import fit as fit
     from ssmlab.tasks.api import generate as generate
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _FROM = {
-    "create_model": "models", "list_models": "models", "load_model": "models",
+    "create_model": "models", "list_models": "models", "load_model": "checkpoints.folder",
     "generate": "tasks.api", "fit": "tasks.api", "evaluate": "tasks.api", "predict": "tasks.api",
 }  # fmt: skip
 __all__ = [  # noqa: RUF022 - functions first; names are found by __getattr__

@@ -25,7 +25,7 @@ RUNS = {
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder: folder / "report.html")
+        monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, *_: folder / "report.html")
         recipe = load_recipe(request.param, [*RUNS[request.param], *QUICK], smoke=True)
         run_recipe(recipe, output=folder)
     return folder / "small"
@@ -128,7 +128,7 @@ def test_questions_in_json_lines(bytes_of_transformers, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no trained model in nowhere"),
+        (["nowhere"], "there is no model 'nowhere'"),
         (["nowhere", "--part", "tst"], "--part must be train, val or test, got tst"),
         (["nowhere", "--documents", "word"], "--documents must be file or line, got word"),
         (["nowhere", "--output", "no/folder.jsonl"], "--output no/folder.jsonl cannot be written"),

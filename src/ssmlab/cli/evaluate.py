@@ -35,6 +35,7 @@ def evaluate(
     A line of questions is {"question": "...", "choices": ["...", "..."], "answer": 0}; the likeliest choice is the
     model's answer, also counted by the likelihood of a byte (accuracy_length_normalised).
     """
+    from ssmlab.checkpoints.find import find_model
     from ssmlab.core.display import Display
     from ssmlab.core.errors import UserError
 
@@ -44,6 +45,7 @@ def evaluate(
         raise UserError(f"--documents must be file or line, got {documents}")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise UserError(f"--output {output} cannot be written; give the name of a file in a folder that is there")
+    find_model(model, choose=True)  # before torch is imported
     given = {"length": length, "stride": stride, "tokenizer": tokenizer, "positive": positive}
     options = {name: value for name, value in given.items() if value is not None}
     if documents != "file":

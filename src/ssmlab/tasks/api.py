@@ -17,10 +17,11 @@ from ssmlab.core.record import Record
 from ssmlab.core.text import did_you_mean
 from ssmlab.generation.generate import Generated
 from ssmlab.tasks.items import Remembered, name_of, several
-from ssmlab.tasks.opening import Opened, open_model, save
+from ssmlab.tasks.opening import Opened, open_model
 from ssmlab.tasks.overrides import explain
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.results import Fitted, History, Records
+from ssmlab.tasks.saving import save
 from ssmlab.tasks.table import TASKS, load_data
 from ssmlab.training.config import FitConfig
 from ssmlab.training.fit import fit as fit_task
@@ -144,7 +145,7 @@ def evaluate(
     _known(options, (*module.ABOUT, "tolerance", "overlap", "mirror"), f"evaluate for {name!r}")
     text = isinstance(data, str) and name == "language" and ("\n" in data or len(data) > 999 or not Path(data).exists())
     if data is None or (isinstance(data, str | Path) and not text):
-        about = module.made_for(network) | about
+        about = about or module.made_for(network)
         data, how = _read(module, opened._replace(about=about), data, part, options, show)
         options = how | options
     elif name in ("classify", "segment"):
@@ -188,7 +189,7 @@ def predict(
     module, compute = _module(name), choose_compute(device or "auto", "float32")
     _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
     items = several(inputs, images=name in ("classify", "segment"))
-    about = module.made_for(opened.network) | about | {key: options[key] for key in module.ABOUT if key in options}
+    about = (about or module.made_for(opened.network)) | {key: options[key] for key in module.ABOUT if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()

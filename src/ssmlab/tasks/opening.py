@@ -5,8 +5,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ssmlab.core.errors import ModelError, UserError
-from ssmlab.models import create_model, load_model, save_model
+from ssmlab.checkpoints.find import find_model
+from ssmlab.checkpoints.folder import load_model
+from ssmlab.core.errors import ModelError
+from ssmlab.models.download import local_folder
+from ssmlab.models.language.language_model import LanguageModel
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
+from ssmlab.models.registry import kind_of
+from ssmlab.tasks.classify.predict import published_network
 from ssmlab.tasks.results import Fitted
 
 TASK_OF = {
@@ -33,90 +39,30 @@ def open_model(model: Any) -> Opened:
     Args:
         model: a module, a `Fitted`, the folder of a trained model or of a run, or a name with published weights.
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or only its kind is known, not the weights.
     """
     if isinstance(model, Fitted):
         model = model.model
     if isinstance(model, nn.Module):
         about = dict(getattr(model, "preprocess_config", {}))
-        return Opened(model, about.get("task") or TASK_OF.get(_kind(model), ""), about)
-    from ssmlab.checkpoints.files import load_language_model
-    from ssmlab.core.files import read_json
-    from ssmlab.tasks.classify.predict import find_model
-    from ssmlab.tasks.classify_sequence.task import load_classifier
-
-    folder, note = find_model(Path(model))
-    about = read_json(folder / "preprocess.json")
-    if (folder / "head.json").is_file():
-        network: Any = load_classifier(folder)[0]
-    else:
-        try:
-            network = load_model(folder)[0]
-        except ModelError:
-            network = load_language_model(folder)
-    network.preprocess_config = about | {"folder": str(folder)}
-    opened = open_model(network)
-    return opened._replace(folder=folder, note=note)
+        return Opened(model, about.get("task") or TASK_OF.get(kind_of_network(model), ""), about)
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a module, a folder or a name, got {type(model).__name__}")
+    found = find_model(model, choose=True)
+    if found.folder is None and found.kind == "vision":
+        network, about = published_network(found.name, False)
+        return Opened(network, "classify", about)
+    if found.folder is None and found.kind != "language":
+        raise ModelError(f"{found.name} is a name without weights; give the folder of a trained model")
+    folder = found.folder or local_folder(found.name)
+    network, _ = load_model(folder)
+    return Opened(network, TASK_OF[found.kind], network.preprocess_config, folder, found.note)
 
 
-def _kind(model: Any) -> str:
-    from ssmlab.models.language.names import LANGUAGE_MODELS
-    from ssmlab.models.segmentation.names import SEGMENTATION_MODELS
-    from ssmlab.tasks.classify_sequence.task import SequenceClassifier
-
-    name = getattr(model, "registry_name", None)
+def kind_of_network(model: Any) -> str:
+    """The kind of a module, as `checkpoints.find` has them; "" where nothing says it."""
     if isinstance(model, SequenceClassifier):
         return "sequence_classifier"
-    if name in LANGUAGE_MODELS or (hasattr(model, "backbone") and hasattr(model, "lm_head")):
+    if isinstance(model, LanguageModel):
         return "language"
-    if name in SEGMENTATION_MODELS:
-        return "segmentation"
-    return "vision" if name is not None or getattr(model, "default_cfg", None) else ""
-
-
-def save(model: Any, folder: Path, about: dict[str, Any]) -> str:
-    """Write a trained model so that `load_model` builds it again; why it cannot, where it cannot.
-
-    A model of timm is saved as `timm/<name>`; of any other module the weights are written alone.
-    """
-    from safetensors.torch import save_file
-
-    from ssmlab.checkpoints.files import save_language_model
-    from ssmlab.core.files import write_json
-    from ssmlab.tasks.classify_sequence.task import save_classifier
-    from ssmlab.training.resume import contiguous
-
-    about = {key: value for key, value in about.items() if key != "folder"}
-    kind = _kind(model)
-    if kind == "sequence_classifier":
-        save_classifier(model, folder, about)
-        return ""
-    if kind == "language":
-        save_language_model(model, folder)
-        write_json(folder / "preprocess.json", about)
-        return ""
-    if getattr(model, "registry_name", None) is None and (rebuilt := _of_timm(model)) is not None:
-        model.registry_name, model.config = rebuilt.registry_name, rebuilt.config
-    if getattr(model, "registry_name", None) is not None:
-        save_model(model, folder, about)
-        return ""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(contiguous(model.state_dict()), folder / "model.safetensors", {"format": "pt"})
-    write_json(folder / "preprocess.json", about)
-    return f"{folder} holds the weights alone: nothing says how {type(model).__name__} is built"
-
-
-def _of_timm(model: Any) -> Any:
-    """The model that `create_model` builds for one of timm's, where it has the same parameters; else None."""
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    if not name or hasattr(model, "config"):
-        return None
-    first = next(model.parameters())
-    try:
-        rebuilt = create_model(
-            f"timm/{name}", num_classes=model.num_classes, in_chans=first.shape[1] if first.ndim == 4 else 3
-        )
-    except UserError:
-        return None
-    shapes = [{key: tensor.shape for key, tensor in one.state_dict().items()} for one in (model, rebuilt)]
-    return rebuilt if shapes[0] == shapes[1] else None
+    return kind_of(getattr(model, "registry_name", None)) or ("vision" if getattr(model, "default_cfg", None) else "")

@@ -13,10 +13,11 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, find_tokenizer, load_tokenizer
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.tasks.classify.python import ClassPrediction
 from ssmlab.tasks.classify_sequence.data import SequencePart
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
-from ssmlab.tasks.classify_sequence.task import ClassifySequences, SequenceClassifier
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.items import Remembered, attribute, changed, name_of, outputs_of, pair, some_items
 from ssmlab.tasks.language.data import encoded
 from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
@@ -81,7 +82,7 @@ def prepare(
     if count != len(classes):
         raise UserError(f"the data have {len(classes)} classes, {name_of(model)} has a head for {count}")
     source = about["tokenizer"]
-    about["tokenizer"] = source if isinstance(source, str) else str(getattr(source, "path", BYTES))
+    about["tokenizer"] = str(source if isinstance(source, (str, Path)) else getattr(source, "path", ""))
     return model, task, train, val, {key: value for key, value in about.items() if key not in ("pool", "positive")}
 
 

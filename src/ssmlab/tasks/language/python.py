@@ -118,7 +118,7 @@ def prepare(
     units = [None if row is None else row[1] for row in rows]
     data = [None if row is None else dataset_of(row[0]) for row in rows]
     task = Language(vocab_size=model.config.vocab_size, tokens_per_unit=units[1] or units[0] or 1.0)
-    source = str(getattr(vocabulary.tokenizer, "path", BYTES))
+    source = BYTES if vocabulary.bytes else str(getattr(vocabulary.tokenizer, "path", ""))
     about |= {"task": "language", "kind": "text", "tokenizer": source, "mark": vocabulary.separator, "length": length}
     return model, task, *data, about
 

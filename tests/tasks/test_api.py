@@ -113,6 +113,25 @@ def test_a_killed_fit_goes_on_bit_equal(tmp_path):
             folder=tmp_path / "killed", **QUIET)  # fmt: skip
 
 
+def test_a_fit_that_goes_on_keeps_what_it_found_in_the_data(tmp_path):
+    """Items that are random would else be measured anew."""
+    items = [(np.full((8, 8, 3), 50 * i, np.uint8), i % 3) for i in range(1, 5)]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    how = {"epochs": 1, "batch_size": 2, "folder": tmp_path / "net"}
+    with pytest.raises(UserError, match="out of memory"):
+        fit(Killed(network, 1), "classify", items, **how, **QUIET)
+    changed = [(image // 2, label) for image, label in items]
+    assert fit(Killed(network, 9), "classify", changed, **how, **QUIET).task.mean[0] == pytest.approx(125 / 255)
+    again = fit(Killed(network, 9), "classify", changed, **how, resume=False, **QUIET)
+    assert again.task.mean[0] < 0.25
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files that are no fit's; give another folder"):
+        fit(resnet(), "classify", fake(), folder=tmp_path, **QUIET)
+
+
 def test_a_module_of_ones_own_keeps_its_weights_alone(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
     fit(network, "classify", fake(8), epochs=1, folder=tmp_path / "net", **QUIET)

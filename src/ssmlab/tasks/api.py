@@ -71,19 +71,13 @@ def fit(
     if not isinstance(model, nn.Module):
         raise UserError(f"fit trains a module, got {type(model).__name__}; create_model(...) or load_model(...)[0]")
     settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
-    about: dict[str, Any] = {}
+    state = {} if place is None else _check_folder(place, settings, model, train, seed, resume)
+    if "inputs" in state:  # the fit goes on with what it found in the data when it began
+        model.preprocess_config = state["inputs"]
     set_seed(seed)
-    if isinstance(task, str):
-        module = _module(task)
-        _known(options, (*FitConfig.model_fields, *module.ABOUT, *module.TRAINING), f"fit for {task!r}")
-        given = {name: value for name, value in options.items() if name not in FitConfig.model_fields}
-        model, task, train, val, about = module.prepare(model, train, val, given)
-        if about.get("normalised"):
-            show.say("note: images have values outside of 0 to 1; they are taken as normalised and used as they are")
-    else:
-        _known(options, tuple(FitConfig.model_fields), "fit with a task of one's own")
+    model, task, train, val, about = _prepared(model, task, train, val, options, show)
     if place is not None:
-        _check_folder(place, settings, model, train, seed, resume)
+        write_json(place / STATE, state | {"inputs": about})
     found = fit_task(
         model, task, train, val, settings, folder=place, device=device, seed=seed, progress=show, resume=resume
     )
@@ -255,6 +249,21 @@ def _config(config: Any, options: dict[str, Any]) -> FitConfig:
         raise UserError(explain(error, "fit", FitConfig)) from None
 
 
+def _prepared(model: nn.Module, task: Any, train: Any, val: Any, options: dict[str, Any], show: Progress) -> Any:
+    """Model, task, both parts as training reads them, and what inputs go through before the model."""
+    fields = tuple(FitConfig.model_fields)
+    if not isinstance(task, str):
+        _known(options, fields, "fit with a task of one's own")
+        return model, task, train, val, {}
+    module = _module(task)
+    _known(options, (*fields, *module.ABOUT, *module.TRAINING), f"fit for {task!r}")
+    given = {name: value for name, value in options.items() if name not in fields}
+    found = module.prepare(model, train, val, given)
+    if found[-1].get("normalised"):
+        show.say("note: images have values outside of 0 to 1; they are taken as normalised and used as they are")
+    return found
+
+
 def _progress(progress: bool | Progress) -> Progress:
     if isinstance(progress, Progress):
         return progress
@@ -263,8 +272,10 @@ def _progress(progress: bool | Progress) -> Progress:
     return Display() if progress else Progress()
 
 
-def _check_folder(place: Path, config: FitConfig, model: nn.Module, train: Any, seed: int, resume: bool) -> None:
-    """Note what is fitted in the folder, or compare it with what is noted there.
+def _check_folder(
+    place: Path, config: FitConfig, model: nn.Module, train: Any, seed: int, resume: bool
+) -> dict[str, Any]:
+    """What fit.json must hold: of a new fit, or with "inputs" of the one that goes on.
 
     Raises:
         UserError: the folder holds another fit, or files that are no fit's.
@@ -277,14 +288,16 @@ def _check_folder(place: Path, config: FitConfig, model: nn.Module, train: Any, 
     there = read_json(place / STATE)
     if not there and place.is_dir() and any(place.iterdir()):
         raise UserError(f"{place} holds files that are no fit's; give another folder")
-    if there and resume and there != wanted:
-        one, other = (values["config"] | values for values in (there, wanted))
-        name = next(key for key in other if key != "config" and one.get(key) != other[key])
-        raise UserError(
-            f"{place} holds a fit with {name}={one.get(name)!r}, not {other[name]!r}; give the same arguments to go on "
-            "with it, another folder, or resume=False to begin anew there"
-        )
-    write_json(place / STATE, wanted)
+    if not there or not resume:
+        return wanted
+    one, other = (values["config"] | values for values in (there, wanted))
+    for name in other:
+        if name != "config" and one.get(name) != other[name]:
+            raise UserError(
+                f"{place} holds a fit with {name}={one.get(name)!r}, not {other[name]!r}; give the same arguments "
+                "to go on with it, another folder, or resume=False to begin anew there"
+            )
+    return there
 
 
 def _read(

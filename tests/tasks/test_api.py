@@ -204,6 +204,16 @@ def test_predict_takes_pictures_files_arrays_tensors_and_datasets(fitted, tmp_pa
     assert published[0].label in "xyz"
 
 
+def test_a_folder_of_images_says_which_part_is_measured(fitted, tmp_path, capsys):
+    for i in range(15):
+        (tmp_path / str(i % 3)).mkdir(exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / str(i % 3) / f"{i}.png")
+    assert evaluate(fitted.folder, tmp_path, device="cpu")[0].n == 3
+    assert "its test part, 3 of 15 images" in capsys.readouterr().out
+    assert evaluate(fitted.folder, str(tmp_path), part="train", **QUIET)[0].n > 3
+
+
 def test_own_masks():
     class Marked(torch.utils.data.Dataset):
         def __len__(self):

@@ -172,7 +172,8 @@ def read(
         )
     for warning in check_images(found, fit=about["fit"]).warnings:
         progress.say(f"warning: {warning}")
-    split = getattr(found, part)
+    split, whole = getattr(found, part), sum(map(len, found.splits.values()))
+    progress.say(f"its {part} part, {len(split):,} of {whole:,} images")
     progress.start(f"reading {part}", len(split))
     try:
         images = split.array(about["image_size"], lambda done, total: progress.update(done), about["fit"])

@@ -111,6 +111,7 @@ def read(
     size = 1 << 31 if about["kind"] != "text" else 1 << 62
     tokens = _tokens(about, size)
     chosen = [found.items[i] for i in found.held[part]]
+    progress.say(f"its {part} part, {len(chosen):,} of {len(found.items):,} sequences")
     rows = [tokens(item.content).numpy() for item in chosen]
     labels = np.array([found.classes.index(item.label) for item in chosen])
     return PaddedSequences(SequencePart(rows, labels, [item.id for item in chosen]), int(about["length"])), {}

@@ -179,7 +179,9 @@ def read(
         progress.stop()
     if found.channels != about["channels"]:
         raise DataError(f"{path} has images of {found.channels} channels, the model takes {about['channels']}")
-    return getattr(found, part), {"unit": "millimetres" if found.measured else "pixels"}
+    split = getattr(found, part)
+    progress.say(f"its {part} part, {len(split):,} of {sum(map(len, (found.train, found.val, found.test))):,} images")
+    return split, {"unit": "millimetres" if found.measured else "pixels"}
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from ssmlab.nn.mamba import MambaState
 from ssmlab.nn.mamba2 import Mamba2State
 from ssmlab.ops import _native
 from ssmlab.ops.program import Program
-from ssmlab.ops.steps import FEW, available, unobserved
+from ssmlab.ops.steps import FEW, available, is_plain_inference
 
 _programs: WeakKeyDictionary[nn.Module, DecodeProgram | None] = WeakKeyDictionary()
 
@@ -45,7 +45,7 @@ def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type
     known = _programs.get(model, ...)
     if known is None or state is None or not 0 < rows <= FEW or not available():
         return None
-    if not unobserved(input_ids, model.backbone.embedding.weight):
+    if not is_plain_inference(input_ids, model.backbone.embedding.weight):
         return None
     if known is ... or known.program.rows != rows or not known.holds():
         known = _programs[model] = DecodeProgram.of(model, rows, classes)

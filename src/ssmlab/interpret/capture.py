@@ -21,8 +21,6 @@ from ssmlab.ops.selective_scan.reference import per_channel, step_size, widened
 from ssmlab.ops.ssd import reference as heads
 from ssmlab.profiling.flops import evaluation
 
-OPS = ("selective_scan", "directional_scan", "ssd")
-
 
 def scans_of(model: nn.Module, *inputs: Any, layers: str = "*", **named: Any) -> list[ScanCall]:
     """Run a model once, in evaluation mode and without gradients, and catch its scans in the order of execution.
@@ -61,6 +59,7 @@ class _Catcher(TorchDispatchMode):
     def __init__(self, layers: str):
         super().__init__()
         self.layers = layers
+        self.seen = {"selective_scan": self._selective, "directional_scan": self._directional, "ssd": self._heads}
         self.calls: list[ScanCall] = []
         self.stack: list[Frame] = []
         self.gave: dict[nn.Module, Any] = {}
@@ -84,11 +83,10 @@ class _Catcher(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         op = func.overloadpacket.__name__
-        if func.namespace == "ssmlab" and op in OPS:
+        if func.namespace == "ssmlab" and op in self.seen:
             name = self.stack[-1].name if self.stack else ""
             if fnmatch(name, self.layers):
-                made = {"selective_scan": self._selective, "directional_scan": self._directional, "ssd": self._heads}
-                self.calls.append(made[op](name, *_detached(args), y=out[0]))
+                self.calls.append(self.seen[op](name, *_detached(args), y=out[0]))
             if self.stack:
                 module = self.stack[-1].module
                 self.count[module] = self.count.get(module, 0) + 1

@@ -41,7 +41,13 @@ def self_test() -> list[Outcome]:
         exact = _run(op, {name: t.double() for name, t in tensors.items()}, "reference")
         found = _run(op, tensors, form)
         outputs, gradients = (_worst(a, b) for a, b in zip(found, exact, strict=True))
-        outcomes.append(Outcome(op, form, outputs, gradients, _milliseconds(op, tensors, form)))
+        times = []
+        with torch.no_grad():
+            for _ in range(4):
+                begin = time.perf_counter()
+                _dispatch.compute(op, form, tensors)
+                times.append(time.perf_counter() - begin)
+        outcomes.append(Outcome(op, form, outputs, gradients, 1000 * min(times[1:])))
     return outcomes
 
 
@@ -58,13 +64,3 @@ def _run(op: str, tensors: dict[str, Tensor], form: str) -> tuple[list[Tensor], 
 def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
     errors = [(a.double() - b.double()).norm() / b.double().norm() for a, b in zip(found, exact, strict=True)]
     return float(torch.stack(errors).max())  # NaN stays NaN
-
-
-def _milliseconds(op: str, tensors: dict[str, Tensor], form: str) -> float:
-    times = []
-    with torch.no_grad():
-        for _ in range(4):
-            begin = time.perf_counter()
-            _dispatch.compute(op, form, tensors)
-            times.append(time.perf_counter() - begin)
-    return 1000 * min(times[1:])

@@ -1,4 +1,4 @@
-"""One token of a language model as one native call, where nothing stands between the model and its numbers.
+"""One token of a language model as one native call, where nothing is between the model and its numbers.
 
 `step` answers for a model of Mamba or Mamba-2 layers that nobody has changed: no adapter, no hook, no attention, no
 MLP. Everything else gets None, and the modules are called one by one. What a program was built from is compared before
@@ -61,7 +61,7 @@ class DecodeProgram:
         self.found: list[object] = []
         self.tensors: list[Tensor] = []
         self.pointers: list[int] = []
-        self.returned: tuple = ()  # the states behind the last token, which need no check
+        self.returned: tuple = ()  # the states after the last token, which need no check
         self.kinds: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         backbone = self._seen(model, "backbone", classes[0])
         embedding = self._seen(backbone, "embedding", nn.Embedding)

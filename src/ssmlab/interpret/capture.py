@@ -29,7 +29,7 @@ def scans_of(model: nn.Module, *inputs: Any, layers: str = "*", **named: Any) ->
         calls[-1].mean_attention([0])
 
     Selective scans (Mamba, Vim, MambaVision), directional scans (VMamba, MedMamba), the state space dual (Mamba-2) and
-    S4D blocks are seen, those of a model made with `ssmlab.compat` too. Padding that a mask marks stands behind the
+    S4D blocks are seen, those of a model made with `ssmlab.compat` too. Padding that a mask marks comes after the
     tokens, as the operators see it.
 
     Args:
@@ -108,7 +108,8 @@ class _Catcher(TorchDispatchMode):
             real=not A.is_complex(), first=None if initial_state is None else initial_state[:, :, None],
             run=_runs(seq_idx),
         )  # fmt: skip
-        x, y, gate = (None if t is None else t[:, :, None, order] for t in (x, widened(y), _gate(z, x)))
+        gate = None if z is None else F.silu(z.to(x.dtype))
+        x, y, gate = (None if t is None else t[:, :, None, order] for t in (x, widened(y), gate))
         D = None if D is None else D.to(x.dtype)[:, None]
         place = find_place(self.stack, self.gave, length, x.device)
         return ScanCall(name=name, op="selective_scan", paths=(path,), x=x, y=y, D=D, gate=gate, place=place)
@@ -196,10 +197,6 @@ class _Catcher(TorchDispatchMode):
 
 def _detached(values: tuple) -> list[Any]:
     return [value.detach() if isinstance(value, Tensor) else value for value in values]
-
-
-def _gate(z: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if z is None else F.silu(z.to(x.dtype))
 
 
 def _runs(seq_idx: Tensor | None) -> Tensor | None:

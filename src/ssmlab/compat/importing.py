@@ -123,13 +123,10 @@ def install(*, force: bool = False, linear: bool = True, quiet: bool = False) ->
     for name, provider, detail in found:
         if provider == "installed":
             log.warning("%s: the installed one (%s) keeps its name; install(force=True) replaces it", name, detail)
-<<<<<<< HEAD
-    _explain_transformers()
     if first and not quiet:
         lent = ", ".join(name for name, provider, _ in found if provider == "ssmlab")
         products = "; torch.nn.Linear takes its products on the CPU (linear=False leaves it)" if linear else ""
         sys.stderr.write(f"ssmlab.compat lends {lent}{products}; ssmlab.compat.uninstall() takes all of it back\n")
-=======
     # What transformers does with these names depends on its version, and on what of it was imported before
     version = _version("transformers")
     numbers = tuple(int(part) for part in (version or "").split(".")[:2] if part.isdigit())
@@ -145,7 +142,6 @@ def install(*, force: bool = False, linear: bool = True, quiet: bool = False) ->
             "transformers' %s was imported before install() and stays on its slow path; call install() first",
             ", ".join(slow),
         )
->>>>>>> main
     return found
 
 

@@ -60,7 +60,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         top, _, inside = fullname.partition(".")
         if inside and not (top in PACKAGES and _is_ours(sys.modules.get(top))):
-            return vendored.find_triton(fullname, path)
+            return vendored.find_kernels(fullname, path)
         if top not in PACKAGES:
             return None
         if not inside and not self.force and _installed(top) is not None:

@@ -16,6 +16,7 @@ def doctor() -> None:
     _environment(console)
     import torch
 
+    from ssmlab.cli.selftest import GRADIENT_LIMIT, OUTPUT_LIMIT, self_test
     from ssmlab.cli.tested import tested
     from ssmlab.compat import providers
     from ssmlab.ops import _native, explain_backends
@@ -41,7 +42,18 @@ def doctor() -> None:
     console.print("[bold]Other people's code[/bold] (who answers to an import)")
     for name, provider, detail in providers():
         console.print(f"  {name:26} {provider:10} {detail}", markup=False)
-    if not _tests(console):
+    console.print(
+        f"[bold]Self-test[/bold] against the reference in float64 (limits: outputs {OUTPUT_LIMIT:g}, "
+        f"gradients {GRADIENT_LIMIT:g})"
+    )
+    outcomes = self_test()
+    for test in outcomes:
+        mark = "[green]PASS[/green]" if test.passed else "[bold red]FAIL[/bold red]"
+        console.print(
+            f"  {test.op:16} {test.backend:11} {mark}  outputs {test.output_error:.1e}  gradients "
+            f"{test.gradient_error:.1e}  forward {test.milliseconds:.2f} ms"
+        )
+    if not all(test.passed for test in outcomes):
         raise typer.Exit(1)
 
 
@@ -77,20 +89,3 @@ def openmp_runtimes() -> list[str]:
         return []
     names = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if line.count("/")}
     return sorted(str(path) for path in names if path.name.startswith(("libgomp", "libiomp", "libomp")))
-
-
-def _tests(console) -> bool:
-    from ssmlab.cli.selftest import GRADIENT_LIMIT, OUTPUT_LIMIT, self_test
-
-    console.print(
-        f"[bold]Self-test[/bold] against the reference in float64 (limits: outputs {OUTPUT_LIMIT:g}, "
-        f"gradients {GRADIENT_LIMIT:g})"
-    )
-    outcomes = self_test()
-    for test in outcomes:
-        mark = "[green]PASS[/green]" if test.passed else "[bold red]FAIL[/bold red]"
-        console.print(
-            f"  {test.op:16} {test.backend:11} {mark}  outputs {test.output_error:.1e}  gradients "
-            f"{test.gradient_error:.1e}  forward {test.milliseconds:.2f} ms"
-        )
-    return all(test.passed for test in outcomes)

@@ -24,7 +24,22 @@ def models(
     if parity:
         return _parity(console)
     if name is None:
-        return _list(console, verbose)
+        from rich.table import Table
+
+        from ssmlab.models import MODELS
+        from ssmlab.studies.card import group_of, total_parameters
+
+        for group in ("Vision", "Language", "Segmentation", "Baselines"):
+            console.print(f"[bold]{group}[/bold]")
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+            for known, entry in MODELS.items():
+                if group_of(known) == group:
+                    title = f"{entry.title}, 2-D and 3-D" if group == "Segmentation" else entry.title
+                    table.add_row(f"[bold]{known}[/bold]", title, total_parameters(known) if verbose else "")
+            console.print(table)
+        console.print("    timm/<name>, any model of timm, e.g. timm/convnext_tiny", markup=False)
+        console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
+        return
     from ssmlab.studies.card import model_card
 
     card = model_card(name, depth=depth, classes=classes, image_size=image_size, plan=plan, dims=dims)
@@ -42,24 +57,6 @@ def _grow(tree, parts) -> None:
     for part in parts:
         called = f"[dim]{escape(part.called)}[/dim] {part.share}" if part.share else escape(part.called)
         _grow(tree.add(f"{escape(part.name)} {called}"), part.parts)
-
-
-def _list(console, verbose: bool) -> None:
-    from rich.table import Table
-
-    from ssmlab.models import MODELS
-    from ssmlab.studies.card import group_of, total_parameters
-
-    for group in ("Vision", "Language", "Segmentation", "Baselines"):
-        console.print(f"[bold]{group}[/bold]")
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-        for known, entry in MODELS.items():
-            if group_of(known) == group:
-                title = f"{entry.title}, 2-D and 3-D" if group == "Segmentation" else entry.title
-                table.add_row(f"[bold]{known}[/bold]", title, total_parameters(known) if verbose else "")
-        console.print(table)
-    console.print("    timm/<name>, any model of timm, e.g. timm/convnext_tiny", markup=False)
-    console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
 
 
 def _parity(console) -> None:

@@ -146,9 +146,7 @@ def open_masks(
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
     copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
-    splits: dict[str, Any] = {
-        part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()
-    }
+    splits: dict[str, Any] = {p: MaskSplit(p, [c.id for c in cases], cases, store) for p, cases in parts.items()}
     return MaskData(
         name=contents.name,
         format=contents.format,

@@ -61,10 +61,8 @@ def selective_scan(
         BackendError: the backend that was asked for cannot run this call.
         UserError: B_discretization is neither.
     """
-    if B_discretization not in ("euler", "zoh"):
-        raise UserError(f"selective_scan: B_discretization must be 'euler' or 'zoh', got {B_discretization!r}")
     arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
-    sizes = _check(*arguments)
+    sizes = _check(*arguments, B_discretization)
     held = B_discretization == "zoh" and sizes["d"] > 0 and sizes["n"] > 0
     # A held B has a group for every channel, and C is given as many: the groups of both need not agree.
     seen = (t[:, :1] if held and t.dim() == 4 else t for t in (B, C))
@@ -76,8 +74,12 @@ def selective_scan(
     return chosen.forward(*arguments)
 
 
-def _check(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx) -> dict[str, int]:
+def _check(
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, B_discretization
+) -> dict[str, int]:  # fmt: skip
     """The sizes by their letters."""
+    if B_discretization not in ("euler", "zoh"):
+        raise UserError(f"selective_scan: B_discretization must be 'euler' or 'zoh', got {B_discretization!r}")
     complex_ = isinstance(A, Tensor) and A.is_complex()
     known = {"2l": 2 * x.shape[-1]} if complex_ and isinstance(x, Tensor) and x.dim() else None
     state, forms_B, forms_C = _REAL if known is None else _COMPLEX

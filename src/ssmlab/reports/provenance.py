@@ -1,5 +1,6 @@
 """The parts of the page that say where the numbers come from: method, data, recipe, seeds, versions, machine."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from ssmlab.core import formats
@@ -108,7 +109,9 @@ def circumstances(run: Run) -> Html:
     """The resolved recipe and where, when and with what it ran."""
     info, last = run.info, run.records[-1]
     start, end = _moment(info.get("started")), _moment(info.get("finished"))
-    known = start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None)
+    duration = None
+    if start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None):
+        duration = formats.seconds((end - start).total_seconds())
     models = []
     for label in run.labels:
         tokens = run.final(label, "tokens")
@@ -122,7 +125,7 @@ def circumstances(run: Run) -> Html:
         ("Versions", info.get("versions") or last.versions),
         ("Started", _time(info.get("started"))),
         ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
-        ("Duration", formats.seconds((end - start).total_seconds()) if known else None),
+        ("Duration", duration),
         ("Models", "; ".join(models) or None),
     ]
     recipe = None
@@ -131,7 +134,7 @@ def circumstances(run: Run) -> Html:
     return el("div", _list(rows), recipe, class_="card")
 
 
-def _list(rows: list[tuple[str, object]]) -> Html:
+def _list(rows: Sequence[tuple[str, object]]) -> Html:
     shown = [(name, value) for name, value in rows if value not in (None, "", [], {})]
     return el("dl", [[el("dt", name), el("dd", _text(value))] for name, value in shown])
 

@@ -126,7 +126,7 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
 
 
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
-    if verdict.difference is None:
+    if verdict.leader is None or verdict.runner_up is None or verdict.difference is None:
         return None
     leader, other, primary = run.titles[verdict.leader], run.titles[verdict.runner_up], run.primary_metric
     _, low, high = verdict.difference
@@ -137,7 +137,7 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     conclusion = "The interval excludes zero." if verdict.clear else f"{verdict.headline}: {verdict.reason}."
     prices = []
     for metric, name in _PRICES:
-        a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
+        a, b = run.final(verdict.leader, metric), run.final(verdict.runner_up, metric)
         if a and b:
             prices.append([el("dt", run.task.per_pass(name)), el("dd", formats.ratio(a / b))])
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
@@ -186,8 +186,8 @@ def roc_and_speed(run: Run, drawn: dict[str, Plot]) -> Html | None:
 
 def confusion(run: Run) -> Html | None:
     classes = run.classes
-    found = [(i, label, series.confusion(run, label, classes)) for i, label in enumerate(run.labels)]
-    found = [(i, label, matrix) for i, label, matrix in found if matrix is not None]
+    every = ((i, label, series.confusion(run, label, classes)) for i, label in enumerate(run.labels))
+    found = [(i, label, matrix) for i, label, matrix in every if matrix is not None]
     if not found:
         return None
     boxes = []

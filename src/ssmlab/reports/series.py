@@ -133,8 +133,8 @@ def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[flo
 
 def roc(run: Run, label: str) -> Roc | None:
     """A model's ROC curve, averaged over seeds; None where there are no probabilities."""
-    curves = [_roc(p, run) for _, p in sorted(run.predictions.get(label, {}).items(), key=str)]
-    curves = [curve for curve in curves if curve is not None]
+    found = sorted(run.predictions.get(label, {}).items(), key=str)
+    curves = [curve for _, predictions in found if (curve := _roc(predictions, run)) is not None]
     if not curves:
         return None
     if len(curves) == 1:
@@ -188,8 +188,10 @@ def speeds(run: Run) -> list[Speed]:
         low = high = value
         if len(accuracies) > 1:
             _, low, high = mean_interval([r.value for r in accuracies])
-        elif first.spread or (first.n and metric.fraction):
-            low, high = first.spread or wilson(round(first.value * first.n), first.n)
+        elif first.spread:
+            low, high = first.spread
+        elif first.n and metric.fraction:
+            low, high = wilson(round(first.value * first.n), first.n)
         spread = [bound for r in rates for bound in (r.spread or (r.value, r.value))]
         rate = float(np.mean([r.value for r in rates]))
         low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])
@@ -199,7 +201,7 @@ def speeds(run: Run) -> list[Speed]:
 
 def positive_class(run: Run, classes: tuple[str, ...] | list[str]) -> str:
     """The class that sensitivity was measured for, else the second."""
-    named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ in classes]
+    named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ and r.class_ in classes]
     return named[-1] if named else classes[1]
 
 
@@ -220,8 +222,8 @@ def _roc(predictions: Predictions, run: Run) -> Roc | None:
         positive = positive_class(run, classes)
         curve = roc_points(labels == positive, scores[:, classes.index(positive)])
         return Roc(*_light(*curve), _area(*curve), positive) if curve else None
-    found = [roc_points(labels == name, scores[:, i]) for i, name in enumerate(classes)]
-    found = [curve for curve in found if curve is not None]
+    each = (roc_points(labels == name, scores[:, i]) for i, name in enumerate(classes))
+    found = [curve for curve in each if curve is not None]
     if not found:
         return None
     grid = _grid([fpr for fpr, _ in found])

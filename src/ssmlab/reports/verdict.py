@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,11 @@ def winner(
     ranks = {label: metric.sign * mean if math.isfinite(mean) else -math.inf for label, mean in means.items()}
     ranking = sorted(measured, key=lambda label: ranks[label], reverse=True)
     leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
-    facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
+    facts: dict[str, Any] = {
+        "leader": leader,
+        "n": reference.n,
+        "seeds": max(len(values) for values in measured.values()),
+    }
     if missing:
         results = listing([f"{titles[label]} reaches {_accuracy(measured[label], metric)}" for label in ranking])
         return Winner("partial", "Not finished", f"{results}; no test result of {listing(missing)} yet.", **facts)
@@ -179,7 +184,8 @@ def _difference(records, predictions, measured, a: str, b: str, metric: PrimaryM
 
 def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):
     """Correctness of both models on the same images in the same order, (seeds, images), or None."""
-    rows_a, rows_b = [], []
+    rows_a: list[np.ndarray] = []
+    rows_b: list[np.ndarray] = []
     ids: tuple[str, ...] = ()
     for seed in (seed for seed in a if seed in b):
         ids = ids or a[seed].ids

@@ -209,11 +209,13 @@ def _class(model: Opened, image: Tensor, index: int, probability: float, setting
     fine = integrated_gradients(
         network, image, index, steps=settings.gradient_steps, batch_size=settings.batch_size
     ).maps
-    row, column = divmod(int(coarse.flatten().argmax()), coarse.shape[-1])
-    place = (row + 0.5) / coarse.shape[-2], (column + 0.5) / coarse.shape[-1]
+    height, width = coarse.shape[-2:]
+    row, column = divmod(int(coarse.flatten().argmax()), width)
+    place = (row + 0.5) / height, (column + 0.5) / width
     curves: dict[str, dict[str, Curve]] = {}
     if settings.score_steps:
-        noise = random_maps(settings.random, image.shape[-2:], grid=coarse.shape[-2:], seed=settings.seed)
+        rows, columns = image.shape[-2:]
+        noise = random_maps(settings.random, (rows, columns), grid=(height, width), seed=settings.seed)
         maps = {"camera": signed, "gradients": fine, "random": noise.to(image.device)}
         for name, own in maps.items():  # averaged where there are several maps
             curves[name] = {}
@@ -263,10 +265,10 @@ def _scan(model: Opened, name: str, calls: list[ScanCall], classes: list[ClassFo
             rows, token = place.token_at(row, column)
             queries.append((f"where {short(model.classes[each.index])} was found", rows, token, (row, column)))
     attention = []
-    for text, rows, token, where in queries:
+    for text, own, token, where in queries:
         weights = torch.stack([call.mean_attention([token]).squeeze(1) for call in calls]).sum(0)
-        if rows is not None:  # of the windows, the one with the query
-            weights = torch.zeros_like(weights).index_copy(0, rows, weights[rows])
+        if own is not None:  # of the windows, the one with the query
+            weights = torch.zeros_like(weights).index_copy(0, own, weights[own])
         attention.append((text, _numpy(place.to_map(weights)[0]), where))
     steps = torch.stack([call.to_map(call.step_sizes())[0] for call in calls]).mean(0)
     states = torch.stack([call.to_map(call.state_norms())[0] for call in calls]).mean(0)

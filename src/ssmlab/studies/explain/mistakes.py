@@ -73,7 +73,7 @@ def explain_mistakes(
         model, np.stack(pictures), [ids[m.index] for m in chosen], settings, notes=notes, before=originals,
         classes=[[m.predicted, int(labels[m.index])] for m in chosen], progress=progress,
     )  # fmt: skip
-    wrong = [f"{changes[r.class_].__name__}: {formats.percent(r.value)}" if r.class_ in changes else
+    wrong = [f"{changes[r.class_].__name__}: {formats.percent(r.value)}" if r.class_ is not None else
              f"as they are: {formats.percent(r.value)}" for r in records]  # fmt: skip
     answer = f"Of {len(images):,} test images wrong {'; '.join(wrong)}"
     if changes:

@@ -1,4 +1,5 @@
 // Run-time choice of the instruction set, and the exported functions, which forward to it.
+#include <cstddef>
 #include <cstring>
 
 #include "kernels.h"
@@ -64,11 +65,52 @@ const Kernels *fastest() {
 }
 const Kernels *active = fastest();
 
+// One entry for a struct's size and one for each of its fields; a name that the header does not have does not compile.
+struct Place {
+    const char *name;
+    int64_t offset;
+};
+#define SSM_NOTHING ()
+#define SSM_1(...) __VA_ARGS__
+#define SSM_4(...) SSM_1(SSM_1(SSM_1(SSM_1(__VA_ARGS__))))
+#define SSM_16(...) SSM_4(SSM_4(SSM_4(SSM_4(__VA_ARGS__))))
+#define SSM_64(...) SSM_16(SSM_16(SSM_16(SSM_16(__VA_ARGS__))))
+#define SSM_FIELD(s, field, ...) {#s "." #field, offsetof(s, field)}, __VA_OPT__(SSM_FIELDS SSM_NOTHING(s, __VA_ARGS__))
+#define SSM_FIELDS() SSM_FIELD
+#define SSM_STRUCT(s, ...) {#s, sizeof(s)}, SSM_64(SSM_FIELD(s, __VA_ARGS__))
+const Place LAYOUT[] = {
+    SSM_STRUCT(ssm_tensor, data, dtype, stride[0], stride[1], stride[2], stride[3])
+    SSM_STRUCT(ssm_scan, batch, dim, length, states, groups, b_constant, c_constant, softplus, interval, threads, inner,
+               accumulate, x, dt, z, y, B, C, A, D, dt_bias, h0, h_final, saved, restart, workspace, gy, gx, gdt, gz,
+               g_final, gh0, gA, gB, gC, gD, gdt_bias)
+    SSM_STRUCT(ssm_conv, batch, dim, length, width, silu, threads, x, y, weight, bias, past, taps, workspace, gy, gx, gpast,
+               gweight)
+    SSM_STRUCT(ssm_conv_step, batch, dim, width, length, silu, x, x_stride, state, weight, bias, y)
+    SSM_STRUCT(ssm_head_step, batch, heads, headdim, states, groups, softplus, threads, x, z, dt, x_stride, z_stride,
+               dt_stride, dt_head_stride, A, D, dt_bias, A_stride, D_stride, dt_bias_stride, B, C, B_stride, C_stride,
+               state, y)
+    SSM_STRUCT(ssm_linear, rows, inputs, outputs, dtype, threads, x, x_stride, weight, weight_stride, bias, y, scale)
+    SSM_STRUCT(ssm_long_conv, batch, dim, length, kind, threads, x, filter, y, workspace)
+    SSM_STRUCT(ssm_norm, rows, dim, groups, residual, x, gate, x_stride, gate_stride, weight, eps, y)
+    SSM_STRUCT(ssm_conv_token, rows, dim, width, silu, dtype, x, x_stride, weight, bias, y)
+    SSM_STRUCT(ssm_scan_token, rows, dim, states, x, dt, z, x_stride, dt_stride, z_stride, B, C, B_stride, C_stride, A_log,
+               D, y)
+    SSM_STRUCT(ssm_step, kind, slot, call)
+    SSM_STRUCT(ssm_program, steps, threads, step, before, after)
+    SSM_STRUCT(ssm_ssd, batch, length, heads, headdim, states, groups, chunk, threads, x, z, y, dt, B, C, A, D, h0, h_final,
+               saved, inner, restart, workspace, gy, gx, gz, g_final, gh0, gdt, gA, gD, gB, gC)
+};
+
 }  // namespace
 
 extern "C" {
 
-int64_t ssm_version(void) { return 9; }
+int64_t ssm_version(void) { return 10; }
+int64_t ssm_offset(const char *name) {
+    for (const Place &place : LAYOUT)
+        if (!strcmp(place.name, name)) return place.offset;
+    return -1;
+}
 const char *ssm_isa(void) { return active->name; }
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)

@@ -34,7 +34,7 @@ void conv_row(const ssm_conv_step &a, int64_t b) {
 }
 
 float step_size(const ssm_head_step &a, int64_t b, int64_t h) {
-    float dt = a.dt[b * a.dt_stride[0] + h * a.dt_stride[1]] + (a.dt_bias ? a.dt_bias[h * a.dt_bias_stride] : 0.f);
+    float dt = a.dt[b * a.dt_stride + h * a.dt_head_stride] + (a.dt_bias ? a.dt_bias[h * a.dt_bias_stride] : 0.f);
     if (!a.softplus) return dt;
     return (dt > 0.f ? dt : 0.f) + __builtin_log1pf(__builtin_expf(-__builtin_fabsf(dt)));
 }

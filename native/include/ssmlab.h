@@ -1,6 +1,7 @@
 /* The whole C interface of ssmlab's native kernels: sizes, strides in elements, and pointers.
  *
- * Every member is 8 bytes wide, so that a caller can fill a struct as a flat array of 64-bit integers.
+ * Every member is 8 bytes wide, without padding. ops/_layout.py has the structs again, field by field in the same order;
+ * `ssm_offset` lets it compare both.
  * No function allocates, keeps state or throws; every function works with at most `threads` threads.
  */
 #ifndef SSMLAB_H
@@ -84,7 +85,7 @@ typedef struct {
 typedef struct {
     int64_t batch, heads, headdim, states, groups, softplus, threads;
     const float *x, *z, *dt;  /* (b, h p), (b, h p) or 0, (b, h) */
-    int64_t x_stride, z_stride, dt_stride[2];
+    int64_t x_stride, z_stride, dt_stride, dt_head_stride;
     const float *A, *D, *dt_bias; /* (h), (h) or 0, (h) or 0 */
     int64_t A_stride, D_stride, dt_bias_stride;
     const float *B, *C;       /* (b, g n) */
@@ -185,6 +186,8 @@ SSM_EXPORT const char *ssm_isa(void);
 /* Select "baseline", "avx2", "avx512" or "neon"; 0 on success, -1 where this machine or build lacks it. */
 SSM_EXPORT int ssm_set_isa(const char *name);
 SSM_EXPORT int64_t ssm_version(void);
+/* The offset in bytes of a field, "ssm_scan.batch", or the size of a struct, "ssm_scan"; -1 for any other name. */
+SSM_EXPORT int64_t ssm_offset(const char *name);
 
 SSM_EXPORT int64_t ssm_scan_segments(const ssm_scan *);          /* first axis of gB and gC */
 SSM_EXPORT int64_t ssm_scan_forward_workspace(const ssm_scan *); /* in floats */

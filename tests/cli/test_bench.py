@@ -1,5 +1,6 @@
 """`ssmlab bench ops`: the gate, the files, and one line for a mistake."""
 
+import importlib
 import json
 import re
 
@@ -81,15 +82,14 @@ def test_suites_of_whole_models_have_their_table_and_records(tmp_path, capsys, m
 
 
 def test_a_wrong_backend_stops_everything(small, tmp_path, capsys, monkeypatch):
-    from ssmlab import ops
-
-    right = ops.causal_conv1d
+    module = importlib.import_module("ssmlab.ops.causal_conv1d")  # the package; `ops.causal_conv1d` is its function
+    right = module.causal_conv1d
 
     def wrong(x, *args, backend=None, **kwargs):
         y, state = right(x, *args, backend=backend, **kwargs)
         return (y if x.dtype.itemsize == 8 else y * 1.001), state
 
-    monkeypatch.setattr(ops, "causal_conv1d", wrong)
+    monkeypatch.setattr(module, "causal_conv1d", wrong)
     monkeypatch.setattr(bench, "bench_ops", lambda *args, **kwargs: pytest.fail("timed all the same"))
     assert call("bench", "ops", "--quick", "--output", str(tmp_path / "bench")) == 1
     shown = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The command line: speed, exit codes, and one line for a mistake."""
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -210,15 +211,14 @@ def test_doctor_passes_here_and_fails_on_a_wrong_kernel(capsys, monkeypatch):
     assert "selective_scan" in shown and "causal_conv1d" in shown and "PASS" in shown and "FAIL" not in shown
     assert "torch" in shown and "threads" in shown and "OpenMP" in shown
     assert "the lowest and newest version that the tests pass with" in shown and f"to {NEWEST['captum']}" in shown
-    from ssmlab import ops
-
-    right = ops.causal_conv1d
+    module = importlib.import_module("ssmlab.ops.causal_conv1d")  # the package; `ops.causal_conv1d` is its function
+    right = module.causal_conv1d
 
     def wrong(x, *args, backend=None, **kwargs):
         y, state = right(x, *args, backend=backend, **kwargs)
         return (y if x.dtype.itemsize == 8 else y * 1.001), state
 
-    monkeypatch.setattr(ops, "causal_conv1d", wrong)
+    monkeypatch.setattr(module, "causal_conv1d", wrong)
     assert call("doctor") == 1 and "FAIL" in capsys.readouterr().out
 
 

@@ -281,7 +281,7 @@ def test_a_byte_order_mark_is_no_prompt(generate, tmp_path):
     ],
 )
 def test_options_that_cannot_be_met_fail_before_the_prompt_is_read(generate, monkeypatch, options, message):
-    monkeypatch.setattr("ssmlab.cli.generate._open", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr("ssmlab.tasks.language.chat.open_chat", lambda *_, **__: pytest.fail("the model was opened"))
     assert message in generate("--prompt", "x", *options, code=2).err
 
 
@@ -308,3 +308,97 @@ def test_a_message_is_written_by_the_tokenizers_template(generate, folder, tmp_p
     generate("--prompt", "x", "--max-tokens", "0", "--save-state", state, model=model)
     refused = generate("--chat", "--prompt", "hi", "--load-state", state, model=model, code=2)
     assert "template begins a chat anew" in refused.err
+
+
+def lines(printed):
+    return [json.loads(line) for line in printed.out.splitlines()]
+
+
+def test_samples_are_drawn_with_the_seeds_that_follow(generate, tmp_path):
+    options = ("--max-tokens", "8", "--temperature", "0.9")
+    rows = lines(generate("--prompt", "Hello", "--samples", "3", "--seed", "5", *options))
+    assert [row["sample"] for row in rows] == [0, 1, 2] and {row["prompt"] for row in rows} == {"Hello"}
+    for row, seed in zip(rows, "567", strict=True):
+        assert generate("--prompt", "Hello", "--seed", seed, *options).out == row["text"] + "\n"
+    (tmp_path / "batch").write_text("Hello\nOther\nHello\n")
+    both = lines(generate("--batch", tmp_path / "batch", "--samples", "2", "--seed", "5", *options))
+    assert [row["text"] for row in both[:2]] == [row["text"] for row in rows[:2]] and len(both) == 6
+    assert both[4]["text"] == rows[2]["text"]  # the prompt comes again, and its seeds go on
+    assert "all 2 samples are the same text" in generate("--prompt", "x", "--samples", "2", code=2).err
+
+
+def test_json_lines_keep_their_keys_and_their_order(generate, folder, tmp_path):
+    about = {"kind": "chat", "mark": 0, "template": {"user": "Q {text}|", "assistant": "A {text}|", "tool": "T {text}"}}
+    rows = [
+        {"id": 7, "prompt": "Good morning", "note": ["kept"]},
+        {"text": "Hello"},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"},
+                      {"role": "tool", "content": "x"}], "id": "é"},
+    ]  # fmt: skip
+    batch = tmp_path / "batch.jsonl"
+    batch.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in folder.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    (model / "preprocess.json").write_text(json.dumps(about))
+    shown = generate("--batch", batch, "--max-tokens", "4", model=model)
+    found = lines(shown)
+    assert found[0]["id"] == 7 and found[0]["note"] == ["kept"] and found[0]["prompt"] == "Good morning"
+    assert found[1]["prompt"] == "Hello" and found[2]["messages"] == rows[2]["messages"] and found[2]["id"] == "é"
+    mark = len("\0")
+    turns = mark + len("Q Hi|") + len("A Ho|") + mark + len("T x") + len("A ")
+    assert shown.err.startswith(f"prompt: {len('Good morning') + len('Hello') + turns} tokens")
+    alone = generate("--prompt", "Hello", "--max-tokens", "4", "--no-stream", model=model).out
+    assert found[1]["text"] + "\n" == alone
+    for text, message in (
+        ('{"prompt": "a"}\n{"promt": "b"}\n[]', "line 2: exactly one of prompt, text, messages is needed, got none"),
+        ('{"prompt": "a", "score": 1}', "the key 'score' is one of the result's; rename it"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', "messages must end with one that is to be answered"),
+        ('{"messages": [{"role": "user"}]}', "objects with role and content"),
+        ('{"messages": [{"role": "x", "content": "a"}]}', "it knows no role 'x'"),
+        ('{"prompt": 3}', "prompt must be a text, got int"),
+        ("plain", "line 1: not JSON"),
+    ):
+        batch.write_text(text)
+        assert message in generate("--batch", batch, model=model, code=2).err
+
+
+def test_logarithms_are_printed_where_they_are_requested(generate):
+    options = ("--prompt", "Hello", "--max-tokens", "3")
+    (plain,) = lines(generate(*options, "--logprobs", "0"))
+    assert plain["text"] + "\n" == generate(*options).out and all("top" not in token for token in plain["logprobs"])
+    (row,) = lines(generate(*options, "--logprobs", "2"))
+    assert sum(token["logprob"] for token in row["logprobs"]) == pytest.approx(row["score"])
+    for token in row["logprobs"]:  # greedy takes the first
+        assert len(token["top"]) == 2 and token["top"][0] == {key: token[key] for key in ("id", "token", "logprob")}
+    assert "needs beams=1" in generate(*options, "--beams", "2", "--logprobs", "2", code=2).err
+
+
+def test_a_state_after_the_answer_goes_on_where_it_ended(generate, tmp_path):
+    state = tmp_path / "state"
+    whole = generate("--prompt", "Hello", "--max-tokens", "9", "--no-stream").out
+    first = generate("--prompt", "Hello", "--max-tokens", "4", "--no-stream", "--save-answer", state).out
+    rest = generate("--load-state", state, "--max-tokens", "5", "--no-stream").out
+    assert first[:-1] + rest == whole
+    assert "--save-answer /tmp: is a folder" in generate("--prompt", "x", "--save-answer", "/tmp", code=2).err
+
+
+def test_adapters_of_both_kinds_change_the_text(generate, folder, tmp_path):
+    from ssmlab import adapt
+
+    options = ("--prompt", "Hello", "--max-tokens", "12", "--no-stream")
+    model = load_language_model(folder)
+    torch.manual_seed(1)
+    adapted = adapt.apply(model, "in_proj+x_proj", rank=2)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    (expected,) = model.eval().generate([list(b"Hello")], max_tokens=12)
+    adapt.save(adapted, tmp_path / "own")
+    adapt.save_peft(adapted, tmp_path / "peft")
+    text = generate(*options, "--adapter", tmp_path / "own").out
+    assert text == bytes(expected.tokens).decode("utf-8", "replace") + "\n" != generate(*options).out
+    assert generate(*options, "--adapter", tmp_path / "peft").out == text
+    assert generate(*options, "--adapter", tmp_path / "peft", "--dtype", "int8").out != "\n"
+    assert "has no adapter.json and no adapter_config.json" in generate(*options, "--adapter", tmp_path, code=2).err

@@ -10,7 +10,7 @@ import torch
 
 from compat.ten_families import FAMILIES, KERNELS
 from ops.common import relative_error
-from ssmlab.compat.importing import _asking_models
+from ssmlab.compat.importing import ASKING_MODELS
 
 FIRST = {"mamba", "falcon_mamba", "jamba", "zamba"}  # the others are of Mamba-2
 CALLED = {True: set(KERNELS) - {"mamba_chunk_scan_combined"}, False: set(KERNELS) - {"selective_scan_fn"}}
@@ -38,7 +38,7 @@ def both(tmp_path_factory):
 
 
 def test_the_families_are_those_that_ask_for_the_kernels():
-    assert set(FAMILIES) == set(_asking_models())
+    assert set(FAMILIES) == set(ASKING_MODELS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -207,7 +207,7 @@ def test_the_end_token_ends_a_row_and_the_others_go_on():
     assert len(together[0].tokens) < min(len(row.tokens) for row in together[1:])
     for prompt, seed, row in zip(PROMPTS, (5, 6, 7), together):
         assert model.generate([prompt], seed=seed, **drawn)[0].tokens == row.tokens
-    assert model.generate(PROMPTS, max_tokens=0)[2] == ([], "", "length", 0.0)
+    assert model.generate(PROMPTS, max_tokens=0)[2] == ([], "", "length", 0, [], [])
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -332,3 +332,23 @@ def test_tokens_that_the_model_does_not_have(dtype, token):
         model(torch.tensor([[token]]), state)
     with pytest.raises(ShapeError, match="input_ids must be a tensor"):
         model([[3]])
+
+
+@torch.no_grad()
+def test_logarithms_of_tokens_are_those_of_the_models_distribution():
+    model = build("mamba_lm_test")
+    options = {"max_tokens": 5, "temperature": 1.5, "seed": 2}
+    rows = model.generate(PROMPTS, logprobs=3, **options)
+    for prompt, row, without in zip(PROMPTS, rows, model.generate(PROMPTS, **options)):
+        assert row.tokens == without.tokens and row.logprobs == without.logprobs and without.top_logprobs == []
+        logits, _ = model(torch.tensor([[*prompt, *row.tokens]]))
+        logs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        assert row.logprobs == pytest.approx(logs.gather(1, torch.tensor(row.tokens)[:, None])[:, 0].tolist())
+        assert sum(row.logprobs) == pytest.approx(row.score)
+        values, tokens = logs.topk(3)
+        assert [[token for token, _ in pairs] for pairs in row.top_logprobs] == tokens.tolist()
+        assert [value for pairs in row.top_logprobs for _, value in pairs] == pytest.approx(values.flatten().tolist())
+    with pytest.raises(ModelError, match="logprobs=3 needs beams=1"):
+        model.generate(PROMPTS, beams=2, logprobs=3)
+    with pytest.raises(ModelError, match="logprobs must be from 0 to"):
+        model.generate(PROMPTS, logprobs=10**6)

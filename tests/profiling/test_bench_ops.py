@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from ssmlab.ops._example import CHANNEL, TIME
 from ssmlab.profiling import bench
 from ssmlab.profiling.bench import candidates, measure, opponents, timing
 from ssmlab.profiling.bench.measure import COPY, EXP
-from ssmlab.profiling.bench.shapes import CHANNEL, TIME
 
 TINY = {op: bench.Shape(op=op, backward=False, d=64, l=4, n=2, dtype="float32", layout=CHANNEL) for op in bench.OPS}
 

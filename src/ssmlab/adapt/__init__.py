@@ -1,6 +1,6 @@
 """Adapting a trained model: adapters, factorised weights, freezing, and what is forgotten.
 
-Nothing heavy is imported before one of the names below is asked for.
+Nothing heavy is imported before one of the names below is used.
 """
 
 from importlib import import_module
@@ -20,6 +20,9 @@ _NAMES = {
     "load": "saving",
     "prepare": "preparing",
     "save": "saving",
+    "add_adapter": "peft_files",
+    "load_peft": "peft_files",
+    "save_peft": "peft_files",
     "Distillation": "forgetting.terms",
     "EWC": "forgetting.terms",
     "Rehearsal": "forgetting.terms",

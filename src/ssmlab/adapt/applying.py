@@ -18,14 +18,14 @@ from ssmlab.adapt.presets import parse
 from ssmlab.core.errors import ModelError
 from ssmlab.nn import QuantizedLinear
 
-# what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes behind it
+# what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes after it
 _WIDENING = {"vocabulary": vocabulary, "additional_scan": additional_scan, "dimensions": dimensions}
 _BESIDE = {"affix": affix, "state_offset_h": state_offset, "state_offset_y": state_offset}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What was asked of `apply`; with it and the adapter's tensors the same model is built again."""
+    """The options of `apply`; with them and the adapter's tensors the same model is built again."""
 
     method: str
     rank: int = 8
@@ -61,10 +61,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model with adapters: what was asked, and what came of it.
+    """A model with adapters.
 
     model: the model itself.
-    spec: what was asked.
+    spec: the requested adaptation.
     adapted: names of the base's tensors that an adapter acts on.
     total: how many numbers the model without adapters has.
     """
@@ -115,52 +115,50 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
         )
     there, base = parts(model), {id(parameter) for parameter in model.parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
-    whole = _trained_whole(model, methods, there, spec)
-    chosen = _chosen(model, methods, there, whole)
+    whole, chosen = _choose(model, methods, there, spec)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    layers, names = _updates(model, chosen, spec, any(m.dora for m in methods.values()) or spec.dora)
+    dora = spec.dora or any(m.dora for m in methods.values())
+    rslora = spec.rslora or any(m.rslora for m in methods.values())
+    layers, names = _updates(model, chosen, spec, dora)
     for method_ in methods.values():
         if method_.extra in _WIDENING:
             names += _WIDENING[method_.extra].build(model, spec)
     if layers:
-        lora.inject(
-            model,
-            layers,
-            rank=spec.rank,
-            alpha=spec.alpha,
-            dropout=spec.dropout,
-            dora=any(m.dora for m in methods.values()) or spec.dora,
-            rslora=any(m.rslora for m in methods.values()) or spec.rslora,
-        )
+        amounts = {"rank": spec.rank, "alpha": spec.alpha, "dropout": spec.dropout}
+        lora.inject(model, layers, **amounts, dora=dora, rslora=rslora)
     for method_ in methods.values():
         if method_.extra in _BESIDE:
             names += _BESIDE[method_.extra].build(model, spec, method_.extra)
     trained = {id(parameter) for parameter in whole.values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) not in base or id(parameter) in trained)
-    _keep_statistics(model, trained)
+    # Batch norms keep their statistics in training too, which are the base's, unless they are trained whole
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not any(id(parameter) in trained for parameter in module.parameters()):
+            module.ssmlab_handle = module.register_forward_pre_hook(_evaluate)
     model.adaptation = spec
     return Adapted(model, spec, tuple(dict.fromkeys([*names, *whole])), total)
 
 
-def _trained_whole(model: Any, methods: dict, there: list[Part], spec: Spec) -> dict[str, nn.Parameter]:
-    """The parameters that are trained as they are: a new head has no base to differ from."""
+def _choose(
+    model: Any, methods: dict, there: list[Part], spec: Spec
+) -> tuple[dict[str, nn.Parameter], dict[Part, str]]:
+    """What is trained as it is, such as a new head, which has no base to differ from; what gets an update, and how.
+
+    Returns:
+        name -> parameter that is trained whole; other part -> "low_rank" or "direct".
+    """
     named = dict(model.named_parameters())
     heads = {part.name for part in there if part.role == "head"} if "head" in methods else set()
     if "head" in methods and not heads:
         raise ModelError(f"method 'head': {_name(model)} has no linear layer at its end; leave it out")
-    found = {name: parameter for name, parameter in named.items() if name in heads}
+    whole = {name: parameter for name, parameter in named.items() if name in heads}
     for pattern in spec.train:
         matched = {n: p for n, p in named.items() if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
         if not matched:
             raise ModelError(f"adapt: train={pattern!r} names no parameter of {_name(model)}")
-        found |= matched
-    return found
-
-
-def _chosen(model: Any, methods: dict, there: list[Part], whole: dict) -> dict[Part, str]:
-    """The parts that get an update of weights, each with "low_rank" or "direct"; what is trained whole gets none."""
+        whole |= matched
     chosen: dict[Part, str] = {}
     for name, method in methods.items():
         found = 0
@@ -172,13 +170,13 @@ def _chosen(model: Any, methods: dict, there: list[Part], whole: dict) -> dict[P
         if not found and (method.low_rank or method.direct) and name != "head":
             roles = ", ".join(method.low_rank + method.direct)
             raise ModelError(f"method {name!r}: {_name(model)} has no {roles}; `ssmlab adapt methods MODEL` lists more")
-    return chosen
+    return whole, chosen
 
 
 def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tuple[list[str], list[str]]:
     """Attach what acts on tensors; returns the layers that are left to PEFT, and the names of all tensors."""
     layers, names, done = [], [], set()
-    beside: list[str] = []  # wrapped last, as their biases are found by the names that they have now
+    quantized: list[str] = []  # wrapped last, as their biases are found by the names that they have now
     for part, how in chosen.items():
         tensor = tensor_of(model, part)
         if (part.name, part.rows) in done:
@@ -190,9 +188,8 @@ def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tup
         if isinstance(module, QuantizedLinear) and part.tensor == "weight":
             if part.rows is not None or dora or how != "low_rank":
                 raise ModelError(f"{part.module} has weights of 8 bits: low-rank updates of the whole layer only")
-            beside.append(part.module)
+            quantized.append(part.module)
             continue
-        small = tensor.ndim < 2
         if (
             how == "low_rank"
             and part.rows is None
@@ -203,21 +200,19 @@ def _updates(model: Any, chosen: dict[Part, str], spec: Spec, dora: bool) -> tup
             layers.append(part.module)
         else:
             update: Update
-            if how == "direct" or small or _dense(tensor, spec.rank, part.rows):
+            direct = how == "direct" or tensor.ndim < 2
+            if not direct and part.rows is None:  # a low-rank update may have as many numbers as the tensor
+                out, width = (tensor.flatten(1) if tensor.ndim == 4 else tensor).shape[-2:]
+                direct = spec.rank * (out + width) >= out * width
+            if direct:
                 update = Difference(tensor)
             else:
                 update = LowRank(tensor, spec.rank, spec.scale, rows=part.rows, dora=dora)
             for other in same:
                 attach(model.get_submodule(other.module), other.tensor, update)
-    for layer in beside:
+    for layer in quantized:
         lora.put_beside(model, layer, spec.rank, spec.scale, spec.dropout)
     return layers, names
-
-
-def _dense(tensor: Tensor, rank: int, rows: tuple[int, int] | None) -> bool:
-    """Whether a low-rank update of a whole tensor has as many numbers as the tensor."""
-    out, width = (tensor.flatten(1) if tensor.ndim == 4 else tensor).shape[-2:]
-    return rows is None and rank * (out + width) >= out * width
 
 
 def merge(model: Any) -> Any:
@@ -242,19 +237,24 @@ def merge(model: Any) -> Any:
     for method in parse(spec.method).values():
         if method.extra in _WIDENING:
             _WIDENING[method.extra].merged(model, spec)
-    _forget_statistics(model)
+    for module in model.modules():
+        if hasattr(module, "ssmlab_handle"):
+            module._forward_pre_hooks = type(module._forward_pre_hooks)(
+                (key, hook) for key, hook in module._forward_pre_hooks.items() if hook is not _evaluate
+            )
+            del module.ssmlab_handle
     del model.adaptation
     return model.requires_grad_(True)
 
 
 def mergeable(model: Any) -> bool:
-    """Whether `merge` can do it."""
+    """Whether `merge` can make all adapters part of the weights."""
     return not any(method.extra in _BESIDE for method in parse(_spec(model).method).values())
 
 
 @contextmanager
 def disabled(model: Any) -> Iterator[None]:
-    """The base model for as long as the context lasts: adapters are off. What is trained whole stays.
+    """A context in which adapters are off, so that the model is its base. What is trained whole stays.
 
     What an adapter has widened stays wide, with zeros in the new places, which add nothing.
 
@@ -297,24 +297,8 @@ def base_state(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def _keep_statistics(model: nn.Module, whole: set[int]) -> None:
-    """Batch norms keep their statistics in training too, which are the base's, unless they are trained whole."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(id(parameter) in whole for parameter in module.parameters()):
-            module.ssmlab_handle = module.register_forward_pre_hook(_evaluate)
-
-
 def _evaluate(module: nn.Module, inputs: tuple) -> None:
     module.training = False
-
-
-def _forget_statistics(model: nn.Module) -> None:
-    for module in model.modules():
-        if hasattr(module, "ssmlab_handle"):
-            module._forward_pre_hooks = type(module._forward_pre_hooks)(
-                (key, hook) for key, hook in module._forward_pre_hooks.items() if hook is not _evaluate
-            )
-            del module.ssmlab_handle
 
 
 def _of_peft(model: Any) -> bool:

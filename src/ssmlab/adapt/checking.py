@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ssmlab.adapt.methods.lora import Beside, widen, wrapped
 from ssmlab.adapt.methods.low_rank import bake
 from ssmlab.core.errors import ModelError
 
-_SHOWN = 8  # names in a message; more are told by pattern
+_SHOWN = 8  # names in a message; more are reported by pattern
 _PERTURBATION = 0.02  # of what starts at zero, which would hold back the gradient of its partner
 
 
@@ -31,7 +32,7 @@ _PERTURBATION = 0.02  # of what starts at zero, which would hold back the gradie
 class Row:
     """A tensor with an adapter.
 
-    name: of the base's tensor, or of what stands beside the weights.
+    name: of the base's tensor, or of what is next to the weights.
     parameters: numbers that are trained for it.
     gradient: the smallest norm of the gradient among them; 0 where one received none, NaN where it is not finite.
     merged: the largest difference between the layer's merged and unmerged output, over the largest output; None where
@@ -116,16 +117,31 @@ def check(model: Any, batch: Any = None, *, task: Any = None, seed: int = 0) -> 
         ModelError: nothing is trained, or the model does not say what it reads and no batch is given.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    idle = _switched_off(model)
+    idle = {  # parameters of PEFT's adapters that somebody has switched off, which takes their gradient
+        f"{name}.{own}": parameter
+        for name, layer in wrapped(model)
+        if layer.disable_adapters
+        for own, parameter in layer.named_parameters()
+        if own.partition(".")[0] in layer.adapter_layer_names and not parameter.requires_grad  # type: ignore[operator]
+    }
     if not trained and not idle:
         raise ModelError(f"{type(model).__name__} has no adapters: no parameter requires a gradient")
     if batch is None:
         batch = example_batch(model, seed)
     with _as_it_was(model), torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        _perturb(trained)
-        _train_without_chance(model)
-        norms = dict.fromkeys(idle, 0.0) | _gradient_norms(_loss(model, batch, task), trained)
+        with torch.no_grad():
+            for p in trained.values():
+                p.copy_(torch.where(p == 0, _PERTURBATION * torch.randn_like(p), p))
+        # Training mode, but what drops or counts is as in evaluation: a dropped branch is not an inert adapter
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) or "Drop" in type(module).__name__:
+                module.eval()
+        norms, loss = dict.fromkeys([*idle, *trained], 0.0), _loss(model, batch, task)
+        if loss.requires_grad:  # else nothing that is trained has a part in it
+            gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+            norms |= {n: g.float().norm().item() for n, g in zip(trained, gradients, strict=True) if g is not None}
         merged, layers = _merged_difference(model.eval(), batch, task)
     return _report(model, trained | idle, norms, merged, layers)
 
@@ -154,7 +170,7 @@ def example_batch(model: Any, seed: int = 0) -> Any:
 
 
 def shortened(names: list[str]) -> str:
-    """The names; many of them by pattern, with * for numbers and how often."""
+    """Names for a message; many of them as patterns, with * for numbers, and their counts."""
     if len(names) <= _SHOWN:
         return ", ".join(names)
     patterns = Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names)
@@ -188,48 +204,12 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@torch.no_grad()
-def _perturb(trained: dict[str, nn.Parameter]) -> None:
-    for parameter in trained.values():
-        parameter.copy_(torch.where(parameter == 0, _PERTURBATION * torch.randn_like(parameter), parameter))
-
-
-def _train_without_chance(model: nn.Module) -> None:
-    """Training mode, but what drops or counts is as in evaluation: a dropped branch is not an inert adapter."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) or "Drop" in type(module).__name__:
-            module.eval()
-
-
-def _switched_off(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of PEFT's adapters that somebody has switched off, which takes their gradient."""
-    return {
-        f"{name}.{own}": parameter
-        for name, layer in wrapped(model)
-        if layer.disable_adapters
-        for own, parameter in layer.named_parameters()
-        if own.partition(".")[0] in layer.adapter_layer_names and not parameter.requires_grad  # type: ignore[operator]
-    }
-
-
-def _gradient_norms(loss: Tensor, trained: dict[str, nn.Parameter]) -> dict[str, float]:
-    if not loss.requires_grad:  # nothing that is trained had a part in it
-        return dict.fromkeys(trained, 0.0)
-    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return {name: 0.0 if g is None else g.float().norm().item() for name, g in zip(trained, gradients, strict=True)}
-
-
 def _loss(model: Any, batch: Any, task: Any) -> Tensor:
     if task is not None:
         return task.loss(model, batch)[0]
     found = _called(model, batch)
     outputs = found if isinstance(found, list) else [found]  # a list holds answers of several resolutions
     return sum(((y := _first(output).float()) * torch.randn_like(y)).mean() for output in outputs)  # type: ignore[misc]
-
-
-def _output(model: Any, batch: Any) -> Tensor:
-    return _first(_called(model, batch))
 
 
 def _called(model: Any, batch: Any) -> Any:
@@ -252,9 +232,25 @@ def _merged_difference(model: Any, batch: Any, task: Any) -> tuple[float | None,
     """Of the whole model, and of every layer that is wrapped, by name."""
     if any(hasattr(module, "beside_active") and not isinstance(module, Beside) for module in model.modules()):
         return None, {}
-    run: Callable[[Any], Tensor] = lambda m: _output_for(task, m, batch) if task else _output(m, batch)  # noqa: E731
+
+    def run(model: nn.Module) -> Tensor:
+        if not task:
+            return _first(_called(model, batch))
+        # What the model answers to a task's batch: the task's own outputs may count, and jump where logits hardly move
+        found: list[Tensor] = []
+        handle = model.register_forward_hook(lambda module, inputs, output: found.append(_first(output)))
+        try:
+            outputs = task.loss(model, batch)[1]
+        finally:
+            handle.remove()
+        return found[0] if found else outputs
+
     calls: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = [layer.register_forward_hook(_keeping(calls, name)) for name, layer in wrapped(model)]
+
+    def keep(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        calls[name] = inputs[0], output
+
+    handles = [layer.register_forward_hook(partial(keep, name)) for name, layer in wrapped(model)]
     try:
         unmerged = run(model)
     finally:
@@ -268,33 +264,6 @@ def _merged_difference(model: Any, batch: Any, task: Any) -> tuple[float | None,
     widen(merged)
     layers = {_plain(name): _difference(merged.get_submodule(name)(x), y) for name, (x, y) in calls.items()}
     return _difference(run(merged), unmerged), layers
-
-
-def _output_for(task: Any, model: nn.Module, batch: Any) -> Tensor:
-    """What the model answers to a task's batch; the task's own outputs may count, and jump where logits hardly move."""
-    found: list[Tensor] = []
-    handle = model.register_forward_hook(lambda module, inputs, output: found.append(_first(output)))
-    try:
-        outputs = task.loss(model, batch)[1]
-    finally:
-        handle.remove()
-    return found[0] if found else outputs
-
-
-def _limit(model: nn.Module) -> float:
-    """The square root of the largest rounding error among the dtypes that compute."""
-    parameters = list(model.parameters())
-    kinds, device = {p.dtype for p in parameters if p.is_floating_point()}, parameters[0].device.type
-    if torch.is_autocast_enabled(device):
-        kinds.add(torch.get_autocast_dtype(device))
-    return max(torch.finfo(kind).eps for kind in kinds) ** 0.5
-
-
-def _keeping(calls: dict, name: str) -> Callable:
-    def hook(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        calls[name] = inputs[0], output
-
-    return hook
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
@@ -319,11 +288,16 @@ def _report(model: Any, trained: dict, norms: dict[str, float], merged: float | 
     base = {name: t.numel() for name, t in base_state(model).items() if adapted_tensor(name) == name}
     base |= {name: p.numel() for name, p in trained.items() if adapted_tensor(name) == name}
     owners = {name.rpartition(".")[0] for name in base}
+    # the limit is the square root of the largest rounding error among the dtypes that compute
+    parameters = list(model.parameters())
+    kinds, device = {p.dtype for p in parameters if p.is_floating_point()}, parameters[0].device.type
+    if torch.is_autocast_enabled(device):
+        kinds.add(torch.get_autocast_dtype(device))
     return Report(
         rows=rows,
         layers=(len(owners & {name.rpartition(".")[0] for name in reached}), len(owners)),
         parameters=(sum(base[name] for name in reached & base.keys()), sum(base.values())),
         trainable=sum(p.numel() for p in trained.values()),
         merged=merged,
-        limit=_limit(model),
+        limit=max(torch.finfo(kind).eps for kind in kinds) ** 0.5,
     )

@@ -54,7 +54,7 @@ def factorize(
         targets: which linear layers, by their whole name or its last part, with * and ?.
         rank, energy, flops: one of them, see `ranks.choose_ranks`.
         residual_rank: rank of a second path that begins with the residual's next largest directions and has parameters
-            of its own (`side_P`, `side_Q`), to be trained alone or beside P and Q; fewer where not so many are left.
+            of its own (`side_P`, `side_Q`), to be trained alone or with P and Q; fewer where not so many are left.
         inputs: an example of the model's argument; with it a budget knows how often each layer is used.
         decomposed: what `spectra` returned for the same layers, to save computing it again.
     Returns:
@@ -66,25 +66,23 @@ def factorize(
         raise UserError(f"residual_rank must not be negative, got {residual_rank}")
     layers = spectra(model, targets, inputs) if decomposed is None else list(decomposed)
     ranks = choose_ranks(layers, rank=rank, energy=energy, flops=flops)
-    return [
-        _replace(model, layer, r, min(residual_rank, layer.full - r)) for layer, r in zip(layers, ranks, strict=True)
-    ]
-
-
-@torch.no_grad()
-def _replace(model: nn.Module, layer: Spectrum, rank: int, side_rank: int) -> Replaced:
-    linear = model.get_submodule(layer.name)
-    assert isinstance(linear, nn.Linear)
-    made = Factorized.like(linear, rank, side_rank)
-    _fill(made.P.weight, made.Q.weight, layer, 0, rank)
-    if made.side_P is not None and made.side_Q is not None:
-        _fill(made.side_P.weight, made.side_Q.weight, layer, rank, rank + side_rank)
-    if linear.bias is not None:
-        made.P.bias = linear.bias
-    model.set_submodule(layer.name, made)
-    m, n = linear.weight.shape
-    both = rank + side_rank
-    return Replaced(layer.name, rank, side_rank, layer.energy(both), m * n, both * (m + n), layer.positions)
+    replaced = []
+    for layer, r in zip(layers, ranks, strict=True):
+        side = min(residual_rank, layer.full - r)
+        linear = model.get_submodule(layer.name)
+        assert isinstance(linear, nn.Linear)
+        made = Factorized.like(linear, r, side)
+        with torch.no_grad():
+            _fill(made.P.weight, made.Q.weight, layer, 0, r)
+            if made.side_P is not None and made.side_Q is not None:
+                _fill(made.side_P.weight, made.side_Q.weight, layer, r, r + side)
+        if linear.bias is not None:
+            made.P.bias = linear.bias
+        model.set_submodule(layer.name, made)
+        m, n = linear.weight.shape
+        both = r + side
+        replaced.append(Replaced(layer.name, r, side, layer.energy(both), m * n, both * (m + n), layer.positions))
+    return replaced
 
 
 def _fill(P: Tensor, Q: Tensor, layer: Spectrum, begin: int, end: int) -> None:

@@ -1,7 +1,7 @@
 """The parts of a model that adapters can be put on, found by the names that upstream's and our blocks share.
 
-A block is a module with an `in_proj` and an `out_proj`, or with a `qkv` and a `proj` as attention has. Nothing is asked
-of its class, so that transformers' mixers and the originals' are found as well.
+A block is a module with an `in_proj` and an `out_proj`, or with a `qkv` and a `proj` as attention has. Its class
+does not matter, so that transformers' mixers and the originals' are found as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssmlab.models.language.mamba_lm import NormedParts
 from ssmlab.nn import Factorized, QuantizedLinear
 
 _A = ("A_log", "A_b_log", "A_logs", "log_A_real", "A_imag")
@@ -63,7 +64,8 @@ def parts(model: nn.Module) -> list[Part]:
             own = dict(module.named_parameters(recurse=False))
             found += [Part("norm", name, tensor) for tensor in own]
         shown = isinstance(module, Factorized)  # its weight and bias are those of the layers inside
-        own_bias = isinstance(getattr(module, "bias", None), nn.Parameter) and not shown and not _of(name, heads)
+        in_head = any(name == head or name.startswith(f"{head}.") for head in heads)
+        own_bias = isinstance(getattr(module, "bias", None), nn.Parameter) and not shown and not in_head
         if own_bias and not name.rpartition(".")[2].startswith("dt_proj"):
             found.append(Part("bias", name, "bias"))
     return found
@@ -88,7 +90,7 @@ def _of_block(name: str, block: nn.Module) -> list[Part]:
     found = [
         Part(_LINEAR[layer], _join(name, inner), "weight")
         for layer in _LINEAR
-        if hasattr(layers.get(layer), "weight")
+        if hasattr(layers.get(layer), "weight") or isinstance(layers.get(layer), NormedParts)
         for inner in _factors(layer, layers[layer])
     ]
     found += [Part(role, name, tensor) for tensor, role in _STACKED.items() if tensor in own]
@@ -102,15 +104,16 @@ def _of_block(name: str, block: nn.Module) -> list[Part]:
 
 
 def _factors(layer: str, module: nn.Module) -> list[str]:
-    """The names of the linear layers that a layer consists of: itself, or those of a factorised one."""
-    if not isinstance(module, Factorized):
+    """The names of the linear layers that a layer consists of: itself, or those of a factorised or normed one."""
+    if not isinstance(module, Factorized | NormedParts):
         return [layer]
     return [f"{layer}.{inner}" for inner, child in module.named_children() if isinstance(child, nn.Linear)]
 
 
 def last_factor(layer: str, module: nn.Module) -> str:
     """The name of the linear layer whose rows are a layer's outputs: itself, or P of a factorised one."""
-    return f"{layer}.P" if isinstance(module, Factorized) else layer
+    inner = "P" if isinstance(module, Factorized) else "linear" if isinstance(module, NormedParts) else ""
+    return f"{layer}.{inner}" if inner else layer
 
 
 def slices(name: str, block: Any) -> list[Part]:
@@ -123,20 +126,30 @@ def slices(name: str, block: Any) -> list[Part]:
         roles = ("in_proj.z", "in_proj.x", "B", "C", "dt")
         return [Part(role, inside, "weight", (ends[i], ends[i + 1])) for i, role in enumerate(roles)]
     if not hasattr(block, "x_proj") and not hasattr(block, "x_proj_weight") and hasattr(block, "A_log"):
-        return _slices_of_heads(inside, block, total)
+        # Of Mamba-2: in_proj makes z0, x0 (the MLP), z, x, B, C, dt, in this order
+        d_mlp, d_ssm, width = head_sizes(block)
+        z = 2 * d_mlp
+        x, B = z + d_ssm, z + 2 * d_ssm
+        C, dt = B + width, B + 2 * width
+        ends = {"in_proj.z": (z, x), "in_proj.x": (x, B), "B": (B, C), "C": (C, dt), "dt": (dt, total)}
+        return [Part(role, inside, "weight", rows) for role, rows in ends.items()]
     gated = getattr(block, "gate", True)
     half = total // 2 if gated else total
     found = [Part("in_proj.x", inside, "weight", (0, half))]
     found += [Part("in_proj.z", inside, "weight", (half, total))] if gated else []
     for layer, dt in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b")):
         if hasattr(block, layer):
-            rank, rows = getattr(block, dt).in_features, getattr(block, layer).weight.shape[0]
             inside = _join(name, last_factor(layer, getattr(block, layer)))
+            rank, rows = getattr(block, dt).in_features, _rows(getattr(block, layer))
             found += _dt_B_C(inside, "weight", rank, (rows - rank) // 2)
     if hasattr(block, "x_proj_weight"):
         rank, rows = block.dt_projs_weight.shape[-1], block.x_proj_weight.shape[-2]
         found += _dt_B_C(name, "x_proj_weight", rank, (rows - rank) // 2)
     return found
+
+
+def _rows(layer: Any) -> int:
+    return sum(layer.parts) if isinstance(layer, NormedParts) else layer.weight.shape[0]
 
 
 def _has_scan(block: nn.Module) -> bool:
@@ -154,16 +167,6 @@ def head_sizes(block: Any) -> tuple[int, int, int]:
     inner, total = block.out_proj.weight.shape[1], block.in_proj.weight.shape[0]
     d_ssm = 2 * inner + convolved + heads - total
     return inner - d_ssm, d_ssm, (convolved - d_ssm) // 2
-
-
-def _slices_of_heads(inside: str, block: Any, total: int) -> list[Part]:
-    """Of Mamba-2: in_proj makes z0, x0 (the MLP), z, x, B, C, dt, in this order."""
-    d_mlp, d_ssm, width = head_sizes(block)
-    z = 2 * d_mlp
-    x, B = z + d_ssm, z + 2 * d_ssm
-    C, dt = B + width, B + 2 * width
-    ends = {"in_proj.z": (z, x), "in_proj.x": (x, B), "B": (B, C), "C": (C, dt), "dt": (dt, total)}
-    return [Part(role, inside, "weight", rows) for role, rows in ends.items()]
 
 
 def _ends(model: Any) -> list[Part]:
@@ -212,7 +215,3 @@ def tensor_of(model: nn.Module, part: Part) -> Tensor:
 
 def _join(module: str, name: str) -> str:
     return ".".join(filter(None, (module, name)))
-
-
-def _of(name: str, modules: set[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)

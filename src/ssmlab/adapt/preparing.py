@@ -34,7 +34,10 @@ def prepare(model: Any) -> Any:
     Raises:
         ModelError: it has no mixer of these kinds.
     """
-    found = [(module, forward) for module in model.modules() if (forward := _forward_of(module))]
+    found = []
+    for module in model.modules():  # by the name of its class, or of that class's base where a tensor has an update
+        names = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in _FORWARDS]
+        found += [(module, _FORWARDS[names[0]])] if names else []
     if not found:
         known = ", ".join(_FORWARDS)
         raise ModelError(f"adapt.prepare: {type(model).__name__} has no {known}; models of ssmlab need no preparation")
@@ -43,16 +46,11 @@ def prepare(model: Any) -> Any:
     for module in model.modules():  # PEFT asks the model that it is given, which may be the one inside
         if hasattr(module, "config"):
             setattr(module, _MARK, True)
-    _lift_refusal()
-    return model
-
-
-def _lift_refusal() -> None:
     from peft.tuners import tuners_utils
 
     refuse = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     if refuse is None or getattr(refuse, _MARK, False):  # nothing to lift, or lifted already
-        return
+        return model
 
     def only_others(config, model, target_name):
         if not getattr(model, _MARK, False):
@@ -60,6 +58,7 @@ def _lift_refusal() -> None:
 
     setattr(only_others, _MARK, True)
     tuners_utils._check_lora_target_modules_mamba = only_others
+    return model
 
 
 def cache_in(args: tuple, kwargs: dict) -> Any:
@@ -138,12 +137,6 @@ def _mamba2(self: Any, hidden_states: Tensor, cache: Any, mask: Tensor | None, s
 _FORWARDS = {"MambaMixer": _mamba, "FalconMambaMixer": _mamba, "Mamba2Mixer": _mamba2}
 
 
-def _forward_of(module: nn.Module) -> Any:
-    """By the name of its class, or of that behind it where a tensor of it has an update."""
-    names = [kind.__name__ for kind in type(module).__mro__]
-    return next((_FORWARDS[name] for name in names if name in _FORWARDS), None)
-
-
 def _masked(u: Tensor, mask: Tensor | None) -> Tensor:
     """u (b, l, d), zero where the mask (b, l) is; a mask of another length is of tokens that were read before."""
     if mask is None or mask.shape[1] != u.shape[1]:
@@ -152,7 +145,7 @@ def _masked(u: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _convolved(mixer: Any, x: Tensor, cache: Any, seq_idx: Tensor | None) -> Tensor:
-    """x (b, d, l) through the mixer's convolution, behind what the cache remembers."""
+    """x (b, d, l) through the mixer's convolution, after what the cache remembers."""
     length, conv = x.shape[2], mixer.conv1d
     if cache is not None:
         x = cache.update_conv_state(x, mixer.layer_idx, conv_kernel_size=mixer.conv_kernel_size)

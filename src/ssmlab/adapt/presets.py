@@ -10,13 +10,13 @@ PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What a method does.
+    """A method of adaptation: which parts it changes, and how.
 
     title: in a line.
     low_rank: parts that get a low-rank update, by their role in `adapt.parts`; those that are vectors, or too small for
         the rank to save anything, are trained directly.
     direct: parts that are trained directly, as a difference to the base's values.
-    extra: what is built beside or into the blocks, the name of a module of this package, or "".
+    extra: what is built next to or into the blocks, the name of a module of this package, or "".
     dora: whether low-rank updates are weight-decomposed (Liu et al. 2024, arXiv:2402.09353).
     rslora: whether they are scaled by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732).
     """
@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
     "norm": Method(title="the norms' weights and biases themselves", direct=("norm",)),
     "head": Method(title="the classifier itself", direct=("head",)),
     "vocabulary": Method(title="new rows of embedding and head, for `vocab_size` tokens", extra="vocabulary"),
-    "affix": Method(title="learned tokens before every block's input, dropped behind it", extra="affix"),
+    "affix": Method(title="learned tokens before every block's input, dropped after it", extra="affix"),
     "additional_scan": Method(title="further states in every scan", extra="additional_scan"),
     "state_offset_h": Method(title="a constant added to every state, y_t += C_t h'", extra="state_offset_h"),
     "state_offset_y": Method(title="a constant added to every scan's output, y_t += y'", extra="state_offset_y"),

@@ -87,7 +87,7 @@ def load(model: Any, folder: str | Path, *, other_base: bool = False) -> Adapted
 
 
 def digest(model: nn.Module) -> str:
-    """Of the frozen weights, rounded to bfloat16, so that a model and its copy in half precision have the same."""
+    """A hash of the frozen weights, rounded to bfloat16: a model and its copy in half precision have the same."""
     found = hashlib.sha256()
     for name, tensor in sorted(base_state(model).items()):
         found.update(f"{name} {tuple(tensor.shape)}".encode())

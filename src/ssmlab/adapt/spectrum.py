@@ -69,7 +69,12 @@ def spectra(model: nn.Module, targets: str | Sequence[str] = "in_proj", inputs: 
     """
     layers = linear_layers(model, targets)
     positions = _positions(model, layers, inputs) if inputs is not None else dict.fromkeys(layers, 1)
-    return [_decompose(name, layer, positions[name]) for name, layer in layers.items()]
+    found = []
+    for name, layer in layers.items():
+        weight = layer.weight.detach()
+        U, values, V = torch.linalg.svd(weight.double().cpu(), full_matrices=False)
+        found.append(Spectrum(name, U, values, V, positions[name], torch.finfo(weight.dtype).eps))
+    return found
 
 
 def linear_layers(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Linear]:
@@ -95,12 +100,6 @@ def linear_layers(model: nn.Module, targets: str | Sequence[str]) -> dict[str, n
             )
         found |= {name: known[name] for name in names}
     return {name: layer for name, layer in known.items() if name in found}
-
-
-def _decompose(name: str, layer: nn.Linear, positions: int) -> Spectrum:
-    weight = layer.weight.detach()
-    U, values, V = torch.linalg.svd(weight.double().cpu(), full_matrices=False)
-    return Spectrum(name, U, values, V, positions, torch.finfo(weight.dtype).eps)
 
 
 def _positions(model: nn.Module, layers: dict[str, nn.Linear], inputs: Any) -> dict[str, int]:

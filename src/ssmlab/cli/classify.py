@@ -54,13 +54,11 @@ def classify(
     display = Display(stderr=True)
     for line in (*([why] if why else []), *notes):
         display.say(line)
+    what = "sequences" if pictures is None else "pictures"
     if pictures is None:
-        what, (classes, rows, problems) = "sequences", _sequences(folder, files, lines, device, batch_size, display)
+        classes, rows, problems = _sequences(folder, files, lines, device, batch_size, display)
     else:
-        what, (classes, rows, problems) = (
-            "pictures",
-            _pictures(folder, *pictures, device, batch_size, accept_licence, display),
-        )
+        classes, rows, problems = _pictures(folder, *pictures, device, batch_size, accept_licence, display)
     for row in rows if csv is None else ():
         said = ", ".join(f"{name} {p:.1%}" for name, p in row.ranking(classes)[:top_k])
         typer.echo(f"{row.file}: {said}")

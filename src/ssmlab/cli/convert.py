@@ -24,8 +24,8 @@ def convert(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Write a language model in another layout, its tokenizer beside it; transformers opens Hugging Face's."""
-    from ssmlab.cli.generate import check_model, model_folder, open_model
     from ssmlab.core.errors import UserError
+    from ssmlab.tasks.language.chat import check_model, find_writer, open_network
 
     check_model(model, dtype)
     if to not in LAYOUTS:
@@ -39,8 +39,11 @@ def convert(
     from ssmlab.checkpoints.files import save_language_model
     from ssmlab.data.text.tokenizers import find_ends, find_special, tokenizer_files
 
-    folder = model_folder(model) if Path(model).exists() else None
-    network = open_model(model if folder is None else str(folder), dtype)
+    def note(text: str) -> None:
+        typer.echo(text, err=True)
+
+    folder = find_writer(model, note) if Path(model).exists() else None
+    network = open_network(model if folder is None else str(folder), dtype, note=note)
     if folder is None:
         save_language_model(network, output, layout=to)
     else:
@@ -65,10 +68,10 @@ def convert(
 
 def _write_template(folder: Path, output: Path, words) -> None:
     """The form of messages that the model was trained on as transformers reads it; says where that is not the same."""
-    from ssmlab.cli.generate import trained_template
     from ssmlab.data.text.chat_template import FILE, as_jinja, find_template
     from ssmlab.data.text.jsonl import question_tokens
     from ssmlab.data.text.tokenizers import JsonTokenizer
+    from ssmlab.tasks.language.chat import trained_template
 
     template = trained_template(folder)
     if template is None:

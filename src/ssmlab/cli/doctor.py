@@ -14,10 +14,24 @@ def doctor() -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     _environment(console)
-    _dependencies(console)
-    _devices(console)
+    import torch
+
+    from ssmlab.cli.tested import tested
+    from ssmlab.compat import providers
+
+    console.print("[bold]Dependencies[/bold] (installed, and the lowest and newest version that the tests pass with)")
+    for name, lowest, newest, installed, remark in tested():
+        console.print(f"  {name:13} {installed or '-':12} {lowest or '?'} to {newest}", end="", markup=False)
+        console.print(f"  [yellow]{remark}[/yellow]" if remark else "")
+    console.print("[bold]Devices[/bold]")
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    console.print(f"  cuda          {cuda}", markup=False)
+    console.print(f"  mps           {'yes' if torch.backends.mps.is_available() else 'none'}")
+    console.print("  cpu           yes")
     _kernels(console)
-    _stand_ins(console)
+    console.print("[bold]Other people's code[/bold] (who answers to an import)")
+    for name, provider, detail in providers():
+        console.print(f"  {name:26} {provider:10} {detail}", markup=False)
     if not _tests(console):
         raise typer.Exit(1)
 
@@ -46,15 +60,6 @@ def _environment(console) -> None:
         )
 
 
-def _dependencies(console) -> None:
-    from ssmlab.cli.tested import tested
-
-    console.print("[bold]Dependencies[/bold] (installed, and the lowest and newest version that the tests pass with)")
-    for name, lowest, newest, installed, remark in tested():
-        console.print(f"  {name:13} {installed or '-':12} {lowest or '?'} to {newest}", end="", markup=False)
-        console.print(f"  [yellow]{remark}[/yellow]" if remark else "")
-
-
 def openmp_runtimes() -> list[str]:
     """The OpenMP libraries in this process. Wheels may bring copies of one; those of different makers collide."""
     try:
@@ -63,16 +68,6 @@ def openmp_runtimes() -> list[str]:
         return []
     names = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if line.count("/")}
     return sorted(str(path) for path in names if path.name.startswith(("libgomp", "libiomp", "libomp")))
-
-
-def _devices(console) -> None:
-    import torch
-
-    console.print("[bold]Devices[/bold]")
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    console.print(f"  cuda          {cuda}", markup=False)
-    console.print(f"  mps           {'yes' if torch.backends.mps.is_available() else 'none'}")
-    console.print("  cpu           yes")
 
 
 def _kernels(console) -> None:
@@ -87,14 +82,6 @@ def _kernels(console) -> None:
         from ssmlab.experiments.run import SLOWER
 
         console.print(f"  {SLOWER}", markup=False)
-
-
-def _stand_ins(console) -> None:
-    from ssmlab.compat import providers
-
-    console.print("[bold]Other people's code[/bold] (who answers to an import)")
-    for name, provider, detail in providers():
-        console.print(f"  {name:26} {provider:10} {detail}", markup=False)
 
 
 def _tests(console) -> bool:

@@ -47,17 +47,30 @@ def explain(
             help="A run's folder, a trained model's, its weights file, a name of `ssmlab models`, or timm/<name>.",
         ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, and folders of them.")],
     options: Options,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help="Pictures, or what else the model reads, and folders of them."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="For a model of texts, instead of a file; may be repeated.")
+    ] = None,
     pretrained: Pretrained = False,
     accept_licence: AcceptLicence = False,
 ) -> None:
-    """Show what a model says about pictures, what it looks for, and where it found it, on one page.
+    """Show what a model says about pictures or texts, what it looks for, and where it found it, on one page.
 
-    Classes come after the pictures: ssmlab explain runs/cats cat.jpg --classes cat dog
+    Classes come after the files: ssmlab explain runs/cats cat.jpg --classes cat dog
     """
     from ssmlab.cli.display import command_line, showing
-    from ssmlab.core.errors import DataError
+    from ssmlab.cli.explain_texts import explain_texts, sequence_folder
+    from ssmlab.core.errors import DataError, UserError
+
+    if (found := sequence_folder(model)) is not None:
+        explain_texts(model, *found, images or [], text or [], options)
+        return
+    if text or not images:
+        raise UserError(f"{model} is no model of texts; name pictures or folders of them")
     from ssmlab.studies.explain import explain_pictures
     from ssmlab.studies.explain.page import predicted
 

@@ -50,17 +50,13 @@ class Tested(NamedTuple):
 
 def tested() -> list[Tested]:
     """Python, and every dependency of users, those of the extras too."""
-    lowest = _lowest()
-    return [_python(), *(_compared(name, lowest.get(name), NEWEST[name]) for name in NEWEST if name != "python")]
-
-
-def _python() -> Tested:
     from packaging.version import Version
 
-    here, newest = platform.python_version(), NEWEST["python"]
-    lowest = (metadata("ssmlab").get("Requires-Python") or "").removeprefix(">=") or None
+    lowest, here, newest = _lowest(), platform.python_version(), NEWEST["python"]
+    required = (metadata("ssmlab").get("Requires-Python") or "").removeprefix(">=") or None
     newer = Version(here).release[:2] > Version(newest).release
-    return Tested("python", lowest, newest, here, "newer than tested" if newer else "")
+    python = Tested("python", required, newest, here, "newer than tested" if newer else "")
+    return [python, *(_compared(name, lowest.get(name), NEWEST[name]) for name in NEWEST if name != "python")]
 
 
 def _lowest() -> dict[str, str]:

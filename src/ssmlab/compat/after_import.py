@@ -56,7 +56,7 @@ def after(name: str, call: Callable[[ModuleType], None]) -> None:
 
 
 def forget() -> None:
-    """Call nothing any more."""
+    """Drop all registered calls."""
     _FINDER.waiting.clear()
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)

@@ -10,8 +10,8 @@ catches all of them, would cost every operation of the program 2.6 us, as much a
 
 Where the two devices differ, the choice is the one that lets more programs run with the right numbers:
 
-* `torch.cuda.is_available()` is True: programs assert it, and those that ask in order to choose a device end on the CPU
-  either way. torch's own modules, and ours, get the true answer, since they choose kernels by it.
+* `torch.cuda.is_available()` is True: programs assert it, and those that choose a device by it end on the CPU either
+  way. torch's own modules, and ours, get the true answer, since they choose kernels by it.
 * `x.is_cuda` and `x.device` stay as they are, False and "cpu": programs ask tensors in order to choose a Triton or
   CUDA kernel, and have plain code for everything else.
 * `x.cuda()` and `x.to("cuda")` copy, as they do between two devices. Without the copy `torch.from_numpy(a).cuda()`
@@ -58,8 +58,14 @@ def install(autocast: str = "float32") -> None:
     for patch in (_patch_devices, _patch_tensors, _patch_modules, _patch_half_precision, _patch_processes):
         patch()
     cuda_queries.patch(_put)
+
+    def accept_cpu(lightning: Any) -> None:
+        """Lightning's accelerator "gpu" insists on a CUDA device."""
+        if _patched:
+            _put(lightning.CUDAAccelerator, "setup_device", lambda self, device: None)
+
     for package in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric", "lightning_fabric"):
-        after_import.after(f"{package}.accelerators.cuda", _accept_cpu)
+        after_import.after(f"{package}.accelerators.cuda", accept_cpu)
 
 
 def uninstall() -> None:
@@ -132,7 +138,13 @@ def _patch_devices() -> None:
     for name in ("set_default_device", "set_default_tensor_type"):
         _put(torch, name, _first_mapped(getattr(torch, name)))
     torch.serialization._package_registry.insert(0, (0, lambda storage: None, _deserialize))
-    _put(torch.jit, "load", _jit_load(torch.jit.load))
+    jit_load = torch.jit.load
+
+    @functools.wraps(jit_load)
+    def load(f, map_location=None, *args, **kwargs):
+        return jit_load(f, "cpu" if map_location is None else _cpu(map_location), *args, **kwargs)
+
+    _put(torch.jit, "load", load)
 
 
 def _stand_in(name: str, real: type) -> type:
@@ -198,14 +210,6 @@ def _deserialize(storage: Any, location: str) -> Any:
         return None
     say()
     return storage
-
-
-def _jit_load(function: Any) -> Any:
-    @functools.wraps(function)
-    def load(f, map_location=None, *args, **kwargs):
-        return function(f, "cpu" if map_location is None else _cpu(map_location), *args, **kwargs)
-
-    return load
 
 
 def _patch_tensors() -> None:
@@ -298,7 +302,7 @@ def _patch_half_precision() -> None:
 
 
 def _without_gpu(device_type: str) -> str:
-    """For queries, which torch's own modules make too: nobody is told."""
+    """For queries, which torch's own modules make too: no notice."""
     return "cpu" if device_type == "cuda" else device_type
 
 
@@ -308,12 +312,6 @@ def _of_device_type(function: Any) -> Any:
         return function(*args, device_type=_cpu(device_type), **kwargs)
 
     return wrapper
-
-
-def _accept_cpu(lightning: Any) -> None:
-    """Lightning's accelerator "gpu" insists on a CUDA device."""
-    if _patched:
-        _put(lightning.CUDAAccelerator, "setup_device", lambda self, device: None)
 
 
 def _patch_processes() -> None:

@@ -20,7 +20,7 @@ _OWN = ("torch", "ssmlab")
 
 
 class Stream:
-    """The one order in which a CPU works."""
+    """A stand-in for a stream: a CPU has one order of work."""
 
     device, device_index, cuda_stream, priority = torch.device("cpu"), 0, 0, 0
 
@@ -54,7 +54,7 @@ class Stream:
 
 
 class Event:
-    """A moment, by the clock."""
+    """A stand-in for an event: the time when it was recorded."""
 
     def __init__(self, enable_timing=False, blocking=False, interprocess=False, external=False):
         self.moment: float | None = None
@@ -94,21 +94,13 @@ class Nothing(contextlib.ContextDecorator):
 
 
 class Graph:
-    """Recording a GPU's work has no counterpart."""
+    """A stand-in for a CUDA graph, which has no counterpart: making one is an error."""
 
     def __init__(self, *args, **kwargs):
         raise UserError(
             "torch.cuda.CUDAGraph records a GPU's work and this program runs on the CPU; switch its graphs off "
             "(mamba_ssm's generate: cg=False)"
         )
-
-
-def _properties(device=None) -> SimpleNamespace:
-    return SimpleNamespace(
-        name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], total_memory=_memory()[1], warp_size=32,
-        multi_processor_count=os.cpu_count() or 1, is_integrated=True, is_multi_gpu_board=False,
-        max_threads_per_multi_processor=1, gcnArchName="",
-    )  # fmt: skip
 
 
 def _memory(device=None) -> tuple[int, int]:
@@ -121,15 +113,6 @@ def _seed(seed: int) -> None:
     torch.default_generator.manual_seed(int(seed))
 
 
-def _available(original: Callable[[], bool]) -> Callable[[], bool]:
-    def is_available() -> bool:
-        """True, except for those that choose kernels by it: torch and ssmlab."""
-        asking = sys._getframe(1).f_globals.get("__name__", "")
-        return original() if asking.partition(".")[0] in _OWN else True
-
-    return is_available
-
-
 def _constant(value: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: value
 
@@ -137,6 +120,13 @@ def _constant(value: Any) -> Callable[..., Any]:
 def _table() -> dict[str, Any]:
     def answer(value: Any, names: str) -> dict[str, Any]:
         return {name: _constant(value) for name in names.split()}
+
+    def get_device_properties(device=None) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], total_memory=_memory()[1], warp_size=32,
+            multi_processor_count=os.cpu_count() or 1, is_integrated=True, is_multi_gpu_board=False,
+            max_threads_per_multi_processor=1, gcnArchName="",
+        )  # fmt: skip
 
     return {
         **answer(None, "init _lazy_init set_device synchronize empty_cache ipc_collect set_stream _sleep "
@@ -151,7 +141,7 @@ def _table() -> dict[str, Any]:
         **answer(NAME, "get_device_name"), **answer(CAPABILITY, "get_device_capability"),
         **answer((0, 0), "graph_pool_handle"),
         "get_arch_list": lambda: [], "memory_stats": lambda device=None: {}, "memory_snapshot": lambda *a, **k: [],
-        "get_device_properties": _properties, "mem_get_info": _memory,
+        "get_device_properties": get_device_properties, "mem_get_info": _memory,
         "manual_seed": _seed, "manual_seed_all": _seed, "seed": torch.default_generator.seed,
         "seed_all": torch.default_generator.seed, "initial_seed": torch.default_generator.initial_seed,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
@@ -167,7 +157,14 @@ def _table() -> dict[str, Any]:
 
 def patch(put: Callable[[Any, str, Any], None]) -> None:
     """Let `put(owner, name, value)` set every answer; it remembers what was there."""
-    put(torch.cuda, "is_available", _available(torch.cuda.is_available))
+    original = torch.cuda.is_available
+
+    def is_available() -> bool:
+        """True, except for those that choose kernels by it: torch and ssmlab."""
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        return original() if asking.partition(".")[0] in _OWN else True
+
+    put(torch.cuda, "is_available", is_available)
     for name, value in _table().items():
         if hasattr(torch.cuda, name):  # those of later or earlier torch versions
             put(torch.cuda, name, value)

@@ -23,7 +23,9 @@ def explain(error: BaseException) -> str | None:
     """One line on an error of a program that wants a fork, or None."""
     if isinstance(error, TypeError) and (match := _UNKNOWN.search(str(error))):
         owner, argument = match[1] or match[2], match[3]
-        if _is_ours(owner):
+        # The stand-ins that the program imported, of which one has a class or function of this name
+        ours = [module for name, module in list(sys.modules.items()) if name.startswith(f"{__package__}.mamba_ssm")]
+        if any(hasattr(module, owner) for module in ours):
             fork = _ARGUMENTS.get(argument, "some fork")
             return f"ssmlab: {owner}({argument}=...) is no argument of mamba_ssm but of {fork}; {ADVICE}"
     if isinstance(error, ImportError) and (error.name or "").startswith(f"{__package__}."):
@@ -32,11 +34,3 @@ def explain(error: BaseException) -> str | None:
         name = f"{original}.{missing[1]}" if missing else original
         return f"ssmlab: {name} has no counterpart in ssmlab; if it belongs to a fork, {ADVICE}"
     return None
-
-
-def _is_ours(name: str) -> bool:
-    """Whether one of the stand-ins that the program imported has a class or function of this name."""
-    return any(
-        module.startswith(f"{__package__}.mamba_ssm") and hasattr(found, name)
-        for module, found in list(sys.modules.items())
-    )

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -22,7 +21,12 @@ PACKAGES = (
     "mamba_ssm", "causal_conv1d", "causal_conv1d_cuda", "selective_scan_cuda", "selective_scan_cuda_core",
     "selective_scan_cuda_oflex",
 )  # fmt: skip
-TRANSFORMERS = (5, 23)  # the first that asks for the packages by name, on any device
+TRANSFORMERS = (5, 23)  # the first that looks for the packages by name, on any device
+# Its models that do so
+ASKING_MODELS = (
+    "mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "granitemoehybrid",
+    "nemotron_h",
+)  # fmt: skip
 
 
 class Provider(NamedTuple):
@@ -117,7 +121,21 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
     for name, provider, detail in found:
         if provider == "installed":
             log.warning("%s: the installed one (%s) keeps its name; install(force=True) replaces it", name, detail)
-    _explain_transformers()
+    # What transformers does with these names depends on its version, and on what of it was imported before
+    version = _version("transformers")
+    numbers = tuple(int(part) for part in (version or "").split(".")[:2] if part.isdigit())
+    loaded = [m.split(".")[2] for m in sys.modules if m.startswith("transformers.models.") and ".modeling_" in m]
+    slow = sorted(name for name in loaded if name in ASKING_MODELS)
+    if version is not None and numbers < TRANSFORMERS:
+        log.warning(
+            "transformers %s does not look for these kernels on a CPU, its state space models stay on their slow path; "
+            "%d.%d or later does", version, *TRANSFORMERS,
+        )  # fmt: skip
+    elif version is not None and slow:
+        log.warning(
+            "transformers' %s was imported before install() and stays on its slow path; call install() first",
+            ", ".join(slow),
+        )
     return found
 
 
@@ -134,20 +152,19 @@ def uninstall() -> None:
 
 def providers() -> list[Provider]:
     """Who answers to each of `PACKAGES` now."""
-    return [_provider(name) for name in PACKAGES]
-
-
-def _provider(name: str) -> Provider:
-    real = _installed(name)
-    module = sys.modules.get(name)
-    if module is not None and not _is_ours(module):
-        return Provider(name, "installed", getattr(module, "__file__", None) or "a module without a file")
-    if module is not None or (_FINDER in sys.meta_path and (real is None or _FINDER.force)):
-        return Provider(name, "ssmlab", f"ssmlab {_version('ssmlab')}")
-    if real is None:
-        return Provider(name, "nobody", "ssmlab.compat.install() or `ssmlab exec SCRIPT` provides it")
-    version = _version(name.replace("_", "-"))
-    return Provider(name, "installed", f"{version}, {real.origin}" if version else real.origin or "")
+    found = []
+    for name in PACKAGES:
+        real, module, version = _installed(name), sys.modules.get(name), _version(name.replace("_", "-"))
+        if module is not None and not _is_ours(module):
+            found.append(Provider(name, "installed", getattr(module, "__file__", None) or "a module without a file"))
+        elif module is not None or (_FINDER in sys.meta_path and (real is None or _FINDER.force)):
+            found.append(Provider(name, "ssmlab", f"ssmlab {_version('ssmlab')}"))
+        elif real is None:
+            found.append(Provider(name, "nobody", "ssmlab.compat.install() or `ssmlab exec SCRIPT` provides it"))
+        else:
+            detail = f"{version}, {real.origin}" if version else real.origin or ""
+            found.append(Provider(name, "installed", detail))
+    return found
 
 
 def _forget(*, own: bool) -> None:
@@ -155,31 +172,6 @@ def _forget(*, own: bool) -> None:
     for name in list(sys.modules):
         if name.partition(".")[0] in PACKAGES and _is_ours(sys.modules[name]) == own:
             del sys.modules[name]
-
-
-def _explain_transformers() -> None:
-    version = _version("transformers")
-    if version is None:
-        return
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers < TRANSFORMERS:
-        log.warning(
-            "transformers %s does not look for these kernels on a CPU, its state space models stay on their slow path; "
-            "%d.%d or later does", version, *TRANSFORMERS,
-        )  # fmt: skip
-        return
-    loaded = [m.split(".")[2] for m in sys.modules if m.startswith("transformers.models.") and ".modeling_" in m]
-    slow = sorted(name for name in loaded if name in _asking_models())
-    if slow:
-        log.warning(
-            "transformers' %s was imported before install() and stays on its slow path; call install() first",
-            ", ".join(slow),
-        )
-
-
-def _asking_models() -> Sequence[str]:
-    return ("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "granitemoehybrid",
-            "nemotron_h")  # fmt: skip
 
 
 def _version(distribution: str) -> str | None:

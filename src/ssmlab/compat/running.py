@@ -35,7 +35,27 @@ def run(arguments: Sequence[str], *, force: bool = False, device: str | None = N
         raise UserError(f"there is no file {first}; give a script, or -m MODULE for an installed one")
     prepare(force=force, device=device, autocast=autocast)
     try:
-        _run(first, rest)
+        if first == "-m":
+            module, *rest = rest
+            sys.argv = [module, *rest]
+            sys.path.insert(0, str(Path.cwd()))
+            try:
+                there = find_spec(module) is not None
+            except ModuleNotFoundError as error:
+                # the packages that it is in are imported, and what these lack is their own error
+                if not error.name or not f"{module}.".startswith(f"{error.name}."):
+                    raise
+                there = False
+            if not there:
+                raise UserError(
+                    f"there is no module {module} here or among the installed ones; give one that python -m runs"
+                )
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            if Path(first).is_file():  # runpy puts a folder or a zip there itself
+                sys.path.insert(0, str(Path(first).resolve().parent))
+            runpy.run_path(first, run_name="__main__")
     except Exception as error:
         advice = forks.explain(error)
         if advice is not None:
@@ -43,35 +63,8 @@ def run(arguments: Sequence[str], *, force: bool = False, device: str | None = N
         raise
 
 
-def _run(first: str, rest: list[str]) -> None:
-    if first == "-m":
-        module, *rest = rest
-        sys.argv = [module, *rest]
-        sys.path.insert(0, str(Path.cwd()))
-        if not _is_there(module):
-            raise UserError(
-                f"there is no module {module} here or among the installed ones; give one that python -m runs"
-            )
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = [first, *rest]
-        if Path(first).is_file():  # runpy puts a folder or a zip there itself
-            sys.path.insert(0, str(Path(first).resolve().parent))
-        runpy.run_path(first, run_name="__main__")
-
-
-def _is_there(module: str) -> bool:
-    """Whether it can be found; the packages that it is in are imported, and what these lack is their own error."""
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            return False
-        raise
-
-
 def without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback from the program's own first frame on."""
+    """A traceback without our frames at its top: it begins with the program's own."""
     ours = (__name__.partition(".")[0], "runpy")
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         trace = trace.tb_next
@@ -102,7 +95,7 @@ def prepare(*, force: bool = False, device: str | None = None, autocast: str = "
 
 
 def prepare_child() -> None:
-    """What the process that started this one had prepared, once torch is imported here."""
+    """Repeat here what `prepare` did in the parent process."""
     prepare(**json.loads(os.environ[_SETTINGS]))
 
 
@@ -114,14 +107,8 @@ def _prepare_torch(device: str | None, autocast: str) -> None:
     linear.install()
     if device == "cpu" or (device is None and not torch.cuda.is_available()):
         cuda_as_cpu.install(autocast)
-    else:
-        _quieten_cuda_device()
-
-
-def _quieten_cuda_device() -> None:
-    """Code for GPUs enters `torch.cuda.device(x.device)` before every kernel."""
-    import torch
-
+        return
+    # Code for GPUs enters `torch.cuda.device(x.device)` before every kernel
     original = torch.cuda.device
     if getattr(original, "for_any_device", False):
         return
@@ -132,7 +119,10 @@ def _quieten_cuda_device() -> None:
         for_any_device = True
 
         def __init__(self, device):
-            self.nothing = _is_elsewhere(device)
+            if device is None:  # `x.device.index` of a CPU tensor
+                self.nothing = not torch.cuda.is_available()
+            else:
+                self.nothing = isinstance(device, (str, torch.device)) and torch.device(device).type != "cuda"
             if not self.nothing:
                 super().__init__(device)
 
@@ -144,12 +134,3 @@ def _quieten_cuda_device() -> None:
             return False if self.nothing else super().__exit__(*error)
 
     torch.cuda.device = device
-
-
-def _is_elsewhere(device) -> bool:
-    """Whether it names no GPU; `x.device.index` of a CPU tensor is None."""
-    import torch
-
-    if device is None:
-        return not torch.cuda.is_available()
-    return isinstance(device, (str, torch.device)) and torch.device(device).type != "cuda"

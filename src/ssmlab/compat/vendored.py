@@ -40,7 +40,7 @@ def find_triton(fullname: str, path) -> ModuleSpec | None:
 
 
 def is_lent(module: ModuleType | None) -> bool:
-    """Whether it is one of ours under a copy's name."""
+    """Whether a module is one of ours under a copy's name."""
     return isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Lent)
 
 
@@ -79,7 +79,7 @@ class _Lent(Loader):
 
 
 def answer_old_names(module: ModuleType) -> None:
-    """Let `transformers.generation` answer to the classes' old names, when it is asked for one."""
+    """Let `transformers.generation` answer to the classes' old names."""
     kind = type(module)
     if any(name in vars(kind) for name in ("ssmlab_old_names",)):
         return

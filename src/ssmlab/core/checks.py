@@ -73,7 +73,9 @@ def check_flag(op: str, name: str, value: Any) -> None:
 def check_count(op: str, name: str, value: Any, least: int) -> int:
     """`value` as a whole number that is not below `least`."""
     try:
-        number = value if type(value) is int else _whole(value)
+        if isinstance(value, (bool, Tensor)):
+            raise TypeError
+        number = value if type(value) is int else operator.index(value)
     except TypeError:
         raise ShapeError(f"{op}: {name} must be a whole number, got {described(value)}") from None
     if number < least:
@@ -106,12 +108,6 @@ def described(value: Any) -> str:
     """A value for a message: short ones as they are written, others by their type."""
     text = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
     return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, (bool, Tensor)):
-        raise TypeError
-    return operator.index(value)
 
 
 class _Spec(NamedTuple):

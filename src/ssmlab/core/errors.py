@@ -12,7 +12,7 @@ class ShapeError(UserError, ValueError):
 
 
 class BackendError(UserError, RuntimeError):
-    """A backend that was asked for by name cannot run here, or cannot run this call."""
+    """A backend that was requested by name cannot run here, or cannot run this call."""
 
 
 class RecipeError(UserError, ValueError):

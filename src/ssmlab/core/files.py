@@ -33,10 +33,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_records(path: Path, records: list[Record]) -> None:
+    """Write records as lines of JSON, in place of a file that may be there."""
     write_atomically(path, "".join(record.to_json() + "\n" for record in records))
 
 
 def write_json(path: Path, content) -> None:
+    """Write plain values as indented JSON, in place of a file that may be there."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -2,16 +2,16 @@
 
 
 class Progress:
-    """Silence, and the interface of everything louder."""
+    """The interface of progress displays; this one shows nothing."""
 
     def say(self, text: str) -> None:
         """One line about what comes next."""
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "images", per_step: int = 1) -> None:
-        """A piece of work of `total` steps begins, `done` of them are behind; a step is `per_step` units."""
+        """A piece of work of `total` steps begins, `done` of them are done; a step is `per_step` units."""
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` steps of the piece are behind; the note is e.g. the latest loss."""
+        """`done` steps of the piece are done; the note is e.g. the latest loss."""
 
     def note(self, text: str) -> None:
         """The latest numbers, where they come between two updates."""

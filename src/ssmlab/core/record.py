@@ -60,7 +60,15 @@ def append_records(path: Path, records: list[Record]) -> None:
     A run killed in the middle of that write leaves half a line; it is cut off here, or the next record would be glued
     to it.
     """
-    _drop_half_line(Path(path))
+    path = Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):  # a whole record without its line's end, or half of one
+        end = content.rfind(b"\n") + 1
+        try:
+            Record.from_json(content[end:].decode())
+            path.write_bytes(content + b"\n")
+        except (ValueError, TypeError, AttributeError):
+            path.write_bytes(content[:end])
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(record.to_json() + "\n" for record in records))
 
@@ -83,17 +91,3 @@ def read_records(path: Path) -> list[Record]:
             if number != unfinished:
                 raise UserError(f"{path}, line {number}: not a record: {line[:60]!r}; remove the line") from None
     return records
-
-
-def _drop_half_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    if not content or content.endswith(b"\n"):
-        return
-    whole, last = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
-    try:
-        Record.from_json(last.decode())
-        path.write_bytes(content + b"\n")
-    except (ValueError, TypeError, AttributeError):
-        path.write_bytes(whole)

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ class Stamp:
 
 
 def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -51,12 +53,13 @@ def commit() -> str | None:
 
 def machine(device: str = "cpu") -> str:
     """Processor, threads and memory in words, and the GPU where the run uses one."""
+    import os
+
     import torch
 
     words = [f"{processor()}, {torch.get_num_threads()} threads"]
-    memory = _memory_gib()
-    if memory:
-        words.append(f"{memory:.0f} GiB")
+    with suppress(AttributeError, ValueError, OSError):  # systems that do not say it
+        words.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
     if device == "cuda":
         words.insert(0, torch.cuda.get_device_name())
     elif device == "mps":
@@ -73,15 +76,6 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def versions() -> str:

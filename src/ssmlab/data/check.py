@@ -1,8 +1,10 @@
-"""Decode every image of a data set once: sizes, balance, what cannot be read, what stands in two parts."""
+"""Decode every image of a data set once: sizes, balance, what cannot be read, what is in two parts."""
 
 import hashlib
 from dataclasses import asdict, dataclass
 from statistics import median
+
+import numpy as np
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
@@ -64,7 +66,7 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one decoded image leaves behind."""
+    """What is kept of one decoded image."""
 
     part: str
     id: str
@@ -92,7 +94,14 @@ def check_images(
         DataError: (strict) with every problem, by file name and with the fix.
     """
     seen, failures = _look(data, progress)
-    conflicts, duplicates = _equal_images(seen)
+    equal: dict[bytes, list[_Seen]] = {}
+    for one in seen:
+        equal.setdefault(one.digest, []).append(one)
+    several = [group for group in equal.values() if len(group) > 1]
+    conflicts = [[(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1]
+    duplicates = [[(o.part, o.id) for o in group] for group in several if len({o.part for o in group}) > 1]
+    axes = {"width": sorted(one.size[0] for one in seen), "height": sorted(one.size[1] for one in seen)}
+    numbers = {part: np.bincount(split.labels, minlength=len(data.classes)) for part, split in data.splits.items()}
     report = CheckReport(
         name=data.name,
         format=data.format,
@@ -100,8 +109,8 @@ def check_images(
         classes=data.classes,
         split_hash=data.split_hash,
         counts={part: len(split) for part, split in data.splits.items()},
-        balance={part: _balance(split, data.classes) for part, split in data.splits.items()},
-        sizes=_sizes(seen),
+        balance={part: dict(zip(data.classes, found.tolist(), strict=True)) for part, found in numbers.items()},
+        sizes={axis: (found[0], float(median(found)), found[-1]) for axis, found in axes.items() if found},
         unreadable=failures,
         duplicates=duplicates,
         label_conflicts=conflicts,
@@ -139,31 +148,6 @@ def _look(data, progress):
     return [one for one in seen if one is not None], reasons
 
 
-def _equal_images(seen):
-    """(groups with different labels, groups across parts)"""
-    equal: dict[bytes, list[_Seen]] = {}
-    for one in seen:
-        equal.setdefault(one.digest, []).append(one)
-    several = [group for group in equal.values() if len(group) > 1]
-    conflicts = [[(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1]
-    duplicates = [[(o.part, o.id) for o in group] for group in several if len({o.part for o in group}) > 1]
-    return conflicts, duplicates
-
-
-def _balance(split, classes):
-    counts = dict.fromkeys(classes, 0)
-    for label in split.labels.tolist():
-        counts[classes[label]] += 1
-    return counts
-
-
-def _sizes(seen):
-    if not seen:
-        return {}
-    axes = {"width": sorted(one.size[0] for one in seen), "height": sorted(one.size[1] for one in seen)}
-    return {axis: (values[0], float(median(values)), values[-1]) for axis, values in axes.items()}
-
-
 def conversions(seen) -> list[str]:
     """What the rule of ssmlab.data.images.decode did, apart from grey values where all images are grey.
 
@@ -174,29 +158,24 @@ def conversions(seen) -> list[str]:
     for one in seen:
         if one.frames > 1:
             done.setdefault("of several frames or pages, only the first taken", []).append(one.id)
-        for conversion in _conversion(one.mode):
-            done.setdefault(conversion, []).append(one.id)
+        kind, _, alpha = one.mode.removesuffix(";16").partition("+")
+        if kind in ("RGBA", "RGBa", "LA", "La", "PA") or alpha:
+            done.setdefault("with transparency, laid over white", []).append(one.id)
+        if kind.startswith("I") or one.mode.endswith(";16"):
+            done.setdefault("of 16 bits a channel, the high byte taken", []).append(one.id)
+        elif kind in ("L", "LA", "La"):
+            done.setdefault(GREY, []).append(one.id)
+        elif kind in ("P", "PA"):
+            done.setdefault("with a palette to RGB", []).append(one.id)
+        elif kind == "1":
+            done.setdefault("of 1 bit to black and white", []).append(one.id)
+        elif not kind.startswith("RGB"):
+            done.setdefault(f"from {kind} to RGB", []).append(one.id)
     if len(done.get(GREY, ())) == len(seen):
         done.pop(GREY, None)
     return [
         f"converted: {count(len(ids), 'image')} {conversion} ({some(sorted(ids))})" for conversion, ids in done.items()
     ]
-
-
-def _conversion(mode):
-    kind, _, alpha = mode.removesuffix(";16").partition("+")
-    if kind in ("RGBA", "RGBa", "LA", "La", "PA") or alpha:
-        yield "with transparency, laid over white"
-    if kind.startswith("I") or mode.endswith(";16"):
-        yield "of 16 bits a channel, the high byte taken"
-    elif kind in ("L", "LA", "La"):
-        yield GREY
-    elif kind in ("P", "PA"):
-        yield "with a palette to RGB"
-    elif kind == "1":
-        yield "of 1 bit to black and white"
-    elif not kind.startswith("RGB"):
-        yield f"from {kind} to RGB"
 
 
 def _warnings(seen, duplicates, conflicts):

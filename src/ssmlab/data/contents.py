@@ -12,7 +12,7 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: a stable id, its class, the part it was published in (None: not said), what `load` needs."""
+    """One image: a stable id, its class, the part it was published in (None: unknown), what `load` needs."""
 
     id: str
     label: str
@@ -47,7 +47,7 @@ class Contents:
 
 
 def alike(classes: Iterable[str]) -> list[str]:
-    """A warning for every few classes whose names differ only in case, blanks, "-" and "_"."""
+    """A warning for each group of classes whose names differ only in case, blanks, "-" and "_"."""
     same: dict[str, list[str]] = {}
     for name in classes:
         same.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()).strip(), []).append(name)

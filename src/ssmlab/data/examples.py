@@ -29,7 +29,23 @@ def choose_examples(
         else:
             others.append(name)
     if kind == "text":
-        return _texts(files, chosen, others, rule, classed, found)
+        notes = [name for name in chosen if words.is_note(name, classed)]
+        texts = [name for name in chosen if name not in set(notes)]
+        if not texts:  # newsgroups and mails have no suffix
+            texts = [
+                name for name in others if "." not in name.rpartition("/")[2] and b"\0" not in files.head(name, 64)
+            ]
+            others = [name for name in others if name not in set(texts)]
+        if not texts:
+            texts, notes = notes, []
+        _leave_out(found, notes, rule.noun, "about the data")
+        nested = [name for name in texts if "/" in name] if classed else []  # lists of files lie at the top
+        ending = next((e for e in rule.suffixes if any(name.lower().endswith(e) for name in nested or texts)), "")
+        own = [name for name in texts if name.lower().endswith(ending)]
+        rest = {name for name in texts if not name.lower().endswith(ending)}
+        rest |= {name for name in others if name.lower().endswith(TABLES)} if own else set()
+        _leave_out(found, sorted(rest), "file", f"that {'is' if len(rest) == 1 else 'are'} no {ending or 'text'}")
+        return own, [name for name in others if name not in rest]
     if pictures:
         small = _thumbnails(chosen)
         found.masks = _masks([name for name in chosen if name not in small]) if kind != "mask" else []
@@ -38,25 +54,6 @@ def choose_examples(
         gone = {*small, *found.masks}
         chosen = [name for name in chosen if name not in gone]
     return chosen, others
-
-
-def _texts(files, chosen, others, rule, classed, found):
-    """Those with the first of the suffixes that is there, or none; without notes about the data, and without tables."""
-    notes = [name for name in chosen if words.is_note(name, classed)]
-    texts = [name for name in chosen if name not in set(notes)]
-    if not texts:  # newsgroups and mails have no suffix
-        texts = [name for name in others if "." not in name.rpartition("/")[2] and b"\0" not in files.head(name, 64)]
-        others = [name for name in others if name not in set(texts)]
-    if not texts:
-        texts, notes = notes, []
-    _leave_out(found, notes, rule.noun, "about the data")
-    nested = [name for name in texts if "/" in name] if classed else []  # lists of files lie at the top
-    ending = next((e for e in rule.suffixes if any(name.lower().endswith(e) for name in nested or texts)), "")
-    own = [name for name in texts if name.lower().endswith(ending)]
-    rest = {name for name in texts if not name.lower().endswith(ending)}
-    rest |= {name for name in others if name.lower().endswith(TABLES)} if own else set()
-    _leave_out(found, sorted(rest), "file", f"that {'is' if len(rest) == 1 else 'are'} no {ending or 'text'}")
-    return own, [name for name in others if name not in rest]
 
 
 def _leave_out(found, names, noun, reason):
@@ -95,23 +92,21 @@ def _masks(chosen):
     siblings: dict[str, list[str]] = {}
     for folder in by_folder:
         siblings.setdefault(folder.rpartition("/")[0], []).append(folder)
-    of_masks = {f for f in by_folder if _holds_masks(f, siblings[f.rpartition("/")[0]], by_folder)}
+    of_masks = set()
+    for folder, own in by_folder.items():
+        above, _, last = folder.rpartition("/")
+        part, rest = words.folder_meaning(last)
+        if rest not in words.MASK_FOLDERS:
+            continue
+        stems = own | {words.image_of_mask(stem) for stem in own}
+        for other in siblings[above]:
+            images = by_folder[other] | {words.without(stem, words.IMAGE_SUFFIXES) for stem in by_folder[other]}
+            other_part, other_rest = words.folder_meaning(other.rpartition("/")[2])
+            of_images = other != folder and (other_rest in words.IMAGE_FOLDERS or (other_part and not other_rest))
+            if of_images and other_part == part and 2 * len(stems & images) >= len(by_folder[other]):
+                of_masks.add(folder)
     for name in chosen:
         folder = name.rpartition("/")[0]
         if folder in of_masks or words.image_of_mask(words.stem_of(name)) in by_folder[folder]:
             masks.append(name)
     return masks
-
-
-def _holds_masks(folder, siblings, by_folder):
-    part, rest = words.folder_meaning(folder.rpartition("/")[2])
-    if rest not in words.MASK_FOLDERS:
-        return False
-    stems = by_folder[folder] | {words.image_of_mask(stem) for stem in by_folder[folder]}
-    for other in siblings:
-        images = by_folder[other] | {words.without(stem, words.IMAGE_SUFFIXES) for stem in by_folder[other]}
-        other_part, other_rest = words.folder_meaning(other.rpartition("/")[2])
-        of_images = other_rest in words.IMAGE_FOLDERS or (other_part and not other_rest)
-        if other != folder and other_part == part and of_images and 2 * len(stems & images) >= len(by_folder[other]):
-            return True
-    return False

@@ -86,8 +86,12 @@ class FolderFiles:
             if is_system(entry.name):
                 self.ignored.append(plain_name(path) + "/" * entry.is_dir())
                 continue
-            kind = _kind(entry)
-            if kind == "folder":
+            try:
+                folder = entry.is_dir()
+                special = not folder and not stat.S_ISREG(entry.stat().st_mode)
+            except OSError:  # a link to nothing or to itself counts as a file: whoever reads it reports its name
+                folder = special = False
+            if folder:
                 real = os.path.realpath(entry.path)
                 self._visits[real] += 1
                 if self._visits[real] > MAX_VISITS:  # each of a few folders linked twice to the next: 2^n ways
@@ -95,7 +99,7 @@ class FolderFiles:
                 if real not in ancestors:  # a link to a folder above it would never end
                     self.folders.add(plain_name(path))
                     self._scan(path, (*ancestors, real))
-            elif kind == "special":
+            elif special:
                 self.problems.append(f"{self.path / path}: is no file but a device or a pipe; remove it")
             else:
                 self.files[plain_name(path)] = path
@@ -122,7 +126,7 @@ class FolderFiles:
 
 
 class ZipFiles:
-    """The same for a zip archive. Safe to read from threads, after a fork and after pickling."""
+    """Every visible file in a zip archive. Safe to read from threads, after a fork and after pickling."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -205,7 +209,7 @@ def open_files(path: str | Path) -> FolderFiles | ZipFiles | None:
 
 
 def is_image(files: FolderFiles | ZipFiles, name: str) -> bool:
-    """Whether a file means to be a picture: by its suffix, or, with another suffix, by its first bytes."""
+    """Whether a file is meant as a picture: by its suffix, or, with another suffix, by its first bytes."""
     if name.lower().endswith(IMAGE_SUFFIXES):
         return True
     head = files.head(name)
@@ -235,17 +239,6 @@ def gunzip(content: bytes, least: int) -> bytes:
             f"{len(content):,} bytes become more than {most:,} when unpacked; unpack it yourself if that is right"
         )
     return found
-
-
-def _kind(entry: os.DirEntry) -> str:
-    """ "folder", "file" (a link that leads nowhere too: whoever reads it tells its name) or "special"."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        mode = entry.stat().st_mode
-    except OSError:  # a link to nothing, or to itself
-        return "file"
-    return "file" if stat.S_ISREG(mode) else "special"
 
 
 def _check_size(size):

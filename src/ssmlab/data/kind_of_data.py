@@ -32,26 +32,35 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     kind = _kind_of(place, path, files)
     if task in ("classify", "segment"):
         return task, "image" if task == "classify" else "mask"
-    if kind == "chat" and not _are_chats(place, files):
-        kind = "text"
+    if kind == "chat":  # lines of JSON hold messages or texts
+        if files is not None:
+            head = files.head(next(name for name in files.files if name.lower().endswith(".jsonl")), 1 << 16)
+        else:
+            with open(place, "rb") as file:
+                head = file.read(1 << 16)
+        first = next((line for line in head_of_text(head).split("\n") if line.strip()), "")
+        if f'"{FIELD}"' in first and not any(f'"{key}"' in first for key in ("messages", "prompt")):
+            kind = "text"
+    if kind in SEQUENCES and (task or kind == "chat" or files is None):
+        return task or "language", kind
     if kind in SEQUENCES:
-        return task or _task_of(files, kind), kind
+        examples = sort_files(files, kind).examples
+        counts = Counter(example.label for example in examples)
+        if len(counts) < 2 and kind in ("text", "audio"):
+            found = sort_files(files, kind, classed=False)
+            labels = read_labels(files, [example.name for example in found.examples])
+            counts = Counter(row.label for row in labels.rows.values()) if labels else counts
+        several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
+        fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
+        return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language", kind
     if task:
         return task, "text"  # its reader says that there are none
-    if kind == "image" and has_masks(path) and not _has_classes(files):
-        return "segment", "mask"
+    if kind == "image" and has_masks(path):
+        # Class folders of images with their masks next to them, as those of BUSI, are for classification
+        found = sort_files(files, "image") if files is not None else None
+        if found is None or len(found.classes) < 2 or not found.masks or found.problems:
+            return "segment", "mask"
     return "classify", "image"
-
-
-def _are_chats(place: Path, files: FolderFiles | ZipFiles | None) -> bool:
-    """Whether lines of JSON hold messages; else they hold texts."""
-    if files is not None:
-        head = files.head(next(name for name in files.files if name.lower().endswith(".jsonl")), 1 << 16)
-    else:
-        with open(place, "rb") as file:
-            head = file.read(1 << 16)
-    first = next((line for line in head_of_text(head).split("\n") if line.strip()), "")
-    return f'"{FIELD}"' not in first or any(f'"{key}"' in first for key in ("messages", "prompt"))
 
 
 def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> str:
@@ -77,23 +86,3 @@ def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> st
         return best
     listed = sort_files(files, "text")
     return "text" if len(listed.classes) > 1 and not has_masks(path) else "image"  # newsgroups have no suffixes
-
-
-def _task_of(files: FolderFiles | ZipFiles | None, kind: str) -> str:
-    if kind == "chat" or files is None:
-        return "language"
-    examples = sort_files(files, kind).examples
-    counts = Counter(example.label for example in examples)
-    if len(counts) < 2 and kind in ("text", "audio"):
-        found = sort_files(files, kind, classed=False)
-        labels = read_labels(files, [example.name for example in found.examples])
-        counts = Counter(row.label for row in labels.rows.values()) if labels else counts
-    several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
-    fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
-    return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language"
-
-
-def _has_classes(files: FolderFiles | ZipFiles | None) -> bool:
-    """Whether class folders hold images with their masks next to them, as those of BUSI do."""
-    found = sort_files(files, "image") if files is not None else None
-    return found is not None and len(found.classes) > 1 and bool(found.masks) and not found.problems

@@ -7,7 +7,7 @@ from ssmlab.data.files import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Kind:
-    """What an example of a kind is called, how its file ends, and how those of formats end that are not read.
+    """A kind of data: the noun for an example, the suffixes of its files, and those of formats that are not read.
 
     Of the suffixes of texts only the first that is there counts: README.md next to texts is none of them.
     """
@@ -79,7 +79,7 @@ class Sorted:
 
     Attributes:
         prefix: the folder that holds all of it ("" or "a/b/").
-        examples: in the order of their names; where classes were asked for, only those that have one.
+        examples: in the order of their names; where classes are wanted, only those that have one.
         classes: sorted, those without an example included.
         loose: examples outside of all class folders.
         folds: names of folds whose examples are the groups.

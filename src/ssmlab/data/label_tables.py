@@ -129,11 +129,20 @@ def read_labels(
         stem = re.sub(r"[\s_-]", "", stem_of(name).casefold())
         if not name.lower().endswith(ENDINGS) or name.removeprefix(top).count("/") > 1 or "submission" in stem:
             continue
-        table = _with_header(read_table(name, partial(files.read, name)), index)
+        table = read_table(name, partial(files.read, name))
+        if any(index.find(cell) for cell in table.columns):  # its first line is no header but names a file
+            columns = [f"column {i}" for i in range(1, len(table.columns) + 1)]
+            rows = [(line, dict(zip(columns, row.values(), strict=True))) for line, row in table.rows]
+            rows.insert(0, (1, dict(zip(columns, table.columns, strict=True))))
+            table = Table(name, columns, rows, table.problems)
         unreadable += [] if table.columns else table.problems
         file = _file_column(table, index)
         if file:
-            known.append(_Known(table, file, _part_of_table(stem_of(name))))
+            # train.csv, and Task3_Training_GroundTruth.csv
+            words = re.split(r"[\s_.-]+", stem_of(name).casefold())
+            parts = {PART_WORDS[word] for word in words if word in PART_WORDS}
+            part = folder_meaning(stem_of(name))[0] or (parts.pop() if len(parts) == 1 else None)
+            known.append(_Known(table, file, part))
     if not known:
         return Labels([], problems=unreadable) if unreadable else None
     labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
@@ -143,25 +152,10 @@ def read_labels(
     return labels
 
 
-def _part_of_table(stem: str) -> str | None:
-    """train.csv, and Task3_Training_GroundTruth.csv."""
-    parts = {PART_WORDS[word] for word in re.split(r"[\s_.-]+", stem.casefold()) if word in PART_WORDS}
-    return folder_meaning(stem)[0] or (parts.pop() if len(parts) == 1 else None)
-
-
 def only_hold_files(folders: Iterable[str]) -> bool:
     """Whether the names of folders say that they hold images or parts, such as Training_Input, and no classes."""
     known = IMAGE_FOLDERS | FILLERS | PART_WORDS.keys()
     return all(known & set(re.split(r"[\s_.-]+", name.casefold())) for name in folders)
-
-
-def _with_header(table: Table, index: _Names) -> Table:
-    """A table whose first line is no header but names a file gets a header of numbers."""
-    if not any(index.find(cell) for cell in table.columns):
-        return table
-    columns = [f"column {i}" for i in range(1, len(table.columns) + 1)]
-    rows = [(line, dict(zip(columns, row.values(), strict=True))) for line, row in table.rows]
-    return Table(table.name, columns, [(1, dict(zip(columns, table.columns, strict=True))), *rows], table.problems)
 
 
 def _file_column(table: Table, index: _Names) -> str | None:
@@ -232,7 +226,13 @@ def _label_columns(one: _Known) -> tuple[list[str], bool]:
     rows = [[_number(row[name]) for name in binary] for _, row in one.table.rows]
     if len(binary) > 1 and all(sum(row) == 1 for row in rows):
         return binary, True
-    may = [name for name in rest if not _is_group(name) and _may_be_classes(one.values(name))]
+    may = []
+    for name in rest:
+        values = one.values(name)
+        different = set(values) - {""}
+        broken = any((number := _number(value)) is not None and not number.is_integer() for value in different)
+        if not _is_group(name) and 1 < len(different) <= max(2, len(values) // 2) and not broken:
+            may.append(name)
     return _different(one, may), False
 
 
@@ -246,12 +246,6 @@ def _different(one: _Known, names: list[str]) -> list[str]:
         if same not in kept or all(_number(value) is not None for value in one.values(kept[same])):
             kept[same] = name
     return list(kept.values())
-
-
-def _may_be_classes(values: list[str]) -> bool:
-    different = set(values) - {""}
-    broken = any((number := _number(value)) is not None and not number.is_integer() for value in different)
-    return 1 < len(different) <= max(2, len(values) // 2) and not broken
 
 
 def _is_group(name: str) -> bool:

@@ -88,23 +88,24 @@ _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 
 @lru_cache(maxsize=1 << 16)
 def folder_meaning(step: str) -> tuple[str | None, str]:
-    """The part that a name tells, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
+    """The part that a name says, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
     "images". A name with the words of two parts, such as train_test_split, tells none."""
     for spaced in (step, _GLUED.sub(r"\1 \2", step), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
         words = [word for word in re.split(r"[\s_.\-()]+", spaced.casefold()) if word]
-        found = {i: part for i, word in enumerate(words) if (part := _part_of_word(word, words))}
+        found = {}
+        for i, word in enumerate(words):
+            if word in ("tr", "ts"):  # nnU-Net's imagesTr, labelsTs
+                part = {"tr": "train", "ts": "test"}[word] if words[0] in ("images", "labels") else None
+            else:
+                word = re.sub(r"(?<=[a-z])\d+$", "", word)  # train2017, test1
+                part = PART_WORDS.get(word) or PART_WORDS.get(re.sub("(set|sets|data|images|imgs)$", "", word))
+            if part:
+                found[i] = part
         if len(set(found.values())) == 1:
             at = next((i for i in (0, len(words) - 1) if i in found), None)
             if at is not None:
                 return found[at], "_".join(words[:at] + words[at + 1 :])
     return None, "_".join(re.split(r"[\s_-]+", step.casefold()))
-
-
-def _part_of_word(word, words):
-    if word in ("tr", "ts"):  # nnU-Net's imagesTr, labelsTs
-        return {"tr": "train", "ts": "test"}[word] if words[0] in ("images", "labels") else None
-    word = re.sub(r"(?<=[a-z])\d+$", "", word)  # train2017, test1
-    return PART_WORDS.get(word) or PART_WORDS.get(re.sub("(set|sets|data|images|imgs)$", "", word))
 
 
 def parts_among(names: Iterable[str]) -> dict[str, str]:
@@ -136,13 +137,13 @@ def is_of_masks(name: str, siblings: Iterable[str]) -> bool:
 
 
 def is_fold(name: str) -> bool:
-    """fold1, fold_2, fold-3: a share of the data for a cross-validation."""
+    """Whether a folder is a fold of a cross-validation: fold1, fold_2, fold-3."""
     match = _NUMBERED.fullmatch(name.casefold())
     return bool(match and match["word"] in _FOLDS)
 
 
 def is_portion(name: str) -> bool:
-    """batch_1, images_part_2, images_001: a share of a download, and no class."""
+    """Whether a folder is a portion of a download and no class: batch_1, images_part_2, images_001."""
     match = _NUMBERED.fullmatch(name.casefold())
     if not match:
         return False
@@ -150,6 +151,7 @@ def is_portion(name: str) -> bool:
 
 
 def is_date(name: str) -> bool:
+    """Whether a folder is named after a day."""
     return _DATE.fullmatch(name) is not None
 
 
@@ -159,11 +161,12 @@ def is_filler(name: str) -> bool:
 
 
 def is_no_class(name: str) -> bool:
+    """Whether a folder of this name holds no examples of a class: unlabelled ones, background noise, thumbnails."""
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in NO_CLASSES
 
 
 def holds_labelled(name: str) -> bool:
-    """labelled: what holds the classes, where unlabelled examples lie next to it."""
+    """Whether a folder holds the labelled examples, next to one of unlabelled ones."""
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip() in LABELLED
 
 
@@ -208,7 +211,7 @@ def image_of_mask(stem: str) -> str | None:
 
 
 def is_numbered_mask(stem: str) -> bool:
-    """x_mask_1: one of several masks of x."""
+    """Whether a stem is that of one of several masks of an image: x_mask_1."""
     return _MASK_NUMBER.search(stem) is not None
 
 

@@ -15,7 +15,7 @@ ORDER = ("train", "val", "test")
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """What is compared of a picture."""
+    """A small grey copy of a picture, by which near copies are found."""
     return image.resize(SIDES, Image.Resampling.BOX, reducing_gap=3.0).convert("L").tobytes()
 
 

@@ -69,7 +69,7 @@ def sort_files(
         found.examples = [
             Example(name, part, None, fold) for name, part, fold in zip(chosen, parts, folds, strict=True)
         ]
-        _note_unread(files, rule, found)
+        _note_rest(files, rule, found, [])
         return found
     tree = ClassTree(files, chosen, rule, is_class, found)
     tree.sort(top)
@@ -86,8 +86,8 @@ def sort_files(
     found.examples.sort(key=lambda example: example.name)
     found.classes = sorted({*found.classes, *(example.label or "" for example in found.examples)})
     found.warnings += alike(found.classes)
-    _note_rest(rule, found, [name for name in others if _is_below(name, tree.filled)])
-    _note_unread(files, rule, found)
+    filled = tuple(f"{folder}/" for folder in tree.filled)
+    _note_rest(files, rule, found, [name for name in others if name.startswith(filled)])
     if found.folds:
         found.notes.append(
             f"{some(sorted(found.folds))}: folds of a cross-validation, neither classes nor parts; whole folds are "
@@ -131,11 +131,6 @@ def top_of(names: Iterable[str]) -> str:
         top = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(top, steps, strict=False))]
     meant = next((n for n, s in enumerate(top) if words.folder_meaning(s)[0] or words.is_fold(s)), len(top))
     return "".join(f"{step}/" for step in top[:meant])
-
-
-def _is_below(name, folders):
-    steps = name.split("/")
-    return any("/".join(steps[:depth]) in folders for depth in range(1, len(steps)))
 
 
 def _by_files(found):
@@ -231,8 +226,8 @@ def _by_lists(files, found):
     found.loose = [example for example in found.loose if example.name not in lists]
 
 
-def _note_rest(rule, found, others):
-    """What lies outside of class folders, and what in them is of another kind."""
+def _note_rest(files, rule, found, others):
+    """What lies outside of class folders, what in them is of another kind, what is not read, and what is hidden."""
     loose = [example.name.removeprefix(found.prefix) for example in found.loose]
     others = [name.removeprefix(found.prefix) for name in others]
     notes = []
@@ -243,9 +238,6 @@ def _note_rest(rule, found, others):
     if others:
         notes.append(f"left out: {count(len(others), 'file')} of another kind ({some(others)})")
     found.notes[:0] = notes
-
-
-def _note_unread(files, rule, found):
     if found.unread:
         unread = [name.removeprefix(found.prefix) for name in found.unread]
         longest = sorted(rule.unread, key=len, reverse=True)

@@ -39,7 +39,7 @@ def held_out(
         members.setdefault(name, []).append(i)
     left = Counter(labels)
     lack = {c: min(max(int(n * fraction + 0.5), 1), n - 1) for c, n in left.items()}
-    order = sorted(members, key=lambda name: _rank(part, seed, name))
+    order = sorted(members, key=lambda name: hashlib.sha256(f"{part}:{seed}:{name}".encode()).digest())
     inside = {name: Counter(labels[i] for i in members[name]) for name in order}
 
     def gain(counts):
@@ -66,14 +66,10 @@ def about_split(part: str, of: str, held: int, total: int, noun: str, *, fractio
 
     Args:
         of: what it was taken from, "train" or "all". whole: what was not divided, such as "group"; "".
-        how: what else is to be said, such as the seed.
+        how: what else the note says, such as the seed.
     """
     said = f"no {part} part was published: {held / max(total, 1):.0%} of {of} ({held:,} of {total:,} {noun}), {how}"
     return said + (f"; {fraction:.0%} were wanted, {noun} of one {whole} stay together" if whole else "")
-
-
-def _rank(part, seed, name):
-    return hashlib.sha256(f"{part}:{seed}:{name}".encode()).digest()
 
 
 def split_hash(parts: dict[str, Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""CSV files: MHIST annotations, and the groups (patients, slides) that a user names beside the data."""
+"""CSV files: MHIST annotations, and the groups (patients, slides) that a user names next to the data."""
 
 import csv
 import io
@@ -82,7 +82,7 @@ def add_groups(items: list[Item], column: str, tables: list[Table], where: str) 
     """Give every item the group that `groups.csv` or `metadata.csv` names for it.
 
     The table has a column `file` (or file_name, filename, path) with the ids of the images, such as
-    `train/cat/1.png` (or the bare file name where only one image bears it), and the column asked for.
+    `train/cat/1.png` (or the bare file name where only one image bears it), and the requested column.
 
     Args:
         tables: those found; the first with the column is used.
@@ -107,10 +107,6 @@ def add_groups(items: list[Item], column: str, tables: list[Table], where: str) 
 
     counts = Counter(basename(item.id) for item in items)
     bare = {basename(item.id): item.id for item in items if counts[basename(item.id)] == 1}
-    return _join(items, table, key, column, bare)
-
-
-def _join(items, table, key, column, bare):
     groups, problems = {}, list(table.problems)
     for line, row in table.rows:
         if not row[column]:

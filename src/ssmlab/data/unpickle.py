@@ -43,7 +43,15 @@ def read_pickle(data: bytes) -> dict[str, object]:
         UnreadablePickle: damaged, no dict, or with a name in it that plain data do not need. Nothing was run.
     """
     try:
-        _check_instructions(data)
+        # Every instruction before the first is run, also how much memory it would take
+        for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+            if instruction.name not in _INSTRUCTIONS:
+                raise UnreadablePickle(f"refused: the instruction {instruction.name} has no place in plain data")
+            if instruction.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _NAMES:
+                raise _refusal(argument.replace(" ", "."))
+            # The memo is a list up to the largest number, however few there are
+            if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number:
+                raise UnreadablePickle(f"refused: asks for memory for {argument:,} objects")
         value = _Plain(io.BytesIO(data), encoding="latin1").load()
     except UnreadablePickle:
         raise
@@ -52,19 +60,13 @@ def read_pickle(data: bytes) -> dict[str, object]:
         raise UnreadablePickle(f"no pickle that can be read ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise UnreadablePickle(f"holds a {_kind(value)}; expected a dict")
-    return {_text(key): _unwrap(item) for key, item in value.items()}
-
-
-def _check_instructions(data):
-    """Every instruction before the first is run, also how much memory it would take."""
-    for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
-        if instruction.name not in _INSTRUCTIONS:
-            raise UnreadablePickle(f"refused: the instruction {instruction.name} has no place in plain data")
-        if instruction.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _NAMES:
-            raise _refusal(argument.replace(" ", "."))
-        # The memo is a list up to the largest number, however few there are
-        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number:
-            raise UnreadablePickle(f"refused: asks for memory for {argument:,} objects")
+    found = {}
+    for key, item in value.items():
+        name = _text(key)
+        if isinstance(item, _Array) and item.value is None:
+            raise UnreadablePickle("holds an array without content")
+        found[name] = item.value if isinstance(item, _Array) else item
+    return found
 
 
 class _Plain(pickle.Unpickler):
@@ -177,14 +179,6 @@ _NAMES = {
     ("numpy", "dtype"): _DtypeClass,
     ("_codecs", "encode"): _Encode,
 }
-
-
-def _unwrap(value):
-    if not isinstance(value, _Array):
-        return value
-    if value.value is None:
-        raise UnreadablePickle("holds an array without content")
-    return value.value
 
 
 def _text(value):

@@ -16,7 +16,7 @@ from ssmlab.generation.text_stream import TextStream
 
 @dataclass
 class Beam:
-    """A text on trial: its tokens with their log probabilities, the score they add up to, and its text."""
+    """A hypothesis of the search: its tokens with their log probabilities, the score they add up to, and its text."""
 
     tokens: list[tuple[int, float]]
     score: float

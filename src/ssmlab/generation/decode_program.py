@@ -1,4 +1,4 @@
-"""One token of a language model as one native call, where nothing stands between the model and its numbers.
+"""One token of a language model as one native call, where nothing is between the model and its numbers.
 
 `step` answers for a model of Mamba or Mamba-2 layers that nobody has changed: no adapter, no hook, no attention, no
 MLP. Everything else gets None, and the modules are called one by one. What a program was built from is compared before
@@ -22,7 +22,7 @@ from ssmlab.nn.mamba import MambaState
 from ssmlab.nn.mamba2 import Mamba2State
 from ssmlab.ops import _native
 from ssmlab.ops.program import Program
-from ssmlab.ops.steps import FEW, available, unobserved
+from ssmlab.ops.steps import FEW, available, is_plain_inference
 
 _programs: WeakKeyDictionary[nn.Module, DecodeProgram | None] = WeakKeyDictionary()
 
@@ -45,7 +45,7 @@ def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type
     known = _programs.get(model, ...)
     if known is None or state is None or not 0 < rows <= FEW or not available():
         return None
-    if not unobserved(input_ids, model.backbone.embedding.weight):
+    if not is_plain_inference(input_ids, model.backbone.embedding.weight):
         return None
     if known is ... or known.program.rows != rows or not known.holds():
         known = _programs[model] = DecodeProgram.of(model, rows, classes)
@@ -61,7 +61,7 @@ class DecodeProgram:
         self.found: list[object] = []
         self.tensors: list[Tensor] = []
         self.pointers: list[int] = []
-        self.returned: tuple = ()  # the states behind the last token, which need no check
+        self.returned: tuple = ()  # the states after the last token, which need no check
         self.kinds: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         backbone = self._seen(model, "backbone", classes[0])
         embedding = self._seen(backbone, "embedding", nn.Embedding)

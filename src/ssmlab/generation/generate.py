@@ -17,18 +17,23 @@ from ssmlab.generation.text_stream import TextStream
 
 
 class Generated(NamedTuple):
-    """What was written behind one prompt.
+    """What was written after one prompt.
 
     tokens: the new tokens; the last one is of `eos`, or completes the stop string, where that is the reason.
     text: theirs, without a stop string; empty where no `decode` was given.
     reason: why it ended: "eos", "stop" or "length".
     score: natural logarithm of the tokens' probability, before temperature and the like.
+    logprobs: the same of every token.
+    top_logprobs: for every token the `logprobs` likeliest ones of its position with theirs, the likeliest first; empty
+        where none were requested.
     """
 
     tokens: list[int]
     text: str
     reason: str
     score: float
+    logprobs: list[float]
+    top_logprobs: list[list[tuple[int, float]]]
 
 
 @torch.no_grad()
@@ -48,15 +53,15 @@ def generate(
     decode: Callable[[list[int]], str] | None = None,
     stop: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
+    logprobs: int = 0,
     chunk: int = CHUNK,
     graphs: bool | None = None,
 ) -> list[Generated]:
-    """Write on behind every prompt. A row's result does not depend on the others.
+    """Continue every prompt. A row's result does not depend on the others.
 
     Args:
         model: a language model, in evaluation mode.
-        prompts: tokens of every row, of any lengths, lists or int64 (b, l); or what `read` returned, which stays as it
-            was and can be continued again.
+        prompts: tokens of every row, lists or int64 (b, l); or what `read` returned, which stays as it was.
         max_tokens: new tokens of a row, at most.
         temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; the default takes the likeliest token.
         seed: of the random numbers; every row has its own, from the same seed or from one of as many.
@@ -66,6 +71,7 @@ def generate(
         decode: tokens to text, which `stop` and `on_text` need.
         stop: texts that end a row; what is returned ends before them.
         on_text: called with a row's number and a piece of its text as soon as that is certain.
+        logprobs: how many of the likeliest tokens of every position are returned with their logarithms; not of beams.
         chunk: tokens of a prompt that are read at once.
         graphs: whether a token is recorded once as a CUDA graph and replayed; None: on a GPU for 8 tokens or more,
             unless SSMLAB_CUDA_GRAPHS=0 is in the environment. Beam search does without.
@@ -75,7 +81,7 @@ def generate(
     sampling = Sampling(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    _check(model, max_tokens, beams, sampling, decode, stop, on_text)
+    _check(model, max_tokens, beams, sampling, decode, stop, on_text, logprobs)
     reading = prompts if isinstance(prompts, PromptState) else read(model, prompts, chunk=chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
     ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
@@ -89,12 +95,18 @@ def generate(
             row.take_all(beam_search(model, alone, beams, max_tokens, process, ends, row.stream))
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
-        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)))
+        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)), logprobs)
     return [row.result() for row in rows]
 
 
 def _write(
-    model: Any, decoder: Decoder, reading: PromptState, rows: list[_Row], sampling: Sampling, seeds: list[int]
+    model: Any,
+    decoder: Decoder,
+    reading: PromptState,
+    rows: list[_Row],
+    sampling: Sampling,
+    seeds: list[int],
+    likeliest: int,
 ) -> None:
     """One token for every row at a time, until all are finished; finished rows leave the batch."""
     logits, state = reading.logits, reading.state
@@ -109,7 +121,11 @@ def _write(
         scores = logits[:, :vocab].to(torch.promote_types(logits.dtype, torch.float32))
         processed = scores if process is None else process(text, scores)
         chosen = draw(processed, generators if sampling.temperature else None)
-        logs = scores.log_softmax(1).gather(1, chosen[:, None])[:, 0].tolist()
+        all_logs = scores.log_softmax(1)
+        if likeliest:
+            for row, values, tokens in zip(rows, *map(Tensor.tolist, all_logs.topk(likeliest)), strict=True):
+                row.top_logprobs.append(list(zip(tokens, values, strict=True)))
+        logs = all_logs.gather(1, chosen[:, None])[:, 0].tolist()
         left = [i for i, (row, *new) in enumerate(zip(rows, chosen.tolist(), logs, strict=True)) if row.take(*new)]
         if not left:
             return
@@ -136,12 +152,14 @@ class _Row:
         self.number, self.stream = number, stream
         self._ends, self._max_tokens, self._on_text = ends, max_tokens, on_text
         self.tokens: list[int] = []
-        self.score, self.reason = 0.0, "length"
+        self.logprobs: list[float] = []
+        self.top_logprobs: list[list[tuple[int, float]]] = []
+        self.reason = "length"
 
     def take(self, token: int, log: float) -> bool:
         """One token more; returns whether the row goes on."""
         self.tokens.append(token)
-        self.score += log
+        self.logprobs.append(log)
         if token in self._ends:
             self.reason = "eos"
         elif self.stream is not None:
@@ -160,7 +178,8 @@ class _Row:
 
     def result(self) -> Generated:
         """What was written."""
-        return Generated(self.tokens, "" if self.stream is None else self.stream.text, self.reason, self.score)
+        text = "" if self.stream is None else self.stream.text
+        return Generated(self.tokens, text, self.reason, sum(self.logprobs), self.logprobs, self.top_logprobs)
 
     def _tell(self, text: str) -> None:
         if text and self._on_text is not None:
@@ -174,14 +193,18 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return seeds
 
 
-def _check(model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any) -> None:
-    for name, value in (("max_tokens", max_tokens), ("beams", beams)):
+def _check(
+    model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any, logprobs: int
+) -> None:
+    for name, value in (("max_tokens", max_tokens), ("beams", beams), ("logprobs", logprobs)):
         if type(value) is not int:
             raise ModelError(f"{name} must be a whole number, got {value!r}")
     if max_tokens < 0:
         raise ModelError(f"max_tokens must be at least 0, got {max_tokens}")
     if not 1 <= beams <= model.config.vocab_size:
         raise ModelError(f"beams must be from 1 to {model.config.vocab_size}, the vocabulary, got {beams}")
-    check_choice(sampling, beams, stop)
+    if not 0 <= logprobs <= model.config.vocab_size:
+        raise ModelError(f"logprobs must be from 0 to {model.config.vocab_size}, the vocabulary, got {logprobs}")
+    check_choice(sampling, beams, stop, logprobs)
     if decode is None and (stop or on_text is not None):
         raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")

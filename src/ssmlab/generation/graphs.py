@@ -30,8 +30,9 @@ class NotStaticError(Exception):
 
 
 def record(run: Callable[[], None]) -> Callable[[], None]:
-    """Record what `run` does on the GPU, and return what does it again. It runs some times before, but not while it is
-    recorded.
+    """Record what `run` does on the GPU as a CUDA graph, and return a function that replays it.
+
+    `run` is called a few times before, and nothing is computed while it is recorded.
 
     Raises:
         RuntimeError: something in it cannot be recorded.
@@ -126,7 +127,7 @@ class Decoder:
     def __init__(
         self, model: Any, graphs: bool | None, tokens: int, device: torch.device, capture: Capture | None = None
     ):
-        self.model, self.asked = model, graphs
+        self.model, self.requested = model, graphs
         self.capture = record if capture is None and device.type == "cuda" else capture
         if graphs and self.capture is None:
             raise ModelError(f"graphs=True records what a GPU does, and the model is on {device}; leave it out")
@@ -147,7 +148,7 @@ class Decoder:
         try:
             return StaticStep(self.model, state, self.capture)
         except (NotStaticError, RuntimeError) as error:
-            if self.asked:
+            if self.requested:
                 raise ModelError(f"this model's step cannot be recorded: {error}; leave graphs=True out") from error
             log.warning("decoding goes on without a CUDA graph: %s", str(error).split("\n")[0])
             self.recording = False

@@ -51,14 +51,18 @@ def read(
     Args:
         model: a language model.
         prompts: tokens of every row, lists or int64 (b, l). A row may be empty where it continues a reading.
-        reading: what stands before; of as many rows, or of one row, which then stands before all of them.
+        reading: what comes before; of as many rows, or of one row, which then comes before all of them.
         chunk: tokens of a row that are read at once.
     Returns:
         The reading; what was passed in stays as it was.
     Raises:
         ModelError: an empty row, a token that the model does not have, or another number of rows.
     """
-    rows = _rows(prompts)
+    if isinstance(prompts, str) or not hasattr(prompts, "__iter__"):
+        raise ModelError(f"prompts must be lists of tokens, got {reprlib.repr(prompts)}; encode texts first")
+    if isinstance(prompts, Tensor) and prompts.dim() != 2:
+        raise ShapeError(f"prompts must be tokens (b, l), got a tensor {tuple(prompts.shape)}")
+    rows = [whole_numbers(f"prompt {i}", row) for i, row in enumerate(prompts)]
     _check(model, rows, reading, chunk)
     if reading is not None and len(reading.tokens) != len(rows):
         reading = reading.select([0] * len(rows))
@@ -100,14 +104,6 @@ def whole_numbers(what: str, values: object) -> list[int]:
         return list(map(operator.index, found))
     except TypeError:
         raise ModelError(f"{what} must be a list of whole numbers, got {reprlib.repr(values)}") from None
-
-
-def _rows(prompts: Any) -> list[list[int]]:
-    if isinstance(prompts, str) or not hasattr(prompts, "__iter__"):
-        raise ModelError(f"prompts must be lists of tokens, got {reprlib.repr(prompts)}; encode texts first")
-    if isinstance(prompts, Tensor) and prompts.dim() != 2:
-        raise ShapeError(f"prompts must be tokens (b, l), got a tensor {tuple(prompts.shape)}")
-    return [whole_numbers(f"prompt {i}", row) for i, row in enumerate(prompts)]
 
 
 def select_rows(state: tuple, index: Tensor) -> tuple:

@@ -14,7 +14,7 @@ from ssmlab.core.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How logits become a choice; Hugging Face's processors, in Hugging Face's order.
+    """Options of sampling; applied as Hugging Face's logits processors are, in the same order.
 
     temperature: logits are divided by it; 0 takes the likeliest token.
     top_k: only the k likeliest tokens; 0 leaves it out.
@@ -75,7 +75,7 @@ class Sampling:
         return chosen
 
 
-def check_choice(sampling: Sampling, beams: int, stop: Sequence[str]) -> None:
+def check_choice(sampling: Sampling, beams: int, stop: Sequence[str], logprobs: int = 0, samples: int = 1) -> None:
     """Refuse options that contradict each other.
 
     Raises:
@@ -85,6 +85,10 @@ def check_choice(sampling: Sampling, beams: int, stop: Sequence[str]) -> None:
         raise ModelError(f"beams must be at least 1, got {beams}")
     if beams > 1 and sampling.temperature:
         raise ModelError(f"beam search draws nothing at random; beams={beams} needs temperature 0")
+    if beams > 1 and logprobs:
+        raise ModelError(f"beam search keeps the chosen tokens' logarithms only; logprobs={logprobs} needs beams=1")
+    if samples > 1 and not sampling.temperature:
+        raise ModelError(f"at temperature 0 all {samples} samples are the same text; give a temperature above 0")
     if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
         raise ModelError(f"stop must be a list of texts that are not empty, got {stop!r}")
 

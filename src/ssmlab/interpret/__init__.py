@@ -6,6 +6,7 @@ from ssmlab.interpret.capture import scans_of
 from ssmlab.interpret.layers import Layout, Target, target_of
 from ssmlab.interpret.receptive_field import receptive_field
 from ssmlab.interpret.scores import deletion, insertion, random_maps, randomised_weights
+from ssmlab.interpret.tokens import token_attention, token_curve, token_scores
 from ssmlab.interpret.visualise import Search, channel_objective, class_objective, visualise
 
 __all__ = [
@@ -25,5 +26,8 @@ __all__ = [
     "receptive_field",
     "scans_of",
     "target_of",
+    "token_attention",
+    "token_curve",
+    "token_scores",
     "visualise",
 ]

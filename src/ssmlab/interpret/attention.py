@@ -10,20 +10,20 @@ from torch import Tensor
 
 from ssmlab.interpret.places import Place
 
-ENTRIES = 1 << 23  # of the matrices that are held at once, beside what the caller keeps
+ENTRIES = 1 << 23  # of the matrices that are held at once, in addition to what the caller keeps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
     """One direction of a scan. c are its channels (Mamba-2: heads), each with n states; tokens in the path's order.
 
-        alpha_ij = C_i exp(A (dt_{j+1} + .. + dt_i)) B_j w_j   for j <= i,   0 behind
+        alpha_ij = C_i exp(A (dt_{j+1} + .. + dt_i)) B_j w_j   for j <= i,   0 after
 
     Source: Ali, Zimerman & Wolf 2024 (arXiv:2403.01590), equations 9-11; for heads, Dao & Gu 2024 (arXiv:2405.21060),
     equation 3.
 
     direction: in words.
-    dt: step sizes behind softplus, (r, c, l).
+    dt: step sizes after softplus, (r, c, l).
     write: what a token's input is multiplied by besides B, (r, c, l); dt in a selective scan.
     A: (c, n), or (c, 1) where the states of a channel share it; complex where the system is.
     B, C: (r or 1, c, n, l or 1).
@@ -132,29 +132,29 @@ class ScanCall:
 
         All rows of all channels are r c l^2 numbers; ask for the channels or the tokens that matter.
         """
-        asked = self._tokens(tokens)
+        requested = self._tokens(tokens)
         count = len(range(*channels.indices(self.channels)))
-        out = self.x.new_zeros(self.x.shape[0], count, len(asked), self.length)
-        for own, rows, block in self._blocks(asked, channels):
+        out = self.x.new_zeros(self.x.shape[0], count, len(requested), self.length)
+        for own, rows, block in self._blocks(requested, channels):
             out[:, own, rows] += block
         return out
 
     def mean_attention(self, tokens: Tensor | list[int] | None = None) -> Tensor:
         """The mean over channels of the rows' absolute values, (r, q, l): how much each token gives, of either sign."""
-        asked = self._tokens(tokens)
-        out = self.x.new_zeros(self.x.shape[0], len(asked), self.length)
-        for _, rows, block in self._blocks(asked, slice(None), summed=True):
+        requested = self._tokens(tokens)
+        out = self.x.new_zeros(self.x.shape[0], len(requested), self.length)
+        for _, rows, block in self._blocks(requested, slice(None), summed=True):
             out[:, rows] += block.abs().sum(1)
         return out / self.channels
 
     def attended(self, tokens: Tensor | list[int] | None = None) -> Tensor:
         """Attention times the input, and what an initial state adds, (r, c, p, q): the scan without skip and gate."""
-        asked = self._tokens(tokens)
-        out = self.x.new_zeros(*self.x.shape[:3], len(asked))
-        for own, rows, block in self._blocks(asked, slice(None)):
+        requested = self._tokens(tokens)
+        out = self.x.new_zeros(*self.x.shape[:3], len(requested))
+        for own, rows, block in self._blocks(requested, slice(None)):
             out[:, own, :, rows] += torch.einsum("rcql,rcpl->rcpq", block, self.x[:, own])
         for path in self.paths:
-            added = path.from_first(_inverse(path.order)[asked])
+            added = path.from_first(_inverse(path.order)[requested])
             out = out if added is None else out + added
         return out
 
@@ -164,9 +164,9 @@ class ScanCall:
 
     def rebuilt(self, tokens: Tensor | list[int] | None = None) -> Tensor:
         """The operator's output at some tokens, made of attention, skip and gate, (r, c, p, q)."""
-        asked = self._tokens(tokens)
-        y = self.attended(asked) + self.skip()[..., asked]
-        return y if self.gate is None else y * self.gate[..., asked]
+        requested = self._tokens(tokens)
+        y = self.attended(requested) + self.skip()[..., requested]
+        return y if self.gate is None else y * self.gate[..., requested]
 
     def step_sizes(self) -> Tensor:
         """dt of every token, a mean over channels and paths, (r, l): how strongly a token is written."""
@@ -190,7 +190,7 @@ class ScanCall:
     def _blocks(
         self, tokens: Tensor, channels: slice, *, summed: bool = False
     ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Blocks (r, c', q', l) of the rows: which of the asked channels, which of the asked tokens, the numbers.
+        """Blocks (r, c', q', l) of the rows: which of the channels, which of the tokens, the numbers.
 
         Those of all paths, one after another; with `summed`, their sum at once.
         """
@@ -203,14 +203,14 @@ class ScanCall:
         for start in range(first, stop, width):
             own = slice(start, min(start + width, stop))
             for row in range(0, len(tokens), rows):
-                asked = slice(row, min(row + rows, len(tokens)))
+                requested = slice(row, min(row + rows, len(tokens)))
                 parts = (
-                    path.rows(inverse[tokens[asked]], own, time)[..., inverse]
+                    path.rows(inverse[tokens[requested]], own, time)[..., inverse]
                     for path, inverse, time in zip(self.paths, inverses, reached, strict=True)
                 )
                 inside = slice(own.start - first, own.stop - first)
                 for block in [sum(parts)] if summed else parts:
-                    yield inside, asked, block
+                    yield inside, requested, block
 
 
 def _inverse(order: Tensor) -> Tensor:

@@ -21,8 +21,6 @@ from ssmlab.ops.selective_scan.reference import per_channel, step_size, widened
 from ssmlab.ops.ssd import reference as heads
 from ssmlab.profiling.flops import evaluation
 
-OPS = ("selective_scan", "directional_scan", "ssd")
-
 
 def scans_of(model: nn.Module, *inputs: Any, layers: str = "*", **named: Any) -> list[ScanCall]:
     """Run a model once, in evaluation mode and without gradients, and catch its scans in the order of execution.
@@ -31,7 +29,7 @@ def scans_of(model: nn.Module, *inputs: Any, layers: str = "*", **named: Any) ->
         calls[-1].mean_attention([0])
 
     Selective scans (Mamba, Vim, MambaVision), directional scans (VMamba, MedMamba), the state space dual (Mamba-2) and
-    S4D blocks are seen, those of a model made with `ssmlab.compat` too. Padding that a mask marks stands behind the
+    S4D blocks are seen, those of a model made with `ssmlab.compat` too. Padding that a mask marks comes after the
     tokens, as the operators see it.
 
     Args:
@@ -61,6 +59,7 @@ class _Catcher(TorchDispatchMode):
     def __init__(self, layers: str):
         super().__init__()
         self.layers = layers
+        self.seen = {"selective_scan": self._selective, "directional_scan": self._directional, "ssd": self._heads}
         self.calls: list[ScanCall] = []
         self.stack: list[Frame] = []
         self.gave: dict[nn.Module, Any] = {}
@@ -84,11 +83,10 @@ class _Catcher(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         op = func.overloadpacket.__name__
-        if func.namespace == "ssmlab" and op in OPS:
+        if func.namespace == "ssmlab" and op in self.seen:
             name = self.stack[-1].name if self.stack else ""
             if fnmatch(name, self.layers):
-                made = {"selective_scan": self._selective, "directional_scan": self._directional, "ssd": self._heads}
-                self.calls.append(made[op](name, *_detached(args), y=out[0]))
+                self.calls.append(self.seen[op](name, *_detached(args), y=out[0]))
             if self.stack:
                 module = self.stack[-1].module
                 self.count[module] = self.count.get(module, 0) + 1
@@ -110,7 +108,8 @@ class _Catcher(TorchDispatchMode):
             real=not A.is_complex(), first=None if initial_state is None else initial_state[:, :, None],
             run=_runs(seq_idx),
         )  # fmt: skip
-        x, y, gate = (None if t is None else t[:, :, None, order] for t in (x, widened(y), _gate(z, x)))
+        gate = None if z is None else F.silu(z.to(x.dtype))
+        x, y, gate = (None if t is None else t[:, :, None, order] for t in (x, widened(y), gate))
         D = None if D is None else D.to(x.dtype)[:, None]
         place = find_place(self.stack, self.gave, length, x.device)
         return ScanCall(name=name, op="selective_scan", paths=(path,), x=x, y=y, D=D, gate=gate, place=place)
@@ -198,10 +197,6 @@ class _Catcher(TorchDispatchMode):
 
 def _detached(values: tuple) -> list[Any]:
     return [value.detach() if isinstance(value, Tensor) else value for value in values]
-
-
-def _gate(z: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if z is None else F.silu(z.to(x.dtype))
 
 
 def _runs(seq_idx: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The layer of a vision model that is asked where it looked, and how its output becomes a map (b, c, h, w)."""
+"""The layer of a vision model that shows where it looked, and how its output becomes a map (b, c, h, w)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _of_timm(model: nn.Module, within: str) -> Target:
 
 
 def _either(channels: int) -> Layout:
-    """Maps whose channels are first or last, told by their number."""
+    """Maps whose channels are first or last, recognised by their number."""
 
     def layout(out: Tensor) -> Layout:
         if out.dim() != 4 or channels not in (out.shape[1], out.shape[3]):

@@ -37,11 +37,11 @@ def receptive_field(
     """The gradient of the feature in the middle, summed over its channels, with respect to the pixels.
 
     Source: Luo et al. 2016 (arXiv:1701.04128), section 2. Of a map with an even side the feature right of and below
-    the middle is taken, and its centre is told.
+    the middle is taken, and its centre is reported.
 
     Args:
         images: prepared as the model reads them, (b, c, h, w); more of them make a smoother field.
-        target: the layer; None takes the last map before the last norm (behind one, the sum over channels is constant).
+        target: the layer; None takes the last map before the last norm (after one, the sum over channels is constant).
         batch_size: images at a time.
     """
     target = final_of(model) if target is None else target

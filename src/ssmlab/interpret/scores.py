@@ -48,7 +48,7 @@ def deletion(
         images: prepared as the model reads them, (b, c, h, w).
         maps: (b, h, w).
         classes: one for all images, or one for each.
-        steps: how many times the model is asked, besides once with the whole image.
+        steps: how many times the model is called, besides once with the whole image.
         fill: what stands for a pixel that is gone, broadcast to the images; None is 0, of normalised images the mean
             colour.
         batch_size: of images that go through the model at once.
@@ -87,7 +87,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def random_maps(count: int, size: tuple[int, int], *, grid: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
-    """Maps that know nothing, (count, h, w): uniform noise on a grid, enlarged as `grad_cam` enlarges its map.
+    """Random maps as a baseline, (count, h, w): uniform noise on a grid, enlarged as `grad_cam` enlarges its map.
 
     Compare a map with random ones of its own grid: single pixels that go at random disturb more than patches do.
 
@@ -137,7 +137,10 @@ def randomised_weights(
     for start, stop in reversed(list(itertools.pairwise(cuts))):
         for _, module in owners[start:stop]:
             for parameter in module.parameters(recurse=False):
-                _redraw(parameter, generator)
+                if parameter.numel() > 1:
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                    with torch.no_grad():
+                        parameter.copy_(parameter.mean() + parameter.std() * noise)
         names.append(owners[start][0] or type(model).__name__)
         found.append(rank_correlation(trained, explain(ruined, images)))
     return Sanity(names, torch.stack(found))
@@ -145,31 +148,28 @@ def randomised_weights(
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation of maps (b, h, w), (b,); 0 where a map is constant."""
-    ranks = [torch.stack([_ranks(map_.flatten()) for map_ in maps]) for maps in (a, b)]
+    ranks = []
+    for maps in (a, b):
+        of_maps = []
+        for map_ in maps:  # from 1; equal values share the mean of theirs
+            _, place, counts = torch.unique(map_.flatten(), return_inverse=True, return_counts=True)
+            of_maps.append((counts.cumsum(0) - (counts - 1) / 2).double()[place])
+        ranks.append(torch.stack(of_maps))
     first, second = (r - r.mean(1, keepdim=True) for r in ranks)
     product = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1)).clamp(min=1e-30)
     return product.float()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """From 1; equal values share the mean of theirs."""
-    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
-
-
-@torch.no_grad()
-def _redraw(parameter: Tensor, generator: torch.Generator) -> None:
-    if parameter.numel() < 2:
-        return
-    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-    parameter.copy_(parameter.mean() + parameter.std() * noise)
 
 
 def _curve(model, before, after, maps, classes, steps: int, batch_size: int, seed: int) -> Curve:
     """Probabilities on the way from one image to another, the pixels changed in the order of the maps."""
     b, _, h, w = before.shape
     classes = torch.as_tensor(classes, device=before.device).expand(b)
-    rank = _order(maps.to(before.device), seed).view(b, 1, h, w)
+    # The place of every pixel in the order of the map, the largest value first and equal ones at random
+    values = maps.to(before.device).flatten(1)
+    shuffled = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(seed)).to(values.device)
+    order = shuffled[values[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(values.shape[1]).to(order).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places).view(b, 1, h, w)
     counts = torch.linspace(0, h * w, steps + 1).round().long()
     found = torch.empty(b * (steps + 1))
     with evaluation(model), torch.inference_mode():
@@ -179,14 +179,6 @@ def _curve(model, before, after, maps, classes, steps: int, batch_size: int, see
             logits = model(torch.where(changed, after[image], before[image]))
             found[own] = logits.float().softmax(-1).gather(1, classes[image][:, None]).squeeze(1).cpu()
     return Curve(counts / (h * w), found.view(b, steps + 1))
-
-
-def _order(maps: Tensor, seed: int) -> Tensor:
-    """The place of every pixel, (b, h * w), the largest value first and equal ones at random."""
-    values = maps.flatten(1)
-    shuffled = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(seed)).to(values.device)
-    order = shuffled[values[:, shuffled].argsort(dim=1, descending=True, stable=True)]
-    return torch.empty_like(order).scatter_(1, order, torch.arange(values.shape[1]).to(order).expand_as(order))
 
 
 def averaged(curves: Sequence[Curve]) -> Curve:

@@ -25,7 +25,7 @@ Objective = Callable[[nn.Module, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How an image is sought.
+    """Options of the search for an image.
 
     steps: of Adam.
     learning_rate: of Adam, for the spectrum.
@@ -140,7 +140,7 @@ def moved(images: Tensor, search: Search, generator: torch.Generator) -> Tensor:
 
 
 def penalty(images: Tensor, search: Search) -> Tensor:
-    """What speaks against images: neighbours that differ, and distance from grey, summed over the images."""
+    """Penalty of images: differences of neighbours and distance from grey, summed over the images."""
     variation = images.diff(dim=-1).abs().mean((1, 2, 3)) + images.diff(dim=-2).abs().mean((1, 2, 3))
     contrast = (images - 0.5).square().mean((1, 2, 3))
     return (search.total_variation * variation + search.l2 * contrast).sum()

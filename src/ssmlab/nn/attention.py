@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.linear import Linear
-from ssmlab.nn.packing import places, runs
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import packed, places, runs
 
 
 class AttentionState(NamedTuple):
@@ -71,7 +71,11 @@ class Attention(nn.Module):
     ):
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        _check_heads(d_model, num_heads, kv_heads, head_dim)
+        check_sizes("Attention", num_heads=num_heads, num_kv_heads=kv_heads, head_dim=head_dim or 1)
+        if num_heads % kv_heads:
+            raise ModelError(f"Attention: num_kv_heads must divide num_heads={num_heads}, got {kv_heads}")
+        if head_dim is None and d_model % num_heads:
+            raise ModelError(f"Attention: {num_heads} heads do not divide d_model={d_model}; give head_dim")
         self.d_model, self.num_heads, self.num_kv_heads = d_model, num_heads, kv_heads
         self.head_dim = head_dim = d_model // num_heads if head_dim is None else head_dim
         self.rotary_dim = head_dim if rotary_dim is None else rotary_dim
@@ -106,10 +110,7 @@ class Attention(nn.Module):
             ShapeError: sizes disagree, or the mask is not bool.
         """
         self._check(u, state, mask, seq_idx)
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         qkv, last = self._project(u, state, padding, seq_idx)
         sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         q, k, v = qkv.unflatten(-1, (-1, self.head_dim)).split(sizes, dim=2)
@@ -166,16 +167,6 @@ class Attention(nn.Module):
     def extra_repr(self) -> str:
         sizes = "d_model num_heads num_kv_heads head_dim d_conv rotary_dim"
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
-
-
-def _check_heads(d_model: int, num_heads: int, kv_heads: int, head_dim: int | None):
-    for name, value in {"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim or 1}.items():
-        if value < 1:
-            raise ModelError(f"Attention: {name} must be at least 1, got {value}")
-    if num_heads % kv_heads:
-        raise ModelError(f"Attention: num_kv_heads must divide num_heads={num_heads}, got {kv_heads}")
-    if head_dim is None and d_model % num_heads:
-        raise ModelError(f"Attention: {num_heads} heads do not divide d_model={d_model}; give head_dim")
 
 
 def _positions(u: Tensor, seen: Tensor | None, run: Tensor | None) -> Tensor:

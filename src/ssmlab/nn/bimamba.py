@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.dt import checked_rank, init_dt
+from ssmlab.nn.dt import check_sizes, checked_rank, init_dt
 from ssmlab.nn.linear import Linear
-from ssmlab.nn.mamba import _check_sizes
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import Padding, packed
 from ssmlab.ops import selective_scan
 
 KINDS = ("v1", "v2")
@@ -65,7 +64,9 @@ class BiMamba(nn.Module):
         rank = checked_rank("Mamba", dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
-        _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
+        check_sizes("BiMamba", d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner)
+        if not 0 < dt_min <= dt_max:
+            raise ModelError(f"BiMamba: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")
         self.kind, self.divide = kind, divide
         self.in_proj = Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
@@ -103,10 +104,7 @@ class BiMamba(nn.Module):
         check_shapes(
             "BiMamba", u=(u, f"b l {self.d_model}"), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l")
         )
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         reverse = _Reversal(padding)
         back_idx = None if seq_idx is None else reverse(seq_idx[..., None]).squeeze(-1)
         xz = self.in_proj(u)

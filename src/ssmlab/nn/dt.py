@@ -38,3 +38,14 @@ def init_dt(dt_proj: nn.Linear, dt_min: float, dt_max: float, floor: float) -> N
     bound = dt_proj.in_features**-0.5
     nn.init.uniform_(dt_proj.weight, -bound, bound)
     fill_dt_bias(dt_proj.bias, dt_min, dt_max, floor)
+
+
+def check_sizes(block: str, **sizes: int) -> None:
+    """Refuse a size below 1.
+
+    Raises:
+        ModelError: names the block, the size and its value.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise ModelError(f"{block}: {name} must be at least 1, got {value}")

@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-def use_our_products_(module: nn.Module) -> nn.Module:
+def use_fast_linear_(module: nn.Module) -> nn.Module:
     """Make a `Linear` of every `torch.nn.Linear` of a module, in place: its parameters, names and hooks stay.
 
     Comparisons of models take it for those of other packages, so that times differ by the architecture alone.

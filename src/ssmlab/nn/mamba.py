@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.dt import checked_rank, init_dt
+from ssmlab.nn.dt import check_sizes, checked_rank, init_dt
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
 from ssmlab.nn.linear import Linear, convolved_token
-from ssmlab.nn.padding import NO_STEP, Padding
+from ssmlab.nn.padding import NO_STEP, packed
 from ssmlab.ops import selective_scan
-from ssmlab.ops.steps import scan_token, unobserved
+from ssmlab.ops.steps import is_plain_inference, scan_token
 
 
 class MambaState(NamedTuple):
@@ -75,7 +75,9 @@ class Mamba(nn.Module):
         rank = checked_rank("Mamba", dt_rank, d_model)
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.d_inner = d_inner = int(expand * d_model)
-        _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner, dt_min=dt_min, dt_max=dt_max)
+        check_sizes("Mamba", d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner)
+        if not 0 < dt_min <= dt_max:
+            raise ModelError(f"Mamba: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")
         self.kept = kept_states("Mamba", init, d_state)
         self.in_proj = Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = CausalConv1d(d_inner, d_conv, bias=conv_bias)
@@ -110,13 +112,16 @@ class Mamba(nn.Module):
         """
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
         inputs = x
-        token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
+        token = (
+            state is not None
+            and u.shape[1] == 1
+            and mask is None
+            and seq_idx is None
+            and is_plain_inference(u, self.A_log)
+        )
         one = convolved_token(self.conv1d, x, conv_state) if token and conv_state is not None else None
         x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -179,11 +184,3 @@ class Mamba(nn.Module):
     def extra_repr(self) -> str:
         sizes = "d_model d_inner d_state d_conv dt_rank"
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
-
-
-def _check_sizes(*, dt_min: float, dt_max: float, **sizes: int):
-    for name, value in sizes.items():
-        if value < 1:
-            raise ModelError(f"Mamba: {name} must be at least 1, got {value}")
-    if not 0 < dt_min <= dt_max:
-        raise ModelError(f"Mamba: 0 < dt_min <= dt_max must hold, got dt_min={dt_min}, dt_max={dt_max}")

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
-from ssmlab.nn.dt import fill_dt_bias
+from ssmlab.nn.dt import check_sizes, fill_dt_bias
 from ssmlab.nn.linear import Linear, convolved_token
 from ssmlab.nn.norm import GatedRMSNorm
-from ssmlab.nn.padding import NO_STEP, Padding
+from ssmlab.nn.padding import NO_STEP, Padding, packed
 from ssmlab.ops import ssd
 from ssmlab.ops.ssd import CHUNK_SIZE
-from ssmlab.ops.steps import head_token, unobserved
+from ssmlab.ops.steps import head_token, is_plain_inference
 
 
 class Mamba2State(NamedTuple):
@@ -97,7 +97,9 @@ class Mamba2(nn.Module):
         self.d_ssm = d_ssm = self.d_inner if d_ssm is None else d_ssm
         self.ngroups, self.dt_limit, self.chunk_size = ngroups, dt_limit, chunk_size
         _check_sizes(self)
-        _check_ranges(A=(A_min, A_max), dt=(dt_min, dt_max))
+        for name, low, high in (("A", A_min, A_max), ("dt", dt_min, dt_max)):
+            if not 0 < low <= high:
+                raise ModelError(f"Mamba2: 0 < {name}_min <= {name}_max must hold, got {low} and {high}")
         self.nheads = d_ssm // headdim
         self.d_mlp = self.d_inner - d_ssm
         d_conv_in = d_ssm + 2 * ngroups * d_state
@@ -137,14 +139,17 @@ class Mamba2(nn.Module):
         """
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         d_conv_in = self.d_ssm + 2 * self.ngroups * self.d_state
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
-        token = state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and unobserved(u, self.A_log)
+        token = (
+            state is not None
+            and u.shape[1] == 1
+            and mask is None
+            and seq_idx is None
+            and is_plain_inference(u, self.A_log)
+        )
         one = convolved_token(self.conv1d, inputs, conv_state) if token and conv_state is not None else None
         xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
         if padding is not None:
@@ -220,9 +225,8 @@ class Mamba2(nn.Module):
 
 
 def _check_sizes(block: Mamba2):
-    for name in ("d_model", "d_state", "d_conv", "headdim", "d_inner", "d_ssm", "ngroups", "chunk_size"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"Mamba2: {name} must be at least 1, got {getattr(block, name)}")
+    names = ("d_model", "d_state", "d_conv", "headdim", "d_inner", "d_ssm", "ngroups", "chunk_size")
+    check_sizes("Mamba2", **{name: getattr(block, name) for name in names})
     if block.d_ssm > block.d_inner:
         raise ModelError(f"Mamba2: d_ssm must not exceed d_inner={block.d_inner}, got {block.d_ssm}")
     if block.d_ssm % block.headdim:
@@ -237,9 +241,3 @@ def _check_sizes(block: Mamba2):
         raise ModelError(f"Mamba2: ngroups must divide the {heads} heads, got {block.ngroups}")
     if block.dt_limit is not None and not 0 <= block.dt_limit[0] < block.dt_limit[1]:
         raise ModelError(f"Mamba2: dt_limit must be two step sizes, the lesser first, got {block.dt_limit}")
-
-
-def _check_ranges(**ranges: tuple[float, float]):
-    for name, (low, high) in ranges.items():
-        if not 0 < low <= high:
-            raise ModelError(f"Mamba2: 0 < {name}_min <= {name}_max must hold, got {low} and {high}")

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.dt import fill_dt_bias
+from ssmlab.nn.dt import check_sizes, fill_dt_bias
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.norm import GatedRMSNorm
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import packed
 from ssmlab.ops import Mamba3State, mamba3
 from ssmlab.ops.ssd import CHUNK_SIZE
 
@@ -125,10 +125,7 @@ class Mamba3(nn.Module):
         """
         shape = f"b l {self.d_model}"
         check_shapes("Mamba3", u=(u, shape), mask=(mask, "bool?: b l"), seq_idx=(seq_idx, "integer?: b l"))
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         z, x, B, C, dt, A, trap, angle = self.in_proj(u).split(self.parts, dim=-1)
         z, x = (t.unflatten(-1, (self.nheads, self.headdim)) for t in (z, x))
         B, C = (t.unflatten(-1, (self.mimo_rank, self.ngroups, self.d_state)) for t in (B, C))
@@ -181,9 +178,8 @@ def _normed(norm: nn.RMSNorm, map_: Tensor) -> Tensor:
 
 
 def _check(block: Mamba3, rope_fraction: float, dt_min: float, dt_max: float):
-    for name in ("d_model", "d_state", "headdim", "d_inner", "ngroups", "mimo_rank", "chunk_size"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"Mamba3: {name} must be at least 1, got {getattr(block, name)}")
+    names = ("d_model", "d_state", "headdim", "d_inner", "ngroups", "mimo_rank", "chunk_size")
+    check_sizes("Mamba3", **{name: getattr(block, name) for name in names})
     if block.d_inner % block.headdim:
         divisors = [p for p in range(1, block.d_inner + 1) if block.d_inner % p == 0]
         near = sorted(divisors, key=lambda p: abs(p - block.headdim))[:3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.core.errors import ModelError
+from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.linear import Linear
 
 
@@ -27,9 +27,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, d_model: int, hidden: int, *, multiple_of: int = 128, bias: bool = False):
         super().__init__()
-        for name, value in {"d_model": d_model, "hidden": hidden, "multiple_of": multiple_of}.items():
-            if value < 1:
-                raise ModelError(f"GatedMLP: {name} must be at least 1, got {value}")
+        check_sizes("GatedMLP", d_model=d_model, hidden=hidden, multiple_of=multiple_of)
         hidden = -(-hidden // multiple_of) * multiple_of
         self.fc1 = Linear(d_model, 2 * hidden, bias=bias)
         self.fc2 = Linear(hidden, d_model, bias=bias)

@@ -1,6 +1,7 @@
-"""Padded batches: the tokens of every row are moved to its front, where a causal block cannot see the padding.
+"""Padded batches, and rows that hold several sequences.
 
-Behind the tokens two things remain to be done, and they are all that a mask costs a block: the step size of a padded
+The tokens of every padded row are moved to its front, where a causal block cannot see the padding. After that two
+things remain to be done, and they are all that a mask costs a block: the step size of a padded
 position is made zero, so that the state stays where the last token left it, and the convolution's state is read from
 each row's last tokens instead of the last columns.
 """
@@ -47,7 +48,7 @@ class Padding(NamedTuple):
         return cls(order, torch.argsort(order, dim=1), token, lengths)
 
     def pack(self, u: Tensor) -> Tensor:
-        """u (b, l, d) with each row's tokens in front, in their order, and zeros behind them."""
+        """u (b, l, d) with each row's tokens in front, in their order, and zeros after them."""
         return u.take_along_dim(self.order[..., None], 1).masked_fill(~self.token[..., None], 0)
 
     def pack_index(self, seq_idx: Tensor) -> Tensor:
@@ -83,3 +84,24 @@ class Padding(NamedTuple):
             return state
         own = seq_idx.take_along_dim(inside, 1) == seq_idx[:, -1:]
         return state.masked_fill(~own[:, None], 0)
+
+
+def packed(u: Tensor, mask: Tensor | None, seq_idx: Tensor | None) -> tuple[Padding | None, Tensor, Tensor | None]:
+    """The padding that a mask says, and u (b, l, d) and seq_idx (b, l) without padding before or between tokens."""
+    if mask is None:
+        return None, u, seq_idx
+    padding = Padding.from_mask(mask)
+    return padding, padding.pack(u), None if seq_idx is None else padding.pack_index(seq_idx)
+
+
+def runs(seq_idx: Tensor) -> Tensor:
+    """The sequences of every row numbered from 0, (b, l): a new one begins wherever the number changes."""
+    begins = seq_idx[:, 1:] != seq_idx[:, :-1]
+    return torch.cat([torch.zeros_like(seq_idx[:, :1], dtype=torch.int64), begins.cumsum(1)], dim=1)
+
+
+def places(run: Tensor) -> Tensor:
+    """How many positions of its own sequence come before a position, (b, l), from `runs`."""
+    at = torch.arange(run.shape[1], device=run.device).expand_as(run)
+    begins = torch.cat([torch.zeros_like(run[:, :1], dtype=torch.bool), run[:, 1:] != run[:, :-1]], dim=1)
+    return at - torch.where(begins, at, 0).cummax(1).values

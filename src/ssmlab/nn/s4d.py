@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
 from ssmlab.nn.linear import Linear
-from ssmlab.nn.packing import places, runs
-from ssmlab.nn.padding import Padding
+from ssmlab.nn.padding import packed, places, runs
 from ssmlab.ops import discretize, lti
 
 
@@ -112,10 +112,7 @@ class S4D(nn.Module):
         """
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
-        padding = None if mask is None else Padding.from_mask(mask)
-        if padding is not None:
-            u = padding.pack(u)
-            seq_idx = None if seq_idx is None else padding.pack_index(seq_idx)
+        padding, u, seq_idx = packed(u, mask, seq_idx)
         x, z = self.in_proj(u).chunk(2, dim=-1) if self.gate else (self.in_proj(u), None)
         x, last = self._convolve(x.mT, conv_state, padding, seq_idx)
         if padding is None and seq_idx is None:
@@ -199,9 +196,7 @@ class S4D(nn.Module):
 
 
 def _check(block: S4D, discretization: str, dt_min: float, dt_max: float):
-    for name in ("d_model", "d_state", "d_inner"):
-        if getattr(block, name) < 1:
-            raise ModelError(f"S4D: {name} must be at least 1, got {getattr(block, name)}")
+    check_sizes("S4D", d_model=block.d_model, d_state=block.d_state, d_inner=block.d_inner)
     if block.d_conv < 0:
         raise ModelError(f"S4D: d_conv must not be negative, got {block.d_conv}")
     if discretization not in ("zoh", "bilinear"):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.dt import checked_rank, fill_dt_bias
+from ssmlab.nn.dt import check_sizes, checked_rank, fill_dt_bias
 from ssmlab.nn.layers2d import LayerNorm2d, Linear2d
 from ssmlab.ops import directional_scan
 from ssmlab.ops.linear import linear
@@ -55,7 +55,9 @@ class SS2D(nn.Module):
         super().__init__()
         self.d_inner = d_inner = int(expand * d_model)
         self.dt_rank = checked_rank("SS2D", dt_rank, d_model)
-        _check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner)
+        check_sizes("SS2D", d_model=d_model, d_state=d_state, d_conv=d_conv, d_inner=d_inner)
+        if d_conv % 2 == 0:
+            raise ModelError(f"SS2D: d_conv must be odd, so that the map keeps its size, got {d_conv}")
         self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
         self.gate, self.channel_first = gate, channel_first
         linear = Linear2d if channel_first else nn.Linear
@@ -131,11 +133,3 @@ class SS2D(nn.Module):
     def extra_repr(self) -> str:
         sizes = "d_model d_inner d_state d_conv dt_rank gate channel_first"
         return ", ".join(f"{name}={getattr(self, name)}" for name in sizes.split())
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ModelError(f"SS2D: {name} must be at least 1, got {value}")
-    if sizes["d_conv"] % 2 == 0:
-        raise ModelError(f"SS2D: d_conv must be odd, so that the map keeps its size, got {sizes['d_conv']}")

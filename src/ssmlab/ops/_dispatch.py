@@ -7,14 +7,17 @@ from types import ModuleType
 from torch import Tensor
 
 from ssmlab.core.errors import BackendError
+from ssmlab.ops._example import Example
 
-# Fastest first; `choose` takes the first that can run the call. `mamba3` has no row: it is arithmetic around one call
-# of `ssd`, whose backends it takes, and a reference that its function names itself.
+# Every operator and its backends, fastest first; `choose` takes the first that can run the call. Two have none of their
+# own: `mamba3` is arithmetic around one call of `ssd`, whose backends it takes, and `lti` has views.
 BACKENDS = {
     "selective_scan": ("native", "triton", "chunked", "reference"),
     "causal_conv1d": ("native", "triton", "reference"),
     "directional_scan": ("native", "triton", "chunked", "reference"),
     "ssd": ("native", "triton", "chunked", "reference"),
+    "mamba3": (),
+    "lti": (),
 }
 NAMES = ("native", "triton", "chunked", "reference")
 
@@ -27,6 +30,19 @@ def load(op: str, name: str) -> ModuleType:
     if (op, name) not in _MODULES:
         _MODULES[op, name] = import_module(f"ssmlab.ops.{op}.{name}")
     return _MODULES[op, name]
+
+
+def example(op: str) -> Example:
+    """What doctor, benchmarks, FLOP counting and tests know of an operator."""
+    return load(op, "example").EXAMPLE
+
+
+def compute(op: str, form: str, arguments: dict[str, Tensor]):
+    """The result of an operator by one of its backends or forms, with its example's options."""
+    facts = example(op)
+    if facts.call is not None:
+        return facts.call(form, **arguments, **facts.options)
+    return getattr(import_module(f"ssmlab.ops.{op}"), op)(**arguments, **facts.options, backend=form)
 
 
 def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> ModuleType:

@@ -2,15 +2,16 @@
 
 import ctypes
 import os
-from array import array
 from pathlib import Path
+from typing import Any
 
 import torch  # before the library, so that both share torch's OpenMP runtime
 from torch import Tensor
 
 from ssmlab.core.errors import BackendError
+from ssmlab.ops import _layout
 
-VERSION = 9  # of the C interface in native/include/ssmlab.h
+VERSION = 10  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -56,6 +57,9 @@ def _open() -> ctypes.CDLL:
     lib.ssm_version.restype = ctypes.c_int64
     if lib.ssm_version() != VERSION:
         raise BackendError(f"{found[0]} has interface {lib.ssm_version()}, expected {VERSION}; install ssmlab again")
+    differs = _layout.mismatch(lib, _layout.STRUCTS)
+    if differs:
+        raise BackendError(f"{found[0]} has no {differs}, as this version expects; install ssmlab again")
     lib.ssm_isa.restype = ctypes.c_char_p
     lib.ssm_set_isa.argtypes = [ctypes.c_char_p]
     for name in _SIZES:
@@ -123,12 +127,9 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def view(tensor: Tensor | None) -> list[int]:
-    """An `ssm_tensor`: address, dtype and four strides in elements; zeros where absent."""
-    if tensor is None:
-        return [0] * 6
-    strides = tensor.stride()
-    return [tensor.data_ptr(), DTYPES[tensor.dtype], *strides, *[0] * (4 - len(strides))]
+def view(tensor: Tensor | None) -> tuple[int, ...]:
+    """An `ssm_tensor`: address, dtype and strides in elements; all 0 where absent."""
+    return () if tensor is None else (tensor.data_ptr(), DTYPES[tensor.dtype], *tensor.stride())
 
 
 def address(tensor: Tensor | None) -> int:
@@ -150,20 +151,15 @@ def touch(tensor: Tensor) -> None:
         tensor.as_strided((tensor.numel() * size // PAGE,), (PAGE // size,)).zero_()
 
 
-class Call:
-    """A filled struct. `workspace` is the index of its workspace member, to be set once the size is known."""
+def size(function: str, struct: Any) -> int:
+    """What the library says of a call: its segments, or the floats of its workspace."""
+    return getattr(library(), function)(ctypes.addressof(struct))
 
-    def __init__(self, members: list[int], workspace: int):
-        self.members, self.workspace = array("q", members), workspace
 
-    def pointer(self) -> int:
-        """The struct's address, good for as long as this object is held."""
-        return self.members.buffer_info()[0]
-
-    def size(self, function: str) -> int:
-        return getattr(library(), function)(self.pointer())
-
-    def run(self, size_of: str, function: str) -> None:
-        scratch = torch.empty(self.size(size_of) + 16, dtype=torch.float32)
-        self.members[self.workspace] = (scratch.data_ptr() + 63) // 64 * 64
-        getattr(library(), function)(self.pointer())
+def run(function: str, struct: Any, size_of: str | None = None) -> None:
+    """Call a kernel, with a workspace where `size_of` is the function that says how large."""
+    lib, place = library(), ctypes.addressof(struct)
+    if size_of is not None:
+        scratch = torch.empty(getattr(lib, size_of)(place) + 16, dtype=torch.float32)
+        struct.workspace = (scratch.data_ptr() + 63) // 64 * 64
+    getattr(lib, function)(place)

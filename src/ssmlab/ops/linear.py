@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.ops.steps import linear_step, nothing_else_asked, unfollowed
+from ssmlab.ops.steps import is_plain_eager, linear_step, no_other_backend
 
 LARGE = 1 << 21  # multiply-accumulates; below, MKL's call is the shorter
 WIDE = 256  # inputs or outputs, below which the gradient of the weights is too small a result for several threads
@@ -33,7 +33,7 @@ ONEDNN = _onednn()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
     """x weight^T + bias; the numbers are those of `torch.nn.functional.linear` to rounding, and so are the gradients.
 
-    Whoever follows the call (a counter, a transformation, autocast) sees torch's own product; torch.compile sees ours,
+    A counter, a transformation or autocast sees torch's own product; torch.compile sees ours,
     as an operator, since its own choice would be MKL as well.
 
     Args:
@@ -42,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor 
     Returns:
         (..., outputs), in the dtype of x.
     """
-    if unfollowed(x, weight):
+    if is_plain_eager(x, weight):
         gradient = torch.is_grad_enabled()
         if not gradient:
             y = linear_step(x, weight, bias, scale)
@@ -143,7 +143,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.ndim > 1
         and x.shape[-1] == weight.shape[1]
         and x.numel() * len(weight) >= LARGE
-        and nothing_else_asked()
+        and no_other_backend()
     )
 
 

@@ -6,19 +6,21 @@ or more. A `Program` holds the filled structs of all steps and the buffers betwe
 
 from __future__ import annotations
 
-import struct
 from array import array
+from ctypes import addressof, sizeof
 from threading import Lock
 
 import torch
 from torch import Tensor
 
 from ssmlab.ops import _native
-from ssmlab.ops._native import Call, address
+from ssmlab.ops._layout import STRUCTS
+from ssmlab.ops._native import address
 from ssmlab.ops.steps import INT8
 
 NORM, MATVEC, CONV, SCAN, HEADS = range(5)  # the kinds of ssm_step
 NONE = -1  # no state
+_PROGRAM, _STEP = STRUCTS["ssm_program"], STRUCTS["ssm_step"]
 
 
 class Program:
@@ -34,7 +36,7 @@ class Program:
     def __init__(self, rows: int):
         self.rows, self.slots = rows, 0
         self.running = Lock()  # buffers are one run's at a time; a native call lets other Python threads go on
-        self._steps = array("q")
+        self._steps = array("q")  # of ssm_step
         self._held: list[object] = []
         self._copies: tuple[list[Tensor], list[Tensor]] = ([], [])  # of weights that are not float32, and those weights
         self._rates: tuple[list[Tensor], list[Tensor]] = ([], [])  # A, and the weights that it is made of
@@ -50,28 +52,33 @@ class Program:
         """Root mean square norm of `residual` + x, which `residual` becomes, or of x silu(gate); (rows, d)."""
         d, weight = weight.shape[0], self._vector(weight)
         y = self.buffer(d)
-        strides = [0 if t is None else t.stride(0) for t in (x, gate)]
-        members = [self.rows, d, groups, address(residual), address(x), address(gate), *strides, weight.data_ptr()]
         self._add(
-            NORM, NONE, [*members, *struct.unpack("q", struct.pack("d", eps)), y.data_ptr()], x, residual, gate, y
-        )
+            NORM, NONE, "ssm_norm", (x, residual, gate, y), rows=self.rows, dim=d, groups=groups,
+            residual=address(residual), x=address(x), gate=address(gate), x_stride=0 if x is None else x.stride(0),
+            gate_stride=0 if gate is None else gate.stride(0), weight=address(weight), eps=eps, y=address(y),
+        )  # fmt: skip
         return y
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """x weight^T + bias, (rows, outputs); weight (outputs, inputs) of any dtype, int8 with a scale (outputs,)."""
         kind = _native.DTYPES[weight.dtype] if scale is None else INT8
         y, bias, scale = self.buffer(weight.shape[0]), self._optional(bias), self._optional(scale)
-        members = [self.rows, weight.shape[1], weight.shape[0], kind, 1, x.data_ptr(), x.stride(0), weight.data_ptr()]
-        members += [weight.stride(0), address(bias), y.data_ptr(), address(scale)]
-        self._add(MATVEC, NONE, members, x, weight, y)
+        self._add(
+            MATVEC, NONE, "ssm_linear", (x, weight, y), rows=self.rows, inputs=weight.shape[1], outputs=weight.shape[0],
+            dtype=kind, threads=1, x=address(x), x_stride=x.stride(0), weight=address(weight),
+            weight_stride=weight.stride(0), bias=address(bias), y=address(y), scale=address(scale),
+        )  # fmt: skip
         return y
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, dtype: torch.dtype) -> Tensor:
         """One token of the convolution; weight (d, width), a state (rows, d, width - 1) of a dtype; (rows, d)."""
         weight, bias = self._vector(weight), self._optional(bias)
         (d, width), y = weight.shape, self.buffer(weight.shape[0])
-        members = [self.rows, d, width, silu, _native.DTYPES[dtype], x.data_ptr(), x.stride(0), weight.data_ptr()]
-        self._add(CONV, self._slot(), [*members, address(bias), y.data_ptr()], x, y)
+        self._add(
+            CONV, self._slot(), "ssm_conv_token", (x, y), rows=self.rows, dim=d, width=width, silu=silu,
+            dtype=_native.DTYPES[dtype], x=address(x), x_stride=x.stride(0), weight=address(weight), bias=address(bias),
+            y=address(y),
+        )  # fmt: skip
         return y
 
     def rates(self, A_log: Tensor) -> Tensor:
@@ -85,9 +92,12 @@ class Program:
         """One token of the selective scan with softplus; A = -exp(A_log) (d, n), B, C (rows, n), state (rows, d, n);
         (rows, d)."""
         A_log, D, y = self._vector(A_log), self._vector(D), self.buffer(A_log.shape[0])
-        members = [self.rows, *A_log.shape, x.data_ptr(), dt.data_ptr(), z.data_ptr()]
-        members += [t.stride(0) for t in (x, dt, z)] + [B.data_ptr(), C.data_ptr(), B.stride(0), C.stride(0)]
-        self._add(SCAN, self._slot(), [*members, A_log.data_ptr(), D.data_ptr(), y.data_ptr()], x, dt, B, C, z, y)
+        self._add(
+            SCAN, self._slot(), "ssm_scan_token", (x, dt, B, C, z, y), rows=self.rows, dim=A_log.shape[0],
+            states=A_log.shape[1], x=address(x), dt=address(dt), z=address(z), x_stride=x.stride(0),
+            dt_stride=dt.stride(0), z_stride=z.stride(0), B=address(B), C=address(C), B_stride=B.stride(0),
+            C_stride=C.stride(0), A_log=address(A_log), D=address(D), y=address(y),
+        )  # fmt: skip
         return y
 
     def heads(
@@ -99,10 +109,13 @@ class Program:
         A, D, dt_bias = self._vector(A), self._vector(D), self._vector(dt_bias)
         h, d = len(A), x.shape[1]
         y = self.buffer(d)
-        members = [self.rows, h, d // h, states, groups, True, 1, x.data_ptr(), 0, dt.data_ptr(), x.stride(0), 0]
-        members += [*dt.stride(), A.data_ptr(), D.data_ptr(), dt_bias.data_ptr(), 1, 1, 1]
-        members += [B.data_ptr(), C.data_ptr(), B.stride(0), C.stride(0), 0, y.data_ptr()]
-        self._add(HEADS, self._slot(), members, x, dt, B, C, y)
+        self._add(
+            HEADS, self._slot(), "ssm_head_step", (x, dt, B, C, y), batch=self.rows, heads=h, headdim=d // h,
+            states=states, groups=groups, softplus=True, threads=1, x=address(x), dt=address(dt), x_stride=x.stride(0),
+            dt_stride=dt.stride(0), dt_head_stride=dt.stride(1), A=address(A), D=address(D), dt_bias=address(dt_bias),
+            A_stride=1, D_stride=1, dt_bias_stride=1, B=address(B), C=address(C), B_stride=B.stride(0),
+            C_stride=C.stride(0), y=address(y),
+        )  # fmt: skip
         return y
 
     def run(self, before: list[int], after: list[int]) -> None:
@@ -117,10 +130,12 @@ class Program:
             torch._foreach_neg_(self._rates[0])
         if self._copies[0]:
             torch._foreach_copy_(*self._copies)
-        tables = [self._steps, array("q", before), array("q", after)]
-        addresses = [table.buffer_info()[0] for table in tables]
-        program = Call([len(self._steps) // 3, _native.threads(), *addresses], 0)
-        _native.library().ssm_program_(program.pointer())
+        ins, outs = array("q", before), array("q", after)
+        program = _PROGRAM(
+            steps=len(self._steps) * 8 // sizeof(_STEP), threads=_native.threads(), step=self._steps.buffer_info()[0],
+            before=ins.buffer_info()[0], after=outs.buffer_info()[0],
+        )  # fmt: skip
+        _native.library().ssm_program_(addressof(program))
 
     def _slot(self) -> int:
         self.slots += 1
@@ -137,7 +152,7 @@ class Program:
     def _optional(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else self._vector(tensor)
 
-    def _add(self, kind: int, slot: int, members: list[int], *held: Tensor | None) -> None:
-        call = Call(members, 0)
+    def _add(self, kind: int, slot: int, struct: str, held: tuple[Tensor | None, ...], **fields: int | float) -> None:
+        call = STRUCTS[struct](**fields)
         self._held += [call, *held]
-        self._steps.extend([kind, slot, call.pointer()])
+        self._steps.frombytes(bytes(_STEP(kind=kind, slot=slot, call=addressof(call))))

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ssmlab.ops import _native, _triton_steps
-from ssmlab.ops._native import Call, address
-from ssmlab.ops.selective_scan.native import WORKSPACE, interval
+from ssmlab.ops._layout import STRUCTS
+from ssmlab.ops._native import address
+from ssmlab.ops.selective_scan.native import interval
 
+_SCAN, _CONV, _HEAD, _LINEAR = (STRUCTS[f"ssm_{name}"] for name in ("scan", "conv_step", "head_step", "linear"))
 _ALONE = 1 << 16  # states; fewer are one thread's work
 # Rows (half as many in half precision) and weights: with more of the ones or less of the others torch's product is as
 # fast. Two threads of a Zen 4, (1, 768) times (768, 3072): 0.12 ms, torch 0.54; 8 rows: 0.48 and 0.85.
@@ -35,9 +37,10 @@ def conv_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, sil
     if not (_usable(x, state, weight, bias) and state.is_contiguous() and weight.is_contiguous()):
         return _triton_steps.conv_step(x, state, weight, bias, silu)
     (b, d), y = x.shape, torch.empty(x.shape, dtype=torch.float32)
-    members = [b, d, weight.shape[1], state.shape[2], silu, x.data_ptr(), x.stride(0), state.data_ptr()]
-    members += [weight.data_ptr(), address(bias), y.data_ptr()]
-    _run("ssm_conv_step_", members)
+    _native.run("ssm_conv_step_", _CONV(
+        batch=b, dim=d, width=weight.shape[1], length=state.shape[2], silu=silu, x=x.data_ptr(), x_stride=x.stride(0),
+        state=state.data_ptr(), weight=weight.data_ptr(), bias=address(bias), y=y.data_ptr(),
+    ))  # fmt: skip
     return y
 
 
@@ -57,11 +60,13 @@ def scan_step(
         return _triton_steps.scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, into)
     (b, d, n), y = state.shape, torch.empty(x.shape, dtype=torch.float32)
     threads = 1 if b * d * n < _ALONE else _native.threads()
-    members = [b, d, 1, n, 1, 0, 0, dt_softplus, interval(n), threads, 0, 0]
-    members += [*_row(x), *_row(dt), *_row(z), *_row(y), *_map(B), *_map(C)]
-    members += [A.data_ptr(), address(D), address(dt_bias), state.data_ptr(), 0, d * n, n, 1, 0]
-    members += [(state if into is None else into).data_ptr()]
-    Call(members + [0] * 34, WORKSPACE).run("ssm_scan_forward_workspace", "ssm_scan_forward")
+    struct = _SCAN(
+        batch=b, dim=d, length=1, states=n, groups=1, softplus=dt_softplus, interval=interval(n), threads=threads,
+        x=_row(x), dt=_row(dt), z=_row(z), y=_row(y), B=_map(B), C=_map(C), A=A.data_ptr(), D=address(D),
+        dt_bias=address(dt_bias), h0=(state.data_ptr(), 0, d * n, n, 1),
+        h_final=(state if into is None else into).data_ptr(),
+    )  # fmt: skip
+    _native.run("ssm_scan_forward", struct, "ssm_scan_forward_workspace")
     return y
 
 
@@ -81,11 +86,13 @@ def head_step(
     if not all(t is None or t.stride(1) == t.shape[2] for t in (x, z, B, C)):
         return None
     (b, h, p, n), y = state.shape, torch.empty(x.shape, dtype=torch.float32)
-    members = [b, h, p, n, B.shape[1], dt_softplus, _native.threads(), x.data_ptr(), address(z), dt.data_ptr()]
-    members += [x.stride(0), 0 if z is None else z.stride(0), *dt.stride(), A.data_ptr(), address(D), address(dt_bias)]
-    members += [A.stride(0), 0 if D is None else D.stride(0), 0 if dt_bias is None else dt_bias.stride(0)]
-    members += [B.data_ptr(), C.data_ptr(), B.stride(0), C.stride(0), state.data_ptr(), y.data_ptr()]
-    _run("ssm_head_step_", members)
+    _native.run("ssm_head_step_", _HEAD(
+        batch=b, heads=h, headdim=p, states=n, groups=B.shape[1], softplus=dt_softplus, threads=_native.threads(),
+        x=x.data_ptr(), z=address(z), dt=dt.data_ptr(), x_stride=x.stride(0), z_stride=_stride(z),
+        dt_stride=dt.stride(0), dt_head_stride=dt.stride(1), A=A.data_ptr(), D=address(D), dt_bias=address(dt_bias),
+        A_stride=A.stride(0), D_stride=_stride(D), dt_bias_stride=_stride(dt_bias), B=B.data_ptr(), C=C.data_ptr(),
+        B_stride=B.stride(0), C_stride=C.stride(0), state=state.data_ptr(), y=y.data_ptr(),
+    ))  # fmt: skip
     return y
 
 
@@ -181,29 +188,21 @@ def linear_step(x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Te
     flat = x if dtype is torch.float32 and x.is_contiguous() else x.float().contiguous()
     y = flat.new_empty((*x.shape[:-1], outputs))
     bias, scale = _native.vector(bias), _native.vector(scale)
-    members = [
-        count // inputs,
-        inputs,
-        outputs,
-        kind if scale is None else INT8,
-        _native.threads(),
-        flat.data_ptr(),
-        inputs,
-    ]
-    members += [weight.data_ptr(), weight.stride(0), address(bias), y.data_ptr(), address(scale)]
-    _run("ssm_linear_", members)
+    _native.run("ssm_linear_", _LINEAR(
+        rows=count // inputs, inputs=inputs, outputs=outputs, dtype=kind if scale is None else INT8,
+        threads=_native.threads(), x=flat.data_ptr(), x_stride=inputs, weight=weight.data_ptr(),
+        weight_stride=weight.stride(0), bias=address(bias), y=y.data_ptr(), scale=address(scale),
+    ))  # fmt: skip
     return y if dtype is torch.float32 else y.to(dtype)
 
 
-def unobserved(x: Tensor, weight: Tensor) -> bool:
-    """Whether nobody follows a call, so that a function without a gradient may take an operator's place: no gradient in
-    either mode, and `unfollowed`."""
-    return not torch.is_grad_enabled() and unfollowed(x, weight)
+def is_plain_inference(x: Tensor, weight: Tensor) -> bool:
+    """No gradient in either mode, and `is_plain_eager`: a function without a gradient may take an operator's place."""
+    return not torch.is_grad_enabled() and is_plain_eager(x, weight)
 
 
-def unfollowed(x: Tensor, weight: Tensor) -> bool:
-    """Whether nobody but autograd follows a call: no compiler, tangent, transformation, counter, tracer, autocast or
-    subclass of Tensor."""
+def is_plain_eager(x: Tensor, weight: Tensor) -> bool:
+    """No compiler, tangent, transformation, counter, tracer, autocast or subclass of Tensor; autograd may record."""
     return not (
         torch.compiler.is_compiling()
         or type(x) is not Tensor
@@ -232,30 +231,29 @@ def _usable_any(*tensors: Tensor | None) -> bool:
 
 
 def _on_gpu(x: Tensor) -> bool:
-    """Whether the Triton kernels are asked; autocast, which `unobserved` sees on the CPU, would choose dtypes."""
+    """Whether the Triton kernels are taken. Autocast, which `is_plain_inference` sees on the CPU, chooses dtypes."""
     return x.is_cuda and not torch.is_autocast_enabled("cuda")
 
 
 def available() -> bool:
-    """Whether the kernels are there and nobody asks for another backend."""
-    return _native.LIBRARY is not None and not _native.REFUSED and nothing_else_asked()
+    """Whether the kernels are there and no other backend is requested."""
+    return _native.LIBRARY is not None and not _native.REFUSED and no_other_backend()
 
 
-def nothing_else_asked() -> bool:
+def no_other_backend() -> bool:
     """Whether SSMLAB_BACKEND names no other backend than ours."""
     return os.environ.get("SSMLAB_BACKEND", "native") == "native"
 
 
-def _run(function: str, members: list) -> None:
-    struct = Call(members, 0)  # held until the kernel returns
-    getattr(_native.library(), function)(struct.pointer())
+def _stride(t: Tensor | None) -> int:
+    return 0 if t is None else t.stride(0)
 
 
 def _row(t: Tensor | None) -> tuple[int, ...]:
     """An `ssm_tensor` (b, d, 1)."""
-    return (0,) * 6 if t is None else (t.data_ptr(), 0, t.stride(0), 1, 0, 0)
+    return () if t is None else (t.data_ptr(), 0, t.stride(0), 1)
 
 
 def _map(t: Tensor) -> tuple[int, ...]:
     """An `ssm_tensor` (b, 1, n, 1)."""
-    return (t.data_ptr(), 0, t.stride(0), 0, 1, 0)
+    return (t.data_ptr(), 0, t.stride(0), 0, 1)

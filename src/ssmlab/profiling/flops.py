@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# Operators by what they are; whatever else the counter knows, such as bmm and attention kernels, is a batched product.
-_KINDS = {
-    "convolutions": ("aten.convolution", "aten._convolution", "ssmlab.causal_conv1d"),
-    "linear layers": ("aten.mm", "aten.addmm"),
-    "scans": ("ssmlab.selective_scan", "ssmlab.selective_scan_held", "ssmlab.directional_scan", "ssmlab.ssd"),
-}
+from ssmlab.ops._dispatch import BACKENDS, example
+
+PARTS = ("convolutions", "linear layers", "batched products", "scans")
+# Operators by their part; whatever else the counter knows, such as bmm and attention kernels, is a batched product.
+_PART = {
+    "aten.convolution": "convolutions", "aten._convolution": "convolutions", "aten.mm": "linear layers",
+    "aten.addmm": "linear layers",
+} | {f"ssmlab.{name}": example(op).part for op in BACKENDS for name in example(op).counted}  # fmt: skip
 # The kernels of scaled_dot_product_attention. Which of them torch's counter knows depends on its version;
 # without a kernel the products are computed one by one, and counted as such.
 _ATTENTION = (
@@ -26,7 +28,6 @@ _ATTENTION = (
     "_scaled_dot_product_fused_attention_overrideable",
     "_scaled_dot_product_attention_math_for_mps",
 )
-PARTS = ("convolutions", "linear layers", "batched products", "scans")
 
 
 class Counts(NamedTuple):
@@ -66,7 +67,7 @@ def count_flops(model: nn.Module, inputs: Tensor | tuple) -> Counts:
     flops = counter.get_total_flops()
     parts = dict.fromkeys(PARTS, 0)
     for op, count in counter.get_flop_counts().get("Global", {}).items():
-        parts[_kind(str(op))] += count // 2
+        parts[_PART.get(str(op), "batched products")] += count // 2
     return Counts(flops // 2, flops, parts["scans"], 2 * parts["scans"], parts)
 
 
@@ -85,10 +86,6 @@ def _layer_by_layer():
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _kind(op: str) -> str:
-    return next((kind for kind, ops in _KINDS.items() if op in ops), "batched products")
 
 
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:

@@ -21,7 +21,7 @@ STEP = 2.5  # of epsilon over the number of steps, as in Madry et al.'s publishe
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """An attack within the largest norm.
+    """An attack within a ball of the maximum norm.
 
     Args:
         name: "fgsm" or "pgd".

@@ -16,15 +16,11 @@ def defocus_blur(x: Tensor, draws: Draws, radius: int, soften: float) -> Tensor:
     """x folded with a disk, itself blurred by a Gaussian of `soften` pixels; mirrored at its last pixel."""
     kernel = torch.from_numpy(_disk(radius, soften)).to(x)
     reach = len(kernel) // 2
-    around = _mirror(x, reach)
+    around = x
+    for dim in (-2, -1):
+        around = around.index_select(dim, mirrored(x.shape[dim], reach, x.device))
     flat = around.reshape(-1, 1, *around.shape[-2:])
     return F.conv2d(flat, kernel[None, None]).view_as(x)
-
-
-def _mirror(x: Tensor, reach: int) -> Tensor:
-    for dim in (-2, -1):
-        x = x.index_select(dim, mirrored(x.shape[dim], reach, x.device))
-    return x
 
 
 @lru_cache(maxsize=8)
@@ -53,27 +49,22 @@ def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -
     c, h, w = x.shape[1:]
     blurred = _blurred(x, sigma).round()
     flat = blurred.flatten(2)
-    for number in range(rounds):
-        source = _sources(draws, h, w, reach, number + 1, x.device)
-        flat = flat.gather(2, source[:, None].expand(-1, c, -1))
-    return _blurred(flat.view_as(x), sigma)
-
-
-def _sources(draws: Draws, h: int, w: int, reach: int, part: int, device) -> Tensor:
-    """For every pixel the number of the one that it ends up with after a round, (b, h w)."""
-    offset = (draws.uniform(2, h, w, part=part, device=device) * (2 * reach)).floor_().long() - reach
-    rows, columns = torch.arange(h, device=device)[:, None], torch.arange(w, device=device)
+    rows, columns = torch.arange(h, device=x.device)[:, None], torch.arange(w, device=x.device)
     inside = (rows > reach) & (rows <= h - reach) & (columns > reach) & (columns <= w - reach)
     own = rows * w + columns
-    near = (rows + offset[:, 0]).clamp_(0, h - 1) * w + (columns + offset[:, 1]).clamp_(0, w - 1)
-    source = torch.where(inside, near, own).flatten(1)
-    # Later pixels had their turn before: follow them, two steps at a time as often as there are any.
-    follow = (source > own.flatten()) & inside.flatten()[source]
-    while bool(follow.any()):
-        further = torch.where(follow, source.gather(1, source), source)
-        follow = follow & follow.gather(1, source)
-        source = further
-    return source
+    for number in range(rounds):
+        # For every pixel the number of the one that it ends up with after a round, (b, h w)
+        offset = (draws.uniform(2, h, w, part=number + 1, device=x.device) * (2 * reach)).floor_().long() - reach
+        near = (rows + offset[:, 0]).clamp_(0, h - 1) * w + (columns + offset[:, 1]).clamp_(0, w - 1)
+        source = torch.where(inside, near, own).flatten(1)
+        # Later pixels had their turn before: follow them, two steps at a time as often as there are any.
+        follow = (source > own.flatten()) & inside.flatten()[source]
+        while bool(follow.any()):
+            further = torch.where(follow, source.gather(1, source), source)
+            follow = follow & follow.gather(1, source)
+            source = further
+        flat = flat.gather(2, source[:, None].expand(-1, c, -1))
+    return _blurred(flat.view_as(x), sigma)
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:

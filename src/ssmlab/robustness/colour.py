@@ -15,7 +15,7 @@ def grayscale(x: Tensor, draws: Draws, alpha: Tensor) -> Tensor:
 
 
 def grey(x: Tensor) -> Tensor:
-    """(b, 1, h, w)"""
+    """Grey values (b, 1, h, w)."""
     return (x[:, 0] * RED).add_(x[:, 1], alpha=GREEN).add_(x[:, 2], alpha=BLUE)[:, None]
 
 

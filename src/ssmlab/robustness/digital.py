@@ -28,16 +28,6 @@ def elastic_transform(x: Tensor, draws: Draws, amount: float, sigma: float, jitt
     h, w = x.shape[-2:]
     unit = SIDE * h
     moved = (2 * draws.uniform(3, 2) - 1).to(x.device) * (jitter * unit)
-    turned = sample(x, *_affine(moved, h, w, x), edge=True)
-    field = 2 * draws.uniform(2, h, w, part=1, device=x.device) - 1
-    field = _smoothing(h, sigma * unit).to(x) @ field @ _smoothing(w, sigma * unit).to(x).T * (amount * unit)
-    column = torch.arange(w, device=x.device) + 0.5 + field[:, 0]
-    row = torch.arange(h, device=x.device)[:, None] + 0.5 + field[:, 1]
-    return sample(turned, _folded(column, w), _folded(row, h), edge=True)
-
-
-def _affine(moved: Tensor, h: int, w: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the affine map reads, columns and rows (b, h, w)."""
     middle, s = torch.tensor([w // 2, h // 2], dtype=torch.float64), min(h, w) // 3
     start = middle + torch.tensor([[s, s], [s, -s], [-s, -s]], dtype=torch.float64)
     ones = torch.ones(3, 1, dtype=torch.float64)
@@ -46,8 +36,13 @@ def _affine(moved: Tensor, h: int, w: int, x: Tensor) -> tuple[Tensor, Tensor]:
     column = torch.arange(w, device=x.device, dtype=x.dtype)[None, None]
     row = torch.arange(h, device=x.device, dtype=x.dtype)[None, :, None]
     i, j, k = back[:, :, :, None, None].unbind(1)
-    q = i * column[:, None] + j * row[:, None] + k
-    return _folded(q[:, 0] + 0.5, w), _folded(q[:, 1] + 0.5, h)
+    q = i * column[:, None] + j * row[:, None] + k  # where the affine map reads
+    turned = sample(x, _folded(q[:, 0] + 0.5, w), _folded(q[:, 1] + 0.5, h), edge=True)
+    field = 2 * draws.uniform(2, h, w, part=1, device=x.device) - 1
+    field = _smoothing(h, sigma * unit).to(x) @ field @ _smoothing(w, sigma * unit).to(x).T * (amount * unit)
+    column = torch.arange(w, device=x.device) + 0.5 + field[:, 0]
+    row = torch.arange(h, device=x.device)[:, None] + 0.5 + field[:, 1]
+    return sample(turned, _folded(column, w), _folded(row, h), edge=True)
 
 
 def _folded(place: Tensor, length: int) -> Tensor:
@@ -94,11 +89,9 @@ def _boxes(length: int, count: int) -> Tensor:
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
     """Written as JPEG by Pillow and read again, one image after the other."""
     pictures = x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    found = np.stack([_through_jpeg(picture, quality) for picture in pictures])
-    return torch.from_numpy(found).permute(0, 3, 1, 2).to(x)
-
-
-def _through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "JPEG", quality=quality)
-    return np.asarray(Image.open(content).convert("RGB"))
+    found = []
+    for picture in pictures:
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "JPEG", quality=quality)
+        found.append(np.asarray(Image.open(content).convert("RGB")))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).to(x)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
@@ -17,7 +17,7 @@ from ssmlab.robustness.philox import Draws
 from ssmlab.robustness.scores import Outcome
 from ssmlab.tasks.classify.task import Classify
 
-FORMAT = 1  # of the files and of the transformations behind them; another one, and all is measured again
+FORMAT = 1  # of the files and of the transformations; another one, and all is measured again
 
 
 def measure(
@@ -35,7 +35,7 @@ def measure(
     title: str,
     progress: Progress,
 ) -> Outcome:
-    """What a model says about images (n, h, w, 3) uint8 under a condition.
+    """A model's answers to images (n, h, w, 3) uint8 under a condition.
 
     Args:
         labels: positions in `classes`, which hold what the model knows, in any order. index: of the generator.
@@ -54,31 +54,25 @@ def measure(
                     x = condition.change(network, task, x, known, Draws(seed, keys[few], NUMBER))
                 else:
                     x = condition.change(x, seed, keys[few])
-                found.append(_said(network(task.prepare(x)).float()[:, columns].cpu(), truth[few]))
+                logits = network(task.prepare(x)).float()[:, columns].cpu()
+                confidence, predicted = logits.softmax(1).max(1)
+                in_five = (~(logits <= logits.gather(1, truth[few, None]))).sum(1) < 5  # a NaN is never right
+                answer = (predicted.to(torch.int32), predicted == truth[few], in_five, confidence)
+                found.append([part.numpy() for part in answer])
                 progress.update(min(start + batch, len(labels)))
     finally:
         progress.stop()
     return Outcome(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def _said(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
-    confidence, predicted = logits.softmax(1).max(1)
-    own = logits.gather(1, labels[:, None])
-    return (
-        predicted.to(torch.int32).numpy(),
-        (predicted == labels).numpy(),
-        ((~(logits <= own)).sum(1) < 5).numpy(),  # a NaN is never right
-        confidence.numpy(),
-    )
-
-
 def fingerprint(**circumstances: Any) -> str:
-    """Of everything that an outcome depends on."""
+    """A hash of everything that an outcome depends on."""
     lines = [f"{key}={value!r}" for key, value in sorted((circumstances | {"format": FORMAT}).items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_outcome(path: Path, outcome: Outcome, mark: str) -> None:
+    """Write an outcome as .npz, with the mark of the circumstances that it was measured in."""
     content = io.BytesIO()
     np.savez_compressed(content, mark=np.array(mark), **vars(outcome))
     write_atomically(path, content.getvalue())

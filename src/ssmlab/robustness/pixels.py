@@ -13,7 +13,7 @@ from ssmlab.robustness.philox import Draws
 
 
 def per_image(parameter: Tensor) -> Tensor:
-    """A parameter (b,) in the shape that meets (b, c, h, w)."""
+    """A parameter (b,) in a shape that broadcasts against (b, c, h, w)."""
     return parameter[:, None, None, None]
 
 
@@ -84,20 +84,14 @@ def gaussian_blur(x: Tensor, draws: Draws, sigma: Tensor, radius: int) -> Tensor
     t = torch.arange(radius + 1, device=x.device)
     g = torch.exp(-0.5 * (t / sigma.clamp(min=1e-3)[:, None]) ** 2)
     g = g / (2 * g.sum(1, keepdim=True) - g[:, :1])
-    for dim in (-2, -1):
-        x = _symmetric(x, g, dim)
+    for dim in (-2, -1):  # the sum of g[:, |t|] times x shifted by t
+        length = x.shape[dim]
+        around = x.index_select(dim, mirrored(length, radius, x.device))
+        x = x * per_image(g[:, 0])
+        for s in range(1, radius + 1):
+            pair = around.narrow(dim, radius - s, length) + around.narrow(dim, radius + s, length)
+            x.addcmul_(pair, per_image(g[:, s]))
     return x
-
-
-def _symmetric(x: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Sum of weights[:, |t|] times x shifted by t; weights (b, radius + 1)."""
-    radius, length = weights.shape[1] - 1, x.shape[dim]
-    around = x.index_select(dim, mirrored(length, radius, x.device))
-    total = x * per_image(weights[:, 0])
-    for t in range(1, radius + 1):
-        pair = around.narrow(dim, radius - t, length) + around.narrow(dim, radius + t, length)
-        total.addcmul_(pair, per_image(weights[:, t]))
-    return total
 
 
 def reflect(x: Tensor, radius: int) -> Tensor:

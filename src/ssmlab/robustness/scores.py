@@ -1,9 +1,9 @@
-"""From what a model said about images to its scores, with bootstrap intervals. numpy only.
+"""From a model's answers about images to its scores, with bootstrap intervals. numpy only.
 
 Calibration: the expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,13 +13,14 @@ from ssmlab.core.record import Record
 BINS = 15
 FEW = 5  # with no more classes, every answer is among the first five
 ORIGINAL = "original"
+AT_ONCE = 100  # resamples
 CONFIDENCE = 0.95
 BIASED = ("ece", "mean_ece")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model said about n images under one condition, (n,) each.
+    """A model's answers about n images under one condition, (n,) each.
 
     Args:
         predicted: the class. correct: whether it is the true one. in_five: whether that is among the first five.
@@ -34,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a model said under all conditions.
+    """A model's answers under all conditions.
 
     Args:
         outcomes: name of the condition -> one outcome for every severity, of the same images.
@@ -79,8 +80,12 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
     n = len(answers.outcomes[names[0]][0].correct)
     whole = _measures(answers, np.ones((1, n), np.float32))
     drawn: dict[tuple[str, str | None], list[np.ndarray]] = {key: [] for key in whole}
-    for weights in _resamples(n, resamples, seed):
-        for key, values in _measures(answers, weights).items():
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, AT_ONCE):
+        count = min(AT_ONCE, resamples - start)
+        chosen = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        weights = np.bincount(chosen.ravel(), minlength=count * n).reshape(count, n)  # how often each image is drawn
+        for key, values in _measures(answers, weights.astype(np.float32)).items():
             drawn[key].append(values)
     records = []
     for (metric, class_), values in whole.items():
@@ -101,15 +106,6 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
     return records
 
 
-def _resamples(n: int, resamples: int, seed: int, at_once: int = 100) -> Iterator[np.ndarray]:
-    """How often each image is drawn, (up to at_once, n)."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, at_once):
-        count = min(at_once, resamples - start)
-        drawn = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
-
-
 def _measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, str | None], np.ndarray]:
     """(metric, transformation) -> its value under every row of weights (r, n)."""
     n = weights.shape[1]
@@ -128,18 +124,14 @@ def _measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, str | No
                          ("agreement", "mean_agreement"), ("ece", "mean_ece")):  # fmt: skip
         mean = np.mean([found[metric, name] for name in answers.changed], axis=0)
         found[over, None] = 1 - mean if metric == "accuracy" else mean
-    return found | _relative(answers, found)
-
-
-def _relative(answers: Answers, found: dict) -> dict[tuple[str, str | None], np.ndarray]:
-    """mCE and relative mCE (Hendrycks & Dietterich 2019, section 4): errors, and rises of the error, over AlexNet's."""
-    if not answers.reference:
-        return {}
-    clean = answers.reference[ORIGINAL]
-    of_name = {name: answers.reference[name] for name in answers.changed}
-    errors = [(1 - found["accuracy", name]) / error for name, error in of_name.items()]
-    rises = [found["accuracy_drop", name] / (error - clean) for name, error in of_name.items()]
-    return {("mce", None): np.mean(errors, axis=0), ("relative_mce", None): np.mean(rises, axis=0)}
+    if answers.reference:
+        # mCE and relative mCE (Hendrycks & Dietterich 2019, section 4): errors, and rises of the error, over AlexNet's
+        clean = answers.reference[ORIGINAL]
+        of_name = {name: answers.reference[name] for name in answers.changed}
+        errors = [(1 - found["accuracy", name]) / error for name, error in of_name.items()]
+        rises = [found["accuracy_drop", name] / (error - clean) for name, error in of_name.items()]
+        found |= {("mce", None): np.mean(errors, axis=0), ("relative_mce", None): np.mean(rises, axis=0)}
+    return found
 
 
 def _mean(weights: np.ndarray, truths: list[np.ndarray]) -> np.ndarray:
@@ -147,6 +139,6 @@ def _mean(weights: np.ndarray, truths: list[np.ndarray]) -> np.ndarray:
 
 
 def mean_right(answers: Answers) -> np.ndarray:
-    """The fraction of the changed versions of every image that are told right, (n,)."""
+    """The fraction of the changed versions of every image that are classified correctly, (n,)."""
     per_name = [np.mean([o.correct for o in answers.outcomes[name]], axis=0) for name in answers.changed]
     return np.mean(per_name, axis=0)

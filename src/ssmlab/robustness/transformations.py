@@ -153,7 +153,16 @@ def transform(images: Tensor, name: str, *, severity: int = 3, seed: int = 0, in
     if name == ORIGINAL or severity == 0:
         return images.clone()
     row = find(name)
-    index = _check(images, row, index)
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        got = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+        raise ShapeError(f"{row.name}: images must be (b, c, h, w), uint8 or floating, got {got}")
+    if row.colours and images.shape[1] != 3:
+        raise ShapeError(
+            f"{row.name} needs 3 channels, got {images.shape[1]}; repeat grey ones: images.expand(-1, 3, -1, -1)"
+        )
+    index = torch.arange(len(images)) if index is None else index.to(torch.int64)
+    if index.shape != (len(images),):
+        raise ShapeError(f"{row.name}: index must have one number an image, ({len(images)},), got {tuple(index.shape)}")
     changed = torch.empty_like(images)
     parameters = draw_parameters(name, severity=severity, index=index, seed=seed, channels=images.shape[1])
     fixed = row.fixed(severity / 3)
@@ -181,20 +190,3 @@ def to_values(images: Tensor) -> Tensor:
 def to_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
     """What `to_values` made, back; cut off at the ends of the range."""
     return x.round_().clamp_(0, 255).to(dtype) if dtype == torch.uint8 else (x / 255).clamp_(0, 1).to(dtype)
-
-
-def _check(images: Tensor, row: Transformation, index: Tensor | None) -> Tensor:
-    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise ShapeError(f"{row.name}: images must be (b, c, h, w), uint8 or floating, got {_told(images)}")
-    if row.colours and images.shape[1] != 3:
-        raise ShapeError(
-            f"{row.name} needs 3 channels, got {images.shape[1]}; repeat grey ones: images.expand(-1, 3, -1, -1)"
-        )
-    index = torch.arange(len(images)) if index is None else index.to(torch.int64)
-    if index.shape != (len(images),):
-        raise ShapeError(f"{row.name}: index must have one number an image, ({len(images)},), got {tuple(index.shape)}")
-    return index
-
-
-def _told(images: Tensor) -> str:
-    return f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"

@@ -13,7 +13,9 @@ from ssmlab.tasks.table import recipe_class
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
 
-def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke: bool = False) -> AnyRecipe:
+def load_recipe(
+    source: str | Path, overrides: list[str] | None = None, *, smoke: bool = False, need_path: bool = True
+) -> AnyRecipe:
     """Read and check a recipe.
 
     Args:
@@ -21,6 +23,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
             of a run, whose resolved recipe is read.
         overrides: "data.path=...", "models.0.name=..."; values as in TOML, quotes around text may be left out.
         smoke: apply the recipe's `[smoke]` table first, which makes the run tiny.
+        need_path: whether a recipe without `data.path` is an error.
     Raises:
         RecipeError: no such recipe, unknown keys (with the nearest valid one), values of a wrong type or out of range.
     """
@@ -52,7 +55,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None, *, smoke
     if before and recipe.models and before != _models_of(table) and ("description",) not in texts:
         titles = (getattr(model, "title", "") or model.name for model in recipe.models)
         recipe.description = " against ".join(dict.fromkeys(titles))
-    if not recipe.data.path:
+    if need_path and not recipe.data.path:
         raise RecipeError(f"{where}: data.path is missing; add data.path=... ({recipe.forms})")
     return recipe
 

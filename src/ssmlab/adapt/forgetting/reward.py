@@ -12,8 +12,7 @@ REINFORCE (Williams 1992), with a baseline.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ssmlab.adapt.forgetting.terms import Batch, Inputs, View, drawn
 from ssmlab.core.errors import UserError
+from ssmlab.profiling.flops import evaluation
 
 Score = Callable[[Tensor, int], Tensor]  # tokens (b, l), how many of them are the prompt's -> rewards (b,)
 
@@ -64,7 +64,7 @@ class Reward:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         prompts = self._prompts(batch)
-        with _evaluation(self.view.network):  # what writes a text and what judges it are one distribution
+        with evaluation(self.view.network):  # what writes a text and what judges it are one distribution
             tokens = self.write(prompts)
             own = self._log_probabilities(self.view, tokens)
         with torch.no_grad():
@@ -90,7 +90,7 @@ class Reward:
 
     @torch.no_grad()
     def write(self, prompts: Tensor) -> Tensor:
-        """prompts (b, p) -> prompts and what the network writes behind them, (b, p + tokens), drawn token by token."""
+        """prompts (b, p) -> prompts and what the network writes after them, (b, p + tokens), drawn token by token."""
         found, state = [prompts], None
         for _ in range(self.tokens):
             logits, state = self.view(found[-1], state)
@@ -112,18 +112,6 @@ class Reward:
         logits, _ = view(tokens[:, :-1])
         likely = logits[:, -self.tokens :, : self.vocab_size].float().log_softmax(-1)
         return likely.gather(-1, tokens[:, -self.tokens :, None]).squeeze(-1)
-
-
-@contextmanager
-def _evaluation(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module gets its own back, frozen ones too."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def load_score(text: str) -> Score:

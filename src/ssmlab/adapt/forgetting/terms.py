@@ -68,7 +68,7 @@ class SwappedHeads(View):
 
 
 class NextToken(View):
-    """The layers of a network, whatever stands on them, under a language model's head.
+    """The layers of a network, whatever is on top of them, under a language model's head.
 
     Args:
         network: with a `backbone` of our language models; shared.

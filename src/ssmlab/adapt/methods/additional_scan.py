@@ -30,37 +30,28 @@ def build(model: Any, spec: Any) -> list[str]:
     for name, block in scans(model):
         if getattr(block, "A_imag", None) is not None:
             raise ModelError(f"method 'additional_scan': the states of {name} are complex; it is for real ones")
+        states = spec.states
         if hasattr(block, "x_proj_weight"):
-            names += _maps(name, block, spec.states)
+            n = _more_states(block, states)
+            _insert_rows(block, "x_proj_weight", *_B_and_C(block.dt_rank, n, states), block.x_proj_weight)
+            _insert_columns(block, "A_logs", n, states)
+            names += [f"{name}.x_proj_weight", f"{name}.A_logs"]
         elif hasattr(block, "x_proj"):
-            names += _selective(name, block, spec.states)
+            n = _more_states(block, states)
+            for layer, dt, A in (("x_proj", "dt_proj", "A_log"), ("x_proj_b", "dt_proj_b", "A_b_log")):
+                if hasattr(block, layer):
+                    module = getattr(block, layer)
+                    _insert_rows(module, "weight", *_B_and_C(getattr(block, dt).in_features, n, states), module.weight)
+                    module.out_features += 2 * states
+                    names.append(f"{name}.{layer}.weight")
+                if hasattr(block, A):
+                    _insert_columns(block, A, n, states)
+                    names.append(f"{name}.{A}")
         elif hasattr(block, "A_log") and hasattr(block, "conv1d"):
-            names += _heads(name, block, spec.states)
+            names += _heads(name, block, states)
     if not names:
         raise ModelError("method 'additional_scan': no block of the model has a selective scan")
     return names
-
-
-def _selective(name: str, block: Any, states: int) -> list[str]:
-    n = _more_states(block, states)
-    names = []
-    for layer, dt, A in (("x_proj", "dt_proj", "A_log"), ("x_proj_b", "dt_proj_b", "A_b_log")):
-        if hasattr(block, layer):
-            module = getattr(block, layer)
-            _insert_rows(module, "weight", *_B_and_C(getattr(block, dt).in_features, n, states), module.weight)
-            module.out_features += 2 * states
-            names.append(f"{name}.{layer}.weight")
-        if hasattr(block, A):
-            _insert_columns(block, A, n, states)
-            names.append(f"{name}.{A}")
-    return names
-
-
-def _maps(name: str, block: Any, states: int) -> list[str]:
-    n = _more_states(block, states)
-    _insert_rows(block, "x_proj_weight", *_B_and_C(block.dt_rank, n, states), block.x_proj_weight)
-    _insert_columns(block, "A_logs", n, states)
-    return [f"{name}.x_proj_weight", f"{name}.A_logs"]
 
 
 def _heads(name: str, block: Any, states: int) -> list[str]:
@@ -88,7 +79,7 @@ def _heads(name: str, block: Any, states: int) -> list[str]:
 
 
 def _every_group(first: int, n: int, states: int, groups: int) -> list[int]:
-    """Places of the new rows in the widened tensor, behind those of each group."""
+    """Places of the new rows in the widened tensor, after those of each group."""
     return [first + g * (n + states) + n + i for g in range(groups) for i in range(states)]
 
 

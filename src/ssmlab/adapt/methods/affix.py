@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssmlab.adapt.parts import scans
 from ssmlab.adapt.preparing import cache_in
@@ -25,20 +25,16 @@ def build(model: Any, spec: Any, kind: str) -> list[str]:
     """
     names = []
     for name, block in list(scans(model)):
-        weight = _input_weight(block)
+        layer = block.in_proj
+        weight = (layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer).weight
         block.affix = nn.Parameter(torch.randn(spec.tokens, weight.shape[1], device=weight.device) * 0.02)
         block.beside_active = True
         block.register_forward_pre_hook(_before, with_kwargs=True)
-        block.register_forward_hook(_behind, with_kwargs=True)
+        block.register_forward_hook(_after, with_kwargs=True)
         names.append(f"{name}.affix")
     if not names:
         raise ModelError("method 'affix': no block of the model has a scan")
     return names
-
-
-def _input_weight(block: Any) -> Tensor:
-    layer = block.in_proj
-    return (layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer).weight
 
 
 def _continues(args: tuple, kwargs: dict) -> bool:
@@ -61,17 +57,26 @@ def _before(block: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     if kwargs.get("seq_idx") is not None:
         raise ModelError("affix: sequences packed in a row have no place for tokens before each; give one a row")
     tokens = block.affix.to(u.dtype)
-    u = _around(block, u, tokens)
+    b, m = len(u), len(tokens)
+    if u.ndim == 4 and getattr(block, "channel_first", False):
+        u = torch.cat([tokens.mT[None, :, :, None].expand(b, -1, m, u.shape[3]), u], 2)
+    elif u.ndim == 4:
+        u = torch.cat([tokens[None, :, None].expand(b, m, u.shape[2], -1), u], 1)
+    else:
+        tokens = tokens.expand(b, -1, -1)
+        u = torch.cat([tokens, u, tokens] if _both_ends(block) else [tokens, u], 1)
     kwargs = dict(kwargs)
     for name in ("mask", "attention_mask"):
         if kwargs.get(name) is not None:
-            kwargs[name] = _around_mask(block, kwargs[name], len(tokens))
+            mask = kwargs[name]
+            one = mask.new_ones(len(mask), m)
+            kwargs[name] = torch.cat([one, mask, one] if _both_ends(block) else [one, mask], 1)
     if key is None:
         return (u, *args[1:]), kwargs
     return args, kwargs | {key: u}
 
 
-def _behind(block: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+def _after(block: Any, args: tuple, kwargs: dict, output: Any) -> Any:
     if not block.beside_active or _continues(args, kwargs):
         return output
     y = output[0] if isinstance(output, tuple) else output
@@ -85,18 +90,3 @@ def _behind(block: Any, args: tuple, kwargs: dict, output: Any) -> Any:
 
 def _both_ends(block: Any) -> bool:
     return hasattr(block, "A_b_log")
-
-
-def _around(block: Any, u: Tensor, tokens: Tensor) -> Tensor:
-    b, m = len(u), len(tokens)
-    if u.ndim == 4 and getattr(block, "channel_first", False):
-        return torch.cat([tokens.mT[None, :, :, None].expand(b, -1, m, u.shape[3]), u], 2)
-    if u.ndim == 4:
-        return torch.cat([tokens[None, :, None].expand(b, m, u.shape[2], -1), u], 1)
-    tokens = tokens.expand(b, -1, -1)
-    return torch.cat([tokens, u, tokens] if _both_ends(block) else [tokens, u], 1)
-
-
-def _around_mask(block: Any, mask: Tensor, tokens: int) -> Tensor:
-    one = mask.new_ones(len(mask), tokens)
-    return torch.cat([one, mask, one] if _both_ends(block) else [one, mask], 1)

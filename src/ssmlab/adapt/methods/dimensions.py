@@ -27,7 +27,11 @@ def build(model: Any, spec: Any) -> list[str]:
     there = parts(model)
     names = []
     for name, _block in list(scans(model)):
-        for A, B, C in _triples(name, there):
+        own = [p for p in there if p.module == name or p.module in (f"{name}.x_proj", f"{name}.x_proj_b")]
+        for A in (p for p in own if p.role == "A" and p.tensor != "A_imag"):
+            # The rows that make B and C; None where no matrix of (state, channel) makes them
+            layer = f"{name}.x_proj_b" if A.tensor == "A_b_log" else name if A.tensor == "A_logs" else f"{name}.x_proj"
+            B, C = (next((p for p in own if p.role == role and p.module == layer), None) for role in ("B", "C"))
             weight = tensor_of(model, A)
             score = torch.ones_like(weight) if B is None else _weights(model, B) * _weights(model, C)
             mask = chosen(score.view(weight.shape), spec.share)
@@ -87,15 +91,11 @@ def choose(model: Any, loss: Callable[[], Tensor], *, steps: int = 1) -> None:
         other = f"{block}.{'x_proj_b' if tensor == 'A_b_log' else 'x_proj'}.weight"
         other = f"{block}.x_proj_weight" if tensor == "A_logs" else other
         if other in inside:
-            _rewrite(*inside[other], mask)
-
-
-def _rewrite(update: Entries, original: Tensor, mask: Tensor) -> None:
-    wide = torch.zeros_like(original, dtype=torch.bool)
-    states = mask.shape[1]
-    turned = _turned(mask, original)
-    wide[..., -2 * states : -states, :] = wide[..., -states:, :] = turned
-    update.index.copy_(wide.flatten().nonzero().squeeze(1))
+            update, original = inside[other]
+            wide = torch.zeros_like(original, dtype=torch.bool)
+            states = mask.shape[1]
+            wide[..., -2 * states : -states, :] = wide[..., -states:, :] = _turned(mask, original)
+            update.index.copy_(wide.flatten().nonzero().squeeze(1))
 
 
 def _entries(model: Any, *tensors: str):
@@ -105,17 +105,6 @@ def _entries(model: Any, *tensors: str):
             for update in updates:
                 if isinstance(update, Entries):
                     yield f"{name.replace('.base_layer', '')}.{tensor}", (update, updates.original)
-
-
-def _triples(name: str, there: list[Part]) -> list[tuple[Part, Any, Any]]:
-    """A of a block with the rows that make its B and C; None where no matrix of (state, channel) makes them."""
-    own = [p for p in there if p.module == name or p.module in (f"{name}.x_proj", f"{name}.x_proj_b")]
-    found = []
-    for A in (p for p in own if p.role == "A" and p.tensor != "A_imag"):
-        layer = f"{name}.x_proj_b" if A.tensor == "A_b_log" else name if A.tensor == "A_logs" else f"{name}.x_proj"
-        B, C = ([p for p in own if p.role == role and p.module == layer] for role in ("B", "C"))
-        found.append((A, B[0] if B else None, C[0] if C else None))
-    return found
 
 
 def _weights(model: Any, part: Part) -> Tensor:

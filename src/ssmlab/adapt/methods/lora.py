@@ -28,12 +28,6 @@ def inject(
         layers: whole names; their weights get rank-`rank` updates scaled by alpha / rank.
     """
     from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-    from peft.tuners.tuners_utils import cast_adapter_dtype
-
-    class Injected(LoraModel):
-        def _check_target_module_compatiblity(self, peft_config, model, target_name):
-            """PEFT refuses out_proj and conv1d by the model's type; here it is checked whether they are reached."""
 
     config = LoraConfig(
         r=rank,
@@ -43,13 +37,25 @@ def inject(
         use_rslora=rslora,
         target_modules="|".join(re.escape(name) for name in layers),
     )
+    inject_config(model, config)
+
+
+def inject_config(model: nn.Module, config: Any) -> None:
+    """Wrap the layers that a LoraConfig of PEFT names, in place."""
+    from peft.tuners.lora import LoraModel
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
+    class Injected(LoraModel):
+        def _check_target_module_compatiblity(self, peft_config, model, target_name):
+            """PEFT refuses out_proj and conv1d by the model's type; here it is checked whether they are reached."""
+
     model.__dict__.pop("peft_config", None)  # PEFT 0.18 leaves it on a model that it has merged
     Injected(model, config, ADAPTER)
     cast_adapter_dtype(model, ADAPTER)  # to float32, where the base has half precision
 
 
 class Beside(nn.Module):
-    """A layer with weights of 8 bits and a low-rank path beside it: base(x) + scale B A x.
+    """A layer with weights of 8 bits and a low-rank path next to it: base(x) + scale B A x.
 
     PEFT has no layer for these weights. Merged, it is a layer in float32, as the update is finer than 8 bits.
 

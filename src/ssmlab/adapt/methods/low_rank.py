@@ -131,7 +131,7 @@ class Tail(Update):
         self.rows = nn.Parameter(rows.to(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The widened matrix (first + m, d); with the old rows, and zeros behind them, while this is not active."""
+        """The widened matrix (first + m, d); with the old rows, and zeros after them, while this is not active."""
         if self.active:
             return torch.cat([weight[: self.first], self.rows.to(weight.dtype)])
         more = self.first + len(self.rows) - len(weight)
@@ -190,15 +190,11 @@ def bake(model: nn.Module) -> None:
         original = module.parametrizations[tensor].original
         values[id(original)] = original, getattr(module, tensor).detach().clone()
     for module in {id(module): module for _, module, _ in found}.values():
-        _class_of_its_own(module)
+        # A deep copy shares the class that torch made for the original, and removing takes the tensor's name from it
+        shared = type(module)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, own)
     for _, module, tensor in found:
         parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
     for original, value in values.values():
         original.data = value
-
-
-def _class_of_its_own(module: nn.Module) -> None:
-    """A deep copy shares the class that torch made for the original, and removing takes the tensor's name from it."""
-    shared = type(module)
-    own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, own)

@@ -1,9 +1,9 @@
-"""State-offset tuning: a learned constant beside every state, or beside every output of the scan.
+"""State-offset tuning: a learned constant added to every state, or to every output of the scan.
 
     h-offset  y_t += C_t h'        y-offset  y_t += y'
 
 Source: Kang et al. 2025 (arXiv:2503.03499), section 4. Unlike an initial state, which decays, the offset acts at every
-position. It needs what the block computes inside (C_t, and the gate behind y), which is taken from its layers' calls.
+position. It needs what the block computes inside (C_t, and the gate after y), which is taken from its layers' calls.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SelectiveOffset(Offset):
 
     Args:
         states: n; 0 for a y-offset.
-        gate: whether the scan's output is gated, and not beside another half.
+        gate: whether the scan's output is gated, and not next to another half.
         half: the forward scan is one of two that are averaged.
     """
 
@@ -162,24 +162,21 @@ def build(model: Any, spec: Any, kind: str) -> list[str]:
     """
     names = []
     for name, block in list(scans(model)):
-        offset = _offset(block, kind == H)
-        if offset is not None:
-            block.add_module(kind, offset)
-            names.append(f"{name}.{kind}.value")
+        offset: Offset
+        if hasattr(block, "x_proj_weight"):
+            offset = MapOffset(block, block.d_state if kind == H else 0)
+        elif hasattr(block, "x_proj"):
+            states = (block.x_proj.out_features - block.dt_proj.in_features) // 2
+            gate = not hasattr(block, "conv1d_z")
+            offset = SelectiveOffset(block, states if kind == H else 0, gate, getattr(block, "divide", False))
+        elif hasattr(block, "ngroups") and hasattr(block, "conv1d"):
+            offset = HeadOffset(block, block.d_state if kind == H else 0)
+        else:
+            continue
+        block.add_module(kind, offset)
+        names.append(f"{name}.{kind}.value")
     if not names:
         raise ModelError(
             f"method {kind!r}: no block of the model shows its C and its gate; it needs one of this package"
         )
     return names
-
-
-def _offset(block: Any, of_states: bool) -> Offset | None:
-    if hasattr(block, "x_proj_weight"):
-        return MapOffset(block, block.d_state if of_states else 0)
-    if hasattr(block, "x_proj"):
-        states = (block.x_proj.out_features - block.dt_proj.in_features) // 2
-        gate = not hasattr(block, "conv1d_z")
-        return SelectiveOffset(block, states if of_states else 0, gate, getattr(block, "divide", False))
-    if hasattr(block, "ngroups") and hasattr(block, "conv1d"):
-        return HeadOffset(block, block.d_state if of_states else 0)
-    return None

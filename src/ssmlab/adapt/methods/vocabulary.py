@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmlab.adapt.methods.low_rank import Tail, attach
-from ssmlab.adapt.parts import Part, parts, tensor_of, tied
+from ssmlab.adapt.parts import parts, tensor_of, tied
 from ssmlab.core.errors import ModelError
 
 
@@ -32,39 +32,32 @@ def build(model: Any, spec: Any) -> list[str]:
     if size <= first or not 0 < first <= rows:
         named = f" with {len(spec.new_tokens)} new ones" if spec.new_tokens else ""
         raise ModelError(f"adapt: vocab_size must be more than the model's {known} tokens, got {size}{named}")
-    wanted = max(_grow_config(model, max(known, size)), rows)
+    wanted = max(known, size)
+    if is_dataclass(model.config):
+        model.config = replace(model.config, vocab_size=wanted)  # type: ignore[type-var]
+        wanted = getattr(model.config, "padded_vocab", wanted)
+    else:
+        model.config.vocab_size = wanted
+    wanted = max(wanted, rows)
     done: set[str] = set()
     names = []
     for part in there:
         if part.name in done or tensor_of(model, part).shape[0] != rows:
             continue
         same = tied(model, part)
-        _widen(model, same, first, wanted)
+        weight: Tensor = tensor_of(model, same[0]).detach()
+        start = weight[:first].mean(0, keepdim=True).expand(wanted - first, -1)
+        update = Tail(weight, start.clone(), first)
+        for other in same:
+            module: Any = model.get_submodule(other.module)
+            attach(module, other.tensor, update)
+            if isinstance(module, nn.Embedding):
+                module.num_embeddings = wanted
+            else:
+                module.out_features = wanted
         done |= {other.name for other in same}
         names += [other.name for other in same]
     return names
-
-
-def _grow_config(model: Any, size: int) -> int:
-    """The config says how many tokens there are; returns how many rows that makes."""
-    if is_dataclass(model.config):
-        model.config = replace(model.config, vocab_size=size)  # type: ignore[type-var]
-        return getattr(model.config, "padded_vocab", size)
-    model.config.vocab_size = size
-    return size
-
-
-def _widen(model: nn.Module, same: list[Part], first: int, wanted: int) -> None:
-    weight: Tensor = tensor_of(model, same[0]).detach()
-    start = weight[:first].mean(0, keepdim=True).expand(wanted - first, -1)
-    update = Tail(weight, start.clone(), first)
-    for other in same:
-        module: Any = model.get_submodule(other.module)
-        attach(module, other.tensor, update)
-        if isinstance(module, nn.Embedding):
-            module.num_embeddings = wanted
-        else:
-            module.out_features = wanted
 
 
 def merged(model: Any, spec: Any) -> None:

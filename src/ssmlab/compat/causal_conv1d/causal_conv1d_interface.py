@@ -114,7 +114,10 @@ def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, 
 
 def _update(x, conv_state, weight, bias, activation, cache_seqlens, backend) -> Tensor:
     tokens, past = x if x.dim() == 3 else x[..., None], weight.shape[1] - 1
-    before = _last(conv_state, past) if cache_seqlens is None else _read_ring(conv_state, past, cache_seqlens)
+    if cache_seqlens is None:
+        before = _last(conv_state, past)
+    else:
+        before = conv_state.gather(2, _ring(cache_seqlens, -past, 0, conv_state))
     y, _ = causal_conv1d(
         tokens, weight, bias, activation=activation, initial_state=before.to(tokens.dtype), backend=backend
     )
@@ -128,10 +131,6 @@ def _update(x, conv_state, weight, bias, activation, cache_seqlens, backend) -> 
 
 def _last(t: Tensor, count: int) -> Tensor:
     return t[..., t.shape[-1] - count :]
-
-
-def _read_ring(conv_state: Tensor, count: int, seen: Tensor) -> Tensor:
-    return conv_state.gather(2, _ring(seen, -count, 0, conv_state))
 
 
 def _ring(seen: Tensor, begin: int, end: int, conv_state: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 CIFAR-10 is data_batch_1 to data_batch_5, test_batch and batches.meta; CIFAR-100 is train, test and meta, with fine
 labels (100 classes) and coarse ones (20 superclasses). Each file is a pickle by Python 2, read by
-ssmlab.data.unpickle, which runs none of it. They stand in a folder, a zip, or the .tar.gz of the download, which is
+ssmlab.data.unpickle, which runs none of it. They are in a folder, a zip, or the .tar.gz of the download, which is
 read in memory and never unpacked.
 
 A row is an image of 32 x 32: 1,024 red values, then green, then blue. Ids are "data_batch_1/0", "train/0" and so on,
@@ -40,10 +40,6 @@ class _Kind:
     meta: str
     labels: str
     names: str
-
-
-def _cifar100(labels):
-    return _Kind("cifar100", {"train": "train", "test": "test"}, "meta", f"{labels}_labels", f"{labels}_label_names")
 
 
 _BATCHES = {f"data_batch_{n}": "train" for n in range(1, 6)} | {"test_batch": "test"}
@@ -138,7 +134,10 @@ def read_cifar(
         labels: "fine" or "coarse", of CIFAR-100.
     """
     prefix, format = place
-    kind = _CIFAR10 if format == "cifar10" else _cifar100(labels)
+    kind = _CIFAR10
+    if format == "cifar100":
+        parts = {"train": "train", "test": "test"}
+        kind = _Kind("cifar100", parts, "meta", f"{labels}_labels", f"{labels}_label_names")
     images: dict[str, np.ndarray] = {}
     contents = Contents(
         name=(prefix.rstrip("/").rpartition("/")[2] or files.path.resolve().name).removesuffix(".tar.gz"),
@@ -159,10 +158,16 @@ def read_cifar(
                 Item(f"{file}/{i}", contents.classes[label], part, (file, i)) for i, label in enumerate(rows)
             ]
     contents.incomplete = len(images) < len(kind.parts)
-    _note(contents, kind, meta, images)
+    if format == "cifar100" and contents.classes:
+        other = next(name for name in LABELS if name != labels)
+        contents.notes.append(f"{labels} labels, {len(contents.classes)} classes; labels={other} takes the others")
+    announced = (meta or {}).get("num_cases_per_batch")
+    short = [f"{file} {len(rows):,}" for file, rows in images.items() if len(rows) != announced]
+    if isinstance(announced, int) and short:
+        contents.notes.append(f"{kind.meta} announces {count(announced, 'image')} a file: {some(short, most=6)}")
     if group is not None and contents.items:
-        beside = files.path if isinstance(files, FolderFiles) else files.path.parent
-        contents.items, problems = add_groups(contents.items, group, tables_in(beside), f"in {beside}")
+        folder = files.path if isinstance(files, FolderFiles) else files.path.parent
+        contents.items, problems = add_groups(contents.items, group, tables_in(folder), f"in {folder}")
         contents.problems += problems
     return contents
 
@@ -218,15 +223,3 @@ def _check_batch(file, batch, kind, contents):
 
 def _keys(table):
     return some(sorted(table), most=8) or "nothing"
-
-
-def _note(contents, kind, meta, images):
-    """Which labels were taken, and whether batches are shorter than announced."""
-    if kind.format == "cifar100" and contents.classes:
-        used = kind.labels.removesuffix("_labels")
-        other = next(labels for labels in LABELS if labels != used)
-        contents.notes.append(f"{used} labels, {len(contents.classes)} classes; labels={other} takes the others")
-    announced = (meta or {}).get("num_cases_per_batch")
-    short = [f"{file} {len(rows):,}" for file, rows in images.items() if len(rows) != announced]
-    if isinstance(announced, int) and short:
-        contents.notes.append(f"{kind.meta} announces {count(announced, 'image')} a file: {some(short, most=6)}")

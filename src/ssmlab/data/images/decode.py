@@ -17,7 +17,6 @@ import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mi
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as 24-bit RGB): larger pictures are refused
 
 Progress = Callable[[int, int], None]
-"""Called as progress(done, total) from the thread that asked."""
+"""Called as progress(done, total) from the calling thread."""
 
 
 class UnreadableImage(Exception):
@@ -56,12 +55,18 @@ def decode(data: bytes) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImage(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
-            deep = ";16" in _raw_mode(image)
+            # how the pixels are stored, "RGB;16B" for one: the decoder's last argument, or the first of several
+            stored = image.tile[0][3] if image.tile else ""
+            deep = ";16" in str(stored[0] if isinstance(stored, tuple) and stored else stored)
             frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
             image.load()
             mode = image.mode + ("+alpha" if "transparency" in image.info else "")
             mode += ";16" if deep and mode.startswith("RGB") else ""
-            picture = to_rgb(_upright(image))
+            try:
+                upright = ImageOps.exif_transpose(image)
+            except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+                upright = image  # viewers show such a picture as it is stored, and so do we
+            picture = to_rgb(upright)
     except UnreadableImage:
         raise
     # Damaged files make decoders raise nearly anything: struct.error, SyntaxError, IndexError, zlib.error
@@ -76,33 +81,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image)
+        values = np.asarray(image)
+        if image.mode == "F":
+            raise UnreadableImage("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+        if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+            raise UnreadableImage(f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_deep(image):
-    values = np.asarray(image)
-    if image.mode == "F":
-        raise UnreadableImage("floating-point pixels have no agreed range; save it with 8 or 16 bits")
-    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
-        raise UnreadableImage(f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-
-
-def _raw_mode(image):
-    """How the pixels are stored, "RGB;16B" for one: the last of the decoder's arguments, or the first of several."""
-    arguments = image.tile[0][3] if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _upright(image):
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return image  # viewers show such a picture as it is stored, and so do we
 
 
 def decode_reason(error: Exception) -> str:
@@ -164,9 +152,13 @@ def for_each_image(
         return len(chunk)
 
     done = 0
-    pool = ThreadPoolExecutor(max_workers=_workers())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(max_workers=min(8, cores))
     try:
-        with _quiet_pillow():
+        with warnings.catch_warnings():
+            # Pillow warns about odd metadata: noise over a whole data set, except for the size limit
+            warnings.filterwarnings("ignore", module="PIL")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             for future in as_completed([pool.submit(work, chunk) for chunk in chunks]):
                 done += future.result()
                 if progress is not None:
@@ -174,17 +166,3 @@ def for_each_image(
     finally:
         pool.shutdown(cancel_futures=True)
     return sorted(failures)
-
-
-def _workers():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
-
-
-@contextmanager
-def _quiet_pillow():
-    """Pillow warns on stderr about odd metadata: noise over a whole data set, except for the size limit."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield

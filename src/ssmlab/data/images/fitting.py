@@ -11,7 +11,7 @@ HARDLY = 0.01  # where no image loses more, there is nothing to say
 
 
 def about_fit(sizes: Sequence[tuple[str, tuple[int, int]]], fit: str) -> str:
-    """What `fit_square` does to pictures (id, (width, height)) that are not square, in a sentence; "" where to none."""
+    """What `fit_square` does to pictures (id, (width, height)) that are not square, in a sentence; "" where all are."""
     shares = np.array(
         [min(size) / max(size) for _, size in sizes]
     )  # of a crop, what stays; of a square, what is filled

@@ -61,9 +61,10 @@ def read_folders(files: FolderFiles | ZipFiles, found: Sorted, group: str | None
             "names and one of classes"
         )
     if group is not None and contents.items:
-        contents.items, problems = add_groups(
-            contents.items, group, _group_tables(files, found.prefix), "next to the class folders"
-        )
+        names = [name for name in GROUP_TABLES if found.prefix + name in files.files]
+        groups = [read_table(name, partial(files.read, found.prefix + name)) for name in names]
+        groups += tables_in(files.path.parent) if zipped else []  # those on disk next to an archive
+        contents.items, problems = add_groups(contents.items, group, groups, "next to the class folders")
         contents.problems += problems
         contents.folds = ()
     return contents
@@ -110,10 +111,3 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
         warnings=[*labels.warnings, *(w for w in found.warnings if "differ only" not in w)],
         incomplete=bool(labels.problems),
     )
-
-
-def _group_tables(files, prefix):
-    """groups.csv and metadata.csv among the files, or on disk next to an archive."""
-    names = [name for name in GROUP_TABLES if prefix + name in files.files]
-    tables = [read_table(name, partial(files.read, prefix + name)) for name in names]
-    return tables + (tables_in(files.path.parent) if isinstance(files, ZipFiles) else [])

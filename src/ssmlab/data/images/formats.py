@@ -49,7 +49,21 @@ def _read(path, group, labels):
         return read_digits(group)
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path, group, labels)
+        files = FolderFiles(path)
+        contents = _read_files(files, group, labels)
+        if contents is not None:
+            return contents
+        read = {}
+        for name, real in files.files.items():
+            if "/" not in name and _is_archive(files.head(name, 512)):
+                read[name] = _read_archive(path / real, group, labels)
+        read = {name: contents for name, contents in read.items() if contents is not None}
+        if len(read) == 1:
+            return next(iter(read.values()))
+        if read:
+            raise DataError(f"{path}: several data sets ({some(read)}); give one of them as the path")
+        found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
+        raise DataError(f"{path}: no data set in a known format, found {found}; expected {ACCEPTED}")
     if path.is_file():
         contents = _read_archive(path, group, labels)
         if contents is None and path.suffix.lower() == ".csv":
@@ -59,24 +73,6 @@ def _read(path, group, labels):
         return contents
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {ACCEPTED}")
-
-
-def _read_folder(path, group, labels):
-    files = FolderFiles(path)
-    contents = _read_files(files, group, labels)
-    if contents is not None:
-        return contents
-    read = {}
-    for name, real in files.files.items():
-        if "/" not in name and _is_archive(files.head(name, 512)):
-            read[name] = _read_archive(path / real, group, labels)
-    read = {name: contents for name, contents in read.items() if contents is not None}
-    if len(read) == 1:
-        return next(iter(read.values()))
-    if read:
-        raise DataError(f"{path}: several data sets ({some(read)}); give one of them as the path")
-    found = some(sorted({name.split("/", 1)[0] for name in (*files.files, *files.folders)})) or "nothing"
-    raise DataError(f"{path}: no data set in a known format, found {found}; expected {ACCEPTED}")
 
 
 def _read_archive(path, group, labels):

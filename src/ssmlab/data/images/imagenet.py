@@ -33,12 +33,20 @@ WNID = re.compile(r"n\d{8}")
 INDICES = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "synset_words.txt", "words.txt")
 SOLUTION, ANNOTATIONS = "LOC_val_solution.csv", "val_annotations.txt"
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+TABLES = (SOLUTION, ANNOTATIONS, GROUND_TRUTH)
 
 
 def find_imagenet(files: FolderFiles | ZipFiles) -> str | None:
     """Where {train,val}/n01440764/*, or only n01440764/*, are among these files ("" or "a/b/"), or None."""
-    pictures = {name for name in files.files if name.lower().endswith(IMAGE_SUFFIXES)}
-    prefixes = {prefix for name in pictures if (prefix := _prefix(name)) is not None}
+    prefixes = set()
+    for name in files.files:
+        steps = name.split("/")
+        at = next((i for i, step in enumerate(steps[:-1]) if WNID.fullmatch(step)), None)
+        if at is None or not name.lower().endswith(IMAGE_SUFFIXES):
+            continue
+        if at and parts_among([steps[at - 1]]):
+            at -= 1
+        prefixes.add("".join(f"{step}/" for step in steps[:at]))
     if len(prefixes) != 1:
         return None
     prefix = prefixes.pop()
@@ -47,17 +55,6 @@ def find_imagenet(files: FolderFiles | ZipFiles) -> str | None:
     if not parts_among(direct) and not all(map(WNID.fullmatch, direct)):
         return None  # ordinary class folders, of which one has the name of a wnid
     return prefix
-
-
-def _prefix(name):
-    """What stands before [train/]n01440764/, or None."""
-    steps = name.split("/")
-    at = next((i for i, step in enumerate(steps[:-1]) if WNID.fullmatch(step)), None)
-    if at is None:
-        return None
-    if at and parts_among([steps[at - 1]]):
-        at -= 1
-    return "".join(f"{step}/" for step in steps[:at])
 
 
 def read_imagenet(files: FolderFiles | ZipFiles, prefix: str, group: str | None) -> Contents:
@@ -77,7 +74,30 @@ def read_imagenet(files: FolderFiles | ZipFiles, prefix: str, group: str | None)
     if parts["val"] and not parts["test"]:
         contents.items = [replace(item, part="test") if item.part == "val" else item for item in contents.items]
         contents.notes.append("val is the test part: the labels of ImageNet's test are not public")
-    _name_classes(contents, files)
+    index = _find(files, INDICES)
+    if index is None:
+        contents.notes.append(f"no index of names ({', '.join(INDICES)}): classes are called by their wnid")
+        return contents
+    lines, names = _lines(files, index, contents.problems), {}
+    if index.endswith(".json"):
+        try:
+            names = {wnid: text.replace("_", " ") for wnid, text in json.loads("\n".join(lines)).values()}
+        except (ValueError, TypeError, AttributeError) as error:
+            wrong = f'cannot be read ({error}); expected {{"0": ["n01440764", "tench"], ...}}'
+            contents.problems.append(f"{index}: {wrong}")
+    else:
+        rows = [line.split(maxsplit=1) for line in lines]
+        names = {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2 and WNID.fullmatch(row[0])}
+    called = Counter(names.get(wnid, wnid) for wnid in contents.classes)
+    labels = {}
+    for wnid in contents.classes:  # names that two classes share get the wnid added
+        name = names.get(wnid, wnid)
+        labels[wnid] = name if called[name] == 1 else f"{name} ({wnid})"
+    contents.classes = tuple(labels[wnid] for wnid in contents.classes)
+    contents.items = [replace(item, label=labels[item.label]) for item in contents.items]
+    unknown = [wnid for wnid in labels if wnid not in names]
+    if names and unknown:
+        contents.notes.append(f"{index} lacks a name for {some(unknown)}")
     return contents
 
 
@@ -95,24 +115,19 @@ def _label_flat(files, prefix, problems, loose: list[Example]) -> dict[str, str]
             f"{META}, next to the folder"
         )
         return {}
-    labels = TABLES[table.rpartition("/")[2]](files, table, list(stems), problems)
+    labels = _read_labels(files, table, list(stems), problems)
     if labels:
-        _compare(table, folder, prefix, stems, labels, problems)
+        without = [name.removeprefix(prefix) for stem, name in stems.items() if stem not in labels]
+        wrong = [stem for stem in stems if stem in labels and not WNID.fullmatch(labels[stem])]
+        unused = sorted(labels.keys() - stems.keys())
+        if without:
+            problems.append(f"{table}: no label for {count(len(without), 'image')} ({some(without)}); add them")
+        if wrong:
+            first = f"{labels[wrong[0]]!r} for {wrong[0]}"
+            problems.append(f"{table}: no wnid in {count(len(wrong), 'row')} ({first}); expected n01440764 or the like")
+        if unused:
+            problems.append(f"{folder}/: {count(len(unused), 'image')} of {table} missing ({some(unused)}); add them")
     return {stems[stem]: wnid for stem, wnid in labels.items() if stem in stems and WNID.fullmatch(wnid)}
-
-
-def _compare(table, folder, prefix, stems, labels, problems):
-    """Images without a label, labels without an image, and labels that are no wnid."""
-    without = [name.removeprefix(prefix) for stem, name in stems.items() if stem not in labels]
-    wrong = [stem for stem in stems if stem in labels and not WNID.fullmatch(labels[stem])]
-    unused = sorted(labels.keys() - stems.keys())
-    if without:
-        problems.append(f"{table}: no label for {count(len(without), 'image')} ({some(without)}); add them")
-    if wrong:
-        first = f"{labels[wrong[0]]!r} for {wrong[0]}"
-        problems.append(f"{table}: no wnid in {count(len(wrong), 'row')} ({first}); expected n01440764 or the like")
-    if unused:
-        problems.append(f"{folder}/: {count(len(unused), 'image')} of {table} missing ({some(unused)}); add them")
 
 
 def _find(files, names) -> str | None:
@@ -124,21 +139,18 @@ def _find(files, names) -> str | None:
     return None
 
 
-def _solution(files, name, stems, problems):
-    table = read_table(name, partial(files.read, name))
-    problems += table.problems
-    if table.columns and not {"ImageId", "PredictionString"} <= set(table.columns):
-        problems.append(f"{name}: no columns ImageId and PredictionString among {', '.join(table.columns)}")
-        return {}
-    return {row["ImageId"]: (row["PredictionString"].split() or [""])[0] for _, row in table.rows}
-
-
-def _annotations(files, name, stems, problems):
-    rows = [line.split() for line in _lines(files, name, problems)]
-    return {row[0].rpartition(".")[0]: row[1] for row in rows if len(row) > 1}
-
-
-def _ground_truth(files, name, stems, problems):
+def _read_labels(files, name, stems, problems):
+    """Stem -> wnid by one of `TABLES`, the lines of the ground truth being in the order of the stems."""
+    if name.endswith(SOLUTION):
+        table = read_table(name, partial(files.read, name))
+        problems += table.problems
+        if table.columns and not {"ImageId", "PredictionString"} <= set(table.columns):
+            problems.append(f"{name}: no columns ImageId and PredictionString among {', '.join(table.columns)}")
+            return {}
+        return {row["ImageId"]: (row["PredictionString"].split() or [""])[0] for _, row in table.rows}
+    if name.endswith(ANNOTATIONS):
+        rows = [line.split() for line in _lines(files, name, problems)]
+        return {row[0].rpartition(".")[0]: row[1] for row in rows if len(row) > 1}
     labels = [line.strip() for line in _lines(files, name, problems)]
     if len(labels) != len(stems):
         problems.append(f"{name}: {count(len(labels), 'label')} for {count(len(stems), 'image')}; they must be as many")
@@ -152,29 +164,21 @@ def _ground_truth(files, name, stems, problems):
             f"kit beside it, or use {SOLUTION}"
         )
         return {}
-    wnids = _read_meta(files, meta, problems)
+    from scipy.io import loadmat  # half a second to import, and needed here only
+
+    try:
+        synsets = loadmat(io.BytesIO(files.read(meta)), squeeze_me=True, variable_names=["synsets"])["synsets"]
+        leaves = [row for row in synsets if int(row["num_children"]) == 0]  # the classes of the classification task
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
+    # scipy raises nearly anything for a damaged file
+    except Exception as error:
+        problems.append(f"{meta}: cannot be read ({' '.join(str(error).split())}); take it from the kit again")
+        return {}
     wrong = [i for i, label in enumerate(labels) if wnids and int(label) not in wnids]
     if wrong:
         first = f"{labels[wrong[0]]} in line {wrong[0] + 1}"
         problems.append(f"{name}: {count(len(wrong), 'label')} out of range ({first}); {META} has 1 to {len(wnids)}")
     return {stem: wnids[int(label)] for stem, label in zip(stems, labels, strict=True) if int(label) in wnids}
-
-
-TABLES = {SOLUTION: _solution, ANNOTATIONS: _annotations, GROUND_TRUTH: _ground_truth}
-
-
-def _read_meta(files, name, problems) -> dict[int, str]:
-    """ILSVRC2012_ID -> wnid, of the classes without children (those of the classification task)."""
-    from scipy.io import loadmat  # half a second to import, and needed here only
-
-    try:
-        synsets = loadmat(io.BytesIO(files.read(name)), squeeze_me=True, variable_names=["synsets"])["synsets"]
-        leaves = [row for row in synsets if int(row["num_children"]) == 0]
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
-    # scipy raises nearly anything for a damaged file
-    except Exception as error:
-        problems.append(f"{name}: cannot be read ({' '.join(str(error).split())}); take it from the kit again")
-        return {}
 
 
 def _lines(files, name, problems):
@@ -184,35 +188,3 @@ def _lines(files, name, problems):
         problems.append(f"{name}: cannot be read ({error}); replace the file")
         return []
     return [line for line in text.splitlines() if line.strip()]
-
-
-def _name_classes(contents, files):
-    """Replace wnids by the first name that the index gives; names that two classes share get the wnid added."""
-    index = _find(files, INDICES)
-    if index is None:
-        contents.notes.append(f"no index of names ({', '.join(INDICES)}): classes are called by their wnid")
-        return
-    names = _read_index(files, index, contents.problems)
-    called = Counter(names.get(wnid, wnid) for wnid in contents.classes)
-    labels = {}
-    for wnid in contents.classes:
-        name = names.get(wnid, wnid)
-        labels[wnid] = name if called[name] == 1 else f"{name} ({wnid})"
-    contents.classes = tuple(labels[wnid] for wnid in contents.classes)
-    contents.items = [replace(item, label=labels[item.label]) for item in contents.items]
-    unknown = [wnid for wnid in labels if wnid not in names]
-    if names and unknown:
-        contents.notes.append(f"{index} lacks a name for {some(unknown)}")
-
-
-def _read_index(files, name, problems) -> dict[str, str]:
-    """wnid -> first name."""
-    lines = _lines(files, name, problems)
-    if not name.endswith(".json"):
-        rows = [line.split(maxsplit=1) for line in lines]
-        return {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2 and WNID.fullmatch(row[0])}
-    try:
-        return {wnid: text.replace("_", " ") for wnid, text in json.loads("\n".join(lines)).values()}
-    except (ValueError, TypeError, AttributeError) as error:
-        problems.append(f'{name}: cannot be read ({error}); expected {{"0": ["n01440764", "tench"], ...}}')
-        return {}

@@ -2,7 +2,7 @@
 
 Images are uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), labels integers (n, 1) or (n,) from 0. Ids are
 "train/0", "train/1" and so on, by array and row, also where validation is taken from train. The file holds no
-names of classes: a text file `classes.txt` beside it, one name a line, gives them; else they are "0", "1" and
+names of classes: a text file `classes.txt` next to it, one name a line, gives them; else they are "0", "1" and
 so on.
 """
 
@@ -53,7 +53,16 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         if pair[0] is not None and pair[1] is not None and _check_pair(part, *pair, problems):
             images[part], labels[part] = pair[0], pair[1].reshape(-1).astype(np.int64)
     top = max((int(values.max()) + 1 for values in labels.values() if len(values)), default=0)
-    classes = _class_names(path.parent / "classes.txt", top, problems)
+    classes = tuple(str(i) for i in range(top))
+    if (path.parent / "classes.txt").is_file():
+        lines = (path.parent / "classes.txt").read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        names = tuple(line.strip() for line in lines if line.strip())
+        if len(names) == top and len(set(names)) == top:
+            classes = names
+        else:
+            problems.append(
+                f"classes.txt: {len(names)} names for {top} classes; write one different name a line, or delete it"
+            )
     items = [
         Item(f"{part}/{i}", classes[label], part, (part, i))
         for part, values in labels.items()
@@ -136,21 +145,8 @@ def _check_pair(part, images, labels, problems):
     return len(problems) == before
 
 
-def _class_names(path, number, problems):
-    if not path.is_file():
-        return tuple(str(i) for i in range(number))
-    names = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    names = tuple(name.strip() for name in names if name.strip())
-    if len(names) == number and len(set(names)) == number:
-        return names
-    problems.append(
-        f"classes.txt: {len(names)} names for {number} classes; write one different name a line, or delete it"
-    )
-    return tuple(str(i) for i in range(number))
-
-
 def machine_memory() -> int | None:
-    """Bytes of this machine's memory, or None where it cannot be asked."""
+    """Bytes of this machine's memory, or None where the system does not say."""
     names = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None

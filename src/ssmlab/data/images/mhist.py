@@ -1,4 +1,4 @@
-"""MHIST as published (Wei et al. 2021, arXiv:2101.12355): annotations.csv beside images/ (or images.zip).
+"""MHIST as published (Wei et al. 2021, arXiv:2101.12355): annotations.csv next to images/ (or images.zip).
 
 The table may have any name and more columns, such as a patient's, which `group` names. Labels are HP and SSA;
 a table that uses neither may have its own. Ids are image names. The parts are train and test; validation is
@@ -53,14 +53,6 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
         contents.problems.append(f"{annotations}: no column {column!r} among {', '.join(table.columns)}; add it{hint}")
     if VOTES not in table.columns:
         contents.notes.append(f"{annotations} has no column {VOTES!r} (not needed)")
-    pictures = _find_pictures(contents, files, annotations)
-    if not missing and pictures is not None:
-        _add_items(contents, table, pictures, group)
-    return contents
-
-
-def _find_pictures(contents, files, annotations):
-    """Image name -> key of `contents.load`, from images/ beside the table, or from the one zip there."""
     folder = annotations.rpartition("/")[0]
     prefix = f"{folder}/images/" if folder else "images/"
     if prefix.rstrip("/") not in files.folders and isinstance(files, FolderFiles):
@@ -73,12 +65,17 @@ def _find_pictures(contents, files, annotations):
                 prefix = ""
     if prefix and prefix.rstrip("/") not in files.folders:
         contents.problems.append(f"{prefix}: the folder is missing; put the images there, beside {annotations}")
-        return None
-    return {name[len(prefix) :]: name for name in files.files if name.startswith(prefix) and is_image(files, name)}
+    elif not missing:
+        names = [name for name in files.files if name.startswith(prefix) and is_image(files, name)]
+        _add_items(contents, table, {name[len(prefix) :]: name for name in names}, group)
+    return contents
 
 
 def _add_items(contents, table, pictures, group):
-    labels = _known_labels(table)
+    # HP and SSA; a table with neither has its own, and one in a single row is taken for a misspelling
+    counts, labels = Counter(row[LABEL] for _, row in table.rows), set(LABELS)
+    if not any(label in counts for label in LABELS):
+        labels = {label for label, n in counts.items() if label and n > 1} or labels
     contents.classes = tuple(sorted(labels))
     expected = " or ".join(contents.classes)
     if table.rows and not any(plain_name(row[IMAGE]) in pictures for _, row in table.rows):
@@ -110,11 +107,3 @@ def _add_items(contents, table, pictures, group):
     if extra:
         what = f"{count(len(extra), 'image')} that {'is' if len(extra) == 1 else 'are'} not in {table.name}"
         contents.notes.append(f"left out: {what} ({some(extra)})")
-
-
-def _known_labels(table):
-    """HP and SSA; a table with neither has its own, and one in a single row is taken for a misspelling."""
-    counts = Counter(row[LABEL] for _, row in table.rows)
-    if any(label in counts for label in LABELS) or not counts:
-        return set(LABELS)
-    return {label for label, n in counts.items() if label and n > 1} or set(LABELS)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import PARTS, Item, count, some
+from ssmlab.data.contents import PARTS, count, some
 from ssmlab.data.images.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.images.formats import read_contents
 from ssmlab.data.images.medmnist import machine_memory
@@ -22,7 +22,7 @@ MANY = 20  # more problems of one kind become one line
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set. Pictures are decoded when they are asked for; safe to use from several threads.
+    """One part of a data set. Pictures are decoded when they are read; safe to use from several threads.
 
     Attributes:
         name: "train", "val" or "test".
@@ -70,7 +70,12 @@ class Split:
                 complete; or they need more memory than there is.
         """
         shape = (len(self), image_size, image_size, 3)
-        _check_memory(shape)
+        memory = machine_memory()
+        if memory is not None and prod(shape) > memory:
+            raise DataError(
+                f"{count(shape[0], 'image')} of {shape[1]} x {shape[2]} need {prod(shape) >> 20:,} MiB of memory, this "
+                f"machine has {memory >> 20:,}; take fewer (data.limit) or smaller ones (data.image_size)"
+            )
         out = np.empty(shape, np.uint8)
 
         def visit(i, image):
@@ -135,7 +140,7 @@ def open_images(
             them, images next to a table of their labels (MHIST's annotations.csv too), a MedMNIST .npz, CIFAR-10 or
             CIFAR-100 as published, ImageNet's folders, or a folder with one such archive and other files.
         group: a column whose images stay on one side, such as the patient's: of the table of labels, else of a
-            `groups.csv` or `metadata.csv` with a column `file` beside the data. Every image needs a value.
+            `groups.csv` or `metadata.csv` with a column `file` next to the data. Every image needs a value.
         labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20); of a table of labels, the column of the classes,
             where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.
@@ -149,8 +154,7 @@ def open_images(
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
     contents = read_contents(str(path), group, labels)
     _check(contents)
-    parts = _divide(contents, val_fraction, seed)
-    splits = _splits(contents, parts, group is not None)
+    splits = _divide(contents, val_fraction, seed, group is not None)
     data = ImageData(
         name=contents.name,
         format=contents.format,
@@ -168,32 +172,6 @@ def open_images(
     return data
 
 
-def _splits(contents, parts, grouped):
-    number = {name: i for i, name in enumerate(contents.classes)}
-    together: list[Split] = []
-    for part, items in parts.items():
-        split = Split(
-            name=part,
-            labels=np.array([number[item.label] for item in items], np.int64),
-            ids=[item.id for item in items],
-            groups=[item.group or "" for item in items] if grouped else None,
-            _keys=[item.key for item in items],
-            _load=contents.load,
-            _all=together,
-        )
-        together.append(split)
-    return {split.name: split for split in together}
-
-
-def _check_memory(shape):
-    memory = machine_memory()
-    if memory is not None and prod(shape) > memory:
-        raise DataError(
-            f"{count(shape[0], 'image')} of {shape[1]} x {shape[2]} need {prod(shape) >> 20:,} MiB of memory, this "
-            f"machine has {memory >> 20:,}; take fewer (data.limit) or smaller ones (data.image_size)"
-        )
-
-
 def find_unreadable(split: Split) -> list[str]:
     """Decode every image; a problem for each that fails."""
     failures = for_each_image(split._load, split._keys, lambda i, image: None)
@@ -201,6 +179,7 @@ def find_unreadable(split: Split) -> list[str]:
 
 
 def unreadable(name: str, reason: str) -> str:
+    """The problem that a picture cannot be decoded, as a line of a `DataError`."""
     return f"{name}: cannot be read ({reason}); replace the file, or take it out of the data"
 
 
@@ -233,10 +212,6 @@ def _check(contents):
             contents.problems.append(f"class {name!r}: no images in train ({seen}); add some, or remove the class")
         elif counts["test"] and not counts["test"][name]:
             contents.notes.append(f"class {name!r} has no test images: nothing can be said about it")
-    _check_groups(contents)
-
-
-def _check_groups(contents):
     members: dict[str, dict[str, list[str]]] = {}
     for item in contents.items:
         if item.group is not None:
@@ -247,7 +222,7 @@ def _check_groups(contents):
             contents.problems.append(f"group {name!r} stands in {where}; move its images to one part, or name no group")
 
 
-def _divide(contents, val_fraction, seed) -> dict[str, list[Item]]:
+def _divide(contents, val_fraction, seed, grouped) -> dict[str, Split]:
     """The three parts: as published, or taken from what is there; says in the notes which."""
     parts = {part: [item for item in contents.items if item.part == part] for part in PARTS}
     free = [item for item in contents.items if item.part is None]
@@ -259,7 +234,20 @@ def _divide(contents, val_fraction, seed) -> dict[str, list[Item]]:
             contents.notes.append("if val is meant to be the test, rename it: validation is then taken from train")
     if parts["train"] and not parts["val"]:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", "train")
-    return parts
+    number = {name: i for i, name in enumerate(contents.classes)}
+    together: list[Split] = []
+    for part, items in parts.items():
+        split = Split(
+            name=part,
+            labels=np.array([number[item.label] for item in items], np.int64),
+            ids=[item.id for item in items],
+            groups=[item.group or "" for item in items] if grouped else None,
+            _keys=[item.key for item in items],
+            _load=contents.load,
+            _all=together,
+        )
+        together.append(split)
+    return {split.name: split for split in together}
 
 
 def _take(contents, items, fraction, seed, part, of):

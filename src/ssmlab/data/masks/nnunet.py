@@ -40,8 +40,7 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
         DataError: dataset.json cannot be read, or says nothing about labels.
     """
     where = prefix + DESCRIPTION
-    described = _description(files, where)
-    classes, values = _labels(described, where)
+    described, classes, values = _described(files, where)
     channels = described.get("channel_names") or described.get("modality") or {"0": "0"}
     if not isinstance(channels, dict | list):
         raise DataError(f'{where}: channel_names are {channels!r}; expected a table, such as {{"0": "CT"}}')
@@ -69,26 +68,23 @@ def read_nnunet(files: FolderFiles | ZipFiles, prefix: str) -> MaskContents:
     names = channels.values() if isinstance(channels, dict) else channels
     if len(channels) > 1:
         contents.notes.append(f"channels: {', '.join(map(str, names))} ({DESCRIPTION})")
-    told = described.get("numTraining")
+    announced = described.get("numTraining")
     found = sum(case.part == "train" for case in contents.cases)
-    if isinstance(told, int) and told != found:
-        contents.notes.append(f"dataset.json speaks of numTraining {told}, found {found}")
+    if isinstance(announced, int) and announced != found:
+        contents.notes.append(f"dataset.json speaks of numTraining {announced}, found {found}")
     if not contents.cases and not contents.problems:
         contents.problems.append(f"{prefix}imagesTr/: no files that end in {ending}, the file_ending of dataset.json")
     return contents
 
 
-def _description(files, where):
+def _described(files, where):
+    """dataset.json, the names of its classes, and label value -> class."""
     try:
         described = json.loads(files.read(where))
     except (UnreadableImage, ValueError) as error:
         raise DataError(f"{where}: cannot be read ({error})") from None
     if not isinstance(described, dict) or not isinstance(described.get("labels"), dict):
         raise DataError(f'{where}: has no table "labels", such as {{"background": 0, "road": 1}}')
-    return described
-
-
-def _labels(described, where):
     labels = described["labels"]
     if all(isinstance(name, str) and number.strip().isdigit() for number, name in labels.items()):  # version 1
         labels = {name: int(number) for number, name in labels.items()}
@@ -106,7 +102,7 @@ def _labels(described, where):
     values = {number: index for index, (number, _) in enumerate(ordered)}
     if "ignore" in numbers:
         values[numbers["ignore"]] = -1
-    return tuple(name for _, name in ordered), values
+    return described, tuple(name for _, name in ordered), values
 
 
 def _named(files, folder, ending):

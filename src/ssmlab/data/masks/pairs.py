@@ -2,11 +2,11 @@
 
 folders   images | image | img ..., and masks | labels | groundtruth | 1st_manual ...; in any case and at any depth, its
           words apart by "_", "-" or a space
-names     a_mask.png, mask_a.png, a_manual1.gif, a_labels.tif ... beside a.png or in a folder of masks; a_sat, img_a,
+names     a_mask.png, mask_a.png, a_manual1.gif, a_labels.tif ... next to a.png or in a folder of masks; a_sat, img_a,
           a_training of images
 parts     a folder train | val | test (or training, validation, testing) above or below them; train_images, train_masks
 Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,val,test}_masks and so on
-field of view   a folder `mask` beside another folder of masks (DRIVE), or fov | roi
+field of view   a folder `mask` next to another folder of masks (DRIVE), or fov | roi
 """
 
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class MaskContents:
     Attributes:
         format: mask_folders | massachusetts | nnunet.
         classes: names in the order of the label numbers, or empty where the data do not say.
-        values: what stands in a mask -> label number, or empty where the data do not say; -1 is not counted.
+        values: value in a mask -> label number, or empty where the data do not say; -1 is not counted.
         problems: what must be mended, by file name. notes: what the user should know.
     """
 
@@ -104,22 +104,31 @@ def read_pairs(
     listed = sort_files(files, "mask", classed=False)
     contents.notes += [*listed.notes, *listed.warnings]
     if images or masks:
-        found = _by_setting(listed.examples, {"image": images, "mask": masks, "view": views}, contents)
+        found = []
+        for role, folder in (("image", images), ("mask", masks), ("view", views)):
+            inside = [e for e in listed.examples if folder and e.name.startswith(folder.strip("/") + "/")]
+            if folder and not inside:
+                contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
+            found += [_Found(e.name, role, e.part, e.group) for e in inside]
     else:
-        published = _massachusetts(listed.examples)
-        if published and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in published):
+        # What is below <part> and <part>_labels of the folder (tiff before png) that has both
+        tops: dict[str, list[_Found]] = {}
+        for name in (example.name for example in listed.examples):
+            steps = name.split("/")
+            part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
+            if part and (not rest or rest in MASK_FOLDERS):
+                tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
+        both = [top for top, inside in tops.items() if {item.role for item in inside} == {"image", "mask"}]
+        best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
+        found = _by_name(listed.examples, contents) if best is None else tops[best]
+        if best is not None and any(folder_meaning(item.name.split("/")[-2])[1] == "labels" for item in found):
             contents.format = "massachusetts"
-        found = published or _by_name(listed.examples, contents)
     # an empty folder of masks means that all of them are missing
-    empty = {folder_meaning(name.rpartition("/")[2])[1] for name in _empty_folders(files)}
+    empty = {folder_meaning(name.rpartition("/")[2])[1] for name in files.folders - _above(files.files)}
     if not any(item.role == "mask" for item in found) and empty.isdisjoint(MASK_FOLDERS):
         return None
     _pair(found, contents)
     return contents
-
-
-def _empty_folders(files):
-    return files.folders - _above(files.files)
 
 
 def _above(names):
@@ -130,74 +139,39 @@ def _above(names):
 def folders_of_pictures(files: FolderFiles | ZipFiles) -> set[str]:
     """Folders that hold images or volumes at some depth, and those that hold nothing: annotations may also be boxes."""
     listed = sort_files(files, "mask", classed=False)
-    names = [example.name for example in listed.examples]
-    return {"/".join(n.split("/")[:depth]) for n in names for depth in range(1, n.count("/") + 1)} | _empty_folders(
-        files
-    )
-
-
-def _by_setting(examples, folders, contents):
-    found = []
-    for role, folder in folders.items():
-        inside = [e for e in examples if folder and e.name.startswith(folder.strip("/") + "/")]
-        if folder and not inside:
-            contents.problems.append(f"{folder}/: no such folder of images below {contents.name}/")
-        found += [_Found(e.name, role, e.part, e.group) for e in inside]
-    return found
-
-
-def _massachusetts(examples):
-    """What is below <part> and <part>_labels of the folder (tiff before png) that has both, or None."""
-    tops: dict[str, list[_Found]] = {}
-    for name in (example.name for example in examples):
-        steps = name.split("/")
-        part, rest = folder_meaning(steps[-2]) if len(steps) > 1 else (None, "")
-        if part and (not rest or rest in MASK_FOLDERS):
-            tops.setdefault("/".join(steps[:-2]), []).append(_Found(name, "mask" if rest else "image", part))
-    both = {top: found for top, found in tops.items() if {item.role for item in found} == {"image", "mask"}}
-    best = max(both, key=lambda top: (top.casefold().endswith("tiff"), -len(top)), default=None)
-    return both[best] if best is not None else None
+    return _above(example.name for example in listed.examples) | (files.folders - _above(files.files))
 
 
 def _by_name(examples, contents):
     folders = {step for example in examples for step in _folders(example.name)}
-    second = {example.name for example in examples if _second(example.name)}
+    second = {
+        example.name
+        for example in examples
+        if not SECOND_FOLDERS.isdisjoint(_folders(example.name))
+        or without(_stem(example.name), SECOND_SUFFIXES) != _stem(example.name)
+    }
     if second:
         contents.notes.append(f"left out: {count(len(second), 'mask')} by a second expert")
     firm = bool(folders & FIRM_MASK_FOLDERS)  # then `mask` is the field of view
     sorted_by_folder = bool(folders & MASK_FOLDERS and folders & IMAGE_FOLDERS)
+    role_of = dict.fromkeys(IMAGE_FOLDERS, "image") | dict.fromkeys(MASK_FOLDERS, "mask")
+    role_of |= dict.fromkeys(FOV_FOLDERS, "view") | (dict.fromkeys(("mask", "masks"), "view") if firm else {})
     found, others = [], []
-    for name, example in ((example.name, example) for example in examples):
-        role = None if name in second else _role(name, firm, sorted_by_folder)
+    for name, example in ((example.name, example) for example in examples if example.name not in second):
+        role = next((role_of[step] for step in reversed(_folders(name)) if step in role_of), None)
+        if role is None and not sorted_by_folder:
+            role = "mask" if named_as_mask(name) else "image"
         if role:
             found.append(_Found(name, role, example.part, example.group))
-        elif name not in second:
+        else:
             others.append(name)
     if others and any(item.role == "mask" for item in found):
         contents.notes.append(f"left out: {count(len(others), 'picture')} outside of these folders ({some(others)})")
     return found
 
 
-def _role(name, firm, sorted_by_folder):
-    for step in reversed(_folders(name)):
-        if step in FOV_FOLDERS or (firm and step in ("mask", "masks")):
-            return "view"
-        if step in MASK_FOLDERS:
-            return "mask"
-        if step in IMAGE_FOLDERS:
-            return "image"
-    if sorted_by_folder:
-        return None
-    return "mask" if named_as_mask(name) else "image"
-
-
 def _folders(name):
     return [folder_meaning(step)[1] for step in name.split("/")[:-1]]
-
-
-def _second(name):
-    stem = _stem(name)
-    return not SECOND_FOLDERS.isdisjoint(_folders(name)) or without(stem, SECOND_SUFFIXES) != stem
 
 
 def named_as_mask(name: str) -> bool:
@@ -206,7 +180,7 @@ def named_as_mask(name: str) -> bool:
 
 
 def beside_images(files: FolderFiles | ZipFiles) -> bool:
-    """Whether half of the pictures have a mask beside them in their folder."""
+    """Whether half of the pictures have a mask next to them in their folder."""
     pictures = [name for name in files.files if is_image(files, name)]
     masks = [name for name in pictures if named_as_mask(name)]
     images = {(name.rpartition("/")[0], _plain(_stem(name))) for name in pictures if not named_as_mask(name)}

@@ -1,7 +1,7 @@
 """`open_masks`: images with masks, in folders, a zip, Massachusetts' or nnU-Net's layout, as three checked parts.
 
-Everything that is wrong is found before anything runs, and told at once by file name: files that cannot be read, images
-without masks, masks without images, sizes that differ, values that stand for no class.
+Everything that is wrong is found before anything runs, and reported at once by file name: files that cannot be read,
+images without masks, masks without images, sizes that differ, values that stand for no class.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ ACCEPTED = (
 
 @dataclass(frozen=True, eq=False)
 class MaskSplit:
-    """One part: images with their labels, read when they are asked for and kept while memory lasts.
+    """One part: images with their labels, read on first use and kept while memory lasts.
 
     Attributes:
         ids: stable names, the image's path below the data's root.
@@ -128,15 +128,15 @@ def open_masks(
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
         values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
-            (see `mask_values.decide`).
+            (see `values.decide`).
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
     contents, store, checked = _looked_at(path, images, masks, views, progress)
     names, table = _meaning(contents, classes, colours or {})
-    known = [c.values for c in checked if c.values is not None]
-    rule, unknown, notes = decide(known, names, table, values=values, ignore=ignore)
+    seen = [c.values for c in checked if c.values is not None]
+    rule, unknown, notes = decide(seen, names, table, values=values, ignore=ignore)
     store.rule = rule
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
     good = [c for c in checked if not c.problems]
@@ -144,8 +144,7 @@ def open_masks(
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
-    digests = {c.id: c.digest.encode() for c in good}
-    copies, _ = leaks(((part_of[id], id, Keys(key, key)) for id, key in digests.items()), "images")
+    copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
     splits = {part: MaskSplit(part, [case.id for case in cases], cases, store) for part, cases in parts.items()}
     return MaskData(
         name=contents.name,
@@ -158,7 +157,7 @@ def open_masks(
         shares=_shares(splits["train"], rule) if not problems else (),
         **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=[*contents.notes, *notes, *_about_files(good), *_twice(good, part_of)],
+        notes=[*contents.notes, *notes, *_notes(good, part_of)],
         copies=copies,
         problems=problems,
     )
@@ -214,8 +213,8 @@ def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, Mask
     return contents, store, checked
 
 
-def _about_files(checked: list[Checked]) -> list[str]:
-    """How files were read, where something of them is not used or not known."""
+def _notes(checked: list[Checked], part_of: dict[str, str]) -> list[str]:
+    """How files were read, where something of them is not used or not known, and equal images in different parts."""
     notes = conversions([c for c in checked if c.mode])
     stacks = [c for c in checked if c.pages]
     if stacks:
@@ -231,7 +230,14 @@ def _about_files(checked: list[Checked]) -> list[str]:
             f"{count(len(dark), 'image')} of 16 bits below a sixteenth of the range, nearly black after conversion; "
             f"scale the values to 0..65535 ({some(dark)})"
         )
-    return notes
+    same: dict[str, list[Checked]] = {}
+    for c in checked:
+        same.setdefault(c.digest, []).append(c)
+    return notes + [  # a test on what was trained with says nothing
+        "equal images in different parts: " + " = ".join(f"{part_of[c.case.id]}: {c.case.id}" for c in found)
+        for found in same.values()
+        if len({part_of[c.case.id] for c in found}) > 1
+    ]
 
 
 def _read(path: Path, images, masks, views) -> tuple[MaskContents, FolderFiles | ZipFiles | GeneratedFiles]:
@@ -277,24 +283,23 @@ def _meaning(contents, classes, colours):
         raise DataError(
             f"data.classes and data.colours must name the same classes; {some(strange)} stand in one of them"
         )
-    table = {_value(name, value): names.index(name) if name in names else -1 for name, value in colours.items()}
+    table = {}
+    for name, value in colours.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            try:
+                hexadecimal = isinstance(value, str)
+                parts = tuple(bytes.fromhex(value.removeprefix("#"))) if hexadecimal else tuple(map(int, value))
+            except (TypeError, ValueError):
+                parts = ()
+            if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
+                raise DataError(f'data.colours.{name} is {value!r}; expected a grey value, "#rrggbb" or [r, g, b]')
+            value = parts
+        table[value] = names.index(name) if name in names else -1
     if len(table) != len(colours):
         raise DataError(f"data.colours gives two classes the same value: {colours}")
     if any(isinstance(value, tuple) for value in table):  # grey values among colours
         table = {value if isinstance(value, tuple) else (value,) * 3: label for value, label in table.items()}
     return names, table
-
-
-def _value(name, value):
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    try:
-        parts = tuple(bytes.fromhex(value.removeprefix("#"))) if isinstance(value, str) else tuple(map(int, value))
-    except (TypeError, ValueError):
-        parts = ()
-    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
-        raise DataError(f'data.colours.{name} is {value!r}; expected a grey value, "#rrggbb" or [r, g, b]')
-    return parts
 
 
 def _alike(checked: list[Checked]) -> list[str]:
@@ -358,18 +363,6 @@ def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
     for i in range(len(train)):
         counts += np.bincount(train.sample(i).labels.ravel(), minlength=256)[: len(rule.classes)]
     return tuple(float(share) for share in counts / max(counts.sum(), 1))
-
-
-def _twice(good: list[Checked], part_of: dict[str, str]) -> list[str]:
-    """Equal images in different parts: a test on what was trained with says nothing."""
-    same: dict[str, list[Checked]] = {}
-    for c in good:
-        same.setdefault(c.digest, []).append(c)
-    return [
-        "equal images in different parts: " + " = ".join(f"{part_of[c.case.id]}: {c.case.id}" for c in found)
-        for found in same.values()
-        if len({part_of[c.case.id] for c in found}) > 1
-    ]
 
 
 def has_masks(path: str | Path) -> bool:

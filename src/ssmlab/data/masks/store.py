@@ -123,7 +123,8 @@ class MaskStore:
         labels = self.rule.labels(raw, full)
         if view is not None:
             view = view.max(-1) if view.ndim > labels.ndim else view
-            labels[view < _half(view)] = IGNORE
+            top = int(view.max())  # what reaches half of it is inside; 0 and 1 count as they are
+            labels[view < (1 if top <= 1 else (top + 1) // 2)] = IGNORE
         sample = Sample(image, labels, spacing)
         with self._lock:
             size = image.nbytes + labels.nbytes
@@ -244,12 +245,6 @@ def _compact(voxels: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int16)
     fits = limits.min <= voxels.min() and voxels.max() <= limits.max and voxels.dtype.kind != "f"
     return voxels.astype(np.int16 if fits else np.float32)
-
-
-def _half(view: np.ndarray) -> int:
-    """Inside the field of view is what reaches half; 0 and 1 count as they are."""
-    top = int(view.max())
-    return 1 if top <= 1 else (top + 1) // 2
 
 
 def _size(shape) -> str:

@@ -69,11 +69,15 @@ class Rule:
             return (raw > 0).astype(np.uint8)
         if not self.table:
             return (2 * raw.astype(np.int64) >= full).astype(np.uint8)
-        raw = packed(raw) if _coloured(self.table) else raw
+        coloured = _coloured(self.table)
+        raw = packed(raw) if coloured else raw
         out = np.full(raw.shape, IGNORE, np.uint8)
         for value, label in self.table.items():
+            if coloured:
+                r, g, b = value if isinstance(value, tuple) else (value, value, value)
+                value = r << 16 | g << 8 | b
             if label >= 0:
-                out[raw == (_number(value) if _coloured(self.table) else value)] = label
+                out[raw == value] = label
         return out
 
 
@@ -133,9 +137,9 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, int]:
         raise
     # As for images: damaged files make decoders raise nearly anything
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        raise UnreadableImage("not a picture in a known format" if unknown else told) from error
+        raise UnreadableImage("not a picture in a known format" if unknown else reason) from error
 
 
 def grey_values(image: Image.Image) -> tuple[np.ndarray, int]:
@@ -149,24 +153,22 @@ def grey_values(image: Image.Image) -> tuple[np.ndarray, int]:
     if image.mode == "F":
         return scaled(np.array(image))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = _over_black(image.convert("RGBA"))
+        # Without its alpha; what is drawn in one colour only, on nothing, is known by its alpha alone
+        whole = image.convert("RGBA")
+        pixels = np.array(whole)
+        colours, alpha = pixels[..., :3], pixels[..., 3]
+        if alpha.min() == 255:
+            image = whole.convert("RGB")
+        elif (colours == colours[0, 0]).all():
+            image = Image.fromarray(alpha)
+        else:
+            image = Image.fromarray(np.rint(colours * (alpha[..., None] / 255)).astype(np.uint8))
     values = np.array(image)
     if values.ndim == 3:
         values = np.array(image.convert("RGB"))
         if (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all():
             values = values[..., 0]
     return values, 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255
-
-
-def _over_black(image: Image.Image) -> Image.Image:
-    """A picture without its alpha. What is drawn in one colour only, on nothing, is told by alpha alone."""
-    pixels = np.array(image)
-    colours, alpha = pixels[..., :3], pixels[..., 3]
-    if alpha.min() == 255:
-        return image.convert("RGB")
-    if (colours == colours[0, 0]).all():
-        return Image.fromarray(alpha)
-    return Image.fromarray(np.rint(colours * (alpha[..., None] / 255)).astype(np.uint8))
 
 
 def scaled(values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -214,13 +216,23 @@ def decide(
         return _by_table(masks, classes, table if isinstance(ignore, str) else {**table, ignore: -1})
     coloured = [mask for mask in masks if mask.coloured]
     if coloured:
-        told = [f"{m.name}: is in colour ({_say(m.values)}); say what it means with data.colours" for m in coloured]
-        return Rule(classes or ("background", "foreground")), told, []
+        problems = [f"{m.name}: is in colour ({_say(m.values)}); say what it means with data.colours" for m in coloured]
+        return Rule(classes or ("background", "foreground")), problems, []
     if len(classes) > 2:
-        return _by_name(masks, classes, ignore)
+        # The numbers 0 ... k - 1 of k names, and what is not counted
+        k = len(classes)
+        left = {n for n in UNCOUNTED if ignore == "auto" and n >= k} if isinstance(ignore, str) else {ignore}
+        left &= {value for mask in masks for value in mask.values}
+        rule, problems, _ = _by_table(masks, classes, {n: n for n in range(k)} | dict.fromkeys(left, -1))
+        return rule, problems, [f"masks: {n} is not counted, it is none of the {k} classes (data.ignore)" for n in left]
     kind = values if values != "auto" else _kind(masks)
     if kind == "instances":
-        return _instances(masks, classes)
+        most = max((len(mask.marked) for mask in masks), default=0)
+        lossy = [mask.name for mask in masks if mask.lossy]
+        problems = [f"{name}: JPEG changes numbers, and these are instances; save it as PNG" for name in lossy]
+        note = f"masks: numbers count instances (up to {most:,} in a mask), all are foreground; "
+        note += "data.values=labels makes each a class"
+        return Rule(classes or ("background", "foreground"), instances=True), problems, [note]
     if kind == "grey" and masks:
         return _at_half(masks, classes or ("background", "foreground"))
     return _labels(masks, classes, ignore, sure=values != "auto")
@@ -237,18 +249,6 @@ def _by_table(masks, classes, table):
     return Rule(classes, table=dict(table)), problems, []
 
 
-def _by_name(masks, classes, ignore):
-    """The numbers 0 ... k - 1 of k names, and what is not counted."""
-    present = {value for mask in masks for value in mask.values}
-    left = {ignore} if not isinstance(ignore, str) else {n for n in UNCOUNTED if ignore == "auto" and n >= len(classes)}
-    table = {number: number for number in range(len(classes))} | dict.fromkeys(left & present, -1)
-    rule, problems, _ = _by_table(masks, classes, table)
-    told = [
-        f"masks: {n} is not counted, it is none of the {len(classes)} classes (data.ignore)" for n in left & present
-    ]
-    return rule, problems, told
-
-
 def _kind(masks: list[Seen]) -> str:
     """What the numbers of a whole data set are: labels, instances or grey levels (two values included)."""
     filled = [mask for mask in masks if mask.marked]
@@ -256,27 +256,23 @@ def _kind(masks: list[Seen]) -> str:
         return "labels"
     white = max(mask.top for mask in filled)
     several = [mask for mask in filled if not mask.lossy and (white < 0.5 or mask.between(white))]
-    if not several or (white >= 0.5 and 2 * len(several) <= len(filled)) or _graded(several, white):
+    if not several or (white >= 0.5 and 2 * len(several) <= len(filled)):
+        return "grey"
+    # True grey levels lie all over the range. They are many, with at least a quarter of what is marked white; or few,
+    # as after halving an image, with nine tenths.
+    levels = {value / (white * mask.full) for mask in several for value in mask.between(white)}
+    marked = bright = 0
+    for mask in several:
+        between = {0, *mask.between(white)}
+        marked += sum(n for value, n in zip(mask.values, mask.counts, strict=True) if value)
+        bright += sum(n for value, n in zip(mask.values, mask.counts, strict=True) if value not in between)
+    enough = 4 * bright >= marked if len(levels) > 16 else 10 * bright >= 9 * marked
+    if enough and len({int(4 * level) for level in levels}) > 2:
         return "grey"
     ends = [mask.values[-1] for mask in several if mask.marked == set(range(1, mask.values[-1] + 1))]
     counted = 10 * len(ends) >= 9 * len(several) and len(set(ends)) > 2 and max(ends) > 4
     many = len({value for mask in several for value in mask.values}) > MOST_LABELS
     return "instances" if counted or many else "labels"
-
-
-def _graded(masks: list[Seen], white: float) -> bool:
-    """Whether masks hold true grey levels, which lie all over the range.
-
-    They are many, with at least a quarter of what is marked white; or few, as after halving an image, with nine tenths.
-    """
-    levels = {value / (white * mask.full) for mask in masks for value in mask.between(white)}
-    marked = bright = 0
-    for mask in masks:
-        between = {0, *mask.between(white)}
-        marked += sum(n for value, n in zip(mask.values, mask.counts, strict=True) if value)
-        bright += sum(n for value, n in zip(mask.values, mask.counts, strict=True) if value not in between)
-    enough = 4 * bright >= marked if len(levels) > 16 else 10 * bright >= 9 * marked
-    return enough and len({int(4 * level) for level in levels}) > 2
 
 
 def _labels(masks, classes, ignore, sure):
@@ -287,7 +283,13 @@ def _labels(masks, classes, ignore, sure):
             mistakes.
     """
     values = sorted({value for mask in masks for value in mask.values})
-    left = _uncounted(values, ignore)
+    if isinstance(ignore, str):
+        # 255 is a class among evenly spread numbers (0, 85, 170, 255), and not counted next to small ones (0, 1, 2, 5)
+        marked = [value for value in values if value > 0 and value not in UNCOUNTED]
+        close = bool(marked) and marked[-1] <= 10 + 4 * len(marked)
+        left = {value for value in UNCOUNTED if ignore == "auto" and close and value in values}
+    else:
+        left = {ignore}
     kept = [value for value in values if value not in left]
     problems = [f"{m.name}: JPEG changes numbers, and these are labels; save it as PNG" for m in masks if m.lossy]
     problems += _rare(masks, left) if not sure else []
@@ -316,16 +318,6 @@ def _labels(masks, classes, ignore, sure):
     return Rule(names, table), problems, notes
 
 
-def _uncounted(values: list[int], ignore: int | str) -> set[int]:
-    """255 is a class among evenly spread numbers (0, 85, 170, 255), and not counted next to small ones (0, 1, 2, 5)."""
-    if not isinstance(ignore, str):
-        return {ignore}
-    small = [value for value in values if value not in UNCOUNTED]
-    marked = [value for value in small if value > 0]
-    close = bool(marked) and marked[-1] <= 10 + 4 * len(marked)
-    return {value for value in UNCOUNTED if ignore == "auto" and close and value in values}
-
-
 def _rare(masks, left) -> list[str]:
     """Masks with numbers that at least three of four masks, which all hold the same single number, do not have."""
     filled = [mask for mask in masks if mask.marked - left]
@@ -338,13 +330,6 @@ def _rare(masks, left) -> list[str]:
         "set data.values=labels if they are right"
         for mask in odd
     ]
-
-
-def _instances(masks, classes):
-    most = max((len(mask.marked) for mask in masks), default=0)
-    problems = [f"{m.name}: JPEG changes numbers, and these are instances; save it as PNG" for m in masks if m.lossy]
-    note = f"masks: numbers count instances (up to {most:,} in a mask), all are foreground; data.values=labels makes "
-    return Rule(classes or ("background", "foreground"), instances=True), problems, [note + "each a class"]
 
 
 def _at_half(masks, classes):
@@ -375,11 +360,6 @@ def _at_half(masks, classes):
 
 def _coloured(table) -> bool:
     return any(isinstance(value, tuple) for value in table)
-
-
-def _number(value) -> int:
-    r, g, b = value if isinstance(value, tuple) else (value, value, value)
-    return r << 16 | g << 8 | b
 
 
 def _say(values) -> str:

@@ -84,6 +84,7 @@ def target_spacing(sizes: Sequence[Sequence[int]], spacings: Sequence[Sequence[f
 
 
 def is_volume(name: str) -> bool:
+    """Whether a file is a volume, by its ending."""
     return name.lower().endswith(SUFFIXES)
 
 

@@ -76,7 +76,10 @@ def check_sequences(
         data = open_labelled(
             path, kind, val_fraction=val_fraction, seed=seed, encoding=encoding, labels=labels, group=group
         )
-        parts, classes, more = _labelled(data)
+        held = {part: [data.items[i] for i in data.held[part]] for part in PARTS}
+        parts = {part: [(item.id, _tokens(item.content)) for item in items] for part, items in held.items()}
+        classes = {part: [item.label for item in items] for part, items in held.items()}
+        more = {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
     else:
         parts, classes, more = _documents(path, kind, val_fraction, seed, encoding)
     lengths = sorted(len(content) for found in parts.values() for _, content in found)
@@ -100,12 +103,6 @@ def check_sequences(
 def content_id(id: str, tokens: np.ndarray) -> str:
     """Name and content, so that a changed file changes the hash of the split."""
     return f"{id} {hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()}"
-
-
-def _labelled(data):
-    parts = {part: [(data.items[i].id, _tokens(data.items[i].content)) for i in data.held[part]] for part in PARTS}
-    labels = {part: [data.items[i].label for i in data.held[part]] for part in PARTS}
-    return parts, labels, {"copies": data.copies, "warnings": data.warnings, "notes": data.notes}
 
 
 def _documents(path, kind, val_fraction, seed, encoding):

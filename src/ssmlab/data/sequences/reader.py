@@ -85,7 +85,18 @@ def open_labelled(
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
-    data.notes += _about_parts(data, val_fraction, seed)
+    published = {item.part for item in data.items}
+    left = {part: len(positions) for part, positions in data.held.items()}
+    if None in published and len(published) > 1:
+        published.discard("train")
+    of = "train" if "train" in published else "all"
+    grouped = "group" if any(item.group for item in data.items) else ""
+    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
+        if part not in published:
+            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
+            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
+            data.notes.append(about_split(part, of, left[part], total, "sequences", **options))
+        of = "train"
     learned = {data.items[i].label for i in data.held["train"]}
     unlearned = [name for name in data.classes if name not in learned]
     if unlearned:
@@ -106,23 +117,6 @@ def open_labelled(
     return data
 
 
-def _about_parts(data: LabelledData, val_fraction: float, seed: int) -> list[str]:
-    """How the parts were made that were not published."""
-    published = {item.part for item in data.items}
-    left = {part: len(positions) for part, positions in data.held.items()}
-    if None in published and len(published) > 1:
-        published.discard("train")
-    of, notes = "train" if "train" in published else "all", []
-    grouped = "group" if any(item.group for item in data.items) else ""
-    for part, fraction in (("test", TEST_FRACTION), ("val", val_fraction)):
-        if part not in published:
-            total = left["train"] + left["val"] * ("val" not in published) + left["test"] * (part == "test")
-            options = {"fraction": fraction, "whole": grouped, "how": f"stratified, seed {seed}"}
-            notes.append(about_split(part, of, left[part], total, "sequences", **options))
-        of = "train"
-    return notes
-
-
 def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
     """Labelled sequences, not yet divided.
 
@@ -135,7 +129,13 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         DataError: with everything that cannot be read or has no class.
     """
     if path == GENERATED:
-        return LabelledData(_generated(kind), RATE if kind == "audio" else 0, ["the sequences are generated"], [])
+        made: list = {
+            "text": lambda: generated_reviews(240),
+            "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
+            "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
+        }[kind]()
+        items = [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
+        return LabelledData(items, RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind, labels, group)
     examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
     if kind == "text":  # of lines of JSON each is a text
@@ -143,9 +143,9 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
     elif kind == "dna":
         contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
     else:
-        documents, rate, told = read_wavs(path, files)
+        documents, rate, notes = read_wavs(path, files)
         contents = [(d.id, d.id, d.tokens) for d in documents]
-        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *told]
+        found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *notes]
     items = [
         Labelled(id, examples[name].label or "", examples[name].part, content, examples[name].group)
         for id, name, content in contents
@@ -210,24 +210,15 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
         )
         return
     parts = dict(zip(names, parts_of(names), strict=True))
-    told = {row.part for row in labels.rows.values()} != {None}
+    parted = {row.part for row in labels.rows.values()} != {None}
     found.examples = [
-        Example(name, row.part if told else parts[name], row.label, row.group) for name, row in labels.rows.items()
+        Example(name, row.part if parted else parts[name], row.label, row.group) for name, row in labels.rows.items()
     ]
     found.problems = [*listing.problems, *labels.problems]
     left = [name for name in names if name not in labels.rows]
     found.notes = [note for note in found.notes if not any(name in note for name in labels.tables)] + labels.notes
     found.notes += [f"left out: {count(len(left), 'file')} in no table of labels ({some(left)})"] if left else []
     found.warnings += labels.warnings
-
-
-def _generated(kind) -> list[Labelled]:
-    made: list = {
-        "text": lambda: generated_reviews(240),
-        "dna": lambda: [(label, document.tokens) for label, document in generated_bases(240, 160)],
-        "audio": lambda: [(label, mu_law(samples)) for label, samples in generated_sounds(240, 240)],
-    }[kind]()
-    return [Labelled(f"generated/{i:04d}", label, None, content) for i, (label, content) in enumerate(made)]
 
 
 def assign_parts(

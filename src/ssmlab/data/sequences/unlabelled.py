@@ -1,4 +1,4 @@
-"""Sequences that a trained model is asked about: files, folders and standard input, read as in training. numpy only."""
+"""Sequences for a trained model to answer: files, folders and standard input, read as in training. numpy only."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence

@@ -55,19 +55,9 @@ def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> 
         if seen[id].rate != usual:  # read once more: the samples of all sounds would take four times the memory
             sound = read_sound(io.BytesIO(file.read_bytes()))
             documents[id] = Document(id, mu_law(resampled(sound.samples, sound.rate, usual)))
-    return list(documents.values()), usual, _notes(seen, usual)
-
-
-class _Seen(NamedTuple):
-    rate: int
-    channels: int
-    loud: bool
-
-
-def _notes(sounds: dict[str, _Seen], usual: int) -> list[str]:
-    several = {id: sound.channels for id, sound in sounds.items() if sound.channels > 1}
-    other = {id: sound.rate for id, sound in sounds.items() if sound.rate != usual}
-    loud = [id for id, sound in sounds.items() if sound.loud]
+    several = {id: sound.channels for id, sound in seen.items() if sound.channels > 1}
+    other = {id: sound.rate for id, sound in seen.items() if sound.rate != usual}
+    loud = [id for id, sound in seen.items() if sound.loud]
     notes = []
     if several:
         channels = " or ".join(map(str, sorted(set(several.values()))))
@@ -79,7 +69,13 @@ def _notes(sounds: dict[str, _Seen], usual: int) -> list[str]:
         )
     if loud:
         notes.append(f"{count(len(loud), 'sound')} louder than -1 to 1, cut off there ({some(loud)})")
-    return notes
+    return list(documents.values()), usual, notes
+
+
+class _Seen(NamedTuple):
+    rate: int
+    channels: int
+    loud: bool
 
 
 def read_wav(file: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
@@ -113,20 +109,15 @@ def read_sound(file: str | Path | BinaryIO) -> Sound:
     if not values.size or rate <= 0:
         raise ValueError("it has no samples; leave it out")
     channels = values.shape[1] if values.ndim > 1 else 1
-    samples = _from_minus_one_to_one(values)
-    return Sound((samples.mean(1) if channels > 1 else samples).astype(np.float32), int(rate), channels)
-
-
-def _from_minus_one_to_one(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
-    if values.dtype.kind == "i":
-        return values / 2.0 ** (8 * values.dtype.itemsize - 1)
-    if not np.isfinite(values).all():
+    if values.dtype == np.uint8:  # all become -1 to 1
+        values = (values.astype(np.float32) - 128) / 128
+    elif values.dtype.kind == "i":
+        values = values / 2.0 ** (8 * values.dtype.itemsize - 1)
+    elif not np.isfinite(values).all():
         raise ValueError("some samples are not finite; export the sound again")
-    if np.abs(values).max() > LOUDEST:
+    elif np.abs(values).max() > LOUDEST:
         raise ValueError(f"samples reach {np.abs(values).max():,.5g}, where floats lie within -1 to 1; scale them")
-    return values
+    return Sound((values.mean(1) if channels > 1 else values).astype(np.float32), int(rate), channels)
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Generated sequences: the tasks that ask for memory, and stand-ins for data that are not there. numpy only."""
+"""Generated sequences: tasks that need memory, and stand-ins for data that are not there. numpy only."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ RATE = 8000  # samples per second
 
 
 def selective_copying(count: int, length: int, data_tokens: int, vocab: int, seed) -> tuple[np.ndarray, np.ndarray]:
-    """Data tokens at random places among noise, to be repeated in their order when asked.
+    """Data tokens at random places among noise, to be repeated in their order at the end.
 
     Source: Gu & Dao 2023 (arXiv:2312.00752), section 4.1.1, after Jing et al. 2019.
 
@@ -19,7 +19,7 @@ def selective_copying(count: int, length: int, data_tokens: int, vocab: int, see
         vocab: tokens, those for noise and for asking among them.
         seed: anything that numpy's generators take.
     Returns:
-        tokens (count, length + data_tokens) uint8; labels of the same shape, int64, -100 where nothing is asked.
+        tokens (count, length + data_tokens) uint8; labels of the same shape, int64, -100 where nothing is predicted.
     """
     rng = np.random.default_rng(seed)
     tokens = np.full((count, length + data_tokens), NOISE, np.uint8)
@@ -33,7 +33,7 @@ def selective_copying(count: int, length: int, data_tokens: int, vocab: int, see
 
 
 def induction_heads(count: int, length: int, vocab: int, seed) -> tuple[np.ndarray, np.ndarray]:
-    """One token is special: it occurs somewhere and again at the end, where the token that followed it is asked for.
+    """One token is special: it occurs somewhere and again at the end, where the token after it is to be predicted.
 
     Source: Gu & Dao 2023 (arXiv:2312.00752), section 4.1.2, after Olsson et al. 2022.
 
@@ -92,7 +92,7 @@ def generated_reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def generated_chats(count: int, seed: int = 0) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(id, messages): sums of two small numbers, asked and answered."""
+    """(id, messages): sums of two small numbers, questions and answers."""
     rng = np.random.default_rng([seed, 4])
     numbers = rng.integers(0, 10, (count, 2)).tolist()
     return [

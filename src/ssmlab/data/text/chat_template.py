@@ -23,7 +23,7 @@ Messages = Sequence[tuple[str, str]]  # (role, text)
 
 
 class ChatTemplate(NamedTuple):
-    """A template of jinja.
+    """A chat template in Jinja, as Hugging Face's tokenizers have it.
 
     text: itself. source: the file that it came from. special: the texts of special tokens, by their names.
     """
@@ -36,7 +36,7 @@ class ChatTemplate(NamedTuple):
         """Messages as one text.
 
         Args:
-            answer: whether it ends with what stands before an answer.
+            answer: whether it ends with what comes before an answer.
         Raises:
             DataError: the template is damaged, or refuses these messages.
         """

@@ -29,12 +29,12 @@ File = Path | Member
 
 
 class Document(NamedTuple):
-    """Something that nothing leaks out of.
+    """Unit that is never split across train, val and test, except where there are few (see `divide`).
 
     id: the same on every machine.
     tokens: (l,), integers.
-    learned: bool (l,), the tokens that a model is asked for; None for all.
-    opened: whether the mark between documents stands before it.
+    learned: bool (l,), the tokens that a model learns to predict; None for all.
+    opened: whether the mark between documents comes before it.
     """
 
     id: str
@@ -129,7 +129,22 @@ def documents_of(id: str, text: str, documents: str) -> list[tuple[str, str]]:
         raise ValueError(f'a table is no text; write its texts as lines of JSON, {{"{FIELD}": "..."}}, or into files')
     lines = [(f"{id}:{i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if suffix == ".jsonl" or (_is_json(lines[0][1], dict) and _is_json(lines[-1][1], dict)):
-        return [(name, _field(line, name.rpartition(":")[2])) for name, line in lines]
+        found = []
+        for name, line in lines:
+            where = f"line {name.rpartition(':')[2]}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: not JSON ({error})") from None
+            if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
+                keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                chat = isinstance(row, dict) and {"messages", "prompt"} & row.keys()
+                advice = "; chats are data.kind=chat" if chat else ""
+                raise ValueError(f'{where}: expected {{"{FIELD}": "..."}}, got {keys or "no keys"}{advice}')
+            if not row[FIELD].strip():
+                raise ValueError(f"{where}: holds no text; remove it")
+            found.append((name, row[FIELD]))
+        return found
     if suffix == ".json" or _is_json(text, (dict, list)):
         raise ValueError(f'JSON is no text; write its texts as lines of JSON, {{"{FIELD}": "..."}}, or into files')
     return lines if documents == "line" else [(id, text)]
@@ -142,25 +157,6 @@ def _is_json(text: str, kinds: type | tuple[type, ...]) -> bool:
         return isinstance(json.loads(text), kinds)
     except (ValueError, RecursionError):
         return False
-
-
-def _field(line: str, number: str) -> str:
-    """The text of a line of JSON.
-
-    Raises:
-        ValueError: the line is no object, or has no text.
-    """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number}: not JSON ({error})") from None
-    if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
-        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        chat = "; chats are data.kind=chat" if isinstance(row, dict) and {"messages", "prompt"} & row.keys() else ""
-        raise ValueError(f'line {number}: expected {{"{FIELD}": "..."}}, got {keys or "no keys"}{chat}')
-    if not row[FIELD].strip():
-        raise ValueError(f"line {number}: holds no text; remove it")
-    return row[FIELD]
 
 
 def divide(
@@ -231,7 +227,7 @@ def _wholes(
 
 
 def together(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:
-    """For every document the id by which copies are one, whatever order they were listed in."""
+    """For every document an id that its copies share, whatever the order of the documents."""
     order = sorted(range(len(ids)), key=ids.__getitem__)
     first = first_copies([ids[i] for i in order], [digests[i] for i in order])
     names = dict(zip(order, first, strict=True))
@@ -241,9 +237,11 @@ def together(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:
 def _stretches(document: Document, val_fraction: float, test_fraction: float, characters: bool) -> dict[str, Document]:
     tokens, count = document.tokens, len(document.tokens)
     second = count - int(count * test_fraction)
-    first = second - int(count * val_fraction)
-    if characters:
-        first, second = (_character(tokens, at) for at in (first, second))
+    cuts = [second - int(count * val_fraction), second]
+    for i in range(2 if characters else 0):  # to where the character begins that a byte of UTF-8 belongs to
+        while 0 < cuts[i] < count and tokens[cuts[i]] & 0xC0 == 0x80:
+            cuts[i] -= 1
+    first, second = cuts
     ranges = {"train": slice(0, first), "val": slice(first, second), "test": slice(second, count)}
     return {
         name: Document(
@@ -254,10 +252,3 @@ def _stretches(document: Document, val_fraction: float, test_fraction: float, ch
         )
         for name, where in ranges.items()
     }
-
-
-def _character(tokens: np.ndarray, at: int) -> int:
-    """Where the character begins that a byte of UTF-8 belongs to."""
-    while 0 < at < len(tokens) and tokens[at] & 0xC0 == 0x80:
-        at -= 1
-    return at

@@ -63,7 +63,7 @@ def head_of_text(content: bytes) -> str:
 
 
 def json_table(path: Path) -> dict:
-    """What a JSON file of a model says; nothing, where it is missing or says nothing."""
+    """The table in a JSON file of a model; {} where it is missing or holds none."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

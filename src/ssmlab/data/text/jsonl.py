@@ -32,7 +32,11 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
             problems.append(f"{id}: cannot be read ({error})")
             continue
         first = next(filter(str.strip, lines), "{}")
-        if not _is_object(first):
+        try:
+            begins = isinstance(json.loads(first), dict)
+        except ValueError:
+            begins = False
+        if not begins:
             raise DataError(
                 f"{file}: begins with {first[:20]!r}, which is no JSON object; every line must be one, {FORM}"
             )
@@ -55,13 +59,6 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     return chats
 
 
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
 def parse_chat(line: str) -> list[tuple[str, str]]:
     """The messages of a line.
 
@@ -75,7 +72,15 @@ def parse_chat(line: str) -> list[tuple[str, str]]:
     if not isinstance(row, dict):
         raise ValueError(f"an object is expected, got {type(row).__name__}")
     if "messages" in row:
-        messages = _messages(row["messages"])
+        rows = row["messages"]
+        if not isinstance(rows, list) or not all(
+            isinstance(message, dict) and {"role", "content"} <= message.keys() for message in rows
+        ):
+            raise ValueError("messages must be a list of objects with role and content")
+        for message in rows:
+            if message["role"] not in ROLES:
+                raise ValueError(f"role must be one of {', '.join(ROLES)}, got {message['role']!r}")
+        messages = [(message["role"], message["content"]) for message in rows]
     elif {"prompt", "response"} <= row.keys():
         messages = [("user", row["prompt"]), ("assistant", row["response"])]
     else:
@@ -85,17 +90,6 @@ def parse_chat(line: str) -> list[tuple[str, str]]:
     if not any(role == "assistant" and text for role, text in messages):
         raise ValueError("has no answer to learn from")
     return messages
-
-
-def _messages(rows) -> list[tuple[str, str]]:
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"role", "content"} <= row.keys() for row in rows
-    ):
-        raise ValueError("messages must be a list of objects with role and content")
-    for row in rows:
-        if row["role"] not in ROLES:
-            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {row['role']!r}")
-    return [(row["role"], row["content"]) for row in rows]
 
 
 def question_tokens(text: str, template: Mapping[str, str], encode: Callable[[str], list[int]]) -> list[int]:
@@ -111,7 +105,7 @@ def chat_tokens(
     encode: Callable[[str], list[int]],
     mark: int,
 ) -> Document:
-    """A chat as tokens; those of the answers, and the mark behind each, are to be learned.
+    """A chat as tokens; those of the answers, and the mark after each, are to be learned.
 
     Args:
         template: by role the text around a message, with {text} in its place. What an answer's template has in front

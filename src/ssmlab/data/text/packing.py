@@ -9,14 +9,14 @@ from ssmlab.data.text.documents import Document
 
 @dataclass(frozen=True)
 class Rows:
-    """What a language model is trained on: the first l tokens of a row are read, the last l are asked for.
+    """What a language model is trained on: the first l tokens of a row are read, the last l are predicted.
 
     Attributes:
         tokens: (n, l + 1), integers.
         documents: (n, l + 1) int32, the number of the document that a token belongs to.
         learned: (n, l + 1) bool; False for what is read only, such as prompts and filling.
         fresh: (n,) bool, where a row's state begins anew; for rows that continue others.
-        streams: so many rows are a step; the next so many continue them. 0: every row stands by itself.
+        streams: so many rows are a step; the next so many continue them. 0: every row is independent.
     """
 
     tokens: np.ndarray
@@ -34,16 +34,16 @@ class Rows:
         return Rows(self.tokens[kept], self.documents[kept], self.learned[kept], self.fresh[kept], self.streams)
 
     def labels(self, rows=slice(None)) -> np.ndarray:
-        """(n, l) int64: the next token, or -100 where it is not asked for or belongs to another document."""
+        """(n, l) int64: the next token, or -100 where it is not learned or belongs to another document."""
         tokens, documents = self.tokens[rows], self.documents[rows]
-        asked = self.learned[rows][:, 1:] & (documents[:, 1:] == documents[:, :-1])
-        return np.where(asked, tokens[:, 1:].astype(np.int64), -100)
+        learned = self.learned[rows][:, 1:] & (documents[:, 1:] == documents[:, :-1])
+        return np.where(learned, tokens[:, 1:].astype(np.int64), -100)
 
 
 def stream(documents: list[Document], separator_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All documents one after another: tokens, numbers of documents, learned; each (t,).
 
-    A document begins with the separator, from which its first token is told, and ends with it.
+    A document begins with the separator, from which its first token is predicted, and ends with it.
     """
     pieces, numbers, learned = [], [], []
     for number, document in enumerate(documents):
@@ -57,7 +57,7 @@ def stream(documents: list[Document], separator_id: int) -> tuple[np.ndarray, np
 
 
 def pack(documents: list[Document], length: int, separator_id: int) -> Rows:
-    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is asked for.
+    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is predicted.
 
     Args:
         separator_id: the token between documents, and what fills the last row.
@@ -70,7 +70,7 @@ def pack(documents: list[Document], length: int, separator_id: int) -> Rows:
 
 
 def pack_alone(documents: list[Document], length: int, separator_id: int) -> Rows:
-    """The same with one document a row, for layers that cannot tell several apart; a long one goes on in more rows."""
+    """As `pack`, with one document a row, for layers that cannot separate several; a long one fills several rows."""
     rows = [pack([document], length, separator_id) for document in documents]
     numbers = [np.full(row.documents.shape, i, np.int32) for i, row in enumerate(rows)]
     parts = zip(*((row.tokens, row.learned, row.fresh) for row in rows), strict=True)
@@ -79,7 +79,7 @@ def pack_alone(documents: list[Document], length: int, separator_id: int) -> Row
 
 
 def pack_whole(documents: list[Document], length: int, separator_id: int, *, alone: bool = False) -> tuple[Rows, int]:
-    """The same for documents that make no sense in pieces: each lies in one row, in the first that has room for it.
+    """As `pack`, for documents that make no sense in pieces: each is in one row, the first that has room for it.
 
     Args:
         alone: each in a row of its own.

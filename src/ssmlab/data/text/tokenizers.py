@@ -1,6 +1,6 @@
 """Text to token numbers and back: a tokenizer.json, vocab.json with merges.txt, a sentencepiece model, bytes, or bases.
 
-Where a text ends: in training every document stands between two marks, the tokenizer's own end where it has one, else
+Where a text ends: in training every document is between two marks, the tokenizer's own end where it has one, else
 one token more than it has (256 with bytes); `seq_idx` keeps the state from crossing them. preprocess.json keeps that
 number, and a model that writes it has come to the end of a text. A prompt is read without a mark before it, as any
 stretch of a document is; an empty one is the mark alone, the beginning of a text.
@@ -18,7 +18,7 @@ from ssmlab.data.text.encoding import json_table
 from ssmlab.data.text.tokenizer_files import END, MERGES, VOCABULARY, base_words, byte_words, merged, written
 
 BYTES = "bytes"
-# names that a tokenizer's file may have beside a model's weights, the first that is there is taken
+# names that a tokenizer's file may have next to a model's weights, the first that is there is taken
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", VOCABULARY)
 # what ends a text, where no tokenizer_config.json says so
 ENDS = (END, "</s>", "<|end_of_text|>", "<eos>")
@@ -26,7 +26,7 @@ MOST_BYTES = 260  # a vocabulary up to this size is one of bytes and a few token
 
 
 class Tokenizer(Protocol):
-    """What all tokenizers have.
+    """The interface of all tokenizers.
 
     size: numbers of tokens are below it.
     eos: the token that ends a text, or None.
@@ -112,7 +112,9 @@ class JsonTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        ends = (_named_end(self.path.parent), *ENDS)
+        # The end of a text as a tokenizer_config.json names it; older files write a table around the name
+        end = json_table(self.path.with_name("tokenizer_config.json")).get("eos_token")
+        ends = (end.get("content") if isinstance(end, dict) else end, *ENDS)
         self.eos = next((token for token in map(self._token, ends) if token is not None), None)
 
     def _token(self, name: str | None) -> int | None:
@@ -166,22 +168,44 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         return ByteTokenizer()
     path = Path(source)
     if path.is_dir():
-        path = _beside(path) or _none(path)
+        found = _beside(path)
+        if found is None:
+            raise DataError(f"{path} has no tokenizer; one of {', '.join(FILES)} must be there")
+        path = found
     return JsonTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
 
 def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | None = None) -> Tokenizer:
     """The tokenizer in a model's folder; what preprocess.json says, or bytes where the vocabulary is that small.
 
-    One without an end of its own has the mark that stood between the documents of the training.
+    One without an end of its own has the mark that was between the documents of the training.
 
     Args:
         source: another tokenizer than the folder's, as in `load_tokenizer`.
     Raises:
         DataError: there is none, and the tokens are no bytes.
     """
-    tokenizer = load_tokenizer(source) if source is not None else _own(Path(folder), vocab_size)
-    mark = json_table(Path(folder) / "preprocess.json").get("mark")
+    folder = Path(folder)
+    about, path = json_table(folder / "preprocess.json"), _beside(folder)
+    kind, mark = about.get("kind"), about.get("mark")
+    tokenizer: Tokenizer
+    if source is not None:
+        tokenizer = load_tokenizer(source)
+    elif kind == "dna":
+        tokenizer = BaseTokenizer()
+    elif about.get("tokenizer") == BYTES and vocab_size >= ByteTokenizer.size:
+        tokenizer = ByteTokenizer()
+    elif path is not None:
+        tokenizer = load_tokenizer(path)
+    elif kind == "audio":
+        raise DataError(f"the tokens of {folder} are samples of sound, which are no text")
+    elif 256 <= vocab_size <= MOST_BYTES:
+        tokenizer = ByteTokenizer()
+    else:
+        raise DataError(
+            f"{folder} has no tokenizer and {vocab_size} tokens, which are not bytes; "
+            f"put {' or '.join(FILES)} there, or name one with --tokenizer (in a recipe with data.tokenizer)"
+        )
     if tokenizer.eos is None and isinstance(mark, int):
         tokenizer.eos = mark
     return tokenizer
@@ -225,33 +249,9 @@ def find_special(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def _own(folder: Path, vocab_size: int) -> Tokenizer:
-    about = json_table(folder / "preprocess.json")
-    kind = about.get("kind")
-    if kind == "dna":
-        return BaseTokenizer()
-    if about.get("tokenizer") == BYTES and vocab_size >= ByteTokenizer.size:
-        return ByteTokenizer()
-    path = _beside(folder)
-    if path is not None:
-        return load_tokenizer(path)
-    if kind == "audio":
-        raise DataError(f"the tokens of {folder} are samples of sound, which are no text")
-    if 256 <= vocab_size <= MOST_BYTES:
-        return ByteTokenizer()
-    raise DataError(
-        f"{folder} has no tokenizer and {vocab_size} tokens, which are not bytes; "
-        f"put {' or '.join(FILES)} there, or name one with --tokenizer (in a recipe with data.tokenizer)"
-    )
-
-
 def _beside(folder: Path) -> Path | None:
     there = [folder / name for name in FILES if (folder / name).is_file()]
     return next((path for path in there if path.name != VOCABULARY or path.with_name(MERGES).is_file()), None)
-
-
-def _none(folder: Path) -> Path:
-    raise DataError(f"{folder} has no tokenizer; one of {', '.join(FILES)} must be there")
 
 
 def _existing(path: str | Path) -> Path:
@@ -259,12 +259,6 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise DataError(f"there is no tokenizer {path}; give a tokenizer.json, a sentencepiece model, or bytes")
     return path
-
-
-def _named_end(folder: Path) -> str | None:
-    """The end of a text as a tokenizer_config.json names it; older files write a table around the name."""
-    end = json_table(folder / "tokenizer_config.json").get("eos_token")
-    return end.get("content") if isinstance(end, dict) else end
 
 
 def _short(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from ssmlab.core.text import did_you_mean
 from ssmlab.models.catalogue import hub_address
 from ssmlab.models.network import check_hub
 from ssmlab.models.weights import one_line, read_state_dict
-from ssmlab.nn.linear import use_our_products_
+from ssmlab.nn.linear import use_fast_linear_
 
 STRIDES = (32, 16, 8)
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")  # timm's, on the hub
@@ -147,7 +147,7 @@ def call_timm(name: str, build: Callable[[], Any], purpose: str | None = None) -
     """
     check_timm(name)
     try:
-        return use_our_products_(build())
+        return use_fast_linear_(build())
     except OSError as error:  # the hub's own errors and those of the network are all children of it
         cfg = timm.get_pretrained_cfg(name)
         place = f"huggingface.co/{cfg.hf_hub_id}" if cfg is not None and cfg.hf_hub_id else "its page"

@@ -1,14 +1,16 @@
 """The causal convolution in C++ on the CPU: channels in vectors, tokens in pieces, no copies of the input."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ssmlab.ops import _native
+from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._native import address, vector, view
 from ssmlab.ops.causal_conv1d.operator import KernelConv, call
 
 MAX_WIDTH = 64
-WORKSPACE = 6 + 2 * 6 + 2 + 6 + 1  # position of `workspace` in ssm_conv
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -33,9 +35,9 @@ def conv_forward(x, weight, bias, activation, initial_state, seq_idx):
     y, taps = torch.empty_like(x), taps_inside(seq_idx, x, weight.shape[1])
     filters, bias, past = weight.float().t().contiguous(), vector(bias), like_input(initial_state, x)
     if x.numel():
-        members = [*_header(x, weight, activation), *view(x), *view(y), address(filters), address(bias)]
-        members += [*view(past), address(taps), 0] + [0] * (3 * 6 + 1)
-        _native.Call(members, WORKSPACE).run("ssm_conv_workspace", "ssm_conv_forward")
+        struct = _struct(x, weight, activation, filters, bias, past, taps)
+        struct.y = view(y)
+        _native.run("ssm_conv_forward", struct, "ssm_conv_workspace")
     return y, final_state(x, weight.shape[1], past, taps)
 
 
@@ -46,13 +48,13 @@ def conv_backward(gy, g_final, x, weight, bias, activation, initial_state, seq_i
     filters, bias32, past = weight.float().t().contiguous(), vector(bias), like_input(initial_state, x)
     gx = torch.empty_like(x)
     gpast = torch.zeros(*x.shape[:2], width - 1, dtype=torch.float32)
-    members = [*_header(x, weight, activation), *view(x), *view(None), address(filters), address(bias32)]
-    members += [*view(past), address(taps), 0, *view(gy), *view(gx), *view(gpast)]
-    pieces = _native.Call(members, WORKSPACE).size("ssm_conv_pieces")
+    struct = _struct(x, weight, activation, filters, bias32, past, taps)
+    struct.gy, struct.gx, struct.gpast = view(gy), view(gx), view(gpast)
+    pieces = _native.size("ssm_conv_pieces", struct)
     partial = torch.empty(x.shape[0] * pieces, width + 1, x.shape[1], dtype=torch.float32)
     if x.numel():
-        call_ = _native.Call([*members, address(partial)], WORKSPACE)
-        call_.run("ssm_conv_workspace", "ssm_conv_backward")
+        struct.gweight = address(partial)
+        _native.run("ssm_conv_backward", struct, "ssm_conv_workspace")
     state_gradients(gx, gpast, g_final, taps, width)
     gweight = partial[:, :width].sum(0).t().contiguous().to(weight.dtype)
     gbias = x.new_empty(0) if bias is None else partial[:, width].sum(0).to(bias.dtype)
@@ -109,5 +111,10 @@ def _kept(taps: Tensor | None, x: Tensor, width: int) -> Tensor | None:
     return (torch.arange(width - 1, 0, -1, device=taps.device) <= taps[:, -1:])[:, None]
 
 
-def _header(x, weight, activation) -> list[int]:
-    return [*x.shape, weight.shape[1], int(activation == "silu"), _native.threads()]
+def _struct(x, weight, activation, filters, bias, past, taps) -> Any:
+    """What an `ssm_conv` has in common forward and backward."""
+    b, d, l = x.shape
+    return STRUCTS["ssm_conv"](
+        batch=b, dim=d, length=l, width=weight.shape[1], silu=activation == "silu", threads=_native.threads(),
+        x=view(x), weight=address(filters), bias=address(bias), past=view(past), taps=address(taps),
+    )  # fmt: skip

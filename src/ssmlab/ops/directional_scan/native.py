@@ -1,16 +1,17 @@
 """The directional scan in C++ on the CPU: the scan's kernels walk the map by strides and add to one output."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ssmlab.ops import _native
+from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._native import address, vector
 from ssmlab.ops.directional_scan.operator import KernelDirectional, call
-from ssmlab.ops.selective_scan.native import WORKSPACE, interval, unusable
+from ssmlab.ops.selective_scan.native import interval, unusable
 
 __all__ = ["forward", "outputs", "scan_backward", "scan_forward", "unusable"]
-
-NO_TENSOR = [0] * 6
 
 
 def forward(*arguments):
@@ -44,10 +45,9 @@ def scan_forward(x, dt, A, B, C, D, dt_bias, dt_softplus, save):
     final = torch.empty(x.shape[0], *A.shape[1:], dtype=torch.float32)
     A, D, dt_bias = vector(A), vector(D), vector(dt_bias)
     for k in range(A.shape[0]):
-        members = _members(k, x, dt, A, B, C, D, dt_bias, dt_softplus, y=total, saved=saved[k] if save else None)
-        members[_FINAL] = address(final)
-        call_ = _native.Call(members + [0] * (4 * 6 + 7), WORKSPACE)
-        call_.run("ssm_scan_forward_workspace", "ssm_scan_forward")
+        struct = _struct(k, x, dt, A, B, C, D, dt_bias, dt_softplus, saved[k] if save else None)
+        struct.y, struct.h_final = _plane(total, k), address(final)
+        _native.run("ssm_scan_forward", struct, "ssm_scan_forward_workspace")
     if total is not y:
         y.copy_(total)
     return y, saved
@@ -62,14 +62,15 @@ def scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
     total = gx if gx.dtype == torch.float32 else torch.empty_like(gx, dtype=torch.float32)
     A32, D32, bias32 = vector(A), vector(D), vector(dt_bias)
     for k in range(directions if x.numel() else 0):
-        members = _members(k, x, dt, A32, B, C, D32, bias32, dt_softplus, y=None, saved=saved[k])
-        segments = _native.Call(members, WORKSPACE).size("ssm_scan_segments")
+        struct = _struct(k, x, dt, A32, B, C, D32, bias32, dt_softplus, saved[k])
+        segments = _native.size("ssm_scan_segments", struct)
         partial = [torch.empty(segments, b, h * w, n, dtype=torch.float32) for _ in "BC"]
         sums = [torch.empty(b, d, n, dtype=torch.float32) for _ in range(2)]  # of the initial state, and of A
         vectors = [torch.empty(b, d, dtype=torch.float32) for _ in range(2)]  # of D and the bias
-        members += [*_plane(gy, k), *_plane(total, k), *_plane(gdt[:, k], k), *NO_TENSOR, 0]
-        members += [address(t) for t in (*sums, *partial, *vectors)]
-        _native.Call(members, WORKSPACE).run("ssm_scan_backward_workspace", "ssm_scan_backward")
+        struct.gy, struct.gx, struct.gdt = _plane(gy, k), _plane(total, k), _plane(gdt[:, k], k)
+        struct.gh0, struct.gA, struct.gB, struct.gC = (address(t) for t in (*sums, *partial))
+        struct.gD, struct.gdt_bias = (address(t) for t in vectors)
+        _native.run("ssm_scan_backward", struct, "ssm_scan_backward_workspace")
         parts = {"A": sums[1], "D": vectors[0], "dt_bias": vectors[1]}
         for name, part in parts.items():
             found[name].append(part.sum(0))
@@ -82,31 +83,29 @@ def scan_backward(gy, saved, x, dt, A, B, C, D, dt_bias, dt_softplus):
     return gx, gdt, *(stacked(found[name], axes.get(name, 0), t, x) for name, t in arguments.items())
 
 
-_FINAL = 12 + 6 * 6 + 3 + 6  # position of `h_final` in ssm_scan
+def _struct(k, x, dt, A, B, C, D, dt_bias, dt_softplus, saved) -> Any:
+    """What an `ssm_scan` for direction k has in common forward and backward; columns have their lines along h."""
+    (b, d, h, w), n = x.shape, A.shape[2]
+    return STRUCTS["ssm_scan"](
+        batch=b, dim=d, length=h * w, states=n, groups=1, softplus=dt_softplus, interval=interval(n),
+        threads=_native.threads(), inner=h if k % 2 else w,
+        accumulate=k > 0,  # y, and in the backward pass gx, collect the directions
+        x=_plane(x, k), dt=_plane(dt[:, k], k), B=_map_plane(B[:, k], k), C=_map_plane(C[:, k], k),
+        A=address(A[k]), D=0 if D is None else address(D[k]), dt_bias=0 if dt_bias is None else address(dt_bias[k]),
+        saved=address(saved),
+    )  # fmt: skip
 
 
-def _members(k, x, dt, A, B, C, D, dt_bias, dt_softplus, *, y, saved) -> list[int]:
-    """The forward part of an `ssm_scan` for direction k; columns have their lines along h."""
-    b, d, h, w = x.shape
-    n = A.shape[2]
-    line, add = (h if k % 2 else w), int(k > 0)  # y, and in the backward pass gx, collect the directions
-    header = [b, d, h * w, n, 1, 0, 0, int(dt_softplus), interval(n), _native.threads(), line, add]
-    tensors = [*_plane(x, k), *_plane(dt[:, k], k), *NO_TENSOR, *(NO_TENSOR if y is None else _plane(y, k))]
-    tensors += [*_map_plane(B[:, k], k), *_map_plane(C[:, k], k)]
-    vectors = [address(A[k]), 0 if D is None else address(D[k]), 0 if dt_bias is None else address(dt_bias[k])]
-    return header + tensors + vectors + NO_TENSOR + [0, address(saved), 0, 0]
-
-
-def _plane(t: Tensor, k: int) -> list[int]:
+def _plane(t: Tensor, k: int) -> tuple[int, ...]:
     """(b, c, h, w) as an `ssm_tensor` with axes (b, c, outer, inner) in the order of direction k."""
     start, outer, inner = _order(t, k)
-    return [start, _native.DTYPES[t.dtype], t.stride(0), t.stride(1), outer, inner]
+    return start, _native.DTYPES[t.dtype], t.stride(0), t.stride(1), outer, inner
 
 
-def _map_plane(t: Tensor, k: int) -> list[int]:
+def _map_plane(t: Tensor, k: int) -> tuple[int, ...]:
     """(b, n, h, w) as an `ssm_tensor` with axes (b, outer, n, inner)."""
     start, outer, inner = _order(t, k)
-    return [start, _native.DTYPES[t.dtype], t.stride(0), outer, t.stride(1), inner]
+    return start, _native.DTYPES[t.dtype], t.stride(0), outer, t.stride(1), inner
 
 
 def _order(t: Tensor, k: int) -> tuple[int, int, int]:

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops import _native
+from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
 OUTPUT, INPUT, FILTER = range(3)  # SSM_LONG_OUTPUT and so on
 LENGTH = 2048  # tokens from which the recurrence is faster, forward and backward
-WORKSPACE = 5 + 3 * 6  # position of `workspace` in ssm_long_conv
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define("long_conv(Tensor x, Tensor filter, bool backwards=False) -> Tensor")
 LIBRARY.define("long_conv_filter(Tensor gy, Tensor x) -> Tensor")
@@ -70,8 +70,10 @@ def _long_conv_filter(gy, x):
 def _run(kind: int, x: Tensor, filter: Tensor, y: Tensor) -> Tensor:
     if not x.numel():
         return y.zero_()
-    members = [*x.shape, kind, _native.threads(), *_native.view(x), *_native.view(filter), *_native.view(y), 0]
-    _native.Call(members, WORKSPACE).run("ssm_long_conv_workspace", "ssm_long_conv_")
+    (b, d, l), view = x.shape, _native.view
+    sizes = {"batch": b, "dim": d, "length": l, "kind": kind, "threads": _native.threads()}
+    struct = STRUCTS["ssm_long_conv"](**sizes, x=view(x), filter=view(filter), y=view(y))
+    _native.run("ssm_long_conv_", struct, "ssm_long_conv_workspace")
     return y
 
 

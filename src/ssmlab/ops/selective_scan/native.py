@@ -1,9 +1,12 @@
 """The selective scan in C++ on the CPU: one pass forward, a recomputing pass backward."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ssmlab.ops import _native
+from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._native import address, vector, view
 from ssmlab.ops.selective_scan.operator import KernelScan, call, numbers
 
@@ -40,11 +43,9 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     if initial_state is not None:
         initial_state = initial_state.to(state_dtype(A))
         initial_state = vector(initial_state) if A.is_complex() else initial_state
-    members = _header(x, A, B, C, dt_softplus)
-    members += [*view(x), *view(dt), *view(z), *view(y), *_map_view(B), *_map_view(C)]
-    members += [address(A), address(D), address(dt_bias), *_state_view(A, initial_state), address(final)]
-    members += [address(saved) if save else 0, address(restart), 0] + [0] * (4 * 6 + 7)
-    _native.Call(members, WORKSPACE).run("ssm_scan_forward_workspace", "ssm_scan_forward")
+    struct = _struct(x, dt, A, B, C, D, z, dt_bias, dt_softplus, restart, saved if save else None)
+    struct.y, struct.h0, struct.h_final = view(y), _state_view(A, initial_state), address(final)
+    _native.run("ssm_scan_forward", struct, "ssm_scan_forward_workspace")
     return y, final, saved
 
 
@@ -59,30 +60,25 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     gh0, gbias = torch.zeros_like(gA), torch.zeros_like(gD)
     A32, D32, bias32, restart, g_final = vector(A), vector(D), vector(dt_bias), restarts(seq_idx), vector(g_final)
     B32, C32 = _real(B), _real(C)
-    members = _header(x, A, B32, C32, dt_softplus)
-    members += [*view(x), *view(dt), *view(z), *view(None), *_map_view(B32), *_map_view(C32)]
-    members += [address(A32), address(D32), address(bias32), *_state_view(A, None), 0, address(saved)]
-    members += [address(restart), 0]
-    segments = _native.Call(members, WORKSPACE).size("ssm_scan_segments")
+    struct = _struct(x, dt, A32, B32, C32, D32, z, bias32, dt_softplus, restart, saved)
+    struct.h0 = _state_view(A, None)
+    segments = _native.size("ssm_scan_segments", struct)
     gB, gC = (
         torch.empty(b, d, n, dtype=state_dtype(A))
         if map_.dim() == 2
         else torch.empty(segments, b, map_.shape[-1], n, dtype=torch.float32)
         for map_ in (B, C)
     )
-    members += [*view(gy), *view(gx), *view(gdt), *view(gz if z is not None else None), address(g_final)]
-    members += [address(t) for t in (gh0, gA, gB, gC, gD, gbias)]
+    struct.gy, struct.gx, struct.gdt, struct.gz = view(gy), view(gx), view(gdt), view(None if z is None else gz)
+    struct.g_final, struct.gh0, struct.gA, struct.gB, struct.gC = (address(t) for t in (g_final, gh0, gA, gB, gC))
+    struct.gD, struct.gdt_bias = address(gD), address(gbias)
     if 0 not in (b, d):
-        _native.Call(members, WORKSPACE).run("ssm_scan_backward_workspace", "ssm_scan_backward")
+        _native.run("ssm_scan_backward", struct, "ssm_scan_backward_workspace")
     gB, gC = _map_gradient(gB, B), _map_gradient(gC, C)
     gD = x.new_empty(0) if D is None else gD.sum(0).to(D.dtype)
     gbias = x.new_empty(0) if dt_bias is None else gbias.sum(0).to(dt_bias.dtype)
     gh0 = x.new_empty(0) if initial_state is None else _like(gh0, initial_state)
     return gx, gdt, gA.sum(0).to(A.dtype), gB, gC, gD, gz, gbias, gh0
-
-
-# Position of `workspace` in ssm_scan: 12 sizes, 6 tensors, 3 pointers, h0, h_final, saved, restart.
-WORKSPACE = 12 + 6 * 6 + 3 + 6 + 3
 
 
 def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,13 +107,15 @@ def restarts(seq_idx: Tensor | None) -> Tensor | None:
     return mark
 
 
-def _header(x, A, B, C, dt_softplus) -> list[int]:
-    groups = max(map_.shape[1] if map_.dim() == 4 else 1 for map_ in (B, C))
-    constant = [int(map_.dim() == 2) for map_ in (B, C)]
-    b, d, l = x.shape
-    n = A.shape[1]
-    between = interval(numbers(A))
-    return [b, d, l, n, groups, *constant, int(dt_softplus), between, _native.threads(), 0, 0]
+def _struct(x, dt, A, B, C, D, z, dt_bias, dt_softplus, restart, saved) -> Any:
+    """What an `ssm_scan` has in common forward and backward."""
+    (b, d, l), n = x.shape, A.shape[1]
+    return STRUCTS["ssm_scan"](
+        batch=b, dim=d, length=l, states=n, groups=max(map_.shape[1] if map_.dim() == 4 else 1 for map_ in (B, C)),
+        b_constant=B.dim() == 2, c_constant=C.dim() == 2, softplus=dt_softplus, interval=interval(numbers(A)),
+        threads=_native.threads(), x=view(x), dt=view(dt), z=view(z), B=_map_view(B), C=_map_view(C),
+        A=address(A), D=address(D), dt_bias=address(dt_bias), restart=address(restart), saved=address(saved),
+    )  # fmt: skip
 
 
 def _real(map_: Tensor) -> Tensor:
@@ -125,20 +123,20 @@ def _real(map_: Tensor) -> Tensor:
     return torch.view_as_real(map_.to(torch.complex64).resolve_conj()).flatten(1) if map_.is_complex() else map_
 
 
-def _state_view(A: Tensor, state: Tensor | None) -> list[int]:
+def _state_view(A: Tensor, state: Tensor | None) -> tuple[int, ...]:
     """`h0`, whose dtype says also of an absent one whether the state is complex."""
-    strides = (0, 0, 0) if state is None else state.stride()
-    return [address(state), _native.COMPLEX64 if A.is_complex() else 0, *strides, 0]
+    strides = () if state is None else state.stride()
+    return address(state), _native.COMPLEX64 if A.is_complex() else 0, *strides
 
 
-def _map_view(map_: Tensor) -> list[int]:
+def _map_view(map_: Tensor) -> tuple[int, ...]:
     """B or C with axes (b, g, n, l), or (d, -, n, -) where constant."""
     strides = map_.stride()
     if map_.dim() == 2:
         strides = (strides[0], 0, strides[1], 0)
     elif map_.dim() == 3 or map_.shape[1] == 1:  # one group serves all
         strides = (strides[0], 0, *strides[-2:])
-    return [map_.data_ptr(), _native.DTYPES[map_.dtype], *strides]
+    return map_.data_ptr(), _native.DTYPES[map_.dtype], *strides
 
 
 def _map_gradient(partial: Tensor, map_: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq
     return x.new_empty(x.shape), final.to(state), saved
 
 
-def _backward(gy, g_final, saved, *arguments):
-    *inputs, backend = arguments if len(arguments) > 11 else (*arguments, "native")
+def _backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, backend="native"):
+    inputs = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
     return load("selective_scan", backend).scan_backward(gy, g_final, saved, *inputs)
 
 

@@ -1,16 +1,16 @@
 """The state space dual in C++ on the CPU: small matrix products in registers, chunk by chunk."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ssmlab.ops import _native
+from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._native import address, vector, view
 from ssmlab.ops.ssd import chunked
 from ssmlab.ops.ssd.operator import call
 from ssmlab.ops.ssd.reference import restarts, step_size
-
-# Position of `workspace` in ssm_ssd: 8 sizes, 6 tensors, A, D, h0, h_final, saved, inner, restart.
-WORKSPACE = 8 + 6 * 6 + 7
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
@@ -42,11 +42,9 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
         return y, final, saved
     delta, restart = step_size(dt, dt_bias, dt_softplus, x), restarts(seq_idx, x)
     A, D, initial_state = vector(A), _skip(D, x), vector(initial_state)
-    members = [*_header(x, B, chunk_size), *view(x), *view(z), *view(y), *view(delta), *view(B), *view(C)]
-    members += [address(t) for t in (A, D, initial_state, final)]
-    members += [*(_addresses(saved, x, n, chunk_size) if save else (0, 0)), address(restart)]
-    members += [0] * (1 + 3 * 6 + 7)
-    _native.Call(members, WORKSPACE).run("ssm_ssd_forward_workspace", "ssm_ssd_forward")
+    struct = _struct(x, delta, A, B, C, D, z, restart, chunk_size, saved if save else None)
+    struct.y, struct.h0, struct.h_final = view(y), address(initial_state), address(final)
+    _native.run("ssm_ssd_forward", struct, "ssm_ssd_forward_workspace")
     return y, final, saved
 
 
@@ -57,14 +55,14 @@ def scan_backward(gy, g_final, saved, x, delta, A, B, C, D, seq_idx, chunk_size,
     gz = x.new_empty(0) if z is None else z.new_empty(z.shape)
     g_initial, gA, gD = (torch.zeros(shape, dtype=torch.float32) for shape in ((b, h, p, n), (b, h), (b, h, p)))
     A32, D32, restart, g_final = vector(A), _skip(D, x), restarts(seq_idx, x), vector(g_final)
-    members = [*_header(x, B, chunk_size), *view(x), *view(z), *view(None), *view(delta), *view(B), *view(C)]
-    members += [address(A32), address(D32), 0, 0, *_addresses(saved, x, n, chunk_size), address(restart), 0]
-    segments = _native.Call(members, WORKSPACE).size("ssm_ssd_segments")
+    struct = _struct(x, delta, A32, B, C, D32, z, restart, chunk_size, saved)
+    segments = _native.size("ssm_ssd_segments", struct)
     gB, gC = torch.empty(2, segments, b, l, g, n, dtype=torch.float32)
-    members += [*view(gy), *view(gx), *view(None if z is None else gz)]
-    members += [address(t) for t in (g_final, g_initial, gdelta, gA, gD, gB, gC)]
+    struct.gy, struct.gx, struct.gz = view(gy), view(gx), view(None if z is None else gz)
+    struct.g_final, struct.gh0, struct.gdt = address(g_final), address(g_initial), address(gdelta)
+    struct.gA, struct.gD, struct.gB, struct.gC = (address(t) for t in (gA, gD, gB, gC))
     if 0 not in (b, h, p):
-        _native.Call(members, WORKSPACE).run("ssm_ssd_backward_workspace", "ssm_ssd_backward")
+        _native.run("ssm_ssd_backward", struct, "ssm_ssd_backward_workspace")
     gB, gC = (partial.sum(0).to(map_.dtype) for partial, map_ in ((gB, B), (gC, C)))
     if D is None:
         gD = x.new_empty(0)
@@ -85,18 +83,19 @@ def _states(x: Tensor, n: int, chunk_size: int) -> int:
     return -(-l // _chunk(chunk_size)) * b * h * n * (-(-p // 16) * 16)
 
 
-def _addresses(saved: Tensor, x: Tensor, n: int, chunk_size: int) -> tuple[int, int]:
-    return saved.data_ptr(), saved.data_ptr() + 4 * _states(x, n, chunk_size)
-
-
 def _chunk(chunk_size: int) -> int:
     """The tiles of longer chunks would not fit the caches; the result is the same."""
     return min(chunk_size, _native.CHUNK)
 
 
-def _header(x: Tensor, B: Tensor, chunk_size: int) -> list[int]:
-    b, l, h, p = x.shape
-    return [b, l, h, p, B.shape[3], B.shape[2], _chunk(chunk_size), _native.threads()]
+def _struct(x, delta, A, B, C, D, z, restart, chunk_size, saved) -> Any:
+    """What an `ssm_ssd` has in common forward and backward."""
+    (b, l, h, p), (g, n) = x.shape, B.shape[2:]
+    return STRUCTS["ssm_ssd"](
+        batch=b, length=l, heads=h, headdim=p, states=n, groups=g, chunk=_chunk(chunk_size), threads=_native.threads(),
+        x=view(x), z=view(z), dt=view(delta), B=view(B), C=view(C), A=address(A), D=address(D), saved=address(saved),
+        inner=0 if saved is None else address(saved) + 4 * _states(x, n, chunk_size), restart=address(restart),
+    )  # fmt: skip
 
 
 def _skip(D: Tensor | None, x: Tensor) -> Tensor | None:

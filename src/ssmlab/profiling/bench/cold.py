@@ -10,8 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from ssmlab.ops._dispatch import example
 from ssmlab.profiling.bench.results import Result
-from ssmlab.profiling.bench.shapes import CHANNEL, TIME, Shape
+from ssmlab.profiling.bench.shapes import Shape
 
 REPEATS = 10
 # The inputs are there before the clock starts: what it takes to import torch and to wake the device is not counted.
@@ -38,13 +39,13 @@ print(json.dumps(seconds))
 def shapes(ops: list[str], device: str, *, quick: bool = False) -> list[Shape]:
     """Forward and backward of every operator that has a kernel there."""
     dtype, d, l = ("float32", 64, 64) if quick or device == "cpu" else ("bfloat16", 1024, 1024)
-    states = {"ssd": 128, "causal_conv1d": 1}
-    layouts = {"selective_scan": TIME, "causal_conv1d": TIME}
-    return [
-        Shape(op=op, backward=True, d=d, l=l, n=states.get(op, 16), dtype=dtype, layout=layouts.get(op, CHANNEL))
-        for op in ops
-        if op != "lti"
-    ]
+    found = []
+    for op in ops:
+        grid = example(op).gpu
+        if grid is not None:
+            n, layout = grid.sizes[0][3], grid.layouts[0]
+            found.append(Shape(op=op, backward=True, d=d, l=l, n=n, dtype=dtype, layout=layout))
+    return found
 
 
 def cold(found: list[Shape], device: str) -> Iterator[list[Result]]:

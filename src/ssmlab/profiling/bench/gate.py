@@ -5,12 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssmlab.ops._dispatch import example
 from ssmlab.profiling.bench.candidates import definition, field, gradient, make_inputs, runner
 from ssmlab.profiling.bench.shapes import Shape
-
-# The worst of y and every gradient, as ||y - y64|| / ||y64||. A bfloat16 rounds by up to 4e-3, and opponents round
-# more often than once.
-LIMITS = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,12 @@ def _compare(shape: Shape, device: str) -> list[Disagreement]:
     exact = runner(
         definition(shape.op), {k: _double(t) for k, t in inputs.items()}, None if grad is None else _double(grad)
     )()
-    wrong = []
+    wrong, limit = [], example(shape.op).limits[shape.dtype]
     for candidate in field(shape, inputs).candidates:
         try:
             error = _error(runner(candidate.call, inputs, grad)(), exact)
             # A NaN is no error below a limit.
-            what = "" if error <= LIMITS[shape.dtype] else f"error {error:.1e}, limit {LIMITS[shape.dtype]:g}"
+            what = "" if error <= limit else f"error {error:.1e}, limit {limit:g}"
         except RuntimeError as failure:
             what = str(failure).split("\n")[0]
         if what:

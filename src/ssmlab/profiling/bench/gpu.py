@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.ops._dispatch import example
 from ssmlab.profiling.bench.opponents import Missing
-from ssmlab.profiling.bench.shapes import CHANNEL, HEAD, TIME, Shape
+from ssmlab.profiling.bench.shapes import Shape
 
+HEAD = 64  # channels
 EXP_IN_REGISTERS, ATTENTION = "exp in registers", "attention"
 TURNS = 64  # exponentials of a lane for every number that it loads
 
 
 def shapes(op: str, *, quick: bool = False) -> list[Shape]:
     """Shapes of training on a GPU, and lengths at which attention overtakes a scan or is overtaken by it."""
-    if op not in _SHAPES:
+    found = example(op).gpu_quick if quick else example(op).gpu
+    if found is None:
         return []
-    n, layouts = _SHAPES[op]
-    sizes = (
-        [(1, 1024, 1024)] if quick else [*((1, 2048, 2**k) for k in range(9, 17)), (8, 5120, 2048), (1, 5120, 65536)]
-    )
-    if op == "directional_scan":
-        sizes = [(1, 96, 56**2)] if quick else [(b, d, side**2) for b in (1, 128) for d, side in _MAPS]
-    first = Shape(op=op, backward=False, d=1, l=1, n=n, dtype="bfloat16", layout=TIME)
-    made = [replace(first, b=b, d=d, l=l, layout=layout) for b, d, l in sizes for layout in layouts]
-    return [replace(shape, backward=backward) for backward in (False, True) for shape in made]
-
-
-_MAPS = ((96, 56), (192, 28), (384, 14), (768, 7))  # VMamba-T's at 224 x 224 pixels
-_SHAPES = {
-    "selective_scan": (16, (TIME, CHANNEL)),
-    "causal_conv1d": (1, (TIME, CHANNEL)),
-    "directional_scan": (16, (CHANNEL,)),
-    "ssd": (128, (CHANNEL,)),
-}
+    kinds = product((False, True), found.dtypes, found.sizes, found.layouts)
+    return [
+        Shape(op=op, backward=backward, b=b, d=d, l=l, n=n, dtype=dtype, layout=layout)
+        for backward, dtype, (b, d, l, n), layout in kinds
+    ]
 
 
 def yardsticks(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
@@ -47,8 +37,7 @@ def yardsticks(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Callable[[]
 
     Together with the copy these are the floor of a scan: the larger of the two.
     """
-    if shape.op not in ("selective_scan", "ssd"):
-        return {}
+    wanted = example(shape.op).yardsticks
     like = next(iter(inputs.values()))
     heads = max(1, shape.d // 2 // HEAD)
     q = torch.randn(shape.b, heads, shape.l, HEAD, device=like.device, dtype=like.dtype)
@@ -58,8 +47,10 @@ def yardsticks(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Callable[[]
         y = F.scaled_dot_product_attention(*leaves, is_causal=True)
         return torch.autograd.grad(y, leaves, q) if shape.backward else y
 
-    found: dict[str, Callable[[], object]] = {ATTENTION: attention}
-    if shape.op == "selective_scan":
+    found: dict[str, Callable[[], object]] = {}
+    if ATTENTION in wanted:
+        found[ATTENTION] = attention
+    if EXP_IN_REGISTERS in wanted:
         found[EXP_IN_REGISTERS] = _exponentials(shape.elements, like.device)
     return found
 
@@ -136,7 +127,6 @@ def fla_ssd(shape: Shape) -> Callable[..., Tensor]:
 OPPONENTS: dict[str, list] = {
     "selective_scan": [("mamba_ssm", mamba_ssm_scan, {})],
     "causal_conv1d": [("causal_conv1d", causal_conv1d_conv, {})],
-    "directional_scan": [],
     "ssd": [("mamba_ssm", mamba_ssm_ssd, {}), ("fla", fla_ssd, {})],
 }
 

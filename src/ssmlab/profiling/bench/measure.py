@@ -72,7 +72,7 @@ def bench_ops(
         budget: seconds of repeats for a shape.
         left_out: (operator, candidate, dtype) that are not to be timed.
     """
-    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     room = _Room(max((shape.elements for shape in shapes), default=1), device)
     known: dict[tuple[str, bool, str], list[tuple[Shape, float]]] = {}
     for shape in shapes:
@@ -111,10 +111,6 @@ def records(rows: list[Row]) -> list[Record]:
             elif timing.estimate is not None:
                 made.append(Record(metric="estimated_time", value=timing.estimate, n=0, **shared))
     return made
-
-
-def _nothing() -> None:
-    pass
 
 
 def _skip(entrant: candidates.Candidate, shape: Shape, known: list[tuple[Shape, float]], limit: float) -> Timing | None:

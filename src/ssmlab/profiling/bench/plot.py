@@ -1,7 +1,8 @@
 """Time per element against the number of tokens: a line that rises to the left is overhead, to the right memory."""
 
+from ssmlab.ops._dispatch import example
+from ssmlab.ops._example import CHANNEL, TIME
 from ssmlab.profiling.bench.measure import EXP, Row
-from ssmlab.profiling.bench.shapes import CHANNEL, TIME
 from ssmlab.reports import theme
 
 _PANEL = (250, 215)
@@ -21,7 +22,7 @@ def _plot(name: str, rows: list[Row]) -> str:
     """A panel for every number of channels and dtype; in it a line for every n and layout, and torch.exp."""
     first = rows[0].shape
     # A map's channels go with its size: those are one line.
-    widths = [None] if first.op == "directional_scan" else sorted({row.shape.d for row in rows})
+    widths = [None] if example(first.op).is_map else sorted({row.shape.d for row in rows})
     dtypes = list(dict.fromkeys(row.shape.dtype for row in rows))
     states = sorted({row.shape.n for row in rows})
 

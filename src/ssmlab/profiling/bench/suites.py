@@ -21,13 +21,9 @@ def suite(name: str, ops: list[str], device: str, budget: float, *, quick: bool 
         budget: seconds of repeats for what is timed in turns.
         quick: tiny models and shapes, on a CPU too.
     """
-    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     if name == "first":
         return cold.cold(cold.shapes(ops, device, quick=quick), device)
     if name == "language":
         return language.language(language.QUICK if quick else language.FULL, device, budget, wait)
     return vision.vision(vision.QUICK if quick else vision.FULL, device, budget, wait)
-
-
-def _nothing() -> None:
-    pass

@@ -10,7 +10,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.data.sequences.unlabelled import Reader
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.encoding import UTF8
-from ssmlab.data.text.tokenizers import find_tokenizer
+from ssmlab.data.text.tokenizers import BaseTokenizer, find_tokenizer
 from ssmlab.tasks.classify.predict import Prediction
 
 
@@ -39,8 +39,10 @@ class SequenceInference:
             raise ModelError(f"{folder} names {len(self.classes)} classes and tells {network.head.out_features} apart")
         self.notes: list[str] = []
         self._encode: Callable = list
+        self.decode: Callable[[list[int]], str] | None = BaseTokenizer().decode if self.kind == "dna" else None
         if self.kind == "text":
-            self._encode = find_tokenizer(folder, network.config.vocab_size).encode
+            tokenizer = find_tokenizer(folder, network.config.vocab_size)
+            self._encode, self.decode = tokenizer.encode, tokenizer.decode
 
     def read(
         self, paths: list[Path], stdin: Callable[[], bytes], *, lines: bool = False
@@ -60,6 +62,16 @@ class SequenceInference:
         found = reader.read(paths, stdin)
         self.notes = reader.notes
         return found
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, as many as are kept in training; only of a model of texts.
+
+        Raises:
+            ModelError: the model is of something else.
+        """
+        if self.kind != "text":
+            raise ModelError(f"the model reads {self.kind}, no texts; name a file")
+        return self._encode(text)[: self._length]
 
     def classify(
         self, documents: list[Document], batch_size: int = 32, progress: Progress | None = None

@@ -79,22 +79,20 @@ def local_folder(model: str | Path, *, accept_licence: bool = False) -> Path:
     try:
         return _language_folder(repository, row)
     except Unreachable as error:
+        if row is None:
+            page = hub_address(repository, "").replace("/resolve/", "/tree/").rstrip("/")
+            wanted = (
+                f"config.json, the weights ({WEIGHTS[0]} or {WEIGHTS[2]}, or all their parts with the {INDEX}) and, "
+                f"for text, the tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}, and {SETTINGS[0]}) "
+                f"of {page}"
+            )
+        else:
+            tokenizer = hub_address(row.tokenizer or repository, TOKENIZERS[0])
+            wanted = f"{hub_address(repository, 'config.json')}, {row.address} and, for text, {tokenizer}"
         raise ModelError(
-            f"{name} cannot be downloaded ({error.reason}); without a network, fetch {_wanted(repository, row)} on "
-            f"another machine and put them into {hand_placed(repository, '')}"
+            f"{name} cannot be downloaded ({error.reason}); without a network, fetch {wanted} on another machine and "
+            f"put them into {hand_placed(repository, '')}"
         ) from None
-
-
-def _wanted(repository: str, row: PublishedWeights | None) -> str:
-    """The files of a language model's folder, with their addresses, in words."""
-    if row is None:
-        page = hub_address(repository, "").replace("/resolve/", "/tree/").rstrip("/")
-        return (
-            f"config.json, the weights ({WEIGHTS[0]} or {WEIGHTS[2]}, or all their parts with the {INDEX}) and, for "
-            f"text, the tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}, and {SETTINGS[0]}) of {page}"
-        )
-    tokenizer = hub_address(row.tokenizer or repository, TOKENIZERS[0])
-    return f"{hub_address(repository, 'config.json')}, {row.address} and, for text, {tokenizer}"
 
 
 def weights_file(name: str, *, accept_licence: bool = False) -> Path:
@@ -104,7 +102,18 @@ def weights_file(name: str, *, accept_licence: bool = False) -> Path:
         ModelError: none are published, or they cannot be downloaded.
     """
     if name.startswith(TIMM):
-        return _timm_file(name)
+        import timm
+
+        from ssmlab.models.vision.backbones import check_timm
+
+        check_timm(name.removeprefix(TIMM))
+        published = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+        if published is None or not published.hf_hub_id:
+            raise ModelError(f"timm publishes no weights of {name} on the hub; give weights=FILE")
+        path = hub_file(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
+        if path is None:
+            raise ModelError(f"{published.hf_hub_id} has no model.safetensors; give weights=FILE")
+        return path
     row = find_weights(name)
     if row is None:
         raise ModelError(f"no weights of {name} are published where a program can fetch them; give weights=FILE")
@@ -315,21 +324,6 @@ def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | No
             # there is nothing behind the end: it was whole and not yet checked, or it is another file's; anew
             file.truncate(0)
             http_get(address, file, headers=headers, displayed_filename=title)
-
-
-def _timm_file(name: str) -> Path:
-    import timm
-
-    from ssmlab.models.vision.backbones import check_timm
-
-    check_timm(name.removeprefix(TIMM))
-    published = timm.get_pretrained_cfg(name.removeprefix(TIMM))
-    if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm publishes no weights of {name} on the hub; give weights=FILE")
-    path = hub_file(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
-    if path is None:
-        raise ModelError(f"{published.hf_hub_id} has no model.safetensors; give weights=FILE")
-    return path
 
 
 def _check(path: Path, address: str) -> None:

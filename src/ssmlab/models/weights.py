@@ -121,7 +121,12 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
         if other:
             warn_once(f"{source} has a classifier for {len(state[other[0]])} classes; ours starts anew")
             state = state | {key: own[key] for key in other}
-    state = state | {key: state[other] for key, other in _tied(model).items() if key not in state and other in state}
+    tied: dict[int, str] = {}
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        first = tied.setdefault(id(tensor), key)
+        for name, alias in ((key, first), (first, key)):  # the same parameter under two names: either fills both
+            if name not in state and alias in state:
+                state = state | {name: state[alias]}
     problems = [f"missing in the file: {key}" for key in own if key not in state]
     problems += [f"unknown to the model: {key}" for key in state if key not in own]
     problems += [
@@ -179,17 +184,6 @@ def check_depth(source: Path, config: Any, tensors: int) -> None:
             raise ModelError(
                 f"{source} has {key}={value}, but its weights are {tensors} tensors; copy the folder again"
             )
-
-
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Keys that are the same parameter as an earlier one: it fills them too. And the other way round."""
-    names: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    for key, tensor in model.state_dict(keep_vars=True).items():
-        first = names.setdefault(id(tensor), key)
-        if first != key:
-            tied |= {key: first, first: key}
-    return tied
 
 
 def one_line(error: BaseException) -> str:

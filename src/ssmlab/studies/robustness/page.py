@@ -96,6 +96,14 @@ class Result(Report):
     def counts(self) -> str:
         return f"{len(self.sample.ids):,} images, {formats.plural(len(self.transformations), 'transformation')}"
 
+    @property
+    def drawn(self) -> str:
+        """How the images were drawn, in words."""
+        per_class, sample = self.settings["per_class"], self.sample
+        scarce = f"; {sample.scarce} classes have fewer" if sample.scarce else ""
+        many = f"{len(sample.ids):,} of {len(sample.classes):,} classes, "
+        return many + (f"{per_class} of each class{scarce}" if per_class else "all of the part")
+
     @cached_property
     def answer(self) -> tuple[str, str]:
         """Who holds best, and by how much; or why there is no verdict, and the numbers."""
@@ -141,7 +149,7 @@ def write_result(result: Result) -> Path:
     for group in result.groups:
         several = f" (seeds {', '.join(map(str, group.seeds))})" if len(group.seeds) > 1 else ""
         trained.append(f"{group.title}: {', '.join(ref.state for ref in group.models)}{several}")
-    facts = result.facts(("Models", "; ".join(trained)), ("Images", _images(result)))
+    facts = result.facts(("Models", "; ".join(trained)), ("Images", result.drawn))
     tables = result.by_transformation
     head = ["# ssmlab robustness", "", f"{'. '.join(filter(None, result.answer))}.", ""]
     head += [*(f"- {name}: {text}" for name, text in facts), ""]
@@ -174,13 +182,6 @@ def write_result(result: Result) -> Path:
     about = {"models": models, "doubts": result.doubts, "images": len(result.sample.ids)}
     files = {"grid.png": tiles_png(shown)}
     return result.write("robustness", about, text, table=markdown, plots=[whole], files=files)
-
-
-def _images(result: Result) -> str:
-    per_class, sample = result.settings["per_class"], result.sample
-    scarce = f"; {sample.scarce} classes have fewer" if sample.scarce else ""
-    many = f"{len(sample.ids):,} of {len(sample.classes):,} classes, "
-    return many + (f"{per_class} of each class{scarce}" if per_class else "all of the part")
 
 
 def _tiles(result: Result) -> list[tuple[str, np.ndarray]]:

@@ -222,7 +222,18 @@ def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
     else:
         raise ModelError(f"{repository} has no weights; one of {', '.join(WEIGHTS)} must be there")
     if found[-1].name.endswith(INDEX):
-        found += _parts(repository, found[-1])
+        index = found[-1]
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{repository}: {index.name} is no index of weights files") from error
+        if any(Path(str(name)).name != name for name in names):  # it comes from others, and shall lead nowhere else
+            raise ModelError(f"{repository}: {index.name} names files outside of the repository's folder")
+        parts = {name: _same_version(repository, name) for name in names}
+        missing = ", ".join(name for name, path in parts.items() if path is None)
+        if missing or not parts:
+            raise ModelError(f"{repository}: {index.name} names {missing or 'no parts'}, which are not there")
+        found += filter(None, parts.values())
     found += filter(None, (_same_version(repository, name) for name in SETTINGS))
     tokenizers = (_same_version(repository, name) for name in TOKENIZERS)
     tokenizer = next(filter(None, tokenizers), None)
@@ -230,20 +241,6 @@ def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
         tokenizer = hub_file(row.tokenizer, TOKENIZERS[0])
     found += [tokenizer] if tokenizer else []
     return _together(repository, found) if len({path.parent for path in found}) > 1 else config.parent
-
-
-def _parts(repository: str, index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{repository}: {index.name} is no index of weights files") from error
-    if any(Path(str(name)).name != name for name in names):  # it comes from others, and shall lead nowhere else
-        raise ModelError(f"{repository}: {index.name} names files outside of the repository's folder")
-    parts = {name: _same_version(repository, name) for name in names}
-    missing = [name for name, path in parts.items() if path is None]
-    if missing or not parts:
-        raise ModelError(f"{repository}: {index.name} names {', '.join(missing) or 'no parts'}, which are not there")
-    return [path for path in parts.values() if path is not None]
 
 
 def _same_version(repository: str, file: str) -> Path | None:

@@ -7,8 +7,8 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -65,8 +65,12 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
             return load_file(path)
         except SafetensorError as error:
             raise ModelError(f"{path} is not a safetensors file: {one_line(error)}") from error
+    names = []  # such a file may hold a trainer's arguments, which are not built, and numbers of numpy; no others
     try:
-        with _passing_over(path):
+        if zipfile.is_zipfile(path):
+            with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # reported when the file is read
+                names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
+        with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except UNREADABLE as error:
         raise ModelError(
@@ -85,17 +89,6 @@ class _PassedOver:
 
     def __new__(cls, *_args: Any) -> Any:
         return OrderedDict()  # the one mapping whose items and state torch's reader sets
-
-
-@contextmanager
-def _passing_over(path: Path) -> Iterator[None]:
-    """Let a file of `torch.save` hold a trainer's `ARGUMENTS`, which are not built, and numbers of numpy; no others."""
-    names = []
-    if zipfile.is_zipfile(path):
-        with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # said when the file is read
-            names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
-    with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
-        yield
 
 
 def numpy_numbers() -> list[Any]:

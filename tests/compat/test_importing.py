@@ -98,3 +98,18 @@ def test_import_is_light():
     code = "import ssmlab.compat, sys; ssmlab.compat.install(linear=False); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_install_says_once_what_it_lends_and_replaces(capsys):
+    ssmlab.compat.install(linear=True)
+    said = capsys.readouterr().err
+    ssmlab.compat.install()
+    assert "lends mamba_ssm, causal_conv1d" in said and "torch.nn.Linear" in said and said.count("\n") == 1
+    assert not capsys.readouterr().err
+    ssmlab.compat.uninstall()
+    ssmlab.compat.install(linear=False)
+    assert "torch.nn.Linear" not in capsys.readouterr().err
+    ssmlab.compat.uninstall()
+    ssmlab.compat.install(quiet=True)
+    ssmlab.compat.uninstall()
+    assert not capsys.readouterr().err

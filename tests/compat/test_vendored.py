@@ -12,6 +12,7 @@ from ssmlab.compat import causal_conv1d_cuda, forks, selective_scan_cuda
 from ssmlab.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
 from ssmlab.compat.mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from ssmlab.compat.mamba_ssm.ops.triton.layer_norm import layer_norm_fn
+from ssmlab.compat.vendored import is_lent
 from ssmlab.core.errors import UserError
 
 INTERFACE = """
@@ -49,6 +50,11 @@ def copy(tmp_path, monkeypatch):
     (folder / "layernorm.py").write_text(LAYERNORM)
     (folder / "selective_state_update.py").write_text(TRITON)
     (folder / "own_kernels.py").write_text("def doubled(x):\n    return 2 * x\n")
+    for file in ("triton/mamba3/mamba3_siso_combined", "triton/own/kernels", "cute/mamba3/mamba3_step_fn"):
+        file = folder.parent / f"{file}.py"
+        file.parent.mkdir(parents=True)
+        file.write_text("OWN = True\n" if "own" in file.parts else TRITON)
+        (file.parent / "__init__.py").write_text("OWN = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "models.mamba_plus.ops"
     for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
@@ -63,6 +69,14 @@ def test_a_copy_runs_on_ours(installed, copy):
     assert interface.layer_norm_fn is layer_norm_fn and interface.doubled(2) == 4
     assert import_module(f"{copy}.triton.selective_state_update").selective_state_update
     assert interface.GreedySearchDecoderOnlyOutput.__name__ == "GenerateDecoderOnlyOutput"
+
+
+def test_kernels_in_folders(installed, copy):
+    """mamba_ssm 2.3 keeps Mamba-3's kernels in folders of their own, in three languages."""
+    siso = import_module(f"{copy}.triton.mamba3.mamba3_siso_combined")
+    assert is_lent(siso) and siso.mamba3_siso_combined.__module__.startswith("ssmlab.")
+    assert is_lent(import_module(f"{copy}.cute.mamba3.mamba3_step_fn"))
+    assert import_module(f"{copy}.triton.mamba3").OWN and import_module(f"{copy}.triton.own.kernels").OWN
 
 
 def test_what_ours_lacks_is_the_copys(installed, copy, monkeypatch):

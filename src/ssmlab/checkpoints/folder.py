@@ -75,6 +75,8 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
 def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict[str, Any]]:
     """The model in a folder, on the CPU and in evaluation mode, and its preprocessing, {} where there is none.
 
+    The model keeps it too, with the folder, as `preprocess_config`.
+
     Args:
         wanted: the kind that the model must be of.
     Raises:
@@ -84,11 +86,20 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
     kind = kind_of(folder) if (folder / CONFIG).is_file() else wanted or "vision"
     if wanted not in (None, kind):
         raise ModelError(f"{folder} is a {NAMES[kind]}, a {NAMES[wanted]} is needed; {COMMANDS[kind]}")
+    model: Any
     if kind == "sequence_classifier":
-        return _load_classifier(folder)
-    if kind == "language":
+        model, preprocess = _load_classifier(folder)
+    elif kind == "language":
         about = folder / PREPROCESS
-        return load_language_model(folder), read_object(about) if about.is_file() else {}
+        model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}
+    else:
+        model, preprocess = _load_network(folder)
+    model.preprocess_config = preprocess | {"folder": str(folder)}
+    return model, preprocess
+
+
+def _load_network(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A model of images or a segmentation network."""
     files = [folder / name for name in (CONFIG, PREPROCESS, WEIGHTS)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:

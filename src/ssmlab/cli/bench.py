@@ -50,7 +50,7 @@ def bench_ops(
     """
     chosen = suite or (list(SUITES) if device == "cuda" else ["ops"])
     _check(op, device, chosen)
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
 
     display = Display()
     try:

@@ -29,7 +29,7 @@ def classify(
 ) -> None:
     """Predict the classes of pictures, or of sequences. Exit code 2 if some cannot be read."""
     from ssmlab.checkpoints.find import find_folder, kind_of
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError, UserError
     from ssmlab.models.catalogue import check_licence, published
     from ssmlab.models.entry import TIMM

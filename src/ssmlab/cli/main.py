@@ -16,6 +16,7 @@ from ssmlab.cli import (
     data,
     demo,
     doctor,
+    evaluate,
     execute,
     explain,
     generate,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("evaluate")(evaluate.evaluate)
 app.command("classify")(classify.classify)
 app.command("segment")(segment.segment)
 app.command("plan")(plan.plan)
@@ -63,7 +65,15 @@ app.add_typer(bench.app, name="bench")
 
 
 # What others call our commands
-SYNONYMS = {"train": "run", "fit": "run", "predict": "classify", "test": "run", "check": "data", "infer": "classify"}
+SYNONYMS = {
+    "train": "run",
+    "fit": "run",
+    "predict": "classify",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "check": "data",
+    "infer": "classify",
+}
 USAGE = typer.BadParameter.__mro__[1]  # UsageError, which typer has under a private name
 
 

@@ -50,7 +50,7 @@ def plan(
 
 def _proposed(console, source, images, masks, memory, dims, batch_size, features, classes):
     """The plan for a data set, its channels and classes."""
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.data.masks.reader import measure_masks
     from ssmlab.models.segmentation.plans import propose_plan
 

@@ -18,7 +18,7 @@ def segment(
     device: str = typer.Option("auto", help="auto, cuda, mps or cpu."),
 ) -> None:
     """Mark the classes in images, window by window. Exit code 2 if some cannot be read."""
-    from ssmlab.cli.display import Display
+    from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError
     from ssmlab.tasks.segment.new_images import Segmenter, find_images, find_network
 

@@ -60,7 +60,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         top, _, inside = fullname.partition(".")
         if inside and not (top in PACKAGES and _is_ours(sys.modules.get(top))):
-            return vendored.find_triton(fullname, path)
+            return vendored.find_kernels(fullname, path)
         if top not in PACKAGES:
             return None
         if not inside and not self.force and _installed(top) is not None:
@@ -95,7 +95,7 @@ def _installed(name: str) -> ModuleSpec | None:
     return None
 
 
-def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
+def install(*, force: bool = False, linear: bool = True, quiet: bool = False) -> list[Provider]:
     """Let `import mamba_ssm`, `import causal_conv1d` and VMamba's compiled names find our operators.
 
     Call it before the code that imports them: a model file of transformers asks when it is first imported.
@@ -105,10 +105,12 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
             time of decoding is spent there, and torch's product takes two to five times as long.
         force: also where the real package is installed; otherwise that one keeps its name, and a warning says so where
             it cannot run on this machine.
+        quiet: do not say on standard error, once, which names are lent and what is replaced.
     Returns:
         Who answers to each name from now on.
     """
-    if _FINDER not in sys.meta_path:
+    first = _FINDER not in sys.meta_path
+    if first:
         sys.meta_path.insert(0, _FINDER)
     _FINDER.force = force
     for name in ("transformers.generation", "transformers.generation.utils"):
@@ -121,6 +123,10 @@ def install(*, force: bool = False, linear: bool = True) -> list[Provider]:
     for name, provider, detail in found:
         if provider == "installed":
             log.warning("%s: the installed one (%s) keeps its name; install(force=True) replaces it", name, detail)
+    if first and not quiet:
+        lent = ", ".join(name for name, provider, _ in found if provider == "ssmlab")
+        products = "; torch.nn.Linear takes its products on the CPU (linear=False leaves it)" if linear else ""
+        sys.stderr.write(f"ssmlab.compat lends {lent}{products}; ssmlab.compat.uninstall() takes all of it back\n")
     # What transformers does with these names depends on its version, and on what of it was imported before
     version = _version("transformers")
     numbers = tuple(int(part) for part in (version or "").split(".")[:2] if part.isdigit())

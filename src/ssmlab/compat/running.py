@@ -89,7 +89,7 @@ def prepare(*, force: bool = False, device: str | None = None, autocast: str = "
     folder = str(Path(__file__).parent / "_children")  # has a sitecustomize.py
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != folder]
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *before])
-    found = install(force=force, linear=False)
+    found = install(force=force, linear=False, quiet=True)
     after_import.after("torch", lambda torch: _prepare_torch(device, autocast))
     return found
 

@@ -1,7 +1,8 @@
 """Programs that bring a copy of mamba_ssm along: its Python keeps its names, what only a GPU runs is ours.
 
 A copy has any name (`mamba_ssm`, `mamba_plus`, `models.vim.mamba`), its compiled modules have the originals', which the
-finder lends. What remains are its Triton kernels, `<copy>.ops.triton.<file>`, and names that transformers has changed.
+finder lends. What remains are its kernels in Triton, TileLang and CuTe, `<copy>.ops.triton.<file>` and the like, and
+names that transformers has changed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-_TRITON = re.compile(r"(?P<copy>.+)\.ops\.triton\.(?P<file>\w+)")
-_OURS = f"{__package__}.mamba_ssm.ops.triton"
+_KERNELS = re.compile(r"(?P<copy>.+)\.ops\.(?P<file>(triton|tilelang|cute)\.[\w.]+)")
+_OURS = f"{__package__}.mamba_ssm.ops"
 # generate()'s results had one class for each way of decoding until transformers 4.39; mamba_ssm before 2.0 imports them
 _RESULTS = {
     f"{way}{kind}Output": f"{now}{kind}Output"
@@ -27,14 +28,19 @@ _RESULTS = {
 }  # fmt: skip
 
 
-def find_triton(fullname: str, path) -> ModuleSpec | None:
-    """Our file of Triton functions for that of a copy, where we have one and no GPU runs the copy's."""
-    match = _TRITON.fullmatch(fullname)
+def find_kernels(fullname: str, path) -> ModuleSpec | None:
+    """Our file of functions for a copy's file of kernels, where we have one and no GPU runs the copy's."""
+    match = _KERNELS.fullmatch(fullname)
     if match is None or match["copy"].startswith(__package__):
         return None
     theirs = PathFinder.find_spec(fullname, path)
+    if theirs is None or theirs.submodule_search_locations is not None or _runs_triton():  # a folder stays the copy's
+        return None
     ours = f"{_OURS}.{match['file']}"
-    if theirs is None or importlib.util.find_spec(ours) is None or _runs_triton():
+    try:
+        if importlib.util.find_spec(ours) is None:
+            return None
+    except ModuleNotFoundError:  # not even the folder
         return None
     return ModuleSpec(fullname, _Lent(ours, theirs), origin=theirs.origin)
 

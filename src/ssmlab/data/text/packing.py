@@ -56,17 +56,31 @@ def stream(documents: list[Document], separator_id: int) -> tuple[np.ndarray, np
     return np.concatenate(pieces), np.concatenate(numbers), np.concatenate(learned)
 
 
-def pack(documents: list[Document], length: int, separator_id: int) -> Rows:
-    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each token is predicted.
+def pack(documents: list[Document], length: int, separator_id: int, stride: int = 0) -> Rows:
+    """Rows of `length + 1` tokens; a row begins with the last token of the one before, so that each is predicted once.
 
     Args:
         separator_id: the token between documents, and what fills the last row.
+        stride: where rows overlap, how far the next one is; the tokens that two rows have are read again, but
+            predicted only in the first. 0: `length`, no overlap.
     """
-    tokens, numbers, learned = stream(documents, separator_id)
-    n = max(1, -(-(len(tokens) - 1) // length))
-    tokens, numbers, learned = _filled(tokens, numbers, learned, n * length + 1, separator_id)
-    at = np.arange(n)[:, None] * length + np.arange(length + 1)
-    return Rows(tokens[at], numbers[at], learned[at], np.ones(n, bool))
+    return _windows(*stream(documents, separator_id), length, separator_id, stride or length)
+
+
+def repack(rows: Rows, length: int, separator_id: int, stride: int = 0) -> Rows:
+    """The tokens of rows that `pack` made without an overlap, in rows of another length."""
+    whole = (np.append(each[:, :-1], each[-1, -1]) for each in (rows.tokens, rows.documents, rows.learned))
+    return _windows(*whole, length, separator_id, stride or length)
+
+
+def _windows(tokens, numbers, learned, length: int, separator_id: int, stride: int) -> Rows:
+    n = max(1, 1 - (length - (len(tokens) - 1)) // stride)
+    tokens, numbers, learned = _filled(tokens, numbers, learned, (n - 1) * stride + length + 1, separator_id)
+    at = np.arange(n)[:, None] * stride + np.arange(length + 1)
+    counted = learned[at]
+    if stride < length:
+        counted[1:, : length - stride + 1] = False
+    return Rows(tokens[at], numbers[at], counted, np.ones(n, bool))
 
 
 def pack_alone(documents: list[Document], length: int, separator_id: int) -> Rows:

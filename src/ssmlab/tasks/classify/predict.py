@@ -66,7 +66,7 @@ class Classifier:
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
-        found = load_model(folder, "vision") if folder.exists() else _published(str(folder), accept_licence)
+        found = load_model(folder, "vision") if folder.exists() else published_network(str(folder), accept_licence)
         network, preprocess = found
         self.notes: list[str] = []  # what the user should know of the files, filled by `classify`
         self.compute = choose_compute(device, "float32")
@@ -119,7 +119,7 @@ class Classifier:
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
 
 
-def _published(name: str, accept_licence: bool):
+def published_network(name: str, accept_licence: bool):
     """A network with the weights that its authors publish, and its preprocessing."""
     from ssmlab.models import create_model
     from ssmlab.models.catalogue import CLASSES, class_names, find_weights

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ssmlab.cli import display
-from ssmlab.cli.display import Display
+from ssmlab.core import display
+from ssmlab.core.display import Display
 
 
 @pytest.fixture
@@ -85,3 +85,20 @@ def test_numbers_after_the_last_step_are_in_the_last_line(clock, terminal):
     out.note("loss 0.5, validation 90.0%")
     out.stop()
     assert text().rstrip().endswith("loss 0.5, validation 90.0%")
+
+
+def test_a_notebook_without_widgets_gets_lines(clock, monkeypatch):
+    monkeypatch.setattr(display, "find_spec", lambda name: None)
+    out = Display()
+    out.console = Console(file=io.StringIO(), force_jupyter=True, width=120, color_system=None)
+    monkeypatch.setattr(out.console, "print", lambda text, **_: said.append(text))
+    said = []
+    out.start("model", 100)
+    clock(40)
+    out.update(50)
+    out.stop()
+    assert said == ["model: 50%, 40 s left, 1 images/s", "model: 40 s (stopped at 50%), 1 images/s"]
+    monkeypatch.setattr(display, "find_spec", lambda name: True)
+    monkeypatch.setattr(out, "_make_bar", lambda: (_ for _ in ()).throw(RuntimeError("a bar")))
+    with pytest.raises(RuntimeError, match="a bar"):
+        out.start("model", 100)

@@ -1,0 +1,283 @@
+"""Image classification from Python: what `fit`, `evaluate` and `predict` need to know, found from model and data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from ssmlab.core.device import ComputeConfig
+from ssmlab.core.errors import DataError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.data.check import check_images
+from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
+from ssmlab.data.images.reader import open_images
+from ssmlab.tasks.classify.data import Part
+from ssmlab.tasks.classify.experiment import dataset_of
+from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
+from ssmlab.tasks.items import Remembered, attribute, name_of, outputs_of, pair, several, some_items
+from ssmlab.tasks.shared.augment import Augment
+from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
+from ssmlab.training.predict import predict as outputs_for
+
+ABOUT = ("classes", "mean", "std", "positive")
+TRAINING = ("label_smoothing", "class_weights", "augment")
+SOME = 1000  # items that mean and standard deviation are measured on
+
+
+@dataclass(frozen=True, eq=False)
+class ClassPrediction:
+    """The class that a model finds most likely, its probability, and those of all classes, the largest first."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+def describe(model: nn.Module, data: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What images go through before a model, as preprocess.json has it, found from both where it is not given.
+
+    Args:
+        data: (image, label), of any kind that `Classify.collate` takes.
+        given: of ABOUT. Not given, mean and std are those that the model was trained with or was made for, else those
+            of the data; classes are those of the dataset, else labels are counted.
+    Raises:
+        UserError: the model has another number of outputs than the data have classes, or does not take the images.
+    """
+    known = getattr(model, "preprocess_config", {})
+    items = some_items(data, SOME if "mean" not in given and "mean" not in known else 8)
+    images = [image_tensor(pair(item)[0]) for item in items]
+    channels, height, width = images[0].shape
+    normalised = any(image.is_floating_point() and (image.min() < -1 or image.max() > 256) for image in images)
+    own = made_for(model)
+    mean: Any
+    std: Any
+    if normalised:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    elif "mean" in known:
+        mean, std = known["mean"], known["std"]
+    elif len(own.get("mean", ())) == channels:
+        mean, std = own["mean"], own["std"]
+    else:
+        mean, std = statistics(images)
+    about: dict[str, Any] = {
+        "task": "classify",
+        "image_size": height if height == width else None,
+        "fit": "crop",
+        "mean": [float(value) for value in given.get("mean", mean)],
+        "std": [float(value) for value in given.get("std", std)],
+        "channels": channels,
+        "normalised": normalised,
+    }
+    task = Classify(classes=(), mean=tuple(about["mean"]), std=tuple(about["std"]))
+    outputs = outputs_of(model, task, items[0])
+    if outputs.ndim != 2:
+        raise UserError(f"{name_of(model)} returns {tuple(outputs.shape)} for one image; a classifier returns (1, k)")
+    count, classes = outputs.shape[1], given.get("classes") or _classes(data, known.get("classes", ()))
+    if isinstance(classes, int):  # counted in the data, which need not have all of them
+        classes = tuple(map(str, range(max(classes, count))))
+    if len(classes) != count:
+        raise UserError(
+            f"the data have {len(classes)} classes, {name_of(model)} has {count} outputs; give num_classes="
+            f"{len(classes)} where it is created, or classes=(...)"
+        )
+    return about | {"classes": [str(name) for name in classes]}
+
+
+def _classes(data: Any, known: Any) -> Any:
+    """Names of the classes, or how many labels there are."""
+    names = attribute(data, "classes")
+    if names is not None and not isinstance(names, int):
+        return tuple(names)
+    if known:
+        return known
+    count = attribute(data, "num_classes")
+    if count is not None:
+        return int(count)
+    if isinstance(data, IterableDataset):
+        return 0
+    labels = getattr(data, "targets", None)
+    if labels is None:
+        labels = [pair(data[i])[1] for i in range(len(data))]
+    return 1 + max(int(label) for label in labels)
+
+
+def statistics(images: list[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of images (c, h, w), scaled to 0..1; 1 where nothing varies."""
+    pixels = torch.cat([image.flatten(1).double() for image in images], 1) / 255
+    mean, std = pixels.mean(1), pixels.std(1, correction=0)
+    return mean.tolist(), [value or 1.0 for value in std.tolist()]
+
+
+def made_for(model: Any) -> dict[str, Any]:
+    """What images go through before a model that says so itself, as timm's and ours do; its classes are numbers."""
+    cfg = dict(getattr(model, "default_cfg", None) or {})
+    if not cfg.keys() >= {"mean", "std", "input_size"}:
+        return {}
+    about = {"mean": cfg["mean"], "std": cfg["std"], "image_size": cfg["input_size"][-1], "fit": "crop"}
+    count = getattr(model, "num_classes", None) or cfg.get("num_classes") or 0
+    return about | {"crop_pct": cfg.get("crop_pct"), "classes": [str(i) for i in range(count)]}
+
+
+def prepare(
+    model: nn.Module, train: Any, val: Any, given: dict[str, Any]
+) -> tuple[nn.Module, Classify, Any, Any, dict[str, Any]]:
+    """Model, task, both parts as training reads them, and what images go through.
+
+    Args:
+        given: of ABOUT and TRAINING: label_smoothing; class_weights, "balanced" or a factor per class; augment, an
+            `Augment` or its arguments.
+    """
+    about = describe(model, train, {key: value for key, value in given.items() if key in ABOUT})
+    weights, augment = given.get("class_weights"), given.get("augment")
+    if weights == "balanced":
+        labels = attribute(train, "targets")
+        labels = [pair(train[i])[1] for i in range(len(train))] if labels is None else labels
+        weights = balanced_weights([int(label) for label in labels], len(about["classes"]))
+    if isinstance(augment, dict):
+        fill: dict[str, Any] = {"fill": tuple(about["mean"])}
+        augment = Augment(**fill | augment)
+    task = Classify(
+        classes=tuple(about["classes"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+        label_smoothing=given.get("label_smoothing", 0.0),
+        class_weights=None if weights is None else tuple(weights),
+        augment=augment,
+    )
+    return model, task, train, val, about
+
+
+def read(
+    path: Path, about: dict[str, Any], part: str, recipe: Any, run: Any, given: dict[str, Any], progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """A part of the images in a path, at the model's size, and what belongs to it.
+
+    Args:
+        recipe, run: of the run that trained the model and its data, where these are meant; else None.
+    """
+    if recipe is not None:
+        config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
+        return dataset_of(getattr(run, part)), config
+    found = open_images(path)
+    if tuple(found.classes) != tuple(about["classes"]):
+        raise DataError(
+            f"{path} has the classes {_some(found.classes)}, the model {_some(about['classes'])}; they must be the same"
+        )
+    for warning in check_images(found, fit=about["fit"]).warnings:
+        progress.say(f"warning: {warning}")
+    split, whole = getattr(found, part), sum(map(len, found.splits.values()))
+    progress.say(f"its {part} part, {len(split):,} of {whole:,} images")
+    progress.start(f"reading {part}", len(split))
+    try:
+        images = split.array(about["image_size"], lambda done, total: progress.update(done), about["fit"])
+    finally:
+        progress.stop()
+    return dataset_of(Part(images, np.asarray(split.labels), list(split.ids))), {}
+
+
+def _some(classes: Any) -> str:
+    return ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} ... ({len(classes)})"
+
+
+def task_of(about: dict[str, Any]) -> Classify:
+    """The task of a trained model.
+
+    Raises:
+        UserError: what images went through is not known.
+    """
+    missing = [key for key in ("classes", "mean", "std") if key not in about]
+    if missing:
+        raise UserError(f"nothing says what the model's {' and '.join(missing)} are; give {missing[0]}=...")
+    return Classify(classes=tuple(about["classes"]), mean=tuple(about["mean"]), std=tuple(about["std"]))
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    about: dict[str, Any],
+    *,
+    compute: ComputeConfig,
+    batch_size: int,
+    progress: Progress,
+    positive: str = "",
+) -> list[Record]:
+    """Loss, accuracy and its kin with 95 % intervals, of (image, label)."""
+    task = task_of(about)
+    batches = Remembered(data, task)
+    found = outputs_for(
+        model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
+    )
+    labels = batches.labels
+    if labels.max() >= len(task.classes) or labels.min() < 0:
+        raise UserError(f"labels go from {labels.min()} to {labels.max()}, the model has {len(task.classes)} classes")
+    return classification_metrics(found.values, labels, task.classes, positive=positive)
+
+
+def predict(
+    model: nn.Module, inputs: Any, about: dict[str, Any], *, compute: ComputeConfig, batch_size: int, progress: Progress
+) -> list[ClassPrediction]:
+    """A prediction for every image: PIL images, file names, arrays, tensors, or items of a dataset."""
+    task = task_of(about)
+    items = [(image, 0) for image in images_of(inputs, about)]
+    found = outputs_for(
+        model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
+    )
+    predictions = []
+    for row in np.exp(log_softmax(found.values.astype(np.float64))):
+        ranking = {task.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
+        label, probability = next(iter(ranking.items()))
+        predictions.append(ClassPrediction(label, probability, ranking))
+    return predictions
+
+
+def images_of(inputs: Any, about: dict[str, Any]) -> Iterator[Any]:
+    """Images as a model was trained on them; pictures and files are brought to its size.
+
+    Raises:
+        DataError: files cannot be read, all of them listed.
+    """
+    problems = []
+    for given in inputs:
+        image = given["images"] if isinstance(given, dict) else given[0] if isinstance(given, (tuple, list)) else given
+        if isinstance(image, (str, Path)):
+            try:
+                image = decode(Path(image).read_bytes())
+            except (OSError, UnreadableImage) as error:
+                problems.append(f"{image}: cannot be read ({getattr(error, 'strerror', None) or error})")
+                continue
+        if isinstance(image, Image.Image):
+            size = about.get("image_size")
+            if about.get("normalised") or size is None:
+                raise UserError(
+                    "the model was trained on images that its dataset normalised or that are not square; give tensors "
+                    "that are prepared the same way"
+                )
+            whole = max(size, round(size / (about.get("crop_pct") or 1.0)))  # of which the middle is taken
+            middle = slice((whole - size) // 2, (whole - size) // 2 + size)
+            image = np.asarray(fit_square(image.convert("RGB"), whole, about.get("fit") or "crop"))[middle, middle]
+            if about.get("channels") == 1:
+                image = np.array(Image.fromarray(image).convert("L"))[..., None]
+        yield image
+    if problems:
+        raise DataError(f"{len(problems)} of the images cannot be used", problems)
+
+
+def prepared(model: nn.Module, images: Any) -> Tensor:
+    """Images as a trained model reads them, normalised (b, c, h, w), on its device.
+
+    Args:
+        images: as for `predict`; one or several.
+    Raises:
+        UserError: what images went through is not known.
+    """
+    about = getattr(model, "preprocess_config", {})
+    task = task_of(about)
+    batch = task.collate([(image, 0) for image in images_of(several(images, images=True), about)])
+    return task.prepare(batch["images"].to(next(model.parameters()).device))

@@ -1,0 +1,159 @@
+"""Classification of sequences from Python: texts or tokens with labels, and a language model that gets a head."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssmlab.core.device import ComputeConfig
+from ssmlab.core.errors import DataError, UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.record import Record
+from ssmlab.data.sequences.reader import open_labelled
+from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, find_tokenizer, load_tokenizer
+from ssmlab.models.language.sequence_classifier import SequenceClassifier
+from ssmlab.tasks.classify.python import ClassPrediction
+from ssmlab.tasks.classify_sequence.data import SequencePart
+from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
+from ssmlab.tasks.classify_sequence.task import ClassifySequences
+from ssmlab.tasks.items import Remembered, attribute, changed, name_of, outputs_of, pair, some_items
+from ssmlab.tasks.language.data import encoded
+from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
+from ssmlab.training.predict import predict as outputs_for
+
+ABOUT = ("classes", "tokenizer", "length", "positive")
+TRAINING = ("pool",)
+LENGTH = 1024  # sequences are cut after so many tokens, where nothing else is given
+
+
+def _tokens(about: dict[str, Any], size: int) -> Any:
+    """A function that makes tokens of a text or of numbers, cut to the model's length."""
+    source = about.get("tokenizer") or BYTES
+    if not isinstance(source, (str, Path)):
+        words = source
+    elif "folder" in about and about.get("kind") == "text":
+        words = find_tokenizer(about["folder"], size)
+    else:
+        words = load_tokenizer(source)
+    length = int(about.get("length", LENGTH))
+    name = BYTES if isinstance(words, ByteTokenizer) else ""
+
+    def tokens(sequence: Any) -> torch.Tensor:
+        row = encoded(sequence, words, name) if isinstance(sequence, str) else sequence
+        row = torch.as_tensor(np.array(row) if not isinstance(row, torch.Tensor) else row).long()[:length]
+        if row.ndim != 1 or not len(row) or int(row.max()) >= size:
+            raise UserError(f"a sequence must hold whole numbers below {size}, got {sequence!r:.60}")
+        return row
+
+    return tokens
+
+
+def made_for(model: Any) -> dict[str, Any]:
+    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
+    return {}
+
+
+def prepare(
+    model: Any, train: Any, val: Any, given: dict[str, Any]
+) -> tuple[nn.Module, ClassifySequences, Any, Any, dict[str, Any]]:
+    """Model, task, both parts as training reads them, and what sequences go through.
+
+    Args:
+        model: a `SequenceClassifier`, or a language model, which becomes the layers of one.
+        train, val: (text or tokens, label).
+        given: of ABOUT; pool, "mean" or "last", of a new head.
+    """
+    known = dict(getattr(model, "preprocess_config", {}))
+    first = pair(some_items(train, 1)[0], "tokens")[0]
+    about = {"kind": "text" if isinstance(first, str) else "tokens", "rate": 0, "length": LENGTH} | known | given
+    classes = given.get("classes") or attribute(train, "classes") or known.get("classes")
+    if classes is None:
+        labels = [int(pair(train[i], "tokens")[1]) for i in range(len(train))]
+        classes = [str(label) for label in range(max(labels) + 1)]
+    about |= {"task": "classify_sequence", "classes": [str(name) for name in classes]}
+    if not isinstance(model, SequenceClassifier):
+        model = SequenceClassifier(model, len(classes), given.get("pool", "mean"))
+    about["tokenizer"] = about.get("tokenizer") or (BYTES if about["kind"] == "text" else "")
+    task, tokens = ClassifySequences(classes=tuple(about["classes"])), _tokens(about, model.config.vocab_size)
+    train, val = (changed(part, lambda item: _changed(item, tokens)) for part in (train, val))
+    count = outputs_of(model, task, some_items(train, 1)[0]).shape[1]
+    if count != len(classes):
+        raise UserError(f"the data have {len(classes)} classes, {name_of(model)} has a head for {count}")
+    source = about["tokenizer"]
+    about["tokenizer"] = str(source if isinstance(source, (str, Path)) else getattr(source, "path", ""))
+    return model, task, train, val, {key: value for key, value in about.items() if key not in ("pool", "positive")}
+
+
+def _changed(item: Any, tokens: Any) -> tuple[torch.Tensor, int]:
+    sequence, label = pair(item, "tokens")
+    return tokens(sequence), int(label)
+
+
+def read(
+    path: Path, about: dict[str, Any], part: str, recipe: Any, run: Any, given: dict[str, Any], progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """A part of the sequences in a path, and what belongs to it.
+
+    Args:
+        recipe, run: of the run that trained the model and its data, where these are meant; else None.
+    """
+    if recipe is not None:
+        config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
+        return PaddedSequences(getattr(run, part), recipe.data.length), config
+    found = open_labelled(str(path), about["kind"], val_fraction=0.1, seed=0)
+    if tuple(found.classes) != tuple(about["classes"]):
+        raise DataError(
+            f"{path} has the classes {', '.join(found.classes)}, the model {', '.join(about['classes'])}; they must be "
+            "the same"
+        )
+    size = 1 << 31 if about["kind"] != "text" else 1 << 62
+    tokens = _tokens(about, size)
+    chosen = [found.items[i] for i in found.held[part]]
+    progress.say(f"its {part} part, {len(chosen):,} of {len(found.items):,} sequences")
+    rows = [tokens(item.content).numpy() for item in chosen]
+    labels = np.array([found.classes.index(item.label) for item in chosen])
+    return PaddedSequences(SequencePart(rows, labels, [item.id for item in chosen]), int(about["length"])), {}
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    about: dict[str, Any],
+    *,
+    compute: ComputeConfig,
+    batch_size: int,
+    progress: Progress,
+    positive: str = "",
+) -> list[Record]:
+    """Loss, accuracy and its kin with 95 % intervals, of (text or tokens, label)."""
+    task = ClassifySequences(classes=tuple(about["classes"]))
+    if not isinstance(data, PaddedSequences):
+        tokens = _tokens(about, model.config.vocab_size)
+        data = changed(data, lambda item: _changed(item, tokens))
+    batches = Remembered(data, task)
+    found = outputs_for(
+        model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
+    )
+    labels = batches.labels
+    if labels.max() >= len(task.classes):
+        raise UserError(f"labels go up to {labels.max()}, the model has {len(task.classes)} classes")
+    return classification_metrics(found.values, labels, task.classes, positive=positive)
+
+
+def predict(
+    model: Any, inputs: Any, about: dict[str, Any], *, compute: ComputeConfig, batch_size: int, progress: Progress
+) -> list[ClassPrediction]:
+    """A prediction for every text or sequence of tokens."""
+    task, tokens = ClassifySequences(classes=tuple(about["classes"])), _tokens(about, model.config.vocab_size)
+    items = [(tokens(row[0] if isinstance(row, tuple) else row), 0) for row in inputs]
+    found = outputs_for(
+        model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
+    )
+    predictions = []
+    for row in np.exp(log_softmax(found.values.astype(np.float64))):
+        ranking = {task.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
+        label, probability = next(iter(ranking.items()))
+        predictions.append(ClassPrediction(label, probability, ranking))
+    return predictions

@@ -259,7 +259,6 @@ def test_other_commands_name_the_kind_of_a_text_model(tuned, tmp_path, capsys):
     for arguments in (
         ["compare", folder],
         ["robustness", folder, "--data", "digits"],
-        ["explain", folder, str(tmp_path)],
     ):
         (tmp_path / "a.png").write_bytes(b"")
         with pytest.raises(SystemExit) as ended:

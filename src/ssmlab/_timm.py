@@ -15,7 +15,8 @@ class _AfterTimm(MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = self._then_register(spec.loader.exec_module)  # type: ignore[method-assign]  # of this one loader
+            # the loader is timm's own, made for this import: nobody else's method changes
+            spec.loader.exec_module = self._then_register(spec.loader.exec_module)  # type: ignore[method-assign]
         return spec
 
     def _then_register(self, exec_module):

@@ -133,11 +133,10 @@ def _fits(shape: Sequence[int], form: tuple[str | int, ...], sizes: dict[str, in
     """Whether a shape of as many axes has this form; the sizes that it fixes anew are added to `sizes`."""
     new = []
     for axis, size in zip(form, shape):  # noqa: B905 (checked by the caller; `strict` takes longer than the rest)
-        named = isinstance(axis, str)
-        if named and axis not in sizes:
+        if isinstance(axis, str) and axis not in sizes:
             sizes[axis] = size
             new.append(axis)
-        elif (sizes[axis] if named else axis) != size:
+        elif (sizes[axis] if isinstance(axis, str) else axis) != size:
             for added in new:
                 del sizes[added]
             return False

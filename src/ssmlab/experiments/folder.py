@@ -29,7 +29,11 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
         if not recipe_file.is_file():
             raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
         if resume:
-            _check_same(recipe, recipe_file)
+            if changed := _changed(recipe, recipe_file):
+                raise UserError(
+                    f"{folder} was started with {changed}; resume it as it was with `ssmlab run {folder} --resume`, or "
+                    "give the new run a name=..."
+                )
         elif not is_run(folder):
             raise UserError(
                 f"{folder} has a recipe.toml and other files, but no run was started there; nothing in it is deleted, "
@@ -80,15 +84,6 @@ def state_of(folder: Path) -> str:
     """Whether a run is finished, in words."""
     finished = read_json(folder / "run.json").get("finished")
     return f"finished {finished}" if finished else "not finished"
-
-
-def _check_same(recipe: AnyRecipe, file: Path) -> None:
-    changed = _changed(recipe, file)
-    if changed:
-        raise UserError(
-            f"{file.parent} was started with {changed}; resume it as it was with `ssmlab run {file.parent} --resume`, "
-            "or give the new run a name=..."
-        )
 
 
 def _changed(recipe: AnyRecipe, file: Path, unreadable: str = "") -> str:

@@ -16,6 +16,7 @@ from ssmlab.core.progress import Progress, duration
 from ssmlab.experiments.folder import check_folder, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.published import fetch_published
+from ssmlab.experiments.run import run_base
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import experiment_of, load_data
@@ -104,7 +105,13 @@ def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
         key, equals, text = argument.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"{argument!r} is not of the form key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
-        values = _split(text)
+        parts, depth, start = [], 0, 0
+        for i, character in enumerate(text):
+            depth += (character in "[{") - (character in "]}")
+            if character == "," and depth == 0:
+                parts.append(text[start:i])
+                start = i + 1
+        values = [part.strip() for part in (*parts, text[start:])]
         if len(values) == 1:
             overrides.append(argument)
         elif not all(values):
@@ -114,16 +121,6 @@ def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     if not grid:
         raise RecipeError("nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
     return grid, overrides
-
-
-def _split(text: str) -> list[str]:
-    parts, depth, start = [], 0, 0
-    for i, character in enumerate(text):
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [part.strip() for part in (*parts, text[start:])]
 
 
 def run_sweep(
@@ -167,7 +164,11 @@ def run_sweep(
         write_atomically(file, json.dumps(grid, indent=2) + "\n")
     elif read_json(file) != grid:
         raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
-    _start_from_base(recipes, Path(output), progress, overwrite)
+    if recipes[0].base.recipe or recipes[0].base.weights:  # trained once: the models of every trial start from it
+        start = run_base(recipes[0], Path(output), progress, overwrite)
+        for recipe in recipes[1:]:
+            recipe.base.weights = str(start)
+            run_base(recipe, Path(output), progress)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
         key = recipe.data.model_dump_json()
@@ -212,18 +213,6 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
         accuracies.setdefault(job.model.label, []).append(row[f"val_{metric}"])
     shutil.rmtree(scratch, ignore_errors=True)
     return Trial(point, recipe, accuracies, metric, experiment.higher_is_better)
-
-
-def _start_from_base(recipes: list[AnyRecipe], output: Path, progress: Progress, overwrite: bool) -> None:
-    """Let the models of every trial start from the model that the recipe names; it is trained once."""
-    if not (recipes[0].base.recipe or recipes[0].base.weights):
-        return
-    from ssmlab.experiments.run import run_base
-
-    folder = run_base(recipes[0], output, progress, overwrite)
-    for recipe in recipes[1:]:
-        recipe.base.weights = str(folder)
-        run_base(recipe, output, progress)
 
 
 def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:

@@ -79,22 +79,20 @@ def local_folder(model: str | Path, *, accept_licence: bool = False) -> Path:
     try:
         return _language_folder(repository, row)
     except Unreachable as error:
+        if row is None:
+            page = hub_address(repository, "").replace("/resolve/", "/tree/").rstrip("/")
+            wanted = (
+                f"config.json, the weights ({WEIGHTS[0]} or {WEIGHTS[2]}, or all their parts with the {INDEX}) and, "
+                f"for text, the tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}, and {SETTINGS[0]}) "
+                f"of {page}"
+            )
+        else:
+            tokenizer = hub_address(row.tokenizer or repository, TOKENIZERS[0])
+            wanted = f"{hub_address(repository, 'config.json')}, {row.address} and, for text, {tokenizer}"
         raise ModelError(
-            f"{name} cannot be downloaded ({error.reason}); without a network, fetch {_wanted(repository, row)} on "
-            f"another machine and put them into {hand_placed(repository, '')}"
+            f"{name} cannot be downloaded ({error.reason}); without a network, fetch {wanted} on another machine and "
+            f"put them into {hand_placed(repository, '')}"
         ) from None
-
-
-def _wanted(repository: str, row: PublishedWeights | None) -> str:
-    """The files of a language model's folder, with their addresses, in words."""
-    if row is None:
-        page = hub_address(repository, "").replace("/resolve/", "/tree/").rstrip("/")
-        return (
-            f"config.json, the weights ({WEIGHTS[0]} or {WEIGHTS[2]}, or all their parts with the {INDEX}) and, for "
-            f"text, the tokenizer ({', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}, and {SETTINGS[0]}) of {page}"
-        )
-    tokenizer = hub_address(row.tokenizer or repository, TOKENIZERS[0])
-    return f"{hub_address(repository, 'config.json')}, {row.address} and, for text, {tokenizer}"
 
 
 def weights_file(name: str, *, accept_licence: bool = False) -> Path:
@@ -104,7 +102,18 @@ def weights_file(name: str, *, accept_licence: bool = False) -> Path:
         ModelError: none are published, or they cannot be downloaded.
     """
     if name.startswith(TIMM):
-        return _timm_file(name)
+        import timm
+
+        from ssmlab.models.vision.backbones import check_timm
+
+        check_timm(name.removeprefix(TIMM))
+        published = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+        if published is None or not published.hf_hub_id:
+            raise ModelError(f"timm publishes no weights of {name} on the hub; give weights=FILE")
+        path = hub_file(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
+        if path is None:
+            raise ModelError(f"{published.hf_hub_id} has no model.safetensors; give weights=FILE")
+        return path
     row = find_weights(name)
     if row is None:
         raise ModelError(f"no weights of {name} are published where a program can fetch them; give weights=FILE")
@@ -213,7 +222,18 @@ def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
     else:
         raise ModelError(f"{repository} has no weights; one of {', '.join(WEIGHTS)} must be there")
     if found[-1].name.endswith(INDEX):
-        found += _parts(repository, found[-1])
+        index = found[-1]
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{repository}: {index.name} is no index of weights files") from error
+        if any(Path(str(name)).name != name for name in names):  # it comes from others, and shall lead nowhere else
+            raise ModelError(f"{repository}: {index.name} names files outside of the repository's folder")
+        parts = {name: _same_version(repository, name) for name in names}
+        missing = ", ".join(name for name, path in parts.items() if path is None)
+        if missing or not parts:
+            raise ModelError(f"{repository}: {index.name} names {missing or 'no parts'}, which are not there")
+        found += filter(None, parts.values())
     found += filter(None, (_same_version(repository, name) for name in SETTINGS))
     tokenizers = (_same_version(repository, name) for name in TOKENIZERS)
     tokenizer = next(filter(None, tokenizers), None)
@@ -221,20 +241,6 @@ def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
         tokenizer = hub_file(row.tokenizer, TOKENIZERS[0])
     found += [tokenizer] if tokenizer else []
     return _together(repository, found) if len({path.parent for path in found}) > 1 else config.parent
-
-
-def _parts(repository: str, index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{repository}: {index.name} is no index of weights files") from error
-    if any(Path(str(name)).name != name for name in names):  # it comes from others, and shall lead nowhere else
-        raise ModelError(f"{repository}: {index.name} names files outside of the repository's folder")
-    parts = {name: _same_version(repository, name) for name in names}
-    missing = [name for name, path in parts.items() if path is None]
-    if missing or not parts:
-        raise ModelError(f"{repository}: {index.name} names {', '.join(missing) or 'no parts'}, which are not there")
-    return [path for path in parts.values() if path is not None]
 
 
 def _same_version(repository: str, file: str) -> Path | None:
@@ -315,21 +321,6 @@ def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | No
             # there is nothing behind the end: it was whole and not yet checked, or it is another file's; anew
             file.truncate(0)
             http_get(address, file, headers=headers, displayed_filename=title)
-
-
-def _timm_file(name: str) -> Path:
-    import timm
-
-    from ssmlab.models.vision.backbones import check_timm
-
-    check_timm(name.removeprefix(TIMM))
-    published = timm.get_pretrained_cfg(name.removeprefix(TIMM))
-    if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm publishes no weights of {name} on the hub; give weights=FILE")
-    path = hub_file(published.hf_hub_id, published.hf_hub_filename or "model.safetensors")
-    if path is None:
-        raise ModelError(f"{published.hf_hub_id} has no model.safetensors; give weights=FILE")
-    return path
 
 
 def _check(path: Path, address: str) -> None:

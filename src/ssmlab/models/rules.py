@@ -73,14 +73,11 @@ def convert(state: dict[str, Tensor], rules: Sequence[Rule] = ()) -> dict[str, T
             found[target] = value
         elif not alias and origin[target] not in aliases:
             problems.append(f"{origin[target]} and {key} both become {target}")
-        elif not _same(found[target], value):
+        elif found[target].shape != value.shape or not (  # on the meta device, without values, shapes are compared
+            found[target].is_meta or value.is_meta or torch.equal(found[target], value)
+        ):
             problems.append(f"{origin[target]} and {key} must be one tensor and differ")
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ModelError(f"the conversion map is ambiguous for {len(problems)} keys:{lines}")
     return found
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Tensors without values, on the meta device, are compared by shape."""
-    return one.shape == other.shape and (one.is_meta or other.is_meta or torch.equal(one, other))

@@ -54,21 +54,19 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             **options,
         )
         model.set_pooling(global_pool)
-        return _features(model, out_indices, feature_cls) if features_only else model
+        if not features_only:
+            return model
+        if feature_cls != "getter":
+            raise ModelError(f'feature_cls must be "getter", got {feature_cls!r}')
+        if not model.feature_info:
+            raise ModelError(f"{name} has no pyramid of feature maps; take its backbone from timm instead")
+        from timm.models._features import FeatureGetterNet
+
+        indices = list(range(len(model.feature_info))) if out_indices is None else out_indices
+        description = dict(model.default_cfg)
+        network = FeatureGetterNet(model, out_indices=indices)
+        network.pretrained_cfg = network.default_cfg = description | {"num_classes": 0, "classifier": None}
+        return network
 
     build.__name__, build.__module__ = name, __name__
     return build
-
-
-def _features(model: Any, out_indices: int | Sequence[int] | None, feature_cls: str) -> nn.Module:
-    if feature_cls != "getter":
-        raise ModelError(f'feature_cls must be "getter", got {feature_cls!r}')
-    if not model.feature_info:
-        raise ModelError(f"{model.registry_name} has no pyramid of feature maps; take its backbone from timm instead")
-    from timm.models._features import FeatureGetterNet
-
-    indices = list(range(len(model.feature_info))) if out_indices is None else out_indices
-    description = dict(model.default_cfg)
-    network = FeatureGetterNet(model, out_indices=indices)
-    network.pretrained_cfg = network.default_cfg = description | {"num_classes": 0, "classifier": None}
-    return network

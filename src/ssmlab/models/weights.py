@@ -7,8 +7,8 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -65,8 +65,12 @@ def read_state_dict(path: str | Path, *, mapped: bool = False) -> dict[str, Tens
             return load_file(path)
         except SafetensorError as error:
             raise ModelError(f"{path} is not a safetensors file: {one_line(error)}") from error
+    names = []  # such a file may hold a trainer's arguments, which are not built, and numbers of numpy; no others
     try:
-        with _passing_over(path):
+        if zipfile.is_zipfile(path):
+            with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # reported when the file is read
+                names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
+        with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except UNREADABLE as error:
         raise ModelError(
@@ -85,17 +89,6 @@ class _PassedOver:
 
     def __new__(cls, *_args: Any) -> Any:
         return OrderedDict()  # the one mapping whose items and state torch's reader sets
-
-
-@contextmanager
-def _passing_over(path: Path) -> Iterator[None]:
-    """Let a file of `torch.save` hold a trainer's `ARGUMENTS`, which are not built, and numbers of numpy; no others."""
-    names = []
-    if zipfile.is_zipfile(path):
-        with suppress(ValueError, RuntimeError, pickle.UnpicklingError):  # said when the file is read
-            names = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(path) if n in ARGUMENTS]
-    with torch.serialization.safe_globals([*numpy_numbers(), *((_PassedOver, name) for name in names)]):
-        yield
 
 
 def numpy_numbers() -> list[Any]:
@@ -121,7 +114,12 @@ def fit(model: nn.Module, state: dict[str, Tensor], source: str, *, replaceable:
         if other:
             warn_once(f"{source} has a classifier for {len(state[other[0]])} classes; ours starts anew")
             state = state | {key: own[key] for key in other}
-    state = state | {key: state[other] for key, other in _tied(model).items() if key not in state and other in state}
+    tied: dict[int, str] = {}
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        first = tied.setdefault(id(tensor), key)
+        for name, alias in ((key, first), (first, key)):  # the same parameter under two names: either fills both
+            if name not in state and alias in state:
+                state = state | {name: state[alias]}
     problems = [f"missing in the file: {key}" for key in own if key not in state]
     problems += [f"unknown to the model: {key}" for key in state if key not in own]
     problems += [
@@ -179,17 +177,6 @@ def check_depth(source: Path, config: Any, tensors: int) -> None:
             raise ModelError(
                 f"{source} has {key}={value}, but its weights are {tensors} tensors; copy the folder again"
             )
-
-
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Keys that are the same parameter as an earlier one: it fills them too. And the other way round."""
-    names: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    for key, tensor in model.state_dict(keep_vars=True).items():
-        first = names.setdefault(id(tensor), key)
-        if first != key:
-            tied |= {key: first, first: key}
-    return tied
 
 
 def one_line(error: BaseException) -> str:

@@ -47,8 +47,18 @@ def judged(run: Run) -> Winner:
             detail = f"{why} On the test part {listing(results)}."
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
-    said = [verdict.detail, *_lengths(run), *_copies(run)]
-    return replace(verdict, detail=" ".join(said))
+    details = [verdict.detail]
+    known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
+    lengths, trained = sorted(int(name.split()[1]) for name in known), run.data.get("length")
+    if lengths and trained and lengths[-1] != trained:  # synthetic tasks: the verdict is of the trained length
+        longest = {m: run.final(m, "accuracy", f"length {lengths[-1]}") for m in run.labels}
+        texts = [f"{run.titles[m]} {run.primary_metric.text(v)}" for m, v in longest.items() if v is not None]
+        details.append(f"This is the trained length, {trained:,}; at {lengths[-1]:,}: {listing(texts)}.")
+    copies = run.data.get("copies")
+    if isinstance(copies, dict) and (found := copies.get("test")):
+        count = f"{found['exact'] + found['near']:,} of {found['of']:,}"
+        details.append(f"Flattered: {count} in the test part are copies of what models learned from.")
+    return replace(verdict, detail=" ".join(details))
 
 
 def doubt(folder: Path | None, title: str, report_of: ReportOf) -> str:
@@ -101,7 +111,12 @@ def _chance(run: Run, label: str, which: str = "") -> str:
     if known is None or value is None or not math.isfinite(value):
         return ""
     level, what = known
-    low, high = _bounds(run, label, value)
+    # The 95 % interval of the first seed's number, moved to the mean; the number itself where there is none.
+    record, low, high = next(iter(run.finals[label, metric.metric, None].values())), value, value
+    if record.spread is not None:
+        low, high = value + record.spread[0] - record.value, value + record.spread[1] - record.value
+    elif record.n and metric.fraction:
+        low, high = wilson(round(value * record.n), record.n)
     if metric.sign * (low if metric.higher_is_better else high) > metric.sign * level:
         return ""
     return (
@@ -126,16 +141,6 @@ def chance(run: Run) -> tuple[float, str] | None:
     if not counts or not sum(counts):
         return None
     return max(counts) / sum(counts), "always naming the most frequent class"
-
-
-def _bounds(run: Run, label: str, value: float) -> tuple[float, float]:
-    """The 95 % interval of a model's number, of its first seed moved to the mean; the number where there is none."""
-    record = next(iter(run.finals[label, run.primary_metric.metric, None].values()))
-    if record.spread is not None:
-        return value + record.spread[0] - record.value, value + record.spread[1] - record.value
-    if record.n and run.primary_metric.fraction:
-        return wilson(round(value * record.n), record.n)
-    return value, value
 
 
 def _stuck(run: Run, label: str) -> str:
@@ -182,24 +187,3 @@ def _curves(run: Run, label: str, part: str, metric: str) -> list[tuple[int | No
         if (r.model, r.split, r.metric) == (label, part, metric) and r.step is not None:
             found.setdefault(r.seed, {})[r.step] = r.value
     return [(seed, [values[step] for step in sorted(values)]) for seed, values in found.items()]
-
-
-def _lengths(run: Run) -> list[str]:
-    """Synthetic tasks: what the verdict says is of the trained length, and this of the longest other one."""
-    known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
-    lengths = sorted(int(name.split()[1]) for name in known)
-    trained = run.data.get("length")
-    if not lengths or not trained or lengths[-1] == trained:
-        return []
-    longest = {m: run.final(m, "accuracy", f"length {lengths[-1]}") for m in run.labels}
-    found = listing([f"{run.titles[m]} {run.primary_metric.text(v)}" for m, v in longest.items() if v is not None])
-    return [f"This is the trained length, {trained:,}; at {lengths[-1]:,}: {found}."]
-
-
-def _copies(run: Run) -> list[str]:
-    copies = run.data.get("copies")
-    found = copies.get("test") if isinstance(copies, dict) else None
-    if not found:
-        return []
-    count = found["exact"] + found["near"]
-    return [f"Flattered: {count:,} of {found['of']:,} in the test part are copies of what models learned from."]

@@ -110,7 +110,7 @@ def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> 
         if bounds:
             form, (low, high) = measure.format, bounds
             detail = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
-    elif measure.metric in RATES and all(record.spread for record in found):
-        low, high = min(r.spread[0] for r in found), max(r.spread[1] for r in found)
+    elif measure.metric in RATES and len(spreads := [r.spread for r in found if r.spread]) == len(found):
+        low, high = min(low for low, _ in spreads), max(high for _, high in spreads)
         detail = f"({formats.rate(low)} to {formats.rate(high)})"
     return Cell(measure.format(mean), detail)

@@ -135,19 +135,16 @@ def section(run: Run, drawn: dict[str, Plot], figure) -> Html | None:
         "The norm of each parameter's gradient over the norm of the parameter, before clipping: parameters from the "
         "input on downwards, steps to the right."
     )
-    saved = [text for label in run.labels if (text := _saved(run, label))]
-    return join([el("p", lede, class_="lede"), [el("p", text) for text in saved], el("div", found, class_="grid")])
-
-
-def _saved(run: Run, label: str) -> str:
-    """One sentence for a model that was frozen on the way."""
-    before, after = (run.final(label, "seconds_per_step", f"{when} freezing") for when in ("before", "after"))
-    if before is None or after is None:
-        return ""
-    values, all_ = run.final(label, "frozen_values"), run.final(label, "parameters")
-    share = f"{formats.percent(values / all_, 0)} of {run.titles[label]} was frozen" if values and all_ else label
-    text = f"{share}: a step took {formats.seconds(before)} before and {formats.seconds(after)} after"
-    less, more = (run.final(label, "training_memory", f"{when} freezing") for when in ("after", "before"))
-    if less is not None and more is not None:
-        text += f", gradients, moments and kept activations {formats.size(more)} and {formats.size(less)}"
-    return text + "."
+    saved = []
+    for label in run.labels:
+        before, after = (run.final(label, "seconds_per_step", f"{when} freezing") for when in ("before", "after"))
+        if before is None or after is None:
+            continue
+        values, all_ = run.final(label, "frozen_values"), run.final(label, "parameters")
+        share = f"{formats.percent(values / all_, 0)} of {run.titles[label]} was frozen" if values and all_ else label
+        text = f"{share}: a step took {formats.seconds(before)} before and {formats.seconds(after)} after"
+        less, more = (run.final(label, "training_memory", f"{when} freezing") for when in ("after", "before"))
+        if less is not None and more is not None:
+            text += f", gradients, moments and kept activations {formats.size(more)} and {formats.size(less)}"
+        saved.append(el("p", text + "."))
+    return join([el("p", lede, class_="lede"), saved, el("div", found, class_="grid")])

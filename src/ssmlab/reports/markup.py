@@ -27,7 +27,7 @@ def el(tag: str, *children, **attributes) -> Html:
 
 def join(children) -> Html:
     """Children one after the other, escaped where they are not `Html`."""
-    parts = []
+    parts: list[str] = []
     for child in children:
         if child is None:
             continue

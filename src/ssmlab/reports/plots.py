@@ -62,12 +62,12 @@ def ticks(low: float, high: float, *, binary: bool = False) -> np.ndarray:
 
 def margin(run: Run, verdict: Winner) -> Plot | None:
     """The difference of the two best models with its interval on a line with zero."""
-    difference = verdict.difference
-    if difference is None or not np.isfinite(difference).all():
+    leader, other, difference = verdict.leader, verdict.runner_up, verdict.difference
+    if leader is None or other is None or difference is None or not np.isfinite(difference).all():
         return None
     metric = run.primary_metric
     value, low, high = (metric.scale * number for number in difference)
-    first = run.labels.index(verdict.leader)
+    first = run.labels.index(leader)
     mark = theme.colour(first) if verdict.clear else theme.MUTED
     reach = max(abs(low), abs(high), abs(value), metric.scale / 200) * 1.15
 
@@ -87,7 +87,7 @@ def margin(run: Run, verdict: Winner) -> Plot | None:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
 
-    a, b = run.titles[verdict.leader], run.titles[verdict.runner_up]
+    a, b = run.titles[leader], run.titles[other]
     alt = (
         f"{metric.name.capitalize()} of {a} minus {metric.name} of {b}: {metric.gap(difference.value)} {metric.unit}"
         f"{metric.better}, 95 % interval {metric.gap(difference.low)} to {metric.gap(difference.high)}."
@@ -110,7 +110,7 @@ def curves(run: Run, metric: str) -> Plot | None:
             index = run.labels.index(line.label)
             scale = 100 if fraction else 1
             solid = line.split == "val"
-            if solid and line.low is not None:
+            if solid and line.low is not None and line.high is not None:
                 axes.fill_between(
                     line.x, scale * line.low, scale * line.high, color=theme.colour(index), alpha=0.13, linewidth=0
                 )
@@ -145,8 +145,7 @@ def curves(run: Run, metric: str) -> Plot | None:
 
 def roc(run: Run) -> Plot | None:
     """ROC curves with a close-up of the corner where good models live."""
-    found = {label: series.roc(run, label) for label in run.labels}
-    found = {label: curve for label, curve in found.items() if curve is not None}
+    found = {label: curve for label in run.labels if (curve := series.roc(run, label)) is not None}
     if not found:
         return None
     classes = next(iter(found.values())).classes

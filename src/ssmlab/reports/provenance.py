@@ -1,5 +1,6 @@
 """The parts of the page that say where the numbers come from: method, data, recipe, seeds, versions, machine."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from ssmlab.core import formats
@@ -30,8 +31,27 @@ _COST_METHODS = (
 
 def method(run: Run, table: Table) -> Html | None:
     """How each number was made: what n is, what kind of interval, how speed was timed."""
-    metrics = {r.metric for r in run.records}
-    rows = [*_quality_method(run), *_margin_method(run)]
+    metrics, primary, many = {r.metric for r in run.records}, run.primary_metric, run.items[1]
+    rows = []
+    tested = [r for r in run.records if r.metric == primary.metric and r.split == "test" and r.step is None]
+    if tested:
+        n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
+        interval = run.task.interval.format(items=many, name=primary.name)
+        if len({r.seed for r in tested}) > 1:
+            interval = "Means over seeds carry Student's t interval over the seeds."
+        rows.append(("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}"))
+    if len(run.labels) > 1 and not run.task.not_compared:
+        several, again = len(run.seeds) > 1, run.task.resampled or many
+        how = (
+            f"{primary.name.capitalize()} of one model minus that of the other on the same {again}, with the 95 % "
+            f"percentile interval of a paired bootstrap over test {again}{' and seeds' if several else ''}. A winner "
+            f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {again}."
+        )
+        if not several:
+            how += " It covers this test part, not the luck of the seed: for that, run several seeds."
+        if len(run.labels) > 2:
+            how += " The best is compared with the next best; the interval is not widened for that choice."
+        rows.append(("Margin", how))
     terms = [f"{row.label}: {row.help}" for row in table.rows if row.help]
     if terms:
         rows.append(("Measures", "; ".join(terms) + "."))
@@ -46,37 +66,6 @@ def method(run: Run, table: Table) -> Html | None:
     rows += [(name, how.format(item=run.task.passes[0])) for needed, name, how in _COST_METHODS if needed & metrics]
     rows += [(name, how) for needed, name, how in run.task.notes if needed & metrics]
     return el("div", _list(rows), class_="card") if rows else None
-
-
-def _quality_method(run: Run) -> list[tuple[str, str]]:
-    metric = run.primary_metric
-    tested = [r for r in run.records if r.metric == metric.metric and r.split == "test" and r.step is None]
-    if not tested:
-        return []
-    many = run.items[1]
-    n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
-    interval = run.task.interval.format(items=many, name=metric.name)
-    if len({r.seed for r in tested}) > 1:
-        interval = "Means over seeds carry Student's t interval over the seeds."
-    return [("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}")]
-
-
-def _margin_method(run: Run) -> list[tuple[str, str]]:
-    if len(run.labels) < 2 or run.task.not_compared:
-        return []
-    several = len(run.seeds) > 1
-    many = run.task.resampled or run.items[1]
-    name = run.primary_metric.name.capitalize()
-    how = (
-        f"{name} of one model minus that of the other on the same {many}, with the 95 % "
-        f"percentile interval of a paired bootstrap over test {many}{' and seeds' if several else ''}. A winner "
-        f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {many}. "
-    )
-    if not several:
-        how += "It covers this test part, not the luck of the seed: for that, run several seeds. "
-    if len(run.labels) > 2:
-        how += "The best is compared with the next best; the interval is not widened for that choice."
-    return [("Margin", how.strip())]
 
 
 def data(run: Run) -> Html | None:
@@ -108,7 +97,9 @@ def circumstances(run: Run) -> Html:
     """The resolved recipe and where, when and with what it ran."""
     info, last = run.info, run.records[-1]
     start, end = _moment(info.get("started")), _moment(info.get("finished"))
-    known = start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None)
+    duration = None
+    if start is not None and end is not None and (start.tzinfo is None) == (end.tzinfo is None):
+        duration = formats.seconds((end - start).total_seconds())
     models = []
     for label in run.labels:
         tokens = run.final(label, "tokens")
@@ -122,7 +113,7 @@ def circumstances(run: Run) -> Html:
         ("Versions", info.get("versions") or last.versions),
         ("Started", _time(info.get("started"))),
         ("Finished", _time(info.get("finished")) or ("not finished" if info else None)),
-        ("Duration", formats.seconds((end - start).total_seconds()) if known else None),
+        ("Duration", duration),
         ("Models", "; ".join(models) or None),
     ]
     recipe = None
@@ -131,7 +122,7 @@ def circumstances(run: Run) -> Html:
     return el("div", _list(rows), recipe, class_="card")
 
 
-def _list(rows: list[tuple[str, object]]) -> Html:
+def _list(rows: Sequence[tuple[str, object]]) -> Html:
     shown = [(name, value) for name, value in rows if value not in (None, "", [], {})]
     return el("dl", [[el("dt", name), el("dd", _text(value))] for name, value in shown])
 

@@ -2,7 +2,6 @@
 
 import base64
 import struct
-from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +76,19 @@ def header(run: Run, verdict: Winner) -> Html:
     short = description if 0 < len(description) <= 110 else run.name
     warnings: list[str] = list(run.problems)
     if not run.finished and run.info:
-        warnings.insert(0, _how_far(run))
+        parts = []
+        for label in run.labels:
+            steps = [r.step for r in run.records if r.model == label and r.step is not None]
+            if run.final(label, run.primary_metric.metric) is not None:
+                parts.append(f"{run.titles[label]} is tested")
+            elif steps:
+                parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
+            else:
+                parts.append(f"{run.titles[label]} has no numbers yet")
+        command = str(run.info.get("command") or "ssmlab run RECIPE")
+        resume = command if "--resume" in command else f"{command} --resume"
+        stopped = words(f"This run was stopped half-way or is still running: {'; '.join(parts)}. Continue it with ")
+        warnings.insert(0, join([stopped, el("code", resume), "."]))
     return el(
         "header",
         el("p", f"ssmlab report · {task} · {run.name}", class_="eyebrow"),
@@ -91,22 +102,6 @@ def header(run: Run, verdict: Winner) -> Html:
         ),
         el("div", [el("p", text) for text in warnings], class_="banner", role="note") if warnings else None,
     )
-
-
-def _how_far(run: Run) -> Html:
-    parts = []
-    for label in run.labels:
-        steps = [r.step for r in run.records if r.model == label and r.step is not None]
-        if run.final(label, run.primary_metric.metric) is not None:
-            parts.append(f"{run.titles[label]} is tested")
-        elif steps:
-            parts.append(f"{run.titles[label]} has reached step {max(steps):,}")
-        else:
-            parts.append(f"{run.titles[label]} has no numbers yet")
-    command = str(run.info.get("command") or "ssmlab run RECIPE")
-    resume = command if "--resume" in command else f"{command} --resume"
-    said = words(f"This run was stopped half-way or is still running: {'; '.join(parts)}. Continue it with ")
-    return join([said, el("code", resume), "."])
 
 
 def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
@@ -126,7 +121,7 @@ def top(run: Run, verdict: Winner, table: Table, margin: Plot | None) -> Html:
 
 
 def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
-    if verdict.difference is None:
+    if verdict.leader is None or verdict.runner_up is None or verdict.difference is None:
         return None
     leader, other, primary = run.titles[verdict.leader], run.titles[verdict.runner_up], run.primary_metric
     _, low, high = verdict.difference
@@ -137,7 +132,7 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     conclusion = "The interval excludes zero." if verdict.clear else f"{verdict.headline}: {verdict.reason}."
     prices = []
     for metric, name in _PRICES:
-        a, b = (run.final(label, metric) for label in (verdict.leader, verdict.runner_up))
+        a, b = run.final(verdict.leader, metric), run.final(verdict.runner_up, metric)
         if a and b:
             prices.append([el("dt", run.task.per_pass(name)), el("dd", formats.ratio(a / b))])
     drawing = el("div", Html(theme.inline(plot.svg, plot.name)), role="img", aria_label=plot.alt) if plot else None
@@ -186,8 +181,8 @@ def roc_and_speed(run: Run, drawn: dict[str, Plot]) -> Html | None:
 
 def confusion(run: Run) -> Html | None:
     classes = run.classes
-    found = [(i, label, series.confusion(run, label, classes)) for i, label in enumerate(run.labels)]
-    found = [(i, label, matrix) for i, label, matrix in found if matrix is not None]
+    every = ((i, label, series.confusion(run, label, classes)) for i, label in enumerate(run.labels))
+    found = [(i, label, matrix) for i, label, matrix in every if matrix is not None]
     if not found:
         return None
     boxes = []
@@ -300,39 +295,29 @@ def samples(run: Run) -> Html | None:
     def wrong(sample: Sample) -> int:
         return sum(said != sample.label for said, _ in sample.predictions.values())
 
-    cards = [_sample(run, sample) for sample in sorted(run.samples, key=wrong, reverse=True)]
-    cards = [card for card in cards if card is not None]
+    cards = []
+    for sample in sorted(run.samples, key=wrong, reverse=True):
+        content, kind = sample.file.read_bytes(), _IMAGE_TYPES.get(sample.file.suffix.lower())
+        if kind is None or len(content) > _LARGEST_IMAGE:
+            continue
+        # PNG: signature, length, "IHDR", then width and height. Small images are shown as the pixels that they are.
+        small = kind == "image/png" and len(content) >= 24 and max(struct.unpack(">II", content[16:24])) < 100
+        source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        answers = []
+        for label, (predicted, probability) in sample.predictions.items():
+            right = predicted == sample.label
+            sure = "" if probability is None else f" ({formats.percent(probability, 0)})"
+            mark = el("span", "✓ " if right else "✗ ", el("span", "right: " if right else "wrong: ", class_="sr"))
+            title = run.titles.get(label, label)
+            position = chip(run.labels.index(label)) if label in run.titles else None
+            answer = el("span", mark, predicted, class_=None if right else "wrong")
+            answers.append(el("p", position, el("span", f"{title}: ", class_="sr"), answer, sure))
+        alt = f"Test image {sample.id}, {sample.label}"
+        image = el("img", src=source, alt=alt, class_="pixels" if small else None)
+        truth = el("p", "true class ", el("strong", sample.label))
+        id_ = el("p", series.shorten(sample.id, 40), class_="id", title=sample.id)
+        cards.append(el("li", image, truth, answers, id_, class_="card"))
     if not cards:
         return None
     lede = "Test images that a model got wrong come first, so this is no fair sample."
     return join([el("p", lede, class_="lede"), legend(run), el("ul", cards, class_="samples")])
-
-
-def _sample(run: Run, sample: Sample) -> Html | None:
-    content = sample.file.read_bytes()
-    kind = _IMAGE_TYPES.get(Path(sample.file).suffix.lower())
-    if kind is None or len(content) > _LARGEST_IMAGE:
-        return None
-    # PNG: signature, length, "IHDR", then width and height. Small images are shown as the pixels that they are.
-    small = kind == "image/png" and len(content) >= 24 and max(struct.unpack(">II", content[16:24])) < 100
-    source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    said = []
-    for label, (predicted, probability) in sample.predictions.items():
-        right = predicted == sample.label
-        sure = "" if probability is None else f" ({formats.percent(probability, 0)})"
-        mark = el("span", "✓ " if right else "✗ ", el("span", "right: " if right else "wrong: ", class_="sr"))
-        title = run.titles.get(label, label)
-        position = chip(run.labels.index(label)) if label in run.titles else None
-        answer = el("span", mark, predicted, class_=None if right else "wrong")
-        said.append(el("p", position, el("span", f"{title}: ", class_="sr"), answer, sure))
-    alt = f"Test image {sample.id}, {sample.label}"
-    image = el("img", src=source, alt=alt, class_="pixels" if small else None)
-    truth = el("p", "true class ", el("strong", sample.label))
-    return el(
-        "li",
-        image,
-        truth,
-        said,
-        el("p", series.shorten(sample.id, 40), class_="id", title=sample.id),
-        class_="card",
-    )

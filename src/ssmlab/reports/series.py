@@ -80,7 +80,10 @@ def curves(run: Run, metric: str) -> list[Line]:
             x = np.interp(steps, [0, *sorted(known)], [0.0, *(known[step] for step in sorted(known))])
         keep = np.isfinite(y)
         if keep.any():
-            x, y = _thin(x[keep], y[keep])
+            x, y = x[keep], y[keep]
+            if len(x) > _MOST_POINTS:  # more than a plot can show would only make the page heavy: means of neighbours
+                near = np.array_split(np.arange(len(x)), _MOST_POINTS)
+                x, y = np.array([x[g].mean() for g in near]), np.array([y[g].mean() for g in near])
             repeated = sum(key[:2] == (label, split) for key in points) > 1
             lines.append(Line(label, split, seed, "epoch" if by_epoch else "step", x, y, repeated))
     return lines
@@ -96,26 +99,23 @@ def legible(lines: list[Line]) -> list[Line]:
     validated = {split for _, split in groups} == {"train", "val"}
     if len(groups) > _MOST_LINES and validated:
         groups = {key: group for key, group in groups.items() if key[1] == "val"}
-    return [_mean(group) for group in groups.values()]
-
-
-def _mean(group: list[Line]) -> Line:
-    """The mean of one model's curves over its seeds, at their own points where they share them, else in bins."""
-    first, shared = group[0], all(np.array_equal(line.x, group[0].x) for line in group) and len(group[0].x) <= _BINS
-    x = first.x
-    if shared:
-        values = np.array([line.y for line in group])
-    else:
-        edges = np.linspace(min(line.x[0] for line in group), max(line.x[-1] for line in group), _BINS + 1)
-        x, values = (edges[:-1] + edges[1:]) / 2, np.full((len(group), _BINS), np.nan)
-        for row, line in zip(values, group, strict=True):
-            place = np.clip(np.searchsorted(edges, line.x, "right") - 1, 0, _BINS - 1)
-            count = np.bincount(place, minlength=_BINS)
-            row[count > 0] = np.bincount(place, line.y, _BINS)[count > 0] / count[count > 0]
-        some = np.isfinite(values).any(0)
-        x, values = x[some], values[:, some]
-    repeated, low, high = len(group) > 1, np.nanmin(values, 0), np.nanmax(values, 0)
-    return Line(first.label, first.split, None, first.axis, x, np.nanmean(values, 0), repeated, low, high)
+    means = []
+    for (label, split), group in groups.items():
+        axis, x = group[0].axis, group[0].x
+        if all(np.array_equal(line.x, x) for line in group) and len(x) <= _BINS:
+            values = np.array([line.y for line in group])
+        else:  # seeds that share no points meet in bins
+            edges = np.linspace(min(line.x[0] for line in group), max(line.x[-1] for line in group), _BINS + 1)
+            x, values = (edges[:-1] + edges[1:]) / 2, np.full((len(group), _BINS), np.nan)
+            for row, line in zip(values, group, strict=True):
+                place = np.clip(np.searchsorted(edges, line.x, "right") - 1, 0, _BINS - 1)
+                count = np.bincount(place, minlength=_BINS)
+                row[count > 0] = np.bincount(place, line.y, _BINS)[count > 0] / count[count > 0]
+            some = np.isfinite(values).any(0)
+            x, values = x[some], values[:, some]
+        mean, low, high = np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)
+        means.append(Line(label, split, None, axis, x, mean, len(group) > 1, low, high))
+    return means
 
 
 def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[float, float] | None:
@@ -133,8 +133,8 @@ def best_validation(lines: list[Line], label: str, *, higher: bool) -> tuple[flo
 
 def roc(run: Run, label: str) -> Roc | None:
     """A model's ROC curve, averaged over seeds; None where there are no probabilities."""
-    curves = [_roc(p, run) for _, p in sorted(run.predictions.get(label, {}).items(), key=str)]
-    curves = [curve for curve in curves if curve is not None]
+    found = sorted(run.predictions.get(label, {}).items(), key=str)
+    curves = [curve for _, predictions in found if (curve := _roc(predictions, run)) is not None]
     if not curves:
         return None
     if len(curves) == 1:
@@ -154,9 +154,12 @@ def confusion(run: Run, label: str, classes: list[str]) -> np.ndarray | None:
             cells[r.seed, r.class_] = r.value
     matrix = np.zeros((len(classes), len(classes)), dtype=int)
     for (_, pair), count in cells.items():
-        indices = _pair(pair, position)
-        if indices is not None:
-            matrix[indices] += int(count)
+        parts = pair.split(" -> ")
+        for cut in range(1, len(parts)):  # a class name may itself hold an arrow
+            true, predicted = " -> ".join(parts[:cut]), " -> ".join(parts[cut:])
+            if true in position and predicted in position:
+                matrix[position[true], position[predicted]] += int(count)
+                break
     if not cells:
         for predictions in run.predictions.get(label, {}).values():
             for true, predicted in zip(predictions.labels, predictions.predicted, strict=True):
@@ -188,8 +191,10 @@ def speeds(run: Run) -> list[Speed]:
         low = high = value
         if len(accuracies) > 1:
             _, low, high = mean_interval([r.value for r in accuracies])
-        elif first.spread or (first.n and metric.fraction):
-            low, high = first.spread or wilson(round(first.value * first.n), first.n)
+        elif first.spread:
+            low, high = first.spread
+        elif first.n and metric.fraction:
+            low, high = wilson(round(first.value * first.n), first.n)
         spread = [bound for r in rates for bound in (r.spread or (r.value, r.value))]
         rate = float(np.mean([r.value for r in rates]))
         low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])
@@ -199,16 +204,8 @@ def speeds(run: Run) -> list[Speed]:
 
 def positive_class(run: Run, classes: tuple[str, ...] | list[str]) -> str:
     """The class that sensitivity was measured for, else the second."""
-    named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ in classes]
+    named = [r.class_ for r in run.records if r.metric == "sensitivity" and r.class_ and r.class_ in classes]
     return named[-1] if named else classes[1]
-
-
-def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours where a curve has more points than a plot can show; they would only make the page heavy."""
-    if len(x) <= _MOST_POINTS:
-        return x, y
-    groups = np.array_split(np.arange(len(x)), _MOST_POINTS)
-    return np.array([x[g].mean() for g in groups]), np.array([y[g].mean() for g in groups])
 
 
 def _roc(predictions: Predictions, run: Run) -> Roc | None:
@@ -219,9 +216,15 @@ def _roc(predictions: Predictions, run: Run) -> Roc | None:
     if len(classes) == 2:
         positive = positive_class(run, classes)
         curve = roc_points(labels == positive, scores[:, classes.index(positive)])
-        return Roc(*_light(*curve), _area(*curve), positive) if curve else None
-    found = [roc_points(labels == name, scores[:, i]) for i, name in enumerate(classes)]
-    found = [curve for curve in found if curve is not None]
+        if curve is None:
+            return None
+        fpr, tpr = curve
+        keep = np.ones(len(fpr), dtype=bool)  # all but the points on the straight lines of the staircase
+        horizontal = (tpr[1:-1] == tpr[:-2]) & (tpr[1:-1] == tpr[2:])
+        keep[1:-1] = ~(horizontal | ((fpr[1:-1] == fpr[:-2]) & (fpr[1:-1] == fpr[2:])))
+        return Roc(fpr[keep], tpr[keep], _area(*curve), positive)
+    each = (roc_points(labels == name, scores[:, i]) for i, name in enumerate(classes))
+    found = [curve for curve in each if curve is not None]
     if not found:
         return None
     grid = _grid([fpr for fpr, _ in found])
@@ -255,23 +258,3 @@ def _grid(all_fpr: list[np.ndarray]) -> np.ndarray:
         return grid
     # Half of the points where good models differ, below 10 % false positives.
     return np.unique(np.concatenate([np.linspace(0, 0.1, _MOST_POINTS // 2), np.linspace(0.1, 1, _MOST_POINTS // 2)]))
-
-
-def _light(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out points on the straight lines of the staircase."""
-    if len(fpr) < 3:
-        return fpr, tpr
-    horizontal = (tpr[1:-1] == tpr[:-2]) & (tpr[1:-1] == tpr[2:])
-    vertical = (fpr[1:-1] == fpr[:-2]) & (fpr[1:-1] == fpr[2:])
-    keep = np.concatenate([[True], ~(horizontal | vertical), [True]])
-    return fpr[keep], tpr[keep]
-
-
-def _pair(text: str, position: dict[str, int]) -> tuple[int, int] | None:
-    """Indices of "<true> -> <predicted>"; a class name may itself hold an arrow."""
-    parts = text.split(" -> ")
-    for cut in range(1, len(parts)):
-        true, predicted = " -> ".join(parts[:cut]), " -> ".join(parts[cut:])
-        if true in position and predicted in position:
-            return position[true], position[predicted]
-    return None

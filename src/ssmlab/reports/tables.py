@@ -147,11 +147,9 @@ def to_html(table: Table, names: Sequence[Html], *, caption: str = "", what: str
         names: of the models, with their marks, in the order of the table's columns.
         what: the box that scrolls where a window is too narrow, for readers that do not see it.
     """
-    made = _columns(table, names, caption) if len(names) <= MOST_COLUMNS else _rows(table, names, caption)
-    return el("div", made, class_="scroll", tabindex="0", role="region", aria_label=what)
-
-
-def _columns(table: Table, names: Sequence[Html], caption: str) -> Html:
+    box = {"class_": "scroll", "tabindex": "0", "role": "region", "aria_label": what}
+    if len(names) > MOST_COLUMNS:
+        return el("div", _rows(table, names, caption), **box)
     rows: list[Html] = []
     for group, members in groupby(table.rows, lambda row: row.group):
         rows.append(el("tr", el("th", group, scope="colgroup", colspan=len(names) + 1), class_="group"))
@@ -159,13 +157,14 @@ def _columns(table: Table, names: Sequence[Html], caption: str) -> Html:
             cells = [_cell(cell, title) for cell, title in zip(row.cells, table.columns, strict=True)]
             rows.append(el("tr", el("th", row.label, scope="row", title=row.help or None), cells))
     corner = el("th", el("span", "Measure", class_="sr"), scope="col", class_="left")
-    return el(
+    made = el(
         "table",
         el("caption", caption) if caption else None,
         el("thead", el("tr", corner, [el("th", name, scope="col") for name in names])),
         el("tbody", rows),
         class_="comparison cards wide" + " stacked" * (len(names) > 2) + " undecided" * (not table.decided),
     )
+    return el("div", made, **box)
 
 
 def _rows(table: Table, names: Sequence[Html], caption: str) -> Html:

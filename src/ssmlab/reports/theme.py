@@ -7,6 +7,7 @@ colours is replaced by a CSS variable, so that the reader's light or dark scheme
 import io
 import re
 import warnings
+from typing import Any
 
 INK, MUTED, GRID, SURFACE = "#1b2029", "#59616e", "#dfe3e8", "#fefefe"
 # Okabe & Ito's set, distinct with every kind of colour vision, ordered so that the first ones differ most.
@@ -19,7 +20,7 @@ VARIABLES = {
     SURFACE: "--card",
     **{colour: f"--series-{i}" for i, colour in enumerate(SERIES, start=1)},
 }
-_RC = {
+_RC: dict[Any, Any] = {  # matplotlib lists every key in its types
     "svg.fonttype": "none",
     "text.parse_math": False,
     "axes.unicode_minus": True,
@@ -90,7 +91,7 @@ def draw(size: tuple[float, float], paint, name: str) -> str:
 def inline(svg: str, name: str) -> str:
     """Turn an SVG file into an element of the page: its ids made unique, its colours variables, its font the page's."""
     svg = svg[svg.index("<svg") :]
-    view = re.search(r'viewBox="[^"]*"', svg)[0]
+    view = re.findall(r'viewBox="[^"]*"', svg)[0]
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     # This style sheet holds for the whole page, not for its picture.

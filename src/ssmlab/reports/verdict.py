@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,11 @@ def winner(
     """
     titles = titles or {label: label for label in model_labels(records)}
     metric, (_, many) = primary_metric(records, task.primary), task.items
-    accuracies = {label: _accuracies(records, label, metric) for label in titles}
+    accuracies: dict[str, dict[int | None, Record]] = {label: {} for label in titles}
+    for r in records:  # the last one counts where a run was repeated
+        final = r.split == "test" and r.step is None and r.class_ is None
+        if final and r.metric == metric.metric and r.model in accuracies:
+            accuracies[r.model][r.seed] = r
     measured = {label: values for label, values in accuracies.items() if values}
     missing = [titles[label] for label, values in accuracies.items() if not values]
     if not measured and task.not_compared:
@@ -74,7 +79,11 @@ def winner(
     ranks = {label: metric.sign * mean if math.isfinite(mean) else -math.inf for label, mean in means.items()}
     ranking = sorted(measured, key=lambda label: ranks[label], reverse=True)
     leader, reference = ranking[0], next(iter(measured[ranking[0]].values()))
-    facts = {"leader": leader, "n": reference.n, "seeds": max(len(values) for values in measured.values())}
+    facts: dict[str, Any] = {
+        "leader": leader,
+        "n": reference.n,
+        "seeds": max(len(values) for values in measured.values()),
+    }
     if missing:
         results = listing([f"{titles[label]} reaches {_accuracy(measured[label], metric)}" for label in ranking])
         return Winner("partial", "Not finished", f"{results}; no test result of {listing(missing)} yet.", **facts)
@@ -116,15 +125,6 @@ def _compared(titles, measured, models: int, facts: dict, metric: PrimaryMetric,
             f"{a} is {ahead} {metric.unit} ahead of {b} ({first_text} against {second_text} {basis}), but {reason}."
         )
     return Winner("unclear", "No clear winner", detail, reason=reason, **facts)
-
-
-def _accuracies(records: list[Record], label: str, metric: PrimaryMetric) -> dict[int | None, Record]:
-    """The final primary metric of a model by seed; the last one counts where a run was repeated."""
-    return {
-        r.seed: r
-        for r in records
-        if r.model == label and r.metric == metric.metric and r.split == "test" and r.step is None and r.class_ is None
-    }
 
 
 def _mean(values: dict[int | None, Record]) -> float:
@@ -171,24 +171,17 @@ def _difference(records, predictions, measured, a: str, b: str, metric: PrimaryM
             if last is not None:
                 low, high = sorted(sign * bound for bound in last.spread)
                 return Interval(sign * last.value, low, high), last.n
-    pairs = _paired(predictions.get(a, {}), predictions.get(b, {}))
-    if pairs is None:
-        return Interval(value, math.nan, math.nan), None
-    return paired_bootstrap_difference(*pairs), len(pairs[0][0])
-
-
-def _paired(a: dict[int | None, Predictions], b: dict[int | None, Predictions]):
-    """Correctness of both models on the same images in the same order, (seeds, images), or None."""
-    rows_a, rows_b = [], []
+    # Correctness of both models on the same images in the same order, (seeds, images).
+    correct: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     ids: tuple[str, ...] = ()
-    for seed in (seed for seed in a if seed in b):
-        ids = ids or a[seed].ids
-        for rows, predictions in ((rows_a, a[seed]), (rows_b, b[seed])):
-            if predictions.ids == ids:
-                rows.append(predictions.correct)
-                continue
-            by_id = dict(zip(predictions.ids, predictions.correct, strict=True))
-            if len(by_id) != len(predictions.ids) or set(by_id) != set(ids):
-                return None
-            rows.append(np.array([by_id[id_] for id_ in ids]))
-    return (rows_a, rows_b) if rows_a else None
+    of_a, of_b = predictions.get(a, {}), predictions.get(b, {})
+    for seed in (seed for seed in of_a if seed in of_b):
+        ids = ids or of_a[seed].ids
+        for rows, own in zip(correct, (of_a[seed], of_b[seed]), strict=True):
+            by_id = dict(zip(own.ids, own.correct, strict=True))
+            if own.ids != ids and (len(by_id) != len(own.ids) or set(by_id) != set(ids)):
+                return Interval(value, math.nan, math.nan), None
+            rows.append(own.correct if own.ids == ids else np.array([by_id[id_] for id_ in ids]))
+    if not ids:
+        return Interval(value, math.nan, math.nan), None
+    return paired_bootstrap_difference(*correct), len(ids)

@@ -204,17 +204,12 @@ def _parts(module: Any, total: int, depth: int) -> tuple[Part, ...]:
         number, several = parameters(child), len(names) > 1
         share = f"{number:,}{' each' if several else ''} ({len(names) * number / max(total, 1):.1%})"
         name = f"{names[0]} to {names[-1]}, {len(names)} ×" if several else names[0]
-        found.append(Part(name, _called(child), share, _parts(child, total, depth - 1) if depth > 1 else ()))
+        sizes = child.extra_repr()
+        if not sizes and not any(True for _ in child.children()):  # those of parameters where it says none
+            sizes = ", ".join(f"{own} {_shape(parameter)}" for own, parameter in child.named_parameters(recurse=False))
+        called = f"{type(child).__name__}({sizes})" if sizes else type(child).__name__
+        found.append(Part(name, called, share, _parts(child, total, depth - 1) if depth > 1 else ()))
     return tuple(found)
-
-
-def _called(module: Any) -> str:
-    """Its class with its sizes; those of parameters where it says none."""
-    extra = module.extra_repr()
-    if not extra and not any(True for _ in module.children()):
-        own = module.named_parameters(recurse=False)
-        extra = ", ".join(f"{name} {_shape(parameter)}" for name, parameter in own)
-    return f"{type(module).__name__}({extra})" if extra else type(module).__name__
 
 
 def _shape(parameter: Any) -> str:

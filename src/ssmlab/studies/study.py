@@ -194,8 +194,10 @@ def stamp_of(study: str, folder: Path, command: str | None, device: str) -> "Sta
     from ssmlab.core.stamp import Stamp, commit, machine, versions
 
     command = command or " ".join(sys.argv)
-    where = {"commit": commit(), "machine": machine(device), "versions": versions()}
-    return Stamp(run=folder.name, task=study, command=command, **where)
+    return Stamp(
+        run=folder.name, task=study, command=command,
+        commit=commit(), machine=machine(device), versions=versions(),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,9 @@ class Seen:
         for t in range(self.x.shape[1]):
             if self.begins is not None:
                 state = state.masked_fill(self.begins[:, t].view(-1, *[1] * (state.dim() - 1)), 0)
-            state = self._decay(t) * state + sum(_outer(v[:, t], K if K.dim() == 2 else K[:, t]) for v, K in self.taken)
+            # v (b, k, *c) and K (b, k, [h,] n), or (d, n) for all, as (b, *c, n), summed over k
+            pairs = ((v[:, t, ..., None], K if K.dim() == 2 else K[:, t].unsqueeze(-2)) for v, K in self.taken)
+            state = self._decay(t) * state + sum((v * K).sum(1) for v, K in pairs)
             states.append(state)
         return torch.stack(states, 1)
 
@@ -68,11 +70,6 @@ class Seen:
         if self.A.dim() == 2:
             return torch.exp(self.dt[:, t, :, None] * self.A)
         return torch.exp(self.dt[:, t] * (self.A if self.A.dim() == 1 else self.A[:, t]))[..., None, None]
-
-
-def _outer(v: Tensor, K: Tensor) -> Tensor:
-    """v (b, k, *c) and K (b, k, [h,] n), or (d, n) for all, as (b, *c, n), summed over k."""
-    return (v[..., None] * (K if K.dim() == 2 else K.unsqueeze(-2))).sum(1)
 
 
 @contextmanager

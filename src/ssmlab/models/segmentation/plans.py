@@ -17,6 +17,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.core.text import did_you_mean
 
 Axes = tuple[int, ...]
+_KINDS = {"batch_size": "a number", "deep_supervision": "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,41 @@ class Plan:
             if isinstance(value, list | tuple):
                 value = tuple(tuple(axes) if isinstance(axes, list | tuple) else axes for axes in value)
                 object.__setattr__(self, field.name, value)
-        _check(self)
+            if isinstance(value, tuple) == (field.name in ("batch_size", "deep_supervision")):
+                raise ModelError(f"plan: {field.name} must be {_KINDS.get(field.name, 'a list')}, got {value!r}")
+        if not isinstance(self.deep_supervision, bool):
+            raise ModelError(f"plan: deep_supervision must be true or false, got {self.deep_supervision!r}")
+        dims, stages = self.dims, self.n_stages
+        if dims not in (2, 3):
+            raise ModelError(f"plan: patch_size must have 2 or 3 numbers, got {self.patch_size}")
+        if stages < 2:
+            raise ModelError(f"plan: there must be at least 2 stages, got features {self.features}")
+        counts = {"kernel_sizes": stages, "strides": stages, "n_conv_encoder": stages, "n_conv_decoder": stages - 1}
+        for name, count in counts.items():
+            if len(getattr(self, name)) != count:
+                raise ModelError(
+                    f"plan: {name} must have {count} entries for {stages} stages, got {getattr(self, name)}"
+                )
+        for name in ("kernel_sizes", "strides"):
+            if any(not isinstance(axes, tuple) or len(axes) != dims for axes in getattr(self, name)):
+                raise ModelError(
+                    f"plan: {name} must have {dims} numbers a stage as patch_size, got {getattr(self, name)}"
+                )
+        if self.spacing and len(self.spacing) != dims:
+            raise ModelError(f"plan: spacing must have {dims} numbers as patch_size, got {self.spacing}")
+        whole = [*self.patch_size, *self.features, *self.n_conv_encoder, *self.n_conv_decoder, self.batch_size]
+        whole += [size for axes in (*self.kernel_sizes, *self.strides) for size in axes]
+        for size in whole:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ModelError(f"plan: every size but the spacing must be a whole number of at least 1, got {size!r}")
+        if any(size % 2 == 0 for kernel in self.kernel_sizes for size in kernel):
+            raise ModelError(f"plan: kernel_sizes must be odd, got {self.kernel_sizes}")
+        if not all(isinstance(step, int | float) and 0 < step < math.inf for step in self.spacing):
+            raise ModelError(f"plan: spacing must be above 0, got {self.spacing}")
+        if any(size % step for size, step in zip(self.patch_size, self.divisor, strict=True)):
+            raise ModelError(
+                f"plan: patch_size {self.patch_size} must be a multiple of {self.divisor}, the product of the strides"
+            )
 
     @property
     def dims(self) -> int:
@@ -101,46 +136,6 @@ _MEANINGS = {
 }
 
 
-_KINDS = {"batch_size": "a number", "deep_supervision": "true or false"}
-
-
-def _check(plan: Plan) -> None:
-    """Raise a ModelError for the first size that makes no network."""
-    for field in fields(plan):
-        value = getattr(plan, field.name)
-        if isinstance(value, tuple) == (field.name in ("batch_size", "deep_supervision")):
-            raise ModelError(f"plan: {field.name} must be {_KINDS.get(field.name, 'a list')}, got {value!r}")
-    if not isinstance(plan.deep_supervision, bool):
-        raise ModelError(f"plan: deep_supervision must be true or false, got {plan.deep_supervision!r}")
-    dims, stages = plan.dims, plan.n_stages
-    if dims not in (2, 3):
-        raise ModelError(f"plan: patch_size must have 2 or 3 numbers, got {plan.patch_size}")
-    if stages < 2:
-        raise ModelError(f"plan: there must be at least 2 stages, got features {plan.features}")
-    counts = {"kernel_sizes": stages, "strides": stages, "n_conv_encoder": stages, "n_conv_decoder": stages - 1}
-    for name, count in counts.items():
-        if len(getattr(plan, name)) != count:
-            raise ModelError(f"plan: {name} must have {count} entries for {stages} stages, got {getattr(plan, name)}")
-    for name in ("kernel_sizes", "strides"):
-        if any(not isinstance(axes, tuple) or len(axes) != dims for axes in getattr(plan, name)):
-            raise ModelError(f"plan: {name} must have {dims} numbers a stage as patch_size, got {getattr(plan, name)}")
-    if plan.spacing and len(plan.spacing) != dims:
-        raise ModelError(f"plan: spacing must have {dims} numbers as patch_size, got {plan.spacing}")
-    whole = [*plan.patch_size, *plan.features, *plan.n_conv_encoder, *plan.n_conv_decoder, plan.batch_size]
-    whole += [size for axes in (*plan.kernel_sizes, *plan.strides) for size in axes]
-    for size in whole:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ModelError(f"plan: every size but the spacing must be a whole number of at least 1, got {size!r}")
-    if any(size % 2 == 0 for kernel in plan.kernel_sizes for size in kernel):
-        raise ModelError(f"plan: kernel_sizes must be odd, got {plan.kernel_sizes}")
-    if not all(isinstance(step, int | float) and 0 < step < math.inf for step in plan.spacing):
-        raise ModelError(f"plan: spacing must be above 0, got {plan.spacing}")
-    if any(size % step for size, step in zip(plan.patch_size, plan.divisor, strict=True)):
-        raise ModelError(
-            f"plan: patch_size {plan.patch_size} must be a multiple of {plan.divisor}, the product of the strides"
-        )
-
-
 _WRITES = "`ssmlab plan DATA -o plan.toml` writes one"
 
 
@@ -178,7 +173,33 @@ def plan_from(content: Mapping[str, Any], configuration: str | None = None) -> P
     if "configurations" in content:
         content = _configuration(content["configurations"], configuration)
     if "features" not in content and ("conv_kernel_sizes" in content or "architecture" in content):
-        return _from_nnunet(content)
+        # The older form names the sizes next to the patch, the newer one under `architecture`.
+        try:
+            sizes = content.get("architecture", {}).get("arch_kwargs")
+            if sizes is None:
+                strides, kernels = content["pool_op_kernel_sizes"], content["conv_kernel_sizes"]
+                base, most = content["UNet_base_num_features"], content["unet_max_num_features"]
+                features = [min(base * 2**i, most) for i in range(len(kernels))]
+                encoder, decoder = content["n_conv_per_stage_encoder"], content["n_conv_per_stage_decoder"]
+            else:
+                strides, kernels, features = sizes["strides"], sizes["kernel_sizes"], sizes["features_per_stage"]
+                encoder = sizes["n_blocks_per_stage" if "n_blocks_per_stage" in sizes else "n_conv_per_stage"]
+                decoder = sizes["n_conv_per_stage_decoder"]
+            return Plan(
+                patch_size=content["patch_size"],
+                features=tuple(features),
+                kernel_sizes=kernels,
+                strides=strides,
+                n_conv_encoder=encoder,
+                n_conv_decoder=decoder,
+                spacing=content.get("spacing", ()),
+                batch_size=content.get("batch_size", 2),
+                deep_supervision=content.get("deep_supervision", True),
+            )
+        except KeyError as error:
+            raise ModelError(f"nnU-Net's plan has no {error.args[0]}") from error
+        except (TypeError, AttributeError) as error:
+            raise ModelError(f"nnU-Net's plan holds a value of a wrong kind: {error}") from error
     known = {field.name for field in fields(Plan)}
     unknown, missing = sorted(set(content) - known), sorted(_REQUIRED - set(content))
     if unknown or missing:
@@ -200,36 +221,6 @@ def _configuration(found: Mapping[str, Any], name: str | None) -> dict[str, Any]
     own = dict(found[name])
     parent = own.pop("inherits_from", None)
     return own if parent is None else _configuration(found, parent) | own
-
-
-def _from_nnunet(content: Mapping[str, Any]) -> Plan:
-    """The older form names the sizes beside the patch, the newer one under `architecture`."""
-    try:
-        sizes = content.get("architecture", {}).get("arch_kwargs")
-        if sizes is None:
-            strides, kernels = content["pool_op_kernel_sizes"], content["conv_kernel_sizes"]
-            base, most = content["UNet_base_num_features"], content["unet_max_num_features"]
-            features = [min(base * 2**i, most) for i in range(len(kernels))]
-            encoder, decoder = content["n_conv_per_stage_encoder"], content["n_conv_per_stage_decoder"]
-        else:
-            strides, kernels, features = sizes["strides"], sizes["kernel_sizes"], sizes["features_per_stage"]
-            encoder = sizes["n_blocks_per_stage" if "n_blocks_per_stage" in sizes else "n_conv_per_stage"]
-            decoder = sizes["n_conv_per_stage_decoder"]
-        return Plan(
-            patch_size=content["patch_size"],
-            features=tuple(features),
-            kernel_sizes=kernels,
-            strides=strides,
-            n_conv_encoder=encoder,
-            n_conv_decoder=decoder,
-            spacing=content.get("spacing", ()),
-            batch_size=content.get("batch_size", 2),
-            deep_supervision=content.get("deep_supervision", True),
-        )
-    except KeyError as error:
-        raise ModelError(f"nnU-Net's plan has no {error.args[0]}") from error
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"nnU-Net's plan holds a value of a wrong kind: {error}") from error
 
 
 LEAST_EDGE = 4  # no axis is halved below it; maps end between 4 and 7, or 11 along an axis that is left alone

@@ -101,7 +101,14 @@ class UMamba(nn.Module):
         maps = self.encoder(padded(x, plan.divisor))
         if self.config.variant == "bot":
             maps[-1] = self.mamba_layer(maps[-1])
-        return [_cropped(logits, size, plan, i) for i, logits in enumerate(self.decoder(maps, every))]
+        scales = []
+        for i, logits in enumerate(self.decoder(maps, every)):  # without what lies over the padding
+            for axis, n in enumerate(size):
+                for stride in plan.strides[: i + 1]:
+                    n = -(-n // stride[axis])
+                logits = logits.narrow(axis + 2, 0, n)
+            scales.append(logits)
+        return scales
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay would pull away from their meaning."""
@@ -132,15 +139,6 @@ def padded(x: Tensor, divisor: tuple[int, ...]) -> Tensor:
     if not any(missing):
         return x
     return F.pad(x, [n for more in reversed(missing) for n in (0, more)], mode="replicate")
-
-
-def _cropped(logits: Tensor, size: torch.Size, plan: Plan, scale: int) -> Tensor:
-    """The logits of the stage `scale` without what stands over the padding."""
-    for axis, n in enumerate(size):
-        for stride in plan.strides[: scale + 1]:
-            n = -(-n // stride[axis])
-        logits = logits.narrow(axis + 2, 0, n)
-    return logits
 
 
 def _init(module: nn.Module) -> None:

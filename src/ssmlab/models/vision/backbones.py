@@ -105,7 +105,13 @@ def timm_with_weights(name: str, weights: Path, *, num_classes: int | None = Non
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
         raise ModelError(f"timm has no published configuration of {name!r}, so it cannot read weights for it")
-    classes = _classes_in(read_state_dict(weights), name, cfg)
+    state = read_state_dict(weights)
+    if (classifier := state.get(f"{cfg.classifier}.weight")) is not None:
+        classes = classifier.shape[0]
+    else:
+        with torch.device("meta"):
+            bare = call_timm(name, lambda: timm.create_model(name, num_classes=0))
+        classes = 0 if state.keys() == bare.state_dict().keys() else cfg.num_classes
     overlay = {"file": str(weights), "num_classes": classes}
     model = call_timm(
         name,
@@ -117,16 +123,6 @@ def timm_with_weights(name: str, weights: Path, *, num_classes: int | None = Non
     if num_classes is not None and num_classes != classes:
         model.reset_classifier(num_classes)
     return model
-
-
-def _classes_in(state: dict[str, torch.Tensor], name: str, cfg: Any) -> int:
-    """How many classes a file of weights has: 0 where it holds the network without its classifier."""
-    found = state.get(f"{cfg.classifier}.weight")
-    if found is not None:
-        return found.shape[0]
-    with torch.device("meta"):
-        bare = call_timm(name, lambda: timm.create_model(name, num_classes=0))
-    return 0 if state.keys() == bare.state_dict().keys() else cfg.num_classes
 
 
 def check_timm(name: str) -> None:

@@ -266,23 +266,21 @@ def _stages(config: VMambaConfig) -> nn.ModuleList:
     for i, rates in enumerate(drop_path_rates(config.drop_path_rate, config.depths)):
         width = config.dims[i]
         blocks = Blocks(*(VSSBlock(config, width, rate) for rate in rates))
-        last = i == len(config.dims) - 1
-        downsample = nn.Identity() if last else _merging(config, width, config.dims[i + 1])
+        downsample: nn.Module
+        if i == len(config.dims) - 1:
+            downsample = nn.Identity()
+        elif config.merging == "patch":
+            downsample = PatchMerging(width, config.dims[i + 1], pad=True)
+        else:
+            first, side = config.channel_first, 3 if config.merging == "conv3" else 2
+            downsample = nn.Sequential(
+                nn.Identity() if first else Permute(0, 3, 1, 2),
+                nn.Conv2d(width, config.dims[i + 1], side, 2, padding=side - 2),
+                nn.Identity() if first else Permute(0, 2, 3, 1),
+                _norm(config, config.dims[i + 1]),
+            )
         stages.append(nn.Sequential(OrderedDict(blocks=blocks, downsample=downsample)))
     return stages
-
-
-def _merging(config: VMambaConfig, width: int, out_width: int) -> nn.Module:
-    if config.merging == "patch":
-        return PatchMerging(width, out_width, pad=True)
-    first = config.channel_first
-    side = 3 if config.merging == "conv3" else 2
-    return nn.Sequential(
-        nn.Identity() if first else Permute(0, 3, 1, 2),
-        nn.Conv2d(width, out_width, side, 2, padding=side - 2),
-        nn.Identity() if first else Permute(0, 2, 3, 1),
-        _norm(config, out_width),
-    )
 
 
 # The first published form: 16 states, a gate and no MLP, patches by one convolution, merged by a linear layer.

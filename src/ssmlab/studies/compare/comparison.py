@@ -1,6 +1,7 @@
 """A comparison: the request is checked, the models are built and measured, the results written at the end."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,12 @@ def _measure(
     built, found = [], {}
     progress.start("building", len(refs), unit="models")
     for done, ref in enumerate(refs, start=1):
-        model = measure.with_reason(ref.label, lambda r=ref: measure.build(r, classes, size, device))
+        model = measure.with_reason(ref.label, partial(measure.build, ref, classes, size, device))
         built.append(model)
-        found[model.label] = measure.with_reason(
-            ref.label,
-            lambda m=model: measure.cold_and_memory(m, options.batch, device) + measure.counts(m, device),
-        )
+        found[model.label] = [
+            *measure.with_reason(ref.label, partial(measure.cold_and_memory, model, options.batch, device)),
+            *measure.with_reason(ref.label, partial(measure.counts, model, device)),
+        ]
         progress.update(done, ref.label)
     progress.stop()
     for label, rows in measure.inference(built, options.batch, options.repeats, device, progress).items():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ SINGLES = 10  # calls of one image in a turn: latency wants percentiles, and so 
 PERCENTILES = (50, 90, 99)
 PARTS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "loss", "sensitivity", "specificity")
 
+T = TypeVar("T")
 Found = dict[str, list[Record]]
 
 
@@ -104,7 +106,7 @@ def over_seeds(rows: list[list[Record]]) -> list[Record]:
     return found
 
 
-def why_not(network: nn.Module, weights: Path | None) -> str | None:
+def why_not(network: Any, weights: Path | None) -> str | None:
     """The classifier of a file for other classes is not taken over, and then says nothing."""
     if weights is None:
         return "random weights"
@@ -170,9 +172,9 @@ def inference(models: list[Built], batch: int, repeats: int, device: str, progre
         for count, calls in sorted(sizes.items()):
             for label, times in turns.run(calls, repeats, SINGLES if count == 1 else 1).items():
                 found[label].append(_speed("images_per_second", times))
-                shared = {"metric": "latency", "unit": "seconds", "n": len(times.seconds)}
                 for p in PERCENTILES if count == 1 else ():
-                    found[label].append(Record(value=times.percentile(p), class_=f"percentile {p}", **shared))
+                    value, which, n = times.percentile(p), f"percentile {p}", len(times.seconds)
+                    found[label].append(Record(metric="latency", value=value, unit="seconds", class_=which, n=n))
     finally:
         progress.stop()
     return found
@@ -252,7 +254,7 @@ def accuracy(
     return [r for r in classification_metrics(logits, labels, classes) if r.metric in PARTS]
 
 
-def with_reason(label: str, what: Callable[[], list[Record] | Built]):
+def with_reason(label: str, what: Callable[[], T]) -> T:
     """The result of a piece of work on a model; an error of torch or timm becomes one line that names the model.
 
     Raises:

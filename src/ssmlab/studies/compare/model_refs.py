@@ -76,7 +76,21 @@ def find_model_refs(models: Sequence[str], weights: Sequence[str] = (), runs: Pa
         raise UserError(f"{twice[0]} is there twice; name every model once")
     titles = [ref.title for ref in found]
     found = [s if titles.count(s.title) == 1 else replace(s, title=s.label) for s in found]
-    return _with_weights(found, weights)
+    files: dict[str, Path] = {}
+    named = [ref.label for ref in found if ref.folder is None]
+    for text in weights:
+        name, equals, file = text.partition("=")
+        if not (equals and name in named):
+            if len(named) != 1 or (equals and not Path(text).exists()):
+                hint = ", ".join(f"--weights {n}=FILE" for n in named) or "a trained model has its own"
+                raise UserError(f"--weights {text}: which model are these weights of? Give {hint}")
+            name, file = named[0], text
+        path = Path(file)
+        path = path / "model.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"--weights {text}: there is no file {path}")
+        files[name] = path
+    return [replace(s, weights=files[s.label]) if s.label in files else s for s in found]
 
 
 def _find(model: str, runs: Path) -> list[ModelRef]:
@@ -95,43 +109,19 @@ def _find(model: str, runs: Path) -> list[ModelRef]:
         known = [*list_models("vision"), *(folder.name for folder in runs.glob("*") if folder.is_dir())]
         hint = did_you_mean(model, known) or "; give a run's folder, a trained model's, a name of `ssmlab models`"
         raise ModelError(f"there is no model {model!r}{hint}")
-    return _trained(place, model)
-
-
-def _trained(place: Path, model: str) -> list[ModelRef]:
-    inside = model_folders(place)
+    inside, found = model_folders(place), []
     if not inside:
         hint = "a file of weights needs a name: NAME --weights FILE" if place.is_file() else "train one first"
         raise ModelError(f"no trained model in {model}; {hint}")
-    return [_read(each) for each in inside]
-
-
-def _read(folder: Path) -> ModelRef:
-    if kind_in(folder) in SEQUENCES:
-        raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
-    name, preprocess = read_object(folder / "config.json")["model"], read_object(folder / "preprocess.json")
-    missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
-    if missing:
-        raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
-    folder = folder.resolve() if str(folder) == "." else folder
-    in_run = folder.parent.name == "models"
-    label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
-    return ModelRef(label=label, title=describe(name, "vision"), name=name, folder=folder, preprocess=preprocess)
-
-
-def _with_weights(found: list[ModelRef], weights: Sequence[str]) -> list[ModelRef]:
-    files: dict[str, Path] = {}
-    named = [ref.label for ref in found if ref.folder is None]
-    for text in weights:
-        name, equals, file = text.partition("=")
-        if not (equals and name in named):
-            if len(named) != 1 or (equals and not Path(text).exists()):
-                hint = ", ".join(f"--weights {n}=FILE" for n in named) or "a trained model has its own"
-                raise UserError(f"--weights {text}: which model are these weights of? Give {hint}")
-            name, file = named[0], text
-        path = Path(file)
-        path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            raise UserError(f"--weights {text}: there is no file {path}")
-        files[name] = path
-    return [replace(s, weights=files[s.label]) if s.label in files else s for s in found]
+    for folder in inside:
+        if kind_in(folder) in SEQUENCES:
+            raise ModelError(f"{folder} is a model of texts or other sequences; this command takes models of images")
+        name, preprocess = read_object(folder / "config.json")["model"], read_object(folder / "preprocess.json")
+        missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
+        if missing:
+            raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
+        folder = folder.resolve() if str(folder) == "." else folder
+        in_run, title = folder.parent.name == "models", describe(name, "vision")
+        label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
+        found.append(ModelRef(label=label, title=title, name=name, folder=folder, preprocess=preprocess))
+    return found

@@ -76,16 +76,15 @@ class Result(Report):
     def spots(self, axis: Axis) -> list[Spot]:
         """The models that have both numbers."""
         speeds = {
-            r.model: r
+            r.model: (r.value, r.spread)
             for r in self.records
-            if r.metric == "images_per_second" and r.class_ == f"batch {self.batch}" and r.spread
+            if r.metric == "images_per_second" and r.class_ == f"batch {self.batch}" and r.model and r.spread
         }
         return [
-            Spot(r.model, list(self.titles).index(r.model), speeds[r.model].value, speeds[r.model].spread, r.value,
-                 r.spread)
+            Spot(r.model, list(self.titles).index(r.model), *speeds[r.model], r.value, r.spread)
             for r in self.records
             if r.metric == axis.name and r.model in speeds
-        ]  # fmt: skip
+        ]
 
     @property
     def axis(self) -> Axis:

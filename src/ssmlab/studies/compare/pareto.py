@@ -69,7 +69,20 @@ def plot(spots: list[Spot], axis: Axis, titles: dict[str, str], batch: int) -> P
         line = [found[label] for label in ahead]
         axes.plot([s.x for s in line], [axis.scale * s.y for s in line], color=theme.MUTED, linewidth=1.2, zorder=1)
         for spot in spots:
-            _draw(axes, spot, axis, spot.label in ahead)
+            colour, y = theme.colour(spot.index), axis.scale * spot.y
+            low, high = (axis.scale * bound for bound in spot.y_range or (spot.y, spot.y))
+            axes.errorbar(
+                spot.x,
+                y,
+                xerr=[[max(spot.x - spot.x_range[0], 0)], [max(spot.x_range[1] - spot.x, 0)]],
+                yerr=[[max(y - low, 0)], [max(high - y, 0)]],
+                fmt=theme.marker(spot.index),
+                color=colour,
+                markerfacecolor=colour if spot.label in ahead else theme.SURFACE,
+                markersize=9,
+                markeredgewidth=1.6,
+                elinewidth=1.1,
+            )
         _limits(axes, spots, axis)
         axes.set(xlabel=f"images per second, batches of {batch}", title=axis.title)
         figure.draw_without_rendering()  # only then is known what lies where
@@ -81,23 +94,6 @@ def plot(spots: list[Spot], axis: Axis, titles: dict[str, str], batch: int) -> P
     caption = f"On the Pareto front, filled and joined: {names}. No other model is both faster and {better}."
     svg = theme.draw((620, 330), paint, f"compare-{axis.name}")
     return Plot(f"{axis.name}-throughput", svg, f"{axis.title} against images per second. {said}. {caption}", caption)
-
-
-def _draw(axes, spot: Spot, axis: Axis, ahead: bool) -> None:
-    colour, y = theme.colour(spot.index), axis.scale * spot.y
-    bounds = [axis.scale * bound for bound in spot.y_range or (spot.y, spot.y)]
-    axes.errorbar(
-        spot.x,
-        y,
-        xerr=[[max(spot.x - spot.x_range[0], 0)], [max(spot.x_range[1] - spot.x, 0)]],
-        yerr=[[max(y - bounds[0], 0)], [max(bounds[1] - y, 0)]],
-        fmt=theme.marker(spot.index),
-        color=colour,
-        markerfacecolor=colour if ahead else theme.SURFACE,
-        markersize=9,
-        markeredgewidth=1.6,
-        elinewidth=1.1,
-    )
 
 
 def _limits(axes, spots: list[Spot], axis: Axis) -> None:

@@ -36,7 +36,7 @@ def published(name: str) -> Published | None:
 @cache
 def _table() -> dict[str, Published]:
     rows = tomllib.loads((files(ssmlab.models) / "published.toml").read_text(encoding="utf-8"))["model"]
-    found = {}
+    found: dict[str, Published] = {}
     for row in rows:
         names, scaled = row.pop("models"), {}
         for key, name, scale in (("top1", "top1", 0.01), ("parameters", "parameters", 1e6), ("gmacs", "macs", 1e9)):

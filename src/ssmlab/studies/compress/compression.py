@@ -131,12 +131,18 @@ def compress(
     options.start()
     placement = choose_compute(options.device, "float32", "no")
     if kind == IMAGES:
-        from ssmlab.studies.compress.images import Images as Class
+        from ssmlab.studies.compress.images import Images
+
+        opened: Kind = Images(ref, options, placement, progress)
     elif kind == TEXTS:
-        from ssmlab.studies.compress.tokens import Texts as Class
+        from ssmlab.studies.compress.tokens import Texts
+
+        opened = Texts(ref, options, placement, progress)
     else:
-        from ssmlab.studies.compress.tokens import Classifier as Class
-    result = _measure(Class(ref, options, placement, progress), options, folder, command)
+        from ssmlab.studies.compress.tokens import Classifier
+
+        opened = Classifier(ref, options, placement, progress)
+    result = _measure(opened, options, folder, command)
     write_result(result)
     return result
 
@@ -192,16 +198,11 @@ def _factorised(kind: Kind, options: Options, dense: str) -> tuple[list, dict[st
     from ssmlab.adapt.spectrum import spectra
 
     layers = spectra(kind.network, options.targets, kind.example)
-    networks, replaced = {dense: kind.network}, {dense: []}
+    networks, replaced = {dense: kind.network}, {dense: list[Any]()}
     rule, values = options.rule
     for value in values:
         label = f"{rule} {value:g}"
         networks[label] = copy.deepcopy(kind.network)
-        replaced[label] = factorize(
-            networks[label],
-            options.targets,
-            **{rule: value},
-            residual_rank=options.residual_rank,
-            decomposed=layers,
-        )
+        how: dict[str, Any] = {rule: value, "residual_rank": options.residual_rank, "decomposed": layers}
+        replaced[label] = factorize(networks[label], options.targets, **how)
     return layers, networks, replaced

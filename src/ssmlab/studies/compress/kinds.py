@@ -136,8 +136,21 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, M
     place = next((p for p in (Path(model), runs / model) if p.exists() and not model.startswith(TIMM)), None)
     if place is None and kind_of(model) == "language":
         kind, ref = TEXTS, ModelRef(label=model, title=describe(model), name=model)
-    elif place is not None and (folder := _sequence_folder(place, model)) is not None:
-        kind, ref = _sequence_ref(folder)
+    elif place is not None and (found := [each for each in model_folders(place) if kind_in(each) in SEQUENCES]):
+        if len(found) > 1:
+            raise UserError(f"{model} has {len(found)} models; name one: {', '.join(map(str, found))}")
+        (folder,) = found
+        config, how = read_object(folder / "config.json"), folder / "preprocess.json"
+        name = config.get("model") or config.get("model_type") or "mamba"
+        in_run = folder.parent.name == "models"
+        ref = ModelRef(
+            label=f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder),
+            title=describe(name) if kind_of(name) else name,
+            name=name,
+            folder=folder,
+            preprocess=json.loads(how.read_text("utf-8")) if how.is_file() else None,
+        )
+        kind = CLASSIFIER if kind_in(folder) == "sequence_classifier" else TEXTS
     else:
         refs = find_model_refs([model], weights, runs)
         if len(refs) > 1:
@@ -147,21 +160,3 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, M
     if weights:
         raise UserError(f"--weights is for vision models by name; give the folder of {ref.name}'s weights as MODEL")
     return kind, ref
-
-
-def _sequence_folder(place: Path, model: str) -> Path | None:
-    """The folder of a model of sequences that a path means; None for other models'."""
-    found = [folder for folder in model_folders(place) if kind_in(folder) in SEQUENCES]
-    if len(found) > 1:
-        raise UserError(f"{model} has {len(found)} models; name one: {', '.join(map(str, found))}")
-    return found[0] if found else None
-
-
-def _sequence_ref(folder: Path) -> tuple[str, ModelRef]:
-    config, how = read_object(folder / "config.json"), folder / "preprocess.json"
-    name = config.get("model") or config.get("model_type") or "mamba"
-    title = describe(name) if kind_of(name) else name
-    label = f"{folder.parent.parent.resolve().name}/{folder.name}" if folder.parent.name == "models" else str(folder)
-    preprocess = json.loads(how.read_text("utf-8")) if how.is_file() else None
-    ref = ModelRef(label=label, title=title, name=name, folder=folder, preprocess=preprocess)
-    return (CLASSIFIER if kind_in(folder) == "sequence_classifier" else TEXTS), ref

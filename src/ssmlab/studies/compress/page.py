@@ -61,7 +61,7 @@ def spectrum_plot(result: Result) -> Plot:
         return int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
 
     needed = {name: half(shares) / len(shares) for name, shares in result.spectra.items()}
-    low, high = min(needed, key=needed.get), max(needed, key=needed.get)
+    low, high = min(needed, key=needed.__getitem__), max(needed, key=needed.__getitem__)
     caption = (
         f"Each line is a layer, darker towards the output. 90 % of the energy takes {formats.percent(needed[low], 0)} "
         f"of the directions in {low} and {formats.percent(needed[high], 0)} in {high}."

@@ -31,7 +31,7 @@ class Result(Report):
     doubt: str = ""
 
     @cached_property
-    def found(self) -> dict[tuple[str, str, str | None], Record]:
+    def found(self) -> dict[tuple[str | None, str, str | None], Record]:
         return {(r.model, r.metric, r.class_): r for r in self.records}
 
     def value(self, label: str, metric: str, class_: str | None = None) -> float | None:

@@ -36,27 +36,28 @@ class Tokens(Kind):
 
     task_name: str
     classes: int = 0  # of a classifier
+    data: Any = None  # as the task loads them; None where nothing is measured
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.network = self._open().to(self.placement.device).eval()
         known = (self.ref.preprocess or {}).get("length")
         self.size = {"length": self.options.length or known or LENGTH}
-        self.unmeasured = "random weights" if self.ref.folder is None else None
+        self.unmeasured, self.kept = None, self.ref.folder is not None
         if self.options.data is None:
             self.unmeasured = "no --data"
-        self.kept, self.data = self.ref.folder is not None, None
-        if self.unmeasured is None:
-            self._read()
+        elif self.ref.folder is None:
+            self.unmeasured = "random weights"
+        else:
+            self._read(self.ref.folder)
 
     @abstractmethod
     def _open(self) -> Any:
         """The dense network, in float32."""
 
-    def _read(self) -> None:
+    def _read(self, folder: Path) -> None:
         """The parts of the data, cut as in the run that made the model, so that its test part stays unseen."""
-        options, folder = self.options, self.ref.folder
-        run = folder.parent.parent
+        options, run = self.options, folder.parent.parent
         data = {"kind": (self.ref.preprocess or {}).get("kind", "text")}
         if folder.parent.name == "models" and (run / "recipe.toml").is_file():
             made = load_recipe(run)
@@ -155,8 +156,8 @@ class Texts(Tokens):
         torch.manual_seed(0)
         return create_model(self.ref.name)
 
-    def _read(self) -> None:
-        super()._read()
+    def _read(self, folder: Path) -> None:
+        super()._read(folder)
         self.task = language.task_of(self.recipe, self.data)
 
     @property
@@ -210,12 +211,12 @@ class Classifier(Tokens):
     )
 
     def _open(self) -> Any:
-        network, _ = load_model(self.ref.folder)
+        network, _ = load_model(self.ref.folder)  # type: ignore[arg-type]  # a classifier is known by its folder alone
         self.classes = network.head.out_features
         return network.float()
 
-    def _read(self) -> None:
-        super()._read()
+    def _read(self, folder: Path) -> None:
+        super()._read(folder)
         self.same_classes(self.data.classes)
         self.task = ClassifySequences(classes=self.data.classes)
 

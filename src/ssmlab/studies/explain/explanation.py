@@ -209,11 +209,13 @@ def _class(model: Opened, image: Tensor, index: int, probability: float, setting
     fine = integrated_gradients(
         network, image, index, steps=settings.gradient_steps, batch_size=settings.batch_size
     ).maps
-    row, column = divmod(int(coarse.flatten().argmax()), coarse.shape[-1])
-    place = (row + 0.5) / coarse.shape[-2], (column + 0.5) / coarse.shape[-1]
+    height, width = coarse.shape[-2:]
+    row, column = divmod(int(coarse.flatten().argmax()), width)
+    place = (row + 0.5) / height, (column + 0.5) / width
     curves: dict[str, dict[str, Curve]] = {}
     if settings.score_steps:
-        noise = random_maps(settings.random, image.shape[-2:], grid=coarse.shape[-2:], seed=settings.seed)
+        rows, columns = image.shape[-2:]
+        noise = random_maps(settings.random, (rows, columns), grid=(height, width), seed=settings.seed)
         maps = {"camera": signed, "gradients": fine, "random": noise.to(image.device)}
         for name, own in maps.items():  # averaged where there are several maps
             curves[name] = {}
@@ -237,40 +239,36 @@ def _scans(model: Opened, image: Tensor, classes: list[ClassFound]) -> list[Scan
     except ModelError:
         return []
     last = {call.place.grid: _block(call) for call in calls if call.place is not None}
-    return [
-        _scan(model, name, [call for call in calls if _block(call) == name], classes)
-        for name in list(last.values())[-LAYERS:]
-    ]
+    found = []
+    for name in list(last.values())[-LAYERS:]:
+        own = [call for call in calls if _block(call) == name]  # one, or one a direction
+        place = own[0].place
+        assert place is not None
+        nowhere = (place.pixel[0] < 0).nonzero().flatten()
+        queries: list[tuple[str, Tensor | None, int, tuple[int, int] | None]] = []
+        if len(place.pixel) == 1 and len(nowhere) == 1:  # a class token, which all classes are read from
+            queries.append(("class token", None, int(nowhere[0]), None))
+        else:
+            for each in classes:
+                at = each.query
+                row, column = (min(int(part * side), side - 1) for part, side in zip(at, place.grid, strict=True))
+                rows, token = place.token_at(row, column)
+                queries.append((f"where {short(model.classes[each.index])} was found", rows, token, (row, column)))
+        attention = []
+        for text, windows, token, where in queries:
+            weights = torch.stack([call.mean_attention([token]).squeeze(1) for call in own]).sum(0)
+            if windows is not None:  # the ones with the query
+                weights = torch.zeros_like(weights).index_copy(0, windows, weights[windows])
+            attention.append((text, _numpy(place.to_map(weights)[0]), where))
+        steps = _numpy(torch.stack([call.to_map(call.step_sizes())[0] for call in own]).mean(0))
+        states = _numpy(torch.stack([call.to_map(call.state_norms())[0] for call in own]).mean(0))
+        found.append(ScanFound(name=name, op=own[0].op, steps=steps, states=states, attention=attention))
+    return found
 
 
 def _block(call: ScanCall) -> str:
     """The name of the block that a call belongs to; two directions may be two modules of it."""
     return call.name.removesuffix(".forward_block").removesuffix(".backward_block")
-
-
-def _scan(model: Opened, name: str, calls: list[ScanCall], classes: list[ClassFound]) -> ScanFound:
-    """The calls of one block: one, or one a direction."""
-    first = calls[0]
-    place = first.place
-    assert place is not None
-    nowhere = (place.pixel[0] < 0).nonzero().flatten()
-    queries: list[tuple[str, Tensor | None, int, tuple[int, int] | None]] = []
-    if len(place.pixel) == 1 and len(nowhere) == 1:  # a class token, which all classes are read from
-        queries.append(("class token", None, int(nowhere[0]), None))
-    else:
-        for each in classes:
-            row, column = (min(int(part * side), side - 1) for part, side in zip(each.query, place.grid, strict=True))
-            rows, token = place.token_at(row, column)
-            queries.append((f"where {short(model.classes[each.index])} was found", rows, token, (row, column)))
-    attention = []
-    for text, rows, token, where in queries:
-        weights = torch.stack([call.mean_attention([token]).squeeze(1) for call in calls]).sum(0)
-        if rows is not None:  # of the windows, the one with the query
-            weights = torch.zeros_like(weights).index_copy(0, rows, weights[rows])
-        attention.append((text, _numpy(place.to_map(weights)[0]), where))
-    steps = torch.stack([call.to_map(call.step_sizes())[0] for call in calls]).mean(0)
-    states = torch.stack([call.to_map(call.state_norms())[0] for call in calls]).mean(0)
-    return ScanFound(name=name, op=first.op, steps=_numpy(steps), states=_numpy(states), attention=attention)
 
 
 def _numpy(map_: Tensor) -> np.ndarray:

@@ -62,22 +62,29 @@ def explain_mistakes(
     chosen = choose(mistakes, count)
     if not chosen:
         return None, records
-    pictures = []
+    pictures, originals, notes = [], [], []
     for m in chosen:
-        index = torch.tensor([m.index])
-        changed = images[index] if m.change is None else changes[m.change](images[index], index)
+        index, label = torch.tensor([m.index]), int(labels[m.index])
+        true = short(model.classes[label])
+        wrong = f"{short(model.classes[m.predicted])} ({formats.percent(m.probability)})"
+        if m.change is None:
+            changed, original, note = images[index], None, f"True class {true}, taken for {wrong}."
+        else:
+            change, original = changes[m.change], images[m.index].permute(1, 2, 0).numpy()
+            changed, sure = change(images[index], index), formats.percent(float(before[m.index][label]))
+            note = f"True class {true}: right as it was, {true} ({sure}); {change.__name__} made it {wrong}."
         pictures.append(changed[0].permute(1, 2, 0).numpy())
-    originals = [None if m.change is None else images[m.index].permute(1, 2, 0).numpy() for m in chosen]
-    notes = [_note(m, model.classes, int(labels[m.index]), before[m.index], changes) for m in chosen]
+        originals.append(original)
+        notes.append(note)
     found = explain(
         model, np.stack(pictures), [ids[m.index] for m in chosen], settings, notes=notes, before=originals,
         classes=[[m.predicted, int(labels[m.index])] for m in chosen], progress=progress,
     )  # fmt: skip
-    wrong = [f"{changes[r.class_].__name__}: {formats.percent(r.value)}" if r.class_ in changes else
+    shares = [f"{changes[r.class_].__name__}: {formats.percent(r.value)}" if r.class_ is not None else
              f"as they are: {formats.percent(r.value)}" for r in records]  # fmt: skip
-    answer = f"Of {len(images):,} test images wrong {'; '.join(wrong)}"
+    answer = f"Of {len(images):,} test images wrong {'; '.join(shares)}"
     if changes:
-        answer = f"Of {len(images):,} test images right before and wrong after {'; '.join(wrong)}"
+        answer = f"Of {len(images):,} test images right before and wrong after {'; '.join(shares)}"
     heading = f"{model.title}: {formats.plural(len(chosen), 'mistake')} explained"
     return write_explanation(folder, found, stamp, started, heading=heading, answer=answer + "."), records
 
@@ -131,13 +138,3 @@ def _probabilities(
     finally:
         progress.stop()
     return torch.cat(found).numpy()
-
-
-def _note(mistake: Mistake, names: Sequence[str], label: int, before: np.ndarray, changes: Mapping[str, Change]) -> str:
-    """What went wrong, in a sentence."""
-    wrong = f"{short(names[mistake.predicted])} ({formats.percent(mistake.probability)})"
-    if mistake.change is None:
-        return f"True class {short(names[label])}, taken for {wrong}."
-    how = changes[mistake.change].__name__
-    first = f"{short(names[label])} ({formats.percent(float(before[label]))})"
-    return f"True class {short(names[label])}: right as it was, {first}; {how} made it {wrong}."

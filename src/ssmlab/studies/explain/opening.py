@@ -82,7 +82,21 @@ def open_model(
     place = next((path for path in (Path(model), runs / model) if path.exists()), None)
     if place is None:
         (ref,) = find_model_refs([model], [weights] if weights else [], runs)
-        return _by_name(ref.name, ref.weights, device), ""
+        placement = choose_compute(device, "float32")
+        torch.manual_seed(0)  # random weights are the same from call to call
+        network = create_model(ref.name, num_classes=IMAGENET_CLASSES, weights=ref.weights).eval()
+        if ref.weights is not None and unmeasured(network, ref.weights):
+            raise UserError(
+                f"--weights {ref.weights}: these are not for ImageNet's {IMAGENET_CLASSES:,} classes, and only a "
+                "trained model's folder says what others mean; give that as MODEL"
+            )
+        network, cfg = network.to(placement.device), dict(network.default_cfg)
+        opened = Opened(
+            title=describe(ref.name), origin=str(ref.weights) if ref.weights else RANDOM, network=network,
+            task=Classify(classes=class_names("imagenet-1k"), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
+            image_size=int(cfg["input_size"][-1]), device=placement.device,
+        )  # fmt: skip
+        return opened, ""
     if weights is not None:
         raise UserError(f"--weights {weights}: {model} has weights of its own; leave the option out")
     folder, why = find_folder(place, choose=True)
@@ -96,23 +110,6 @@ def open_model(
         doubt=doubt(folder, describe(name), report_of),
     )  # fmt: skip
     return opened, why
-
-
-def _by_name(name: str, weights: Path | None, device: str) -> Opened:
-    placement = choose_compute(device, "float32")
-    torch.manual_seed(0)  # random weights are the same from call to call
-    network = create_model(name, num_classes=IMAGENET_CLASSES, weights=weights).eval()
-    if weights is not None and unmeasured(network, weights):
-        raise UserError(
-            f"--weights {weights}: these are not for ImageNet's {IMAGENET_CLASSES:,} classes, and only a trained "
-            "model's folder says what others mean; give that as MODEL"
-        )
-    network, cfg = network.to(placement.device), dict(network.default_cfg)
-    return Opened(
-        title=describe(name), origin=str(weights) if weights else RANDOM, network=network,
-        task=Classify(classes=class_names("imagenet-1k"), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
-        image_size=int(cfg["input_size"][-1]), device=placement.device,
-    )  # fmt: skip
 
 
 def short(name: str) -> str:
@@ -130,24 +127,23 @@ def find_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     for index, title in enumerate(classes):
         for synonym in {title.casefold(), *(part.strip().casefold() for part in title.split(","))}:
             by_name.setdefault(synonym, []).append(index)
-    return list(dict.fromkeys(_find_class(name, classes, by_name) for name in names))
-
-
-def _find_class(name: str, classes: Sequence[str], by_name: dict[str, list[int]]) -> int:
-    wanted = name.strip().casefold()
-    found = by_name.get(wanted, [])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = ", ".join(f"{index} ({classes[index]})" for index in found)
-        raise UserError(f"--classes {name!r} is the name of several classes; give an index: {several}")
-    if wanted.isdecimal() and int(wanted) < len(classes):
-        return int(wanted)
-    near = get_close_matches(wanted, by_name, n=3, cutoff=0.6) or [key for key in by_name if wanted in key][:3]
-    some = ", ".join(short(title) for title in classes[:8])
-    some = some if len(classes) <= 8 else f"{len(classes):,}: {some}, ..."
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {some}; an index, from 0, will do too"
-    raise UserError(f"--classes {name!r} is no class of this model; {hint}")
+    indices = []
+    for name in names:
+        wanted = name.strip().casefold()
+        found = by_name.get(wanted, [])
+        if len(found) > 1:
+            several = ", ".join(f"{index} ({classes[index]})" for index in found)
+            raise UserError(f"--classes {name!r} is the name of several classes; give an index: {several}")
+        if not found and wanted.isdecimal() and int(wanted) < len(classes):
+            found = [int(wanted)]
+        if not found:
+            near = get_close_matches(wanted, by_name, n=3, cutoff=0.6) or [key for key in by_name if wanted in key][:3]
+            some = ", ".join(short(title) for title in classes[:8])
+            some = some if len(classes) <= 8 else f"{len(classes):,}: {some}, ..."
+            hint = f"did you mean {', '.join(near)}?" if near else f"there are {some}; an index, from 0, will do too"
+            raise UserError(f"--classes {name!r} is no class of this model; {hint}")
+        indices += found
+    return list(dict.fromkeys(indices))
 
 
 def read_pictures(files: Sequence[Path], size: int, fit: str = "crop") -> tuple[list[Path], np.ndarray, list[str]]:

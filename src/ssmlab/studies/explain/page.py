@@ -51,6 +51,11 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         facts: name and text of the circumstances at the end.
     """
     warning = UNTRAINED if found.model.untrained else doubted(found.model.doubt)
+    learned = [
+        _tile(pixels, short(found.model.classes[index]), f"taken for it with {formats.percent(sure)}")
+        for index, (pixels, sure) in found.learned.items()
+    ]
+    lede = "Images made from noise to raise the logit of one class; they show what the model responds to."
     for picture in found.pictures:
         heading, answer = (text.replace(picture.name, _short_name(picture)) for text in (heading, answer))
     return study.page(
@@ -64,7 +69,14 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
         ],
         sections=[
             *(_picture(found, picture, number) for number, picture in enumerate(found.pictures)),
-            _learned(found),
+            el(
+                "section",
+                el("h2", "What the model looks for"),
+                el("p", lede, class_="lede"),
+                el("ul", learned, class_="samples"),
+            )
+            if learned
+            else None,
             _checks(found),
         ],
         method=METHOD,
@@ -121,40 +133,40 @@ def _picture(found: Explanation, picture: PictureFound, number: int) -> Html:
 
 
 def _scores(scored: list[tuple[str, ClassFound]], names: dict[str, str], number: int) -> Html:
+    """The areas under the curves as a table, and the curves: a colour for every class, a stroke for every method."""
+    dashes = {"camera": "-", "gradients": (0, (1, 1.2)), "random": (0, (5, 3))}
+
+    def drawn(kind: str, gone: str, best: str) -> Plot:
+        def paint(figure_):
+            axes = figure_.add_subplot()
+            for i, (name, each) in enumerate(scored):
+                for method, curves in each.curves.items():
+                    curve = curves[kind]
+                    axes.plot(
+                        100 * curve.shares.numpy(), 100 * curve.probability.numpy(), linestyle=dashes[method],
+                        color=theme.MUTED if method == "random" and len(scored) == 1 else theme.colour(i),
+                        label=f"{name}: {names[method]}", linewidth=1.3 if method == "random" else 1.8,
+                    )  # fmt: skip
+            top = max(float(each.curves[m][kind].probability.max()) for _, each in scored for m in each.curves)
+            axes.set(xlabel=gone, ylabel="Probability, %", ylim=(-2 * top, 105 * top), title=kind.capitalize())
+            figure_.legend(loc="outside lower center", fontsize=8.5, ncols=2)
+
+        plot, height = f"{kind}-{number}", 250 + 14 * -(-3 * len(scored) // 2)
+        alt = f"{kind.capitalize()}: the probability {best} earlier with a better map; the areas are in the table."
+        return Plot(plot, theme.draw((420, height), paint, plot), alt)
+
     rows = []
     for name, each in scored:
         for method, curves in each.curves.items():
             areas = [f"{float(curves[kind].auc):.3f}" for kind in ("deletion", "insertion")]
             rows.append((f"{name}: {names[method]}", areas))
     table = plain_table("Class and map", ("Deletion ↓", "Insertion ↑"), rows)
-    plots = [figure(_curves(kind, scored, names, number)) for kind in ("deletion", "insertion")]
+    plots = [
+        figure(drawn("deletion", "Pixels taken away, %", "falls")),
+        figure(drawn("insertion", "Pixels given back, %", "rises")),
+    ]
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Scores of the maps")
     return join([el("div", box, class_="card"), el("div", plots, class_="grid")])
-
-
-def _curves(kind: str, scored: list[tuple[str, ClassFound]], names: dict[str, str], number: int) -> Plot:
-    """The probability of every class, a colour each, and a stroke for every method."""
-    dashes = {"camera": "-", "gradients": (0, (1, 1.2)), "random": (0, (5, 3))}
-
-    def paint(figure_):
-        axes = figure_.add_subplot()
-        for i, (name, each) in enumerate(scored):
-            for method, curves in each.curves.items():
-                curve = curves[kind]
-                axes.plot(
-                    100 * curve.shares.numpy(), 100 * curve.probability.numpy(), linestyle=dashes[method],
-                    color=theme.MUTED if method == "random" and len(scored) == 1 else theme.colour(i),
-                    label=f"{name}: {names[method]}", linewidth=1.3 if method == "random" else 1.8,
-                )  # fmt: skip
-        top = max(float(each.curves[m][kind].probability.max()) for _, each in scored for m in each.curves)
-        gone = "Pixels taken away, %" if kind == "deletion" else "Pixels given back, %"
-        axes.set(xlabel=gone, ylabel="Probability, %", ylim=(-2 * top, 105 * top), title=kind.capitalize())
-        figure_.legend(loc="outside lower center", fontsize=8.5, ncols=2)
-
-    plot = f"{kind}-{number}"
-    best = "falls" if kind == "deletion" else "rises"
-    alt = f"{kind.capitalize()}: the probability {best} earlier with a better map; the areas are in the table."
-    return Plot(plot, theme.draw((420, 250 + 14 * -(-3 * len(scored) // 2)), paint, plot), alt)
 
 
 def _scan(picture: PictureFound, scan: ScanFound) -> Html:
@@ -171,19 +183,6 @@ def _scan(picture: PictureFound, scan: ScanFound) -> Html:
     tiles.append(_tile(ramp(enlarged(scan.states, size)), "States", _range(scan.states)))
     title = f"Hidden attention of {scan.name}, {grid[0]} × {grid[1]}"
     return join([el("h3", title, class_="apart"), el("ul", tiles, class_="samples")])
-
-
-def _learned(found: Explanation) -> Html | None:
-    if not found.learned:
-        return None
-    tiles = [
-        _tile(pixels, short(found.model.classes[index]), f"taken for it with {formats.percent(sure)}")
-        for index, (pixels, sure) in found.learned.items()
-    ]
-    lede = "Images made from noise to raise the logit of one class; they show what the model responds to."
-    return el(
-        "section", el("h2", "What the model looks for"), el("p", lede, class_="lede"), el("ul", tiles, class_="samples")
-    )
 
 
 def _checks(found: Explanation) -> Html:

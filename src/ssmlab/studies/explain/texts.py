@@ -56,6 +56,27 @@ class Reader:
     find: Callable[[str], int]
     decode: Callable[[list[int]], str] | None
 
+    def explain(
+        self, tokens: list[int], target: int, probability: float, attention: Tensor | None, options: TextOptions
+    ) -> AnswerFound:
+        """What speaks for one answer about a sequence. attention: what every token gives to it, or None."""
+        network = self.network
+        scores = token_scores(network, tokens, target, steps=options.gradient_steps)
+        curves: dict[str, dict[str, Curve]] = {}
+        maps = {"Integrated gradients": scores.values}
+        if attention is not None:
+            maps["Hidden attention"] = attention
+        for kind in ("deletion", "insertion") if options.score_steps else ():
+            how: dict[str, Any] = {"insertion": kind == "insertion", "steps": options.score_steps}
+            for method, values in maps.items():
+                curves.setdefault(method, {})[kind] = token_curve(network, tokens, values, target, **how)
+            chance = random_curve(network, tokens, target, orders=options.random, seed=options.seed, **how)
+            curves.setdefault("Random order", {})[kind] = chance
+        return AnswerFound(
+            name=self.name_of(target), probability=probability, error=scores.error, curves=curves,
+            pieces=pieces(tokens, scores.values, attention, self.decode),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
@@ -118,32 +139,13 @@ def explain_sequences(
             attention = torch.stack([layer / layer.sum() for layer in layers.values()]).mean(0) if layers else None
             found.append(SequenceFound(
                 name=name, ranking=[(reader.name_of(c), float(probabilities[c])) for c in order],
-                answers=[_answer(reader, tokens, c, float(probabilities[c]), attention, options)
+                answers=[reader.explain(tokens, c, float(probabilities[c]), attention, options)
                          for c in wanted or order[:1]],
             ))  # fmt: skip
             progress.update(i + 1)
     finally:
         progress.stop()
     return found
-
-
-def _answer(
-    reader: Reader, tokens: list[int], target: int, probability: float, attention: Tensor | None, options: TextOptions
-) -> AnswerFound:
-    network = reader.network
-    scores = token_scores(network, tokens, target, steps=options.gradient_steps)
-    curves: dict[str, dict[str, Curve]] = {}
-    for kind in ("deletion", "insertion") if options.score_steps else ():
-        how: dict[str, Any] = {"insertion": kind == "insertion", "steps": options.score_steps}
-        maps = {"Integrated gradients": scores.values} | ({} if attention is None else {"Hidden attention": attention})
-        for method, values in maps.items():
-            curves.setdefault(method, {})[kind] = token_curve(network, tokens, values, target, **how)
-        chance = random_curve(network, tokens, target, orders=options.random, seed=options.seed, **how)
-        curves.setdefault("Random order", {})[kind] = chance
-    return AnswerFound(
-        name=reader.name_of(target), probability=probability, error=scores.error, curves=curves,
-        pieces=pieces(tokens, scores.values, attention, reader.decode),
-    )  # fmt: skip
 
 
 def pieces(

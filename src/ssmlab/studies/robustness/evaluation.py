@@ -116,13 +116,13 @@ class Evaluation:
 
     def __init__(self, options: Options, sample: Any, folder: Path, progress: Progress):
         from ssmlab.robustness.attacks import Attack
-        from ssmlab.robustness.conditions import conditions
+        from ssmlab.robustness.conditions import Condition, conditions
 
         self.options, self.sample, self.folder, self.progress = options, sample, folder, progress
         attacks = [
             Attack(name=name, epsilon=options.epsilon, steps=options.steps) for name in dict.fromkeys(options.attacks)
         ]
-        self.conditions = [*conditions(options.transformations, options.severities), *attacks]
+        self.conditions: list[Condition | Attack] = [*conditions(options.transformations, options.severities), *attacks]
         self.device = options.start()
         self._held: tuple = (None, None)  # size and crop of the images that were read last, and they
 
@@ -206,8 +206,8 @@ class Evaluation:
         if built.unmeasured:
             classes = some_classes(self.sample.classes)
             raise UserError(f"{ref.label} cannot be tested: {built.unmeasured}; give weights for {classes}")
-        built.network.eval().requires_grad_(False)
-        how = ref.preprocess if ref.folder else built.network.default_cfg
+        network: Any = built.network.eval().requires_grad_(False)
+        how = ref.preprocess if ref.folder else network.default_cfg
         wanted = built.image_size, float((how or {}).get("crop_pct") or 1.0), built.fit
         if self._held[0] != wanted:
             self._held = (None, None)  # two sizes at once may not fit into memory

@@ -29,8 +29,9 @@ SECONDS = 0.05  # of one image under one condition, by rule of thumb
 def run_tests(folders: list[Path], recipe: Any, output: Path, progress: Progress, *, write: bool) -> list[Record]:
     """`ssmlab robustness` on saved models, with what the recipe's `evaluation.robustness` says."""
     data, config = recipe.data, recipe.evaluation.robustness.model_dump()
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     options = Options(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()},
+        **values,
         data=data.path,
         group=data.group or None,
         labels=data.labels,

@@ -96,6 +96,27 @@ class Result(Report):
     def counts(self) -> str:
         return f"{len(self.sample.ids):,} images, {formats.plural(len(self.transformations), 'transformation')}"
 
+    @property
+    def drawn(self) -> str:
+        """How the images were drawn, in words."""
+        per_class, sample = self.settings["per_class"], self.sample
+        scarce = f"; {sample.scarce} classes have fewer" if sample.scarce else ""
+        many = f"{len(sample.ids):,} of {len(sample.classes):,} classes, "
+        return many + (f"{per_class} of each class{scarce}" if per_class else "all of the part")
+
+    def examples(self) -> list[tuple[str, np.ndarray]]:
+        """The first image of the sample under every condition but attacks."""
+        from ssmlab.data.images.decode import fit_square
+
+        known = [ref.preprocess for group in self.groups for ref in group.models if ref.preprocess]
+        size = max((how["image_size"] for how in known), default=224)
+        fit = next((how.get("fit", "crop") for how in known), "crop")
+        image = np.asarray(fit_square(self.sample.splits[0].image(0), size, fit))
+        severities = sorted({c.severity for c in self.conditions if isinstance(c, Condition)} - {0})
+        shown = {0, min(severities, key=lambda severity: abs(severity - 3))}  # of several, the middle one
+        conditions = [c for c in self.conditions if isinstance(c, Condition) and c.severity in shown]
+        return tiles(image, int(self.sample.keys[0]), conditions, self.settings["seed"])
+
     @cached_property
     def answer(self) -> tuple[str, str]:
         """Who holds best, and by how much; or why there is no verdict, and the numbers."""
@@ -141,13 +162,13 @@ def write_result(result: Result) -> Path:
     for group in result.groups:
         several = f" (seeds {', '.join(map(str, group.seeds))})" if len(group.seeds) > 1 else ""
         trained.append(f"{group.title}: {', '.join(ref.state for ref in group.models)}{several}")
-    facts = result.facts(("Models", "; ".join(trained)), ("Images", _images(result)))
+    facts = result.facts(("Models", "; ".join(trained)), ("Images", result.drawn))
     tables = result.by_transformation
     head = ["# ssmlab robustness", "", f"{'. '.join(filter(None, result.answer))}.", ""]
     head += [*(f"- {name}: {text}" for name, text in facts), ""]
     markdown = "\n".join(["\n".join(head), *map(to_markdown, (result.summary, *tables))])
     whole, *panels = best_and_worst(result.records, result.titles, result.transformations)
-    shown = _tiles(result)
+    shown = result.examples()
     names = [named(i, title) for i, title in enumerate(result.titles.values())]
     first, *others = tables
     details = [
@@ -174,24 +195,3 @@ def write_result(result: Result) -> Path:
     about = {"models": models, "doubts": result.doubts, "images": len(result.sample.ids)}
     files = {"grid.png": tiles_png(shown)}
     return result.write("robustness", about, text, table=markdown, plots=[whole], files=files)
-
-
-def _images(result: Result) -> str:
-    per_class, sample = result.settings["per_class"], result.sample
-    scarce = f"; {sample.scarce} classes have fewer" if sample.scarce else ""
-    many = f"{len(sample.ids):,} of {len(sample.classes):,} classes, "
-    return many + (f"{per_class} of each class{scarce}" if per_class else "all of the part")
-
-
-def _tiles(result: Result) -> list[tuple[str, np.ndarray]]:
-    """The first image of the sample under every condition but attacks."""
-    from ssmlab.data.images.decode import fit_square
-
-    known = [ref.preprocess for group in result.groups for ref in group.models if ref.preprocess]
-    size = max((how["image_size"] for how in known), default=224)
-    fit = next((how.get("fit", "crop") for how in known), "crop")
-    image = np.asarray(fit_square(result.sample.splits[0].image(0), size, fit))
-    severities = sorted({c.severity for c in result.conditions if isinstance(c, Condition)} - {0})
-    shown = {0, min(severities, key=lambda severity: abs(severity - 3))}  # of several, the middle one
-    conditions = [c for c in result.conditions if isinstance(c, Condition) and c.severity in shown]
-    return tiles(image, int(result.sample.keys[0]), conditions, result.settings["seed"])

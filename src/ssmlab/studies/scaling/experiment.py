@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,11 @@ def measure_lengths(
                 middle = statistics.median(seconds)
                 measured.append((length, middle, memory))
                 passes.append((length, reading if kind == "decoding" else middle))
-                records += _measured(kind, length, seconds, memory)
+                place, spread = f"length {length}", (min(seconds), max(seconds)) if len(seconds) > 1 else None
+                records.append(Record(metric=f"{kind}_seconds", value=middle, unit="seconds", class_=place,
+                                      n=len(seconds), spread=spread))  # fmt: skip
+                if memory is not None and kind != "decoding":
+                    records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=1))
         progress.update(done + 1)
     return records
 
@@ -95,22 +98,7 @@ def measure_length(
     """Seconds of every timed pass (of decoding a token's), bytes of memory that it took at most, and what was needed
     before it: of decoding the reading of the prompt."""
     tokens = torch.randint(config.vocab, (1, length + 1), device=compute.device)
-    with autocast(compute):
-        begin = time.perf_counter()
-        pass_, count = _passes(network, kind, tokens, config.decoded)
-        reading = time.perf_counter() - begin
-        call = Call(pass_, 1, torch.device(compute.device))
-        with peak_memory(compute.device) as peak:
-            first = call.seconds()
-        seconds = [first]
-        if first < QUICK:  # the first one also prepares kernels
-            seconds = [call.seconds() for _ in range(REPEATS)]
-    network.zero_grad(set_to_none=True)
-    return [value / count for value in seconds], peak.extra, reading
-
-
-def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -> tuple[Callable[[], None], int]:
-    """What is timed, and into how many parts its time falls."""
+    state: Any = None
 
     def prefill():
         _state_after(network, tokens[:, :-1])
@@ -120,17 +108,27 @@ def _passes(network: nn.Module, kind: str, tokens: torch.Tensor, decoded: int) -
         F.cross_entropy(logits.float().flatten(0, 1), tokens[0, 1:]).backward()
         network.zero_grad(set_to_none=True)
 
-    if kind != "decoding":
-        return (prefill if kind == "prefill" else training_step), 1
-    state = _state_after(network, tokens[:, :-1])
-
     @torch.inference_mode()
     def decoding():
         after = state
-        for _ in range(decoded):
+        for _ in range(config.decoded):
             _, after = network(tokens[:, -1:], after)
 
-    return decoding, decoded
+    passes = {"prefill": prefill, "training_step": training_step, "decoding": decoding}
+    count = config.decoded if kind == "decoding" else 1  # the parts into which the time of a pass falls
+    with autocast(compute):
+        begin = time.perf_counter()
+        if kind == "decoding":
+            state = _state_after(network, tokens[:, :-1])
+        reading = time.perf_counter() - begin
+        call = Call(passes[kind], 1, torch.device(compute.device))
+        with peak_memory(compute.device) as peak:
+            first = call.seconds()
+        seconds = [first]
+        if first < QUICK:  # the first one also prepares kernels
+            seconds = [call.seconds() for _ in range(REPEATS)]
+    network.zero_grad(set_to_none=True)
+    return [value / count for value in seconds], peak.extra, reading
 
 
 @torch.inference_mode()
@@ -142,18 +140,6 @@ def _state_after(network: nn.Module, tokens: torch.Tensor) -> tuple:
     for part in tokens.split(piece, dim=1):
         _, state = network.eval()(part, state, last_only=True)
     return state
-
-
-def _measured(kind: str, length: int, seconds: list[float], memory: int | None) -> list[Record]:
-    place = f"length {length}"
-    spread = (min(seconds), max(seconds)) if len(seconds) > 1 else None
-    value = statistics.median(seconds)
-    records = [
-        Record(metric=f"{kind}_seconds", value=value, unit="seconds", class_=place, n=len(seconds), spread=spread)
-    ]
-    if memory is not None and kind != "decoding":
-        records.append(Record(metric=f"{kind}_memory", value=memory, unit="bytes", class_=place, n=1))
-    return records
 
 
 def _extrapolated(kind: str, length: int, measured: list[tuple[int, float, int | None]]) -> list[Record]:

@@ -76,8 +76,8 @@ class SequenceModel(Table):
             near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise ValueError(f"weights {self.weights}: no such folder{did_you_mean(folder.name, near)}")
         self.label = self.label or self.name or Path(self.weights).name or "model"
-        known = describe(self.name).removesuffix(", of any size") if self.name else self.label
-        self.title = self.title or known
+        named = describe(self.name).removesuffix(", of any size") if self.name else self.label
+        self.title = self.title or named
         check_names(self.label, self.options, {"vocab_size"})
         checked_method(self.adapt)
         return self

@@ -60,6 +60,15 @@ def test_short_work_leaves_no_line_and_unfinished_work_says_so(clock):
     assert text() == "training: 5.0 s (stopped at 40%), 1 images/s\n"
 
 
+def test_a_slow_rate_is_not_zero(clock):
+    out, text = shown(terminal=False)
+    out.start("explaining", 1)
+    clock(8)
+    out.update(1)
+    out.stop()
+    assert "0.1 images/s" in text()
+
+
 def test_a_terminal_gets_a_bar_with_rate_and_note():
     out, text = shown(terminal=True)
     out.start("model", 10, per_step=32)

@@ -392,6 +392,9 @@ def test_copies_stay_in_one_part_or_are_reported(tmp_path):
             write(tmp_path / "free", f"{label}/{i}.txt", content=f"Review {i // 3}  of {label}.\r\n".encode())
     _, _, said = agree(tmp_path / "free", "text")
     assert "40 sequences are copies of others, and in the same part as these" in said
+    for i in range(40):
+        write(tmp_path / "once", f"{('neg', 'pos')[i % 2]}/{i}.txt", content=f"Review {i or 2}, {i % 2}".encode())
+    assert "1 sequence is a copy of others" in agree(tmp_path / "once", "text")[2]
     data = load_labelled(
         LabelledRecipe.model_validate({"data": {"path": str(tmp_path / "free")}, "models": [{"name": "mamba_lm_test"}]})
     )

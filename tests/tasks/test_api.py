@@ -8,7 +8,7 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms import ToTensor
 
 import ssmlab
@@ -16,6 +16,7 @@ from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.packing import pack, repack
 from ssmlab.tasks.api import evaluate, fit, generate, predict
+from ssmlab.tasks.items import labels_of
 
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -302,6 +303,25 @@ def test_a_task_of_ones_own():
         fit(resnet(), task, fake(8), classes=["a"], **QUIET)
 
 
+TINY = {"epochs": 1, "batch_size": 2, **QUIET}
+
+
+def labelled(*labels):
+    return [(torch.rand(3, 16, 16), label) for label in labels]
+
+
+class Broken(Dataset):
+    targets = (0, 1, 2)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise KeyError("ink")
+        return torch.rand(3, 16, 16), index
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -318,6 +338,46 @@ def test_a_task_of_ones_own():
         (lambda: predict(nn.Linear(2, 2), torch.rand(3, 4, 4)), "nothing says what Linear is for; give task="),
         (lambda: evaluate(resnet(), fake(), part="tests"), 'part must be "train", "val" or "test"'),
         (lambda: evaluate(resnet()), "there is nothing to evaluate on"),
+        (lambda: fit(resnet(), "classify", labelled(0, 1, -1)), "must be the number of a class, 0, 1, 2 ..., got -1"),
+        (lambda: fit(resnet(), "classify", labelled(0.5)), "must be the number of a class, .* got 0.5"),
+        (lambda: fit(resnet(), "classify", labelled("cat")), "must be the number of a class, .* got 'cat'"),
+        (
+            lambda: fit(resnet(), "classify", labelled(torch.eye(3)[0])),
+            r"must be the number of a class, .* got tensor\(",
+        ),
+        (
+            lambda: fit(resnet(), "classify", labelled(0), labelled(5), **TINY),
+            r"label 5 is no class: the 3 classes \(0, 1",
+        ),
+        (lambda: evaluate(resnet(), labelled(5), classes="abc"), "label 5 is no class"),
+        (
+            lambda: fit(resnet(), "classify", Broken(), **TINY),
+            r"item 2 of the dataset cannot be read \(KeyError: 'ink'\)",
+        ),
+        (lambda: fit(resnet(), "classify", fake(), Broken(), **TINY), "item 2 of the dataset cannot be read"),
+        (lambda: evaluate(resnet(), Subset(Broken(), [0, 2])), "item 1 of the dataset cannot be read|one of the items"),
+        (
+            lambda: fit(resnet(), "classify", [(np.zeros((3, 16, 16)), 0)]),
+            r"\(h, w, c\), got \(3, 16, 16\); .*transpose",
+        ),
+        (lambda: fit(resnet(), "classify", [(torch.zeros(16, 16), 0)]), r"a tensor is \(c, h, w\), got \(16, 16\)"),
+        (lambda: fit(resnet(), "classify", [("cat.png", 0)]), "a PIL image, an array or a tensor, got str"),
+        (lambda: fit(resnet(), "classify", "photos"), "expected a dataset, got the text 'photos'; .*ImageFolder"),
+        (lambda: fit(resnet(), "classify", DataLoader(fake())), "got DataLoader; give its .dataset"),
+        (
+            lambda: fit(resnet(), "classify", fake(), augment={"flp": 1}),
+            "augment has no option 'flp'; did you mean flip",
+        ),
+        (lambda: fit(resnet(), "classify", fake(), folder=__file__), "test_api.py is a file; give a folder"),
+        (
+            lambda: predict(resnet(), np.zeros((9, 9, 4)), classes="abc", mean=[0] * 3, std=[1] * 3),
+            "images have 4 channels",
+        ),
+        (lambda: fit(resnet(), "classify", fake(), class_weights="even"), 'must be "balanced" or a factor per class'),
+        (lambda: predict(resnet(), None), "predict takes images, files or a dataset, got NoneType"),
+        (lambda: fit(language(), "language", ["abc" * 9, torch.arange(5)]), "item 1 is no text as the first one is"),
+        (lambda: fit(language(), "language", fake()), "a text or a sequence of at least 2 whole numbers, got tuple"),
+        (lambda: fit(language(), "classify_sequence", [("a", "pos")]), "the number of a class, 0, 1, 2 ..., got 'pos'"),
         (lambda: generate(resnet(), "a"), "generate continues texts with a language model, got resnet_test"),
     ],
 )
@@ -325,6 +385,53 @@ def test_mistakes_are_one_line(call, message):
     with pytest.raises(UserError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_any_type_are_labels():
+    one, other = (labelled(*(kind(i) for i in (0, 1, 2))) for kind in (int, np.float32))
+    network = resnet()
+    pairs = [(image, label) for (image, _), (_, label) in zip(one, other, strict=True)]
+    assert evaluate(network, one, **QUIET) == evaluate(network, pairs, **QUIET)
+    assert predict(network, [], classes="abc") == []
+
+
+def test_labels_of_a_subset_are_its_own():
+    whole = fake(12)
+    whole.targets = [0, 0, 0, 0, 1, 2, 1, 2, 1, 2, 1, 2]
+    assert labels_of(Subset(whole, [3, 4, 5])) == [0, 1, 2]
+    assert labels_of(labelled(2, 1)) == [2, 1]
+
+
+def test_a_single_step_trains():
+    """The learning rate begins at 0 and would stay there."""
+    network = resnet()
+    before = [p.clone() for p in network.parameters()]
+    fit(network, "classify", labelled(0, 1, 2), epochs=1, **QUIET)
+    assert not all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_other_options_are_another_fit(tmp_path):
+    data, how = labelled(0, 1, 2), {**TINY, "folder": tmp_path / "net"}
+    mixed = how | {"class_weights": np.ones(3), "label_smoothing": 0.1}
+    fit(resnet(), "classify", data, data, **mixed)
+    fit(resnet(), "classify", data, data, **mixed)
+    with pytest.raises(UserError, match=r"holds a fit with label_smoothing=0.1, not 0.2"):
+        fit(resnet(), "classify", data, data, **mixed | {"label_smoothing": 0.2})
+    with pytest.raises(UserError, match=r"holds a fit with class_weights=\[1.0, 1.0, 1.0\], not None"):
+        fit(resnet(), "classify", data, data, label_smoothing=0.1, **how)
+    with pytest.raises(UserError, match="holds a fit with val=3, not None"):
+        fit(resnet(), "classify", data, **mixed)
+    with pytest.raises(UserError, match="holds a fit with task='classify', not 'segment'"):
+        fit(resnet(), "segment", data, data, **how)
+
+
+def test_weights_alone_say_how_they_are_read(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    fit(network, "classify", labelled(0, 1, 2), folder=tmp_path / "own", **TINY)
+    with pytest.raises(
+        UserError, match="class of your own: build the model and load_state_dict .*own/model.safetensors"
+    ):
+        evaluate(tmp_path / "own", fake(4), **QUIET)
 
 
 def test_results_are_tables_and_pictures(fitted):

@@ -73,6 +73,8 @@ def find_folder(path: Path, kinds: tuple[str, ...] = (), *, choose: bool = False
     if not found:
         where = f"{path}, it has no {CONFIG}" if path.exists() and not unfinished else f"{path}"
         form = "give runs/<name>, runs/<name>/models/<model> or the weights file in it"
+        if (path / "fit.json").is_file() and (path / WEIGHTS).is_file():
+            form = f"it is a fit of a class of your own: build the model and load_state_dict {path / WEIGHTS}"
         raise ModelError(f"no trained model in {where}; {unfinished or form}")
     if len(found) > 1 and kinds:
         of = {folder: kind_of(folder) for folder in found}

@@ -84,7 +84,8 @@ class Display(Progress):
         elapsed = time.monotonic() - self._begin
         if elapsed <= 0 or self._done <= self._first:
             return ""
-        return f"{(self._done - self._first) * self._per_step / elapsed:,.0f} {self._unit}/s"
+        rate = (self._done - self._first) * self._per_step / elapsed
+        return f"{rate:,.0f} {self._unit}/s" if rate >= 0.5 else f"{rate:.1g} {self._unit}/s"  # never 0
 
     def _tail(self) -> str:
         return "".join(f", {text}" for text in (self._rate(), self._note) if text)

@@ -1,6 +1,8 @@
 """`fit`, `evaluate`, `predict` and `generate` of `import ssmlab`: any model, any dataset, any task, no files needed."""
 
+import json
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,19 @@ def fit(
     if not isinstance(model, nn.Module):
         raise UserError(f"fit trains a module, got {type(model).__name__}; create_model(...) or load_model(...)[0]")
     settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
-    state = {} if place is None else _check_folder(place, settings, model, train, seed, resume)
+    state: dict[str, Any] = {}
+    if place is not None:
+        given = {key: value for key, value in options.items() if key not in FitConfig.model_fields}
+        called = task if isinstance(task, str) else type(task).__name__
+        wanted = {
+            "model": name_of(model),
+            "task": called,
+            "items": _length(train),
+            "val": _length(val),
+            "seed": seed,
+            "options": given,
+        }
+        state = _check_folder(place, settings, wanted, resume)
     if "inputs" in state:  # the fit goes on with what it found in the data when it began
         model.preprocess_config = state["inputs"]
     set_seed(seed)
@@ -183,6 +197,8 @@ def predict(
     module, compute = _module(name), choose_compute(device or "auto", "float32")
     _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
     items = several(inputs, images=name in ("classify", "segment"))
+    if not items:
+        return []
     about = (about or module.made_for(opened.network)) | {key: options[key] for key in module.ABOUT if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
@@ -272,29 +288,41 @@ def _progress(progress: bool | Progress) -> Progress:
     return Display() if progress else Progress()
 
 
-def _check_folder(
-    place: Path, config: FitConfig, model: nn.Module, train: Any, seed: int, resume: bool
-) -> dict[str, Any]:
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # a stream without an end, or no data
+        return None
+
+
+def _written(value: Any) -> Any:
+    """Of an argument that is no JSON: its numbers, name or fields, else its kind."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) or is_dataclass(value) else type(value).__name__
+
+
+def _check_folder(place: Path, config: FitConfig, about: dict[str, Any], resume: bool) -> dict[str, Any]:
     """What fit.json must hold: of a new fit, or with "inputs" of the one that goes on.
 
+    Args:
+        about: what a fit is besides its config, by name.
     Raises:
         UserError: the folder holds another fit, or files that are no fit's.
     """
-    try:
-        items = len(train)
-    except TypeError:  # a stream without an end
-        items = None
-    wanted: dict[str, Any] = {"config": config.model_dump(), "model": name_of(model), "items": items, "seed": seed}
+    wanted: dict[str, Any] = json.loads(json.dumps({"config": config.model_dump()} | about, default=_written))
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file; give a folder")
     there = read_json(place / STATE)
     if not there and place.is_dir() and any(place.iterdir()):
         raise UserError(f"{place} holds files that are no fit's; give another folder")
     if not there or not resume:
         return wanted
-    one, other = (values["config"] | values for values in (there, wanted))
-    for name in other:
-        if name != "config" and one.get(name) != other[name]:
+    one, other = (values["config"] | values | values.get("options", {}) for values in (there, wanted))
+    for name in dict.fromkeys((*other, *there.get("options", {}))):
+        if name not in ("config", "options") and one.get(name) != other.get(name):
             raise UserError(
-                f"{place} holds a fit with {name}={one.get(name)!r}, not {other[name]!r}; give the same arguments "
+                f"{place} holds a fit with {name}={one.get(name)!r}, not {other.get(name)!r}; give the same arguments "
                 "to go on with it, another folder, or resume=False to begin anew there"
             )
     return there

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ssmlab.core.errors import UserError
-from ssmlab.training.dataset import batch_of
+from ssmlab.tasks.shared.labels import class_number
+from ssmlab.training.dataset import batch_of, item_at
 
 
 def attribute(data: Any, name: str) -> Any:
@@ -30,13 +31,16 @@ def some_items(data: Any, count: int) -> list[Any]:
     Raises:
         UserError: there is none, or the data are no dataset.
     """
+    if isinstance(data, str | Path):
+        raise UserError(f"expected a dataset, got the text {str(data)!r:.60}; torchvision's ImageFolder reads a folder")
     if isinstance(data, IterableDataset):
         found = list(islice(iter(data), count))
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         places = np.linspace(0, max(len(data) - 1, 0), min(count, len(data))).round().astype(int)
-        found = [data[int(i)] for i in places]
+        found = [item_at(data, int(i)) for i in places]
     else:
-        raise UserError(f"expected a dataset of torch, or a list of items, got {type(data).__name__}")
+        inside = "; give its .dataset" if hasattr(data, "dataset") else ""  # a DataLoader
+        raise UserError(f"expected a dataset of torch, or a list of items, got {type(data).__name__}{inside}")
     if not found:
         raise UserError("the dataset is empty; give at least one item")
     return found
@@ -57,6 +61,20 @@ def pair(item: Any, first: str = "images") -> tuple[Any, Any]:
     raise UserError(f"an item of the dataset must be (input, label), got {got}")
 
 
+def labels_of(data: Any, first: str = "images") -> list[int]:
+    """The labels of all items of a map-style dataset, from its `targets` where it has them.
+
+    Raises:
+        UserError: a label is no whole number from 0 on.
+    """
+    found, inside = getattr(data, "targets", None), getattr(getattr(data, "dataset", None), "targets", None)
+    if found is None and inside is not None and hasattr(data, "indices"):  # a Subset
+        found = [inside[i] for i in data.indices]
+    if found is None:
+        found = [pair(item_at(data, i), first)[1] for i in range(len(data))]
+    return [class_number(label) for label in found]
+
+
 class Changed(Dataset):
     """A dataset whose items go through a function."""
 
@@ -67,7 +85,7 @@ class Changed(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return self.change(self.dataset[index])
+        return self.change(item_at(self.dataset, index))
 
 
 class ChangedStream(IterableDataset):
@@ -148,6 +166,9 @@ def several(inputs: Any, *, images: bool) -> list[Any]:
         dims = 3 if images else 1
         grey = isinstance(inputs, np.ndarray) and images and inputs.ndim == 3 and inputs.shape[-1] > 4  # (n, h, w)
         return [inputs] if inputs.ndim <= dims and not grey else list(inputs)
+    if not hasattr(inputs, "__getitem__") and not hasattr(inputs, "__iter__"):
+        kinds = "images, files" if images else "texts, tokens"
+        raise UserError(f"predict takes {kinds} or a dataset, got {type(inputs).__name__}")
     if not images and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], int):
         return [inputs]
     return [inputs[i] for i in range(len(inputs))] if hasattr(inputs, "__getitem__") else list(inputs)

@@ -1,6 +1,7 @@
 """Datasets as training reads them: a batch at a time from arrays, streams without an end, and anything of torch."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,62 @@ class BatchedDataset(Dataset):
         if "tokens" in found:
             found["tokens"] = found["tokens"].long()
         return found
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """A dataset's own exception becomes the cause of a UserError that says which item it was."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{what} of the dataset cannot be read ({reason}); mend it or leave it out") from error
+
+
+def item_at(dataset: Any, index: int) -> Any:
+    """An item of a map-style dataset.
+
+    Raises:
+        UserError: the dataset fails there.
+    """
+    with _reading(f"item {index}"):
+        return dataset[index]
+
+
+def items_of(dataset: Any, indices: list[int]) -> Any:
+    """These items: a list, or what the `__getitems__` of the dataset makes of them.
+
+    Raises:
+        UserError: the dataset fails there.
+    """
+    many = getattr(dataset, "__getitems__", None)
+    if not many:
+        return [item_at(dataset, index) for index in indices]
+    with _reading(f"one of the items {', '.join(map(str, indices[:8]))}{' ...' if len(indices) > 8 else ''}"):
+        return many(indices)
+
+
+class _NamedItems(Dataset):
+    """A dataset whose failures name the item; all else is the dataset's own."""
+
+    def __init__(self, data: Any):
+        self.dataset = data
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # a copy is asked for these before it has a dataset
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int) -> Any:
+        return item_at(self.dataset, index)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return items_of(self.dataset, indices)
 
 
 class StreamDataset(Dataset):
@@ -95,11 +152,10 @@ def as_dataset(data: Any, batch_size: int, epochs: int = 1, min_steps: int = 0) 
         raise UserError(f"expected a dataset of torch with __getitem__ and __len__, got {type(data).__name__}")
     if not len(data):
         raise UserError("the dataset is empty; give at least one item")
-    return data
+    return _NamedItems(data)
 
 
 def batch_of(dataset: Any, indices: list[int], task: Any) -> dict[str, Tensor]:
     """The batch of these items: as the dataset makes it by `__getitems__`, or by the task's `collate`."""
-    many = getattr(dataset, "__getitems__", None)
-    found = many(indices) if many else [dataset[i] for i in indices]
+    found = items_of(dataset, indices)
     return found if isinstance(found, dict) else task.collate(found)

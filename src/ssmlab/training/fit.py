@@ -144,7 +144,7 @@ def arguments_of(config: FitConfig, task: Task, train: Any, val: Any, folder: Pa
         if config.warmup == 0 or config.schedule != "constant"
         else "constant_with_warmup",
         lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0} if config.schedule == "polynomial" else {},
-        warmup_steps=math.ceil(config.warmup * steps),
+        warmup_steps=math.ceil(config.warmup * steps) if steps > 1 else 0,  # it begins at a rate of 0
         seed=seed,
         data_seed=seed,
         eval_strategy="no" if val is None else "epoch",

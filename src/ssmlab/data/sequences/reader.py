@@ -115,7 +115,8 @@ def open_labelled(
         data.warnings.append(f"{count(len(twice), 'sequence')} with more than one label ({first})")
     copies = len(near) - len(set(near))
     if copies and not data.copies:
-        data.notes.append(f"{count(copies, 'sequence')} are copies of others, and in the same part as these")
+        are = "is a copy" if copies == 1 else "are copies"
+        data.notes.append(f"{count(copies, 'sequence')} {are} of others, and in the same part as these")
     return data
 
 

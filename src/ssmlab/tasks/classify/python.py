@@ -1,7 +1,7 @@
 """Image classification from Python: what `fit`, `evaluate` and `predict` need to know, found from model and data."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.core.text import did_you_mean
 from ssmlab.data.check import check_images
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
 from ssmlab.tasks.classify.data import Part
 from ssmlab.tasks.classify.experiment import dataset_of
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
-from ssmlab.tasks.items import Remembered, attribute, name_of, outputs_of, pair, several, some_items
+from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
 from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
 from ssmlab.training.predict import predict as outputs_for
@@ -102,10 +103,7 @@ def _classes(data: Any, known: Any) -> Any:
         return int(count)
     if isinstance(data, IterableDataset):
         return 0
-    labels = getattr(data, "targets", None)
-    if labels is None:
-        labels = [pair(data[i])[1] for i in range(len(data))]
-    return 1 + max(int(label) for label in labels)
+    return 1 + max(labels_of(data))
 
 
 def statistics(images: list[Tensor]) -> tuple[list[float], list[float]]:
@@ -136,11 +134,16 @@ def prepare(
     """
     about = describe(model, train, {key: value for key, value in given.items() if key in ABOUT})
     weights, augment = given.get("class_weights"), given.get("augment")
-    if weights == "balanced":
-        labels = attribute(train, "targets")
-        labels = [pair(train[i])[1] for i in range(len(train))] if labels is None else labels
-        weights = balanced_weights([int(label) for label in labels], len(about["classes"]))
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise UserError(f'class_weights must be "balanced" or a factor per class, got {weights!r}')
+        weights = balanced_weights(labels_of(train), len(about["classes"]))
     if isinstance(augment, dict):
+        names = [field.name for field in fields(Augment)]
+        for name in augment:
+            if name not in names:
+                hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+                raise UserError(f"augment has no option {name!r}{hint}")
         fill: dict[str, Any] = {"fill": tuple(about["mean"])}
         augment = Augment(**fill | augment)
     task = Classify(
@@ -148,7 +151,7 @@ def prepare(
         mean=tuple(about["mean"]),
         std=tuple(about["std"]),
         label_smoothing=given.get("label_smoothing", 0.0),
-        class_weights=None if weights is None else tuple(weights),
+        class_weights=None if weights is None else tuple(map(float, weights)),
         augment=augment,
     )
     return model, task, train, val, about
@@ -214,10 +217,7 @@ def evaluate(
     found = outputs_for(
         model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
     )
-    labels = batches.labels
-    if labels.max() >= len(task.classes) or labels.min() < 0:
-        raise UserError(f"labels go from {labels.min()} to {labels.max()}, the model has {len(task.classes)} classes")
-    return classification_metrics(found.values, labels, task.classes, positive=positive)
+    return classification_metrics(found.values, batches.labels, task.classes, positive=positive)
 
 
 def predict(

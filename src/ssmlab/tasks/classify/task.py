@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ssmlab.core.errors import UserError
 from ssmlab.tasks.shared.augment import Augment, Mix
+from ssmlab.tasks.shared.labels import class_number
 from ssmlab.tasks.shared.metrics import loss_and_accuracy
 
 
@@ -44,7 +45,7 @@ class Classify:
             items: an image is a tensor (c, h, w) or an array (h, w, c), uint8 or float from 0 to 1, or a PIL image; a
                 label is a number.
         Raises:
-            UserError: the images differ in size.
+            UserError: the images differ in size, or a label is no class.
         """
         pairs = [(item["images"], item["labels"]) if isinstance(item, dict) else tuple(item)[:2] for item in items]
         images = [image_tensor(image) for image, _ in pairs]
@@ -52,7 +53,10 @@ class Classify:
         if len(sizes) > 1:
             shown = " and ".join(map(str, sorted(sizes)[:2]))
             raise UserError(f"images of a batch must have one size (c, h, w), got {shown}; resize them in the dataset")
-        return {"images": torch.stack(images), "labels": torch.tensor([int(label) for _, label in pairs])}
+        return {
+            "images": torch.stack(images),
+            "labels": torch.tensor([class_number(label, self.classes) for _, label in pairs]),
+        }
 
     def prepare(self, images: Tensor, *, training: bool = False) -> Tensor:
         """Images (b, c, h, w) from 0 to 255 to what the model reads: float32, augmented in training, normalised."""
@@ -62,6 +66,10 @@ class Classify:
         x = images.contiguous().float() / 255  # images may be a view of (b, h, w, c)
         if augment is not None:
             x = augment(x)
+        if len(self.mean) not in (1, x.shape[1]):
+            raise UserError(
+                f"images have {x.shape[1]} channels, the model was trained on {len(self.mean)}; convert the images"
+            )
         mean = torch.tensor(self.mean, device=x.device)[:, None, None]
         std = torch.tensor(self.std, device=x.device)[:, None, None]
         x = (x - mean) / std
@@ -103,10 +111,17 @@ class Classify:
 def image_tensor(image: Any) -> Tensor:
     """An image of any kind as (c, h, w) from 0 to 255; grey PIL images and arrays get three equal channels."""
     if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise UserError(f"an image as a tensor is (c, h, w), got {tuple(image.shape)}")
         return image * 255 if image.is_floating_point() else image
     if not isinstance(image, np.ndarray):  # PIL
+        if not hasattr(image, "convert"):
+            raise UserError(f"an image is a PIL image, an array or a tensor, got {type(image).__name__}")
         image = np.asarray(image.convert("RGB"))
     image = image[..., None].repeat(3, -1) if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[0] <= 4 < image.shape[2]:
+        turn = "; give image.transpose(1, 2, 0), or a tensor" if image.ndim == 3 else ""
+        raise UserError(f"an image as an array is (h, w) or (h, w, c), got {image.shape}{turn}")
     return image_tensor(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
 
 

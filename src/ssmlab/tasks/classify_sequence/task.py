@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.tasks.shared.labels import class_number
 from ssmlab.tasks.shared.metrics import loss_and_accuracy
 
 
@@ -35,7 +36,7 @@ class ClassifySequences:
         rows = [torch.as_tensor(tokens).long() for tokens, _ in pairs]
         found = {
             "tokens": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "labels": torch.tensor([int(label) for _, label in pairs]),
+            "labels": torch.tensor([class_number(label, self.classes) for _, label in pairs]),
         }
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -129,7 +129,12 @@ def _are_texts(data: Any) -> bool:
 
 def _check_tokens(model: Any, data: Any) -> None:
     for item in some_items(data, 64):
-        tokens = torch.as_tensor(item["tokens"] if isinstance(item, dict) else item)
+        try:
+            tokens = torch.as_tensor(item["tokens"] if isinstance(item, dict) else item)
+        except (TypeError, ValueError, KeyError, RuntimeError):
+            raise UserError(
+                f"an item must be a text or a sequence of at least 2 whole numbers, got {type(item).__name__}"
+            ) from None
         if tokens.ndim != 1 or len(tokens) < 2 or tokens.is_floating_point():
             raise UserError(
                 f"an item must be a text or a sequence of at least 2 whole numbers, got {tokens.dtype} "
@@ -145,6 +150,11 @@ def _check_tokens(model: Any, data: Any) -> None:
 def _rows(model: Any, texts: Any, vocabulary: _Vocabulary, length: int, stride: int = 0) -> tuple[Rows, float]:
     """Texts as rows, and how many tokens are predicted for each of their bytes."""
     texts = [texts] if isinstance(texts, str) else [texts[i] for i in range(len(texts))]
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(
+                f"item {i} is no text as the first one is, got {type(text).__name__}; give one kind of items"
+            )
     room = model.config.vocab_size
     documents = [vocabulary.document(i, text, room) for i, text in enumerate(texts)]
     separator = vocabulary.separator if vocabulary.separator < room else 0

@@ -13,7 +13,10 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file under a temporary name next to it, then rename: readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        with open(temporary, "wb"):  # a new file has the mode that the user's umask gives
+            mode = os.stat(temporary).st_mode
         write(temporary)
+        os.chmod(temporary, mode)  # safetensors 0.8 writes files that their owner alone can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -48,12 +48,10 @@ def fit(
     resume: bool = True,
     **options: Any,
 ) -> Fitted:
-    """Train a model in place.
-
-        result = fit(model, "classify", train, val, epochs=3, learning_rate=1e-3)
+    """Train a model: result = fit(model, "classify", train, val, epochs=3, learning_rate=1e-3).
 
     Args:
-        model: ours, timm's, or any module.
+        model: ours, timm's, or any module, which is trained in place.
         task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
             "classify_sequence" for (text or tokens, label); or a task of one's own, see `training.task.Task`.
         train, val: datasets of torch, map-style or iterable, or lists of items.
@@ -68,44 +66,33 @@ def fit(
             (`classify`, `segment`), augment, label_smoothing, class_weights (`classify`), patch_size (`segment`),
             tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`).
     Raises:
-        UserError: an option that nobody knows, data that do not fit the model, or a folder that holds another fit.
+        UserError: an unknown option, data that do not fit the model, or a folder that holds another fit.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"fit trains a module, got {type(model).__name__}; create_model(...) or load_model(...)[0]")
     settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
     state: dict[str, Any] = {}
     if place is not None:
-        given = {key: value for key, value in options.items() if key not in FitConfig.model_fields}
-        called = task if isinstance(task, str) else type(task).__name__
-        wanted = {
-            "model": name_of(model),
-            "task": called,
-            "items": _length(train),
-            "val": _length(val),
-            "seed": seed,
-            "options": given,
-        }
-        state = _check_folder(place, settings, wanted, resume)
+        about = {"model": name_of(model), "task": task if isinstance(task, str) else type(task).__name__}
+        about |= {"items": _length(train), "val": _length(val), "seed": seed, "options": options}
+        state = _check_folder(place, settings, about, resume)
     if "inputs" in state:  # the fit goes on with what it found in the data when it began
         model.preprocess_config = state["inputs"]
     set_seed(seed)
-    model, task, train, val, about = _prepared(model, task, train, val, options, show)
+    model, task, train, val, inputs = _prepared(model, task, train, val, options, show)
     if place is not None:
-        write_json(place / STATE, state | {"inputs": about})
-    found = fit_task(
-        model, task, train, val, settings, folder=place, device=device, seed=seed, progress=show, resume=resume
-    )
+        write_json(place / STATE, state | {"inputs": inputs})
+    found = fit_task(model, task, train, val, settings, folder=place, device=device, seed=seed, progress=show,
+                     resume=resume)  # fmt: skip
     model.eval()
-    model.preprocess_config = about  # type: ignore[assignment]
+    model.preprocess_config = inputs  # type: ignore[assignment]
     records = Records(found.records)
     if place is not None:
-        if why := save(model, place, about):
+        if why := save(model, place, inputs):
             show.say(f"note: {why}; load_state_dict reads them")
         write_records(place / "records.jsonl", records)
-    return Fitted(
-        model=model, task=task, history=History.of(found.history), records=records, seconds=found.seconds,
-        steps=found.steps, epoch=found.epoch, folder=place,
-    )  # fmt: skip
+    return Fitted(model=model, task=task, history=History.of(found.history), records=records, seconds=found.seconds,
+                  steps=found.steps, epoch=found.epoch, folder=place)  # fmt: skip
 
 
 def evaluate(
@@ -306,11 +293,13 @@ def _check_folder(place: Path, config: FitConfig, about: dict[str, Any], resume:
     """What fit.json must hold: of a new fit, or with "inputs" of the one that goes on.
 
     Args:
-        about: what a fit is besides its config, by name.
+        about: what a fit is besides its config, by name; of "options" those that are no fields of the config count.
     Raises:
         UserError: the folder holds another fit, or files that are no fit's.
     """
-    wanted: dict[str, Any] = json.loads(json.dumps({"config": config.model_dump()} | about, default=_written))
+    own = {name: value for name, value in about["options"].items() if name not in FitConfig.model_fields}
+    wanted: dict[str, Any] = {"config": config.model_dump()} | about | {"options": own}
+    wanted = json.loads(json.dumps(wanted, default=_written))
     if place.exists() and not place.is_dir():
         raise UserError(f"{place} is a file; give a folder")
     there = read_json(place / STATE)

@@ -73,7 +73,10 @@ def fit(
     settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
     state: dict[str, Any] = {}
     if place is not None:
-        about = {"model": name_of(model), "task": task if isinstance(task, str) else type(task).__name__}
+        about: dict[str, Any] = {
+            "model": name_of(model),
+            "task": task if isinstance(task, str) else type(task).__name__,
+        }
         about |= {"items": _length(train), "val": _length(val), "seed": seed, "options": options}
         state = _check_folder(place, settings, about, resume)
     if "inputs" in state:  # the fit goes on with what it found in the data when it began

@@ -73,12 +73,9 @@ def fit(
     settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
     state: dict[str, Any] = {}
     if place is not None:
-        about: dict[str, Any] = {
-            "model": name_of(model),
-            "task": task if isinstance(task, str) else type(task).__name__,
-        }
-        about |= {"items": _length(train), "val": _length(val), "seed": seed, "options": options}
-        state = _check_folder(place, settings, about, resume)
+        kind = task if isinstance(task, str) else type(task).__name__
+        state = _check_folder(place, settings, resume, model=name_of(model), task=kind, items=_length(train),
+                              val=_length(val), seed=seed, options=options)  # fmt: skip
     if "inputs" in state:  # the fit goes on with what it found in the data when it began
         model.preprocess_config = state["inputs"]
     set_seed(seed)
@@ -292,7 +289,7 @@ def _written(value: Any) -> Any:
     return str(value) if isinstance(value, Path) or is_dataclass(value) else type(value).__name__
 
 
-def _check_folder(place: Path, config: FitConfig, about: dict[str, Any], resume: bool) -> dict[str, Any]:
+def _check_folder(place: Path, config: FitConfig, resume: bool, **about: Any) -> dict[str, Any]:
     """What fit.json must hold: of a new fit, or with "inputs" of the one that goes on.
 
     Args:

@@ -26,6 +26,7 @@ def test_the_names_are_frozen():
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"cli"} == PACKAGES
 
 
+@pytest.mark.slow
 def test_tab_completion_shows_them_and_nothing_else():
     code = "import ssmlab; print(*dir(ssmlab)); ssmlab.fit; print(*dir(ssmlab))"
     before, after = python(code).splitlines()

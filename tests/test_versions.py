@@ -78,6 +78,7 @@ def test_an_installation_without_requirements_has_no_lowest_versions(monkeypatch
     assert all(row.remark in ("", "newer than tested", "not installed") for row in tested.tested())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet_test", "timm/test_vit"])
 def test_a_model_opens_where_nothing_but_torch_was_imported(name, tmp_path):
     save_model(create_model(name, num_classes=2), tmp_path / "model", {"image_size": 32})

@@ -6,6 +6,8 @@ from functorch.compile import aot_function, nop
 
 from ssmlab.ops import _native, lti, selective_scan
 
+pytestmark = pytest.mark.slow  # every case compiles
+
 B, D, L, N = 2, 3, 19, 2
 
 

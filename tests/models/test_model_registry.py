@@ -287,3 +287,12 @@ def test_timm_reads_its_cache_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: built)
     found = create_model("timm/test_vit", **SIZES, pretrained=True).state_dict()
     assert torch.equal(found["patch_embed.proj.weight"], built["patch_embed.proj.weight"])
+
+
+def test_a_kind_may_be_said():
+    from ssmlab.models import create_language_model, create_segmenter
+
+    assert create_language_model("mamba_lm_test", vocab_size=9).config.vocab_size == 9
+    for make, name in ((create_language_model, "vmamba_test"), (create_segmenter, "mamba_lm_test")):
+        with pytest.raises(ModelError, match=name):
+            make(name)

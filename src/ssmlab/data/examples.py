@@ -46,7 +46,7 @@ def choose_examples(files: Files, kind: str, rule: Kind, classed: bool, found: S
         return own, [name for name in others if name not in rest]
     if pictures:
         small = _thumbnails(chosen)
-        found.masks = _masks([name for name in chosen if name not in small]) if kind != "mask" else []
+        found.masks = _mask_files([name for name in chosen if name not in small]) if kind != "mask" else []
         _leave_out(found, sorted(small), rule.noun, "that are thumbnails")
         _leave_out(found, found.masks, "mask", "of the images next to them")
         gone = {*small, *found.masks}
@@ -84,7 +84,7 @@ def _thumbnails(chosen):
     return small
 
 
-def _masks(chosen):
+def _mask_files(chosen):
     """x_mask.png next to x.png, and a folder masks/ next to images/ that holds the masks of half of them."""
     by_folder, masks = _stems(chosen), []
     siblings: dict[str, list[str]] = {}

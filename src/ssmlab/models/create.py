@@ -94,7 +94,7 @@ def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Mo
     return _named(preset.network(preset.config(**preset.values | options)), name)
 
 
-def create_segmenter(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
+def build_segmenter(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
     """A segmentation network, from a plan."""
     _check_known(name, options, ["plan", "num_classes", "in_chans", "seed"])
     missing = [option for option in ("plan", "num_classes") if option not in options]

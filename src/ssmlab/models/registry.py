@@ -221,7 +221,7 @@ def create_model(name: str, **options: Any) -> Any:
     preset: Preset = import_module(f"ssmlab.models.{found.module}").CONFIGS[name]
     if found.kind == "vision":
         return create.create_vision(name, preset, **options)
-    return (create.create_language if found.kind == "language" else create.create_segmenter)(name, preset, options)
+    return (create.create_language if found.kind == "language" else create.build_segmenter)(name, preset, options)
 
 
 def original(name: str) -> Original:
@@ -233,3 +233,23 @@ def original(name: str) -> Original:
     if name not in _ORIGINALS:
         raise ModelError(f"unknown family {name!r}; there are {', '.join(ORIGINALS)}")
     return import_module(f"ssmlab.models.{_ORIGINALS[name]}").ORIGINALS[name]
+
+
+def create_language_model(name: str, **options: Any) -> Any:
+    """`create_model` for a language model alone.
+
+    Raises:
+        ModelError: the name is another kind's, or options that make no model.
+    """
+    entry(name, "language")
+    return create_model(name, **options)
+
+
+def create_segmenter(name: str, **options: Any) -> Any:
+    """`create_model` for a segmentation network alone; `plan` and `num_classes` are required.
+
+    Raises:
+        ModelError: the name is another kind's, or sizes that make no network.
+    """
+    entry(name, "segmentation")
+    return create_model(name, **options)

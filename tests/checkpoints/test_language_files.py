@@ -269,7 +269,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("ssmlab.checkpoints.files.save_file", half)
+    monkeypatch.setattr("safetensors.torch.save_file", half)
     with pytest.raises(OSError, match="no space left"):
         save_language_model(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

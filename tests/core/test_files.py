@@ -5,15 +5,14 @@ import stat
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from ssmlab.core.files import write_file
+from ssmlab.core.files import write_file, write_tensors
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 def test_weights_have_the_mode_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("")
-    write_file(tmp_path / "w.safetensors", lambda path: save_file({"a": torch.ones(1)}, path))
+    write_tensors(tmp_path / "w.safetensors", {"a": torch.ones(1)})
     modes = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("plain", "w.safetensors")]
     assert modes[0] == modes[1]
 

@@ -147,7 +147,7 @@ def test_saving_over_a_model_that_cannot_be_written_keeps_the_old(tmp_path, monk
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssmlab.checkpoints.folder.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(KeyboardInterrupt):
         save_model(model, tmp_path, PREPROCESS)
     assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -20,7 +20,7 @@ from ssmlab.adapt.saving import CONFIG as OWN
 from ssmlab.adapt.saving import load
 from ssmlab.checkpoints.files import family_for
 from ssmlab.core.errors import ModelError
-from ssmlab.core.files import write_file, write_json
+from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.registry import original
 from ssmlab.models.rules import Rule, convert
 
@@ -120,8 +120,6 @@ def save_peft(model: Any, folder: str | Path, *, prepared: bool = False, base: s
     Raises:
         ModelError: PEFT or transformers has no place for one of the adapters; all are listed.
     """
-    from safetensors.torch import save_file
-
     model, folder = model.model if isinstance(model, Adapted) else model, Path(folder)
     spec, names = model.adaptation, original(family_for(model, "huggingface")).inverse
     tensors, alphas = _updates(model)
@@ -153,7 +151,7 @@ def save_peft(model: Any, folder: str | Path, *, prepared: bool = False, base: s
         "alpha_pattern": {re.escape(name): scale * ranks[name] for name, scale in scales.items()},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / WEIGHTS, lambda path: save_file(written, path, metadata={"format": "pt"}))
+    write_tensors(folder / WEIGHTS, written, {"format": "pt"})
     write_json(folder / CONFIG, config)
     return folder
 

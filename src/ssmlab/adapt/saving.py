@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssmlab.adapt.applying import Adapted, Spec, _spec, apply, base_state
 from ssmlab.adapt.methods.low_rank import attached
 from ssmlab.core.errors import ModelError
-from ssmlab.core.files import write_file
+from ssmlab.core.files import write_json, write_tensors
 
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
 _FORMAT = 1
@@ -30,8 +30,6 @@ def save(model: Any, folder: str | Path) -> Path:
     Raises:
         ModelError: the model has no adapters of `adapt.apply`.
     """
-    from safetensors.torch import save_file
-
     model = model.model if isinstance(model, Adapted) else model
     spec, folder = _spec(model), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +39,8 @@ def save(model: Any, folder: str | Path) -> Path:
         "spec": asdict(spec),
         "base": {"name": getattr(model, "registry_name", type(model).__name__), "digest": digest(model)},
     }
-    write_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_file(folder / CONFIG, lambda path: path.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_json(folder / CONFIG, content)
     return folder
 
 

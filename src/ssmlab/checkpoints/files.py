@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssmlab.checkpoints.find import find_folder, read_object
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
 from ssmlab.core.errors import ModelError, UserError
-from ssmlab.core.files import read_json, write_file, write_json
+from ssmlab.core.files import read_json, write_file, write_json, write_tensors
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.download import local_folder
 from ssmlab.models.language.language_model import NO_DECAY
@@ -215,7 +214,7 @@ def save_language_model(
     else:
         if model.config.tie_embeddings:
             del state["lm_head.weight"]
-        write_file(folder / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+        write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     write_json(folder / "config.json", config)
     return folder
 

@@ -13,12 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.checkpoints.find import CONFIG, HEAD, HEAD_WEIGHTS, KINDS, PREPROCESS, WEIGHTS, kind_of, read_object
 from ssmlab.core.errors import ModelError, UserError
-from ssmlab.core.files import write_file, write_json
+from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.registry import create_model
 from ssmlab.models.registry import kind_of as kind_of_name
@@ -68,7 +66,7 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     write_json(folder / CONFIG, config)
     write_json(folder / PREPROCESS, preprocess or {})
-    write_file(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    write_tensors(folder / WEIGHTS, state, {"format": "pt"})
     return folder
 
 
@@ -142,7 +140,7 @@ def _save_classifier(model: SequenceClassifier, folder: Path, preprocess: dict[s
     """The layers as of a language model, whose head is the embedding; head.safetensors and head.json next to them."""
     save_language_model(model.language_model(), folder, kind="sequence_classifier")
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
-    write_file(folder / HEAD_WEIGHTS, lambda path: save_file(head, path, metadata={"format": "pt"}))
+    write_tensors(folder / HEAD_WEIGHTS, head, {"format": "pt"})
     write_json(folder / HEAD, {"pool": model.pool, "classes": model.head.out_features})
     write_json(folder / PREPROCESS, preprocess)
     return folder

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.core.files import write_file
+from ssmlab.core.files import write_tensors
 from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models.weights import one_line
 
@@ -51,7 +50,7 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Pat
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        write_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+        write_tensors(path, tensors, header)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be written: {one_line(error)}") from error
     return path

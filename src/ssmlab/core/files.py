@@ -13,10 +13,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file under a temporary name next to it, then rename: readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(temporary, "wb"):  # a new file has the mode that the user's umask gives
-            mode = os.stat(temporary).st_mode
         write(temporary)
-        os.chmod(temporary, mode)  # safetensors 0.8 writes files that their owner alone can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,6 +29,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, write)
+
+
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, as `write_file` does, for all who may read a new file of the user's."""
+    from safetensors.torch import save_file  # torch
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(mode)  # safetensors 0.8 writes files that their owner alone can read
+
     write_file(path, write)
 
 

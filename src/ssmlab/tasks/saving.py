@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ssmlab.checkpoints.files import save_language_model
 from ssmlab.checkpoints.find import PREPROCESS, WEIGHTS
 from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_json
+from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models import create_model
 from ssmlab.models.entry import TIMM
 from ssmlab.models.language.language_model import LanguageModel
@@ -39,7 +37,7 @@ def save(model: Any, folder: Path, about: dict[str, Any]) -> str:
             copy_tokenizer(about.get("tokenizer", ""), folder)
         return ""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(contiguous(model.state_dict()), folder / WEIGHTS, {"format": "pt"})
+    write_tensors(folder / WEIGHTS, contiguous(model.state_dict()), {"format": "pt"})
     write_json(folder / PREPROCESS, about)
     return f"{folder} holds the weights alone: nothing says how {type(model).__name__} is built"
 

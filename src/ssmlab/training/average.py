@@ -3,10 +3,11 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
+from ssmlab.core.files import write_tensors
 from ssmlab.training.resume import contiguous
 
 FILE = "average.safetensors"  # in a checkpoint
@@ -49,7 +50,7 @@ class Average(TrainerCallback):
         self.model.load_state_dict(self.average.module.state_dict())
 
     def save(self, folder: Path) -> None:
-        save_file(contiguous(self.average.module.state_dict()), folder / FILE)
+        write_tensors(folder / FILE, contiguous(self.average.module.state_dict()))
 
     def load(self, folder: Path) -> None:
         self.average.module.load_state_dict(load_file(folder / FILE))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
@@ -20,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_tensors
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.training.average import Average
@@ -345,7 +346,7 @@ class SsmTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         os.makedirs(output_dir, exist_ok=True)
-        _save_weights(self.model, Path(output_dir) / "model.safetensors")
+        self._write_weights(Path(output_dir) / "model.safetensors")
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """A new best epoch also leaves its weights in a file. Of equal ones the lower loss is better."""
@@ -357,15 +358,12 @@ class SsmTrainer(Trainer):
             if metrics["eval_loss"] < next((row["eval_loss"] for row in rows if "eval_loss" in row), math.inf):
                 self.state.best_global_step, better = self.state.global_step, True
         if better:
-            temporary = Path(self.args.output_dir) / "best.partial"
             with self._kept_weights():
-                _save_weights(self.model, temporary)
-            os.replace(temporary, Path(self.args.output_dir) / BEST)
+                self._write_weights(Path(self.args.output_dir) / BEST)
         return better
 
-
-def _save_weights(module: nn.Module, path: Path) -> None:
-    save_file(contiguous(module.state_dict()), path, {"format": "pt"})
+    def _write_weights(self, path: Path) -> None:
+        write_tensors(path, contiguous(self.model.state_dict()), {"format": "pt"})
 
 
 def curves(log: list[dict]) -> dict[str, list[Record]]:

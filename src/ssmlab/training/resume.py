@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import write_tensors
 
 PARTIAL = ".partial"
 STATES = "carried.safetensors"
@@ -110,7 +111,7 @@ def save_states(task: Any, folder: Path) -> None:
     tensors = {
         f"{i}.{name}": tensor.contiguous() for i, state in enumerate(layers) for name, tensor in state._asdict().items()
     }
-    save_file(tensors, folder / STATES)
+    write_tensors(folder / STATES, tensors)
 
 
 def load_states(task: Any, network: nn.Module, folder: Path) -> None:

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ssmlab.checkpoints.folder import save_model
-from ssmlab.core.files import write_json
+from ssmlab.core.files import write_json, write_tensors
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.models import create_model
@@ -151,7 +151,7 @@ def train_timed(
     def begins(step: int) -> None:
         if step:
             (folder / SNAPSHOTS).mkdir(exist_ok=True)
-            save_file(contiguous(network.state_dict()), folder / SNAPSHOTS / f"{step}.safetensors")
+            write_tensors(folder / SNAPSHOTS / f"{step}.safetensors", contiguous(network.state_dict()))
         timeline.save()
         timeline.begin()
 

@@ -140,8 +140,7 @@ def evaluate(
     _known(options, (*module.ABOUT, "tolerance", "overlap", "mirror"), f"evaluate for {name!r}")
     text = isinstance(data, str) and name == "language" and ("\n" in data or len(data) > 999 or not Path(data).exists())
     if data is None or (isinstance(data, str | Path) and not text):
-        about = about or module.made_for(network)
-        data, how = _read(module, opened._replace(about=about), data, part, options, show)
+        data, how = _read(module, opened, data, part, options, show)
         options = how | options
     elif name in ("classify", "segment"):
         about = module.describe(network, data, options)
@@ -186,7 +185,7 @@ def predict(
     items = several(inputs, images=name in ("classify", "segment"))
     if not items:
         return []
-    about = (about or module.made_for(opened.network)) | {key: options[key] for key in module.ABOUT if key in options}
+    about = about | {key: options[key] for key in module.ABOUT if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()

@@ -13,6 +13,7 @@ from ssmlab.models.language.language_model import LanguageModel
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.registry import kind_of
 from ssmlab.tasks.classify.predict import published_network
+from ssmlab.tasks.classify.python import made_for
 from ssmlab.tasks.results import Fitted
 
 TASK_OF = {
@@ -44,8 +45,10 @@ def open_model(model: Any) -> Opened:
     if isinstance(model, Fitted):
         model = model.model
     if isinstance(model, nn.Module):
-        about = dict(getattr(model, "preprocess_config", {}))
-        return Opened(model, about.get("task") or TASK_OF.get(kind_of_network(model), ""), about)
+        kind, about = kind_of_network(model), dict(getattr(model, "preprocess_config", {}))
+        if not about and kind == "vision":
+            about = made_for(model)
+        return Opened(model, about.get("task") or TASK_OF.get(kind, ""), about)
     if not isinstance(model, (str, Path)):
         raise ModelError(f"a model is a module, a folder or a name, got {type(model).__name__}")
     found = find_model(model, choose=True)

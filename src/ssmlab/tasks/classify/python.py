@@ -1,6 +1,6 @@
 """Image classification from Python: what `fit`, `evaluate` and `predict` need to know, found from model and data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,7 @@ def read(
         config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
         return dataset_of(getattr(run, part)), config
     found = open_images(path)
-    if tuple(found.classes) != tuple(about["classes"]):
-        raise DataError(
-            f"{path} has the classes {_some(found.classes)}, the model {_some(about['classes'])}; they must be the same"
-        )
+    check_classes(path, found.classes, about["classes"])
     for warning in check_images(found, fit=about["fit"]).warnings:
         progress.say(f"warning: {warning}")
     split, whole = getattr(found, part), sum(map(len, found.splits.values()))
@@ -185,8 +182,18 @@ def read(
     return dataset_of(Part(images, np.asarray(split.labels), list(split.ids))), {}
 
 
-def _some(classes: Any) -> str:
-    return ", ".join(classes) if len(classes) <= 6 else f"{', '.join(classes[:5])} ... ({len(classes)})"
+def check_classes(path: Path, found: Sequence[str], known: Sequence[str]) -> None:
+    """Data must have the classes of the model.
+
+    Raises:
+        DataError: they have others, or in another order.
+    """
+    if tuple(found) != tuple(known):
+        one, other = (
+            ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} ... ({len(names)})"
+            for names in (found, known)
+        )
+        raise DataError(f"{path} has the classes {one}, the model {other}; they must be the same")
 
 
 def task_of(about: dict[str, Any]) -> Classify:
@@ -212,7 +219,13 @@ def evaluate(
     positive: str = "",
 ) -> list[Record]:
     """Loss, accuracy and its kin with 95 % intervals, of (image, label)."""
-    task = task_of(about)
+    return class_records(model, task_of(about), data, positive, compute, batch_size, progress)
+
+
+def class_records(
+    model: nn.Module, task: Any, data: Any, positive: str, compute: ComputeConfig, batch_size: int, progress: Progress
+) -> list[Record]:
+    """Loss, accuracy and its kin of a task with classes, whatever its items are."""
     batches = Remembered(data, task)
     found = outputs_for(
         model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
@@ -224,8 +237,14 @@ def predict(
     model: nn.Module, inputs: Any, about: dict[str, Any], *, compute: ComputeConfig, batch_size: int, progress: Progress
 ) -> list[ClassPrediction]:
     """A prediction for every image: PIL images, file names, arrays, tensors, or items of a dataset."""
-    task = task_of(about)
-    items = [(image, 0) for image in images_of(inputs, about)]
+    return class_predictions(model, task_of(about), images_of(inputs, about), compute, batch_size, progress)
+
+
+def class_predictions(
+    model: nn.Module, task: Any, inputs: Iterable[Any], compute: ComputeConfig, batch_size: int, progress: Progress
+) -> list[ClassPrediction]:
+    """A prediction for every input of a task with classes."""
+    items = [(each, 0) for each in inputs]
     found = outputs_for(
         model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
     )

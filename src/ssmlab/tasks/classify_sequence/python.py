@@ -8,20 +8,18 @@ import torch
 from torch import nn
 
 from ssmlab.core.device import ComputeConfig
-from ssmlab.core.errors import DataError, UserError
+from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
-from ssmlab.tasks.classify.python import ClassPrediction
+from ssmlab.tasks.classify.python import ClassPrediction, check_classes, class_predictions, class_records
 from ssmlab.tasks.classify_sequence.data import SequencePart
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
-from ssmlab.tasks.items import Remembered, attribute, changed, labels_of, name_of, outputs_of, pair, some_items
+from ssmlab.tasks.items import attribute, changed, labels_of, name_of, outputs_of, pair, some_items
 from ssmlab.tasks.language.data import encoded
-from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
-from ssmlab.training.predict import predict as outputs_for
 
 ABOUT = ("classes", "tokenizer", "length", "positive")
 TRAINING = ("pool",)
@@ -48,11 +46,6 @@ def _tokens(about: dict[str, Any], size: int) -> Any:
         return row
 
     return tokens
-
-
-def made_for(model: Any) -> dict[str, Any]:
-    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
-    return {}
 
 
 def prepare(
@@ -102,11 +95,7 @@ def read(
         config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
         return PaddedSequences(getattr(run, part), recipe.data.length), config
     found = open_labelled(str(path), about["kind"], val_fraction=0.1, seed=0)
-    if tuple(found.classes) != tuple(about["classes"]):
-        raise DataError(
-            f"{path} has the classes {', '.join(found.classes)}, the model {', '.join(about['classes'])}; they must be "
-            "the same"
-        )
+    check_classes(path, found.classes, about["classes"])
     size = 1 << 31 if about["kind"] != "text" else 1 << 62
     tokens = _tokens(about, size)
     chosen = [found.items[i] for i in found.held[part]]
@@ -131,11 +120,7 @@ def evaluate(
     if not isinstance(data, PaddedSequences):
         tokens = _tokens(about, model.config.vocab_size)
         data = changed(data, lambda item: _changed(item, tokens))
-    batches = Remembered(data, task)
-    found = outputs_for(
-        model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
-    )
-    return classification_metrics(found.values, batches.labels, task.classes, positive=positive)
+    return class_records(model, task, data, positive, compute, batch_size, progress)
 
 
 def predict(
@@ -143,13 +128,5 @@ def predict(
 ) -> list[ClassPrediction]:
     """A prediction for every text or sequence of tokens."""
     task, tokens = ClassifySequences(classes=tuple(about["classes"])), _tokens(about, model.config.vocab_size)
-    items = [(tokens(row[0] if isinstance(row, tuple) else row), 0) for row in inputs]
-    found = outputs_for(
-        model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
-    )
-    predictions = []
-    for row in np.exp(log_softmax(found.values.astype(np.float64))):
-        ranking = {task.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
-        label, probability = next(iter(ranking.items()))
-        predictions.append(ClassPrediction(label, probability, ranking))
-    return predictions
+    rows = (tokens(row[0] if isinstance(row, tuple) else row) for row in inputs)
+    return class_predictions(model, task, rows, compute, batch_size, progress)

@@ -88,11 +88,6 @@ def _vocabulary(model: Any, about: dict[str, Any], given: Any = None) -> _Vocabu
     return _Vocabulary(tokenizer, separator, isinstance(tokenizer, ByteTokenizer))
 
 
-def made_for(model: Any) -> dict[str, Any]:
-    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
-    return {}
-
-
 def prepare(
     model: Any, train: Any, val: Any, given: dict[str, Any]
 ) -> tuple[nn.Module, Language, Any, Any, dict[str, Any]]:

@@ -123,7 +123,8 @@ def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def _task(about: dict[str, Any], pairs: Pairs | None = None, **windows: Any) -> Segment:
+def _task(about: dict[str, Any], pairs: Pairs | None = None, *, mirror: bool = False, **windows: Any) -> Segment:
+    windows["mirror"] = tuple(range(len(about["patch_size"]))) if mirror else ()
     return Segment(
         classes=tuple(about["classes"]),
         mean=tuple(about["mean"]),
@@ -137,11 +138,6 @@ def _task(about: dict[str, Any], pairs: Pairs | None = None, **windows: Any) -> 
 def _patch(task: Segment, item: Any) -> tuple[Tensor, Tensor]:
     image, mask = pair(item)
     return task.prepare(image_of(image)), mask_of(mask)
-
-
-def made_for(model: Any) -> dict[str, Any]:
-    """What inputs go through before a model that says so itself: nothing is known of one that was not trained here."""
-    return {}
 
 
 def prepare(
@@ -205,10 +201,9 @@ def evaluate(
         overlap, mirror: of the windows by which an image is predicted.
         tolerance: of the surface distance; 0 leaves out everything about outlines.
     """
-    axes = tuple(range(len(about["patch_size"]))) if mirror else ()
     spacing = tuple(about.get("spacing", ()))
     across = spacing.index(0.0) if 0.0 in spacing else 0  # of volumes that were cut for a network in 2-D
-    task = _task(about, overlap=overlap, mirror=axes, batch=batch_size, across=across)
+    task = _task(about, overlap=overlap, mirror=mirror, batch=batch_size, across=across)
     split: Any = data if hasattr(data, "sample") else Pairs(data)
     found = predict_part(model, task, split, compute, tolerance=tolerance, title="evaluating", progress=progress)
     loss = Record(metric="loss", value=found.numbers["loss"], unit="nats", n=len(split))
@@ -227,8 +222,7 @@ def predict(
     mirror: bool = False,
 ) -> list[Segmentation]:
     """The mask of every image: PIL images, file names, arrays, tensors, or items of a dataset."""
-    axes = tuple(range(len(about["patch_size"]))) if mirror else ()
-    task, found = _task(about, overlap=overlap, mirror=axes, batch=batch_size), []
+    task, found = _task(about, overlap=overlap, mirror=mirror, batch=batch_size), []
     with torch.inference_mode(), autocast(compute):
         for image in _images(inputs, about["channels"]):
             probabilities = task.predict(model.eval(), image, (1.0,) * (image.ndim - 1)).cpu().numpy()

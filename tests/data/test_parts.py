@@ -15,8 +15,7 @@ SOURCE = Path(ssmlab.__file__).parent
 # Who sorts files: readers of class folders, of pairs, of files without classes, of what a command is given
 CALLERS = {
     *("data/images/formats.py", "data/images/imagenet.py", "data/sequences/reader.py", "data/masks/pairs.py"),
-    *("data/masks/nnunet.py", "data/text/documents.py", "data/kind_of_data.py", "tasks/classify/predict.py"),
-    "tasks/segment/new_images.py",
+    *("data/masks/nnunet.py", "data/text/documents.py", "data/kind_of_data.py"),
 }
 TRAIN, OTHERS = {"train", "training", "Training", "Tr"}, {"testing", "Testing", "valid", "dev", "Ts"}
 

@@ -11,7 +11,7 @@ from ssmlab.core.errors import ModelError
 from ssmlab.core.files import write_json, write_records
 from ssmlab.core.record import Record
 from ssmlab.data.images.decode import UnreadableImage, decode
-from ssmlab.tasks.classify.predict import find_pictures
+from ssmlab.data.parts import files_in
 
 
 def model(folder, validation):
@@ -79,7 +79,9 @@ def test_pictures_in_folders(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    files, problems, _ = find_pictures([tmp_path, tmp_path / "empty", tmp_path / "none.png", tmp_path / "notes.txt"])
+    files, problems, _ = files_in(
+        [tmp_path, tmp_path / "empty", tmp_path / "none.png", tmp_path / "notes.txt"], "image", "pictures", strict=True
+    )
     assert [file.relative_to(tmp_path).as_posix() for file in files] == ["a.png", "deep/b.JPG", "notes.txt"]
     assert problems == [
         f"{tmp_path / 'empty'}: no pictures in this folder",

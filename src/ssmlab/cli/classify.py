@@ -31,9 +31,10 @@ def classify(
     from ssmlab.checkpoints.find import find_folder, kind_of
     from ssmlab.core.display import Display
     from ssmlab.core.errors import DataError, UserError
+    from ssmlab.data.parts import files_in
     from ssmlab.models.catalogue import check_licence, published
     from ssmlab.models.entry import TIMM
-    from ssmlab.tasks.classify.predict import find_pictures, write_table
+    from ssmlab.tasks.classify.predict import write_table
 
     if (row := published(model)) is not None:
         check_licence(row, accept_licence)  # before torch is imported
@@ -44,7 +45,7 @@ def classify(
         raise UserError(f"--lines is for texts; {folder} is a model of pictures")
     if not sequences and not files:
         raise UserError(f"{folder} is a model of pictures; name files or folders of them")
-    pictures = None if sequences else find_pictures(files)
+    pictures = None if sequences else files_in(files, "image", "pictures", strict=True)
     if row is not None and row.classes:
         from ssmlab.models.download import weights_file
 

@@ -22,12 +22,13 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from ssmlab.data import names as words
 from ssmlab.data.class_tree import ClassTree
 from ssmlab.data.contents import alike, count, some
 from ssmlab.data.examples import choose_examples
-from ssmlab.data.files import Files
+from ssmlab.data.files import Files, FolderFiles
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import KINDS, Example, Sorted
 from ssmlab.data.text.encoding import decode_text
@@ -94,6 +95,33 @@ def sort_files(
             "held out, which is one split of that cross-validation"
         )
     return found
+
+
+def files_in(paths: Iterable[Path], kind: str, noun: str, *, strict: bool) -> tuple[list[Path], list[str], list[str]]:
+    """The files of a kind in what a command is given, files and folders, without parts and classes.
+
+    Args:
+        noun: what messages call them.
+        strict: whether what a reader warns of is a problem; else it is a note.
+    Returns:
+        files, problems, and notes on what the folders hold besides: masks next to images, thumbnails, system files.
+    """
+    files: list[Path] = []
+    problems: list[str] = []
+    notes: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            listing = FolderFiles(path)
+            found = sort_files(listing, kind, classed=False)
+            files += [path / listing.files[example.name] for example in found.examples]
+            (problems if strict else notes).extend(f"{path}: {warning}" for warning in found.warnings)
+            problems += [] if found.examples else [f"{path}: no {noun} in this folder"]
+            notes += [f"{path}: {note}" for note in found.notes]
+        elif path.is_file():
+            files.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    return files, problems, notes
 
 
 def parts_of(names: Iterable[str], *, folders_only: bool = False) -> list[str | None]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.ops.linear import linear
-from ssmlab.ops.steps import conv_token
+from ssmlab.ops.steps import conv_token, is_plain_inference
 
 
 class Linear(nn.Linear):
@@ -117,6 +117,12 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
             done[linear] = QuantizedLinear.of(linear)  # type: ignore[arg-type]
         setattr(module.get_submodule(parent), last, done[linear])
     return module
+
+
+def is_one_token(u: Tensor, state: object, mask: Tensor | None, seq_idx: Tensor | None, weight: Tensor) -> bool:
+    """Whether a block is asked for the next token of plain texts u (b, l, d) without a gradient: kernels of one token
+    may compute it."""
+    return state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and is_plain_inference(u, weight)
 
 
 def convolved_token(conv: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -12,10 +12,10 @@ from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import check_sizes, checked_rank, init_dt
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
-from ssmlab.nn.linear import Linear, convolved_token
+from ssmlab.nn.linear import Linear, convolved_token, is_one_token
 from ssmlab.nn.padding import NO_STEP, packed
 from ssmlab.ops import selective_scan
-from ssmlab.ops.steps import is_plain_inference, scan_token
+from ssmlab.ops.steps import scan_token
 
 
 class MambaState(NamedTuple):
@@ -115,13 +115,7 @@ class Mamba(nn.Module):
         padding, u, seq_idx = packed(u, mask, seq_idx)
         x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
         inputs = x
-        token = (
-            state is not None
-            and u.shape[1] == 1
-            and mask is None
-            and seq_idx is None
-            and is_plain_inference(u, self.A_log)
-        )
+        token = is_one_token(u, state, mask, seq_idx, self.A_log)
         one = convolved_token(self.conv1d, x, conv_state) if token and conv_state is not None else None
         x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

@@ -12,12 +12,12 @@ from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import check_sizes, fill_dt_bias
-from ssmlab.nn.linear import Linear, convolved_token
+from ssmlab.nn.linear import Linear, convolved_token, is_one_token
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import NO_STEP, Padding, packed
 from ssmlab.ops import ssd
 from ssmlab.ops.ssd import CHUNK_SIZE
-from ssmlab.ops.steps import head_token, is_plain_inference
+from ssmlab.ops.steps import head_token
 
 
 class Mamba2State(NamedTuple):
@@ -143,13 +143,7 @@ class Mamba2(nn.Module):
         d_conv_in = self.d_ssm + 2 * self.ngroups * self.d_state
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
-        token = (
-            state is not None
-            and u.shape[1] == 1
-            and mask is None
-            and seq_idx is None
-            and is_plain_inference(u, self.A_log)
-        )
+        token = is_one_token(u, state, mask, seq_idx, self.A_log)
         one = convolved_token(self.conv1d, inputs, conv_state) if token and conv_state is not None else None
         xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
         if padding is not None:

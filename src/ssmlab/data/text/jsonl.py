@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,11 +60,11 @@ def read_chats(path: str | Path) -> list[tuple[str, list[tuple[str, str]]]]:
     return chats
 
 
-def parse_chat(line: str) -> list[tuple[str, str]]:
-    """The messages of a line.
+def parse_object(line: str) -> dict[str, Any]:
+    """The JSON object of a line.
 
     Raises:
-        ValueError: the line has another form, or nothing to learn.
+        ValueError: it holds something else.
     """
     try:
         row = json.loads(line)
@@ -71,6 +72,16 @@ def parse_chat(line: str) -> list[tuple[str, str]]:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError(f"an object is expected, got {type(row).__name__}")
+    return row
+
+
+def parse_chat(line: str) -> list[tuple[str, str]]:
+    """The messages of a line.
+
+    Raises:
+        ValueError: the line has another form, or nothing to learn.
+    """
+    row = parse_object(line)
     if "messages" in row:
         rows = row["messages"]
         if not isinstance(rows, list) or not all(

@@ -57,15 +57,15 @@ def explain_pictures(
         DataError: there is no picture that can be read. UserError: the model, a class or the folder is not in order.
     """
     from ssmlab.core.stamp import now
+    from ssmlab.data.parts import files_in
     from ssmlab.interpret.visualise import Search
     from ssmlab.studies.explain.explanation import Settings, explain
     from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
     from ssmlab.studies.explain.page import doubted
     from ssmlab.studies.explain.result import write_explanation
-    from ssmlab.tasks.classify.predict import find_pictures
 
     progress, started = progress or Progress(), now()
-    files, problems, notes = find_pictures(list(images))
+    files, problems, notes = files_in(images, "image", "pictures", strict=True)
     opened, why = open_model(model, weights=options.weights, device=options.device, runs=runs)
     classes = tuple(find_classes(options.classes, opened.classes))
     files, pictures, unreadable = read_pictures(files, opened.image_size, opened.fit)

@@ -11,9 +11,7 @@ import numpy as np
 
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
-from ssmlab.data.files import FolderFiles
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
-from ssmlab.data.parts import sort_files
 
 
 @dataclass(frozen=True)
@@ -26,27 +24,6 @@ class Prediction:
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
         order = np.argsort(-self.probabilities, kind="stable")
         return [(classes[i], float(self.probabilities[i])) for i in order]
-
-
-def find_pictures(paths: list[Path]) -> tuple[list[Path], list[str], list[str]]:
-    """Picture files, those in folders included, what is wrong with the rest, and what in the folders is no picture of
-    its own: masks next to images, thumbnails, system files."""
-    files: list[Path] = []
-    problems: list[str] = []
-    notes: list[str] = []
-    for path in paths:
-        if path.is_dir():
-            listing = FolderFiles(path)
-            found = sort_files(listing, "image", classed=False)
-            files += [path / listing.files[example.name] for example in found.examples]
-            problems += [f"{path}: {warning}" for warning in found.warnings]
-            problems += [] if found.examples else [f"{path}: no pictures in this folder"]
-            notes += [f"{path}: {note}" for note in found.notes]
-        elif path.is_file():
-            files.append(path)
-        else:
-            problems.append(f"{path}: no such file or folder")
-    return files, problems, notes
 
 
 class Classifier:

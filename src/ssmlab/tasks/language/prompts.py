@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.text.encoding import decode_text
+from ssmlab.data.text.jsonl import parse_object
 
 if TYPE_CHECKING:
     from ssmlab.generation.generate import Generated
@@ -71,12 +72,7 @@ def parse_prompt(line: str) -> Prompt:
     Raises:
         ValueError: it has another form, or a key that a result has.
     """
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"an object is expected, got {type(row).__name__}")
+    row = parse_object(line)
     given = [key for key in KEYS if key in row]
     if len(given) != 1:
         raise ValueError(f"exactly one of {', '.join(KEYS)} is needed, got {' and '.join(given) or 'none'}")

@@ -13,12 +13,11 @@ import numpy as np
 from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import DataError, ModelError
 from ssmlab.core.files import write_atomically
-from ssmlab.data.files import FolderFiles
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.masks.pairs import Case
 from ssmlab.data.masks.store import ReadImage, read_image
 from ssmlab.data.masks.volumes import SUFFIXES, Volume, is_volume, require_nibabel
-from ssmlab.data.parts import sort_files
+from ssmlab.data.parts import files_in
 from ssmlab.reports.theme import SERIES
 from ssmlab.tasks.segment.overlays import picture, plane_of
 
@@ -61,20 +60,7 @@ def find_images(paths: Sequence[Path], channels: int) -> tuple[list[Case], list[
         DataError: files that are not there, folders without images, or names that would overwrite each other's masks;
             all of them are listed.
     """
-    files: list[Path] = []
-    problems: list[str] = []
-    notes: list[str] = []
-    for path in paths:
-        if path.is_dir():
-            listing = FolderFiles(path)
-            found = sort_files(listing, "scan", classed=False)
-            files += [path / listing.files[example.name] for example in found.examples]
-            problems += [] if found.examples else [f"{path}: no images in this folder"]
-            notes += [f"{path}: {note}" for note in (*found.warnings, *found.notes)]
-        elif path.is_file():
-            files.append(path)
-        else:
-            problems.append(f"{path}: no such file or folder")
+    files, problems, notes = files_in(paths, "scan", "images", strict=False)
     cases = _grouped(list(dict.fromkeys(files)), channels)
     names: dict[str, str] = {}
     for case in cases:

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
-from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
@@ -22,49 +20,21 @@ from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.augment import Augment, Mix
-from ssmlab.training import fit as training
-from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.fit import SsmTrainer, TaskModule
 from ssmlab.training.parameters import freeze, frozen_modules, layer_groups, optimizer_groups
 from ssmlab.training.resume import newest_complete
+from tiny import fit_tiny, network, part, same, values
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"
 SMALL = ["data.limit=64", "evaluation.samples=3", "evaluation.throughput_batch=4", "evaluation.throughput_repeats=1"]
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 3)]
-    return nn.Sequential(*body)
-
-
-def part(n, seed):
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % 3
-    noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
 
 
 def task(**options):
     return Classify(**{"classes": ("a", "b", "c"), "mean": (0.5,) * 3, "std": (0.25,) * 3} | options)
 
 
-def fit(folder, *, progress=None, resume=False, model=None, how=None, **config):
-    model = network() if model is None else model
-    settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    trained = training.fit(
-        model, how or task(), part(50, 0), part(12, 1), settings,
-        folder=folder, label="tiny", seed=3, device=ComputeConfig(device="cpu"), progress=progress, resume=resume,
-    )  # fmt: skip
-    return model, trained
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-def values(trained, key):
-    return [row[key] for row in trained.history if key in row]
+def fit(folder, *, how=None, **options):
+    return fit_tiny(folder, how or task(), **options)
 
 
 class InterruptAt(Progress):

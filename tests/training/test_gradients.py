@@ -5,42 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import UserError
 from ssmlab.core.progress import Progress
 from ssmlab.models import create_model
-from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.training import fit as training
-from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.gradient_norms import GradientNorms, freeze_parameters, norms, units_of
 from ssmlab.training.gradients import FILE
+from tiny import fit_tiny, network
 
-CPU = ComputeConfig(device="cpu")
 TASK = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def network(seed=0):
-    torch.manual_seed(seed)
-    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 3)]
-    return nn.Sequential(*body)
-
-
-def part(n, seed):
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % 3
-    noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
-
-
-def fit(folder, *, model=None, progress=None, resume=False, **config):
-    model = model or network()
-    settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    trained = training.fit(
-        model, TASK, part(50, 0), part(12, 1), settings, folder=folder, label="tiny", seed=3,
-        device=CPU, progress=progress, resume=resume,
-    )  # fmt: skip
-    return model, trained
+def fit(folder, **options):
+    return fit_tiny(folder, TASK, **options)
 
 
 class Listening(Progress):

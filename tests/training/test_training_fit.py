@@ -16,47 +16,17 @@ from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.augment import Augment
 from ssmlab.training import fit as training
 from ssmlab.training.config import FitConfig
-from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.parameters import optimizer_of
 from ssmlab.training.resume import newest_complete
-
-CPU = ComputeConfig(device="cpu")
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 3)]
-    return nn.Sequential(*body)
+from tiny import CPU, fit_tiny, network, part, same, values
 
 
-def part(n, seed):
-    """Three classes of images that differ in brightness."""
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % 3
-    noise = torch.randint(0, 90, (n, 3, 8, 8), generator=random)
-    return BatchedDataset({"images": (noise + 80 * labels[:, None, None, None]).to(torch.uint8), "labels": labels})
-
-
-def fit(folder, *, progress=None, resume=False, model=None, task=None, **config):
-    model = model or network()
+def fit(folder, *, task=None, **options):
     task = task or Classify(
         classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augment(flip="both", shift=0.1)
     )
-    settings = TrainingConfig(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-2} | config)
-    result = training.fit(
-        model, task, part(50, 0), part(12, 1), settings,
-        folder=folder, label="tiny", seed=3, device=CPU, progress=progress, resume=resume,
-    )  # fmt: skip
-    return model, result
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-def values(trained, key):
-    return [row[key] for row in trained.history if key in row]
+    return fit_tiny(folder, task, **options)
 
 
 class At(Progress):

@@ -6,10 +6,10 @@ network looks like must not decide that. They are a list of what is allowed, sin
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from ssmlab.core.errors import ModelError
+from ssmlab.core.text import did_you_mean
 
 ARCHITECTURE = frozenset((
     "aa_layer", "act_layer", "always_partition", "attn_drop_rate", "attn_head_dim", "attn_head_wh", "avg_down",
@@ -36,8 +36,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     """
     for option, value in options.items():
         if option not in ARCHITECTURE:
-            close = get_close_matches(option, sorted(ARCHITECTURE), n=3, cutoff=0.7)
-            hint = f"; did you mean {', '.join(close)}?" if close else "; only what describes the architecture is taken"
+            hint = did_you_mean(option, sorted(ARCHITECTURE)) or "; only what describes the architecture is taken"
             raise ModelError(f"{name} cannot be given the option {option!r}{hint}")
         if not _is_plain(value):
             raise ModelError(f"{name}: {option} must be a number, a text or a list of them, got {type(value).__name__}")

@@ -123,6 +123,36 @@ def refuse_tangents(arguments: tuple) -> None:
         )
 
 
+def keep_inputs(ctx, inputs, output) -> None:
+    """`setup_context` of a scan whose arguments are the operator's, with the backend in place of the last two."""
+    ctx.dt_softplus, ctx.backend = inputs[8], inputs[11]
+    ctx.save_for_backward(*inputs[:8], *inputs[9:11], output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def pull_back_scan(ctx, gy, g_final, operator, definition) -> tuple:
+    """`backward` of the same.
+
+    Args:
+        operator: the registered backward pass.
+        definition: the scan in plain PyTorch, by which further derivatives are taken.
+    """
+    *tensors, saved = ctx.saved_tensors
+    dt_softplus, backend = ctx.dt_softplus, ctx.backend
+    gy = torch.zeros_like(tensors[0]) if gy is None else gy
+
+    def kernel(saved, inputs, gradients):
+        found = operator(*gradients, saved, *inputs[:8], dt_softplus, *inputs[8:], backend)
+        return *(None if t is None else g for g, t in zip(found, inputs[:9], strict=True)), None
+
+    def plain(*inputs):
+        return definition(*inputs[:8], dt_softplus, *inputs[8:])
+
+    found = pulled_back(kernel, plain, saved, tuple(tensors), (gy, g_final))
+    return *found[:8], None, found[8], None, None
+
+
 class KernelScan(torch.autograd.Function):
     """The kernels of a backend, its last argument, forward and backward; further derivatives are the definition's."""
 
@@ -132,28 +162,9 @@ class KernelScan(torch.autograd.Function):
     def forward(*arguments):
         return torch.ops.ssmlab.selective_scan(*arguments[:-1], True, arguments[-1])
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.dt_softplus, ctx.backend = inputs[8], inputs[11]
-        ctx.save_for_backward(*inputs[:8], *inputs[9:11], output[2])
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
+    setup_context = staticmethod(keep_inputs)
 
     @staticmethod
     def backward(ctx, gy, g_final, _):
-        *tensors, saved = ctx.saved_tensors
-        dt_softplus, backend = ctx.dt_softplus, ctx.backend
-        gy = torch.zeros_like(tensors[0]) if gy is None else gy
-
-        def kernel(saved, inputs, gradients):
-            gy, g_final = gradients
-            found = torch.ops.ssmlab.selective_scan_backward(
-                gy, g_final, saved, *inputs[:8], dt_softplus, *inputs[8:], backend
-            )
-            return *(None if t is None else g for g, t in zip(found, inputs[:9], strict=True)), None
-
-        def definition(*inputs):
-            return load("selective_scan", "chunked").differentiable(*inputs[:8], dt_softplus, *inputs[8:])
-
-        found = pulled_back(kernel, definition, saved, tuple(tensors), (gy, g_final))
-        return *found[:8], None, found[8], None, None
+        definition = load("selective_scan", "chunked").differentiable
+        return pull_back_scan(ctx, gy, g_final, torch.ops.ssmlab.selective_scan_backward, definition)

@@ -4,6 +4,7 @@ That map, (exp(dt A) - 1) / (dt A) * B, differs between channels and is as large
 tokens at a time, which a backend then scans, and made again in the backward pass.
 """
 
+from functools import partial
 from math import factorial
 
 import torch
@@ -13,12 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import register_flop_formula
 
 from ssmlab.ops._dispatch import load
-from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
+from ssmlab.ops._torch import differentiates, on_one_device, one_by_one
 from ssmlab.ops.selective_scan.operator import (
     _ARGUMENTS,
     KERNELS,
     LIBRARY,
+    keep_inputs,
     numbers,
+    pull_back_scan,
     refuse_tangents,
     scan_flops,
 )
@@ -245,30 +248,12 @@ class HeldScan(torch.autograd.Function):
     def forward(*arguments):
         return torch.ops.ssmlab.selective_scan_held(*arguments[:-1], True, arguments[-1])
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.dt_softplus, ctx.backend = inputs[8], inputs[11]
-        ctx.save_for_backward(*inputs[:8], *inputs[9:11], output[2])
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
+    setup_context = staticmethod(keep_inputs)
 
     @staticmethod
     def backward(ctx, gy, g_final, _):
-        *tensors, saved = ctx.saved_tensors
-        dt_softplus, backend = ctx.dt_softplus, ctx.backend
-        gy = torch.zeros_like(tensors[0]) if gy is None else gy
-
-        def kernel(saved, inputs, gradients):
-            found = torch.ops.ssmlab.selective_scan_held_backward(
-                *gradients, saved, *inputs[:8], dt_softplus, *inputs[8:], backend
-            )
-            return *(None if t is None else g for g, t in zip(found, inputs[:9], strict=True)), None
-
-        def definition(*inputs):
-            return differentiable("chunked", *inputs[:8], dt_softplus, *inputs[8:])
-
-        found = pulled_back(kernel, definition, saved, tuple(tensors), (gy, g_final))
-        return *found[:8], None, found[8], None, None
+        definition = partial(differentiable, "chunked")
+        return pull_back_scan(ctx, gy, g_final, torch.ops.ssmlab.selective_scan_held_backward, definition)
 
 
 def _factor(z: Tensor) -> Tensor:

@@ -221,7 +221,7 @@ def test_mistakes_in_the_recipe(tmp_path, changes, message):
 
 @pytest.mark.slow
 def test_a_mean_over_seeds(tmp_path):
-    changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=2", "data.limit=4", "trial=false"]
+    changes = [f"models=[{SCRATCH},{PLAIN}]", "seeds=[3, 4]", "training.iterations=80", "data.limit=4", "trial=false"]
     folder = run_recipe(recipe(*changes), output=tmp_path)
     assert not (folder / "pretrained").exists()
     page = re.sub(r"<[^>]+>", "", (folder / "report.html").read_text())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import beam_search
+from ssmlab.generation.beams import BeamOptions, beam_search
 from ssmlab.generation.graphs import Decoder
 from ssmlab.generation.prompt_state import CHUNK, PromptState, read, select_rows, whole_numbers
 from ssmlab.generation.sampling import Sampling, check_choice, draw
@@ -49,6 +49,7 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int | Sequence[int] = 0,
     beams: int = 1,
+    length_penalty: float = 1.0,
     eos: int | Collection[int] | None = None,
     decode: Callable[[list[int]], str] | None = None,
     stop: Sequence[str] = (),
@@ -65,8 +66,8 @@ def generate(
         max_tokens: new tokens of a row, at most.
         temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; the default takes the likeliest token.
         seed: of the random numbers; every row has its own, from the same seed or from one of as many.
-        beams: texts that are kept while searching for the likeliest; 1 is no search. The score that decides is the
-            mean logarithm of a token's probability.
+        beams: texts that are kept while searching for the likeliest; 1 is no search.
+        length_penalty: of beam search, as in `BeamOptions`; 1 compares the mean logarithm of a token's probability.
         eos: the token that ends a text, or several that do.
         decode: tokens to text, which `stop` and `on_text` need.
         stop: texts that end a row; what is returned ends before them.
@@ -89,10 +90,14 @@ def generate(
     if outside:
         raise ModelError(f"eos must be tokens from 0 to {model.config.vocab_size - 1}, got {outside}")
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
-    if beams > 1:
-        for row in rows:
-            alone, process = reading.select([row.number]), sampling.processor()
-            row.take_all(beam_search(model, alone, beams, max_tokens, process, ends, row.stream))
+    if beams > 1 and max_tokens:
+        options = BeamOptions(beams=beams, length_penalty=length_penalty)
+        given = None if decode is None else [row.stream for row in rows if row.stream]
+        found = beam_search(
+            model, reading, [max_tokens] * len(rows), options, ends=ends, process=sampling.processor(), streams=given
+        )
+        for row, (best,) in zip(rows, found, strict=True):
+            row.take_all(list(zip(best.tokens, best.logprobs, strict=True)))
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
         _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)), logprobs)

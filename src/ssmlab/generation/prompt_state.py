@@ -106,9 +106,18 @@ def whole_numbers(what: str, values: object) -> list[int]:
         raise ModelError(f"{what} must be a list of whole numbers, got {reprlib.repr(values)}") from None
 
 
-def select_rows(state: tuple, index: Tensor) -> tuple:
-    """The states of some rows of a batch; tensors of their own, whatever happens to the others."""
-    return tuple(type(layer)(*(tensor.index_select(0, index) for tensor in layer)) for layer in state)
+def select_rows(state: Any, index: Tensor, sentences: Sequence[int] | None = None) -> Any:
+    """The states of some rows of a batch; tensors of their own, whatever happens to the others.
+
+    Args:
+        state: a tensor whose first axis are the rows, or a tuple of states.
+        index: (r,), the rows.
+        sentences: where several rows share what they see of a source, the sources that the rows are of, in order.
+    """
+    if isinstance(state, Tensor):
+        return state.index_select(0, index)
+    parts = [select_rows(part, index, sentences) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
 
 
 def _check(model: Any, rows: list[list[int]], reading: PromptState | None, chunk: int) -> None:

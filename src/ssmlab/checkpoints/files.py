@@ -1,4 +1,4 @@
-"""Language models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
+"""Language and translation models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
 
 layout          config.json                            weights
 "ssmlab"        {"model": name, "config": {...}}       model.safetensors
@@ -33,7 +33,7 @@ from ssmlab.nn.linear import Linear, QuantizedLinear
 # model_type of Hugging Face, layer of state-spaces
 HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
 STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
-DEPTHS = ("n_layer", "num_hidden_layers", "num_layers")  # fields of a config.json that count layers
+DEPTHS = ("n_layer", "n_encoder_layer", "num_hidden_layers", "num_layers")  # fields of a config.json that count layers
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
@@ -115,7 +115,7 @@ def _from_config(config: dict[str, Any], folder: Path) -> tuple[Any, Sequence[Ru
         known = original(family_of(config))
         return known.build(config), known.rules
     own = config.get("config")
-    if kind_of(config["model"]) != "language" or not isinstance(own, dict):
+    if kind_of(config["model"]) not in ("language", "translation") or not isinstance(own, dict):
         raise ModelError(
             f"{folder} holds {config['model']!r}, which is no language model of ours; `ssmlab classify` is for "
             "classifiers, `ssmlab segment` for segmentation networks"

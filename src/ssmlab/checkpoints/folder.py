@@ -4,6 +4,7 @@ kind                   config.json                                   weights, an
 "vision"               {"kind", "model": name, "config": {...}}      model.safetensors, preprocess.json
 "segmentation"         the same                                      the same
 "language"             the same, or another layout (see `files`)     model.safetensors, or the layout's
+"translation"          the same as of "language"                      model.safetensors, preprocess.json
 "sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
 """
 
@@ -29,6 +30,7 @@ COMMANDS = {
     "vision": "`ssmlab classify` is for classifiers",
     "segmentation": "use `ssmlab segment`",
     "language": "`ssmlab generate` writes with it",
+    "translation": "`ssmlab translate` translates with it",
     "sequence_classifier": "`ssmlab classify` is for it",
 }
 
@@ -49,8 +51,8 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
     folder, name = Path(folder), getattr(model, "registry_name", None)
     if isinstance(model, SequenceClassifier):
         return _save_classifier(model, folder, preprocess or {})
-    if kind_of_name(name) == "language":
-        save_language_model(model, folder)
+    if (kind := kind_of_name(name)) in ("language", "translation"):
+        save_language_model(model, folder, kind=str(kind))
         if preprocess is not None:
             write_json(folder / PREPROCESS, preprocess)
         return folder
@@ -60,7 +62,7 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
         raise ModelError(
             "a model without pooling is not saved: config.json does not say so; reset_classifier(n, 'avg')"
         )
-    config = {"kind": kind_of_name(name), "model": name, "config": asdict(model.config)}
+    config = {"kind": kind, "model": name, "config": asdict(model.config)}
     if ranks := factorized_ranks(model):
         config["factorized"] = ranks
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -87,7 +89,7 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
     model: Any
     if kind == "sequence_classifier":
         model, preprocess = _load_classifier(folder)
-    elif kind == "language":
+    elif kind in ("language", "translation"):
         about = folder / PREPROCESS
         model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}
     else:

@@ -84,7 +84,7 @@ def fit(
         model, task: any module, and what a batch and its outputs mean.
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. With `begin_epoch(number)` the training part may
-            change between epochs; where it has `streams`, it is read in its order, so many items at a time: 1, where
+            change between epochs, and `begin_training(seed)` tells it the seed before the first; where it has `streams`, it is read in its order, so many items at a time: 1, where
             an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
         folder: for checkpoints and gradients.npz; None writes no file at all.
@@ -103,6 +103,8 @@ def fit(
     train = as_dataset(train, config.batch_size, config.epochs, config.min_steps)
     if size := getattr(train, "streams", 0):
         config = config.model_copy(update={"batch_size": size})
+    if hasattr(train, "begin_training"):
+        train.begin_training(seed)
     if val is not None:
         val = as_dataset(list(val) if isinstance(val, IterableDataset) else val, config.batch_size)
     elif config.keep == "best" or config.patience:

@@ -54,7 +54,7 @@ class TrainingBatches:
         updates: batches of an epoch.
     """
 
-    streams, unit = 1, "batches"
+    streams, unit, counts = 1, "batches", "iterations"
 
     def __init__(self, sources: Tokens, targets: Tokens, learned: Tokens, tokens_per_batch: int, updates: int):
         self._all = (sources, targets, tokens_per_batch, updates)

@@ -58,7 +58,7 @@ class Corpus:
     def sets(self) -> dict[str, EvaluationSet]:
         """The validation and the test part as scores take them."""
         return {
-            part: EvaluationSet(*self.pairs[part], source=self.source, target=self.target) for part in ("val", "test")
+            part: EvaluationSet(*self.pairs[part].sides, source=self.source, target=self.target) for part in ("val", "test")
         }
 
 
@@ -75,7 +75,7 @@ def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
     pairs, notes = dict(found.parts), [*found.notes, *found.warnings]
     if config.limit:
         for part in ("val", "test"):
-            pairs[part] = Pairs(*(side[: config.limit] for side in pairs[part]))
+            pairs[part] = pairs[part].take(range(min(config.limit, len(pairs[part]))))
         notes.append(f"at most {config.limit:,} pairs of the validation and of the test part are used")
     starts = list(dict.fromkeys(recipe.start_of(model) for model in recipe.models))
     words = {start: _vocabulary(recipe, pairs["train"], start, progress) for start in starts}
@@ -87,7 +87,7 @@ def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
         describe={},
     )
     first, most = starts[0], recipe.training.tokens_per_batch
-    counts = {part: len(both.sources) for part, both in pairs.items()}
+    counts = {part: len(both) for part, both in pairs.items()}
     tokens = {part: tuple(int(sum(map(len, side))) for side in corpus.tokens(part, first)) for part in pairs}
     long = sum(max(len(s), len(t) + 1) > most for s, t in zip(*corpus.tokens("train", first), strict=True))
     if long:
@@ -127,7 +127,7 @@ def _vocabulary(recipe: Any, train: Pairs, start: str, progress: Progress) -> Su
     if start:
         return load_subwords(Path(start) if Path(start).is_dir() else local_folder(start))
     config = recipe.data
-    size = vocabulary_size(len(train.sources)) if config.vocabulary == "auto" else config.vocabulary
+    size = vocabulary_size(len(train)) if config.vocabulary == "auto" else config.vocabulary
     digest = hashlib.sha256(f"{FORM} {size}\n".encode())
     for text in (*train.sources, *train.targets):
         digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
@@ -137,7 +137,7 @@ def _vocabulary(recipe: Any, train: Pairs, start: str, progress: Progress) -> Su
             return load_subwords(file)
         except DataError:
             file.unlink()  # it is made anew
-    progress.say(f"learning a vocabulary of {size:,} subwords from {len(train.sources):,} pairs")
+    progress.say(f"learning a vocabulary of {size:,} subwords from {len(train):,} pairs")
     words = train_subwords([*train.sources, *train.targets], size)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, words.content)

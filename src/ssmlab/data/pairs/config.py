@@ -57,5 +57,7 @@ class PairConfig(Table):
         if self.target_path and Path(self.target_path) == Path(self.path):
             raise ValueError(f"path and target_path are both {self.path}; name two files")
         if self.vocabulary != "auto" and self.vocabulary < 300:
-            raise ValueError(f"vocabulary must be auto or at least 300 (3 marks, 256 bytes, merges), got {self.vocabulary}")
+            raise ValueError(
+                f"vocabulary must be auto or at least 300 (3 marks, 256 bytes, merges), got {self.vocabulary}"
+            )
         return self

@@ -147,6 +147,12 @@ FAMILIES = (
         "translation",
         _arms("translation_transformer", "Transformer encoder and decoder, as Marian's"),
     ),
+    Family(
+        "translation_mamba_encdec",
+        "translation",
+        _arms("translation_mamba_encdec", "Mamba encoder and decoder with attention to the source"),
+        file="mamba_encdec",
+    ),
     *(
         Family(name, "translation", _arms(name, title), file="decoder_only")
         for name, title in {

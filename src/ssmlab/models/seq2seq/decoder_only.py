@@ -16,7 +16,7 @@ from ssmlab.models.language.transformer_lm import TransformerLMConfig
 VOCABULARY = {"tiny": 4000, "small": 8000, "base": 32000, "paper": 32000}
 MAMBA = {"tiny": (224, 9), "small": (272, 11), "base": (512, 26), "paper": (610, 24)}  # d_model, n_layer
 MAMBA2 = {"tiny": (208, 11), "small": (256, 13), "base": (512, 27), "paper": (608, 25)}
-HEADS = {"tiny": 32, "small": 32, "base": 64, "paper": 64}  # channels of a head of Mamba-2
+HEADS = {"tiny": 32, "small": 32, "base": 64, "paper": 32}  # channels of a head of Mamba-2
 DECODER = {  # d_model, n_layer, heads, channels of the MLP
     "tiny": (192, 7, 4, 512),
     "small": (256, 7, 4, 688),

@@ -66,7 +66,9 @@ class TranslationModel(Table):
     def _fill(self):
         if self.name and kind_of(self.name) != "translation":
             known = list_models("translation")
-            raise ValueError(f"unknown translation model {self.name!r}{did_you_mean(self.name, known) or _among(known)}")
+            raise ValueError(
+                f"unknown translation model {self.name!r}{did_you_mean(self.name, known) or _among(known)}"
+            )
         if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
             folder = Path(self.weights)
             near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -144,8 +146,8 @@ class TranslationRecipe(AnyRecipe):
     """A run of translation models: trained, chosen by BLEU on the validation part, tested once."""
 
     forms: ClassVar[str] = (
-        "a folder with train, val and test of two languages, such as Multi30k's, the beginning of two files' names such "
-        "as europarl-v7.fr-en, a file of tab-separated pairs, or generated"
+        "a folder with train, val and test of two languages, such as Multi30k's, the beginning of two files' names, "
+        "such as europarl-v7.fr-en, a file of tab-separated pairs, or generated"
     )
     adapts: ClassVar[bool] = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import BeamOptions, Hypothesis, beam_search
 from ssmlab.generation.prompt_state import PromptState
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 BATCH = 1024  # tokens of the sources of a batch, padding counted
 LEAST = 24  # tokens that a short source counts as: its translations take room too
@@ -114,8 +112,8 @@ def begin(model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequen
 
 
 def in_order(
-    items: Iterable[Item], length: Callable[[Item], int], work: Callable[[list[Item]], list[Result]], most: int
-) -> Iterator[Result]:
+    items: Iterable[Any], length: Callable[[Any], int], work: Callable[[list[Any]], list[Any]], most: int
+) -> Iterator[Any]:
     """What `work` makes of items, in their order, worked on in batches of about the same length.
 
     Args:
@@ -134,7 +132,8 @@ def in_order(
                 break
         if not some:
             return
-        window, done, following = min(2 * window, WINDOW), {}, 0
+        window, following = min(2 * window, WINDOW), 0
+        done: dict[int, Any] = {}
         order = sorted(range(len(some)), key=lambda i: length(some[i]))
         batch: list[int] = []
         for i, after in zip(order, [*order[1:], None], strict=True):

@@ -1,5 +1,6 @@
-"""How sure a number is: 95 % intervals for a fraction, for a difference of two models, and over seeds."""
+"""How sure a number is: 95 % intervals for a fraction, for differences of two models, and over seeds; a paired test."""
 
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -120,3 +121,108 @@ def ratio_difference(
         found.append(seed_weights @ ((a - b) @ row_weights) / (wholes @ row_weights))
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float((a - b).mean(0).sum() / wholes.sum()), float(low), float(high))
+
+
+Score = Callable[[np.ndarray], np.ndarray]
+"""Sums of the sentences' statistics (..., k) -> scores (...), such as BLEU of counts of n-grams."""
+
+_AT_ONCE = 4_000_000  # numbers that are drawn at a time: 32 MB
+
+
+def score_interval(
+    a, score: Score, b=None, *, seed: int = 0, resamples: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """A score that is no mean over sentences, or its difference of two models, over sentences and seeds.
+
+    The value is the mean over seeds. Sentences are drawn with replacement, the same ones for both models and all seeds.
+    Seeds are not drawn so: of three, the bootstrap finds two thirds of the variance, and takes what is left for normal.
+    Their part is Student's t of the seeds' standard error (Welch's of two models, which need not have the same seeds).
+
+    Args:
+        a, b: statistics of every sentence that add up, (seeds, sentences, k); b may have other seeds than a. Without
+            `b` the interval is that of a's score.
+        seed: of the resampling.
+    Returns:
+        the score of a, minus that of b where it is given, and the bounds. A model with one seed adds no error of seeds:
+        nothing is known of it.
+    Raises:
+        ValueError: the sentences or statistics differ in number, or there are none.
+    """
+    models = _statistics("score_interval", a) if b is None else _statistics("score_interval", a, b)
+    rng = np.random.default_rng(seed)
+    sentences = models[0].shape[1]
+    found = []
+    for count in _chunks(resamples, sentences):
+        drawn = rng.integers(0, sentences, (count, sentences)) + sentences * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * sentences).reshape(count, sentences).astype(float)
+        found.append(_difference(score, [_weighted(weights, model) for model in models]))
+    value = float(_difference(score, [model.sum(1) for model in models]))
+    draws = np.concatenate(found) + _seed_errors(score, models, resamples, rng)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def approximate_randomisation(
+    a, b, score: Score, *, seed: int = 0, resamples: int = 10_000, seeds: bool = True
+) -> float:
+    """p-value of the hypothesis that two models score the same, for sentences and seeds such as these.
+
+    Under it, which model wrote a sentence says nothing: in every trial each sentence's outputs change sides with
+    probability 1/2, those of all seeds together. p = (trials with at least this difference + 1) / (trials + 1), of both
+    signs. Source: Riezler & Maxwell 2005, "On some pitfalls in automatic evaluation and significance testing for MT".
+
+    That asks about these trained models. Seeds differ too, but exchanging three pairs of them has eight outcomes, so
+    that no p would be below 1/4. Their error is added to every trial instead, as in `score_interval`.
+
+    Args:
+        a, b: statistics of every sentence that add up, (seeds, sentences, k), of as many seeds, or one of them of one.
+        seeds: False asks about these trained models alone.
+    Raises:
+        ValueError: the sentences, statistics or seeds differ in number, or there are none.
+    """
+    a, b = _statistics("approximate_randomisation", a, b)
+    rng = np.random.default_rng(seed)
+    exchanged, total_a, total_b = b - a, a.sum(1), b.sum(1)
+    found = []
+    for count in _chunks(resamples, a.shape[1]):
+        moved = _weighted(rng.integers(0, 2, (count, a.shape[1])).astype(float), exchanged)
+        found.append(_difference(score, [total_a + moved, total_b - moved]))
+    trials = np.concatenate(found)
+    if seeds:
+        trials = trials + _seed_errors(score, [a, b], resamples, rng)
+    least = abs(_difference(score, [total_a, total_b])) * (1 - 1e-12)  # the same counts, added in another order
+    return float((np.count_nonzero(np.abs(trials) >= least) + 1) / (resamples + 1))
+
+
+def _statistics(name: str, *models) -> list[np.ndarray]:
+    found = [np.asarray(statistics, np.float64) for statistics in models]
+    if any(each.ndim != 3 or each.size == 0 or each.shape[1:] != found[0].shape[1:] for each in found):
+        shapes = " and ".join(str(each.shape) for each in found)
+        raise ValueError(f"{name}: needs (seeds, sentences, k) of the same sentences, got {shapes}")
+    return found
+
+
+def _chunks(resamples: int, sentences: int) -> list[int]:
+    size = max(1, _AT_ONCE // sentences)
+    return [min(size, resamples - begin) for begin in range(0, resamples, size)]
+
+
+def _weighted(weights: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    """(trials, sentences) and (seeds, sentences, k) -> sums (trials, seeds, k)."""
+    return np.tensordot(weights, statistics, axes=(1, 1))
+
+
+def _difference(score: Score, sums: list[np.ndarray]) -> np.ndarray:
+    """The first model's mean over seeds, less the second's where there is one; sums are (..., seeds, k)."""
+    means = [score(each).mean(-1) for each in sums]
+    return means[0] - means[1] if len(means) == 2 else means[0]
+
+
+def _seed_errors(score: Score, models: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """What the difference may be off by because of the seeds, drawn: Student's t with Welch's degrees of freedom."""
+    by_seed = [score(model.sum(1)) for model in models if len(model) > 1]
+    squares = np.array([values.var(ddof=1) / len(values) for values in by_seed])
+    if not squares.any():
+        return np.zeros(count)
+    freedom = squares.sum() ** 2 / (squares**2 / np.array([len(values) - 1 for values in by_seed])).sum()
+    return rng.standard_t(freedom, count) * squares.sum() ** 0.5

@@ -74,13 +74,15 @@ def score_tokens(
     """Logarithms of the probabilities of given translations' tokens, their end last.
 
     Args:
-        pairs: tokens of a source, which is not empty, and of a translation, without marks.
+        pairs: tokens of a source and of a translation, without marks.
     Yields:
-        For every pair as many logarithms as the translation has tokens, and one more.
+        For every pair as many logarithms as the translation has tokens, and one more; none for an empty source.
     """
 
     @torch.no_grad()
     def score(batch: list[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        if not len(batch[0][0]):
+            return [[] for _ in batch]
         source, seen = _rectangle(model, [source for source, _ in batch])
         tokens, mask = _rectangle(model, [[separator, *target] for _, target in batch])
         labels, _ = _rectangle(model, [[*target, eos] for _, target in batch])
@@ -89,7 +91,7 @@ def score_tokens(
         logs = wide.log_softmax(-1).gather(-1, labels[..., None])[..., 0].tolist()
         return [row[len(row) - len(target) - 1 :] for row, (_, target) in zip(logs, batch, strict=True)]
 
-    return in_order(pairs, lambda pair: len(pair[0]) + len(pair[1]), score, batch_tokens)
+    return in_order(pairs, lambda pair: len(pair[0]) and len(pair[0]) + len(pair[1]), score, batch_tokens)
 
 
 @torch.no_grad()

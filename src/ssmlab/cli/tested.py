@@ -28,10 +28,12 @@ NEWEST = {
     "peft": "0.21.2",
     "captum": "0.9.0",
     "sentencepiece": "0.2.3",
+    "sacrebleu": "2.6.0",
+    "sacremoses": "0.2.0",
     "monai": "1.6.1",
     "nibabel": "5.4.2",
 }
-_FOR_USERS = ("sentencepiece", "medical")  # the extras whose packages are looked at
+_FOR_USERS = ("sentencepiece", "translation", "medical")  # the extras whose packages are looked at
 
 
 class Tested(NamedTuple):

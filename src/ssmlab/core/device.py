@@ -61,7 +61,9 @@ def memory_advice(label: str, config: Any):
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
             raise
-        advice = f"training.batch_size={max(1, config.batch_size // 2)} (now {config.batch_size})"
+        size = "tokens_per_batch" if hasattr(config, "tokens_per_batch") else "batch_size"
+        now = getattr(config, size)
+        advice = f"training.{size}={max(1, now // 2)} (now {now})"
         if getattr(config, "gradient_checkpointing", True) is False:
             advice += ", training.gradient_checkpointing=true, a smaller data.length"
         raise UserError(

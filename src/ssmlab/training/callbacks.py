@@ -86,6 +86,28 @@ class Epochs(TrainerCallback):
             self.part.begin_epoch(state.global_step * state.num_train_epochs // state.max_steps)
 
 
+class Patience(TrainerCallback):
+    """Stops a training whose validation no longer improves.
+
+    It keeps no state: what it counts is in the log, which a resumed training has.
+
+    Args:
+        metric: by which epochs are compared; of equal ones that of the lower loss is better, as in what is kept.
+        epochs: how many in a row may be no better than the best one before them.
+    """
+
+    def __init__(self, metric: str, higher_is_better: bool, epochs: int):
+        self.key, self.sign, self.epochs = f"eval_{metric}", 1 if higher_is_better else -1, epochs
+
+    def is_over(self, log: list[dict]) -> bool:
+        """Whether the log of a training says that it is to end."""
+        found = [(self.sign * row[self.key], -row["eval_loss"]) for row in log if self.key in row]
+        return bool(found) and len(found) - 1 - found.index(max(found)) >= self.epochs
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop |= self.is_over(state.log_history)
+
+
 class Watch(TrainerCallback):
     """Adds the training accuracy to the log and shows the progress."""
 
@@ -94,7 +116,7 @@ class Watch(TrainerCallback):
         self.loss, self.accuracy = "", ""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.model.take_accuracy()
+        self.trainer.model.take_averages()
         unit = getattr(self.trainer.train_dataset, "unit", "items")
         size = args.per_device_train_batch_size
         self.progress.start(self.trainer.label, state.max_steps, state.global_step, unit, size)
@@ -107,10 +129,9 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            accuracy = self.trainer.model.take_accuracy()
-            if accuracy is not None:
-                name = "accuracy" if self.trainer.model.task.primary_metric == "accuracy" else "token_accuracy"
-                logs[name] = state.log_history[-1][name] = accuracy
+            found = self.trainer.model.take_averages()
+            logs |= found
+            state.log_history[-1] |= found
             self.loss = f"loss {logs['loss']:.3f}"
         task = self.trainer.model.task
         value = logs.get(f"eval_{task.primary_metric}")

@@ -47,10 +47,13 @@ class FitConfig(Table):
     """The highest rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0)
     """Of matrices and filters, but of none that the model excludes."""
-    schedule: Literal["cosine", "linear", "constant", "polynomial"] = "cosine"
-    """How the learning rate falls to 0 after the warm-up; polynomial: (1 - t / steps)^0.9."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """The fraction of all steps in which the rate rises from 0."""
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    """Of adam and adamw: the decay of the average of squared gradients."""
+    schedule: Literal["cosine", "linear", "constant", "polynomial", "inverse_sqrt"] = "cosine"
+    """How the learning rate falls to 0 after the warm-up; polynomial: (1 - t / steps)^0.9; inverse_sqrt: it falls as
+    (t / warm-up)^-0.5 and does not reach 0."""
+    warmup: float = Field(0.1, ge=0)
+    """The fraction of all steps in which the rate rises from 0; from 1 on, the number of these steps."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient; 0: no clipping."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
@@ -59,6 +62,9 @@ class FitConfig(Table):
     """Memory order of images; auto: on a GPU."""
     keep: Literal["last", "best"] = "last"
     """Whose weights are kept; best: of the epoch that is best on the validation part."""
+    patience: int = Field(0, ge=0)
+    """Training stops after so many epochs in a row that are no better than the best one before them, on the validation
+    part; 0: never."""
     checkpoint_steps: int = Field(0, ge=0)
     """A checkpoint every so many steps, besides one after each epoch."""
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -87,3 +93,9 @@ class FitConfig(Table):
         per_epoch = max(items // self.batch_size, 1)
         epochs = max(self.epochs, math.ceil(self.min_steps / per_epoch))
         return epochs, epochs * per_epoch
+
+    def warmup_steps(self, steps: int) -> int:
+        """The steps of the warm-up, of so many in all; a training of one step has none, as it begins at a rate of 0."""
+        if steps <= 1:
+            return 0
+        return round(self.warmup) if self.warmup >= 1 else math.ceil(self.warmup * steps)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
 from ssmlab.core.errors import UserError
@@ -24,13 +24,13 @@ from ssmlab.core.files import write_tensors
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.training.average import Average
-from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
+from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Patience, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
-from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
+from ssmlab.training.parameters import decayed, optimizer_groups, optimizer_of
 from ssmlab.training.resume import PARTIAL, check_same, commit, contiguous, load_states, newest_complete, save_states
-from ssmlab.training.task import Task
+from ssmlab.training.task import Task, TaskModule
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
 BEST = "best.safetensors"  # in that one
@@ -84,7 +84,8 @@ def fit(
         model, task: any module, and what a batch and its outputs mean.
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. With `begin_epoch(number)` the training part may
-            change between epochs; where it has `streams`, it is read in its order, so many items at a time.
+            change between epochs, and `begin_training(seed)` tells it the seed before the first; where it has `streams`, it is read in its order, so many items at a time: 1, where
+            an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
         folder: for checkpoints and gradients.npz; None writes no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
@@ -100,10 +101,15 @@ def fit(
     if not isinstance(device, ComputeConfig):
         device = choose_compute(device or "auto", config.precision, config.channels_last)
     train = as_dataset(train, config.batch_size, config.epochs, config.min_steps)
+    if size := getattr(train, "streams", 0):
+        config = config.model_copy(update={"batch_size": size})
+    if hasattr(train, "begin_training"):
+        train.begin_training(seed)
     if val is not None:
         val = as_dataset(list(val) if isinstance(val, IterableDataset) else val, config.batch_size)
-    elif config.keep == "best":
-        raise UserError("keep='best' chooses by the validation part; give one, or keep='last'")
+    elif config.keep == "best" or config.patience:
+        asked = "keep='best' chooses" if config.keep == "best" else f"patience={config.patience} stops"
+        raise UserError(f"{asked} by the validation part; give one, or keep='last' and patience=0")
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(Path(folder) / CHECKPOINTS) as place:
@@ -145,7 +151,7 @@ def arguments_of(config: FitConfig, task: Task, train: Any, val: Any, folder: Pa
         if config.warmup == 0 or config.schedule != "constant"
         else "constant_with_warmup",
         lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0} if config.schedule == "polynomial" else {},
-        warmup_steps=math.ceil(config.warmup * steps) if steps > 1 else 0,  # it begins at a rate of 0
+        warmup_steps=config.warmup_steps(steps),
         seed=seed,
         data_seed=seed,
         eval_strategy="no" if val is None else "epoch",
@@ -169,42 +175,6 @@ def arguments_of(config: FitConfig, task: Task, train: Any, val: Any, folder: Pa
     return arguments
 
 
-class TaskModule(nn.Module):
-    """Network and task as one module that returns {"loss", "logits"}, which is what the Trainer expects of a model.
-
-    It also keeps the network's own `config` away from the Trainer, which writes into it.
-    """
-
-    accepts_loss_kwargs = False  # or the Trainer would take **batch for a wish to count tokens
-
-    def __init__(self, network: nn.Module, task: Task):
-        super().__init__()
-        self.network, self.task = network, task
-        self.frozen = frozen_modules(network)
-        self.seen: Any = 0  # predictions of training batches since the last log
-        self.correct: Any = 0
-
-    def train(self, mode: bool = True):
-        """As of any module, except that what is frozen stays in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
-
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        loss, outputs = self.task.loss(self.network, batch)
-        if self.training:
-            correct, seen = self.task.count_correct(outputs.detach(), batch["labels"])
-            self.correct, self.seen = self.correct + correct, self.seen + seen
-        return {"loss": loss, "logits": outputs}
-
-    def take_accuracy(self) -> float | None:
-        """Accuracy on the (augmented) training batches since the last call."""
-        accuracy = float(self.correct) / float(self.seen) if self.seen else None
-        self.seen = self.correct = 0
-        return accuracy
-
-
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `fit`."""
 
@@ -219,7 +189,7 @@ class SsmTrainer(Trainer):
             data_collator=lambda found: found if isinstance(found, dict) else task.collate(found),
             train_dataset=train,
             eval_dataset=val,
-            compute_metrics=lambda found: task.validation(found.predictions, found.label_ids),
+            compute_metrics=self._metrics,
             optimizer_cls_and_kwargs=optimizer_of(config, device),
         )
         self.remove_callback(ProgressCallback)
@@ -227,12 +197,15 @@ class SsmTrainer(Trainer):
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
         self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
         self.checkpoints = Checkpoints(self, config.checkpoint_steps)
+        self.patience = (
+            Patience(task.primary_metric, task.higher_is_better, config.patience) if config.patience else None
+        )
         callbacks: list[Any] = [self.average, Watch(self, progress)]
         if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             callbacks.append(TensorBoardCallback(SummaryWriter(str(logs))))
-        for callback in (*callbacks, Epochs(train), self.gradients, self.checkpoints):
+        for callback in (*callbacks, Epochs(train), self.gradients, self.patience, self.checkpoints):
             if callback is not None:
                 self.add_callback(callback)
 
@@ -246,6 +219,11 @@ class SsmTrainer(Trainer):
             for part in self.kept_parts:
                 part.load(checkpoint)
             load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if self.patience and self.patience.is_over(state.log_history):  # it was over before it was killed
+                self.state = state
+                self._load_from_checkpoint(str(checkpoint))
+                return
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -253,6 +231,12 @@ class SsmTrainer(Trainer):
         if self.checkpoints.interrupted:  # in the last step
             raise KeyboardInterrupt
         self.clock.pause()
+
+    def _metrics(self, found: Any) -> dict[str, float]:
+        """Of the validation part: those of the outputs, and those for which the task lets the model write."""
+        task = self.model.task
+        metrics = task.validation(found.predictions, found.label_ids)
+        return metrics | (task.decoded(self.model.network) if hasattr(task, "decoded") else {})
 
     def keep(self) -> tuple[list[Record], float]:
         """Give the model the weights of the best epoch, if one was chosen, else the running averages, if any.
@@ -370,6 +354,7 @@ def curves(log: list[dict]) -> dict[str, list[Record]]:
     """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
     found: dict[str, list[Record]] = {"train": [], "val": []}
     units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
+    units |= {"nll": "nats", "bleu": None, "chrf": None}
     bits = (key.removeprefix("eval_") for row in log for key in row)
     units |= {metric: "bits" for metric in bits if metric.startswith("bits_per_")}
     for row in log:

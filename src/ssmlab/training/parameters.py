@@ -53,7 +53,8 @@ def optimizer_of(config: FitConfig, device: ComputeConfig) -> tuple[Callable, di
     if config.optimizer == "sgd":  # as nnU-Net has it
         return torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.99, "nesterov": True}
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind, {"lr": config.learning_rate, "fused": device.device in ("cpu", "cuda")}
+    betas = (0.9, config.adam_beta2)
+    return kind, {"lr": config.learning_rate, "betas": betas, "fused": device.device in ("cpu", "cuda")}
 
 
 def optimizer_groups(network: nn.Module, config: FitConfig) -> list[dict]:

@@ -6,8 +6,9 @@ second pass, and the report needs no sacrebleu.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -82,14 +83,13 @@ class Scores:
     def save(self, folder: Path) -> None:
         """Write test.hyp, which `sacrebleu test.ref -i test.hyp` scores alike, and scores.npz."""
         write_lines(folder / HYPOTHESES, self.lines)
-        numbers = {f"value:{name}": value for name, value in self.values.items()}
-        texts = {f"signature:{name}": np.array(text) for name, text in self.signatures.items()}
-        flags = {f"flag:{name}": values for name, values in self.flags.items()}
         arrays: dict[str, Any] = {"bleu": self.bleu, "chrf": self.chrf, "warnings": np.array(self.warnings, dtype=str)}
+        for kind, values in (("value", self.values), ("signature", self.signatures), ("flag", self.flags)):
+            arrays |= {f"{kind}:{name}": value for name, value in values.items()}
 
         def write(path: Path) -> None:
             with open(path, "wb") as file:
-                np.savez_compressed(file, **numbers, **texts, **flags, **arrays)
+                np.savez_compressed(file, **arrays)
 
         write_file(folder / STATISTICS, write)
 
@@ -143,3 +143,184 @@ def require(package: str) -> ModuleType:
         return import_module(package)
     except ImportError:
         raise UserError(f"scoring translations needs {package}: pip install 'ssmlab[translation]'") from None
+
+
+def score_lines(data: EvaluationSet, lines: Sequence[str], cut: Sequence[bool] = (), tokenize: str = "") -> Scores:
+    """Score translations of an evaluation set.
+
+    Args:
+        lines: one translation a source, in the same order, as the model's tokenizer decodes them.
+        cut: which of them ended because they were as long as allowed; () = none.
+        tokenize: of sacreBLEU; "" = its choice for the language, 13a for all but Chinese, Japanese and Korean.
+    Raises:
+        DataError: there is another number of translations than of sources.
+        UserError: sacrebleu or sacremoses is missing.
+    """
+    if len(lines) != len(data.sources):
+        raise DataError(f"there are {len(lines):,} translations of {len(data.sources):,} sources; they need one each")
+    lines, references = ([text.replace("\n", " ") for text in texts] for texts in (lines, data.references))
+    metrics, moses = require("sacrebleu.metrics"), require("sacremoses").MosesTokenizer(data.target or "en")
+    with _warnings() as warnings:
+        try:
+            bleu = metrics.BLEU(tokenize=tokenize or None, trg_lang=data.target)
+        except (RuntimeError, ImportError) as error:  # Japanese and Korean need dictionaries
+            raise UserError(
+                f"sacreBLEU cannot split {data.target!r} into words: {str(error).splitlines()[0]}"
+            ) from None
+        scored = {"bleu": _scored(bleu, lines, references)}
+    scored["chrf"] = _scored(metrics.CHRF(word_order=_WORDS), lines, references)
+    tokens = [[moses.tokenize(text, escape=False, return_str=True) for text in texts] for texts in (lines, references)]
+    scored["bleu_tokenised"] = _scored(metrics.BLEU(lowercase=True, tokenize="none", force=True), *tokens)
+    signatures = {name: signature for name, (_, _, signature) in scored.items()}
+    signatures["bleu_tokenised"] += f"|moses:{data.target or 'en'}"
+    words = [sum(len(text.split()) for text in texts) for texts in (lines, references)]
+    values = {name: value for name, (value, _, _) in scored.items()} | {"length_ratio": words[0] / max(words[1], 1)}
+    flags = flags_of(data, lines, cut)
+    return Scores(lines, values, signatures, scored["bleu"][1], scored["chrf"][1], flags, tuple(warnings))
+
+
+def validation_scores(data: EvaluationSet, lines: Sequence[str]) -> dict[str, float]:
+    """BLEU and chrF++ alone, as `score_lines` has them: for the decoding of the validation part in training."""
+    metrics, references = require("sacrebleu.metrics"), list(data.references)
+    with _warnings():
+        bleu = metrics.BLEU(trg_lang=data.target).corpus_score(list(lines), [references]).score
+    return {"bleu": bleu, "chrf": metrics.CHRF(word_order=_WORDS).corpus_score(list(lines), [references]).score}
+
+
+def _scored(metric: Any, lines: list[str], references: list[str]) -> tuple[float, np.ndarray, str]:
+    """What `metric.corpus_score` returns, every sentence's statistics, and the signature."""
+    statistics = metric._extract_corpus_statistics(lines, [references])
+    value = metric._aggregate_and_compute(statistics).score
+    return float(value), np.array(statistics, dtype=np.int32), str(metric.get_signature())
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What sacreBLEU logs meanwhile, instead of on stderr."""
+    found: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("sacrebleu")
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+def bleu_of(sums: np.ndarray) -> np.ndarray:
+    """BLEU, 0 to 100, with sacreBLEU's default smoothing (exponential; method 3 of Chen & Cherry 2014).
+
+    Args:
+        sums: lengths of the translations and of the references, correct n-grams and all n-grams of orders 1 to 4,
+            added up over sentences: (..., 10).
+    """
+    sums = np.asarray(sums, np.float64)
+    length, reference, correct, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+    misses = np.cumsum((correct == 0) & (total > 0), -1)  # each halves what the order is given, once more than the last
+    given = np.where(correct > 0, correct, 0.5**misses)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.log(given / total).mean(-1) + np.minimum(0, 1 - reference / length)
+    return np.where(correct.any(-1) & (total > 0).all(-1), 100 * np.exp(log), 0.0)
+
+
+def chrf_of(sums: np.ndarray) -> np.ndarray:
+    """chrF++, 0 to 100: F2 of the mean precision and recall of n-grams of 1 to 6 characters and of 1 to 2 words.
+
+    Source: Popović 2017, "chrF++: words helping character n-grams"; orders that one side lacks are left out, as in
+    sacreBLEU.
+
+    Args:
+        sums: for every order, n-grams of the translations, of the references, and those of both: (..., 24).
+    """
+    by_order = np.asarray(sums, np.float64).reshape(*np.shape(sums)[:-1], _CHARACTERS + _WORDS, 3)
+    hypothesis, reference, match = np.moveaxis(by_order, -1, 0)
+    known = (hypothesis > 0) & (reference > 0)
+    count = np.maximum(known.sum(-1), 1)
+    precision, recall = ((known * match / np.maximum(all_, 1)).sum(-1) / count for all_ in (hypothesis, reference))
+    return 100 * 5 * precision * recall / np.maximum(4 * precision + recall, 1e-300)
+
+
+def flags_of(data: EvaluationSet, lines: Sequence[str], cut: Sequence[bool] = ()) -> dict[str, np.ndarray]:
+    """Which translations went wrong in a way that can be counted.
+
+    empty: nothing but spaces, where the reference has a text. cut: as given. looping: at least three 3-grams of words
+    (of characters where there are no spaces) more than in the reference are repetitions. copied: the source as it is,
+    where the reference is not. same: the translation of another source too, whose reference is another.
+    """
+    references_of: dict[str, set[str]] = {}
+    for line, reference in zip(lines, data.references, strict=True):
+        references_of.setdefault(line.strip(), set()).add(reference.strip())
+    found = {name: np.zeros(len(lines), bool) for name in COUNTS}
+    found["cut"][: len(cut)] = cut
+    for i, (source, reference, line) in enumerate(zip(data.sources, data.references, lines, strict=True)):
+        source, reference, line = source.strip(), reference.strip(), line.strip()
+        found["empty"][i] = not line and bool(reference)
+        found["looping"][i] = _repetitions(line) - _repetitions(reference) >= 3
+        found["copied"][i] = line == source != reference
+        found["same"][i] = bool(line) and len(references_of[line]) > 1
+    return found
+
+
+def _repetitions(text: str) -> int:
+    """3-grams that occurred before in the text."""
+    units: Sequence[str] = text.split() if " " in text else text
+    return sum(count - 1 for count in Counter(zip(units, units[1:], units[2:], strict=False)).values())
+
+
+def records_of(data: EvaluationSet, scores: Scores, resamples: int = 1000) -> list[Record]:
+    """Scores as records of the test part: their unit is the signature, their spread the 95 % interval over sentences.
+
+    BLEU by the source's number of words has the class "sources of 9 to 12 words"; counts have their names.
+    """
+    n = len(scores.lines)
+    records = []
+    for metric, statistics, score in (("bleu", scores.bleu, bleu_of), ("chrf", scores.chrf, chrf_of)):
+        _, low, high = score_interval(statistics[None], score, resamples=resamples)
+        unit, value = scores.signatures[metric], scores.values[metric]
+        records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=(low, high)))
+    value = scores.values["bleu_tokenised"]
+    records.append(Record(metric="bleu_tokenised", value=value, unit=scores.signatures["bleu_tokenised"], n=n))
+    records.append(Record(metric="length_ratio", value=scores.values["length_ratio"], unit="fraction", n=n))
+    for name in COUNTS:
+        records.append(Record(metric=name, value=int(scores.flags[name].sum()), unit="count", n=n))
+    words = np.array([len(source.split()) for source in data.sources])
+    for least, most in LENGTHS:
+        inside = (words >= least) & (words <= most) if most else words >= least
+        if inside.any():
+            value, low, high = score_interval(scores.bleu[None, inside], bleu_of, resamples=resamples)
+            class_ = f"sources of {least} to {most} words" if most else f"sources of {least} words and more"
+            records.append(Record(metric="bleu", value=value, unit=scores.signatures["bleu"], n=int(inside.sum()),
+                                  spread=(low, high), class_=class_))  # fmt: skip
+    return records
+
+
+def score_differences(
+    arms: dict[str, list[Scores]], resamples: int = 2000, trials: int = 10_000
+) -> list[tuple[str, Record]]:
+    """Every two arms' difference in BLEU and chrF++ over sentences and seeds, with p-values, by the pair's name.
+
+    `<metric>_difference` has the 95 % interval of `score_interval`, `p_of_<metric>_difference` is that of
+    `approximate_randomisation` over sentences and seeds; of the class "these models" it asks about these trained models
+    alone, which is all that can be asked where every arm has one seed.
+
+    Args:
+        arms: a label and the scores of its seeds, all of the same sentences; a model that was not trained here has one.
+            Of two other numbers of seeds p-values take as many as both have.
+    """
+    records = []
+    for first, second in combinations(arms, 2):
+        for metric, score in (("bleu", bleu_of), ("chrf", chrf_of)):
+            a, b = (np.stack([getattr(scores, metric) for scores in arms[label]]) for label in (second, first))
+            value, low, high = score_interval(a, score, b, resamples=resamples)
+            name, n = f"{metric}_difference", a.shape[1]
+            found = [Record(metric=name, value=value, unit="points", n=n, spread=(low, high))]
+            if min(len(a), len(b)) > 1:
+                a, b = a[: len(b)], b[: len(a)]
+            for seeds, class_ in ((True, None), (False, "these models")):
+                if class_ or max(len(a), len(b)) > 1:
+                    p = approximate_randomisation(a, b, score, resamples=trials, seeds=seeds)
+                    found.append(Record(metric=f"p_of_{name}", value=p, unit="probability", n=trials, class_=class_))
+            records += [(f"{second} - {first}", record) for record in found]
+    return records

@@ -1,0 +1,144 @@
+"""What translation models read: pairs of sentences, their vocabulary, and their tokens. torch is not imported."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmlab.core.errors import DataError
+from ssmlab.core.files import write_atomically
+from ssmlab.core.progress import Progress
+from ssmlab.data.pairs.reader import PairData, Pairs, read_pairs
+from ssmlab.data.pairs.subwords import Subwords, load_subwords, train_subwords, vocabulary_size
+from ssmlab.data.splits import split_hash
+from ssmlab.data.synthetic.pairs import generated_pairs
+from ssmlab.models.catalogue import user_folder
+from ssmlab.models.download import local_folder
+from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.translate.scores import EvaluationSet, require
+
+GENERATED = "generated"
+GENERATED_PAIRS = {"train": 400, "val": 40, "test": 40}
+FORM = 1  # of cached vocabularies; another one where `train_subwords` makes others of the same texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All parts of a run's data.
+
+    Args:
+        pairs: by part.
+        source, target: codes of the languages, "" where nothing says them.
+        words: vocabularies, by the folder of the model that brings one; "" is that of the training part.
+        describe: what run.json says about the data.
+    """
+
+    pairs: dict[str, Pairs]
+    source: str
+    target: str
+    words: dict[str, Subwords]
+    describe: dict
+    _tokens: dict[tuple[str, str], tuple[list[np.ndarray], list[np.ndarray]]] = field(default_factory=dict, repr=False)
+
+    def tokens(self, part: str, start: str = "") -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The tokens of a part's sources and targets, without marks.
+
+        Args:
+            start: the folder that a model starts from, whose vocabulary it reads with; "" for the run's own.
+        """
+        if (part, start) not in self._tokens:
+            pairs, words = self.pairs[part], self.words[start]
+            self._tokens[part, start] = words.encode_all(pairs.sources), words.encode_all(pairs.targets)
+        return self._tokens[part, start]
+
+    @cached_property
+    def sets(self) -> dict[str, EvaluationSet]:
+        """The validation and the test part as scores take them."""
+        return {
+            part: EvaluationSet(*self.pairs[part].sides, source=self.source, target=self.target) for part in ("val", "test")
+        }
+
+
+def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
+    """Read everything that a recipe for translation names, and learn its vocabulary.
+
+    Raises:
+        DataError: with all problems by file name. UserError: what scores translations is not installed.
+    """
+    require("sacrebleu")
+    config, progress = recipe.data, progress or Progress()
+    progress.say(f"reading {config.path}")
+    found = _generated() if config.path == GENERATED else read_pairs(config)
+    pairs, notes = dict(found.parts), [*found.notes, *found.warnings]
+    if config.limit:
+        for part in ("val", "test"):
+            pairs[part] = pairs[part].take(range(min(config.limit, len(pairs[part]))))
+        notes.append(f"at most {config.limit:,} pairs of the validation and of the test part are used")
+    starts = list(dict.fromkeys(recipe.start_of(model) for model in recipe.models))
+    words = {start: _vocabulary(recipe, pairs["train"], start, progress) for start in starts}
+    corpus = Corpus(
+        pairs=pairs,
+        source=found.source if found.source != "source" else "",
+        target=found.target if found.target != "target" else "",
+        words=words,
+        describe={},
+    )
+    first, most = starts[0], recipe.training.tokens_per_batch
+    counts = {part: len(both) for part, both in pairs.items()}
+    tokens = {part: tuple(int(sum(map(len, side))) for side in corpus.tokens(part, first)) for part in pairs}
+    long = sum(max(len(s), len(t) + 1) > most for s, t in zip(*corpus.tokens("train", first), strict=True))
+    if long:
+        notes.append(f"{long:,} training pairs have more tokens than a batch ({most:,}) and are left out")
+    notes.append(f"{words[first].size:,} subwords, from the training pairs alone" if not first else f"subwords of {first}")
+    corpus.describe.update(
+        found.describe()
+        | {
+            "path": config.path,
+            "items": "pairs",
+            "counts": counts,
+            "tokens": {part: target for part, (_, target) in tokens.items()},
+            "source_tokens": {part: source for part, (source, _) in tokens.items()},
+            "vocabulary": words[first].size,
+            "notes": notes,
+        }
+    )
+    return corpus
+
+
+def _generated() -> PairData:
+    """Made-up pairs, the test part of other ones than the training part."""
+    sources, targets = generated_pairs(sum(GENERATED_PAIRS.values()))
+    parts, begin = {}, 0
+    for part, count in GENERATED_PAIRS.items():
+        parts[part] = Pairs(sources[begin : begin + count], targets[begin : begin + count])
+        begin += count
+    return PairData(
+        name=GENERATED, path=GENERATED, format=GENERATED, source="en", target="fr", parts=parts,
+        read=dict(GENERATED_PAIRS), divided=(), removed={}, leaks={},
+        split_hash=split_hash({part: pairs.sources for part, pairs in parts.items()}), notes=["generated"],
+    )  # fmt: skip
+
+
+def _vocabulary(recipe: Any, train: Pairs, start: str, progress: Progress) -> Subwords:
+    """That of the model that is started from, else one that is learned from the training part, or was before."""
+    if start:
+        return load_subwords(Path(start) if Path(start).is_dir() else local_folder(start))
+    config = recipe.data
+    size = vocabulary_size(len(train)) if config.vocabulary == "auto" else config.vocabulary
+    digest = hashlib.sha256(f"{FORM} {size}\n".encode())
+    for text in (*train.sources, *train.targets):
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+    file = user_folder("XDG_CACHE_HOME", ".cache") / "vocabularies" / f"{digest.hexdigest()[:32]}.json"
+    if file.is_file():
+        try:
+            return load_subwords(file)
+        except DataError:
+            file.unlink()  # it is made anew
+    progress.say(f"learning a vocabulary of {size:,} subwords from {len(train):,} pairs")
+    words = train_subwords([*train.sources, *train.targets], size)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, words.content)
+    return words

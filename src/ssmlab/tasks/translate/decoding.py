@@ -1,0 +1,138 @@
+"""Texts translated by a trained network: line by line, or as documents in the way that it was trained on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ssmlab.core.progress import Progress
+from ssmlab.generation.beams import BeamOptions, beam_search
+from ssmlab.generation.prompt_state import PromptState, select_rows
+from ssmlab.generation.translate import BATCH, FACTOR, MORE, translate_tokens
+
+DOCUMENTS = 32  # that are translated side by side, where the state goes on from line to line
+Tokens = Sequence[int]
+
+
+class Translated(NamedTuple):
+    """Tokens of a translation without its end; whether it ended because it was as long as allowed."""
+
+    tokens: list[int]
+    cut: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How texts are translated.
+
+    Args:
+        separator, eos: the tokens that begin and end a translation. suppress: others that are never written.
+        options: of the search.
+        group: lines of a document; 1: every line is alone.
+        carry: translate a document's lines from the state after those before, instead of all together.
+        batch_tokens: tokens of the sources that are translated at once.
+        max_tokens: of a line; None: 2 n + 20 for n tokens.
+    """
+
+    separator: int
+    eos: int
+    suppress: tuple[int, ...] = ()
+    options: BeamOptions = field(default_factory=lambda: BeamOptions(beams=1))
+    group: int = 1
+    carry: bool = False
+    batch_tokens: int = BATCH
+    max_tokens: int | None = None
+
+    def lines(self, network: Any, sources: Sequence[Tokens], progress: Progress | None = None) -> list[Translated]:
+        """One translation for every source, in their order. A source without tokens has one without tokens.
+
+        Args:
+            network: a translation model in evaluation mode.
+            sources: tokens without marks.
+        """
+        done: dict[int, Translated] = {}
+        full = [i for i, source in enumerate(sources) if len(source)]
+        documents = [
+            [i for i in full if begin <= i < begin + self.group] for begin in range(0, len(sources), self.group)
+        ] if self.group > 1 else [[i] for i in full]  # fmt: skip
+        documents = [document for document in documents if document]
+        translate = self._carried if self.carry and self.group > 1 else self._together
+        for i, found in translate(network, sources, documents):
+            done[i] = found
+            if progress:
+                progress.update(len(done))
+        return [done.get(i, Translated([], False)) for i in range(len(sources))]
+
+    def _together(
+        self, network: Any, sources: Sequence[Tokens], documents: list[list[int]]
+    ) -> Iterator[tuple[int, Translated]]:
+        """Documents as one text each; one whose translation has another number of lines is translated line by line."""
+        texts = [self._joined([sources[i] for i in document]) for document in documents]
+        alone: list[int] = []
+        for document, (tokens, cut) in zip(documents, self._alone(network, texts, self.group > 1), strict=True):
+            lines = _split(tokens, self.separator)
+            if len(lines) == len(document):
+                yield from ((i, Translated(line, cut)) for i, line in zip(document, lines, strict=True))
+            else:
+                alone += document
+        yield from zip(alone, self._alone(network, [sources[i] for i in alone], False), strict=True)
+
+    def _alone(self, network: Any, texts: list[Tokens], separators: bool) -> Iterator[Translated]:
+        never = self.suppress if separators else (*self.suppress, self.separator)
+        for best, *_ in translate_tokens(
+            network, texts, separator=self.separator, eos=self.eos, options=self.options, suppress=never,
+            batch_tokens=self.batch_tokens, max_tokens=self.max_tokens,
+        ):  # fmt: skip
+            yield self._ended(best)
+
+    def _ended(self, best: Any) -> Translated:
+        cut = best.reason == "length"
+        return Translated(list(best.tokens) if cut else list(best.tokens[:-1]), cut)
+
+    def _joined(self, lines: list[Tokens]) -> list[int]:
+        return [token for line in lines for token in (self.separator, *line)][1:]
+
+    @torch.no_grad()
+    def _carried(
+        self, network: Any, sources: Sequence[Tokens], documents: list[list[int]]
+    ) -> Iterator[tuple[int, Translated]]:
+        """Line by line, each from the state after the lines before it and their translations."""
+        device = next(network.parameters()).device
+        documents = sorted(documents, key=len, reverse=True)  # those that go on are the first rows
+        for begin in range(0, len(documents), DOCUMENTS):
+            some, state = documents[begin : begin + DOCUMENTS], None
+            for step in range(len(some[0])):
+                rows = [document[step] for document in some if len(document) > step]
+                if state is not None:
+                    state = select_rows(state, torch.arange(len(rows), device=device))
+                state = network.read_source(*_rectangle([sources[i] for i in rows], device), state)
+                first = torch.full((len(rows), 1), self.separator, device=device)
+                logits, state = network(first, state, last_only=True)
+                start = PromptState(((self.separator,),) * len(rows), logits[:, -1], state)
+                limits = [self.max_tokens or FACTOR * len(sources[i]) + MORE for i in rows]
+                never = (*self.suppress, self.separator)
+                found = beam_search(network, start, limits, self.options, ends=(self.eos,), suppress=never)
+                best = [self._ended(texts[0]) for texts in found]
+                written, mask = _rectangle([[*line.tokens, self.eos] for line in best], device)
+                _, state = network(written, state, mask=mask, last_only=True)
+                yield from zip(rows, best, strict=True)
+
+
+def _split(tokens: list[int], separator: int) -> list[list[int]]:
+    lines: list[list[int]] = [[]]
+    for token in tokens:
+        if token == separator:
+            lines.append([])
+        else:
+            lines[-1].append(token)
+    return lines
+
+
+def _rectangle(rows: Sequence[Tokens], device: Any) -> tuple[Tensor, Tensor]:
+    """Tokens (b, l), filled up at the end, and where they are, bool (b, l)."""
+    ids = pad_sequence([torch.tensor([int(token) for token in row]) for row in rows], batch_first=True)
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return ids.to(device), (torch.arange(ids.shape[1]) < lengths).to(device)

@@ -33,6 +33,8 @@ def save(model: Any, folder: Path, about: dict[str, Any]) -> str:
         _name_of_timm(model)
     if getattr(model, "registry_name", None) is not None:
         save_model(model, folder, about)
+        if hasattr(model, "tokenizer"):
+            model.tokenizer.save(folder)
         if about.get("kind") == "text":
             copy_tokenizer(about.get("tokenizer", ""), folder)
         return ""

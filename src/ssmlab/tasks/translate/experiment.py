@@ -50,7 +50,9 @@ def build(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, seed
             raise ModelError(f"{start} holds {type(network).__name__}, which does not translate; give another folder")
         if places:
             trained = network.state_dict()
-            network = create_model(network.registry_name, **(asdict(network.config) | places))
+            config_ = asdict(network.config) | {f"dropout_{place}": p for place, p in model.dropout}
+            config_["residual_dropout"] = config_["dropout_branch"]
+            network = create_model(network.registry_name, **config_)
             network.load_state_dict(trained)
     else:
         size = data.words[start].size
@@ -92,13 +94,16 @@ def translated(
 ) -> tuple[list[str], list[Translated]]:
     """A part's sources in the other language, as text and as tokens. The network is on its device."""
     start, progress = recipe.start_of(model), progress or Progress()
-    sources = data.tokens(part, start)[0]
+    sources = [
+        tokens if text.strip() else []  # a mark of OPUS-MT's is no text
+        for text, tokens in zip(data.pairs[part].sources, data.tokens(part, start)[0], strict=True)
+    ]
     progress.start(title, len(sources), unit="sentences", per_step=1)
     try:
         found = decoding_of(recipe, data, model, beams).lines(network.eval(), sources, progress)
     finally:
         progress.stop()
-    return [data.words[start].decode(one.tokens) for one in found], found
+    return [data.words[start].target.decode(one.tokens) for one in found], found
 
 
 def task_of(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, network: Any = None) -> Translate:
@@ -109,7 +114,8 @@ def task_of(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, ne
         lines, _ = translated(recipe, data, model, network, "val", beams=1)
         return validation_scores(data.sets["val"], lines)
 
-    return Translate(vocab_size=words.size, label_smoothing=recipe.training_of(model).label_smoothing, decode=decode)
+    smoothing, marks = recipe.training_of(model).label_smoothing, data.marks(recipe.start_of(model))
+    return Translate(vocab_size=words.size, label_smoothing=smoothing, marks=marks, decode=decode)
 
 
 def parts(
@@ -117,14 +123,15 @@ def parts(
 ) -> tuple[TrainingBatches, EvaluationBatches]:
     """Training and validation part, in batches."""
     config, start = recipe.training_of(model), recipe.start_of(model)
-    examples = joined(*data.tokens("train", start), config.documents, config.carry_state, recipe.data.split_seed)
-    train = TrainingBatches(*examples, config.tokens_per_batch, config.updates_per_evaluation)
+    how = (config.documents, config.carry_state, recipe.data.split_seed, data.marks(start))
+    examples = joined(*data.tokens("train", start), *how)
+    train = TrainingBatches(*examples, config.tokens_per_batch, config.updates_per_evaluation, data.marks(start))
     return train, _batches(recipe, data, model, "val")
 
 
 def _batches(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, part: str) -> EvaluationBatches:
-    most = recipe.training_of(model).tokens_per_batch
-    return EvaluationBatches(*data.tokens(part, recipe.start_of(model)), most)
+    most, start = recipe.training_of(model).tokens_per_batch, recipe.start_of(model)
+    return EvaluationBatches(*data.tokens(part, start), most, data.marks(start))
 
 
 def losses(

@@ -58,7 +58,8 @@ class Corpus:
     def sets(self) -> dict[str, EvaluationSet]:
         """The validation and the test part as scores take them."""
         return {
-            part: EvaluationSet(*self.pairs[part].sides, source=self.source, target=self.target) for part in ("val", "test")
+            part: EvaluationSet(*self.pairs[part].sides, source=self.source, target=self.target)
+            for part in ("val", "test")
         }
 
 
@@ -92,7 +93,9 @@ def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
     long = sum(max(len(s), len(t) + 1) > most for s, t in zip(*corpus.tokens("train", first), strict=True))
     if long:
         notes.append(f"{long:,} training pairs have more tokens than a batch ({most:,}) and are left out")
-    notes.append(f"{words[first].size:,} subwords, from the training pairs alone" if not first else f"subwords of {first}")
+    notes.append(
+        f"{words[first].size:,} subwords, from the training pairs alone" if not first else f"subwords of {first}"
+    )
     corpus.describe.update(
         found.describe()
         | {

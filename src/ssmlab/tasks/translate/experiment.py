@@ -109,9 +109,7 @@ def task_of(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, ne
         lines, _ = translated(recipe, data, model, network, "val", beams=1)
         return validation_scores(data.sets["val"], lines)
 
-    return Translate(
-        vocab_size=words.size, label_smoothing=recipe.training_of(model).label_smoothing, decode=decode
-    )
+    return Translate(vocab_size=words.size, label_smoothing=recipe.training_of(model).label_smoothing, decode=decode)
 
 
 def parts(

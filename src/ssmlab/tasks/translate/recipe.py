@@ -66,7 +66,9 @@ class TranslationModel(Table):
     def _fill(self):
         if self.name and kind_of(self.name) != "translation":
             known = list_models("translation")
-            raise ValueError(f"unknown translation model {self.name!r}{did_you_mean(self.name, known) or _among(known)}")
+            raise ValueError(
+                f"unknown translation model {self.name!r}{did_you_mean(self.name, known) or _among(known)}"
+            )
         if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
             folder = Path(self.weights)
             near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []

@@ -8,7 +8,7 @@ import pytest
 
 import ssmlab
 
-FUNCTIONS = {"create_model", "list_models", "load_model", "generate", "fit", "evaluate", "predict"}
+FUNCTIONS = {"create_model", "list_models", "load_model", "generate", "translate", "fit", "evaluate", "predict"}
 PACKAGES = {
     "adapt", "checkpoints", "compat", "core", "data", "experiments", "generation", "interpret", "models", "nn", "ops",
     "profiling", "reports", "robustness", "studies", "tasks", "training",

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from ssmlab.tasks.api import fit as fit
     from ssmlab.tasks.api import generate as generate
     from ssmlab.tasks.api import predict as predict
+    from ssmlab.tasks.translate.translator import translate as translate
 
 __version__ = "0.1.0"
 _FROM = {
     "create_model": "models", "list_models": "models", "load_model": "checkpoints.folder",
     "generate": "tasks.api", "fit": "tasks.api", "evaluate": "tasks.api", "predict": "tasks.api",
+    "translate": "tasks.translate.translator",
 }  # fmt: skip
 __all__ = [  # noqa: RUF022 - functions first; names are found by __getattr__
-    "create_model", "list_models", "load_model", "generate", "fit", "evaluate", "predict",
+    "create_model", "list_models", "load_model", "generate", "translate", "fit", "evaluate", "predict",
     "adapt", "checkpoints", "compat", "core", "data", "experiments", "generation", "interpret", "models", "nn", "ops",
     "profiling", "reports", "robustness", "studies", "tasks", "training",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Beam search: what a plain search without early stop finds, what an exhaustive one finds, and every row as if alone."""
+"""Beam search: what a search without a stop finds, what an exhaustive one finds, and every row as if alone."""
 
 import itertools
 from types import SimpleNamespace

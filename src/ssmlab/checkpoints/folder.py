@@ -21,6 +21,7 @@ from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.registry import create_model
 from ssmlab.models.registry import kind_of as kind_of_name
+from ssmlab.models.seq2seq.marian import marks
 from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 
@@ -92,6 +93,8 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
     elif kind in ("language", "translation"):
         about = folder / PREPROCESS
         model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}
+        if kind == "translation" and not preprocess:  # of transformers
+            preprocess = marks(read_object(folder / CONFIG))
     else:
         model, preprocess = _load_network(folder)
     model.preprocess_config = preprocess | {"folder": str(folder)}

@@ -29,6 +29,7 @@ from ssmlab.cli import (
     run,
     segment,
     sweep,
+    translate,
 )
 from ssmlab.core.errors import UserError
 
@@ -48,6 +49,7 @@ app.command("classify")(classify.classify)
 app.command("segment")(segment.segment)
 app.command("plan")(plan.plan)
 app.command("generate")(generate.generate)
+app.command("translate")(translate.translate)
 app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)

@@ -273,7 +273,7 @@ class _Text:
 
 
 def likeliest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and places of the k largest of every row (r, n), largest first, equal ones in the order of their places."""
+    """Values and places of the k largest of every row (r, n), largest first, equal ones in the order of places."""
     values, places = scores.topk(k, 1)
     if k < scores.shape[1] and bool(((scores >= values[:, -1:]).sum(1) > k).any()):
         values, places = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))  # topk may take any

@@ -92,16 +92,29 @@ def generate(
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1 and max_tokens:
         options = BeamOptions(beams=beams, length_penalty=length_penalty)
-        given = None if decode is None else [row.stream for row in rows if row.stream]
-        found = beam_search(
-            model, reading, [max_tokens] * len(rows), options, ends=ends, process=sampling.processor(), streams=given
-        )
-        for row, (best,) in zip(rows, found, strict=True):
-            row.take_all(list(zip(best.tokens, best.logprobs, strict=True)))
+        _search(model, reading, rows, max_tokens, options, ends, sampling)
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
         _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)), logprobs)
     return [row.result() for row in rows]
+
+
+def _search(
+    model: Any,
+    reading: PromptState,
+    rows: list[_Row],
+    max_tokens: int,
+    options: BeamOptions,
+    ends: Collection[int],
+    sampling: Sampling,
+) -> None:
+    """The best text of every row by beam search."""
+    limits, process = [max_tokens] * len(rows), sampling.processor()
+    streams = [row.stream for row in rows if row.stream is not None]
+    found = beam_search(model, reading, limits, options, ends=ends, process=process, streams=streams)
+    for row, (best,) in zip(rows, found, strict=True):
+        for token, log in zip(best.tokens, best.logprobs, strict=True):
+            row.take(token, log)
 
 
 def _write(
@@ -175,11 +188,6 @@ class _Row:
         if not going_on and self.stream is not None:
             self._tell(self.stream.end())
         return going_on
-
-    def take_all(self, tokens: list[tuple[int, float]]) -> None:
-        """The tokens of a text that is complete."""
-        for token, log in tokens:
-            self.take(token, log)
 
     def result(self) -> Generated:
         """What was written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import BeamOptions, Hypothesis, beam_search
 from ssmlab.generation.prompt_state import PromptState
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 BATCH = 1024  # tokens of the sources of a batch, padding counted
 LEAST = 24  # tokens that a short source counts as: its translations take room too
@@ -76,13 +74,15 @@ def score_tokens(
     """Logarithms of the probabilities of given translations' tokens, their end last.
 
     Args:
-        pairs: tokens of a source, which is not empty, and of a translation, without marks.
+        pairs: tokens of a source and of a translation, without marks.
     Yields:
-        For every pair as many logarithms as the translation has tokens, and one more.
+        For every pair as many logarithms as the translation has tokens, and one more; none for an empty source.
     """
 
     @torch.no_grad()
     def score(batch: list[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        if not len(batch[0][0]):
+            return [[] for _ in batch]
         source, seen = _rectangle(model, [source for source, _ in batch])
         tokens, mask = _rectangle(model, [[separator, *target] for _, target in batch])
         labels, _ = _rectangle(model, [[*target, eos] for _, target in batch])
@@ -91,7 +91,7 @@ def score_tokens(
         logs = wide.log_softmax(-1).gather(-1, labels[..., None])[..., 0].tolist()
         return [row[len(row) - len(target) - 1 :] for row, (_, target) in zip(logs, batch, strict=True)]
 
-    return in_order(pairs, lambda pair: len(pair[0]) + len(pair[1]), score, batch_tokens)
+    return in_order(pairs, lambda pair: len(pair[0]) and len(pair[0]) + len(pair[1]), score, batch_tokens)
 
 
 @torch.no_grad()
@@ -114,8 +114,8 @@ def begin(model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequen
 
 
 def in_order(
-    items: Iterable[Item], length: Callable[[Item], int], work: Callable[[list[Item]], list[Result]], most: int
-) -> Iterator[Result]:
+    items: Iterable[Any], length: Callable[[Any], int], work: Callable[[list[Any]], list[Any]], most: int
+) -> Iterator[Any]:
     """What `work` makes of items, in their order, worked on in batches of about the same length.
 
     Args:
@@ -134,7 +134,8 @@ def in_order(
                 break
         if not some:
             return
-        window, done, following = min(2 * window, WINDOW), {}, 0
+        window, following = min(2 * window, WINDOW), 0
+        done: dict[int, Any] = {}
         order = sorted(range(len(some)), key=lambda i: length(some[i]))
         batch: list[int] = []
         for i, after in zip(order, [*order[1:], None], strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmlab.core.errors import ModelError
 from ssmlab.core.text import did_you_mean
-from ssmlab.models.entry import KINDS, TIMM, Family, ModelEntry, Preset
+from ssmlab.models.entry import FOLDERS, KINDS, TIMM, Family, ModelEntry, Preset
 
 if TYPE_CHECKING:
     from ssmlab.models.rules import Original
@@ -146,6 +146,7 @@ FAMILIES = (
         "translation_transformer",
         "translation",
         _arms("translation_transformer", "Transformer encoder and decoder, as Marian's"),
+        originals={"marian": "marian"},
     ),
     Family(
         "translation_mamba_encdec",
@@ -164,7 +165,7 @@ FAMILIES = (
     ),
 )
 MODELS: dict[str, ModelEntry] = {name: entry for family in FAMILIES for name, entry in family.entries().items()}
-_ORIGINALS = {name: f"{family.kind}.{file}" for family in FAMILIES for name, file in family.originals.items()}
+_ORIGINALS = {name: f"{FOLDERS[family.kind]}.{file}" for family in FAMILIES for name, file in family.originals.items()}
 ORIGINALS = tuple(sorted(_ORIGINALS))
 
 

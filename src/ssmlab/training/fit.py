@@ -84,8 +84,8 @@ def fit(
         model, task: any module, and what a batch and its outputs mean.
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. With `begin_epoch(number)` the training part may
-            change between epochs, and `begin_training(seed)` tells it the seed before the first; where it has `streams`, it is read in its order, so many items at a time: 1, where
-            an item is a whole batch.
+            change between epochs, and `begin_training(seed)` tells it the seed before the first. Where it has
+            `streams`, it is read in its order, so many items at a time: 1, where an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
         folder: for checkpoints and gradients.npz; None writes no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-NOUNS = (("dog", "chien"), ("cat", "chat"), ("man", "homme"), ("boy", "garçon"), ("horse", "cheval"), ("bird", "oiseau"))
+NOUNS = (
+    ("dog", "chien"),
+    ("cat", "chat"),
+    ("man", "homme"),
+    ("boy", "garçon"),
+    ("horse", "cheval"),
+    ("bird", "oiseau"),
+)
 COLOURS = (("white", "blanc"), ("black", "noir"), ("red", "rouge"), ("young", "jeune"), ("tall", "grand"))
 VERBS = (("sees", "voit"), ("follows", "suit"), ("likes", "aime"), ("hears", "entend"), ("finds", "trouve"))
 PLACES = (("here", "ici"), ("there", "là"), ("today", "aujourd'hui"), ("outside", "dehors"))

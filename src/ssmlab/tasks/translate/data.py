@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab.checkpoints.find import PREPROCESS
 from ssmlab.core.errors import DataError
-from ssmlab.core.files import write_atomically
+from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress
 from ssmlab.data.pairs.reader import PairData, Pairs, read_pairs
 from ssmlab.data.pairs.subwords import Subwords, load_subwords, train_subwords, vocabulary_size
@@ -79,14 +80,11 @@ def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
             pairs[part] = pairs[part].take(range(min(config.limit, len(pairs[part]))))
         notes.append(f"at most {config.limit:,} pairs of the validation and of the test part are used")
     starts = list(dict.fromkeys(recipe.start_of(model) for model in recipe.models))
-    words = {start: _vocabulary(recipe, pairs["train"], start, progress) for start in starts}
-    corpus = Corpus(
-        pairs=pairs,
-        source=found.source if found.source != "source" else "",
-        target=found.target if found.target != "target" else "",
-        words=words,
-        describe={},
+    source, target = (
+        "" if code == side else code for code, side in ((found.source, "source"), (found.target, "target"))
     )
+    words = {start: _vocabulary(recipe, pairs["train"], start, (source, target), progress) for start in starts}
+    corpus = Corpus(pairs=pairs, source=source, target=target, words=words, describe={})
     first, most = starts[0], recipe.training.tokens_per_batch
     counts = {part: len(both) for part, both in pairs.items()}
     tokens = {part: tuple(int(sum(map(len, side))) for side in corpus.tokens(part, first)) for part in pairs}
@@ -125,11 +123,23 @@ def _generated() -> PairData:
     )  # fmt: skip
 
 
-def _vocabulary(recipe: Any, train: Pairs, start: str, progress: Progress) -> Subwords:
-    """That of the model that is started from, else one that is learned from the training part, or was before."""
-    if start:
-        return load_subwords(Path(start) if Path(start).is_dir() else local_folder(start))
+def _vocabulary(recipe: Any, train: Pairs, start: str, languages: tuple[str, str], progress: Progress) -> Subwords:
+    """That of the model that is started from, else one that is learned from the training part, or was before.
+
+    Raises:
+        DataError: the model translates other languages than the data have.
+    """
     config = recipe.data
+    if start:
+        folder = Path(start) if Path(start).is_dir() else local_folder(start)
+        about = read_json(folder / PREPROCESS)
+        trained, given = ((about.get("source", ""), about.get("target", "")), languages)
+        if all(trained) and all(given) and trained != given:
+            raise DataError(
+                f"{start} translates {trained[0]} to {trained[1]}, the data are {given[0]} to {given[1]}; give "
+                f"data.source={trained[0]} data.target={trained[1]}, or another model"
+            )
+        return load_subwords(folder)
     size = vocabulary_size(len(train)) if config.vocabulary == "auto" else config.vocabulary
     digest = hashlib.sha256(f"{FORM} {size}\n".encode())
     for text in (*train.sources, *train.targets):

@@ -146,8 +146,8 @@ class TranslationRecipe(AnyRecipe):
     """A run of translation models: trained, chosen by BLEU on the validation part, tested once."""
 
     forms: ClassVar[str] = (
-        "a folder with train, val and test of two languages, such as Multi30k's, the beginning of two files' names such "
-        "as europarl-v7.fr-en, a file of tab-separated pairs, or generated"
+        "a folder with train, val and test of two languages, such as Multi30k's, the beginning of two files' names, "
+        "such as europarl-v7.fr-en, a file of tab-separated pairs, or generated"
     )
     adapts: ClassVar[bool] = True
 

@@ -1,0 +1,207 @@
+"""Translating with a finished model: texts, and lines of files, as many out as in."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ssmlab.core.device import choose_compute
+from ssmlab.core.errors import UserError
+from ssmlab.data.pairs.subwords import load_subwords
+from ssmlab.generation.beams import BeamOptions, Hypothesis
+from ssmlab.generation.translate import BATCH, score_tokens, translate_tokens
+from ssmlab.tasks.opening import open_model
+
+# Where a sentence ends: after . ! ? … and what closes around them, before a blank. Abbreviations end one too.
+SENTENCE = re.compile(r"(?<=[.!?…])[\"'»”’)\]]*(\s+)(?=\S)|(?<=[。！？])(?=\S)")
+
+
+class Translation(NamedTuple):
+    """What a text became.
+
+    text: empty for a text that is empty or blank, which no model sees.
+    score: sum of the logarithms of its tokens' probabilities, the end counted, by n^length_penalty.
+    reason: "eos", or "length" where it reached the limit.
+    tokens: the new ones, the end included. logprobs: of each.
+    others: further translations of an n-best list, the best first.
+    """
+
+    text: str
+    score: float
+    reason: str
+    tokens: list[int]
+    logprobs: list[float]
+    others: tuple[Translation, ...] = ()
+
+
+def translate(
+    model: Any,
+    texts: str | Iterable[str],
+    *,
+    tokenizer: Any = None,
+    beams: int = 5,
+    nbest: int = 1,
+    length_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    max_tokens: int | None = None,
+    source_prefix: str = "",
+    target_prefix: str = "",
+    paragraphs: bool = False,
+    batch_tokens: int = BATCH,
+    device: str | None = None,
+) -> list[Translation]:
+    """Translate texts; of every text its translation, in order.
+
+        translate("runs/multi30k", ["A dog runs."])[0].text
+
+    Args:
+        model: a translation model, what `fit` returned, or a folder.
+        texts: one, or any number of them.
+        tokenizer: an object with `encode` and `decode`, or its file; None takes the model's own.
+        beams, nbest, length_penalty, no_repeat_ngram: as in `BeamOptions`.
+        max_tokens: of a translation; None: 2 n + 20 for n tokens.
+        source_prefix: comes before every text, as the name of a language does. target_prefix: what every translation
+            begins with.
+        paragraphs: translate sentence by sentence, and join them.
+        batch_tokens: tokens of the texts that are translated at once; more need more memory.
+    Raises:
+        UserError: the model translates nothing, or an option is out of range.
+    """
+    opened = open_translator(model, tokenizer=tokenizer, device=device)
+    options = BeamOptions(beams=beams, nbest=nbest, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram)
+    found = opened.translate(
+        [texts] if isinstance(texts, str) else texts, options, max_tokens=max_tokens, source_prefix=source_prefix,
+        target_prefix=target_prefix, paragraphs=paragraphs, batch_tokens=batch_tokens,
+    )  # fmt: skip
+    return list(found)
+
+
+def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = None) -> Translator:
+    """A translation model that is ready to translate.
+
+    Args:
+        model, tokenizer: as for `translate`.
+        device: "cpu", "cuda" or "mps"; None takes the fastest.
+    Raises:
+        UserError: the model translates nothing, or nothing says which tokens it has.
+    """
+    opened = open_model(model)
+    network, about = opened.network, opened.about
+    if not hasattr(network, "read_source"):
+        raise UserError(
+            f"translate needs a translation model, got {type(network).__name__}; train one with "
+            "`ssmlab run translation/own_files`"
+        )
+    if tokenizer is None or isinstance(tokenizer, str | Path):
+        place = tokenizer or about.get("folder")
+        if place is None:
+            raise UserError("nothing says what the model's tokens are; give tokenizer=, an object or a tokenizer.json")
+        tokenizer = load_subwords(place)
+    separator, eos = about.get("separator_id", 1), about.get("eos", 2)
+    network = network.to(choose_compute(device or "auto", "float32").device).eval()
+    return Translator(network, tokenizer, separator, eos, tuple(about.get("suppress", (0, separator))))
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A translation model and its tokens.
+
+    separator: begins a translation. eos: ends it. suppress: tokens that are never written.
+    """
+
+    network: Any
+    tokenizer: Any
+    separator: int
+    eos: int
+    suppress: tuple[int, ...] = ()
+
+    def translate(
+        self,
+        texts: Iterable[str],
+        options: BeamOptions | None = None,
+        *,
+        max_tokens: int | None = None,
+        source_prefix: str = "",
+        target_prefix: str = "",
+        paragraphs: bool = False,
+        batch_tokens: int = BATCH,
+    ) -> Iterator[Translation]:
+        """The translation of every text, as soon as those of all before it are there; see `translate`."""
+        choices = options or BeamOptions()
+        if paragraphs and choices.nbest > 1:
+            raise UserError(f"nbest={choices.nbest} is of single sentences; leave out paragraphs")
+        parts: deque[int] = deque()  # sentences of the texts that were read and not yet written
+
+        def sources() -> Iterator[list[int]]:
+            for text in texts:
+                pieces = sentences(text) if paragraphs else [text]
+                parts.append(len(pieces))
+                yield from (self._tokens(source_prefix, piece) for piece in pieces)
+
+        prefix = self.tokenizer.encode(target_prefix) if target_prefix else []
+        found = translate_tokens(
+            self.network, sources(), separator=self.separator, eos=self.eos, options=choices, prefix=prefix,
+            suppress=self.suppress, max_tokens=max_tokens, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        for first in found:
+            pieces = [first, *(next(found) for _ in range(parts.popleft() - 1))]
+            if len(pieces) > 1:
+                yield _joined([self._translation(best, prefix) for best, *_ in pieces], choices.length_penalty)
+            else:
+                best, *others = (self._translation(one, prefix) for one in first)
+                yield best._replace(others=tuple(others))
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        length_penalty: float = 1.0,
+        *,
+        source_prefix: str = "",
+        batch_tokens: int = BATCH,
+    ) -> Iterator[Translation]:
+        """How likely the model finds given translations, of pairs (source, translation), in order. To a blank source
+        there is nothing to say: its translation is empty."""
+        waiting: deque[tuple[str, list[int]]] = deque()
+
+        def tokens() -> Iterator[tuple[list[int], list[int]]]:
+            for source, target in pairs:
+                own = self._tokens(source_prefix, source)
+                words = list(map(int, self.tokenizer.encode(target))) if own and target else []
+                waiting.append((target if own else "", words))
+                yield own, words
+
+        marks = {"separator": self.separator, "eos": self.eos}
+        for logs in score_tokens(self.network, tokens(), **marks, batch_tokens=batch_tokens):
+            text, words = waiting.popleft()
+            total = sum(logs) / max(1, len(logs)) ** length_penalty
+            yield Translation(text, total, "eos", [*words, self.eos] if logs else [], logs)
+
+    def _tokens(self, prefix: str, text: str) -> list[int]:
+        """Of a text that is not blank."""
+        return list(map(int, self.tokenizer.encode(prefix + text))) if text.strip() else []
+
+    def _translation(self, found: Hypothesis, prefix: list[int]) -> Translation:
+        words = found.tokens[:-1] if found.reason == "eos" else found.tokens
+        text = self.tokenizer.decode([*prefix, *words]) if found.tokens else ""
+        return Translation(text, found.score, found.reason, found.tokens, found.logprobs)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a paragraph, at least one text: a rule for many languages, which no abbreviation is known to."""
+    pieces, begin = [], 0
+    for match in SENTENCE.finditer(text):
+        pieces.append(text[begin : match.start(1) if match[1] else match.end()])
+        begin = match.end()
+    return [*pieces, text[begin:]]
+
+
+def _joined(parts: list[Translation], length_penalty: float) -> Translation:
+    """The translation of a paragraph from those of its sentences."""
+    tokens, logs = ([item for part in parts for item in part[place]] for place in (3, 4))
+    score = sum(logs) / max(1, len(logs)) ** length_penalty
+    reason = "length" if any(part.reason == "length" for part in parts) else "eos"
+    return Translation(" ".join(part.text for part in parts if part.text), score, reason, tokens, logs)

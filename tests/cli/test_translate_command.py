@@ -1,0 +1,128 @@
+"""`ssmlab translate`: as many lines out as in, whatever is in them; one line for a mistake."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from calling import call
+
+from ssmlab.data.pairs.subwords import train_subwords
+from ssmlab.models import create_model
+from ssmlab.models.language.language_model import LanguageModel
+from ssmlab.tasks.opening import Opened
+from ssmlab.tasks.translate import translator
+
+HOSTILE = b"\n".join(
+    [b"\xef\xbb\xbf", b"A dog runs.\r", b"two\xe2\x80\xa8separators\x0b\x0c\xc2\x85 in a line", b"a\ttab", b"\0", b"",
+     b" \t ", b"\xff\xfe\x80 no UTF-8", "🐕 läuft".encode(), b"J", "собака бежит".encode(), b"</s> <pad>", b"y" * 3000,
+     b"\r", b"no last line feed"]
+)  # fmt: skip
+BLANK = [0, 5, 6, 13]
+
+
+class Reader(LanguageModel):
+    """A language model that reads the source as it reads any text."""
+
+    def read_source(self, source, mask=None):
+        _, state = self.backbone(self.backbone.embedding(source), mask=mask)
+        return state
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of bytes in a folder, where line feeds are likely."""
+    torch.manual_seed(0)
+    model = create_model("mamba_lm_test", vocab_size=259).eval()
+    model.__class__ = Reader
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.mul_(1 if key.endswith("dt_bias") else 3)
+        model.lm_head.weight[[2, 13]] *= 2
+    place = tmp_path_factory.mktemp("models")
+    train_subwords(["abc"], 259).save(place)
+    model.preprocess_config = {"folder": str(place), "separator_id": 1, "eos": 2}
+    return place, model
+
+
+@pytest.fixture
+def translate(folder, capsysbinary, monkeypatch):
+    """Calls the command; returns the bytes that it printed."""
+    place, model = folder
+    monkeypatch.setattr(translator, "open_model", lambda path: Opened(model, "translate", model.preprocess_config))
+
+    def called(*arguments, code=0, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin), isatty=lambda: False))
+        assert call("translate", place, "--device", "cpu", "--max-tokens", 12, *arguments) == code
+        return capsysbinary.readouterr()
+
+    return called
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_hostile_file_keeps_its_lines(translate, tmp_path, end):
+    (tmp_path / "in").write_bytes(HOSTILE + end)
+    printed = translate(tmp_path / "in", "--beams", 2)
+    lines, sources = printed.out.split(b"\n"), (HOSTILE + end).split(b"\n")
+    assert len(lines) == len(sources) and printed.out.endswith(b"\n") == bool(end)
+    assert [line.endswith(b"\r") for line in lines] == [source.endswith(b"\r") for source in sources]
+    assert not any(lines[i].strip(b"\r") for i in BLANK) and sum(map(bool, lines)) > 8
+    assert printed.err.startswith(b"15 lines, ")
+    translate(tmp_path / "in", "--beams", 2, "--out", tmp_path / "out", "--batch-tokens", 1)
+    assert (tmp_path / "out").read_bytes() == printed.out
+    assert translate("--beams", 2, stdin=HOSTILE + end).out == printed.out
+    for source, line in list(zip(sources, lines))[:6]:
+        assert translate("--beams", 2, stdin=source.removeprefix(b"\xef\xbb\xbf") + b"\n").out == line + b"\n"
+
+
+def test_nothing_is_nothing_and_no_line_feed_is_written_inside_a_line(translate, folder):
+    assert translate(stdin=b"").out == b"" and translate(stdin=b"\n\n").out == b"\n\n"
+    with torch.no_grad():
+        weight = folder[1].lm_head.weight
+        kept = weight.clone()
+        weight[:] = 0
+        weight[13] = 100 * kept[13]
+    try:
+        assert translate("--beams", 1, stdin=b"abc\nd\n").out.count(b"\n") == 2
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_scores_lists_and_given_translations(translate, tmp_path):
+    (tmp_path / "in").write_bytes(b"A dog runs.\n\nJ\n")
+    plain = translate(tmp_path / "in").out.split(b"\n")
+    rows = [line.split(b"\t", 1) for line in translate(tmp_path / "in", "--scores").out.split(b"\n")[:-1]]
+    assert [text for _, text in rows] == plain[:-1] and float(rows[1][0]) == 0 and float(rows[0][0]) < 0
+    lists = [json.loads(line) for line in translate(tmp_path / "in", "--nbest", 3).out.split(b"\n")[:-1]]
+    assert [len(row["nbest"]) for row in lists] == [3, 1, 3]
+    assert lists[0]["text"] == lists[0]["nbest"][0]["text"] and lists[0]["score"] == pytest.approx(
+        float(rows[0][0]), abs=1e-6
+    )
+    (tmp_path / "given").write_bytes(b"un chien\n\nJ\n")
+    scores = translate(tmp_path / "in", "--force", tmp_path / "given").out.split(b"\n")[:-1]
+    assert len(scores) == 3 and float(scores[0]) < 0 and float(scores[1]) == 0
+
+
+def test_mistakes_are_one_line(translate, tmp_path):
+    (tmp_path / "in").write_bytes(b"a\nb\n")
+    (tmp_path / "short").write_bytes(b"a\n")
+    (tmp_path / "wide").write_bytes("a\n".encode("utf-16"))
+    for arguments, message in (
+        ([tmp_path / "none"], "is not there; give a text"),
+        ([tmp_path], "is a folder; give a text"),
+        ([tmp_path / "wide"], "is UTF-16; save it as UTF-8"),
+        ([tmp_path / "in", "--force", tmp_path / "short"], "has 2 lines"),
+        (["--force", tmp_path / "short"], "--force needs the FILE"),
+        ([tmp_path / "in", "--nbest", 3, "--beams", 2], "--nbest 3 needs as many beams, got --beams 2"),
+        ([tmp_path / "in", "--nbest", 2, "--paragraphs"], "leave out --paragraphs"),
+        ([tmp_path / "in", "--out", tmp_path], "is a folder; name a file"),
+        ([tmp_path / "in", "--out", tmp_path / "no" / "out"], "is in no folder that is there"),
+        ([tmp_path / "in", "--out", tmp_path / "in"], "is the file that is read"),
+    ):
+        error = translate(*arguments, code=2).err.decode()
+        assert message in error and error.count("\n") == 1, error
+    assert (tmp_path / "in").read_bytes() == b"a\nb\n"

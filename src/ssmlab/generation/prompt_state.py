@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError, ShapeError
+from ssmlab.nn.cross_attention import CrossKeys
 
 CHUNK = 1024  # tokens read at once; more are not faster, and activations are the memory of a long prompt
 
@@ -112,8 +113,15 @@ def select_rows(state: Any, index: Tensor, sentences: Sequence[int] | None = Non
     Args:
         state: a tensor whose first axis are the rows, or a tuple of states.
         index: (r,), the rows.
-        sentences: where several rows share what they see of a source, the sources that the rows are of, in order.
+        sentences: the sources that these rows are of, in order, each as often as the others; keys of sources, which
+            several rows share, are kept once. None: every row has its own.
     """
+    if isinstance(state, CrossKeys):
+        if sentences is not None:
+            if len(sentences) == len(state.k):
+                return state
+            index = torch.tensor(sentences, device=index.device)
+        return CrossKeys(*(part.index_select(0, index) for part in state))
     if isinstance(state, Tensor):
         return state.index_select(0, index)
     parts = [select_rows(part, index, sentences) for part in state]

@@ -21,6 +21,7 @@ TASK_OF = {
     "segmentation": "segment",
     "language": "language",
     "sequence_classifier": "classify_sequence",
+    "translation": "translate",
 }
 
 
@@ -66,6 +67,7 @@ def kind_of_network(model: Any) -> str:
     """The kind of a module, as `checkpoints.find` has them; "" where nothing says it."""
     if isinstance(model, SequenceClassifier):
         return "sequence_classifier"
+    kind = kind_of(getattr(model, "registry_name", None))
     if isinstance(model, LanguageModel):
-        return "language"
-    return kind_of(getattr(model, "registry_name", None)) or ("vision" if getattr(model, "default_cfg", None) else "")
+        return kind or "language"
+    return kind or ("vision" if getattr(model, "default_cfg", None) else "")

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import UserError
-from ssmlab.data.pairs.subwords import load_subwords
+from ssmlab.data.pairs.subwords import SEP, load_subwords
 from ssmlab.generation.beams import BeamOptions, Hypothesis
 from ssmlab.generation.translate import BATCH, score_tokens, translate_tokens
+from ssmlab.tasks.items import name_of
 from ssmlab.tasks.opening import open_model
 
 # Where a sentence ends: after . ! ? … and what closes around them, before a blank. Abbreviations end one too.
@@ -61,7 +62,7 @@ def translate(
     Args:
         model: a translation model, what `fit` returned, or a folder.
         texts: one, or any number of them.
-        tokenizer: an object with `encode` and `decode`, or its file; None takes the model's own.
+        tokenizer: an object with `encode`, `decode` and `eos`, or its file; None takes the model's own.
         beams, nbest, length_penalty, no_repeat_ngram: as in `BeamOptions`.
         max_tokens: of a translation; None: 2 n + 20 for n tokens.
         source_prefix: comes before every text, as the name of a language does. target_prefix: what every translation
@@ -91,9 +92,9 @@ def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = N
     """
     opened = open_model(model)
     network, about = opened.network, opened.about
-    if not hasattr(network, "read_source"):
+    if opened.task != "translate":
         raise UserError(
-            f"translate needs a translation model, got {type(network).__name__}; train one with "
+            f"translate needs a translation model, got {name_of(network)}; train one with "
             "`ssmlab run translation/own_files`"
         )
     if tokenizer is None or isinstance(tokenizer, str | Path):
@@ -101,9 +102,10 @@ def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = N
         if place is None:
             raise UserError("nothing says what the model's tokens are; give tokenizer=, an object or a tokenizer.json")
         tokenizer = load_subwords(place)
-    separator, eos = about.get("separator_id", 1), about.get("eos", 2)
+    separator, eos = about.get("separator_id", getattr(tokenizer, "sep", SEP)), about.get("eos", tokenizer.eos)
+    suppress = tuple({separator, getattr(tokenizer, "pad", separator)} - {eos})
     network = network.to(choose_compute(device or "auto", "float32").device).eval()
-    return Translator(network, tokenizer, separator, eos, tuple(about.get("suppress", (0, separator))))
+    return Translator(network, tokenizer, separator, eos, suppress)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Translator:
                 parts.append(len(pieces))
                 yield from (self._tokens(source_prefix, piece) for piece in pieces)
 
-        prefix = self.tokenizer.encode(target_prefix) if target_prefix else []
+        prefix = list(map(int, self._target.encode(target_prefix))) if target_prefix else []
         found = translate_tokens(
             self.network, sources(), separator=self.separator, eos=self.eos, options=choices, prefix=prefix,
             suppress=self.suppress, max_tokens=max_tokens, batch_tokens=batch_tokens,
@@ -170,7 +172,7 @@ class Translator:
         def tokens() -> Iterator[tuple[list[int], list[int]]]:
             for source, target in pairs:
                 own = self._tokens(source_prefix, source)
-                words = list(map(int, self.tokenizer.encode(target))) if own and target else []
+                words = list(map(int, self._target.encode(target))) if own and target else []
                 waiting.append((target if own else "", words))
                 yield own, words
 
@@ -180,13 +182,18 @@ class Translator:
             total = sum(logs) / max(1, len(logs)) ** length_penalty
             yield Translation(text, total, "eos", [*words, self.eos] if logs else [], logs)
 
+    @property
+    def _target(self) -> Any:
+        """The tokens of translations, which OPUS-MT's models have apart."""
+        return getattr(self.tokenizer, "target", self.tokenizer)
+
     def _tokens(self, prefix: str, text: str) -> list[int]:
         """Of a text that is not blank."""
         return list(map(int, self.tokenizer.encode(prefix + text))) if text.strip() else []
 
     def _translation(self, found: Hypothesis, prefix: list[int]) -> Translation:
         words = found.tokens[:-1] if found.reason == "eos" else found.tokens
-        text = self.tokenizer.decode([*prefix, *words]) if found.tokens else ""
+        text = self._target.decode([*prefix, *words]) if found.tokens else ""
         return Translation(text, found.score, found.reason, found.tokens, found.logprobs)
 
 

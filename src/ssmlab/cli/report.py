@@ -8,6 +8,12 @@ import typer
 
 def report(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")],
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Further runs of translation models, for scores by size and training pairs.", metavar="[RUN]..."
+        ),
+    ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Make the report of a run again and print who won."""
@@ -16,7 +22,7 @@ def report(
     from ssmlab.tasks.table import report_of
 
     folder = find_run(run)
-    page = write_report(folder, report_of)
+    page = write_report(folder, report_of, [find_run(other) for other in others or ()])
     show_result(folder)
     if open_:
         typer.launch(page.resolve().as_uri())

@@ -1,9 +1,10 @@
 """One self-contained page about a run: the answer first, then everything that it rests on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.reports import gradients, lengths, plots, provenance, sections, series
 from ssmlab.reports.caveats import judged
@@ -15,18 +16,22 @@ from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner
 
 
-def write_report(run_folder: Path, report_of: ReportOf) -> Path:
+def write_report(run_folder: Path, report_of: ReportOf, others: Sequence[Path] = ()) -> Path:
     """Make runs/<name>/report.html and plots/*.svg from what the run has written so far.
 
     Args:
         run_folder: with records.jsonl and run.json; predictions, samples and the recipe are used where they are.
         report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
+        others: folders of runs of the same task that the page sets next to it.
     Returns:
         The path of the page. It holds its style, plots and images, needs no script and no network.
     Raises:
-        UserError: the folder is no run's, or what is in it is damaged.
+        UserError: a folder is no run's, what is in it is damaged, or the task's page has no place for other runs.
     """
     run = load_run(run_folder, report_of)
+    run.others = [load_run(folder, report_of, whole=False) for folder in others]
+    if others and not all(each.task.several and each.task is run.task for each in (run, *run.others)):
+        raise UserError("a page of several runs is made of runs of translation models alone; give one run")
     verdict = judged(run)
     drawn = draw(run, verdict)
     for plot in drawn.values():

@@ -59,6 +59,7 @@ class Run:
         info: run.json; `labels` the models in the order of the recipe, `titles` what people call them.
         predictions: label -> seed -> Predictions. With one seed, the key may be None.
         problems: what is missing or unreadable, one sentence each.
+        others: runs that the page sets next to this one.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Run:
     samples: list[Sample]
     recipe: str | None
     problems: list[str] = field(default_factory=list)
+    others: list["Run"] = field(default_factory=list)
 
     @cached_property
     def finals(self) -> "Finals":

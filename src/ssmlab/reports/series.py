@@ -69,7 +69,7 @@ def curves(run: Run, metric: str) -> list[Line]:
             points.setdefault((r.model, r.split, r.seed), {})[r.step] = r.value
         elif r.metric == "epoch":
             epochs.setdefault((r.model, r.seed), {})[r.step] = r.value
-    by_epoch = bool(points) and all(len(epochs.get((m, seed), {})) > 1 for m, _, seed in points)
+    by_epoch = not run.task.by_updates and all(len(epochs.get((m, seed), {})) > 1 for m, _, seed in points)
     lines = []
     for (label, split, seed), values in sorted(points.items(), key=lambda item: run.labels.index(item[0][0])):
         steps = np.array(sorted(values))

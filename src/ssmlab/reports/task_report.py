@@ -48,6 +48,8 @@ class TaskReport:
         resampled: what differences are resampled over, if not the items.
         not_compared: headline and detail where no model is better than another.
         notes: metrics, name and text of further lines on how numbers were made, where one of the metrics is there.
+        by_updates: learning curves are drawn against updates, not against epochs.
+        several: the page may have further runs, `Run.others`, next to the run that it is about.
         plots: functions of a `Run`, each a list of plots.
         sections: name, heading and function of a `Run` and the plots by name; after the learning curves.
     """
@@ -60,6 +62,8 @@ class TaskReport:
     resampled: str = ""
     not_compared: tuple[str, str] | None = None
     notes: tuple[tuple[frozenset[str], str, str], ...] = ()
+    by_updates: bool = False
+    several: bool = False
     plots: tuple[Callable[[Any], list], ...] = ()
     sections: tuple[tuple[str, str, Callable[[Any, dict], Any]], ...] = ()
 

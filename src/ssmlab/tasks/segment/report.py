@@ -4,21 +4,22 @@ import base64
 import json
 from pathlib import Path
 
-import numpy as np
-
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.reports import theme
+from ssmlab.reports import seconds
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.primary_metric import PrimaryMetric, signed
 from ssmlab.reports.run_folder import Run
-from ssmlab.reports.sections import figure, legend
+from ssmlab.reports.seconds import Curve
 from ssmlab.reports.tables import plain_table
 from ssmlab.reports.task_report import QUALITY, Measure, TaskReport
 from ssmlab.tasks.shared.measures import FORGETTING, LOSS
 
-CURVES = (("loss", "Loss, nats + (1 − Dice)"), ("dice", "Dice, validation part"))
+CURVES = (
+    Curve("loss", "train", "Loss, nats + (1 − Dice)"),
+    Curve("dice", "val", "Dice, validation part"),
+)
 DIFFERENCES = {
     "dice_difference": "at equal iterations",
     "dice_at_equal_seconds_difference": "at equal seconds",
@@ -26,61 +27,9 @@ DIFFERENCES = {
 _LARGEST_IMAGE = 2_000_000
 
 
-def against_seconds(run: Run, metric: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """By model a curve a seed, seconds of optimisation and values: the loss of training, the Dice of validation."""
-    split = "train" if metric == "loss" else "val"
-    values: dict[tuple, dict[int, float]] = {}
-    seconds: dict[tuple, dict[int, float]] = {}
-    for record in run.records:
-        if record.step is not None and record.split == split and record.metric in (metric, "seconds"):
-            found = seconds if record.metric == "seconds" else values
-            found.setdefault((record.model, record.seed), {})[record.step] = record.value
-    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for (label, seed), points in values.items():
-        times = seconds.get((label, seed), {})
-        steps = sorted(step for step in points if step in times and np.isfinite(points[step]))
-        if steps and label in run.titles:
-            x, y = np.array([times[step] for step in steps]), np.array([points[step] for step in steps])
-            curves.setdefault(label, []).append((x, y))
-    return curves
-
-
 def plots(run: Run) -> list[Plot]:
     """Loss and Dice against seconds."""
-    drawn = [_plot(run, metric, title, against_seconds(run, metric)) for metric, title in CURVES]
-    return [plot for plot in drawn if plot is not None]
-
-
-def _plot(run: Run, metric: str, title: str, curves) -> Plot | None:
-    if not curves:
-        return None
-
-    def paint(figure):
-        axes = figure.add_subplot()
-        for label, lines in curves.items():
-            index = run.labels.index(label)
-            for x, y in lines:
-                few = len(x) <= 40
-                look = {"color": theme.colour(index), "alpha": 1 if len(lines) == 1 else 0.6}
-                axes.plot(x, y, linewidth=1.6, marker=theme.marker(index) if few else None, markersize=4, **look)
-        axes.set(xlabel="seconds of optimisation", title=title)
-        axes.margins(x=0.02)
-
-    ends = [
-        f"{run.titles[label]} {np.mean([y[-1] for _, y in lines]):.3f} after "
-        f"{formats.seconds(float(np.mean([x[-1] for x, _ in lines])))}"
-        for label, lines in curves.items()
-    ]
-    caption = f"Last values: {'; '.join(ends)}. Pretraining is not counted."
-    return Plot(
-        f"seconds-{metric}", theme.draw((380, 240), paint, f"s{metric}"), f"{title} by seconds. {caption}", caption
-    )
-
-
-def seconds(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    """The section of these plots."""
-    found = [figure(plot) for name, plot in drawn.items() if name.startswith("seconds-")]
-    return join([legend(run), el("div", found, class_="grid")]) if found else None
+    return seconds.plots(run, CURVES, "Pretraining is not counted.")
 
 
 def differences(run: Run, drawn: dict[str, Plot]) -> Html | None:
@@ -178,7 +127,7 @@ REPORT = TaskReport(
     ),
     plots=(plots,),
     sections=(
-        ("seconds", "Against seconds", seconds),
+        ("seconds", "Against seconds", seconds.section),
         ("differences", "Differences", differences),
         ("overlays", "Marked images", overlays),
     ),

@@ -1,0 +1,94 @@
+"""Several runs on one page: scores by the number of training pairs and by the size of the models."""
+
+import numpy as np
+
+from ssmlab.core import formats
+from ssmlab.reports import theme
+from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.plots import Plot, log_axis
+from ssmlab.reports.run_folder import Run
+from ssmlab.reports.sections import figure
+from ssmlab.reports.tables import plain_table
+
+SIZES = (("pairs", "training pairs"), ("parameters", "parameters"))
+Spot = tuple[str, str, float, float]  # languages, model, size, BLEU
+
+
+def languages(run: Run) -> str:
+    """ "en-fr", or the data's path where the languages are not known."""
+    source, target = run.data.get("source"), run.data.get("target")
+    return f"{source}-{target}" if source and target else str(run.data.get("path", run.name))
+
+
+def pairs_of(run: Run) -> int:
+    """Pairs of the training part."""
+    counts = run.data.get("counts")
+    return int(counts.get("train", 0)) if isinstance(counts, dict) else 0
+
+
+def spots(run: Run, size: str) -> list[Spot]:
+    """A point for every model of every run that was tested: its size in pairs or parameters, and its BLEU."""
+    found = []
+    for each in (run, *run.others):
+        for label in each.labels:
+            bleu = each.final(label, "bleu")
+            x = pairs_of(each) if size == "pairs" else each.final(label, "parameters")
+            if bleu is not None and x:
+                found.append((languages(each), each.titles[label], float(x), bleu))
+    return found
+
+
+def plots(run: Run) -> list[Plot]:
+    """BLEU against training pairs and against parameters, where runs differ in them."""
+    made = []
+    for size, name in SIZES:
+        found = spots(run, size)
+        if run.others and len({x for _, _, x, _ in found}) > 1:
+            made.append(_plot(run, size, name, found))
+    return made
+
+
+def _plot(run: Run, size: str, name: str, found: list[Spot]) -> Plot:
+    titles = list(dict.fromkeys(title for _, title, _, _ in found))
+    pairs = list(dict.fromkeys(pair for pair, _, _, _ in found))
+
+    def paint(figure):
+        axes = figure.add_subplot()
+        for title in titles:
+            for place, pair in enumerate(pairs):
+                line = sorted((x, y) for own, of, x, y in found if (own, of) == (pair, title))
+                if line:
+                    index = titles.index(title)
+                    look = {"linestyle": ("-", "--", ":", "-.")[place % 4], "color": theme.colour(index)}
+                    axes.plot(*np.array(line).T, marker=theme.marker(index), markersize=5, **look)
+        log_axis(axes.xaxis, axes.set_xscale)
+        axes.set(xlabel=name, title="BLEU, test part")
+
+    styles = f" Line styles: {', '.join(pairs)}." if len(pairs) > 1 else ""
+    caption = f"Means over seeds; the table has the numbers.{styles}"
+    return Plot(f"runs-{size}", theme.draw((380, 260), paint, f"runs{size}"), f"BLEU by {name}. {caption}", caption)
+
+
+def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """BLEU of every model in every run."""
+    if not run.others:
+        return None
+    every = (run, *run.others)
+    titles = list(dict.fromkeys(each.titles[label] for each in every for label in each.labels))
+    rows = []
+    for each in every:
+        cells: list[str] = [formats.whole(pairs_of(each))]
+        labels = {each.titles[label]: label for label in each.labels}
+        for title in titles:
+            bleu = each.final(labels[title], "bleu") if title in labels else None
+            size = each.final(labels[title], "parameters") if title in labels else None
+            number = formats.UNKNOWN if bleu is None else formats.decimal(2)(bleu)
+            cells.append(number + (f" ({formats.large(size)})" if bleu is not None and size else ""))
+        rows.append((f"{each.name}, {languages(each)}", cells))
+    note = (
+        "BLEU of the test part, means over seeds, and parameters. Runs are comparable where their test parts are one."
+    )
+    table = plain_table("Run", ["Training pairs", *titles], rows, caption=note, class_="wide wrapped")
+    figures = [figure(plot) for name, plot in drawn.items() if name.startswith("runs-")]
+    box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+    return join([el("div", figures, class_="grid") if figures else None, box])

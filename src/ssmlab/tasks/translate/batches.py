@@ -35,8 +35,7 @@ def joined(
     if documents == 1:
         return sources, targets, [np.ones(len(target) + 1, bool) for target in targets]
     sizes = np.random.default_rng([seed, documents]).integers(1, documents + 1, len(sources))
-    ends = np.cumsum(sizes)
-    ends = [*ends[ends < len(sources)].tolist(), len(sources)]
+    ends: list[int] = [*filter(lambda end: end < len(sources), np.cumsum(sizes).tolist()), len(sources)]
     separator, end = np.array([marks.separator]), np.array([marks.eos])
     found: tuple[list, list, list] = ([], [], [])
     for begin, stop in zip([0, *ends[:-1]], ends, strict=True):

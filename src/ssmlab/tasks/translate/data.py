@@ -19,7 +19,6 @@ from ssmlab.data.splits import split_hash
 from ssmlab.data.synthetic.pairs import generated_pairs
 from ssmlab.models.catalogue import user_folder
 from ssmlab.models.download import local_folder
-from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.translate.batches import Marks
 from ssmlab.tasks.translate.scores import EvaluationSet, require
 
@@ -70,7 +69,7 @@ class Corpus:
         }
 
 
-def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
+def load_pairs(recipe: Any, progress: Progress | None = None) -> Corpus:
     """Read everything that a recipe for translation names, and learn its vocabulary.
 
     Raises:

@@ -16,6 +16,7 @@ from ssmlab.data.pairs.reader import read_pairs
 from ssmlab.data.pairs.subwords import LEAST, train_subwords
 from ssmlab.generation.beams import BeamOptions
 from ssmlab.tasks.items import name_of, some_items
+from ssmlab.tasks.opening import kind_of_network
 from ssmlab.tasks.translate.batches import EvaluationBatches, Marks, TrainingBatches, joined
 from ssmlab.tasks.translate.decoding import Decoding
 from ssmlab.tasks.translate.scores import EvaluationSet, records_of, require, score_lines, validation_scores
@@ -62,7 +63,7 @@ def prepare(
             many subwords as the model has. source, target: codes of the languages, such as "en". label_smoothing;
             tokens_per_batch, of a side; updates_per_evaluation, 0: as many as the training pairs are batches.
     """
-    if not hasattr(model, "read_source"):
+    if kind_of_network(model) != "translation":
         raise UserError(f"translate trains translation models, got {name_of(model)}; create_model('translation_...')")
     some_items(train, 1)
     known, sides = dict(getattr(model, "preprocess_config", {})), _sides(train)

@@ -55,8 +55,8 @@ def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type
 class DecodeProgram:
     """The program of a model, and what it was built from."""
 
-    def __init__(self, model: Any, rows: int, classes: tuple[type, type]):
-        self.program = program = Program(rows)
+    def __init__(self, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False):
+        self.program = program = Program(rows, by_rows=by_rows)
         self.places: list[tuple[dict, str]] = []  # where modules and tensors were found, and which
         self.found: list[object] = []
         self.tensors: list[Tensor] = []
@@ -84,10 +84,12 @@ class DecodeProgram:
         self.own = [m.__dict__ for m in parts]
 
     @classmethod
-    def of(cls, model: Any, rows: int, classes: tuple[type, type]) -> DecodeProgram | None:
+    def of(
+        cls, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False
+    ) -> DecodeProgram | None:
         """The program of a model, or None where there cannot be one."""
         try:
-            made = cls(model, rows, classes)
+            made = cls(model, rows, classes, by_rows=by_rows)
         except _NoProgramError:
             return None
         return made if made.holds() else None

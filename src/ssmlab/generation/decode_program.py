@@ -115,7 +115,7 @@ class DecodeProgram:
             kind, conv_shape, ssm_shape = self.kinds[0]
             conv = torch.empty(len(state), *conv_shape, dtype=dtype)
             ssm = torch.empty(len(state), *ssm_shape, dtype=torch.float32)
-            after = [address for pair in zip(_slices(conv), _slices(ssm), strict=True) for address in pair]
+            after = [address for pair in zip(slices(conv), slices(ssm), strict=True) for address in pair]
             self.residual.copy_(torch.nn.functional.embedding(input_ids.reshape(rows), self.embedding))
             self.program.run([t.data_ptr() for t in before], after)
             self.returned = tuple(map(kind, conv.unbind(), ssm.unbind()))
@@ -220,7 +220,7 @@ class DecodeProgram:
         return tensor.detach()
 
 
-def _slices(tensor: Tensor) -> range:
+def slices(tensor: Tensor) -> range:
     """Where the slices of a contiguous tensor's first axis lie."""
     size = tensor.element_size() * tensor.stride(0)
     return range(tensor.data_ptr(), tensor.data_ptr() + size * len(tensor), size)

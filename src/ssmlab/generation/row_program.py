@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmlab.generation.decode_program import DecodeProgram, _slices
+from ssmlab.generation.decode_program import DecodeProgram, slices
 from ssmlab.ops.steps import available, is_plain_inference
 
 
@@ -58,7 +58,7 @@ class RowProgram:
         for layer, (conv, scan) in zip(state, zip(*self.states[0], strict=True), strict=True):
             conv[:count], scan[:count] = layer.conv.mT, layer.ssm
         self.places = [
-            [place for pair in zip(_slices(conv), _slices(scan), strict=True) for place in pair]
+            [place for pair in zip(slices(conv), slices(scan), strict=True) for place in pair]
             for conv, scan in self.states
         ]
 

@@ -99,7 +99,8 @@ const Place LAYOUT[] = {
                D, y, rate)
     SSM_STRUCT(ssm_product, inputs, panels, x, x_stride, weight, bias, y)
     SSM_STRUCT(ssm_step, kind, slot, call)
-    SSM_STRUCT(ssm_program, steps, threads, step, before, after, rows, parent, scratch, scratch_size)
+    SSM_STRUCT(ssm_program, steps, threads, step, before, after, rows, group, parent, own, order, scratch,
+               scratch_size)
     SSM_STRUCT(ssm_likeliest, rows, places, count, suppressed, threads, scores, stride, suppress, total, value, place)
     SSM_STRUCT(ssm_ssd, batch, length, heads, headdim, states, groups, chunk, threads, x, z, y, dt, B, C, A, D, h0, h_final,
                saved, inner, restart, workspace, gy, gx, gz, g_final, gh0, gdt, gA, gD, gB, gC)

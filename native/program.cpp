@@ -168,7 +168,7 @@ void run(const ssm_program &p, const ssm_step &step, int64_t thread, int64_t thr
     }
 }
 
-// A step for some rows of a program by rows. Where a state is read, that of the parent is.
+// A step for some rows of a program by rows.
 void run_rows(const ssm_program &p, const ssm_step &step, int64_t first, int64_t last, float *scratch) {
     if (step.kind == SSM_PRODUCT) {
         KERNEL(product_rows)((const ssm_product *)step.call, first, last, scratch);
@@ -176,21 +176,23 @@ void run_rows(const ssm_program &p, const ssm_step &step, int64_t first, int64_t
     }
     const float *before = step.slot < 0 ? nullptr : (const float *)p.before[step.slot];
     float *after = step.slot < 0 ? nullptr : (float *)p.after[step.slot];
-    for (int64_t row = first; row < last; row++) {
-        const int64_t shift = p.parent[row] - row;
+    for (int64_t i = first; i < last; i++) {
+        const int64_t row = p.order[i], parent = p.parent[row], own = p.own[row];
         if (step.kind == SSM_NORM) {
             norm_row(*(const ssm_norm *)step.call, row);
         } else if (step.kind == SSM_CONV_TOKEN) {
             const ssm_conv_token &a = *(const ssm_conv_token *)step.call;
             const int64_t size = a.dim * (a.width - 1);
-            convolve_row(a, before + p.parent[row] * size, after + row * size, row);
-        } else if (step.kind == SSM_SCAN_TOKEN) {
+            convolve_row(a, before + parent * size, after + own * size, row);
+        } else if (step.kind == SSM_SCAN_TOKEN) {  // these find the state of `row`
             const ssm_scan_token &a = *(const ssm_scan_token *)step.call;
-            scan_token<true>(a, before + shift * a.dim * a.states, after, row, {0, a.dim});
+            const int64_t size = a.dim * a.states;
+            scan_token<true>(a, before + (parent - row) * size, after + (own - row) * size, row, {0, a.dim});
         } else {
             const ssm_head_step *a = (const ssm_head_step *)step.call;
-            const float *state = before + shift * a->heads * a->headdim * a->states;
-            KERNEL(heads_part)(a, state, after, row * a->heads, (row + 1) * a->heads);
+            const int64_t size = a->heads * a->headdim * a->states;
+            KERNEL(heads_part)(a, before + (parent - row) * size, after + (own - row) * size, row * a->heads,
+                               (row + 1) * a->heads);
         }
     }
 }
@@ -199,10 +201,10 @@ void run_rows(const ssm_program &p, const ssm_step &step, int64_t first, int64_t
 
 void KERNEL(program)(const ssm_program *p) {
     if (p->rows) {
-        const int64_t pieces = max64(1, min64(p->threads, p->rows));
+        const int64_t groups = p->rows / p->group, pieces = max64(1, min64(p->threads, groups));
         PARALLEL_TASKS(p->threads, pieces, {
-            const int64_t first = task * p->rows / pieces;
-            const int64_t last = (task + 1) * p->rows / pieces;
+            const int64_t first = task * groups / pieces * p->group;
+            const int64_t last = (task + 1) * groups / pieces * p->group;
             for (int64_t i = 0; i < p->steps; i++) run_rows(*p, p->step[i], first, last, p->scratch + thread * p->scratch_size);
         })
         return;

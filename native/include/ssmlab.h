@@ -174,10 +174,12 @@ typedef struct {
     int64_t steps, threads;
     const ssm_step *step;
     void *const *before, *const *after; /* by slot: the states that go in and those that come out */
-    /* A program by rows, where `rows` > 0: threads share out the rows and take all steps for theirs; the rows of the steps do
-     * not count, and there is no SSM_MATVEC. Row r goes on from the state of row parent[r]. */
-    int64_t rows;
-    const int64_t *parent;
+    /* A program by rows, where `rows` > 0: threads share out groups of `group` rows and take all steps for theirs; the rows of
+     * the steps do not count, and there is no SSM_MATVEC. Row r goes on from the state at parent[r], of a row of its group, and
+     * its own becomes the one at own[r]. `before` and `after` may be the same: states are read and written in the order in
+     * which `order` has the rows of a group, so that one that is still to be read is not overwritten. */
+    int64_t rows, group;
+    const int64_t *parent, *own, *order;
     float *scratch;           /* `threads` times scratch_size floats, the largest inputs of a product times 16 ceil(rows / 16) */
     int64_t scratch_size;
 } ssm_program;

@@ -1,5 +1,7 @@
 """A search's tokens as native calls: the numbers of the modules, the state of any parent, and each row as if alone."""
 
+import random
+
 import pytest
 import torch
 
@@ -52,8 +54,8 @@ def compared(model, sentences, beams, tokens=4):
         new = torch.randint(0, size, parents.shape)
         got, expected = one(new, parents, lines), other(new, parents, lines)
         worst = max(worst, relative(got[:, :size], expected))
-        parents = torch.randint(0, len(parents), (max(1, len(parents) - sentences),))
-        lines = range(len(parents))
+        width, lines = len(parents) // len(lines), sorted(random.sample(range(len(lines)), max(1, len(lines) - 1)))
+        parents = (width * torch.tensor(lines)[:, None] + torch.randint(0, width, (len(lines), beams))).flatten()
     return worst
 
 

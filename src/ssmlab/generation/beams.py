@@ -123,7 +123,7 @@ class BeamDecoder:
     def __init__(self, model: Any, start: PromptState, beams: int):
         self.model, self.state = model, start.state
         find = getattr(model, "row_program", None)
-        self.program = None if find is None else find(start.state, beams * len(start.tokens))
+        self.program = None if find is None else find(start.state, beams)
 
     def __call__(self, tokens: Tensor, rows: Tensor, sentences: Sequence[int]) -> Tensor:
         """Logits (r, vocabulary) after one token each of `tokens` (r,), read after the states of `rows` (r,).
@@ -132,7 +132,7 @@ class BeamDecoder:
             sentences: those of the state's that the rows are of, in order, each with as many rows as the others.
         """
         if self.program is not None:
-            return self.program(tokens, rows)
+            return self.program(tokens, rows, sentences)
         logits, self.state = self.model(tokens[:, None], select_rows(self.state, rows, sentences))
         return logits[:, -1]
 

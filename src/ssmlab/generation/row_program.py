@@ -1,13 +1,16 @@
 """The tokens of a whole search, each as one native call for all rows, which go on from the state of any other row.
 
-A search reads weights that nobody changes meanwhile, so they are packed once, and the states lie in two sets of buffers
-that take turns: nothing is copied where a text that goes on has another parent.
+A search reads weights that nobody changes meanwhile, so they are packed once. A state is read where its parent's lies and
+written where there is room: the first text that goes on from another takes its place, the others those of texts that
+do not go on. Nothing is copied, and a state is in memory once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +18,13 @@ from ssmlab.generation.decode_program import DecodeProgram, slices
 from ssmlab.ops.steps import available, is_plain_inference
 
 
-def row_program(model: Any, state: tuple, rows: int, classes: tuple[type, type]) -> RowProgram | None:
+def row_program(model: Any, state: tuple, beams: int, classes: tuple[type, type]) -> RowProgram | None:
     """The tokens of a search without a gradient, or None where the model must be called.
 
     Args:
         model: a `LanguageModel` in float32 on the CPU; of Mamba or Mamba-2 layers that nobody has changed.
-        state: from which the search begins, at most `rows` rows of it; not changed.
-        rows: at most.
+        state: from which the search begins, a row for every sentence; not changed.
+        beams: rows of a sentence, at most.
         classes: of an unchanged model's backbone and of its layers.
     """
     weight = model.backbone.embedding.weight
@@ -29,8 +32,8 @@ def row_program(model: Any, state: tuple, rows: int, classes: tuple[type, type])
         return None
     if not is_plain_inference(torch.empty(0), weight):
         return None
-    made = DecodeProgram.of(model, rows, classes, by_rows=True)
-    return RowProgram(made, state, rows) if made is not None and _fits(made, state) else None
+    made = DecodeProgram.of(model, beams * len(state[0][0]), classes, by_rows=True)
+    return RowProgram(made, state, beams) if made is not None and _fits(made, state) else None
 
 
 def _fits(made: DecodeProgram, state: tuple) -> bool:
@@ -45,29 +48,53 @@ def _fits(made: DecodeProgram, state: tuple) -> bool:
 class RowProgram:
     """A program by rows and the states of its rows.
 
+    place: of every row that of its state; those of a sentence are `beams` in a row.
+
     Args:
-        made: the program. state: from which it begins. rows: at most.
+        made: the program. state: from which it begins, a row for every sentence. beams: rows of a sentence, at most.
     """
 
-    def __init__(self, made: DecodeProgram, state: tuple, rows: int):
-        self.made, count = made, len(state[0].ssm)
-        _, (_, d, past), ssm = made.kinds[0]
-        self.states = [
-            (torch.empty(len(state), rows, past, d), torch.empty(len(state), rows, *ssm[1:])) for _ in range(2)
-        ]
-        for layer, (conv, scan) in zip(state, zip(*self.states[0], strict=True), strict=True):
-            conv[:count], scan[:count] = layer.conv.mT, layer.ssm
-        self.places = [
-            [place for pair in zip(slices(conv), slices(scan), strict=True) for place in pair]
-            for conv, scan in self.states
-        ]
+    def __init__(self, made: DecodeProgram, state: tuple, beams: int):
+        self.made, self.beams, count = made, beams, len(state[0].ssm)
+        _, (_, d, past), (_, *ssm) = made.kinds[0]
+        rows, dtype = count * beams, torch.float32
+        self.conv = torch.empty(len(state), rows, past, d, dtype=dtype)
+        self.ssm = torch.empty(len(state), rows, *ssm, dtype=dtype)
+        for layer, conv, scan in zip(state, self.conv, self.ssm, strict=True):
+            conv[::beams], scan[::beams] = layer.conv.mT, layer.ssm
+        self.states = [at for pair in zip(slices(self.conv), slices(self.ssm), strict=True) for at in pair]
+        self.sentence, self.place = np.arange(count), np.arange(0, rows, beams)
 
-    def __call__(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Logits (r, vocabulary) after one token each of `tokens` (r,), read after the states of `rows` (r,); they are
-        overwritten by the next call."""
+    def __call__(self, tokens: Tensor, rows: Tensor, sentences: Sequence[int]) -> Tensor:
+        """Logits (r, rows of the head) after one token each of `tokens` (r,), read after the states of `rows` (r,); they
+        are overwritten by the next call.
+
+        Args:
+            sentences: those of the last call's that the rows are of, in order, each with as many rows as the others.
+        """
         made, count = self.made, len(tokens)
+        self.sentence = self.sentence[sentences]
+        parent = self.place[rows.numpy()]
+        own, order = self._places(parent.reshape(len(self.sentence), -1))
         made.residual[:count] = torch.nn.functional.embedding(tokens, made.embedding)
-        before, after = self.places
-        made.program.run_rows(before, after, rows.contiguous())
-        self.places.reverse()
+        parents, owns, orders = map(torch.from_numpy, (parent, own, order))
+        made.program.run_rows(self.states, parents, owns, orders, count // len(self.sentence))
+        self.place = own
         return made.logits[:count]
+
+    def _places(self, parent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the states of some rows are written, and in which order, from those of their parents, a line a sentence.
+        What takes its parent's place comes last in its line."""
+        lines, width = parent.shape
+        first = np.zeros(parent.size, dtype=bool)
+        first[np.unique(parent, return_index=True)[1]] = True
+        stays = first.reshape(parent.shape)
+        begin = self.beams * self.sentence[:, None]
+        free = np.ones((lines, self.beams), dtype=bool)
+        line, at = np.nonzero(stays)
+        free[line, (parent - begin)[line, at]] = False
+        room = begin + np.argsort(~free, axis=1, kind="stable")
+        turn = np.minimum((~stays).cumsum(1) - 1, self.beams - 1)
+        own = np.where(stays, parent, np.take_along_axis(room, np.maximum(turn, 0), 1))
+        order = np.argsort(stays, axis=1, kind="stable") + width * np.arange(lines)[:, None]
+        return own.ravel(), order.ravel()

@@ -98,8 +98,8 @@ TABLE: dict[str, tuple[tuple[Any, str], ...]] = {
     "ssm_program": (
         (integer, "steps threads"),
         (pointer, "step before after"),
-        (integer, "rows"),
-        (pointer, "parent scratch"),
+        (integer, "rows group"),
+        (pointer, "parent own order scratch"),
         (integer, "scratch_size"),
     ),
     "ssm_likeliest": (

@@ -32,7 +32,7 @@ class Program:
 
     Args:
         rows: sequences that take a token at once.
-        by_rows: threads share out any number of rows up to that, and each goes on from the state of any other. What is
+        by_rows: threads share out any number of rows up to that, and each goes on from the state of another. What is
             made of the weights is made once, when steps are added: they may not change. The convolution's states are
             (rows, width - 1, d) then, and float32.
     """
@@ -161,13 +161,20 @@ class Program:
             torch._foreach_copy_(*self._copies)
         self._call(before, after)
 
-    def run_rows(self, before: list[int], after: list[int], parents: Tensor) -> None:
-        """Run a program by rows for as many rows as `parents` (r,), int64: each from the state of its parent."""
-        threads = _native.threads()
-        size = self._inputs * -(-len(parents) // 16) * 16
-        scratch = torch.empty(threads, size, dtype=torch.float32)
+    def run_rows(self, states: list[int], parent: Tensor, own: Tensor, order: Tensor, group: int) -> None:
+        """Run a program by rows, up to as many as it has.
+
+        Args:
+            states: where they lie by slot; read and written.
+            parent, own: int64 (r,), of every row the place of the state that it goes on from, and of its own.
+            order: int64 (r,), the rows in the order in which states are read and written, group by group.
+            group: rows in a row whose states no other rows read.
+        """
+        size = self._inputs * -(-len(parent) // 16) * 16
+        scratch = torch.empty(_native.threads(), size, dtype=torch.float32)
         self._call(
-            before, after, rows=len(parents), parent=address(parents), scratch=address(scratch), scratch_size=size,
+            states, states, rows=len(parent), group=group, parent=address(parent), own=address(own),
+            order=address(order), scratch=address(scratch), scratch_size=size,
         )  # fmt: skip
 
     def _call(self, before: list[int], after: list[int], **by_rows: int) -> None:

@@ -29,7 +29,7 @@ from ssmlab.training.config import FitConfig
 from ssmlab.training.fit import fit as fit_task
 from ssmlab.training.predict import predict as outputs_for
 
-NAMES = ("classify", "segment", "language", "classify_sequence")  # tasks with a python.py
+NAMES = ("classify", "segment", "language", "classify_sequence", "translate")  # tasks with a python.py
 STATE = "fit.json"  # in the folder of a fit: what a call that goes on with it must agree with
 BATCH = 32  # items that are predicted at once, where nothing says it
 
@@ -53,7 +53,8 @@ def fit(
     Args:
         model: ours, timm's, or any module, which is trained in place.
         task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
-            "classify_sequence" for (text or tokens, label); or a task of one's own, see `training.task.Task`.
+            "classify_sequence" for (text or tokens, label), "translate" for (source, target); or a task of one's own,
+            see `training.task.Task`.
         train, val: datasets of torch, map-style or iterable, or lists of items.
         config: how it is trained; the fields of `FitConfig` may also be given one by one, as epochs=3.
         folder: where the model, checkpoints and records are saved; None writes no file. A fit that was killed goes on
@@ -64,7 +65,8 @@ def fit(
         resume: False begins anew in a folder that holds a fit.
         options: fields of `FitConfig`, and what the task needs and would else find itself: classes, mean, std
             (`classify`, `segment`), augment, label_smoothing, class_weights (`classify`), patch_size (`segment`),
-            tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`).
+            tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`), tokenizer, source, target,
+            label_smoothing, tokens_per_batch, updates_per_evaluation (`translate`).
     Raises:
         UserError: an unknown option, data that do not fit the model, or a folder that holds another fit.
     """
@@ -120,7 +122,7 @@ def evaluate(
         part: of data in a path: "train", "val" or "test".
         batch_size: items that are predicted at once.
         options: of the task: classes, mean, std, positive (`classify`); length, stride, tokenizer, documents
-            (`language`); overlap, mirror, tolerance (`segment`).
+            (`language`); overlap, mirror, tolerance (`segment`); tokenizer, beams, length_penalty (`translate`).
     Raises:
         UserError: the data do not fit the model. DataError: they cannot be read.
     """
@@ -144,7 +146,7 @@ def evaluate(
         options = how | options
     elif name in ("classify", "segment"):
         about = module.describe(network, data, options)
-    elif "classes" in options or (name == "classify_sequence" and "tokenizer" in options):
+    elif "classes" in options or (name in ("classify_sequence", "translate") and "tokenizer" in options):
         about = about | {key: options[key] for key in ("classes", "tokenizer") if key in options}
     for key in ("classes", "mean", "std", "patch_size", *(("tokenizer", "length") if name != "language" else ())):
         options.pop(key, None)  # they are in `about`
@@ -174,7 +176,7 @@ def predict(
         options: of the task, as for `evaluate`.
     Returns:
         of images and sequences with classes `ClassPrediction`; of segmentation networks `Segmentation`; of language
-        models `ScoredText`.
+        models `ScoredText`; of translation models `Translation`.
     Raises:
         UserError: the inputs do not fit the model. DataError: files cannot be read.
     """

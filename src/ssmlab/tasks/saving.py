@@ -24,6 +24,10 @@ def save(model: Any, folder: Path, about: dict[str, Any]) -> str:
         about: what inputs go through before it.
     """
     about = {key: value for key, value in about.items() if key != "folder"}
+    if about.get("task") == "translate":
+        save_model(model, folder, about)
+        model.tokenizer.save(folder)
+        return ""
     if isinstance(model, LanguageModel):
         save_language_model(model, folder)
         write_json(folder / PREPROCESS, about)

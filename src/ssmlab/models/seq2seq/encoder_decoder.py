@@ -225,11 +225,16 @@ class EncoderDecoder(nn.Module):
             nn.init.zeros_(self.lm_head.bias)
         for stack in (backbone.encoder.layers, backbone.layers):
             blocks: list[Any] = [part.block for part in stack.modules() if isinstance(part, Branch)]
-            for block in () if config.post_norm else blocks:
-                (block.out_proj if hasattr(block, "out_proj") else block.fc2).weight.div_(math.sqrt(len(blocks)))
-            for linear in [part for part in stack.modules() if config.post_norm and isinstance(part, Linear)]:
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
+            for block in blocks:
+                if config.post_norm:
+                    own = [] if hasattr(block, "dt_proj") else [m for m in block.modules() if isinstance(m, Linear)]
+                    for linear in own:
+                        nn.init.xavier_uniform_(linear.weight)
+                        if linear.bias is not None:
+                            nn.init.zeros_(linear.bias)
+                else:
+                    last = next(name for name in ("out_proj", "proj", "fc2") if hasattr(block, name))
+                    getattr(block, last).weight.div_(math.sqrt(len(blocks)))
 
     def read_source(self, source: Tensor, mask: Tensor | None = None) -> tuple:
         """The state from which a translation begins; gradients flow into it.

@@ -53,7 +53,9 @@ FIXED = {
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
 }
-OURS = {"norm": "layer", "norm_eps": 1e-5, "post_norm": True, "logits_bias": True, "dropout_skip": 0.0}
+# and the other way round
+OURS = {"norm": "layer", "norm_eps": 1e-5, "post_norm": True, "logits_bias": True, "tie_embeddings": True}
+OURS |= {"dropout_skip": 0.0}
 
 
 def build_marian(config: dict[str, Any]) -> nn.Module:

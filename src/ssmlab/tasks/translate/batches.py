@@ -1,7 +1,7 @@
 """What training and validation read: whole batches of pairs, or of several neighbouring pairs as one example."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,19 @@ from ssmlab.data.pairs.subwords import EOS, SEP
 Tokens = Sequence[np.ndarray]
 
 
-def joined(sources: Tokens, targets: Tokens, documents: int, carry: bool, seed: int) -> tuple[Tokens, Tokens, Tokens]:
+class Marks(NamedTuple):
+    """The tokens that begin and end a target, of our own vocabularies by default."""
+
+    separator: int = SEP
+    eos: int = EOS
+
+
+OURS = Marks()
+
+
+def joined(
+    sources: Tokens, targets: Tokens, documents: int, carry: bool, seed: int, marks: Marks = OURS
+) -> tuple[Tokens, Tokens, Tokens]:
     """Neighbouring pairs as examples of 1 to `documents` pairs; each pair is in one example.
 
     Together: source s1 SEP s2, target t1 SEP t2. One after the other, where the state is carried: source s1, target
@@ -23,9 +35,8 @@ def joined(sources: Tokens, targets: Tokens, documents: int, carry: bool, seed: 
     if documents == 1:
         return sources, targets, [np.ones(len(target) + 1, bool) for target in targets]
     sizes = np.random.default_rng([seed, documents]).integers(1, documents + 1, len(sources))
-    ends = np.cumsum(sizes)
-    ends = [*ends[ends < len(sources)].tolist(), len(sources)]
-    separator, end = np.array([SEP]), np.array([EOS])
+    ends: list[int] = [*filter(lambda end: end < len(sources), np.cumsum(sizes).tolist()), len(sources)]
+    separator, end = np.array([marks.separator]), np.array([marks.eos])
     found: tuple[list, list, list] = ([], [], [])
     for begin, stop in zip([0, *ends[:-1]], ends, strict=True):
         some, others = sources[begin:stop], targets[begin:stop]
@@ -44,6 +55,15 @@ def joined(sources: Tokens, targets: Tokens, documents: int, carry: bool, seed: 
     return found
 
 
+def marked(batch: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    """A batch as `pad_pairs` makes it, with other marks, in place."""
+    if marks != OURS:
+        last = (batch["labels"] != NO_LABEL).sum(1) - 1
+        batch["tokens"][:, 0] = marks.separator
+        batch["labels"][np.arange(len(last)), last] = marks.eos
+    return batch
+
+
 class TrainingBatches:
     """A dataset whose item is a whole batch; see `TokenBatches`.
 
@@ -52,12 +72,21 @@ class TrainingBatches:
         learned: which labels of every target, its end included, count in the loss.
         tokens_per_batch: most tokens of either side of a batch.
         updates: batches of an epoch.
+        marks: of the vocabulary.
     """
 
     streams, unit, counts = 1, "batches", "iterations"
 
-    def __init__(self, sources: Tokens, targets: Tokens, learned: Tokens, tokens_per_batch: int, updates: int):
-        self._all = (sources, targets, tokens_per_batch, updates)
+    def __init__(
+        self,
+        sources: Tokens,
+        targets: Tokens,
+        learned: Tokens,
+        tokens_per_batch: int,
+        updates: int,
+        marks: Marks = OURS,
+    ):
+        self._all, self.marks = (sources, targets, tokens_per_batch, updates), marks
         self._unlearned = {i: np.flatnonzero(~which) for i, which in enumerate(learned) if not which.all()}
         self.begin_training(0)
 
@@ -73,7 +102,7 @@ class TrainingBatches:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        batch = self.batches[index]
+        batch = marked(self.batches[index], self.marks)
         for row, pair in enumerate(self.batches.pairs(index)):
             if int(pair) in self._unlearned:
                 batch["labels"][row, self._unlearned[int(pair)]] = NO_LABEL
@@ -89,8 +118,9 @@ class EvaluationBatches:
 
     streams, unit = 1, "batches"
 
-    def __init__(self, sources: Tokens, targets: Tokens, tokens_per_batch: int):
-        self._batches = [batch for _, batch in evaluation_batches(sources, targets, tokens_per_batch)]
+    def __init__(self, sources: Tokens, targets: Tokens, tokens_per_batch: int, marks: Marks = OURS):
+        found = evaluation_batches(sources, targets, tokens_per_batch)
+        self._batches = [marked(batch, marks) for _, batch in found]
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from ssmlab.checkpoints.find import PREPROCESS
-from ssmlab.core.errors import DataError
+from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress
+from ssmlab.data.pairs.marian import MarianPieces, load_words
 from ssmlab.data.pairs.reader import PairData, Pairs, read_pairs
 from ssmlab.data.pairs.subwords import Subwords, load_subwords, train_subwords, vocabulary_size
 from ssmlab.data.splits import split_hash
 from ssmlab.data.synthetic.pairs import generated_pairs
 from ssmlab.models.catalogue import user_folder
 from ssmlab.models.download import local_folder
-from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.translate.batches import Marks
 from ssmlab.tasks.translate.scores import EvaluationSet, require
 
 GENERATED = "generated"
@@ -40,9 +41,13 @@ class Corpus:
     pairs: dict[str, Pairs]
     source: str
     target: str
-    words: dict[str, Subwords]
+    words: dict[str, Subwords | MarianPieces]
     describe: dict
     _tokens: dict[tuple[str, str], tuple[list[np.ndarray], list[np.ndarray]]] = field(default_factory=dict, repr=False)
+
+    def marks(self, start: str = "") -> Marks:
+        """The tokens that begin and end a target, in the vocabulary of the folder that a model starts from."""
+        return Marks(self.words[start].sep, self.words[start].eos)
 
     def tokens(self, part: str, start: str = "") -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The tokens of a part's sources and targets, without marks.
@@ -52,7 +57,7 @@ class Corpus:
         """
         if (part, start) not in self._tokens:
             pairs, words = self.pairs[part], self.words[start]
-            self._tokens[part, start] = words.encode_all(pairs.sources), words.encode_all(pairs.targets)
+            self._tokens[part, start] = words.encode_all(pairs.sources), words.target.encode_all(pairs.targets)
         return self._tokens[part, start]
 
     @cached_property
@@ -64,16 +69,23 @@ class Corpus:
         }
 
 
-def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
+def load_pairs(recipe: Any, progress: Progress | None = None) -> Corpus:
     """Read everything that a recipe for translation names, and learn its vocabulary.
 
     Raises:
-        DataError: with all problems by file name. UserError: what scores translations is not installed.
+        DataError: with all problems by file name. RecipeError: a model has no name and nothing to start from.
+        UserError: what scores translations is not installed.
     """
+    nameless = [model.label for model in recipe.models if not (model.name or recipe.start_of(model))]
+    if nameless:
+        raise RecipeError(
+            "no translation model is named to start from; give its folder as model=DIR (the models "
+            f"{', '.join(nameless)} of the recipe are ways to train it)"
+        )
     require("sacrebleu")
     config, progress = recipe.data, progress or Progress()
     progress.say(f"reading {config.path}")
-    found = _generated() if config.path == GENERATED else read_pairs(config)
+    found = _generated(config.train_pairs) if config.path == GENERATED else read_pairs(config)
     pairs, notes = dict(found.parts), [*found.notes, *found.warnings]
     if config.limit:
         for part in ("val", "test"):
@@ -109,13 +121,15 @@ def load_pairs(recipe: AnyRecipe, progress: Progress | None = None) -> Corpus:
     return corpus
 
 
-def _generated() -> PairData:
-    """Made-up pairs, the test part of other ones than the training part."""
+def _generated(train_pairs: int) -> PairData:
+    """Made-up pairs, as many for training; 0: all of them."""
     sources, targets = generated_pairs(sum(GENERATED_PAIRS.values()))
     parts, begin = {}, 0
     for part, count in GENERATED_PAIRS.items():
         parts[part] = Pairs(sources[begin : begin + count], targets[begin : begin + count])
         begin += count
+    if train_pairs:
+        parts["train"] = parts["train"].take(range(min(train_pairs, len(parts["train"]))))
     return PairData(
         name=GENERATED, path=GENERATED, format=GENERATED, source="en", target="fr", parts=parts,
         read=dict(GENERATED_PAIRS), divided=(), removed={}, leaks={},
@@ -123,7 +137,7 @@ def _generated() -> PairData:
     )  # fmt: skip
 
 
-def _vocabulary(recipe: Any, train: Pairs, start: str, languages: tuple[str, str], progress: Progress) -> Subwords:
+def _vocabulary(recipe: Any, train: Pairs, start: str, languages: tuple[str, str], progress: Progress) -> Any:
     """That of the model that is started from, else one that is learned from the training part, or was before.
 
     Raises:
@@ -139,7 +153,7 @@ def _vocabulary(recipe: Any, train: Pairs, start: str, languages: tuple[str, str
                 f"{start} translates {trained[0]} to {trained[1]}, the data are {given[0]} to {given[1]}; give "
                 f"data.source={trained[0]} data.target={trained[1]}, or another model"
             )
-        return load_subwords(folder)
+        return load_words(folder)
     size = vocabulary_size(len(train)) if config.vocabulary == "auto" else config.vocabulary
     digest = hashlib.sha256(f"{FORM} {size}\n".encode())
     for text in (*train.sources, *train.targets):

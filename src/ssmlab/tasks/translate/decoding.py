@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -14,7 +15,7 @@ from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.translate import BATCH, FACTOR, MORE, translate_tokens
 
 DOCUMENTS = 32  # that are translated side by side, where the state goes on from line to line
-Tokens = Sequence[int]
+Tokens = Sequence[int] | np.ndarray
 
 
 class Translated(NamedTuple):
@@ -80,12 +81,13 @@ class Decoding:
                 alone += document
         yield from zip(alone, self._alone(network, [sources[i] for i in alone], False), strict=True)
 
-    def _alone(self, network: Any, texts: list[Tokens], separators: bool) -> Iterator[Translated]:
+    def _alone(self, network: Any, texts: Sequence[Tokens], separators: bool) -> Iterator[Translated]:
         never = self.suppress if separators else (*self.suppress, self.separator)
-        for best, *_ in translate_tokens(
-            network, texts, separator=self.separator, eos=self.eos, options=self.options, suppress=never,
-            batch_tokens=self.batch_tokens, max_tokens=self.max_tokens,
-        ):  # fmt: skip
+        found = translate_tokens(
+            network, [list(map(int, text)) for text in texts], separator=self.separator, eos=self.eos,
+            options=self.options, suppress=never, batch_tokens=self.batch_tokens, max_tokens=self.max_tokens,
+        )  # fmt: skip
+        for best, *_ in found:
             yield self._ended(best)
 
     def _ended(self, best: Any) -> Translated:

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import set_seed
 
 from ssmlab.checkpoints.folder import load_model, save_model
@@ -18,7 +17,7 @@ from ssmlab.core.record import Record
 from ssmlab.generation.beams import BeamOptions
 from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
-from ssmlab.profiling import count_flops, count_parameters
+from ssmlab.profiling.language import pair_costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of, estimate_job
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.translate.batches import EvaluationBatches, TrainingBatches, joined
@@ -50,7 +49,9 @@ def build(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, seed
             raise ModelError(f"{start} holds {type(network).__name__}, which does not translate; give another folder")
         if places:
             trained = network.state_dict()
-            network = create_model(network.registry_name, **(asdict(network.config) | places))
+            config_ = asdict(network.config) | {f"dropout_{place}": p for place, p in model.dropout}
+            config_["residual_dropout"] = config_["dropout_branch"]
+            network = create_model(network.registry_name, **config_)
             network.load_state_dict(trained)
     else:
         size = data.words[start].size
@@ -92,13 +93,16 @@ def translated(
 ) -> tuple[list[str], list[Translated]]:
     """A part's sources in the other language, as text and as tokens. The network is on its device."""
     start, progress = recipe.start_of(model), progress or Progress()
-    sources = data.tokens(part, start)[0]
+    sources: list[Any] = [
+        tokens if text.strip() else []  # a mark of OPUS-MT's is no text
+        for text, tokens in zip(data.pairs[part].sources, data.tokens(part, start)[0], strict=True)
+    ]
     progress.start(title, len(sources), unit="sentences", per_step=1)
     try:
         found = decoding_of(recipe, data, model, beams).lines(network.eval(), sources, progress)
     finally:
         progress.stop()
-    return [data.words[start].decode(one.tokens) for one in found], found
+    return [data.words[start].target.decode(one.tokens) for one in found], found
 
 
 def task_of(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, network: Any = None) -> Translate:
@@ -109,7 +113,8 @@ def task_of(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, ne
         lines, _ = translated(recipe, data, model, network, "val", beams=1)
         return validation_scores(data.sets["val"], lines)
 
-    return Translate(vocab_size=words.size, label_smoothing=recipe.training_of(model).label_smoothing, decode=decode)
+    smoothing, marks = recipe.training_of(model).label_smoothing, data.marks(recipe.start_of(model))
+    return Translate(vocab_size=words.size, label_smoothing=smoothing, marks=marks, decode=decode)
 
 
 def parts(
@@ -117,14 +122,16 @@ def parts(
 ) -> tuple[TrainingBatches, EvaluationBatches]:
     """Training and validation part, in batches."""
     config, start = recipe.training_of(model), recipe.start_of(model)
-    examples = joined(*data.tokens("train", start), config.documents, config.carry_state, recipe.data.split_seed)
-    train = TrainingBatches(*examples, config.tokens_per_batch, config.updates_per_evaluation)
+    sources, targets = data.tokens("train", start)
+    how = {"documents": config.documents, "carry": config.carry_state, "seed": recipe.data.split_seed}
+    examples = joined(sources, targets, **how, marks=data.marks(start))
+    train = TrainingBatches(*examples, config.tokens_per_batch, config.updates_per_evaluation, data.marks(start))
     return train, _batches(recipe, data, model, "val")
 
 
 def _batches(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, part: str) -> EvaluationBatches:
-    most = recipe.training_of(model).tokens_per_batch
-    return EvaluationBatches(*data.tokens(part, recipe.start_of(model)), most)
+    most, start = recipe.training_of(model).tokens_per_batch, recipe.start_of(model)
+    return EvaluationBatches(*data.tokens(part, start), most, data.marks(start))
 
 
 def losses(
@@ -148,7 +155,8 @@ def measure(
     recipe: TranslationRecipe, data: Corpus, job: Job, network: nn.Module, task: Translate, progress: Progress
 ) -> Records:
     """Save the model, translate the validation part with and without beams and once the test part; costs."""
-    config, records = recipe.evaluation, {}
+    config = recipe.evaluation
+    records: Records = {}
     save(recipe, data, job.model, network, job.folder)
     found = validate(recipe, data, job, network, task)
     n = {part: len(data.sets[part].sources) for part in data.sets}
@@ -191,34 +199,21 @@ def save(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, netwo
     words.save(folder)
 
 
-class _Pair(nn.Module):
-    """A network whose input is a source and the beginning of its target, for counting."""
-
-    def __init__(self, network: Any):
-        super().__init__()
-        self.network = network
-
-    def forward(self, source: Tensor, tokens: Tensor) -> Tensor:
-        return self.network(tokens, self.network.read_source(source))[0]
-
-
 def costs(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, network: nn.Module) -> list[Record]:
-    """Parameters, with and without embeddings, and operations of a pair as long as the test part's are on average."""
-    device = next(network.parameters()).device
-    sources, targets = data.tokens("test", recipe.start_of(model))
-    lengths = [max(1, round(sum(map(len, side)) / len(side))) for side in (sources, targets)]
-    pair = tuple(torch.ones(1, length, dtype=torch.int64, device=device) for length in (lengths[0], lengths[1] + 1))
-    counts, total = count_flops(_Pair(network), pair), count_parameters(network)
-    tables = {id(p): p for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    head: Any = network
-    tables[id(head.lm_head.weight)] = head.lm_head.weight
+    """Parameters, with and without embeddings, operations of a pair as long as the test part's are on average, and the
+    state of one translation."""
+    sides = data.tokens("test", recipe.start_of(model))
+    lengths = [max(1, round(sum(map(len, side)) / len(side))) for side in sides]
+    found = pair_costs(network, lengths[0], lengths[1] + 1)
+    work = "multiply-accumulates"
     return [
-        Record(metric="parameters", value=total, unit="count"),
-        Record(metric="parameters_without_embeddings", value=total - sum(p.numel() for p in tables.values()),
-               unit="count"),
-        Record(metric="macs_per_pair", value=counts.macs, unit="multiply-accumulates"),
-        Record(metric="scan_macs_per_pair", value=counts.scan_macs, unit="multiply-accumulates"),
-    ]  # fmt: skip
+        Record(metric="parameters", value=found.parameters, unit="count"),
+        Record(metric="parameters_without_embeddings", value=found.parameters - found.embeddings, unit="count"),
+        Record(metric="macs_per_pair", value=found.counts.macs, unit=work),
+        Record(metric="scan_macs_per_pair", value=found.counts.scan_macs, unit=work),
+        Record(metric="state_bytes", value=found.state_bytes, unit="bytes"),
+        Record(metric="state_growth", value=found.growth_bytes, unit="bytes"),
+    ]
 
 
 def evaluated(recipe: TranslationRecipe, data: Corpus, epochs: int) -> int:

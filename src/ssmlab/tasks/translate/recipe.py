@@ -165,8 +165,6 @@ class TranslationRecipe(AnyRecipe):
     def _startable(self):
         for i, model in enumerate(self.models):
             start = self.start_of(model)
-            if not model.name and not start:
-                raise ValueError(f"models.{i} has neither a name nor weights; give models.{i}.name or model=DIR")
             if start and model.options:
                 raise ValueError(
                     f"{model.label} has the options of {start}; those of the recipe are others: take them away with "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssmlab.data.pairs.batches import NO_LABEL, pad_pairs
 from ssmlab.tasks.language.task import CORRECT, COUNT, NLL
+from ssmlab.tasks.translate.batches import OURS, Marks, marked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,13 @@ class Translate:
     Args:
         vocab_size: tokens of the vocabulary; logits behind them only fill it up.
         label_smoothing: 0 to 1, in training only.
+        marks: tokens that begin and end a target.
         decode: scores of the validation part as a model translates it, "bleu" among them; None leaves them out.
     """
 
     vocab_size: int
     label_smoothing: float = 0.0
+    marks: Marks = OURS
     decode: Callable[[nn.Module], dict[str, float]] | None = None
 
     higher_is_better: ClassVar[bool] = True
@@ -35,7 +38,8 @@ class Translate:
     def collate(self, items: list[Any]) -> dict[str, Tensor]:
         """A batch of (source, target), each a sequence of tokens without marks."""
         sources, targets = zip(*((np.asarray(source), np.asarray(target)) for source, target in items), strict=True)
-        return {name: torch.from_numpy(values) for name, values in pad_pairs(sources, targets).items()}
+        batch = marked(pad_pairs(sources, targets), self.marks)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The mean over the batch's predicted tokens in nats, in training with label smoothing, and the sums (b, 3).

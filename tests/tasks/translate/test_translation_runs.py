@@ -49,7 +49,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cache):
-    recipe = load_recipe(RECIPE, [NAME, TWO, "training.precision=bf16", "data.limit=8"], smoke=True)
+    recipe = load_recipe(
+        RECIPE, [NAME, TWO, "training.precision=bf16", "data.limit=8", "evaluation.robustness=true"], smoke=True
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
         return run_recipe(recipe, output=tmp_path_factory.mktemp("runs"), command="ssmlab run")
@@ -110,6 +112,13 @@ def test_a_run_writes_everything_that_scores_and_translates(run):
         for metric in ("macs_per_pair", "test_seconds", "train_seconds"):
             assert one(run, model=label, metric=metric).value > 0, metric
         assert one(run, model=label, metric="tokens_per_second", class_="5 beams").n > 0
+        assert one(run, model=label, metric="decoding_memory", class_="length 8").value > 0
+        assert one(run, model=label, metric="bleu_lost", class_="typos in 20 % of words").n == 8
+        lost = one(run, model=label, metric="bleu_lost", class_="upper case").value
+        assert lost == pytest.approx(
+            one(run, model=label, metric="bleu", split="test", class_=None).value
+            - one(run, model=label, metric="bleu_changed", class_="upper case").value
+        )
     sources, references, lines = (
         (run / name).read_text("utf-8").split("\n") for name in ("test.src", "test.ref", "models/mamba/test.hyp")
     )

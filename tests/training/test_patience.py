@@ -91,7 +91,7 @@ def test_patience_ends_a_training_and_the_best_is_kept(tmp_path, script, patienc
 
 
 def test_patience_needs_a_validation_part():
-    with pytest.raises(UserError, match="patience=2 stops by the validation part"):
+    with pytest.raises(UserError, match="chooses by the validation part, and so does patience; give one"):
         train(network(), Classify(**LOOK), part(50, 0), None, FitConfig(patience=2), device=CPU)
 
 

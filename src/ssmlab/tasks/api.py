@@ -53,8 +53,7 @@ def fit(
     Args:
         model: ours, timm's, or any module, which is trained in place.
         task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
-            "classify_sequence" for (text or tokens, label), "translate" for (source, target); or a task of one's own,
-            see `training.task.Task`.
+            "classify_sequence" for (text or tokens, label), "translate" for (source, target); or one's own `Task`.
         train, val: datasets of torch, map-style or iterable, or lists of items.
         config: how it is trained; the fields of `FitConfig` may also be given one by one, as epochs=3.
         folder: where the model, checkpoints and records are saved; None writes no file. A fit that was killed goes on

@@ -75,11 +75,16 @@ class Checkpoints(TrainerCallback):
 class Epochs(TrainerCallback):
     """Lets a training part that changes between epochs know which one begins, also when training resumes in one.
 
-    The loader's own `set_epoch` is not called where batches are skipped.
+    The part has `begin_epoch(number)`, and `begin_training(seed)` where a seed decides how it changes. The loader's own
+    `set_epoch` is not called where batches are skipped.
     """
 
     def __init__(self, part):
         self.part = part
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if hasattr(self.part, "begin_training"):
+            self.part.begin_training(args.seed)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if hasattr(self.part, "begin_epoch"):

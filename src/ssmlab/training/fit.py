@@ -83,9 +83,8 @@ def fit(
     Args:
         model, task: any module, and what a batch and its outputs mean.
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
-            whose `__getitems__` returns a batch is used as it is. With `begin_epoch(number)` the training part may
-            change between epochs, and `begin_training(seed)` tells it the seed before the first. Where it has
-            `streams`, it is read in its order, so many items at a time: 1, where an item is a whole batch.
+            whose `__getitems__` returns a batch is used as it is. The training part may change, see `callbacks.Epochs`;
+            with `streams` it is read in its order, so many items at a time: 1, where an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
         folder: for checkpoints and gradients.npz; None writes no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
@@ -101,15 +100,10 @@ def fit(
     if not isinstance(device, ComputeConfig):
         device = choose_compute(device or "auto", config.precision, config.channels_last)
     train = as_dataset(train, config.batch_size, config.epochs, config.min_steps)
-    if size := getattr(train, "streams", 0):
-        config = config.model_copy(update={"batch_size": size})
-    if hasattr(train, "begin_training"):
-        train.begin_training(seed)
     if val is not None:
         val = as_dataset(list(val) if isinstance(val, IterableDataset) else val, config.batch_size)
     elif config.keep == "best" or config.patience:
-        asked = "keep='best' chooses" if config.keep == "best" else f"patience={config.patience} stops"
-        raise UserError(f"{asked} by the validation part; give one, or keep='last' and patience=0")
+        raise UserError("keep='best' chooses by the validation part, and so does patience; give one, or leave both out")
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(Path(folder) / CHECKPOINTS) as place:
@@ -181,6 +175,8 @@ class SsmTrainer(Trainer):
     optimizer: Any
 
     def __init__(self, network, task, train, val, config, folder, device, *, label, seed, saves, progress, logs):
+        if size := getattr(train, "streams", 0):
+            config = config.model_copy(update={"batch_size": size})
         self.label, self.config, self.saves, self.progress = label, config, saves, progress
         self.clock = Clock()
         super().__init__(

@@ -93,7 +93,7 @@ def used_once() -> tuple[list[str], int]:
     """Module-level functions that are private and occur once in their file, and how many functions there are."""
     once, total = [], 0
     for path in FILES:
-        functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        functions = [n for n in tree(path).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
         total += len(functions)
         names = Counter(n.id for n in nodes(path) if isinstance(n, ast.Name))
         once += [f"{name(path)}:{f.name}" for f in functions if f.name.startswith("_") and names[f.name] == 1]

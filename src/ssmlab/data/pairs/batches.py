@@ -61,8 +61,8 @@ class TokenBatches:
     """A dataset whose item is a whole batch, for a training whose epochs have a fixed number of updates.
 
     The pairs are read pass by pass: each pass is a new order of all, cut into batches of pairs of about equal length,
-    which are shuffled. Every pair is seen once before any is seen again. An epoch is the next `updates_per_epoch` batches of this
-    endless series, so its content follows from the seed and its number alone.
+    which are shuffled. Every pair is seen once before any is seen again. An epoch is the next `updates_per_epoch`
+    batches of this endless series, so its content follows from the seed and its number alone.
 
     Args:
         sources, targets: tokens of every pair without marks, (n,) each.

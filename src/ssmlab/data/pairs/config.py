@@ -32,7 +32,7 @@ class PairConfig(Table):
     encoding: Encoding = "utf-8"
     """Of files that are not UTF-8, such as latin-1."""
     clean: bool = True
-    """Leave out pairs of the training part that `max_length`, `max_ratio`, their script or a duplicate speak against."""
+    """Leave out training pairs that are too long, too unlike in length, in a strange script, or there twice."""
     max_length: int = Field(150, ge=1)
     """Most words of a side in the training part; a character of a script without blanks counts as a word."""
     max_ratio: float = Field(4.0, gt=1)
@@ -57,5 +57,7 @@ class PairConfig(Table):
         if self.target_path and Path(self.target_path) == Path(self.path):
             raise ValueError(f"path and target_path are both {self.path}; name two files")
         if self.vocabulary != "auto" and self.vocabulary < 300:
-            raise ValueError(f"vocabulary must be auto or at least 300 (3 marks, 256 bytes, merges), got {self.vocabulary}")
+            raise ValueError(
+                f"vocabulary must be auto or at least 300 (256 bytes, marks, merges), got {self.vocabulary}"
+            )
         return self

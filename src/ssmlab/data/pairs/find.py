@@ -81,6 +81,8 @@ def find_pairs(config: PairConfig) -> PairFiles:
     if path.is_file() and is_table(path):
         return PairFiles("table", config.source, config.target, [PairFile(path.name, None, path, None)])
     begins = _without_last(path.name) if path.is_file() else path.name
+    if path.is_file() and not (config.source or config.target):
+        config = config.model_copy(update={"source": _last_word(path.name)})
     found = _aligned(str(path), _beginning(path, begins), config, begins)
     if found is None and path.is_file():
         raise DataError(
@@ -88,7 +90,7 @@ def find_pairs(config: PairConfig) -> PairFiles:
         )
     if found is None:
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near)}; expected {EXPECTED}")
+        raise DataError(f"{path}: no such file or folder; expected {EXPECTED}{did_you_mean(path.name, near)}")
     return found
 
 
@@ -129,8 +131,9 @@ def _two_files(source: Path, target: Path, config: PairConfig) -> PairFiles:
     for path, other in ((source, target), (target, source)):
         if not path.is_file():
             near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-            what = "is a folder" if path.is_dir() else f"no such file{did_you_mean(path.name, near)}"
-            raise DataError(f"{path}: {what}; expected the file whose lines belong to those of {other}")
+            what = "is a folder" if path.is_dir() else "no such file"
+            hint = did_you_mean(path.name, near)
+            raise DataError(f"{path}: {what}; expected the file whose lines belong to those of {other}{hint}")
     tags = [_last_word(path.name) for path in (source, target)]
     said = [tag if is_language(tag) else "" for tag in tags]
     return PairFiles(
@@ -159,14 +162,14 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
                         partners[_cut(name, (begin, end))] = name, twin
                     break
             else:
-                lonely += [name] if _last_word(name).casefold() == own.casefold() else []
+                lonely += [name] if _ends_with(name, own) else []
     if only:
         exact = {key: pair for key, pair in partners.items() if key.casefold() == only.casefold()}
         partners = exact or partners
     alone = []
     for name in lonely:
-        begin, end = _spans(name, _last_word(name))[-1]
-        other = target if name[begin:end].casefold() == source.casefold() else source
+        other, own = (target, source) if _ends_with(name, source) else (source, target)
+        begin, end = _spans(name, own)[-1]
         alone.append(f"{name} without {name[:begin]}{other}{name[end:]}")
     if not partners:
         if lonely:
@@ -287,6 +290,12 @@ def _last_word(name: str) -> str:
     return (_WORD.findall(_ENDING.sub("", name.rpartition("/")[2])) or [""])[-1]
 
 
+def _ends_with(name: str, word: str) -> bool:
+    """Whether a word is the last before what only says the format."""
+    plain = _ENDING.sub("", name)
+    return any(end == len(plain) for _, end in _spans(plain, word))
+
+
 def _without_last(name: str) -> str:
     """A name without its last word."""
     spans = _spans(name, _last_word(name))
@@ -295,7 +304,7 @@ def _without_last(name: str) -> str:
 
 def _spans(name: str, word: str) -> list[tuple[int, int]]:
     """Where a word stands in a name."""
-    return [found.span() for found in _WORD.finditer(name) if found[0].casefold() == word.casefold()]
+    return [found.span() for found in re.finditer(rf"(?<![^\s._/-]){re.escape(word)}(?![^\s._/-])", name, re.I)]
 
 
 def _cut(name: str, span: tuple[int, int]) -> str:

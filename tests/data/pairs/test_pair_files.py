@@ -13,7 +13,7 @@ SIZES = {"train": 60, "val": 10, "test": 10}
 
 
 @pytest.mark.parametrize(
-    "names, tags",
+    ("names", "tags"),
     [
         (("train", "val", "test"), ("en", "fr")),
         (("train", "val", "test"), ("src", "tgt")),
@@ -55,6 +55,16 @@ def test_regions_and_words_of_any_kind_are_languages_once_they_are_said(tmp_path
     (tmp_path / "a" / "val.fr-FR").unlink()
     with pytest.raises(DataError, match="val.en_GB without val.fr-FR"):
         read(tmp_path / "a", source="en_GB", target="fr-FR")
+
+
+def test_two_files_that_are_named_alone_are_divided_whatever_their_name(tmp_path):
+    root = folder(tmp_path, (10, 10, 50))
+    assert read(root / "test").counts == {"train": 40, "val": 5, "test": 5}
+    assert read(root / "test.fr").parts["val"].sources[0].startswith("Le")
+    for path in (root / "test", root / "test.en"):
+        assert kind_of_data(str(path)) == ("translate", "pairs")
+    (root / "test.fr").unlink()
+    assert kind_of_data(str(root / "test.en"))[0] != "translate"
 
 
 def test_one_language_that_is_said_finds_the_other(tmp_path):
@@ -177,7 +187,7 @@ def test_a_test_of_another_pair_of_languages_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, lines",
+    ("name", "lines"),
     [
         ("spam.txt", ["ham\tsee you at noon", "spam\twin a prize now"] * 20),
         ("labels.txt", [f"img{i}.png\t{i % 3}" for i in range(40)]),

@@ -10,10 +10,25 @@ from pydantic import ValidationError
 from ssmlab.core.errors import DataError
 from ssmlab.data.pairs.cleaning import groups, text_key, unsuited
 from ssmlab.data.pairs.config import PairConfig
+from ssmlab.data.pairs.languages import language_of, letters_of
 from ssmlab.data.pairs.reader import read_lines
 
 # What other programs take for the end of a line, or for none
-ODD = ["a\u2028b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", "a\u2029b", "a\rb", "a\tb", "a\0b", "😀", "J", " ", "ß\u00a0!"]
+ODD = [
+    "a\u2028b",
+    "a\x0bb",
+    "a\x0cb",
+    "a\x85b",
+    "a\x1cb",
+    "a\u2029b",
+    "a\rb",
+    "a\tb",
+    "a\0b",
+    "😀",
+    "J",
+    " ",
+    "ß\u00a0!",
+]
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -85,9 +100,12 @@ def test_the_training_part_is_cleaned_and_counted_by_reason(tmp_path):
         "script": [("Привет, как дела", "Bonjour toi"), ("Good morning", "おはようございます")],
     }
     more = [pair for some in bad.values() for pair in some]
-    write(root / "train.en", [*english, *(s for s, _ in more)]), write(root / "train.fr", [*french, *(t for _, t in more)])
+    (
+        write(root / "train.en", [*english, *(s for s, _ in more)]),
+        write(root / "train.fr", [*french, *(t for _, t in more)]),
+    )
     data = read(root)
-    assert data.removed == {reason: 2 for reason in bad} | {"in val or test": 0}
+    assert data.removed == dict.fromkeys(bad, 2) | {"in val or test": 0}
     assert data.parts["train"].sources == english and data.read["train"] == 70
     data = read(root, clean=False)
     assert data.counts["train"] == 68 and data.removed == {"empty": 2, "in val or test": 0}
@@ -105,6 +123,17 @@ def test_good_pairs_of_any_languages_are_kept():
     assert not any(mask.any() for mask in numbers.values())
     assert unsuited(["字" * 151], ["word"], 150, 1e9)["length"].all()
     assert not any(mask.any() for mask in unsuited([], [], 150, 4.0).values())
+
+
+def test_letters_are_counted_in_pieces_of_many_lines(monkeypatch):
+    lines = ["abc", "где", "", "a где", "12 !", "ひら カナ 字", "é", "abc где ひ", "ß"]
+    names, whole = letters_of(lines)
+    monkeypatch.setattr("ssmlab.data.pairs.languages._AT_A_TIME", 2)
+    again, pieces = letters_of(lines)
+    assert set(names) == set(again) == {"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA"}
+    order = [again.index(name) for name in names]
+    assert (whole == pieces[:, order]).all() and whole.shape == (9, 5)
+    assert whole[3].sum() == 4 and whole[4].sum() == 0 and whole[5].sum() == 5
 
 
 def test_what_is_in_val_or_test_leaves_the_training_part(tmp_path):
@@ -228,7 +257,7 @@ def test_groups_are_the_components_of_sources_and_targets():
 
 
 @pytest.mark.parametrize(
-    "one, other, same",
+    ("one", "other", "same"),
     [
         ("The dog.", "the  DOG !", True),
         ("l'homme", "l’homme", True),
@@ -244,7 +273,7 @@ def test_texts_are_near_where_case_blanks_and_punctuation_differ(one, other, sam
 
 
 @pytest.mark.parametrize(
-    "keys, said",
+    ("keys", "said"),
     [
         ({"source": "en", "target": "EN"}, "are both 'en'"),
         ({"source_column": 2}, "are both 2"),
@@ -257,3 +286,10 @@ def test_texts_are_near_where_case_blanks_and_punctuation_differ(one, other, sam
 def test_mistakes_in_a_recipe(keys, said):
     with pytest.raises(ValidationError, match=said):
         PairConfig(**keys)
+
+
+def test_names_of_languages():
+    found = [
+        language_of(tag) for tag in ("de", "DE", "de_AT", "deu", "ger", "zh-CN", "cmn", "sr@latin", "tsv", "x", "")
+    ]
+    assert found == ["de", "de", "de", "de", "de", "zh", "zh", "sr", "", "", ""]

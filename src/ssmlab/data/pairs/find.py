@@ -102,9 +102,14 @@ def has_pairs(path: Path, listed: FolderFiles | ZipFiles | None) -> bool:
     Args:
         listed: what `open_files` says of the path.
     """
-    if listed is None and path.is_file():
+    if listed is not None:
+        at = {name: listed.at(name) for name in listed.files}
+    elif not path.is_file():
+        at = _beginning(path)
+    elif is_language(_last_word(path.name)):
+        at = _beginning(path, _without_last(path.name))
+    else:
         return path.name.lower().endswith(TABLES) and _holds_sentences(path)
-    at = {name: listed.at(name) for name in listed.files} if listed is not None else _beginning(path)
     if len(at) > MOST_FILES:
         return False
     keys: dict[str, set[str]] = {}
@@ -176,7 +181,8 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
             raise DataError(f"{path}: {some(alone)}; both files are needed, line by line")
         return None
     found = PairFiles("aligned", source, target)
-    parts = _parts(path, partners, config, found)
+    alone_meant = only and len(partners) == 1  # test.en and test.fr may be all that a user has
+    parts = dict.fromkeys(partners) if alone_meant else _parts(path, partners, config, found)
     missing = {_part_of(_without_last(name)) for name in lonely} - {None, *parts.values()}
     if missing and not only:
         raise DataError(f"{path}: {some(alone)}; both files are needed, or neither")

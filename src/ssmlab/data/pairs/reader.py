@@ -133,7 +133,7 @@ def read_pairs(config: PairConfig) -> PairData:
         left = ", ".join(f"{n:,} {reason}" for reason, n in removed.items() if n) or "none"
         raise DataError(f"{config.path}: no pairs for {', '.join(empty)} (left out: {left}); give more pairs")
     return PairData(
-        name=Path(config.path).name,
+        name=Path(config.path).expanduser().resolve().name,
         path=config.path,
         format=found.format,
         source=source,

@@ -108,6 +108,8 @@ def test_a_header_names_the_columns(tmp_path):
     assert data.read == {"train": 60} and data.parts["val"].sources[0].startswith("The")
     rows = ["\t".join(pair) for pair in zip(*pairs(60), strict=True)]
     assert read(write(tmp_path / "more.tsv", ["source\ttarget", *rows])).read == {"train": 60}
+    with pytest.raises(DataError, match="none.tsv: holds no pairs"):
+        read(write(tmp_path / "none.tsv", ["source\ttarget", " "]))
 
 
 def test_a_folder_of_tables(tmp_path):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ssmlab.core.errors import DataError
 from ssmlab.data.pairs.cleaning import groups, text_key, unsuited
 from ssmlab.data.pairs.config import PairConfig
-from ssmlab.data.pairs.languages import language_of, letters_of
+from ssmlab.data.pairs.languages import check_languages, language_of, letters_of
 from ssmlab.data.pairs.reader import read_lines
 
 # What other programs take for the end of a line, or for none
@@ -214,6 +214,24 @@ def test_swapped_languages_are_noticed(tmp_path):
         read(path, source="fra", target="eng")
     assert read(path, source="fra", target="eng", source_column=2, target_column=1).counts["train"] == 80
     assert read(path, source="x", target="y").counts["train"] == 80
+
+
+@pytest.mark.parametrize(
+    ("tag", "lines"),
+    [
+        ("ru", ["Он видит собаку в саду и не знает почему."]),
+        ("zh", ["他在花园里看见了一只狗。"]),
+        ("ces", ["Už to není jako dřív a já nevím, co si o tom mám myslet.", "On je na ulici se psem."]),
+        ("de", ["Der Hund ist nicht in dem Garten, und ich sehe ihn auf der Straße."]),
+    ],
+)
+def test_languages_are_told_apart_by_their_script_or_their_frequent_words(tag, lines):
+    english = ["He is in the garden with the dog and I do not know why.", "It is a house that you like."] * 40
+    others = lines * (80 // len(lines))
+    check_languages(english, others, "en", tag, "x")
+    check_languages(others, english, tag, "eng", "x")
+    with pytest.raises(DataError, match=f"x: the en side is in {tag} and the {tag} side in en"):
+        check_languages(others, english, "en", tag, "x")
 
 
 def test_a_part_that_is_the_other_way_round_is_noticed_whatever_the_languages(tmp_path):

@@ -222,6 +222,8 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     if short:
         where = some(f"{number:,}" for number in short)
         raise ValueError(f"fewer than {max(first, second) + 1} columns with tabs between in line {where}")
+    if not rows:
+        raise ValueError("holds no pairs")
     return [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
 
 

@@ -191,7 +191,7 @@ def _pieces(lines: Sequence[str]) -> Counter[str]:
     """Words, or characters where there are no blanks between words."""
     text = " ".join(_sample(lines)).casefold()
     words = re.findall(r"\w+", text)
-    return Counter(words if len(words) * 15 > len(text) else text)
+    return Counter(words if len(words) * 10 > len(text) else text)
 
 
 def _sample(lines: Sequence[str]) -> Sequence[str]:

@@ -134,6 +134,25 @@ def test_packed_files(tmp_path):
     assert read(root).split_hash == wanted
 
 
+def test_a_file_next_to_its_packed_form_is_read_once(tmp_path):
+    root = folder(tmp_path / "d")
+    (
+        (root / "train.en.gz").write_bytes(gzip.compress(b"old\n")),
+        (root / "train.fr.gz").write_bytes(gzip.compress(b"x\n")),
+    )
+    assert read(root).read == SIZES
+    rows = ["\t".join(pair) for pair in zip(*pairs(50), strict=True)]
+    write(tmp_path / "t" / "p.tsv", rows), (tmp_path / "t" / "p.tsv.gz").write_bytes(gzip.compress(b"a\tb\n"))
+    assert read(tmp_path / "t").read == {"train": 50}
+
+
+def test_languages_of_files_that_name_none_can_be_said(tmp_path):
+    data = read(folder(tmp_path, tags=("src", "tgt")), source="en", target="fr")
+    assert data.counts == SIZES and (data.source, data.target) == ("en", "fr")
+    with pytest.raises(DataError, match="no sentence pairs in it"):
+        read(folder(tmp_path / "x", tags=("en", "fr")), source="it", target="es")
+
+
 def test_several_files_train_together_and_several_tests_are_asked_about(tmp_path):
     names = ("news.train", "web.train", "val", "test_2016_flickr", "test_2017_mscoco")
     folder(tmp_path, (30, 30, 10, 10, 20), names)

@@ -31,7 +31,7 @@ def text_key(text: str) -> bytes:
 
 
 def repeated(sources: Sequence[str], targets: Sequence[str]) -> dict[str, np.ndarray]:
-    """Pairs that no split should see: by reason a mask (n,) of "empty" ones, with a side of blanks, and "duplicate"s."""
+    """Pairs that no split should see: by reason a mask (n,), "empty" where a side is blank and "duplicate"."""
     empty = np.array([not s.strip() or not t.strip() for s, t in zip(sources, targets, strict=True)], bool)
     seen: set[tuple[str, str]] = set()
     again = np.zeros(len(sources), bool)

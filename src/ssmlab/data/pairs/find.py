@@ -10,7 +10,7 @@ from ssmlab.core.errors import DataError
 from ssmlab.core.text import did_you_mean
 from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
-from ssmlab.data.files import Member, open_files
+from ssmlab.data.files import FolderFiles, Member, ZipFiles, open_files
 from ssmlab.data.pairs.config import PairConfig
 from ssmlab.data.pairs.languages import is_language
 from ssmlab.data.text.encoding import head_of_text
@@ -23,6 +23,7 @@ SIDES = (("src", "tgt"), ("src", "trg"), ("source", "target"))  # of files that 
 _ENDING = re.compile(r"(\.(txt|text|gz|plain|tsv|tab))+$", re.I)
 _WORD = re.compile(r"[^\s._/-]+")
 HEAD = 1 << 16
+MOST_TABLES, MOST_FILES = 3, 1_000  # of a folder that clearly holds pairs
 File = Path | Member
 
 
@@ -79,26 +80,65 @@ def find_pairs(config: PairConfig) -> PairFiles:
         return found
     if path.is_file() and is_table(path):
         return PairFiles("table", config.source, config.target, [PairFile(path.name, None, path, None)])
-    near = sorted(entry for entry in path.parent.iterdir() if entry.is_file()) if path.parent.is_dir() else []
     begins = _without_last(path.name) if path.is_file() else path.name
-    at = {entry.name: entry for entry in near if entry.name.casefold().startswith(begins.casefold())}
-    found = _aligned(str(path), at, config, begins) if begins else None
+    if path.is_file() and not (config.source or config.target):
+        config = config.model_copy(update={"source": _last_word(path.name)})
+    found = _aligned(str(path), _beginning(path, begins), config, begins)
     if found is None and path.is_file():
         raise DataError(
             f"{path}: its lines hold no tabs and no second file is next to it; name the target's with target_path"
         )
     if found is None:
-        hint = did_you_mean(path.name, [entry.name for entry in near])
-        raise DataError(f"{path}: no such file or folder{hint}; expected {EXPECTED}")
+        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{path}: no such file or folder; expected {EXPECTED}{did_you_mean(path.name, near)}")
     return found
+
+
+def has_pairs(path: Path, listed: FolderFiles | ZipFiles | None) -> bool:
+    """Whether a path clearly holds sentence pairs: by names of languages that most files end in, or by two columns.
+
+    Folders that are named after languages are not enough: they may be classes.
+
+    Args:
+        listed: what `open_files` says of the path.
+    """
+    if listed is not None:
+        at = {name: listed.at(name) for name in listed.files}
+    elif not path.is_file():
+        at = _beginning(path)
+    elif is_language(_last_word(path.name)):
+        at = _beginning(path, _without_last(path.name))
+    else:
+        return path.name.lower().endswith(TABLES) and _holds_sentences(path)
+    if len(at) > MOST_FILES:
+        return False
+    keys: dict[str, set[str]] = {}
+    for name in at:
+        tag = _last_word(name)
+        if is_language(tag) or any(tag.casefold() in sides for sides in SIDES):
+            keys.setdefault(_without_last(name).casefold(), set()).add(tag.casefold())
+    paired = sum(len(tags) for tags in keys.values() if len(tags) > 1)
+    plain = [name for name in at if not words.is_note(name, True)]
+    if 2 * paired > len(plain):
+        return True
+    tables = [name for name in plain if name.lower().endswith(TABLES)]
+    return 0 < len(tables) == len(plain) <= MOST_TABLES and all(_holds_sentences(at[name]) for name in tables)
+
+
+def _beginning(path: Path, begins: str = "") -> dict[str, File]:
+    """The files next to a path whose names begin as its own does."""
+    begins = (begins or path.name).casefold()
+    near = sorted(path.parent.iterdir()) if begins and path.parent.is_dir() else []
+    return {entry.name: entry for entry in near if entry.name.casefold().startswith(begins) and entry.is_file()}
 
 
 def _two_files(source: Path, target: Path, config: PairConfig) -> PairFiles:
     for path, other in ((source, target), (target, source)):
         if not path.is_file():
             near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-            what = "is a folder" if path.is_dir() else f"no such file{did_you_mean(path.name, near)}"
-            raise DataError(f"{path}: {what}; expected the file whose lines belong to those of {other}")
+            what = "is a folder" if path.is_dir() else "no such file"
+            hint = did_you_mean(path.name, near)
+            raise DataError(f"{path}: {what}; expected the file whose lines belong to those of {other}{hint}")
     tags = [_last_word(path.name) for path in (source, target)]
     said = [tag if is_language(tag) else "" for tag in tags]
     return PairFiles(
@@ -120,27 +160,29 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
     lonely: list[str] = []
     for name in at:
         for own, other in ((source, target), (target, source)):
-            spans = reversed(_spans(name, own))
-            twins = ((span, folded.get(f"{name[: span[0]]}{other}{name[span[1] :]}".casefold())) for span in spans)
-            span, twin = next(((span, twin) for span, twin in twins if twin), (None, None))
-            if twin and own == source:
-                partners[_cut(name, span)] = name, twin
-            elif not twin and _last_word(name).casefold() == own.casefold():
-                lonely.append(name)
+            for begin, end in reversed(_spans(name, own)):
+                twin = folded.get(f"{name[:begin]}{other}{name[end:]}".casefold())
+                if twin:
+                    if own == source:
+                        partners.setdefault(_cut(name, (begin, end)), (name, twin))  # before train.en.gz
+                    break
+            else:
+                lonely += [name] if _ends_with(name, own) else []
     if only:
         exact = {key: pair for key, pair in partners.items() if key.casefold() == only.casefold()}
         partners = exact or partners
     alone = []
     for name in lonely:
-        begin, end = _spans(name, _last_word(name))[-1]
-        other = target if name[begin:end].casefold() == source.casefold() else source
+        other, own = (target, source) if _ends_with(name, source) else (source, target)
+        begin, end = _spans(name, own)[-1]
         alone.append(f"{name} without {name[:begin]}{other}{name[end:]}")
     if not partners:
         if lonely:
             raise DataError(f"{path}: {some(alone)}; both files are needed, line by line")
         return None
-    found = PairFiles("aligned", source, target)
-    parts = _parts(path, partners, config, found)
+    found = PairFiles("aligned", config.source or source, config.target or target)
+    alone_meant = only and len(partners) == 1  # test.en and test.fr may be all that a user has
+    parts = dict.fromkeys(partners) if alone_meant else _parts(path, partners, config, found)
     missing = {_part_of(_without_last(name)) for name in lonely} - {None, *parts.values()}
     if missing and not only:
         raise DataError(f"{path}: {some(alone)}; both files are needed, or neither")
@@ -155,13 +197,15 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
 
 
 def _languages(path: str, at: Iterable[str], config: PairConfig) -> tuple[str, str]:
-    """Source and target: those that are said, and what the names of several files say of the rest; ("", "") if nothing.
+    """Source and target as the names have them: those that are said, or what several files differ in; ("", "") if none.
 
     Raises:
         DataError: more than two languages would do.
     """
     if config.source and config.target:
-        return config.source, config.target
+        named = any(_spans(name, config.source) or _spans(name, config.target) for name in at)
+        ends = {_last_word(name).casefold() for name in at}
+        return next((pair for pair in SIDES if not named and ends.issuperset(pair)), (config.source, config.target))
     keys: dict[str, set[str]] = {}
     for name in at:
         for tag in (_last_word(name), _WORD.findall(name)[0] if "/" in name else ""):
@@ -189,14 +233,14 @@ def _tables(at: dict[str, File], config: PairConfig) -> PairFiles | None:
     """Files of pairs in columns."""
     found = PairFiles("table", config.source, config.target)
     tables = {
-        _ENDING.sub("", name): (name, name)
-        for name, file in at.items()
+        _ENDING.sub("", name): name
+        for name, file in reversed(at.items())  # pairs.tsv rather than pairs.tsv.gz
         if name.lower().endswith(TABLES) and not words.is_note(name, False) and is_table(file)
     }
     if not tables:
         return None
-    parts = _parts(config.path, tables, config, found)
-    found.files = [PairFile(tables[key][0], parts[key], at[tables[key][0]], None) for key in tables if key in parts]
+    parts = _parts(config.path, sorted(tables), config, found)
+    found.files = [PairFile(tables[key], part, at[tables[key]], None) for key, part in parts.items()]
     return found
 
 
@@ -254,6 +298,12 @@ def _last_word(name: str) -> str:
     return (_WORD.findall(_ENDING.sub("", name.rpartition("/")[2])) or [""])[-1]
 
 
+def _ends_with(name: str, word: str) -> bool:
+    """Whether a word is the last before what only says the format."""
+    plain = _ENDING.sub("", name)
+    return any(end == len(plain) for _, end in _spans(plain, word))
+
+
 def _without_last(name: str) -> str:
     """A name without its last word."""
     spans = _spans(name, _last_word(name))
@@ -262,7 +312,7 @@ def _without_last(name: str) -> str:
 
 def _spans(name: str, word: str) -> list[tuple[int, int]]:
     """Where a word stands in a name."""
-    return [found.span() for found in _WORD.finditer(name) if found[0].casefold() == word.casefold()]
+    return [found.span() for found in re.finditer(rf"(?<![^\s._/-]){re.escape(word)}(?![^\s._/-])", name, re.I)]
 
 
 def _cut(name: str, span: tuple[int, int]) -> str:
@@ -284,7 +334,24 @@ def _head(file: File) -> bytes:
         return b""  # whoever reads it in full reports it
 
 
+def _rows(file: File) -> list[str]:
+    """The first lines of a file that are not blank."""
+    return [line for line in head_of_text(_head(file)).split("\n")[:100] if line.strip()]
+
+
 def is_table(file: File) -> bool:
     """Whether nearly all of the first lines have a tab."""
-    lines = [line for line in head_of_text(_head(file)).split("\n")[:100] if line.strip()]
+    lines = _rows(file)
     return bool(lines) and sum("\t" in line for line in lines) >= 0.95 * len(lines)
+
+
+def _holds_sentences(file: File) -> bool:
+    """Whether the first two columns of a table are texts, neither numbers nor a few classes."""
+    if not is_table(file):
+        return False
+    cells = [[cell.strip() for cell in line.split("\t")[:2]] for line in _rows(file) if "\t" in line]
+    return all(
+        2 * len(set(column)) > len(column)
+        and 2 * sum(bool(re.search(r"[^\W\d_]", cell)) for cell in column) > len(column)
+        for column in zip(*cells, strict=True)
+    )

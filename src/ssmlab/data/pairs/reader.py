@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,9 @@ def read_pairs(config: PairConfig) -> PairData:
         notes.append(_about_division(parts, missing, len(train)))
         kept = np.flatnonzero(side == "train")
         train, keys = train.take(kept), [[own[i] for i in kept] for own in keys]
-    leaked, leaks = _leaks(train, keys, parts)
+    leaked, leaks, shared = _leaks(train, keys, parts)
+    if shared and not missing:
+        warnings.append(f"of {len(parts['test']):,} test lines {shared:,} are in val too, which flatters the test")
     train = _without(train, {LEAK: leaked}, removed)
     if config.clean:
         train = _without(train, unsuited(*train.sides, config.max_length, config.max_ratio), removed)
@@ -131,7 +133,7 @@ def read_pairs(config: PairConfig) -> PairData:
         left = ", ".join(f"{n:,} {reason}" for reason, n in removed.items() if n) or "none"
         raise DataError(f"{config.path}: no pairs for {', '.join(empty)} (left out: {left}); give more pairs")
     return PairData(
-        name=Path(config.path).name,
+        name=Path(config.path).expanduser().resolve().name,
         path=config.path,
         format=found.format,
         source=source,
@@ -220,6 +222,8 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     if short:
         where = some(f"{number:,}" for number in short)
         raise ValueError(f"fewer than {max(first, second) + 1} columns with tabs between in line {where}")
+    if not rows:
+        raise ValueError("holds no pairs")
     return [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
 
 
@@ -278,30 +282,37 @@ def _about_division(parts: dict[str, Pairs], missing: tuple[str, ...], total: in
     return f"of {count(total, 'pair')} {taken}; pairs with the same source or the same target are on one side"
 
 
-def _leaks(train: Pairs, keys, parts: dict[str, Pairs]) -> tuple[np.ndarray, dict[str, dict[str, int]]]:
-    """The training pairs whose source or target is in val or test, (n,) bool; and per part what was found of it."""
-    leaked = np.zeros(len(train), bool)
-    near = [set(own) for own in keys]
-    exact = [set(side) for side in train.sides]
-    found = {}
-    for part in ("val", "test"):
-        held = [[text_key(text) for text in side] for side in parts[part].sides]
-        same, alike = (
-            np.array([[text in known for text in side] for side, known in zip(sides, sets, strict=True)]).any(0)
-            for sides, sets in ((parts[part].sides, exact), (held, near))
-        )
-        if alike.any():
-            found[part] = {"exact": int(same.sum()), "near": int((alike & ~same).sum()), "of": len(parts[part])}
-        known = [set(own) for own in held]
-        leaked |= np.array([s in known[0] or t in known[1] for s, t in zip(*keys, strict=True)], bool)
-    return leaked, found
+def _leaks(train: Pairs, keys: list[list[bytes]], parts: dict[str, Pairs]) -> tuple[np.ndarray, dict, int]:
+    """Training pairs whose source or target is in val or test, (n,) bool; `PairData.leaks`; test lines in val.
+
+    Args:
+        keys: of the training sources and targets, see `text_key`.
+    """
+    leaked, found = np.zeros(len(train), bool), {}
+    held = {part: [[text_key(line) for line in side] for side in parts[part].sides] for part in ("val", "test")}
+    for part, sides in held.items():
+        exact, near = np.zeros((2, len(parts[part])), bool)
+        for i, there in enumerate(sides):
+            exact |= _among(parts[part].sides[i], train.sides[i])
+            near |= _among(there, keys[i])
+            leaked |= _among(keys[i], there)
+        if near.any():
+            found[part] = {"exact": int(exact.sum()), "near": int((near & ~exact).sum()), "of": len(near)}
+    shared = _among(held["test"][0], held["val"][0]) | _among(held["test"][1], held["val"][1])
+    return leaked, found, int(shared.sum())
+
+
+def _among(some: Iterable[Hashable], others: Iterable[Hashable]) -> np.ndarray:
+    known = set(others)
+    return np.array([one in known for one in some], bool)
 
 
 def _subset(train: Pairs, config: PairConfig) -> Pairs:
     """The first pairs by a hash of seed and content, in the order of the file: a smaller subset is inside a larger."""
     if config.train_pairs > len(train):
         raise DataError(
-            f"{config.path}: train_pairs is {config.train_pairs:,}, but {len(train):,} are left after cleaning; 0 takes all"
+            f"{config.path}: train_pairs is {config.train_pairs:,}, but {len(train):,} training pairs are left; 0 "
+            "takes all of them"
         )
     salt = str(config.split_seed).encode()
     drawn = [hashlib.blake2b(_content(pair), key=salt, digest_size=16).digest() for pair in train]

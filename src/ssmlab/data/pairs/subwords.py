@@ -51,13 +51,13 @@ class Subwords:
             raise DataError(f"no tokenizer.json: {str(error).strip().splitlines()[0]}") from error
         letters = _letters()
         byte_of = {letter: byte for byte, letter in enumerate(letters)}
-        words = [self._words.id_to_token(token) for token in range(self._words.get_vocab_size())]
+        words = [self._words.id_to_token(token) or "" for token in range(self._words.get_vocab_size())]
         known = set(words)
-        if tuple(words[: len(MARKS)]) != MARKS or not known.issuperset(letters) or None in known:
+        if tuple(words[: len(MARKS)]) != MARKS or not known.issuperset(letters) or "" in known:
             raise DataError(f"no tokenizer of sentence pairs, whose tokens are {', '.join(MARKS)}, bytes and merges")
         self.size = len(words)
         self._bytes = [b""] * len(MARKS) + [bytes(byte_of[letter] for letter in word) for word in words[len(MARKS) :]]
-        self._token_of = [self._words.token_to_id(letter) for letter in letters]
+        self._token_of = [words.index(letter) for letter in letters]
         self._words.encode_special_tokens = True  # marks as text; no part of the file
         self._words.normalizer = None  # the blank before a text is put there below, before pieces of a text it is not
 

@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-lowest | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | docs | docs-pictures | clean
+# make demo | test | test-all | test-lowest | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | bench-translate | docs | docs-pictures | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all test-lowest check bench bench-compat bench-decode bench-kernels bench-linear bench-memory docs docs-pictures clean
+.PHONY: demo test test-all test-lowest check bench bench-compat bench-decode bench-kernels bench-linear bench-memory bench-translate docs docs-pictures clean
 
 demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
@@ -27,7 +27,7 @@ test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
 
 test-lowest: $(LOWEST)/.test
-	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "versions or not slow" $(LOWEST_TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks docs .ci
@@ -51,6 +51,9 @@ bench-linear: $(VENV)/.package
 
 bench-memory: $(VENV)/.package
 	$(BIN)/python benchmarks/memory.py
+
+bench-translate: $(VENV)/.bench
+	$(BIN)/python benchmarks/translate.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q

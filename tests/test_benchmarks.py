@@ -32,6 +32,19 @@ def test_memory():
 
 
 @pytest.mark.slow
+def test_translate():
+    """CTranslate2 on our Transformer, where it is installed, says what ours does, and all are timed."""
+    other = [] if importlib.util.find_spec("ctranslate2") else ["--no-ctranslate2"]
+    names = ["--transformer", "translation_transformer_test", "--model", "translation_mamba_test"]
+    sizes = ["--vocabulary", "61", "--repeats", "1", "--longest", "64"]
+    lines = printed("translate.py", *names, *sizes, *other).splitlines()
+    timed = [line.split(" | ") for line in lines if "tokens/s" in line]
+    assert len(timed) == 3 * (4 if other else 6) and all(" x CTranslate2, int8" in line[-1] or other for line in timed)
+    assert other or "32 of 32 translations of CTranslate2 are ours" in lines[1]
+    assert [line.split(" | ")[1].strip() for line in lines if "given tokens" in line] == names[1::2]
+
+
+@pytest.mark.slow
 def test_kernels():
     pytest.importorskip("triton")
     rows = [line.split(" | ") for line in printed("kernels.py").splitlines() if line.count(" | ") >= 5][1:]

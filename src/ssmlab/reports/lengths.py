@@ -19,6 +19,7 @@ METRICS = (
     ("training_step_seconds", "A training step, time", formats.seconds),
     ("training_step_memory", "A training step, memory", formats.size),
     ("decoding_seconds", "Writing a token, time", formats.seconds),
+    ("decoding_memory", "State after writing, memory", formats.size),
     ("accuracy", "Accuracy at other lengths", formats.percent),
 )
 

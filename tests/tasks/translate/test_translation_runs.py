@@ -18,7 +18,7 @@ from ssmlab.experiments.jobs import jobs_of
 from ssmlab.experiments.run import run_recipe
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import experiment_of, load_data
-from ssmlab.tasks.translate.experiment import build, parts
+from ssmlab.tasks.translate.experiment import build, decoding_of, parts
 from ssmlab.tasks.translate.scores import Scores
 from ssmlab.training import fit as training
 
@@ -49,7 +49,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cache):
-    recipe = load_recipe(RECIPE, [NAME, TWO, "training.precision=bf16", "data.limit=8"], smoke=True)
+    recipe = load_recipe(
+        RECIPE, [NAME, TWO, "training.precision=bf16", "data.limit=8", "evaluation.robustness=true"], smoke=True
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
         return run_recipe(recipe, output=tmp_path_factory.mktemp("runs"), command="ssmlab run")
@@ -110,6 +112,13 @@ def test_a_run_writes_everything_that_scores_and_translates(run):
         for metric in ("macs_per_pair", "test_seconds", "train_seconds"):
             assert one(run, model=label, metric=metric).value > 0, metric
         assert one(run, model=label, metric="tokens_per_second", class_="5 beams").n > 0
+        assert one(run, model=label, metric="decoding_memory", class_="length 8").value > 0
+        assert one(run, model=label, metric="bleu_lost", class_="typos in 20 % of words").n == 8
+        lost = one(run, model=label, metric="bleu_lost", class_="upper case").value
+        assert lost == pytest.approx(
+            one(run, model=label, metric="bleu", split="test", class_=None).value
+            - one(run, model=label, metric="bleu_changed", class_="upper case").value
+        )
     sources, references, lines = (
         (run / name).read_text("utf-8").split("\n") for name in ("test.src", "test.ref", "models/mamba/test.hyp")
     )
@@ -295,3 +304,16 @@ def test_the_title_of_every_model_is_its_own():
     recipe = load_recipe(RECIPE, need_path=False)
     titles = sorted(model.title for model in recipe.models)
     assert all(a != b for a, b in pairwise(titles))
+
+
+@pytest.mark.parametrize(
+    ("documents", "carry", "lines", "group"),
+    [(1, False, 5, 1), (3, False, 5, 3), (8, False, 5, 5), (2, True, 5, 5), (2, True, 1, 1), (3, False, 1, 1)],
+)
+def test_a_model_translates_documents_as_it_was_trained_to(documents, carry, lines, group):
+    """Never more lines together than in its training; the state goes on through all of them."""
+    how = [f"training.documents={documents}", f"training.carry_state={str(carry).lower()}"]
+    recipe = load_recipe(RECIPE, [NAME, ONE, *how, f"evaluation.documents={lines}"], smoke=True)
+    found = decoding_of(recipe, load_data(recipe), recipe.models[0], beams=3)
+    assert (found.group, found.carry, found.options.beams) == (group, carry, 3)
+    assert (found.separator, found.eos, found.suppress) == (1, 2, (0,))

@@ -23,8 +23,10 @@ from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.translate.batches import EvaluationBatches, TrainingBatches, joined
 from ssmlab.tasks.translate.data import Corpus
 from ssmlab.tasks.translate.decoding import Decoding, Translated
+from ssmlab.tasks.translate.noise import robustness_records
 from ssmlab.tasks.translate.recipe import TranslationModel, TranslationRecipe
 from ssmlab.tasks.translate.scores import Scores, records_of, score_differences, score_lines, validation_scores
+from ssmlab.tasks.translate.speed import decoding_records
 from ssmlab.tasks.translate.task import Translate
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import predict
@@ -90,12 +92,14 @@ def translated(
     beams: int,
     progress: Progress | None = None,
     title: str = "",
+    texts: Sequence[str] | None = None,
 ) -> tuple[list[str], list[Translated]]:
-    """A part's sources in the other language, as text and as tokens. The network is on its device."""
+    """A part's sources, or `texts`, in the other language, as text and as tokens. The network is on its device."""
     start, progress = recipe.start_of(model), progress or Progress()
+    read = data.tokens(part, start)[0] if texts is None else data.words[start].encode_all(texts)
     sources: list[Any] = [
         tokens if text.strip() else []  # a mark of OPUS-MT's is no text
-        for text, tokens in zip(data.pairs[part].sources, data.tokens(part, start)[0], strict=True)
+        for text, tokens in zip(data.pairs[part].sources if texts is None else texts, read, strict=True)
     ]
     progress.start(title, len(sources), unit="sentences", per_step=1)
     try:
@@ -179,12 +183,19 @@ def measure(
     records["test"] = records_of(data.sets["test"], scores, config.bootstrap)
     for name, value in losses(recipe, data, job, network, task, "test").items():
         records["test"].append(Record(metric=name, value=value, unit=UNITS.get(name), n=n["test"]))
+    if config.robustness:
+        records["test"] += robustness_records(
+            lambda changed: translated(recipe, data, job.model, *how, texts=changed)[0],
+            data.sets["test"], scores, resamples=config.bootstrap,
+        )  # fmt: skip
+    separator = data.marks(recipe.start_of(job.model)).separator
     written = sum(len(one.tokens) for one in tokens)
     records[None] = [
         *costs(recipe, data, job.model, network),
         Record(metric="test_seconds", value=seconds, unit="seconds", n=n["test"]),
         Record(metric="tokens_per_second", value=written / seconds, unit="tokens/s", n=written,
                class_=f"{config.beams} beams"),
+        *decoding_records(network, separator, config.decoding),
     ]  # fmt: skip
     return records
 

@@ -140,6 +140,10 @@ class TranslationEvaluation(Table):
     """Resamples for the intervals."""
     trials: int = Field(10_000, ge=100)
     """Of the approximate randomisation."""
+    robustness: bool = False
+    """The test part is translated seven times more: with typos, in other cases, without final punctuation."""
+    decoding: list[int] = Field([])
+    """Numbers of given tokens that every model writes one by one, for time and memory at these lengths."""
 
 
 class TranslationRecipe(AnyRecipe):

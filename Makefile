@@ -27,7 +27,7 @@ test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
 
 test-lowest: $(LOWEST)/.test
-	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "versions or not slow" $(LOWEST_TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks docs .ci

@@ -24,6 +24,7 @@ struct Kernels {
     void (*long_conv)(const ssm_long_conv *);
     void (*linear)(const ssm_linear *);
     void (*program)(const ssm_program *);
+    void (*likeliest)(const ssm_likeliest *);
     int64_t (*ssd_segments)(const ssm_ssd *);
     int64_t (*ssd_forward_workspace)(const ssm_ssd *);
     int64_t (*ssd_backward_workspace)(const ssm_ssd *);
@@ -35,6 +36,7 @@ struct Kernels {
     {#isa, runs, scan_segments_##isa, scan_forward_workspace_##isa, scan_backward_workspace_##isa, scan_forward_##isa,       \
      scan_backward_##isa, conv_pieces_##isa, conv_workspace_##isa, conv_forward_##isa, conv_backward_##isa,     \
      conv_step_##isa, head_step_##isa, long_conv_workspace_##isa, long_conv_##isa, linear_##isa, program_##isa,              \
+     likeliest_##isa,                                                                                                       \
      ssd_segments_##isa, ssd_forward_workspace_##isa, ssd_backward_workspace_##isa, ssd_forward_##isa, ssd_backward_##isa}
 
 bool always() { return true; }
@@ -94,9 +96,12 @@ const Place LAYOUT[] = {
     SSM_STRUCT(ssm_norm, rows, dim, groups, residual, x, gate, x_stride, gate_stride, weight, eps, y)
     SSM_STRUCT(ssm_conv_token, rows, dim, width, silu, dtype, x, x_stride, weight, bias, y)
     SSM_STRUCT(ssm_scan_token, rows, dim, states, x, dt, z, x_stride, dt_stride, z_stride, B, C, B_stride, C_stride, A_log,
-               D, y)
+               D, y, rate)
+    SSM_STRUCT(ssm_product, inputs, panels, x, x_stride, weight, bias, y)
     SSM_STRUCT(ssm_step, kind, slot, call)
-    SSM_STRUCT(ssm_program, steps, threads, step, before, after)
+    SSM_STRUCT(ssm_program, steps, threads, step, before, after, rows, group, parent, own, order, scratch,
+               scratch_size)
+    SSM_STRUCT(ssm_likeliest, rows, places, count, suppressed, threads, scores, stride, suppress, total, value, place)
     SSM_STRUCT(ssm_ssd, batch, length, heads, headdim, states, groups, chunk, threads, x, z, y, dt, B, C, A, D, h0, h_final,
                saved, inner, restart, workspace, gy, gx, gz, g_final, gh0, gdt, gA, gD, gB, gC)
 };
@@ -105,7 +110,7 @@ const Place LAYOUT[] = {
 
 extern "C" {
 
-int64_t ssm_version(void) { return 10; }
+int64_t ssm_version(void) { return 11; }
 int64_t ssm_offset(const char *name) {
     for (const Place &place : LAYOUT)
         if (!strcmp(place.name, name)) return place.offset;
@@ -132,6 +137,7 @@ int64_t ssm_long_conv_workspace(const ssm_long_conv *a) { return active->long_co
 void ssm_long_conv_(const ssm_long_conv *a) { active->long_conv(a); }
 void ssm_linear_(const ssm_linear *a) { active->linear(a); }
 void ssm_program_(const ssm_program *a) { active->program(a); }
+void ssm_likeliest_(const ssm_likeliest *a) { active->likeliest(a); }
 int64_t ssm_ssd_segments(const ssm_ssd *a) { return active->ssd_segments(a); }
 int64_t ssm_ssd_forward_workspace(const ssm_ssd *a) { return active->ssd_forward_workspace(a); }
 int64_t ssm_ssd_backward_workspace(const ssm_ssd *a) { return active->ssd_backward_workspace(a); }

@@ -51,6 +51,8 @@
     void linear_part_##isa(const ssm_linear *, int64_t first, int64_t last); \
     void heads_part_##isa(const ssm_head_step *, const float *before, float *after, int64_t first, int64_t last); \
     void program_##isa(const ssm_program *);                         \
+    void product_rows_##isa(const ssm_product *, int64_t first, int64_t last, float *scratch); \
+    void likeliest_##isa(const ssm_likeliest *);                     \
     int64_t ssd_segments_##isa(const ssm_ssd *);                     \
     int64_t ssd_forward_workspace_##isa(const ssm_ssd *);            \
     int64_t ssd_backward_workspace_##isa(const ssm_ssd *);           \

@@ -3,7 +3,7 @@
 // The rows of W are read one after the other, each once: several streams at a time were slower. Weights of 8 bits become
 // floats on the way: memory is slower than that, so x keeps its precision.
 #include "kernels.h"
-#include "tile.h"
+#include "product.h"
 
 namespace {
 
@@ -67,7 +67,41 @@ template <class E> void outputs(const ssm_linear &a, int64_t first, int64_t last
     }
 }
 
+#if W == 16 || defined(__ARM_NEON)
+constexpr int MOST = 8;  // rows whose sums with a row of two vectors the registers hold
+#else
+constexpr int MOST = 4;
+#endif
+
+// M rows of y times a panel; x is transposed, its rows side by side. Each sum is over the inputs in their order.
+template <int M> INLINE void panel_rows(const ssm_product &a, const float *x, int64_t x_stride, int64_t panel, float *y) {
+    const float *w = a.weight + panel * a.inputs * SSM_PANEL;
+    for (int c = 0; c < SSM_PANEL; c += 2 * W) {
+        Block<M, 2> sums;
+        sums.clear();
+        sums.template add<true>(x, x_stride, w + c, SSM_PANEL, a.inputs);
+        sums.each([&](vf &v, int, int at) __attribute__((always_inline)) {
+            if (a.bias) v += load(a.bias + panel * SSM_PANEL + c + at);
+        });
+        sums.write(y + panel * SSM_PANEL + c, a.panels * SSM_PANEL);
+    }
+}
+
 }  // namespace
+
+// A panel is read once and stays in the first cache while all rows pass by.
+void KERNEL(product_rows)(const ssm_product *a, int64_t first, int64_t last, float *scratch) {
+    const int64_t rows = last - first, stride = ceil_div(rows, 16) * 16, wide = a->panels * SSM_PANEL;
+    transposed(scratch, stride, a->x + first * a->x_stride, a->x_stride, rows, a->inputs);
+    for (int64_t panel = 0; panel < a->panels; panel++) {
+        float *y = a->y + first * wide;
+        int64_t i = 0;
+        for (; i + MOST <= rows; i += MOST) panel_rows<MOST>(*a, scratch + i, stride, panel, y + i * wide);
+        if (MOST > 4 && i + 4 <= rows) panel_rows<4>(*a, scratch + i, stride, panel, y + i * wide), i += 4;
+        if (i + 2 <= rows) panel_rows<2>(*a, scratch + i, stride, panel, y + i * wide), i += 2;
+        if (i < rows) panel_rows<1>(*a, scratch + i, stride, panel, y + i * wide);
+    }
+}
 
 void KERNEL(linear_part)(const ssm_linear *a, int64_t first, int64_t last) {
     if (a->dtype == SSM_FLOAT32) outputs<float>(*a, first, last);

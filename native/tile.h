@@ -160,11 +160,16 @@ template <int K> INLINE void sum_merged(float *out, const float *in, int64_t row
         }
 }
 
+// A copy of a size that is known only when it runs is a call, which takes longer than what becomes of the lanes.
 INLINE vf load_lanes(const float *p, int lanes) {
+    if (p && lanes == W) return load(p);
     vf v = {};
     if (p) __builtin_memcpy(&v, p, lanes * sizeof(float));
     return v;
 }
-INLINE void store_lanes(float *p, vf v, int lanes) { __builtin_memcpy(p, &v, lanes * sizeof(float)); }
+INLINE void store_lanes(float *p, vf v, int lanes) {
+    if (lanes == W) store(p, v);
+    else __builtin_memcpy(p, &v, lanes * sizeof(float));
+}
 
 }  // namespace

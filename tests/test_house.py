@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
-FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+from sources import FILES, ROOT, nodes, tree
+
 # Modules that may hold the name of an own module as a string: the tables by which things are found.
 TABLES = {"__init__.py", "tasks/table.py", "models/registry.py", "ops/_dispatch.py", "adapt/__init__.py"}
 MOST_FILES, MOST_LINES, MOST_FUNCTION = 25, 400, 60
@@ -28,7 +27,7 @@ MODULES = {module(path) for path in FILES}
 def imported(path: Path) -> set[str]:
     """The own modules that a file imports, in functions too."""
     found = set()
-    for node in ast.walk(TREES[path]):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -50,8 +49,8 @@ def test_files_are_short():
 def test_functions_fit_a_screen():
     long = {
         f"{name(path)}:{node.name}": lines
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
+        for path in FILES
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := node.end_lineno - node.lineno + 1) > MOST_FUNCTION
         and "triton" not in path.name
@@ -62,10 +61,10 @@ def test_functions_fit_a_screen():
 def test_no_module_is_known_by_a_string():
     """A string that names an own module is an import that no test sees."""
     hidden = []
-    for path, tree in TREES.items():
+    for path in FILES:
         if name(path) in TABLES or "mamba_ssm" in path.parts:
             continue
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
                 hidden += [f"{name(path)}:{node.lineno}" for a in node.args if "ssmlab" in ast.unparse(a)]
     assert not hidden
@@ -93,10 +92,10 @@ def test_no_circles_inside_a_package():
 def used_once() -> tuple[list[str], int]:
     """Module-level functions that are private and occur once in their file, and how many functions there are."""
     once, total = [], 0
-    for path, tree in TREES.items():
-        functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for path in FILES:
+        functions = [n for n in tree(path).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
         total += len(functions)
-        names = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+        names = Counter(n.id for n in nodes(path) if isinstance(n, ast.Name))
         once += [f"{name(path)}:{f.name}" for f in functions if f.name.startswith("_") and names[f.name] == 1]
     return once, total
 
@@ -108,4 +107,4 @@ def test_helpers_have_more_than_one_caller():
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=name)
 def test_a_package_says_what_it_is(path):
-    assert ast.get_docstring(TREES[path])
+    assert ast.get_docstring(tree(path))

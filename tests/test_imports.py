@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent / "src" / "ssmlab"
+from sources import FILES, ROOT, nodes
+
 # Lower floors first; a module may import its own floor's package and any below.
 FLOORS = [
     ("core",), ("ops",), ("nn",), ("generation",), ("models",), ("_timm",), ("checkpoints",), ("data",), ("reports",),
@@ -16,7 +17,7 @@ FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 
 def imported(path: Path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssmlab."):
             yield node.module.split(".")[1]
         elif isinstance(node, ast.ImportFrom) and node.module == "ssmlab":
@@ -25,7 +26,7 @@ def imported(path: Path):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ssmlab."))
 
 
-MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
+MODULES = [p for p in FILES if p != ROOT / "__init__.py"]
 
 
 def test_imports_point_down():
@@ -43,15 +44,22 @@ def test_files_are_short():
     assert not long
 
 
-def loaded_after(statement: str) -> set[str]:
-    code = f"{statement}; import sys; print(' '.join(sys.modules))"
+def loaded_after(*statements: str) -> list[set[str]]:
+    """The modules that are there after each of these statements, in one fresh interpreter."""
+    code = "import sys\n" + "\n".join(f"{statement}\nprint(' '.join(sys.modules))" for statement in statements)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(out.stdout.split())
+    return [set(line.split()) for line in out.stdout.splitlines()]
 
 
 def test_import_of_the_package_is_light():
-    assert not {"torch", "timm", "transformers", "numpy"} & loaded_after("import ssmlab")
-    assert not {"timm", "transformers", "matplotlib"} & loaded_after("import ssmlab.models, ssmlab.nn, ssmlab.ops")
-    assert "torch" not in loaded_after("import ssmlab.data, ssmlab.reports")
+    package, models, data, floors = loaded_after(
+        "import ssmlab",
+        "import ssmlab.models, ssmlab.cli.main",
+        "import ssmlab.data, ssmlab.reports",
+        "import ssmlab.nn, ssmlab.ops",
+    )
+    assert not {"torch", "timm", "transformers", "numpy"} & package
     heavy = {"torch", "huggingface_hub", "httpx", "httpx2", "ssmlab.models.catalogue", "ssmlab.models.download"}
-    assert not heavy & loaded_after("import ssmlab.models, ssmlab.cli.main")
+    assert not heavy & models
+    assert "torch" not in data
+    assert not {"timm", "transformers", "matplotlib"} & floors

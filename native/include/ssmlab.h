@@ -118,7 +118,7 @@ typedef struct {
 
 /* A program: what one token of a whole model takes, run in one call by one team of threads. State tensors are found by
  * their slot in the tables of a call; they are contiguous, and those that come out are others than those that go in. */
-enum { SSM_NORM, SSM_MATVEC, SSM_CONV_TOKEN, SSM_SCAN_TOKEN, SSM_HEADS_TOKEN };
+enum { SSM_NORM, SSM_MATVEC, SSM_CONV_TOKEN, SSM_SCAN_TOKEN, SSM_HEADS_TOKEN, SSM_PRODUCT };
 
 /* The root mean square norm in groups of channels: of residual + x, which residual becomes, or of x silu(gate). */
 typedef struct {
@@ -131,7 +131,8 @@ typedef struct {
     float *y;                 /* (rows, dim), contiguous */
 } ssm_norm;
 
-/* One token of the convolution; the state (rows, dim, width - 1) is of any dtype. */
+/* One token of the convolution; the state (rows, dim, width - 1) is of any dtype. In a program by rows the state is
+ * (rows, width - 1, dim) float32, the weight (width, dim). */
 typedef struct {
     int64_t rows, dim, width, silu, dtype;
     const float *x;
@@ -149,18 +150,51 @@ typedef struct {
     int64_t B_stride, C_stride;
     const float *A_log, *D;   /* (dim, states), (dim); A = -exp(A_log) */
     float *y;                 /* (rows, dim), contiguous */
+    const float *rate;        /* (dim, states): exp(A_log), or 0 where it is to be computed */
 } ssm_scan_token;
+
+/* y = x weight^T + bias for any number of rows. Of every SSM_PANEL outputs the weights lie together, (inputs, SSM_PANEL);
+ * outputs are filled up to whole panels, in `weight`, `bias` and `y`. What a row becomes does not depend on the others. */
+#define SSM_PANEL 32
+typedef struct {
+    int64_t inputs, panels;
+    const float *x;
+    int64_t x_stride;
+    const float *weight, *bias; /* [f32] (panels, inputs, SSM_PANEL), (panels SSM_PANEL) or 0 */
+    float *y;                 /* (rows, panels SSM_PANEL), contiguous */
+} ssm_product;
 
 typedef struct {
     int64_t kind, slot;
-    const void *call;         /* ssm_norm, ssm_linear, ssm_conv_token, ssm_scan_token or ssm_head_step without its state */
+    const void *call;         /* ssm_norm, ssm_linear, ssm_conv_token, ssm_scan_token, ssm_head_step without its state, or
+                                 ssm_product */
 } ssm_step;
 
 typedef struct {
     int64_t steps, threads;
     const ssm_step *step;
     void *const *before, *const *after; /* by slot: the states that go in and those that come out */
+    /* A program by rows, where `rows` > 0: threads share out groups of `group` rows and take all steps for theirs; the rows of
+     * the steps do not count, and there is no SSM_MATVEC. Row r goes on from the state at parent[r], of a row of its group, and
+     * its own becomes the one at own[r]. `before` and `after` may be the same: states are read and written in the order in
+     * which `order` has the rows of a group, so that one that is still to be read is not overwritten. */
+    int64_t rows, group;
+    const int64_t *parent, *own, *order;
+    float *scratch;           /* `threads` times scratch_size floats, the largest inputs of a product times 16 ceil(rows / 16) */
+    int64_t scratch_size;
 } ssm_program;
+
+/* Of every row of `scores` the logarithm of the sum of exponentials, and the `count` largest with their places, largest
+ * first, equal ones in the order of their places; suppressed places are in the sum alone. */
+typedef struct {
+    int64_t rows, places, count, suppressed, threads;
+    const float *scores;
+    int64_t stride;
+    const int64_t *suppress;
+    double *total;            /* (rows) */
+    float *value;             /* (rows, count), -inf where there are fewer */
+    int64_t *place;           /* (rows, count) */
+} ssm_likeliest;
 
 /* Forward and backward of the state space dual: chunks of `chunk` tokens, at most SSM_CHUNK. dt is the step size itself. */
 typedef struct {
@@ -206,6 +240,7 @@ SSM_EXPORT int64_t ssm_long_conv_workspace(const ssm_long_conv *); /* in floats 
 SSM_EXPORT void ssm_long_conv_(const ssm_long_conv *);
 SSM_EXPORT void ssm_linear_(const ssm_linear *);
 SSM_EXPORT void ssm_program_(const ssm_program *);
+SSM_EXPORT void ssm_likeliest_(const ssm_likeliest *);
 
 SSM_EXPORT int64_t ssm_ssd_segments(const ssm_ssd *);            /* first axis of gB and gC */
 SSM_EXPORT int64_t ssm_ssd_forward_workspace(const ssm_ssd *);   /* in floats */

@@ -1,5 +1,6 @@
 """A tiny model of every family, with a batch that it reads."""
 
+import pytest
 import torch
 
 from ssmlab.models import create_model
@@ -8,6 +9,11 @@ VOCABULARY = 40
 LANGUAGE = ("mamba_lm_test", "mamba2_lm_test")
 VISION = ("vmamba_test", "mambavision_test", "resnet_mamba_test", "vim_test", "medmamba_test")
 BARS = (*LANGUAGE, *VISION[:3])  # the families that every preset must train on
+
+
+def some_slow(names, quick=("mamba_lm_test", "mamba2_lm_test", "vmamba_test", "umamba_bot")):
+    """Names as parameters: language and images are tested by every run, the other families by `make test-all`."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def build(name: str, seed: int = 0):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import BARS, LANGUAGE, VISION, batch_for, build, output, relative, shake
+from families import BARS, LANGUAGE, VISION, batch_for, build, output, relative, shake, some_slow
 
 from ssmlab import adapt
 from ssmlab.core.errors import ModelError
@@ -15,7 +15,7 @@ PRESETS = ("projections", "state_transition", "embeddings", "all", "x_half", "do
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", BARS)
+@pytest.mark.parametrize("name", some_slow(BARS))
 def test_merged_equals_unmerged(name, preset):
     for dtype, bar in ((torch.float32, 2e-5), (torch.float64, 1e-12)):
         model = build(name).to(dtype).eval()
@@ -33,7 +33,7 @@ def test_merged_equals_unmerged(name, preset):
         assert all(type(a) is type(b) for a, b in zip(merged.modules(), build(name).modules(), strict=True))
 
 
-@pytest.mark.parametrize("name", [*LANGUAGE, *VISION])
+@pytest.mark.parametrize("name", some_slow([*LANGUAGE, *VISION]))
 def test_an_adapter_starts_at_the_base(name):
     model, batch = build(name).eval(), batch_for(name)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import BARS, LANGUAGE, VISION, batch_for, build
+from families import BARS, LANGUAGE, VISION, batch_for, build, some_slow
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ from ssmlab.core.errors import ModelError
 METHODS = [name for name in adapt.METHODS if name not in ("mlp", "vocabulary", "z_half")]
 
 
-@pytest.mark.parametrize("name", [*LANGUAGE, *VISION])
+@pytest.mark.parametrize("name", some_slow([*LANGUAGE, *VISION]))
 def test_every_method_gives_every_adapter_gradient(name):
     for method in METHODS:
         if name == "mamba2_lm_test" and method in ("x_proj", "dt_proj"):
@@ -31,7 +31,7 @@ def test_every_method_gives_every_adapter_gradient(name):
         assert report.trainable == adapted.trainable
 
 
-@pytest.mark.parametrize("name", BARS)
+@pytest.mark.parametrize("name", some_slow(BARS))
 def test_each_layer_merges_to_rounding_in_float64(name):
     model = build(name).double()
     adapt.apply(model, "projections")

@@ -59,7 +59,12 @@ def presets_of(name):
     return PRESETS + OTHERS if name in BARS else PRESETS
 
 
-CASES = [(name, preset) for name in (*TEXTS, *IMAGES, *MASKS) for preset in presets_of(name)]
+QUICK = ("mamba_lm_test", "mamba2_lm_test", "vmamba_test", "umamba_bot")
+CASES = [
+    pytest.param(name, preset, marks=() if name in QUICK else pytest.mark.slow)
+    for name in (*TEXTS, *IMAGES, *MASKS)
+    for preset in presets_of(name)
+]
 
 
 @pytest.mark.parametrize(("name", "preset"), CASES)
@@ -92,7 +97,7 @@ def test_it_trains_everywhere_keeps_the_base_loads_and_merges(name, preset, tmp_
 
 
 # of the others see test_adapt_apply
-@pytest.mark.parametrize(("name", "preset"), [case for case in CASES if case[0] not in BARS])
+@pytest.mark.parametrize(("name", "preset"), [case for case in CASES if case.values[0] not in BARS])
 def test_it_merges_to_rounding_in_float64(name, preset):
     model, batch = build(name).double(), batch_for(name, torch.float64)
     adapt.apply(model, preset)

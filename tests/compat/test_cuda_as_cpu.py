@@ -281,6 +281,7 @@ with torch.device("meta"):
 """
 
 
+@pytest.mark.slow
 def test_compiled_and_meta_in_a_fresh_process():
     done = python(COMPILED)
     assert done.stdout == "[2.0, 2.0, 2.0]\nmeta\n", done.stderr

@@ -12,6 +12,9 @@ from compat.ten_families import FAMILIES, KERNELS
 from ops.common import relative_error
 from ssmlab.compat.importing import ASKING_MODELS
 
+# Two interpreters that import transformers: half a minute of one core.
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
+
 FIRST = {"mamba", "falcon_mamba", "jamba", "zamba"}  # the others are of Mamba-2
 CALLED = {True: set(KERNELS) - {"mamba_chunk_scan_combined"}, False: set(KERNELS) - {"selective_scan_fn"}}
 EXACT = ("tokens whole", "tokens padded")

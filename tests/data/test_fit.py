@@ -81,7 +81,8 @@ def test_the_check_tells_it(wide):
     assert "padded with black" in report.shapes and "crop" not in report.shapes
 
 
-@pytest.mark.parametrize("fit", [pytest.param(None, marks=pytest.mark.slow), "stretch"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [None, "stretch"])
 def test_a_run_and_all_that_reads_its_model_fit_alike(wide, tmp_path, fit):
     from ssmlab.experiments.run import run_recipe
     from ssmlab.studies.compare.comparison import Options, compare

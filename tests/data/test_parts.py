@@ -2,16 +2,14 @@
 
 import ast
 import zipfile
-from pathlib import Path
 
 import pytest
 
-import ssmlab
+from sources import FILES, ROOT, nodes
 from ssmlab.data import names
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.parts import parts_of, sort_files
 
-SOURCE = Path(ssmlab.__file__).parent
 # Who sorts files: readers of class folders, of pairs, of files without classes, of what a command is given
 CALLERS = {
     *("data/images/formats.py", "data/images/imagenet.py", "data/sequences/reader.py", "data/masks/pairs.py"),
@@ -20,15 +18,11 @@ CALLERS = {
 TRAIN, OTHERS = {"train", "training", "Training", "Tr"}, {"testing", "Testing", "valid", "dev", "Ts"}
 
 
-def sources():
-    return {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in SOURCE.rglob("*.py")}
-
-
 def test_one_function_sorts_and_all_readers_call_it():
     called = {
-        file
-        for file, tree in sources().items()
-        for node in ast.walk(tree)
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        for node in nodes(path)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "sort_files"
     }
     assert called - {"data/parts.py"} == CALLERS
@@ -36,8 +30,9 @@ def test_one_function_sorts_and_all_readers_call_it():
 
 def test_no_other_table_of_parts():
     """No literal holds a spelling of train together with one of another part that we do not use ourselves."""
-    for file, tree in sources().items():
-        for node in ast.walk(tree):
+    for path in FILES:
+        file = path.relative_to(ROOT).as_posix()
+        for node in nodes(path):
             if not isinstance(node, ast.Dict | ast.Set | ast.List | ast.Tuple):
                 continue
             values = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}

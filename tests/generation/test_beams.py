@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import BeamOptions, beam_search, likeliest
+from ssmlab.generation.beams import BeamOptions, beam_search
 from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models import create_model
 
@@ -173,8 +173,6 @@ def test_equal_scores_are_ordered_by_parent_then_token():
     model = Chain(torch.zeros(4, 4, 4))
     (found,) = beam_search(model, model.start([0, 0]), [2], BeamOptions(beams=4, nbest=4))
     assert [one.tokens for one in found] == [[0, 0], [0, 1], [0, 2], [0, 3]]
-    values, places = likeliest(torch.tensor([[1.0, 3, 3, 2, 3], [2, 2, 2, 2, 2], [5, 4, 3, 2, 1]]), 2)
-    assert places.tolist() == [[1, 2], [0, 1], [0, 1]] and values.tolist() == [[3, 3], [2, 2], [5, 4]]
 
 
 def test_no_ngram_comes_twice_and_what_is_suppressed_never():

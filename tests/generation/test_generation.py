@@ -89,7 +89,9 @@ def test_forked_readings_are_independent(name):
     before = [tensor.clone() for layer in reading.state for tensor in layer]
     forks = reading.select([0, 0, 0])
     drawn = model.generate(forks, max_tokens=8, temperature=1.0, seed=[1, 2, 1])
-    assert drawn[0] == drawn[2] and drawn[0].tokens != drawn[1].tokens
+    assert drawn[0].tokens == drawn[2].tokens != drawn[1].tokens
+    # Intel's MKL rounds the third of three rows of a product otherwise than the first.
+    assert drawn[0].logprobs == pytest.approx(drawn[2].logprobs, rel=1e-12)
     assert forks.select([1]).tokens == reading.tokens == (tuple(PROMPTS[0]),)
     for tensor in (tensor for layer in forks.state for tensor in layer):
         tensor.zero_()

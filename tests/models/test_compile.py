@@ -7,8 +7,8 @@ from ssmlab.models import create_model
 from ssmlab.nn import Mamba, Mamba2, Mamba3
 
 OPTIONS = {"fullgraph": True, "backend": "aot_eager"}
-LONGEST = [pytest.param(name, marks=pytest.mark.slow) for name in ("mamba3_lm_test", "mamba3_mimo_lm_test")]
-MODELS = ["mamba_lm_test", "mamba2_lm_test", *LONGEST]
+LONGEST = ("mamba2_lm_test", "mamba3_lm_test", "mamba3_mimo_lm_test")
+MODELS = ["mamba_lm_test", *(pytest.param(name, marks=pytest.mark.slow) for name in LONGEST)]
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +21,9 @@ def fresh_compiler():
 @pytest.mark.parametrize(
     "block",
     [
-        lambda: Mamba(16),
+        pytest.param(lambda: Mamba(16), marks=pytest.mark.slow),  # as in the language model
         lambda: Mamba2(16, headdim=8, d_state=8),
-        lambda: Mamba3(16, headdim=8, d_state=8),
+        pytest.param(lambda: Mamba3(16, headdim=8, d_state=8), marks=pytest.mark.slow),
         pytest.param(lambda: Mamba3(16, headdim=8, d_state=8, mimo_rank=2, outproj_norm=True), marks=pytest.mark.slow),
     ],
     ids=["mamba", "mamba2", "mamba3", "mamba3 mimo"],

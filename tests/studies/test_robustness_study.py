@@ -124,6 +124,7 @@ def test_scores_follow_the_classes_by_name(run, tmp_path):
     assert value == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_imagenet_c(run, tmp_path):
     model = str(run / "models" / "resnet_seed0")
     options = Options(**SMALL | {"per_class": 1, "transformations": "imagenet-c"})
@@ -202,9 +203,8 @@ def test_a_foreign_folder_is_left_alone(run, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("robustness/own_models", marks=pytest.mark.slow), "robustness/imagenet_21"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["robustness/own_models", "robustness/imagenet_21"])
 def test_recipes(name, tmp_path):
     folder = run_recipe(load_recipe(name, ["device=cpu"], smoke=True), output=tmp_path)
     records = read_records(folder / "robustness" / "records.jsonl")

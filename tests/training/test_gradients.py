@@ -146,9 +146,21 @@ class Stop(Progress):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 8])
-@pytest.mark.parametrize("more", [{}, {"layer_decay": 0.7}, {"ema": 0.9}])
-def test_a_resumed_training_is_bit_equal_and_knows_what_is_frozen(tmp_path, stop, more):
+@pytest.mark.parametrize(
+    ("more", "stop"),
+    [
+        ({}, 2),  # before anything is frozen, in the step in which it is, and after
+        ({}, 3),
+        ({}, 8),
+        ({"layer_decay": 0.7}, 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (({"layer_decay": 0.7}, 2), ({"layer_decay": 0.7}, 8))
+        ),
+        *(pytest.param({"ema": 0.9}, stop, marks=pytest.mark.slow) for stop in (2, 3, 8)),
+    ],
+)
+def test_a_resumed_training_is_bit_equal_and_knows_what_is_frozen(tmp_path, more, stop):
     config = {"freeze_by_gradient": {"steps": 3, "depth": 0.6, "threshold": 99}, "watch_gradients": 5} | more
     name = {"name": "vmamba_test", "num_classes": 3, "image_size": 8}
 

@@ -138,7 +138,7 @@ class Scripted(Classify):
     [
         ([(0.5, 2.7), (0.5, 1.2), (0.4, 0.1)], 2),  # of equal accuracies the lower loss
         ([(0.5, 1.2), (0.5, 2.7), (0.5, 1.2)], 1),  # of equals in both the first
-        ([(0.5, 1.2), (0.6, 2.7), (0.5, 0.1)], 2),
+        pytest.param([(0.5, 1.2), (0.6, 2.7), (0.5, 0.1)], 2, marks=pytest.mark.slow),
     ],
 )
 def test_of_equal_epochs_the_one_with_the_lower_loss_is_kept(tmp_path, rows, kept):

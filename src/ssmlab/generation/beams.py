@@ -15,6 +15,7 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.text_stream import TextStream
+from ssmlab.ops.likeliest import likeliest
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,7 +97,8 @@ def beam_search(
     vocab = model.config.vocab_size
     search = _Search(limits, options, vocab, ends, streams)
     text = _Text(start, process, options.no_repeat_ngram, suppress)
-    logits, state, device = start.logits, start.state, start.logits.device
+    decoder, logits = BeamDecoder(model, start, options.beams), start.logits
+    device = logits.device
     while True:
         scores, logs, tokens = text.candidates(logits[:, :vocab], min(search.width, vocab))
         if np.isnan(scores).any():
@@ -106,17 +108,33 @@ def beam_search(
             return search.found
         index, chosen = torch.from_numpy(rows).to(device), torch.from_numpy(new).to(device)
         text.extend(index, chosen)
-        logits, state = advance(model, chosen, state, index, lines)
+        logits = decoder(chosen, index, lines)
 
 
-def advance(model: Any, tokens: Tensor, state: Any, rows: Tensor, sentences: Sequence[int]) -> tuple[Tensor, Any]:
-    """Logits (r, vocabulary) and states after one token each of `tokens` (r,), read after the states of `rows` (r,).
+class BeamDecoder:
+    """The model, and the states of all rows of a search: one native call a token, where the model has one.
 
     Args:
-        sentences: those of the state's that the rows are of, in order, each with as many rows as the others.
+        model: as for `beam_search`.
+        start: a row for every sentence.
+        beams: rows of a sentence, at most.
     """
-    logits, state = model(tokens[:, None], select_rows(state, rows, sentences))
-    return logits[:, -1], state
+
+    def __init__(self, model: Any, start: PromptState, beams: int):
+        self.model, self.state = model, start.state
+        find = getattr(model, "row_program", None)
+        self.program = None if find is None else find(start.state, beams)
+
+    def __call__(self, tokens: Tensor, rows: Tensor, sentences: Sequence[int]) -> Tensor:
+        """Logits (r, vocabulary) after one token each of `tokens` (r,), read after the states of `rows` (r,).
+
+        Args:
+            sentences: those of the state's that the rows are of, in order, each with as many rows as the others.
+        """
+        if self.program is not None:
+            return self.program(tokens, rows, sentences)
+        logits, self.state = self.model(tokens[:, None], select_rows(self.state, rows, sentences))
+        return logits[:, -1]
 
 
 class _Search:
@@ -230,7 +248,7 @@ class _Text:
 
     def __init__(self, start: PromptState, process: Processor | None, ngram: int, suppress: Sequence[int]):
         self.process, self.ngram, device = process, ngram, start.logits.device
-        self.suppress = torch.tensor(list(suppress), dtype=torch.int64, device=device)
+        self.suppress = suppress
         longest = max(map(len, start.tokens))
         self.begin = torch.tensor([longest - len(row) for row in start.tokens], device=device)
         rectangle = [[row[0]] * (longest - len(row)) + list(row) for row in start.tokens]
@@ -247,18 +265,16 @@ class _Text:
         Sums are in float64, where two logits that differ differ afterwards too: one beam is greedy search.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        total = logits.logsumexp(1, keepdim=True).double()
-        if self.process is None:
-            shift, scores = total, logits
+        if self.process is None and not self.ngram:
+            total, best, tokens = likeliest(logits, k, self.suppress)
+            best = logs = best.double() - total[:, None]
         else:
-            shift, scores = torch.zeros_like(total), self.process(self.tokens, logits.log_softmax(1))
-        if len(self.suppress):
-            scores = scores.index_fill(1, self.suppress, -torch.inf)
-        if self.ngram:
-            scores = self._without_repeats(scores)
-        best, tokens = likeliest(scores, k)
-        best = best.double() - shift
-        logs = best if self.process is None else logits.gather(1, tokens).double() - total
+            all_logs = logits.double() - logits.logsumexp(1, keepdim=True).double()
+            scores = all_logs if self.process is None else self.process(self.tokens, all_logs)
+            if self.ngram:
+                scores = self._without_repeats(scores)
+            _, best, tokens = likeliest(scores, k, self.suppress)
+            logs = all_logs.gather(1, tokens)
         return best.cpu().numpy(), logs.cpu().numpy(), tokens.cpu().numpy()
 
     def _without_repeats(self, scores: Tensor) -> Tensor:
@@ -270,15 +286,3 @@ class _Text:
         own = torch.arange(windows.shape[1], device=scores.device) >= self.begin[:, None]
         row, place = torch.nonzero((windows[..., :-1] == tail).all(-1) & own, as_tuple=True)
         return scores.index_put((row, windows[row, place, -1]), scores.new_tensor(-torch.inf))
-
-
-def likeliest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and places of the k largest of every row (r, n), largest first, equal ones in the order of places."""
-    values, places = scores.topk(k, 1)
-    if k < scores.shape[1] and bool(((scores >= values[:, -1:]).sum(1) > k).any()):
-        values, places = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))  # topk may take any
-    else:
-        places, order = places.sort(1)
-        values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-        places = places.gather(1, order)
-    return values, places

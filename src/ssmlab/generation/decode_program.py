@@ -55,8 +55,8 @@ def step(model: Any, input_ids: Tensor, state: tuple | None, classes: tuple[type
 class DecodeProgram:
     """The program of a model, and what it was built from."""
 
-    def __init__(self, model: Any, rows: int, classes: tuple[type, type]):
-        self.program = program = Program(rows)
+    def __init__(self, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False):
+        self.program = program = Program(rows, by_rows=by_rows)
         self.places: list[tuple[dict, str]] = []  # where modules and tensors were found, and which
         self.found: list[object] = []
         self.tensors: list[Tensor] = []
@@ -84,10 +84,12 @@ class DecodeProgram:
         self.own = [m.__dict__ for m in parts]
 
     @classmethod
-    def of(cls, model: Any, rows: int, classes: tuple[type, type]) -> DecodeProgram | None:
+    def of(
+        cls, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False
+    ) -> DecodeProgram | None:
         """The program of a model, or None where there cannot be one."""
         try:
-            made = cls(model, rows, classes)
+            made = cls(model, rows, classes, by_rows=by_rows)
         except _NoProgramError:
             return None
         return made if made.holds() else None
@@ -113,7 +115,7 @@ class DecodeProgram:
             kind, conv_shape, ssm_shape = self.kinds[0]
             conv = torch.empty(len(state), *conv_shape, dtype=dtype)
             ssm = torch.empty(len(state), *ssm_shape, dtype=torch.float32)
-            after = [address for pair in zip(_slices(conv), _slices(ssm), strict=True) for address in pair]
+            after = [address for pair in zip(slices(conv), slices(ssm), strict=True) for address in pair]
             self.residual.copy_(torch.nn.functional.embedding(input_ids.reshape(rows), self.embedding))
             self.program.run([t.data_ptr() for t in before], after)
             self.returned = tuple(map(kind, conv.unbind(), ssm.unbind()))
@@ -218,7 +220,7 @@ class DecodeProgram:
         return tensor.detach()
 
 
-def _slices(tensor: Tensor) -> range:
+def slices(tensor: Tensor) -> range:
     """Where the slices of a contiguous tensor's first axis lie."""
     size = tensor.element_size() * tensor.stride(0)
     return range(tensor.data_ptr(), tensor.data_ptr() + size * len(tensor), size)

@@ -58,7 +58,7 @@ def generate(
     chunk: int = CHUNK,
     graphs: bool | None = None,
 ) -> list[Generated]:
-    """Continue every prompt. A row's result does not depend on the others.
+    """Continue every prompt. A row's result does not depend on the others, but for the rounding of products.
 
     Args:
         model: a language model, in evaluation mode.

@@ -87,7 +87,7 @@ def create_vision(
 
 def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
     """A model over tokens; `options` are fields of its config, `vocab_size` without rows that only fill up."""
-    _check_known(name, options, ["dropout_branch", *(f.name for f in fields(preset.config))])
+    _check_known(name, options, [*(f.name for f in fields(preset.config)), "dropout_branch"])
     if "dropout_branch" in options:
         options = {"residual_dropout": options["dropout_branch"]} | options
         if options.pop("dropout_branch") != options["residual_dropout"]:

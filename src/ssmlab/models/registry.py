@@ -145,22 +145,22 @@ FAMILIES = (
     Family(
         "translation_transformer",
         "translation",
-        _arms("translation_transformer", "Transformer encoder and decoder, as Marian's"),
+        _arms("translation_transformer", "Transformer as Marian's"),
         originals={"marian": "marian"},
     ),
     Family(
         "translation_mamba_encdec",
         "translation",
-        _arms("translation_mamba_encdec", "Mamba encoder and decoder with attention to the source"),
+        _arms("translation_mamba_encdec", "Mamba encoder-decoder"),
         file="mamba_encdec",
     ),
     *(
         Family(name, "translation", _arms(name, title), file="decoder_only")
         for name, title in {
-            "translation_mamba": "Mamba that reads source and target",
-            "translation_mamba2": "Mamba-2 that reads source and target",
-            "translation_decoder": "Transformer that reads source and target, without an encoder",
-            "translation_hybrid": "Mamba with two layers of attention that reads source and target",
+            "translation_mamba": "Mamba, decoder only",
+            "translation_mamba2": "Mamba-2, decoder only",
+            "translation_decoder": "Transformer, decoder only",
+            "translation_hybrid": "Mamba + two attentions, decoder only",
         }.items()
     ),
 )

@@ -49,7 +49,7 @@ class Padding(NamedTuple):
 
     def pack(self, u: Tensor) -> Tensor:
         """u (b, l, d) with each row's tokens in front, in their order, and zeros after them."""
-        return u.take_along_dim(self.order[..., None], 1).masked_fill(~self.token[..., None], 0)
+        return _columns(u, self.order).masked_fill(~self.token[..., None], 0)
 
     def pack_index(self, seq_idx: Tensor) -> Tensor:
         """The sequences of a packed row numbered from 0, (b, l); its padding counts to the last, and resets nothing."""
@@ -59,7 +59,7 @@ class Padding(NamedTuple):
 
     def unpack(self, y: Tensor) -> Tensor:
         """Packed y (b, l, d) with every token back at its column, and zeros at the padding."""
-        return y.masked_fill(~self.token[..., None], 0).take_along_dim(self.back[..., None], 1)
+        return _columns(y.masked_fill(~self.token[..., None], 0), self.back)
 
     def last_inputs(self, x: Tensor, count: int, initial_state: Tensor | None, seq_idx: Tensor | None = None) -> Tensor:
         """The convolution's state after each row's last token.
@@ -84,6 +84,13 @@ class Padding(NamedTuple):
             return state
         own = seq_idx.take_along_dim(inside, 1) == seq_idx[:, -1:]
         return state.masked_fill(~own[:, None], 0)
+
+
+def _columns(u: Tensor, columns: Tensor) -> Tensor:
+    """Of every row of u (b, l, d) some columns (b, k), in their order: (b, k, d). Whole columns are copied; along a
+    dimension, every channel would have an index of its own, whose remainders took longer than the copy."""
+    first = torch.arange(u.shape[0], device=u.device)[:, None] * u.shape[1]
+    return u.flatten(0, 1).index_select(0, (columns + first).flatten()).unflatten(0, columns.shape)
 
 
 def visible(mask: Tensor) -> Tensor:

@@ -83,7 +83,13 @@ TABLE: dict[str, tuple[tuple[Any, str], ...]] = {
         (integer, "x_stride dt_stride z_stride"),
         (pointer, "B C"),
         (integer, "B_stride C_stride"),
-        (pointer, "A_log D y"),
+        (pointer, "A_log D y rate"),
+    ),
+    "ssm_product": (
+        (integer, "inputs panels"),
+        (pointer, "x"),
+        (integer, "x_stride"),
+        (pointer, "weight bias y"),
     ),
     "ssm_step": (
         (integer, "kind slot"),
@@ -92,6 +98,15 @@ TABLE: dict[str, tuple[tuple[Any, str], ...]] = {
     "ssm_program": (
         (integer, "steps threads"),
         (pointer, "step before after"),
+        (integer, "rows group"),
+        (pointer, "parent own order scratch"),
+        (integer, "scratch_size"),
+    ),
+    "ssm_likeliest": (
+        (integer, "rows places count suppressed threads"),
+        (pointer, "scores"),
+        (integer, "stride"),
+        (pointer, "suppress total value place"),
     ),
     "ssm_ssd": (
         (integer, "batch length heads headdim states groups chunk threads"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlab.core.errors import BackendError
 from ssmlab.ops import _layout
 
-VERSION = 10  # of the C interface in native/include/ssmlab.h
+VERSION = 11  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -25,6 +25,7 @@ _SIZES = (
 _CALLS = (
     "ssm_scan_forward", "ssm_scan_backward", "ssm_conv_forward", "ssm_conv_backward", "ssm_conv_step_",
     "ssm_head_step_", "ssm_long_conv_", "ssm_linear_", "ssm_program_",
+    "ssm_likeliest_",
     "ssm_ssd_forward", "ssm_ssd_backward",
 )  # fmt: skip
 _forked = False

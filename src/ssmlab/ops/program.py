@@ -18,8 +18,9 @@ from ssmlab.ops._layout import STRUCTS
 from ssmlab.ops._native import address
 from ssmlab.ops.steps import INT8
 
-NORM, MATVEC, CONV, SCAN, HEADS = range(5)  # the kinds of ssm_step
+NORM, MATVEC, CONV, SCAN, HEADS, PRODUCT = range(6)  # the kinds of ssm_step
 NONE = -1  # no state
+PANEL = 32  # SSM_PANEL, outputs whose weights lie together
 _PROGRAM, _STEP = STRUCTS["ssm_program"], STRUCTS["ssm_step"]
 
 
@@ -31,10 +32,14 @@ class Program:
 
     Args:
         rows: sequences that take a token at once.
+        by_rows: threads share out any number of rows up to that, and each goes on from the state of another. What is
+            made of the weights is made once, when steps are added: they may not change. The convolution's states are
+            (rows, width - 1, d) then, and float32.
     """
 
-    def __init__(self, rows: int):
-        self.rows, self.slots = rows, 0
+    def __init__(self, rows: int, *, by_rows: bool = False):
+        self.rows, self.slots, self.by_rows = rows, 0, by_rows
+        self._inputs = 0  # of the widest product
         self.running = Lock()  # buffers are one run's at a time; a native call lets other Python threads go on
         self._steps = array("q")  # of ssm_step
         self._held: list[object] = []
@@ -61,6 +66,8 @@ class Program:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """x weight^T + bias, (rows, outputs); weight (outputs, inputs) of any dtype, int8 with a scale (outputs,)."""
+        if self.by_rows:
+            return self._product(x, weight if scale is None else weight * scale[:, None], bias)
         kind = _native.DTYPES[weight.dtype] if scale is None else INT8
         y, bias, scale = self.buffer(weight.shape[0]), self._optional(bias), self._optional(scale)
         self._add(
@@ -70,10 +77,29 @@ class Program:
         )  # fmt: skip
         return y
 
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`linear` for many rows, from a copy of the weights in panels."""
+        (outputs, inputs), panels = weight.shape, -(-weight.shape[0] // PANEL)
+        packed = torch.zeros(panels, inputs, PANEL, dtype=torch.float32)
+        whole = outputs // PANEL
+        packed[:whole].copy_(weight[: whole * PANEL].unflatten(0, (-1, PANEL)).mT)
+        if whole < panels:
+            packed[whole, :, : outputs - whole * PANEL].copy_(weight[whole * PANEL :].mT)
+        y, more = self.buffer(panels * PANEL), None
+        if bias is not None:
+            more = torch.zeros(panels * PANEL, dtype=torch.float32)
+            more[:outputs].copy_(bias)
+        self._inputs = max(self._inputs, inputs)
+        self._add(
+            PRODUCT, NONE, "ssm_product", (x, packed, more, y), inputs=inputs, panels=panels, x=address(x),
+            x_stride=x.stride(0), weight=address(packed), bias=address(more), y=address(y),
+        )  # fmt: skip
+        return y[:, :outputs]
+
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, dtype: torch.dtype) -> Tensor:
         """One token of the convolution; weight (d, width), a state (rows, d, width - 1) of a dtype; (rows, d)."""
-        weight, bias = self._vector(weight), self._optional(bias)
         (d, width), y = weight.shape, self.buffer(weight.shape[0])
+        weight, bias = self._vector(weight.mT if self.by_rows else weight), self._optional(bias)
         self._add(
             CONV, self._slot(), "ssm_conv_token", (x, y), rows=self.rows, dim=d, width=width, silu=silu,
             dtype=_native.DTYPES[dtype], x=address(x), x_stride=x.stride(0), weight=address(weight), bias=address(bias),
@@ -82,7 +108,9 @@ class Program:
         return y
 
     def rates(self, A_log: Tensor) -> Tensor:
-        """-exp(A_log), made anew for every token."""
+        """-exp(A_log), made anew for every token; of a program by rows once."""
+        if self.by_rows:
+            return -A_log.float().exp()
         A = torch.empty(A_log.shape, dtype=torch.float32)
         self._rates[0].append(A)
         self._rates[1].append(A_log)
@@ -92,11 +120,12 @@ class Program:
         """One token of the selective scan with softplus; A = -exp(A_log) (d, n), B, C (rows, n), state (rows, d, n);
         (rows, d)."""
         A_log, D, y = self._vector(A_log), self._vector(D), self.buffer(A_log.shape[0])
+        rate = A_log.exp() if self.by_rows else None
         self._add(
-            SCAN, self._slot(), "ssm_scan_token", (x, dt, B, C, z, y), rows=self.rows, dim=A_log.shape[0],
+            SCAN, self._slot(), "ssm_scan_token", (x, dt, B, C, z, y, rate), rows=self.rows, dim=A_log.shape[0],
             states=A_log.shape[1], x=address(x), dt=address(dt), z=address(z), x_stride=x.stride(0),
             dt_stride=dt.stride(0), z_stride=z.stride(0), B=address(B), C=address(C), B_stride=B.stride(0),
-            C_stride=C.stride(0), A_log=address(A_log), D=address(D), y=address(y),
+            C_stride=C.stride(0), A_log=address(A_log), D=address(D), y=address(y), rate=address(rate),
         )  # fmt: skip
         return y
 
@@ -130,10 +159,29 @@ class Program:
             torch._foreach_neg_(self._rates[0])
         if self._copies[0]:
             torch._foreach_copy_(*self._copies)
+        self._call(before, after)
+
+    def run_rows(self, states: list[int], parent: Tensor, own: Tensor, order: Tensor, group: int) -> None:
+        """Run a program by rows, up to as many as it has.
+
+        Args:
+            states: where they lie by slot; read and written.
+            parent, own: int64 (r,), of every row the place of the state that it goes on from, and of its own.
+            order: int64 (r,), the rows in the order in which states are read and written, group by group.
+            group: rows in a row whose states no other rows read.
+        """
+        size = self._inputs * -(-len(parent) // 16) * 16
+        scratch = torch.empty(_native.threads(), size, dtype=torch.float32)
+        self._call(
+            states, states, rows=len(parent), group=group, parent=address(parent), own=address(own),
+            order=address(order), scratch=address(scratch), scratch_size=size,
+        )  # fmt: skip
+
+    def _call(self, before: list[int], after: list[int], **by_rows: int) -> None:
         ins, outs = array("q", before), array("q", after)
         program = _PROGRAM(
             steps=len(self._steps) * 8 // sizeof(_STEP), threads=_native.threads(), step=self._steps.buffer_info()[0],
-            before=ins.buffer_info()[0], after=outs.buffer_info()[0],
+            before=ins.buffer_info()[0], after=outs.buffer_info()[0], **by_rows,
         )  # fmt: skip
         _native.library().ssm_program_(addressof(program))
 

@@ -53,7 +53,8 @@ class PairCosts(NamedTuple):
     parameters: shared ones count once. embeddings: of these the tables of tokens, the output's included.
     counts: operations of reading a source and its target once, as in training.
     step: operations of one more token of the target.
-    state_bytes: the state after the source and one token. growth_bytes: by how much it grows with a token of the target.
+    state_bytes: the state after the source and one token of the target.
+    growth_bytes: by how much it grows with a token of the target.
     """
 
     parameters: int

@@ -13,7 +13,7 @@ SIZES = {"train": 60, "val": 10, "test": 10}
 
 
 @pytest.mark.parametrize(
-    "names, tags",
+    ("names", "tags"),
     [
         (("train", "val", "test"), ("en", "fr")),
         (("train", "val", "test"), ("src", "tgt")),
@@ -57,6 +57,16 @@ def test_regions_and_words_of_any_kind_are_languages_once_they_are_said(tmp_path
         read(tmp_path / "a", source="en_GB", target="fr-FR")
 
 
+def test_two_files_that_are_named_alone_are_divided_whatever_their_name(tmp_path):
+    root = folder(tmp_path, (10, 10, 50))
+    assert read(root / "test").counts == {"train": 40, "val": 5, "test": 5}
+    assert read(root / "test.fr").parts["val"].sources[0].startswith("Le")
+    for path in (root / "test", root / "test.en"):
+        assert kind_of_data(str(path)) == ("translate", "pairs")
+    (root / "test.fr").unlink()
+    assert kind_of_data(str(root / "test.en"))[0] != "translate"
+
+
 def test_one_language_that_is_said_finds_the_other(tmp_path):
     folder(tmp_path)
     assert read(tmp_path, target="en").source == "fr"
@@ -98,6 +108,8 @@ def test_a_header_names_the_columns(tmp_path):
     assert data.read == {"train": 60} and data.parts["val"].sources[0].startswith("The")
     rows = ["\t".join(pair) for pair in zip(*pairs(60), strict=True)]
     assert read(write(tmp_path / "more.tsv", ["source\ttarget", *rows])).read == {"train": 60}
+    with pytest.raises(DataError, match="none.tsv: holds no pairs"):
+        read(write(tmp_path / "none.tsv", ["source\ttarget", " "]))
 
 
 def test_a_folder_of_tables(tmp_path):
@@ -120,6 +132,25 @@ def test_packed_files(tmp_path):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert read(root).split_hash == wanted
+
+
+def test_a_file_next_to_its_packed_form_is_read_once(tmp_path):
+    root = folder(tmp_path / "d")
+    (
+        (root / "train.en.gz").write_bytes(gzip.compress(b"old\n")),
+        (root / "train.fr.gz").write_bytes(gzip.compress(b"x\n")),
+    )
+    assert read(root).read == SIZES
+    rows = ["\t".join(pair) for pair in zip(*pairs(50), strict=True)]
+    write(tmp_path / "t" / "p.tsv", rows), (tmp_path / "t" / "p.tsv.gz").write_bytes(gzip.compress(b"a\tb\n"))
+    assert read(tmp_path / "t").read == {"train": 50}
+
+
+def test_languages_of_files_that_name_none_can_be_said(tmp_path):
+    data = read(folder(tmp_path, tags=("src", "tgt")), source="en", target="fr")
+    assert data.counts == SIZES and (data.source, data.target) == ("en", "fr")
+    with pytest.raises(DataError, match="no sentence pairs in it"):
+        read(folder(tmp_path / "x", tags=("en", "fr")), source="it", target="es")
 
 
 def test_several_files_train_together_and_several_tests_are_asked_about(tmp_path):
@@ -177,7 +208,7 @@ def test_a_test_of_another_pair_of_languages_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, lines",
+    ("name", "lines"),
     [
         ("spam.txt", ["ham\tsee you at noon", "spam\twin a prize now"] * 20),
         ("labels.txt", [f"img{i}.png\t{i % 3}" for i in range(40)]),

@@ -10,10 +10,25 @@ from pydantic import ValidationError
 from ssmlab.core.errors import DataError
 from ssmlab.data.pairs.cleaning import groups, text_key, unsuited
 from ssmlab.data.pairs.config import PairConfig
+from ssmlab.data.pairs.languages import check_languages, language_of, letters_of
 from ssmlab.data.pairs.reader import read_lines
 
 # What other programs take for the end of a line, or for none
-ODD = ["a\u2028b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", "a\u2029b", "a\rb", "a\tb", "a\0b", "😀", "J", " ", "ß\u00a0!"]
+ODD = [
+    "a\u2028b",
+    "a\x0bb",
+    "a\x0cb",
+    "a\x85b",
+    "a\x1cb",
+    "a\u2029b",
+    "a\rb",
+    "a\tb",
+    "a\0b",
+    "😀",
+    "J",
+    " ",
+    "ß\u00a0!",
+]
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -85,9 +100,12 @@ def test_the_training_part_is_cleaned_and_counted_by_reason(tmp_path):
         "script": [("Привет, как дела", "Bonjour toi"), ("Good morning", "おはようございます")],
     }
     more = [pair for some in bad.values() for pair in some]
-    write(root / "train.en", [*english, *(s for s, _ in more)]), write(root / "train.fr", [*french, *(t for _, t in more)])
+    (
+        write(root / "train.en", [*english, *(s for s, _ in more)]),
+        write(root / "train.fr", [*french, *(t for _, t in more)]),
+    )
     data = read(root)
-    assert data.removed == {reason: 2 for reason in bad} | {"in val or test": 0}
+    assert data.removed == dict.fromkeys(bad, 2) | {"in val or test": 0}
     assert data.parts["train"].sources == english and data.read["train"] == 70
     data = read(root, clean=False)
     assert data.counts["train"] == 68 and data.removed == {"empty": 2, "in val or test": 0}
@@ -105,6 +123,17 @@ def test_good_pairs_of_any_languages_are_kept():
     assert not any(mask.any() for mask in numbers.values())
     assert unsuited(["字" * 151], ["word"], 150, 1e9)["length"].all()
     assert not any(mask.any() for mask in unsuited([], [], 150, 4.0).values())
+
+
+def test_letters_are_counted_in_pieces_of_many_lines(monkeypatch):
+    lines = ["abc", "где", "", "a где", "12 !", "ひら カナ 字", "é", "abc где ひ", "ß"]
+    names, whole = letters_of(lines)
+    monkeypatch.setattr("ssmlab.data.pairs.languages._AT_A_TIME", 2)
+    again, pieces = letters_of(lines)
+    assert set(names) == set(again) == {"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA"}
+    order = [again.index(name) for name in names]
+    assert (whole == pieces[:, order]).all() and whole.shape == (9, 5)
+    assert whole[3].sum() == 4 and whole[4].sum() == 0 and whole[5].sum() == 5
 
 
 def test_what_is_in_val_or_test_leaves_the_training_part(tmp_path):
@@ -187,6 +216,24 @@ def test_swapped_languages_are_noticed(tmp_path):
     assert read(path, source="x", target="y").counts["train"] == 80
 
 
+@pytest.mark.parametrize(
+    ("tag", "lines"),
+    [
+        ("ru", ["Он видит собаку в саду и не знает почему."]),
+        ("zh", ["他在花园里看见了一只狗。"]),
+        ("ces", ["Už to není jako dřív a já nevím, co si o tom mám myslet.", "On je na ulici se psem."]),
+        ("de", ["Der Hund ist nicht in dem Garten, und ich sehe ihn auf der Straße."]),
+    ],
+)
+def test_languages_are_told_apart_by_their_script_or_their_frequent_words(tag, lines):
+    english = ["He is in the garden with the dog and I do not know why.", "It is a house that you like."] * 40
+    others = lines * (80 // len(lines))
+    check_languages(english, others, "en", tag, "x")
+    check_languages(others, english, tag, "eng", "x")
+    with pytest.raises(DataError, match=f"x: the en side is in {tag} and the {tag} side in en"):
+        check_languages(others, english, "en", tag, "x")
+
+
 def test_a_part_that_is_the_other_way_round_is_noticed_whatever_the_languages(tmp_path):
     root = folder(tmp_path, (200, 60, 60), tags=("src", "tgt"))
     assert read(root).counts["val"] == 60
@@ -228,7 +275,7 @@ def test_groups_are_the_components_of_sources_and_targets():
 
 
 @pytest.mark.parametrize(
-    "one, other, same",
+    ("one", "other", "same"),
     [
         ("The dog.", "the  DOG !", True),
         ("l'homme", "l’homme", True),
@@ -244,7 +291,7 @@ def test_texts_are_near_where_case_blanks_and_punctuation_differ(one, other, sam
 
 
 @pytest.mark.parametrize(
-    "keys, said",
+    ("keys", "said"),
     [
         ({"source": "en", "target": "EN"}, "are both 'en'"),
         ({"source_column": 2}, "are both 2"),
@@ -257,3 +304,10 @@ def test_texts_are_near_where_case_blanks_and_punctuation_differ(one, other, sam
 def test_mistakes_in_a_recipe(keys, said):
     with pytest.raises(ValidationError, match=said):
         PairConfig(**keys)
+
+
+def test_names_of_languages():
+    found = [
+        language_of(tag) for tag in ("de", "DE", "de_AT", "deu", "ger", "zh-CN", "cmn", "sr@latin", "tsv", "x", "")
+    ]
+    assert found == ["de", "de", "de", "de", "de", "zh", "zh", "sr", "", "", ""]

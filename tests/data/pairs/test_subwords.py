@@ -18,10 +18,27 @@ from ssmlab.data.text.tokenizers import JsonTokenizer, load_tokenizer
 TEXTS = [text for side in pairs(400) for text in side]
 WORDS = train_subwords(TEXTS, 400)
 HOSTILE = [
-    "", " ", "  ", "a", " a", "a ", " a  b ", "\n", "\r\n", "\t", "\0", "a\u2028b\x0b\x0c\x85", "\ufeffx", "</s>", "<pad><sep></s> <s>",
-    "Ġ Ċ ĠĠ", "😀👩‍👩‍👧", "e\u0301 é \ufb01 \u00a0 \u202f \u00ad", "ﬁ ½ ²", "नमस्ते की", "字字字", "Привет", "x" * 5000, "caf\udce9 \udcff", "\udc80",
-    "\udce9 a \udce9", "don't l'homme 18.10 €", "UPPER lower Ünïcödé",
-]  # fmt: skip
+    *("", " ", "  ", "a", " a", "a ", " a  b ", "\n", "\r\n", "\t", "\0", "a\u2028b\x0b\x0c\x85", "\ufeffx"),
+    *(
+        "</s>",
+        "<pad><sep></s> <s>",
+        "Ġ Ċ ĠĠ",
+        "😀👩‍👩‍👧",
+        "e\u0301 é \ufb01 \u00a0 \u202f \u00ad",
+        "ﬁ ½ ²",
+        "नमस्ते की",
+        "字字字",
+    ),
+    *(
+        "Привет",
+        "x" * 5000,
+        "caf\udce9 \udcff",
+        "\udc80",
+        "\udce9 a \udce9",
+        "don't l'homme 18.10 €",
+        "UPPER lower Ünïcödé",
+    ),
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -39,7 +56,8 @@ def test_any_text_and_any_bytes_come_back(text):
     assert WORDS.decode(WORDS.encode(text), "surrogateescape") == text
 
 
-def test_many_texts_are_encoded_as_each_alone():
+def test_many_texts_are_encoded_as_each_alone(monkeypatch):
+    monkeypatch.setattr("ssmlab.data.pairs.subwords._AT_A_TIME", 7)
     assert [tokens.tolist() for tokens in WORDS.encode_all(HOSTILE)] == [WORDS.encode(text) for text in HOSTILE]
     assert WORDS.encode_all([]) == []
 

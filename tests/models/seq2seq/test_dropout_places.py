@@ -1,4 +1,4 @@
-"""Places of dropout: each acts while training where it says, none does in evaluation, and 0 is as if it were not there."""
+"""Places of dropout: each acts where it says, while training alone, and 0 is as if it were not there."""
 
 import pytest
 import torch
@@ -120,7 +120,10 @@ def test_inner_stands_before_the_last_projection(kind):
 
 def test_states_are_not_dropped():
     """Neither the step size nor what a model remembers of the inputs that it was given depends on inner dropout."""
-    model, plain = build("translation_mamba_test", dropout_inner=0.5, n_layer=1), build("translation_mamba_test", n_layer=1)
+    model, plain = (
+        build("translation_mamba_test", dropout_inner=0.5, n_layer=1),
+        build("translation_mamba_test", n_layer=1),
+    )
     source = torch.randint(3, 61, (2, 9), generator=torch.Generator().manual_seed(1))
     for one, other in zip(model.train().read_source(source)[0], plain.read_source(source)[0]):
         assert torch.equal(one, other)

@@ -7,12 +7,14 @@ import torch
 from torch.testing import assert_close
 from transformers import MarianConfig, MarianMTModel
 
+from hub import at_home, serving
 from ssmlab.checkpoints import from_upstream
 from ssmlab.checkpoints.files import save_language_model
 from ssmlab.checkpoints.find import find_model
 from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError
 from ssmlab.models import create_model
+from ssmlab.models.download import local_folder
 
 PAD, EOS = 60, 0
 SIZES = {
@@ -199,3 +201,13 @@ def test_what_their_layout_has_no_name_for_is_refused(tmp_path):
             save_language_model(create_model("translation_transformer_test", **options), tmp_path, layout="huggingface")
     with pytest.raises(ModelError, match="has no models of the family translation_mamba"):
         save_language_model(create_model("translation_mamba_test"), tmp_path, layout="huggingface")
+
+
+def test_a_repository_comes_with_its_tokenizer(folder, tmp_path, monkeypatch):
+    with serving() as server, at_home(tmp_path, server.address, monkeypatch):
+        server.add("aa/opus-mt-aa-bb", folder)
+        for name in ("source.spm", "target.spm", "vocab.json"):
+            server.files["aa/opus-mt-aa-bb", name] = b"{}"
+        found = local_folder("aa/opus-mt-aa-bb")
+        assert {"source.spm", "target.spm", "vocab.json", "config.json"} <= {file.name for file in found.iterdir()}
+        assert torch.equal(ours(load_model(found)[0], *pair()), ours(load_model(folder)[0], *pair()))

@@ -18,7 +18,7 @@ from ssmlab.experiments.jobs import jobs_of
 from ssmlab.experiments.run import run_recipe
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import experiment_of, load_data
-from ssmlab.tasks.translate.experiment import build, parts
+from ssmlab.tasks.translate.experiment import build, decoding_of, parts
 from ssmlab.tasks.translate.scores import Scores
 from ssmlab.training import fit as training
 
@@ -304,3 +304,16 @@ def test_the_title_of_every_model_is_its_own():
     recipe = load_recipe(RECIPE, need_path=False)
     titles = sorted(model.title for model in recipe.models)
     assert all(a != b for a, b in pairwise(titles))
+
+
+@pytest.mark.parametrize(
+    ("documents", "carry", "lines", "group"),
+    [(1, False, 5, 1), (3, False, 5, 3), (8, False, 5, 5), (2, True, 5, 5), (2, True, 1, 1), (3, False, 1, 1)],
+)
+def test_a_model_translates_documents_as_it_was_trained_to(documents, carry, lines, group):
+    """Never more lines together than in its training; the state goes on through all of them."""
+    how = [f"training.documents={documents}", f"training.carry_state={str(carry).lower()}"]
+    recipe = load_recipe(RECIPE, [NAME, ONE, *how, f"evaluation.documents={lines}"], smoke=True)
+    found = decoding_of(recipe, load_data(recipe), recipe.models[0], beams=3)
+    assert (found.group, found.carry, found.options.beams) == (group, carry, 3)
+    assert (found.separator, found.eos, found.suppress) == (1, 2, (0,))

@@ -102,9 +102,14 @@ def has_pairs(path: Path, listed: FolderFiles | ZipFiles | None) -> bool:
     Args:
         listed: what `open_files` says of the path.
     """
-    if listed is None and path.is_file():
+    if listed is not None:
+        at = {name: listed.at(name) for name in listed.files}
+    elif not path.is_file():
+        at = _beginning(path)
+    elif is_language(_last_word(path.name)):
+        at = _beginning(path, _without_last(path.name))
+    else:
         return path.name.lower().endswith(TABLES) and _holds_sentences(path)
-    at = {name: listed.at(name) for name in listed.files} if listed is not None else _beginning(path)
     if len(at) > MOST_FILES:
         return False
     keys: dict[str, set[str]] = {}
@@ -159,7 +164,7 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
                 twin = folded.get(f"{name[:begin]}{other}{name[end:]}".casefold())
                 if twin:
                     if own == source:
-                        partners[_cut(name, (begin, end))] = name, twin
+                        partners.setdefault(_cut(name, (begin, end)), (name, twin))  # before train.en.gz
                     break
             else:
                 lonely += [name] if _ends_with(name, own) else []
@@ -175,8 +180,9 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
         if lonely:
             raise DataError(f"{path}: {some(alone)}; both files are needed, line by line")
         return None
-    found = PairFiles("aligned", source, target)
-    parts = _parts(path, partners, config, found)
+    found = PairFiles("aligned", config.source or source, config.target or target)
+    alone_meant = only and len(partners) == 1  # test.en and test.fr may be all that a user has
+    parts = dict.fromkeys(partners) if alone_meant else _parts(path, partners, config, found)
     missing = {_part_of(_without_last(name)) for name in lonely} - {None, *parts.values()}
     if missing and not only:
         raise DataError(f"{path}: {some(alone)}; both files are needed, or neither")
@@ -191,13 +197,15 @@ def _aligned(path: str, at: dict[str, File], config: PairConfig, only: str = "")
 
 
 def _languages(path: str, at: Iterable[str], config: PairConfig) -> tuple[str, str]:
-    """Source and target: those that are said, and what the names of several files say of the rest; ("", "") if nothing.
+    """Source and target as the names have them: those that are said, or what several files differ in; ("", "") if none.
 
     Raises:
         DataError: more than two languages would do.
     """
     if config.source and config.target:
-        return config.source, config.target
+        named = any(_spans(name, config.source) or _spans(name, config.target) for name in at)
+        ends = {_last_word(name).casefold() for name in at}
+        return next((pair for pair in SIDES if not named and ends.issuperset(pair)), (config.source, config.target))
     keys: dict[str, set[str]] = {}
     for name in at:
         for tag in (_last_word(name), _WORD.findall(name)[0] if "/" in name else ""):
@@ -225,14 +233,14 @@ def _tables(at: dict[str, File], config: PairConfig) -> PairFiles | None:
     """Files of pairs in columns."""
     found = PairFiles("table", config.source, config.target)
     tables = {
-        _ENDING.sub("", name): (name, name)
-        for name, file in at.items()
+        _ENDING.sub("", name): name
+        for name, file in reversed(at.items())  # pairs.tsv rather than pairs.tsv.gz
         if name.lower().endswith(TABLES) and not words.is_note(name, False) and is_table(file)
     }
     if not tables:
         return None
-    parts = _parts(config.path, tables, config, found)
-    found.files = [PairFile(tables[key][0], parts[key], at[tables[key][0]], None) for key in tables if key in parts]
+    parts = _parts(config.path, sorted(tables), config, found)
+    found.files = [PairFile(tables[key], part, at[tables[key]], None) for key, part in parts.items()]
     return found
 
 

@@ -37,7 +37,7 @@ FREQUENT = {
     "cs": "a v na se je o s z do to že za jsou ve k i po si jako pro",
     "da": "og i en at er det på til de af med for ikke den et der har som jeg",
     "de": "der die das und ein eine in ist mit auf zu den von ich nicht einem im sich dem",
-    "en": "the a of to and in is on with that it for are at you he his by be this",
+    "en": "the a i of to and in is on with that it for are at you he his by be this do me my so",
     "es": "el la de y en un una que los se del las con por no es al su para",
     "et": "ja on ei et see mis ta kui ma oli ka kes või aga seda",
     "fi": "ja on ei se että hän ovat oli mutta kun minä joka tämä niin ole",
@@ -139,8 +139,8 @@ def check_languages(sources: Sequence[str], targets: Sequence[str], source: str,
     own, other = language_of(source), language_of(target)
     if not own or not other or own == other:
         return
-    right, wrong = (share(sources, own), share(targets, other)), (share(sources, other), share(targets, own))
-    if _turned(right, wrong):
+    right = share(sources, own, other), share(targets, other, own)
+    if _turned(right, (share(sources, other, own), share(targets, own, other))):
         raise DataError(
             f"{where}: the {source} side is in {target} and the {target} side in {source}; swap the files or columns, "
             "or source and target"
@@ -162,8 +162,9 @@ def check_sides(part: Sequence[Sequence[str]], train: Sequence[Sequence[str]], w
         raise DataError(f"{where}: the two sides are the other way round than in the training part; swap its files")
 
 
-def share(lines: Sequence[str], language: str) -> float | None:
-    """How much of some lines is a language's: of the letters in its script, or of the words among its frequent ones.
+def share(lines: Sequence[str], language: str, against: str) -> float | None:
+    """How much of some lines is a language's: of the letters in its script, or of the words among its frequent ones
+    that are no frequent ones of the language `against`.
 
     None: nothing is known of the language, or there are too few words.
     """
@@ -171,14 +172,15 @@ def share(lines: Sequence[str], language: str) -> float | None:
     if script:
         names, counts = letters_of(_sample(lines))
         return float(counts[:, names.index(script)].sum() / max(1, counts.sum())) if script in names else 0.0
-    return _share_among(_pieces(lines), set(FREQUENT[language].split())) if language in FREQUENT else None
+    known = set(FREQUENT.get(language, "").split()) - set(FREQUENT.get(against, "").split())
+    return _share_among(_pieces(lines), known) if known else None
 
 
 def _turned(right, wrong) -> bool:
     """Whether both sides are much nearer to the other's language than to their own."""
     if None in right or None in wrong:
         return False
-    return all(w > 0.1 and w > 2 * r for w, r in zip(wrong, right, strict=True))
+    return all(w > 0.05 and w > 2 * r for w, r in zip(wrong, right, strict=True))
 
 
 def _share_among(words: Counter[str], known: set[str]) -> float | None:
@@ -189,7 +191,7 @@ def _pieces(lines: Sequence[str]) -> Counter[str]:
     """Words, or characters where there are no blanks between words."""
     text = " ".join(_sample(lines)).casefold()
     words = re.findall(r"\w+", text)
-    return Counter(words if len(words) * 15 > len(text) else text)
+    return Counter(words if len(words) * 10 > len(text) else text)
 
 
 def _sample(lines: Sequence[str]) -> Sequence[str]:

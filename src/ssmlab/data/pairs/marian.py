@@ -52,7 +52,7 @@ class MarianPieces:
         except KeyError as error:
             raise DataError(f"{folder / TABLE} has no token {error}; copy the folder again") from error
         self._unk, self.eos, self.pad = marks["unk"], marks["eos"], marks["pad"]
-        self._marks = frozenset((self.eos, self.pad))
+        self._silent = frozenset(marks.values())
         first = read_json(folder / "preprocess.json").get("separator_id")  # of a model that was trained here
         first = read_json(folder / "config.json").get("decoder_start_token_id") if first is None else first
         self.sep = self.pad if first is None else int(first)
@@ -80,8 +80,8 @@ class MarianPieces:
         return [np.array(self.encode(text), np.int32) for text in texts]
 
     def decode(self, tokens: Sequence[int], errors: str = "replace") -> str:
-        """The text, without marks. errors: as of `Subwords`; the pieces are text already."""
-        words = [self._words[token] for token in tokens if token not in self._marks and token in self._words]
+        """The text, without marks and unknown words. errors: as of `Subwords`; pieces are text already."""
+        words = [self._words[token] for token in tokens if token not in self._silent and token in self._words]
         return self._pieces.decode_pieces(words).replace("▁", " ").strip()
 
     def save(self, folder: str | Path) -> Path:

@@ -133,7 +133,7 @@ def read_pairs(config: PairConfig) -> PairData:
         left = ", ".join(f"{n:,} {reason}" for reason, n in removed.items() if n) or "none"
         raise DataError(f"{config.path}: no pairs for {', '.join(empty)} (left out: {left}); give more pairs")
     return PairData(
-        name=Path(config.path).name,
+        name=Path(config.path).expanduser().resolve().name,
         path=config.path,
         format=found.format,
         source=source,
@@ -222,6 +222,8 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     if short:
         where = some(f"{number:,}" for number in short)
         raise ValueError(f"fewer than {max(first, second) + 1} columns with tabs between in line {where}")
+    if not rows:
+        raise ValueError("holds no pairs")
     return [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
 
 

@@ -16,6 +16,7 @@ from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.generation import decode_program
 from ssmlab.generation.generate import generate
 from ssmlab.generation.prompt_state import read
+from ssmlab.generation.row_program import RowProgram, row_program
 from ssmlab.models.language.tokens import TokensConfig, last_token, of_tokens
 from ssmlab.nn import Attention, GatedMLP, Linear
 
@@ -268,6 +269,10 @@ class LanguageModel(nn.Module):
             The state that `forward` takes with the target's tokens, of which the first is the separator.
         """
         return self.backbone(self.backbone.embedding(source), state, mask=mask)[1]
+
+    def row_program(self, state: tuple, beams: int) -> RowProgram | None:
+        """The tokens of a search as native calls, None where there are none; see `generation.row_program`."""
+        return row_program(self, state, beams, (Backbone, Layer))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""

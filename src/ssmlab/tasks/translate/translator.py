@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import UserError
-from ssmlab.data.pairs.subwords import SEP, load_subwords
+from ssmlab.data.pairs.marian import load_words
+from ssmlab.data.pairs.subwords import SEP
 from ssmlab.generation.beams import BeamOptions, Hypothesis
 from ssmlab.generation.translate import BATCH, score_tokens, translate_tokens
 from ssmlab.tasks.items import name_of
@@ -101,7 +102,7 @@ def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = N
         place = tokenizer or about.get("folder")
         if place is None:
             raise UserError("nothing says what the model's tokens are; give tokenizer=, an object or a tokenizer.json")
-        tokenizer = load_subwords(place)
+        tokenizer = load_words(place)
     separator, eos = about.get("separator_id", getattr(tokenizer, "sep", SEP)), about.get("eos", tokenizer.eos)
     suppress = tuple({separator, getattr(tokenizer, "pad", separator)} - {eos})
     network = network.to(choose_compute(device or "auto", "float32").device).eval()

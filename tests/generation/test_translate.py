@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,8 @@ def test_a_translation_is_the_same_alone_in_any_batch_and_in_any_order(name):
         assert rounded(translate_tokens(model, rows, **MARKS, options=options, batch_tokens=batch_tokens)) == rounded(
             whole
         )
+    arrays = [np.array(row, np.int32) for row in rows]
+    assert rounded(translate_tokens(model, arrays, **MARKS, options=options)) == rounded(whole)
     order = random.Random(1).sample(range(20), 20)
     shuffled = list(translate_tokens(model, [rows[i] for i in order], **MARKS, options=options))
     assert [rounded([found]) for found in shuffled] == [rounded([whole[i]]) for i in order]

@@ -59,7 +59,7 @@ def translate(
     opened = open_translator(model, device=device)
     ends: deque[bytes] = deque()
     texts = _texts(file, ends)
-    shared = {"source_prefix": source_prefix, "batch_tokens": batch_tokens}
+    shared: dict[str, Any] = {"source_prefix": source_prefix, "batch_tokens": batch_tokens}
     if force:
         targets = _texts(force, deque())
         found = opened.score(zip(texts, targets, strict=True), length_penalty, **shared)

@@ -84,9 +84,7 @@ class DecodeProgram:
         self.own = [m.__dict__ for m in parts]
 
     @classmethod
-    def of(
-        cls, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False
-    ) -> DecodeProgram | None:
+    def of(cls, model: Any, rows: int, classes: tuple[type, type], *, by_rows: bool = False) -> DecodeProgram | None:
         """The program of a model, or None where there cannot be one."""
         try:
             made = cls(model, rows, classes, by_rows=by_rows)

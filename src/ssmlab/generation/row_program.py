@@ -1,8 +1,8 @@
 """The tokens of a whole search, each as one native call for all rows, which go on from the state of any other row.
 
-A search reads weights that nobody changes meanwhile, so they are packed once. A state is read where its parent's lies and
-written where there is room: the first text that goes on from another takes its place, the others those of texts that
-do not go on. Nothing is copied, and a state is in memory once.
+A search reads weights that nobody changes meanwhile, so they are packed once. A state is read where its parent's lies
+and written where there is room: the first text that goes on from another takes its place, the others those of texts
+that do not go on. Nothing is copied, and a state is in memory once.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class RowProgram:
         self.sentence, self.place = np.arange(count), np.arange(0, rows, beams)
 
     def __call__(self, tokens: Tensor, rows: Tensor, sentences: Sequence[int]) -> Tensor:
-        """Logits (r, rows of the head) after one token each of `tokens` (r,), read after the states of `rows` (r,); they
-        are overwritten by the next call.
+        """Logits (r, rows of the head) after one token each of `tokens` (r,), read after the states of `rows` (r,).
+        They are overwritten by the next call.
 
         Args:
             sentences: those of the last call's that the rows are of, in order, each with as many rows as the others.
@@ -83,8 +83,8 @@ class RowProgram:
         return made.logits[:count]
 
     def _places(self, parent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the states of some rows are written, and in which order, from those of their parents, a line a sentence.
-        What takes its parent's place comes last in its line."""
+        """Where the states of some rows are written, and in which order, from those of their parents, a line for each
+        sentence. What takes its parent's place comes last in its line."""
         lines, width = parent.shape
         first = np.zeros(parent.size, dtype=bool)
         first[np.unique(parent, return_index=True)[1]] = True

@@ -20,7 +20,7 @@ FACTOR, MORE = 2, 20  # the longest translation of n tokens has FACTOR n + MORE
 
 def translate_tokens(
     model: Any,
-    sources: Iterable[Sequence[int]],
+    sources: Iterable[Any],
     *,
     separator: int,
     eos: int,
@@ -37,7 +37,8 @@ def translate_tokens(
     Args:
         model: a translation model in evaluation mode: `read_source(source, mask)` returns the state from which a target
             begins, and the model is called as a `LanguageModel` from there.
-        sources: tokens of every source; read as they are needed. An empty one has an empty translation.
+        sources: tokens of every source, lists or arrays; read as they are needed. An empty one has an empty
+            translation.
         separator: the token that begins a target. eos: the one that ends it.
         prefix: tokens that every translation begins with; they are in no result.
         suppress: tokens that are never written.
@@ -53,7 +54,7 @@ def translate_tokens(
         if type(value) is not int or value < 1:
             raise ModelError(f"{name} must be a whole number of at least 1, got {value!r}")
 
-    def translate(batch: list[Sequence[int]]) -> list[list[Hypothesis]]:
+    def translate(batch: list[Any]) -> list[list[Hypothesis]]:
         if not len(batch[0]):
             return [[Hypothesis([], [], 0.0, "eos")] for _ in batch]
         limits = [max_tokens or max(1, FACTOR * len(source) + MORE - len(prefix)) for source in batch]
@@ -65,7 +66,7 @@ def translate_tokens(
 
 def score_tokens(
     model: Any,
-    pairs: Iterable[tuple[Sequence[int], Sequence[int]]],
+    pairs: Iterable[tuple[Any, Any]],
     *,
     separator: int,
     eos: int,
@@ -74,13 +75,13 @@ def score_tokens(
     """Logarithms of the probabilities of given translations' tokens, their end last.
 
     Args:
-        pairs: tokens of a source and of a translation, without marks.
+        pairs: tokens of a source and of a translation, lists or arrays, without marks.
     Yields:
         For every pair as many logarithms as the translation has tokens, and one more; none for an empty source.
     """
 
     @torch.no_grad()
-    def score(batch: list[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+    def score(batch: list[tuple[Any, Any]]) -> list[list[float]]:
         if not len(batch[0][0]):
             return [[] for _ in batch]
         source, seen = _rectangle(model, [source for source, _ in batch])

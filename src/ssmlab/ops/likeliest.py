@@ -22,12 +22,12 @@ def likeliest(scores: Tensor, k: int, suppress: Sequence[int] = ()) -> tuple[Ten
         k: how many, at most n.
         suppress: places that are not among the largest, but in the sum.
     Returns:
-        The logarithms (r,) in float64; values (r, k) in the dtype of the scores, largest first, and their places (r, k):
-        equal ones come in the order of their places. Where there are fewer than k, values are -inf.
+        The logarithms (r,) in float64; values (r, k) in the dtype of the scores, largest first, and their places
+        (r, k): equal ones come in the order of their places. Where there are fewer than k, values are -inf.
     """
-    if scores.dtype is torch.float32 and scores.is_cpu and scores.stride(1) == 1 and available():
-        if len(scores) and is_plain_inference(scores, scores):
-            return _native_likeliest(scores, k, suppress)
+    plain = scores.dtype is torch.float32 and scores.is_cpu and scores.stride(1) == 1 and len(scores) > 0
+    if plain and available() and is_plain_inference(scores, scores):
+        return _native_likeliest(scores, k, suppress)
     total = scores.logsumexp(1).double()
     if len(suppress):
         scores = scores.index_fill(1, torch.tensor(list(suppress), device=scores.device), -torch.inf)

@@ -209,7 +209,8 @@ def sentences(text: str) -> list[str]:
 
 def _joined(parts: list[Translation], length_penalty: float) -> Translation:
     """The translation of a paragraph from those of its sentences."""
-    tokens, logs = ([item for part in parts for item in part[place]] for place in (3, 4))
+    tokens = [token for part in parts for token in part.tokens]
+    logs = [log for part in parts for log in part.logprobs]
     score = sum(logs) / max(1, len(logs)) ** length_penalty
     reason = "length" if any(part.reason == "length" for part in parts) else "eos"
     return Translation(" ".join(part.text for part in parts if part.text), score, reason, tokens, logs)

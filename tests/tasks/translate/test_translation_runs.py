@@ -317,3 +317,14 @@ def test_a_model_translates_documents_as_it_was_trained_to(documents, carry, lin
     found = decoding_of(recipe, load_data(recipe), recipe.models[0], beams=3)
     assert (found.group, found.carry, found.options.beams) == (group, carry, 3)
     assert (found.separator, found.eos, found.suppress) == (1, 2, (0,))
+
+
+@pytest.mark.slow
+def test_a_model_learns_to_translate_sentences_that_it_has_not_seen(tmp_path):
+    own = "options={d_model=48,n_layer=2,n_encoder_layer=2,d_intermediate=96,heads=4}"
+    changes = ["data.train_pairs=0", "size=", "training.updates_per_evaluation=40", "training.tokens_per_batch=1024",
+               "training.warmup=40", "training.ema=0.9", "training.learning_rate=5e-3"]  # fmt: skip
+    models = f"models=[{{name='translation_transformer',label='t',{own}}}]"
+    recipe = load_recipe(RECIPE, [NAME, *changes, models], smoke=True)
+    folder = run_recipe(recipe, output=tmp_path)
+    assert one(folder, metric="bleu", split="test").value > 90

@@ -115,8 +115,8 @@ class Layer(nn.Module):
         self.mixer = mixer
         if config.d_intermediate:
             self.norm2 = NORMS[config.norm](config.d_model, eps=config.norm_eps)
-            sizes = {"multiple_of": config.mlp_multiple, "dropout": config.dropout_inner}
-            self.mlp = GatedMLP(config.d_model, config.d_intermediate, **sizes)
+            multiple, p = config.mlp_multiple, config.dropout_inner
+            self.mlp = GatedMLP(config.d_model, config.d_intermediate, multiple_of=multiple, dropout=p)
         self.dropout, self.skip_dropout = nn.Dropout(config.residual_dropout), config.dropout_skip
 
     def forward(

@@ -95,7 +95,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (b, s, d_model) -> (b, s, d_model); mask: bool (b, s), True = token."""
-        for name, branch in self._modules.items():
+        branches: dict[str, Any] = dict(self._modules)
+        for name, branch in branches.items():
             x, _ = branch(x, mask=mask) if name == "mixer" else branch(x)
         return x
 
@@ -110,7 +111,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, state: Any, keys: CrossKeys, mask: Tensor | None) -> tuple[Tensor, Any]:
         """x (b, l, d_model), the causal block's state and the source's keys -> x and the state after it."""
-        for name, branch in self._modules.items():
+        branches: dict[str, Any] = dict(self._modules)
+        for name, branch in branches.items():
             if name == "mixer":
                 x, state = branch(x, state, mask=mask)
             else:

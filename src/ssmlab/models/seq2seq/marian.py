@@ -120,9 +120,13 @@ def _column(bias: Tensor) -> Tensor:
 
 # by stack: names in a layer of the original, several where ours are their rows below each other, and ours
 STACKS = {"encoder": "backbone.encoder", "decoder": "backbone"}
-FEED_FORWARD = {("fc1",): "mlp.block.fc1", ("fc2",): "mlp.block.fc2", ("final_layer_norm",): "mlp.norm"}
+FEED_FORWARD: dict[tuple[str, ...], str] = {
+    ("fc1",): "mlp.block.fc1",
+    ("fc2",): "mlp.block.fc2",
+    ("final_layer_norm",): "mlp.norm",
+}
 SELF = tuple(f"self_attn.{part}_proj" for part in "qkv")
-LAYERS = {
+LAYERS: dict[str, dict[tuple[str, ...], str]] = {
     "encoder": {
         SELF: "mixer.block.qkv",
         ("self_attn.out_proj",): "mixer.block.proj",

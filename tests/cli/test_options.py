@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from ssmlab.cli.options import help_texts, takes
 from ssmlab.core.errors import UserError
-from ssmlab.studies.study import Count, Option, StudyOptions
+from ssmlab.core.options import Count, Option
+from ssmlab.studies.study import StudyOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.options import Count, Option, Positive
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.studies.compress.kinds import IMAGES, TEXTS, Kind, find_model
-from ssmlab.studies.study import Count, ImageOptions, Option, Positive, stamp_of
+from ssmlab.studies.study import ImageOptions, stamp_of
 
 if TYPE_CHECKING:
     from ssmlab.studies.compress.result import Result

@@ -215,7 +215,7 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
         ),
         (
             ["generate", "mamba_lm_test", "--prompt", "x", "--device", "abacus"],
-            "--device must be one of auto, cuda, mps, cpu, got 'abacus'",
+            "--device must be auto, cuda, mps or cpu, got 'abacus'",
         ),
         (["generate", "mamba_lm_test", "--prompt", ""], "prompt 0 has no tokens"),
         (["convert", "mamba_lm_test", "/nowhere/x", "--to", "onnx"], "--to must be one of huggingface, state-spaces"),

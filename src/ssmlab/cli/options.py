@@ -3,7 +3,7 @@
 import ast
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -52,7 +52,7 @@ def parameters(options: type[Options]) -> list[Parameter]:
         kind = how.kind or kind
         if how.read:
             kind = str if default is not None else str | None
-        elif get_origin(kind) is tuple:
+        elif get_origin(kind) in (tuple, Sequence):
             kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
         elif kind is bool:
             declared = [f"{flag}/--no-{flag[2:]}" if default else flag]

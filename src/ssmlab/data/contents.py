@@ -32,7 +32,7 @@ class Contents:
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
         warnings: of these what may be a mistake. folds: names of the folds that are the items' groups.
-        incomplete: items are missing for a reason that a problem tells, so that counts say nothing.
+        incomplete: items are missing for a reason that a problem gives, so that counts say nothing.
     """
 
     name: str

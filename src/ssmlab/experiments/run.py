@@ -193,7 +193,7 @@ class Run:
         """Compare the models, write what the report needs, and the report."""
         if self.experiment.finish is not None:
             self.experiment.finish(self.resolved, self.data, self.jobs, self.folder)
-        if self.robust:  # one table of all models; what they said is in files already
+        if self.robust:  # one table of all models; what they predicted is in files already
             from ssmlab.studies.robustness.experiment import run_tests
 
             folders = [job.folder for job in self.jobs]

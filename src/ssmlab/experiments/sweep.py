@@ -225,7 +225,7 @@ def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
         for name in getattr(model, "training", {}):
             if f"training.{name}" in grid:
                 raise RecipeError(
-                    f"models.{i}.training.{name} of {model.label} stands against a grid of training.{name}; sweep the "
+                    f"models.{i}.training.{name} of {model.label} contradicts a grid of training.{name}; sweep the "
                     "recipe without it"
                 )
 

@@ -1,4 +1,4 @@
-"""The gated layer that stands between the sequence blocks of some models."""
+"""The gated layer between the sequence blocks of some models."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _read_labels(files, name, stems, problems):
     if meta is None:
         problems.append(
             f"{name}: holds ILSVRC2012_IDs, which are not in the order of the wnids; put {META} of the development "
-            f"kit beside it, or use {SOLUTION}"
+            f"kit next to it, or use {SOLUTION}"
         )
         return {}
     from scipy.io import loadmat  # half a second to import, and needed here only

@@ -69,7 +69,7 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         for i, label in enumerate(values.tolist())
     ]
     if group is not None and items:
-        items, more = add_groups(items, group, tables_in(path.parent), f"beside {path.name}")
+        items, more = add_groups(items, group, tables_in(path.parent), f"next to {path.name}")
         problems += more
     return Contents(
         name=path.stem,

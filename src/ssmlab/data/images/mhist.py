@@ -64,7 +64,7 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
             if "images" not in files.folders:
                 prefix = ""
     if prefix and prefix.rstrip("/") not in files.folders:
-        contents.problems.append(f"{prefix}: the folder is missing; put the images there, beside {annotations}")
+        contents.problems.append(f"{prefix}: the folder is missing; put the images there, next to {annotations}")
     elif not missing:
         names = [name for name in files.files if name.startswith(prefix) and is_image(files, name)]
         _add_items(contents, table, {name[len(prefix) :]: name for name in names}, group)
@@ -89,7 +89,7 @@ def _add_items(contents, table, pictures, group):
         name, label, part = plain_name(row[IMAGE]), row[LABEL], row[PARTITION].lower()
         where, wrong = f"{table.name}, line {line}", []
         if name in lines:
-            wrong.append(f"{where}: {name} stands already in line {lines[name]}; keep one of the two")
+            wrong.append(f"{where}: {name} is already in line {lines[name]}; keep one of the two")
         if label not in labels:
             hint = did_you_mean(label, labels)
             wrong.append(f"{where}: {name} has the unknown label {label!r}; expected {expected}{hint}")

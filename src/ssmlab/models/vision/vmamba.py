@@ -103,7 +103,7 @@ class VMambaConfig:
 
 
 class VSSBlock(nn.Module):
-    """x + op(norm(x)), then x + mlp(norm2(x)): SS2D and an MLP, each behind a norm and beside a residual connection.
+    """x + op(norm(x)), then x + mlp(norm2(x)): SS2D and an MLP, each after a norm and next to a residual connection.
 
     Args:
         config: the sizes.
@@ -138,7 +138,7 @@ class VSSBlock(nn.Module):
 
 
 class VMamba(VisionModel):
-    """Stem, stages of `VSSBlock`s with a halving of the map behind each but the last, norm, mean, linear classifier.
+    """Stem, stages of `VSSBlock`s with a halving of the map after each but the last, norm, mean, linear classifier.
 
     Args:
         config: the sizes.

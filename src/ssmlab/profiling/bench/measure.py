@@ -1,4 +1,4 @@
-"""The measurement: every shape with all that can compute it, torch.exp and a copy beside them."""
+"""The measurement: every shape with all that can compute it, torch.exp and a copy next to them."""
 
 from __future__ import annotations
 

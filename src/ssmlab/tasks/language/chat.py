@@ -111,19 +111,19 @@ def open_chat(
 
     place = choose_compute(device).device
     if not Path(model).exists():
-        words = load_tokenizer(tokenizer or "bytes")
-        network = open_network(model, dtype, words.size, adapter=adapter, note=note)
-        return Chat(network.to(place), words, () if words.eos is None else (words.eos,))
+        found = load_tokenizer(tokenizer or "bytes")
+        network = open_network(model, dtype, found.size, adapter=adapter, note=note)
+        return Chat(network.to(place), found, () if found.eos is None else (found.eos,))
     folder = find_writer(model, note)
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a mistake is reported before the weights are read
     network = open_network(str(folder), dtype, adapter=adapter, note=note)
-    words = find_tokenizer(folder, network.config.vocab_size, tokenizer)
-    if words.size > network.config.padded_vocab:
+    found = find_tokenizer(folder, network.config.vocab_size, tokenizer)
+    if found.size > network.config.padded_vocab:
         raise DataError(
-            f"the tokenizer has {words.size} tokens, the model {network.config.vocab_size}; give the model's own"
+            f"the tokenizer has {found.size} tokens, the model {network.config.vocab_size}; give the model's own"
         )
-    return Chat(network.to(place), words, find_ends(folder, words), folder)
+    return Chat(network.to(place), found, find_ends(folder, found), folder)
 
 
 def open_network(
@@ -179,7 +179,7 @@ def find_writer(model: str, note: Note = lambda text: None) -> Path:
     if why:
         note(why)
     if kind_of(folder) == "sequence_classifier":
-        raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")
+        raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; use `ssmlab classify`")
     return folder
 
 

@@ -35,13 +35,13 @@ def convert(model: str, output: Path, options: ConvertOptions, *, note: Note = l
     if folder is None:
         save_language_model(network, output, layout=options.to)
     else:
-        words = _tokenizer(folder, network)
-        ends, special = find_ends(folder, words), find_special(folder)
+        tokenizer = _tokenizer(folder, network)
+        ends, special = find_ends(folder, tokenizer), find_special(folder)
         save_language_model(network, output, layout=options.to, ends=ends, special=special)
         for name in COMPANIONS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, output / name)
-        for name, text in tokenizer_files(words, network.config.logits).items():
+        for name, text in tokenizer_files(tokenizer, network.config.logits).items():
             (output / name).write_text(text, "utf-8")
         known = {"eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)} | special
         values = {name: value for name, value in known.items() if value is not None}
@@ -49,17 +49,17 @@ def convert(model: str, output: Path, options: ConvertOptions, *, note: Note = l
         if values and options.to != "huggingface" and not generation.is_file():  # config.json of theirs has them
             generation.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
         if options.to == "huggingface":
-            _write_template(folder, output, words, note)
+            _write_template(folder, output, tokenizer, note)
     return network
 
 
-def _write_template(folder: Path, output: Path, words, note: Note) -> None:
+def _write_template(folder: Path, output: Path, tokenizer, note: Note) -> None:
     """The form of messages that the model was trained on as transformers reads it; says where that is not the same."""
     template = trained_template(folder)
     if template is None:
         return
     read = JsonTokenizer(output / "tokenizer.json") if (output / "tokenizer.json").is_file() else None
-    separator = read.name_of(words.eos) if read and words.eos is not None else None
+    separator = read.name_of(tokenizer.eos) if read and tokenizer.eos is not None else None
     if read is None or separator is None:
         note(f"{FILE} is not written: the token between chats has no text; ssmlab generate --chat knows it")
         return
@@ -68,7 +68,7 @@ def _write_template(folder: Path, output: Path, words, note: Note) -> None:
     assert written is not None
     for text in ("Hello", "1 + 1?\n"):
         tokens = read.encode(written.render([("user", text)], answer=True))
-        if tokens != [words.eos, *question_tokens(text, template, words.encode)]:
+        if tokens != [tokenizer.eos, *question_tokens(text, template, tokenizer.encode)]:
             note(
                 f"{FILE}: this tokenizer joins the end of one part of a chat and the beginning of the next to other "
                 "tokens than in training; ssmlab generate --chat keeps them apart"

@@ -114,7 +114,7 @@ def test_the_votes_are_not_needed(make, tmp_path):
 def test_missing_images_are_one_problem_when_all_are(make, tmp_path):
     root = make.mhist(tmp_path)
     (root / "images").rename(root / "pictures")
-    assert problems(root)[0] == "images/: the folder is missing; put the images there, beside annotations.csv"
+    assert problems(root)[0] == "images/: the folder is missing; put the images there, next to annotations.csv"
     (root / "images").mkdir()
     assert "MHIST_train_SSA_00.png and 79 others of annotations.csv: none is in images/" in problems(root)[0]
 

@@ -144,6 +144,7 @@ def write(
         on_read: called once the prompts were read, with the state after them and the number of their tokens.
         on_text: see `generation.generate`.
     """
+    assert isinstance(options.seed, int)
     first = before is None
     rows = [chat.encode_messages(p.messages, first=first) if p.messages else chat.encode(p.text, first=first)
             for p in prompts]  # fmt: skip

@@ -41,8 +41,7 @@ def run_recipe(
     """Train, test and compare the models of a recipe.
 
     Args:
-        options: where; its fields may also be given one by one:
-            output: the run's folder is `output/<recipe.name>`.
+        options: of which the fields may also be given one by one. output: the run's folder is `output/<recipe.name>`.
             resume: continue a run that was interrupted: finished models are kept, an unfinished one goes on from its
                 last complete checkpoint. Without such a run, a new one is started.
             overwrite: delete a run of this name first.

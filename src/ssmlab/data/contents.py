@@ -47,6 +47,19 @@ class Contents:
     incomplete: bool = False
 
 
+@dataclass(frozen=True)
+class Format:
+    """A published data set, known from its files; `images/formats.py` has the list.
+
+    read: `read(files, group, labels)`, the contents; None where the files are no such data set.
+    accepted: what messages call it. tar: whether it is read from a .tar.gz too.
+    """
+
+    read: Callable[[Any, str | None, str], Contents | None]
+    accepted: str = ""
+    tar: bool = False
+
+
 def alike(classes: Iterable[str]) -> list[str]:
     """A warning for each group of classes whose names differ only in case, blanks, "-" and "_"."""
     same: dict[str, list[str]] = {}

@@ -8,7 +8,8 @@ taken from train.
 from collections import Counter
 from functools import partial
 
-from ssmlab.data.contents import Contents, Item, count, did_you_mean, some
+from ssmlab.core.errors import DataError
+from ssmlab.data.contents import Contents, Format, Item, count, did_you_mean, some
 from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles, is_image, plain_name
 from ssmlab.data.tables import read_header, read_table
 
@@ -107,3 +108,14 @@ def _add_items(contents, table, pictures, group):
     if extra:
         what = f"{count(len(extra), 'image')} that {'is' if len(extra) == 1 else 'are'} not in {table.name}"
         contents.notes.append(f"left out: {what} ({some(extra)})")
+
+
+def read(files: FolderFiles | ZipFiles, group: str | None, labels: str) -> Contents | None:
+    """The contents of files that are images with such a table; None where they are not."""
+    tables = find_annotations(files)
+    if len(tables) > 1:
+        raise DataError(f"{files.path}: several tables of annotations ({some(tables)}); keep one of them")
+    return read_mhist(files, tables[0], group) if tables else None
+
+
+FORMAT = Format(read)  # images next to a table of labels

@@ -41,7 +41,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, i
     """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
 
     The tensors become the model's parameters as they are read, without initial values before or a copy after: memory
-    grows by the model in the precision that was asked for. No code in a file is run.
+    grows by the model in the requested precision. No code in a file is run.
 
     Args:
         path: the folder, the folder of a run with one language model in it, a file in one of these, or a published
@@ -152,7 +152,7 @@ def _filled(
 
 
 def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool, *, copy: bool) -> None:
-    """Make a tensor a parameter; where int8 is asked for, that of a linear layer in 8 bits."""
+    """Make a tensor a parameter; where int8 is requested, that of a linear layer in 8 bits."""
     parent, _, last = name.rpartition(".")
     module = model.get_submodule(parent)
     if int8 and last == "weight" and isinstance(module, Linear):

@@ -128,7 +128,7 @@ class MedMamba(VisionModel):
         pretrained: refused; see `source`.
         backbone_weights: a file of weights, by the original's names, which are ours.
     Raises:
-        ModelError: pretrained weights are asked for, or the file does not fit.
+        ModelError: pretrained weights are requested, or the file does not fit.
     """
 
     family = "medmamba"

@@ -145,7 +145,7 @@ class VMamba(VisionModel):
         pretrained: refused; see `source`.
         backbone_weights: a file of weights, by the original's names, old ones included, or by ours.
     Raises:
-        ModelError: pretrained weights are asked for, or the file does not fit.
+        ModelError: pretrained weights are requested, or the file does not fit.
     """
 
     family = "vmamba"
@@ -231,7 +231,7 @@ class VMambaBackbone(nn.Module):
         """The same, under timm's name.
 
         Raises:
-            ModelError: final features are asked for, which there are none of.
+            ModelError: final features are requested, which there are none of.
         """
         if not intermediates_only:
             raise ModelError("a backbone returns its maps alone; give intermediates_only=True")

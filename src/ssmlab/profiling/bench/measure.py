@@ -30,7 +30,7 @@ class Row:
     Args:
         ours: what a plain call takes.
         torch_path: the fastest of our backends in plain torch, None where `ours` is it.
-        missing: who could not be asked, and why.
+        missing: what could not be measured, and why.
     """
 
     shape: Shape

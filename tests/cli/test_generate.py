@@ -188,7 +188,7 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
     network = SequenceClassifier(create_model("mamba_lm_test", vocab_size=256), 2)
     save_model(network, tmp_path / "model", {"kind": "text"})
     told = generate("--prompt", "x", model=tmp_path / "model", code=2).err
-    assert "is a classifier of sequences, which writes nothing; `ssmlab classify` asks it" in told
+    assert "is a classifier of sequences, which writes nothing; use `ssmlab classify`" in told
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Language models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
+"""Language and translation models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
 
 layout          config.json                            weights
 "ssmlab"        {"model": name, "config": {...}}       model.safetensors
@@ -31,9 +31,16 @@ from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 from ssmlab.nn.linear import Linear, QuantizedLinear
 
 # model_type of Hugging Face, layer of state-spaces
-HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
+HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba", "marian": "marian"}
 STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
-DEPTHS = ("n_layer", "num_hidden_layers", "num_layers")  # fields of a config.json that count layers
+DEPTHS = (
+    "n_layer",
+    "n_encoder_layer",
+    "num_hidden_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+)  # fields of a config.json that count layers
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
@@ -115,7 +122,7 @@ def _from_config(config: dict[str, Any], folder: Path) -> tuple[Any, Sequence[Ru
         known = original(family_of(config))
         return known.build(config), known.rules
     own = config.get("config")
-    if kind_of(config["model"]) != "language" or not isinstance(own, dict):
+    if kind_of(config["model"]) not in ("language", "translation") or not isinstance(own, dict):
         raise ModelError(
             f"{folder} holds {config['model']!r}, which is no language model of ours; `ssmlab classify` is for "
             "classifiers, `ssmlab segment` for segmentation networks"
@@ -136,9 +143,11 @@ def _filled(
     first = embedding if embedding in found else head
     dtype = found[first].dtype if dtype is None else dtype
     mapped = found[first].dtype == dtype and not int8  # else no tensor may keep the mapped file in memory
+    joined = any(rule.join[1] > 1 for rule in rules)  # one of ours may need several of a file
     done: set[str] = set()
-    for key, tensor in pieces(files, math.inf if mapped else WINDOW):
-        for name, value in convert({key: tensor}, rules).items():
+    tensors = pieces(files, math.inf if mapped or joined else WINDOW)
+    for group in [dict(tensors)] if joined else ({key: tensor} for key, tensor in tensors):
+        for name, value in convert(group, rules).items():
             name = embedding if tied and name == head else name
             if name in done:
                 continue
@@ -231,7 +240,7 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     config, state = model.config, model.state_dict()
     if not config.padded_logits:  # the original hands out a logit for every row, so no row may be without a token
         config = replace(config, vocab_multiple=1)
-        for name in ("backbone.embedding.weight", "lm_head.weight"):
+        for name in ("backbone.embedding.weight", "lm_head.weight", "lm_head.bias"):
             if name in state:
                 state[name] = state[name][: config.vocab_size]
     return known.export(config), convert(state, known.inverse)
@@ -271,6 +280,7 @@ def family_for(model: nn.Module, layout: str) -> str:
         ("state-spaces", "mamba3_lm"): "mamba3",
         ("huggingface", "mamba_lm"): "falcon_mamba" if normed else "mamba1_hf",
         ("huggingface", "mamba2_lm"): "mamba2_hf",
+        ("huggingface", "translation_transformer"): "marian",
     }
     if (layout, family) not in families:
         raise ModelError(f'the layout {layout!r} has no models of the family {family}; save it with layout="ssmlab"')

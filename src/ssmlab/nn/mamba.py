@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
@@ -50,6 +51,7 @@ class Mamba(nn.Module):
         conv_bias: bias of the convolution.
         bias: bias of in_proj and out_proj.
         dropout: probability of dropout on the block's output, the residual branch.
+        inner_dropout: the same on the gated inner stream, before out_proj.
         init: the initial A as in `nn.S4D`: "real" -(n + 1); complex, which suits signals such as sound (section 3.6),
             "lin" -1/2 + i pi n or "inv". The imaginary part is a parameter of its own, `A_imag` (d_inner, d_state / 2).
     Raises:
@@ -70,6 +72,7 @@ class Mamba(nn.Module):
         bias: bool = False,
         dropout: float = 0.0,
         init: str = "real",
+        inner_dropout: float = 0.0,
     ):
         super().__init__()
         rank = checked_rank("Mamba", dt_rank, d_model)
@@ -86,7 +89,7 @@ class Mamba(nn.Module):
         self.A_log, self.A_imag = initial_parts(d_inner, self.kept, init)
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), inner_dropout
         init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
     def forward(
@@ -122,7 +125,7 @@ class Mamba(nn.Module):
             dt = dt.masked_fill(~padding.token[..., None], NO_STEP)
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
         y, ssm = self._scan(x, dt, self._A(), B, C, z, ssm_state, seq_idx, token)
-        y = self.dropout(self.out_proj(y.mT))
+        y = self.dropout(self.out_proj(F.dropout(y.mT, self.inner_dropout, self.training)))
         if padding is not None:
             y = padding.unpack(y)
         return y, MambaState(last, ssm)
@@ -135,6 +138,11 @@ class Mamba(nn.Module):
                 return one[0].unsqueeze(2), one[1]
         B, C = self._per_token(B), self._per_token(C)
         return selective_scan(x, dt.mT, A, B, C, self.D, z=z, dt_softplus=True, initial_state=state, seq_idx=seq_idx)
+
+    def empty_state(self, like: Tensor) -> MambaState:
+        """The state before the first token, for as many rows as features (b, l, d) have, in their dtype."""
+        A = self._A()
+        return MambaState(like.new_zeros(len(like), self.d_inner, self.d_conv - 1), A.new_zeros(len(like), *A.shape))
 
     def _per_token(self, map_: Tensor) -> Tensor:
         """B or C (b, l, n) as the operator takes it, (b, n, l); with complex A (b, n / 2, 2 l), parts interleaved."""

@@ -62,6 +62,7 @@ class Mamba2(nn.Module):
         bias: bias of in_proj and out_proj.
         chunk_size: of `ops.ssd`; a matter of speed alone.
         dropout: probability of dropout on the block's output, the residual branch.
+        inner_dropout: the same on the gated inner stream, before out_proj.
     Raises:
         ModelError: a size is not positive or does not divide another, or a range is empty.
     """
@@ -90,6 +91,7 @@ class Mamba2(nn.Module):
         bias: bool = False,
         chunk_size: int = CHUNK_SIZE,
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
     ):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.headdim = d_model, d_state, d_conv, headdim
@@ -114,7 +116,7 @@ class Mamba2(nn.Module):
             GatedRMSNorm(d_ssm, groups=ngroups, eps=norm_eps, norm_before_gate=norm_before_gate) if rmsnorm else None
         )
         self.out_proj = Linear(self.d_inner, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), inner_dropout
 
     def forward(
         self,
@@ -152,7 +154,7 @@ class Mamba2(nn.Module):
             y = self.norm(y, z)
         if self.d_mlp:
             y = torch.cat([F.silu(z0) * x0, y], dim=-1)
-        y = self.dropout(self.out_proj(y))
+        y = self.dropout(self.out_proj(F.dropout(y, self.inner_dropout, self.training)))
         if padding is not None:
             y = padding.unpack(y)
         return y, Mamba2State(last, ssm)

@@ -86,6 +86,12 @@ class Padding(NamedTuple):
         return state.masked_fill(~own[:, None], 0)
 
 
+def visible(mask: Tensor) -> Tensor:
+    """The keys that a query may see, bool (b, 1, 1, l): the tokens; in a row without one all of its padding, since a
+    softmax over nothing is no number."""
+    return (mask | ~mask.any(1, keepdim=True))[:, None, None]
+
+
 def packed(u: Tensor, mask: Tensor | None, seq_idx: Tensor | None) -> tuple[Padding | None, Tensor, Tensor | None]:
     """The padding that a mask says, and u (b, l, d) and seq_idx (b, l) without padding before or between tokens."""
     if mask is None:

@@ -64,6 +64,11 @@ class Subwords:
     def __reduce__(self):
         return Subwords, (self.content,)
 
+    @property
+    def target(self) -> "Subwords":
+        """The tokenizer of targets, which is the same."""
+        return self
+
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token numbers without any mark, whatever `special`, which is the protocol's, says.
 

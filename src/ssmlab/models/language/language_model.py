@@ -270,9 +270,9 @@ class LanguageModel(nn.Module):
         """
         return self.backbone(self.backbone.embedding(source), state, mask=mask)[1]
 
-    def row_program(self, state: tuple, beams: int) -> RowProgram | None:
+    def row_program(self, state: tuple, beams: int, before: RowProgram | None = None) -> RowProgram | None:
         """The tokens of a search as native calls, None where there are none; see `generation.row_program`."""
-        return row_program(self, state, beams, (Backbone, Layer))
+        return row_program(self, state, beams, (Backbone, Layer), before)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""

@@ -33,6 +33,8 @@ from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import KINDS, Example, Sorted
 from ssmlab.data.text.encoding import decode_text
 
+BY_FILE = "a file is a class, its records are the sequences"
+BY_FOLDER = "a folder is a class, the records of its files are the sequences"
 LIST_BYTES = 64 << 20  # a longer .txt is no list of files
 SPOKEN_TEST = 5  # recordings below this number are the test part of the spoken digits, as their authors have it
 _SPOKEN = re.compile(r"(?P<label>[^_]+)_(?P<speaker>[^_]+)_(?P<index>\d+)")
@@ -164,7 +166,7 @@ def top_of(names: Iterable[str]) -> str:
 def _by_files(found):
     """Genes: a file is a class, where files do not all lie in class folders."""
     if len({example.label for example in found.examples}) > 1 and not found.loose:
-        found.notes.append("a folder is a class, the records of its files are the sequences")
+        found.notes.append(BY_FOLDER)
         return
     every = [*found.examples, *found.loose]
     stems = {example.name: words.stem_of(example.name) for example in every}
@@ -181,7 +183,7 @@ def _by_files(found):
             stems = {name: rest for name, (_, rest) in told.items()}
     found.examples = [replace(example, label=stems[example.name]) for example in every]
     found.loose, found.classes = [], []
-    found.notes.append("a file is a class, its records are the sequences")
+    found.notes.append(BY_FILE)
 
 
 def _by_spoken_names(found):

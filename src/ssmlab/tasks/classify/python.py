@@ -170,25 +170,27 @@ def read(
         return dataset_of(getattr(run, part)), config
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])
-    for warning in check_images(found, fit=about["fit"]).warnings:
+    for warning in check_images(found, fit=about.get("fit", "crop")).warnings:
         progress.say(f"warning: {warning}")
     split, whole = getattr(found, part), sum(map(len, found.splits.values()))
     progress.say(f"its {part} part, {len(split):,} of {whole:,} images")
     progress.start(f"reading {part}", len(split))
     try:
-        images = split.array(about["image_size"], lambda done, total: progress.update(done), about["fit"])
+        images = split.array(about["image_size"], lambda done, total: progress.update(done), about.get("fit", "crop"))
     finally:
         progress.stop()
-    return dataset_of(Part(images, np.asarray(split.labels), list(split.ids))), {}
+    number = {name: i for i, name in enumerate(about["classes"])}  # the model's, which may be in another order
+    labels = np.array([number[found.classes[label]] for label in split.labels], np.int64)
+    return dataset_of(Part(images, labels, list(split.ids))), {}
 
 
 def check_classes(path: Path, found: Sequence[str], known: Sequence[str]) -> None:
-    """Data must have the classes of the model.
+    """Data must have the classes of the model, in whatever order.
 
     Raises:
-        DataError: they have others, or in another order.
+        DataError: they have others.
     """
-    if tuple(found) != tuple(known):
+    if sorted(found) != sorted(known):
         one, other = (
             ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} ... ({len(names)})"
             for names in (found, known)

@@ -101,7 +101,7 @@ def read(
     chosen = [found.items[i] for i in found.held[part]]
     progress.say(f"its {part} part, {len(chosen):,} of {len(found.items):,} sequences")
     rows = [tokens(item.content).numpy() for item in chosen]
-    labels = np.array([found.classes.index(item.label) for item in chosen])
+    labels = np.array([list(about["classes"]).index(item.label) for item in chosen])
     return PaddedSequences(SequencePart(rows, labels, [item.id for item in chosen]), int(about["length"])), {}
 
 

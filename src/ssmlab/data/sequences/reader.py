@@ -73,16 +73,25 @@ class LabelledData:
 
 
 def open_labelled(
-    path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8, labels: str = "", group: str = ""
+    path: str,
+    kind: str,
+    *,
+    val_fraction: float,
+    seed: int,
+    encoding: str = UTF8,
+    labels: str = "",
+    group: str = "",
+    rate: int = 0,
 ) -> LabelledData:
     """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
 
-    Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
+    Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here. The
+    arguments are those of `read_labelled`.
 
     Raises:
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
-    data = read_labelled(path, kind, encoding, labels, group)
+    data = read_labelled(path, kind, encoding, labels, group, rate)
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
@@ -121,7 +130,9 @@ def open_labelled(
     return data
 
 
-def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
+def read_labelled(
+    path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "", rate: int = 0
+) -> LabelledData:
     """Labelled sequences, not yet divided.
 
     Args:
@@ -129,6 +140,7 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         kind: "text", "dna" or "audio".
         encoding: of texts, where they are not UTF-8.
         labels, group: columns of a table of labels, see ssmlab.data.label_tables.
+        rate: samples per second that sounds are brought to; 0: those of most.
     Raises:
         DataError: with everything that cannot be read or has no class.
     """
@@ -143,7 +155,7 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         ]
         return LabelledData(items, RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind, labels, group)
-    examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
+    examples = {example.name.removeprefix(found.prefix): example for example in found.examples}
     contents: list[tuple[str, str, Any]]
     if kind == "text":  # of lines of JSON each is a text
         contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
@@ -152,7 +164,7 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         named = [(d, d.id if by_record else _file_of(d.id, examples)) for d in read_fasta(path, files)]
         contents = [(d.id, name, d.tokens) for d, name in named if name in examples]
     else:
-        documents, rate, notes = read_wavs(path, files)
+        documents, rate, notes = read_wavs(path, files, rate)
         contents = [(d.id, d.id, d.tokens) for d in documents]
         found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *notes]
     items = [

@@ -107,6 +107,7 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
         assert stop.value.code == 2 and said in error and error.count("ssmlab: ") == 1
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by a name that it renames
 def test_an_adapter_of_peft(folder, tmp_path):
     from peft import IA3Config, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -8,6 +8,7 @@ states. So a prompt is read whole, every row by itself, and a call gets a copy o
 from __future__ import annotations
 
 import copy
+import warnings
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,9 @@ def load_hybrid(folder: str | Path, dtype: torch.dtype | None = None, adapter: s
         from peft import PeftModel
 
         try:
-            network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+            with warnings.catch_warnings():  # PEFT asks transformers by names that it renames
+                warnings.simplefilter("ignore", FutureWarning)
+                network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
         except Exception as error:
             raise ModelError(f"{adapter}: PEFT cannot put this on {folder} ({one_line(error)})") from error
     return Hybrid(network.eval())

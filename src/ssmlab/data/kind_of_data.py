@@ -52,6 +52,8 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
         if len(counts) < 2 and kind in ("text", "audio", "dna"):
             labels = labels_of(sorted_files, files, kind)
             counts = Counter(row.label for row in labels.rows.values()) if labels else counts
+            if labels and labels.unclear:
+                return "classify_sequence", kind  # whose reader says what is not clear
         several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
         fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
         return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language", kind

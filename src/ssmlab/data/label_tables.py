@@ -31,7 +31,19 @@ ENDINGS = (".csv", ".tsv")
 NAMED = frozenset(
     [
         *("label", "labels", "class", "classes", "classid", "classname", "category", "target", "diagnosis", "dx"),
-        *("species", "breed", "grade", "finding", "findinglabels", "groundtruth", "imagelabel", "labelname"),
+        *(
+            "klasse",
+            "classe",
+            "clase",
+            "species",
+            "breed",
+            "grade",
+            "finding",
+            "findinglabels",
+            "groundtruth",
+            "imagelabel",
+            "labelname",
+        ),
     ]
 )
 GROUPS = re.compile("(patient|subject|lesion|case|slide|participant|person|speaker|fold)(s?id|name|number|)s?")
@@ -58,6 +70,7 @@ class Labels:
         column: its name.
         groups: by file, from whichever tables have the column of the groups, `group_tables`. group_problems: what is
             wrong with them.
+        unclear: whether several columns may hold the classes.
     """
 
     tables: list[str]
@@ -70,6 +83,7 @@ class Labels:
     groups: dict[str, str] = field(default_factory=dict)
     group_tables: list[str] = field(default_factory=list)
     group_problems: list[str] = field(default_factory=list)
+    unclear: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -243,6 +257,7 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
     if not clear:
         said = "; ".join(f"{one.table.name}: {', '.join(names)}" for one, names, _ in found if names)
         held = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
+        labels.unclear = bool(said)
         labels.problems.append(
             (
                 f"which column holds the classes is not clear, those that may are: {said}"

@@ -134,7 +134,8 @@ def _load_other(
     try:
         Injected(model, config, lora.ADAPTER)
         own = {name for name, _ in model.named_parameters() if f".{lora.ADAPTER}" in name}
-        left = set_peft_model_state_dict(model, renamed, lora.ADAPTER).unexpected_keys
+        result: Any = set_peft_model_state_dict(model, renamed, lora.ADAPTER)
+        left = result.unexpected_keys
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder}: {kind} does not fit this model ({' '.join(str(error).split())[:200]})") from None
     if left or len(own) > len(tensors):

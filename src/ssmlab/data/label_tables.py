@@ -22,9 +22,10 @@ from functools import partial
 from typing import NamedTuple
 
 from ssmlab.data.contents import alike, count, did_you_mean, some
-from ssmlab.data.files import Files, plain_name
+from ssmlab.data.files import Files
+from ssmlab.data.named import FileNames, Records
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
-from ssmlab.data.parts import parts_of, top_of
+from ssmlab.data.parts import top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
 
 ENDINGS = (".csv", ".tsv")
@@ -91,54 +92,6 @@ class Labels:
         return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
 
 
-class _Names:
-    """The files that a cell may mean."""
-
-    def __init__(self, names: Sequence[str]):
-        self.exact, self.parts = set(names), dict(zip(names, parts_of(names), strict=True))
-        self.base: dict[str, list[str]] = {}
-        self.stem: dict[str, list[str]] = {}
-        for name in names:
-            self.base.setdefault(name.rpartition("/")[2], []).append(name)
-            self.stem.setdefault(stem_of(name), []).append(name)
-
-    def find(self, cell: str, folder: str = "", part: str | None = None) -> list[str]:
-        """The files of this name, of several those of the part."""
-        path = plain_name(cell.replace("\\", "/")).removeprefix("./").strip("/")
-        for whole in (f"{folder}/{path}" if folder else path, path):
-            if whole in self.exact:
-                return [whole]
-        base = path.rpartition("/")[2]
-        found = self.base.get(base) or self.stem.get(base) or self.stem.get(stem_of(base), []) if base else []
-        if len(found) > 1:
-            ending = [name for name in found if name.endswith("/" + path)]
-            found = ending or [name for name in found if part and self.parts[name] == part] or found
-        return found
-
-
-class Records:
-    """The records of FASTA files that a cell may mean: a record's name, or "<file>:<name>".
-
-    Args:
-        names: "<file>:<name>" of each. files: that of each.
-    """
-
-    def __init__(self, names: Sequence[str], files: Sequence[str]):
-        self.parts = dict(zip(names, parts_of(files), strict=True))
-        self.named: dict[str, list[str]] = {}
-        for name, file in zip(names, files, strict=True):
-            own = name[len(file) + 1 :]
-            base = file.rpartition("/")[2]
-            for way in {own, name, f"{base}:{own}"}:
-                self.named.setdefault(way, []).append(name)
-
-    def find(self, cell: str, folder: str = "", part: str | None = None) -> list[str]:
-        """The records of this name, of several those of the part; of a whole header its first word counts."""
-        words = cell.removeprefix(">").split()
-        found = self.named.get(cell) or (self.named.get(words[0], []) if words else [])
-        return [name for name in found if part and self.parts[name] == part] or found if len(found) > 1 else found
-
-
 class _Known(NamedTuple):
     """A table whose column `file` names files; part: that it is named after."""
 
@@ -166,7 +119,7 @@ def read_labels(
     Returns:
         None where no table names any of the files.
     """
-    index = names if isinstance(names, Records) else _Names(names)
+    index = names if isinstance(names, Records) else FileNames(names)
     known, unreadable, top = [], [], top_of(files.files)
     for name in files.files:
         stem = re.sub(r"[\s_-]", "", stem_of(name).casefold())
@@ -203,7 +156,7 @@ def only_hold_files(folders: Iterable[str]) -> bool:
     return all(known & set(re.split(r"[\s_.-]+", name.casefold())) for name in folders)
 
 
-def _file_column(table: Table, index: _Names | Records) -> str | None:
+def _file_column(table: Table, index: FileNames | Records) -> str | None:
     """The column that names files best: by names with a suffix before stems, then by how many it names."""
     best: tuple[tuple, str] | None = None
     folder = table.name.rpartition("/")[0]
@@ -220,7 +173,7 @@ def _file_column(table: Table, index: _Names | Records) -> str | None:
     return best[1] if best else None
 
 
-def _read_groups(known: list[_Known], index: _Names | Records, column: str, labels: Labels) -> None:
+def _read_groups(known: list[_Known], index: FileNames | Records, column: str, labels: Labels) -> None:
     """The groups of files, by every table that names files and has this column, such as a groups.csv."""
     having = [one for one in known if column in one.table.columns]
     if not having:
@@ -342,7 +295,7 @@ def _part_column(one: _Known) -> str | None:
     return None
 
 
-def _add_rows(chosen, index: _Names | Records, group: str | None, labels: Labels) -> None:
+def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Labels) -> None:
     tables, columns = chosen
     wrong: dict[str, list[str]] = {}
     labels.problems += labels.group_problems

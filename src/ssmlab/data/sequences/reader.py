@@ -13,8 +13,9 @@ from ssmlab.data.copies import first_copies
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import Example, Sorted
-from ssmlab.data.label_tables import ENDINGS, FOLDERS, Labels, Records, read_labels
+from ssmlab.data.label_tables import ENDINGS, FOLDERS, Labels, read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
+from ssmlab.data.named import Records
 from ssmlab.data.parts import BY_FILE, BY_FOLDER, parts_of, sort_files
 from ssmlab.data.sequences.fasta import read_fasta, record_names, unpacked
 from ssmlab.data.sequences.wav import mu_law, read_wavs

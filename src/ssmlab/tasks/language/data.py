@@ -135,9 +135,8 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         units=units,
         tokenizer=source.tokenizer,
         describe=describe,
-        template=source.template,
-        rate=source.rate,
-    )
+        template=source.template, rate=source.rate,
+    )  # fmt: skip
 
 
 def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:

@@ -51,11 +51,11 @@ def explain_texts(model: str, folder: Path, why: str, files: list[Path], texts: 
     with showing("interrupted; nothing was written") as display:
         if why:
             display.say(why)
+        found = explain_sequences(reader, sequences, settings, display)
         task = "classify_sequence" if kind_of(folder) == "sequence_classifier" else "language"
         doubt = judge(reader.network, folder, reader.title, task, options.data, options.device, display)
         if warning := doubted(doubt, "colours"):
             display.say(warning)
-        found = explain_sequences(reader, sequences, settings, display)
     path = write_texts(target, reader, found, settings, stamp, started, warning)
     from rich.console import Console
     from rich.text import Text

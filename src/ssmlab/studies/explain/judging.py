@@ -33,7 +33,7 @@ def judge(
 
     records = evaluate(network, data, task, device=device, progress=progress)
     about: dict[str, Any] = {}
-    if task == "language":
+    if task == "language" and getattr(network, "preprocess_config", {}).get("kind", "text") == "text":
         about["chance"] = _frequencies(data)
     run = Run(
         folder=folder or Path(title), task=report_of(task), info={"data": about, "models": []},

@@ -13,7 +13,7 @@ class EvaluateOptions(Options):
     """How a model is measured; those of another task than the model's must keep their default."""
 
     part: str = "test"
-    """train, val or test; all of data that the model was not trained on. Texts, DNA and sounds for language models have no
+    """train, val or test; all of data that the model was not trained on. What language models read there has no
     parts."""
     length: Annotated[int | None, Option(least=1)] = None
     """Of texts: tokens of a window; as in training."""

@@ -54,6 +54,32 @@ def trained_by_peft(base, folder, **options):
 
 
 @pytest.mark.parametrize(
+    ("kind", "options"),
+    [("FourierFT", {"n_frequency": 20}), ("HRA", {}), ("IA3", {"feedforward_modules": []}),
+     ("IA3", {"feedforward_modules": ["in_proj"]}), ("LoHa", {}), ("LoKr", {}), ("OFT", {"oft_block_size": 8, "r": 0})],
+)  # fmt: skip
+def test_other_kinds_of_peft_are_read(base, tmp_path, kind, options):
+    """The same logits as PEFT's own, beside the weights and merged into them."""
+    import peft
+
+    torch.manual_seed(1)
+    config = getattr(peft, f"{kind}Config")(target_modules=["in_proj"], task_type="CAUSAL_LM", **options)
+    there = peft.get_peft_model(theirs(base), config)
+    with torch.no_grad():
+        for parameter in there.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn_like(parameter)
+    there.save_pretrained(tmp_path)
+    with torch.no_grad():
+        right = there.eval()(input_ids=TOKENS).logits
+        plain = load_language_model(base[1])(TOKENS)[0]
+        beside = adapt.load_peft(load_language_model(base[1]), tmp_path).eval()(TOKENS)[0]
+        merged = adapt.add_adapter(load_language_model(base[1]), tmp_path).eval()(TOKENS)[0]
+    assert relative(right, plain) > 1e-3, "the adapter does something"
+    assert relative(beside, right) < 1e-5 and relative(merged, right) < 1e-4
+
+
+@pytest.mark.parametrize(
     "options",
     [{}, {"use_rslora": True, "rank_pattern": {"0.mixer.in_proj": 2}, "alpha_pattern": {"1.mixer.in_proj": 5}},
      {"use_dora": True, "target_modules": ["in_proj"]}, {"modules_to_save": ["lm_head"]}],
@@ -121,8 +147,8 @@ def test_folders_that_do_not_fit(base, tmp_path):
     with pytest.raises(ModelError, match=r"has no adapter_model.safetensors"):
         adapt.load_peft(model, tmp_path / "x")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
-    with pytest.raises(ModelError, match="peft_type must be LORA, with r and lora_alpha, got IA3"):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "PREFIX_TUNING"}))
+    with pytest.raises(ModelError, match="peft_type PREFIX_TUNING is not read; those that are: LORA, FOURIERFT, HRA"):
         adapt.load_peft(model, tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     from ssmlab.models import create_model

@@ -129,7 +129,7 @@ def test_questions_in_json_lines(bytes_of_transformers, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "there is no model 'nowhere'"),
-        (["nowhere", "--part", "tst"], "--part must be train, val or test, got tst"),
+        (["nowhere", "--part", "tst"], "--part must be train, val, test or all, got tst"),
         (["nowhere", "--documents", "word"], "--documents must be file or line, got word"),
         (["nowhere", "--output", "no/folder.jsonl"], "--output no/folder.jsonl cannot be written"),
     ],
@@ -146,3 +146,74 @@ def test_data_that_are_not_the_models(bytes_of_transformers, tmp_path, capsys):
     assert "the model belongs to no run; give the path of data" in capsys.readouterr().err
     assert call("evaluate", folder, "--data", tmp_path / "none") == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["dna", "audio"])
+def test_foreign_bases_and_sounds(kind, tmp_path, monkeypatch):
+    """A language model of bases or sounds on other people's files: the loss counted by hand, sounds at its rate."""
+    import wave
+
+    from ssmlab.checkpoints.folder import save_model
+    from ssmlab.data.sequences.wav import mu_law
+    from ssmlab.models import create_model
+
+    torch.manual_seed(0)
+    mark = 5 if kind == "dna" else 256
+    model = create_model("mamba_lm_test", vocab_size=mark + 1).eval()
+    about = {"kind": kind, "tokenizer": "", "mark": mark, "length": 64} | ({"rate": 8000} if kind == "audio" else {})
+    save_model(model, tmp_path / "model", about)
+    rng = np.random.default_rng(0)
+    if kind == "dna":
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/x.fa").write_text(">a\n" + "".join("ACGTN"[i] for i in rng.integers(0, 5, 40)) + "\n")
+        tokens = ["ACGTN".index(c) for c in (tmp_path / "data/x.fa").read_text().split()[1]]
+    else:
+        (tmp_path / "data").mkdir()
+        low = np.sin(np.arange(100) / 5) * 9000
+        with wave.open(str(tmp_path / "data/x.wav"), "wb") as file:
+            file.setparams((1, 2, 4000, 0, "NONE", ""))
+            file.writeframes(low.astype("<i2").tobytes())
+    assert call("evaluate", tmp_path / "model", "--data", tmp_path / "data", "--output", tmp_path / "o") == 0
+    found = {r.metric: r for r in read_records(tmp_path / "o")}
+    if kind == "audio":  # 100 samples at 4,000 are 200 at the model's 8,000
+        assert found["loss"].n in (200, 201) and "bits_per_sample" in found
+        assert len(mu_law(low / 32768)) == 100
+        return
+    row = torch.tensor([[mark, *tokens, mark]])
+    labels = row[:, 1:].clone()
+    labels[labels == 4] = -100  # N is read and not measured
+    with torch.inference_mode():
+        logits = model(row[:, :-1])[0]
+    right = torch.nn.functional.cross_entropy(logits[0], labels[0], ignore_index=-100).item()
+    assert found["loss"].n == int((labels != -100).sum()) and found["loss"].value == pytest.approx(right, rel=1e-5)
+    total = right * found["loss"].n / np.log(2) / sum(token != 4 for token in tokens)
+    assert found["bits_per_base"].value == pytest.approx(total, rel=1e-5)
+
+
+def test_all_parts_of_foreign_data(tmp_path, capsys):
+    from PIL import Image
+
+    from ssmlab.checkpoints.folder import save_model
+    from ssmlab.models import create_model
+
+    about = {"image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["b", "a"], "channels": 3}
+    torch.manual_seed(0)
+    save_model(create_model("resnet_test", num_classes=2, image_size=32), tmp_path / "model", about)
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(15):
+            picture = rng.integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "data" / label / f"{i}.png")
+    counts = {}
+    for part in ("train", "val", "test", "all"):
+        options = ("--data", tmp_path / "data", "--part", part, "--output", tmp_path / "o")
+        assert call("evaluate", tmp_path / "model", *options) == 0
+        (found,) = [r for r in read_records(tmp_path / "o") if r.metric == "accuracy" and r.class_ is None]
+        counts[part] = (found.n, round(found.value * found.n))
+    assert counts["all"][0] == 30 == sum(counts[part][0] for part in ("train", "val", "test"))
+    assert counts["all"][1] == sum(counts[part][1] for part in ("train", "val", "test"))
+    files = sorted((tmp_path / "data").glob("*/*.png"))
+    predicted = ssmlab.predict(tmp_path / "model", list(map(str, files)))
+    assert counts["all"][1] == sum(p.label == file.parent.name for p, file in zip(predicted, files, strict=True))
+    assert "its all part, 30 of 30 images" in capsys.readouterr().err

@@ -64,7 +64,8 @@ def test_a_classifier_of_texts(explain, tmp_path):
 
 def test_a_language_model_and_its_next_token(explain, tmp_path):
     shown = explain("language", "--text", "Hello", "--output", "out").out
-    assert shown.startswith("Hello: '") and "report: out/report.html" in shown
+    assert "\nHello: '" in shown and "report: out/report.html" in shown
+    assert "is better than chance, as it is not in its run's folder; --data DATA does" in shown
     explain("language", "--text", "Hello", "--output", "out", "--overwrite", "--classes", "x")
     answers = json.loads((tmp_path / "out/explain.json").read_text())["sequences"][0]["answers"]
     assert [answer["name"] for answer in answers] == ["'x'"]

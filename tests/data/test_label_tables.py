@@ -240,3 +240,25 @@ def test_sounds_in_folders_that_a_table_contradicts(tmp_path):
     assert "say different classes; data.labels=table takes the table's, data.labels=folders the others" in problem
     assert checked(tmp_path, "--labels", "table")["classes"] == ["off", "on"]
     assert loaded(tmp_path, "audio", labels="folders")["classes"] == ["room1", "room2"]
+
+
+@pytest.mark.parametrize("key", ["file", "image_id"])
+def test_a_group_that_only_another_table_has(tmp_path, key):
+    """Labels of one source and patients of another are merged by the files that both name."""
+    ham(tmp_path)
+    rows = [(f"ISIC_{i:07}" + ".jpg" * (key == "file"), f"P{i // 3}") for i in range(24)]
+    table(tmp_path, "groups.csv", f"{key},patient", rows)
+    data = open_images(tmp_path, group="patient")
+    groups = [set(split.groups) for split in data.splits.values()]
+    assert set.union(*groups) == {f"P{i}" for i in range(8)} and sum(map(len, groups)) == 8
+    assert "the groups those of groups.csv, column patient" in " ".join(data.notes)
+    assert "left out: 1 table" not in " ".join(data.notes)
+    with pytest.raises(DataError, match=r"groups.csv: no column 'patients' among .*did you mean 'patient'\?"):
+        open_images(tmp_path, group="patients")
+    table(tmp_path, "groups.csv", f"{key},patient", [*rows[1:], (rows[1][0], "P7")])
+    with pytest.raises(DataError) as caught:
+        open_images(tmp_path, group="patient")
+    assert caught.value.problems == [
+        f"groups.csv, line 25: {rows[1][0]} is in 'P0' and 'P7'; keep one row",
+        "HAM10000_metadata.csv, line 2: ISIC_0000000 has no patient; fill it in or delete the row",
+    ]

@@ -231,7 +231,7 @@ def test_phone_photos(tmp_path):
     )
 
 
-@pytest.mark.parametrize("ending", ["nii.gz", "dcm"])
+@pytest.mark.parametrize("ending", ["nii.gz", "mha"])
 def test_class_folders_of_volumes(tmp_path, ending):
     write(tmp_path, *(f"{label}/{i}.{ending}" for label in "ab" for i in range(3)), content=b"x")
     (problem,) = checked(tmp_path)["problems"]
@@ -490,3 +490,22 @@ def test_texts_about_an_archive_are_no_data(make, tmp_path):
     make.pack(tmp_path / "pets", tmp_path / "data" / "pets.zip")
     found = checked(tmp_path / "data")
     assert (found["task"], found["classes"]) == ("classify", ["a", "b"])
+
+
+def test_names_of_parts_with_words_on_both_sides(tmp_path):
+    for part, n in (("stage1_train_images", 8), ("stage1_test_images", 4)):
+        fill(tmp_path, [f"{part}/cat", f"{part}/dog"], n, "png")
+    classes, counts, _ = agree(tmp_path)
+    assert (classes, counts["test"], sum(counts.values())) == (["cat", "dog"], 8, 24)
+
+
+def test_a_table_with_two_columns_that_may_be_the_classes_is_told(tmp_path):
+    """Next to sounds it must not become a set without classes, which can be trained on too."""
+    write(tmp_path, *(f"takes/{i:03}.wav" for i in range(20)))
+    lines = ["what;kind;who", *(f"{i:03}.wav;{'ab'[i % 2]};{'xyz'[i % 3]}" for i in range(20))]
+    write(tmp_path, "list.csv", content="\n".join(lines).encode())
+    (problem,) = checked(tmp_path)["problems"]
+    assert "which column holds the classes is not clear, those that may are: list.csv: kind, who" in problem
+    assert checked(tmp_path, "--labels", "kind")["classes"] == ["a", "b"]
+    found = checked(tmp_path, "--task", "language")
+    assert found["ok"] and "left out: 1 file of another kind (list.csv)" in " ".join(found["notes"])

@@ -190,3 +190,16 @@ def test_true_grey_levels_are_cut_at_half():
     assert problems == ["0.jpg: JPEG changes numbers, and these are labels; save it as PNG"]
     cityscapes = [[0, *range(1, 19), *[255] * 30]] * 4
     assert len(decide(masks_of(cityscapes), (), {})[0].classes) == 19, "many numbers, but not all over the range"
+
+
+def test_instances_with_gaps_and_labels_of_organs():
+    """Cells that others cover leave gaps in the numbers; organs that some scans lack do too, but their ends agree."""
+
+    def mask(i, numbers):
+        return seen(f"{i}.png", np.array([0, *numbers], np.uint16), 255)
+
+    cells = [mask(i, sorted({*range(1, 20 + 3 * i)} - {4 + i, 9})) for i in range(8)]
+    assert decide(cells, (), {})[0].instances
+    organs = [mask(i, sorted({*range(1, 21)} - {1 + i, 20 - i % 3})) for i in range(8)]
+    rule, problems, _ = decide(organs, (), {})
+    assert not rule.instances and not problems and len(rule.classes) == 21

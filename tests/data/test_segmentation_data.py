@@ -102,6 +102,30 @@ def test_published_parts_and_the_hash_of_the_split(tmp_path):
     assert open_masks(tmp_path / "loose" / "x", test_fraction=0.4).test.ids != first.test.ids
 
 
+def test_lists_of_pascal_voc(tmp_path):
+    """Parts by lists of stems, those of segmentation before those of other tasks; images without a mask are no case."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "JPEGImages").mkdir(exist_ok=True)
+        (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / f"JPEGImages/2008_{i:06}.jpg")
+        if i < 10:
+            mask = Image.fromarray(rng.integers(0, 2, (9, 9), np.uint8))
+            mask.save(tmp_path / f"SegmentationClass/2008_{i:06}.png")
+    for task, parts in (("Main", {"train": (0, 1, 10), "val": range(2, 10)}),
+                        ("Segmentation", {"train": range(7), "val": range(7, 10)})):  # fmt: skip
+        (tmp_path / "ImageSets" / task).mkdir(parents=True)
+        for part, numbers in parts.items():
+            lines = "".join(f"2008_{i:06}\n" for i in numbers)
+            (tmp_path / "ImageSets" / task / f"{part}.txt").write_text(lines)
+    data = open_masks(tmp_path)
+    assert sorted(data.val.ids) == [f"JPEGImages/2008_{i:06}.jpg" for i in range(7, 10)]
+    assert len(data.train) + len(data.test) == 7
+    said = " ".join(data.notes)
+    assert "the parts are those of ImageSets/Segmentation/train.txt, ImageSets/Segmentation/val.txt" in said
+    assert "left out: 2 files in none of the lists" in said
+
+
 @pytest.mark.parametrize("top", ["tiff", "."])
 def test_massachusetts(tmp_path, top):
     for part, count in (("train", 3), ("val", 2), ("test", 2)):

@@ -9,7 +9,7 @@ from trees import agree, checked, fill, loaded, write
 from ssmlab.core.errors import DataError
 from ssmlab.data.kind_of_data import kind_of_data
 from ssmlab.data.sequences.check import check_sequences
-from ssmlab.data.sequences.reader import read_labelled
+from ssmlab.data.sequences.reader import open_labelled, read_labelled
 from ssmlab.data.sequences.unlabelled import Reader
 from ssmlab.data.text.documents import find_files, left_out, read_texts
 
@@ -131,3 +131,76 @@ def test_tables_are_not_classified_with_their_commas(tmp_path):
     found, problems = reader.read([tmp_path / "a.csv", tmp_path / "b.jsonl"], lambda: b"")
     assert [bytes(d.tokens.tolist()) for d in found] == [b"ab", b"cd"] and found[1].id.endswith("b.jsonl:2")
     assert len(problems) == 1 and "a table is no text" in problems[0]
+
+
+def records(count, first=0):
+    return b"".join(
+        b">s%d.1 a gene\n%s\n" % (i, bytes(b"ACGT"[(i * k + k // 3) % 4] for k in range(1, 40)))
+        for i in range(first, first + count)
+    )
+
+
+@pytest.mark.parametrize("by", ["id", "accession"])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_of_the_records_of_a_fasta_file(tmp_path, by, split, ending):
+    """One FASTA file and what every record is, as databases give them."""
+    write(tmp_path, "sequences.fasta", content=records(41))
+    rows = [[by, "label", "family", *(["split"] if split else [])]]
+    for i in range(40):
+        part = ["train", "test"][i % 5 == 0]
+        rows.append([f"s{i}.1", ["promoter", "other"][i % 2], f"f{i // 4}", *([part] if split else [])])
+    joined = "\n".join((", "[0] if ending == "csv" else "\t").join(row) for row in rows)
+    write(tmp_path, f"labels.{ending}", content=joined.encode())
+    assert kind_of_data(str(tmp_path)) == ("classify_sequence", "dna")
+    classes, counts, said = agree(tmp_path, "dna")
+    assert (classes, sum(counts.values())) == (["other", "promoter"], 40)
+    assert not split or counts["test"] == 8
+    assert "left out: 1 sequence in no table of labels (sequences.fasta:s40.1)" in said
+    assert "a file is a class" not in said
+    data = open_labelled(str(tmp_path), "dna", val_fraction=0.2, seed=0, group="family", labels="label")
+    assert not split or data.held["test"] == [i for i, item in enumerate(data.items) if item.part == "test"]
+    sides = [{data.items[i].group for i in positions} for positions in data.held.values()]
+    assert split or (sum(map(len, sides)) == 10 and set.union(*sides) == {f"f{i}" for i in range(10)})
+
+
+def test_a_table_of_records_and_fasta_files_of_parts_or_classes(tmp_path):
+    for part, first, n in (("train", 0, 30), ("test", 30, 12)):
+        write(tmp_path / "parts", f"{part}.fa", content=records(n, first))
+    lines = [f"s{i}.1,{'ab'[i % 2]}" for i in range(42)]
+    write(tmp_path / "parts", "truth.csv", content="\n".join(["seq_id,class", *lines]).encode())
+    classes, counts, _ = agree(tmp_path / "parts", "dna")
+    assert (classes, counts["test"], sum(counts.values())) == (["a", "b"], 12, 42)
+    for name, first in (("x", 0), ("y", 20)):
+        write(tmp_path / "classes", f"{name}.fa", content=records(20, first))
+    write(tmp_path / "classes", "truth.csv", content="\n".join(["seq_id,class", *lines[:40]]).encode())
+    (problem,) = checked(tmp_path / "classes")["problems"]
+    assert "say different classes; data.labels=table takes the table's, data.labels=folders the others" in problem
+    assert loaded(tmp_path / "classes", "dna", labels="folders")["classes"] == ["x", "y"]
+    assert loaded(tmp_path / "classes", "dna", labels="table")["classes"] == ["a", "b"]
+    lines[3] = "s99.1,a"
+    write(tmp_path / "parts", "truth.csv", content="\n".join(["seq_id,class", *lines]).encode())
+    assert "s99.1: is missing (truth.csv, line 5)" in checked(tmp_path / "parts")["problems"][0]
+
+
+def test_a_table_of_fasta_files_with_a_record_each(tmp_path):
+    for i in range(16):
+        write(tmp_path, f"g{i}.fa", content=records(1, i))
+    lines = [f"g{i}.fa,{'ab'[i % 2]}" for i in range(16)]
+    write(tmp_path, "truth.csv", content="\n".join(["file,label", *lines]).encode())
+    assert loaded(tmp_path, "dna", labels="table")["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["text", "audio"])
+def test_groups_of_sequences_in_class_folders(tmp_path, kind):
+    """Who spoke is in a table, the class is the folder: whole speakers stay on one side."""
+    ending = "txt" if kind == "text" else "wav"
+    fill(tmp_path, ["yes", "no"], 12, ending)
+    lines = [f"{label}/{i}.{ending},{i // 3}" for label in ("yes", "no") for i in range(12)]
+    write(tmp_path, "groups.csv", content="\n".join(["file,speaker", *lines]).encode())
+    data = open_labelled(str(tmp_path), kind, val_fraction=0.2, seed=0, group="speaker")
+    sides = [{data.items[i].group for i in positions} for positions in data.held.values()]
+    assert data.classes == ("no", "yes") and sum(map(len, sides)) == 4 == len(set.union(*sides))
+    write(tmp_path, "groups.csv", content="\n".join(["file,speaker", *lines[1:]]).encode())
+    with pytest.raises(DataError, match="1 of 24 have no speaker"):
+        open_labelled(str(tmp_path), kind, val_fraction=0.2, seed=0, group="speaker")

@@ -172,6 +172,38 @@ def test_a_model_of_a_trial_is_called_so(folder, tmp_path, monkeypatch, capsys):
     assert open_model("resnet_test")[0].doubt == ""
 
 
+def test_a_model_outside_of_its_run_is_judged_by_data(folder, tmp_path, monkeypatch, capsys):
+    """A copied folder has no run that says whether the model learned: labelled data do, or one line asks for them."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "runs/pets/models/resnet_test", tmp_path / "copied")
+    random = np.random.default_rng(1)
+    for part, name in ((p, c) for p in ("train", "test") for c in CLASSES):
+        (tmp_path / "data" / part / name).mkdir(parents=True)
+        for i in range(4):
+            picture = random.integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "data" / part / name / f"{i}.png")
+    quick = ["--steps", "0", "--no-scores", "--overwrite"]
+    for arguments, said in (
+        (
+            ["copied", str(folder / "a.png")],
+            "is better than chance, as it is not in its run's folder; --data DATA does",
+        ),
+        (["copied", "--data", "data"], "is at chance ("),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["explain", *arguments, *quick])
+        assert not stop.value.code
+        shown, made = capsys.readouterr().out, (tmp_path / "runs/explain-copied/report.html").read_text("utf-8")
+        assert said in shown and said.replace("'", "&#x27;") in made
+    assert "test/cat/0.png: " in shown and len(re.findall(r"^test/.*\.png: ", shown, re.M)) == 8
+    shutil.move(tmp_path / "data/train/7", tmp_path / "data/train/8")
+    shutil.move(tmp_path / "data/test/7", tmp_path / "data/test/8")
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", "copied", "--data", "data", *quick])
+    assert stop.value.code == 2
+    assert "data has the classes 8, cat, dog, guinea pig, the model cat, dog, guinea pig, 7" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for arguments, said in (

@@ -1,4 +1,4 @@
-"""Adapters as PEFT keeps them in a folder, for transformers' Mamba, Mamba-2 and FalconMamba: read here, and written.
+"""Adapters as PEFT keeps them in a folder, for transformers' Mamba, Mamba-2 and FalconMamba: read; of LoRA, written.
 
 adapter_config.json says what they are, adapter_model.safetensors holds the tensors; names are those of transformers.
 """
@@ -26,6 +26,7 @@ from ssmlab.models.rules import Rule, convert
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+OTHERS = ("FOURIERFT", "HRA", "IA3", "LOHA", "LOKR", "OFT")  # kinds besides LORA
 _KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
                   r"(\.weight)?")  # fmt: skip
 # transformers' mixers read these layers' weights without calling the layer: PEFT refuses the one and ignores the other
@@ -50,12 +51,13 @@ def add_adapter(model: Any, folder: str | Path) -> Any:
 
 
 def load_peft(model: Any, folder: str | Path) -> Any:
-    """Put a LoRA adapter of PEFT on a model, in place, as PEFT's own layers; everything else is frozen.
+    """Put an adapter of PEFT on a model, in place, as PEFT's own layers; everything else is frozen.
 
     Args:
         model: with the weights that the adapter was trained on, converted or of this package's own training.
         folder: with adapter_config.json and adapter_model.safetensors. LoRA, rsLoRA and DoRA of linear layers and
-            embeddings are read, ranks of single layers included, and parameters that were trained whole.
+            embeddings are read, ranks of single layers included, and parameters that were trained whole; and every kind
+            kind of `OTHERS`.
     Raises:
         ModelError: a file is missing or damaged, it is another kind of adapter, or it does not fit the model.
     """
@@ -65,6 +67,8 @@ def load_peft(model: Any, folder: str | Path) -> Any:
     folder = Path(folder)
     content, tensors = _read(folder)
     rules = _rules(model)
+    if content["peft_type"] != "LORA":
+        return _load_other(model, folder, content, tensors, rules)
     found: dict[str, dict[str, Tensor]] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -102,6 +106,54 @@ def load_peft(model: Any, folder: str | Path) -> Any:
         for name, tensor in whole.items():
             model.get_parameter(name).requires_grad_(True).copy_(tensor)
     return model
+
+
+def _load_other(
+    model: Any, folder: Path, content: dict[str, Any], tensors: dict[str, Tensor], rules: list[Rule]
+) -> Any:
+    """Adapters of `OTHERS`: PEFT's layers around ours, with the tensors of the folder."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, set_peft_model_state_dict
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    kind, modules = content["peft_type"], dict(model.named_modules())
+    places = {key: _place(key.removeprefix(PREFIX), modules, rules) for key in tensors}
+    found = sorted({place[0] for place in places.values() if place})
+    config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind].from_pretrained(str(folder))
+    config.target_modules = "|".join(map(re.escape, found))
+    if inner := getattr(config, "feedforward_modules", None):
+        ends = {name.rpartition(".")[2] for name in ([inner] if isinstance(inner, str) else inner)}
+        config.feedforward_modules = "|".join(re.escape(name) for name in found if name.rpartition(".")[2] in ends)
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[kind]
+
+    class Injected(tuner):
+        def _check_target_module_compatiblity(self, peft_config, model, target_name):
+            """PEFT refuses out_proj by the model's type, whose own class does not call it; ours does."""
+
+    renamed = {".".join(place) if place else key.removeprefix(PREFIX): tensors[key] for key, place in places.items()}
+    model.requires_grad_(False)
+    try:
+        Injected(model, config, lora.ADAPTER)
+        own = {name for name, _ in model.named_parameters() if f".{lora.ADAPTER}" in name}
+        result: Any = set_peft_model_state_dict(model, renamed, lora.ADAPTER)
+        left = result.unexpected_keys
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder}: {kind} does not fit this model ({' '.join(str(error).split())[:200]})") from None
+    if left or len(own) > len(tensors):
+        raise ModelError(f"{folder} does not fit this model: {len(tensors)} tensors of {kind} for {len(own)} places")
+    return model
+
+
+def _place(key: str, modules: dict[str, Any], rules: list[Rule]) -> tuple[str, str] | None:
+    """Our layer of a tensor, and the rest of its name; None for what belongs to no layer."""
+    steps = key.split(".")
+    for n in range(len(steps) - 1, 0, -1):
+        try:
+            (full,) = convert({".".join((*steps[:n], "weight")): torch.empty(0)}, rules)
+        except (ModelError, RuntimeError, ValueError):
+            continue
+        if isinstance(modules.get(full.removesuffix(".weight")), nn.Linear | nn.Embedding | nn.Conv1d):
+            return full.removesuffix(".weight"), ".".join(steps[n:])
+    return None
 
 
 def save_peft(model: Any, folder: str | Path, *, prepared: bool = False, base: str = "") -> Path:
@@ -240,6 +292,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder} is damaged: {error}") from None
     kind = content.get("peft_type") if isinstance(content, dict) else None
-    if kind != "LORA" or not all(isinstance(content.get(key), int | float) for key in ("r", "lora_alpha")):
-        raise ModelError(f"{folder / CONFIG}: peft_type must be LORA, with r and lora_alpha, got {kind}")
+    if kind == "LORA" and not all(isinstance(content.get(key), int | float) for key in ("r", "lora_alpha")):
+        raise ModelError(f"{folder / CONFIG}: LORA must have r and lora_alpha")
+    if kind not in ("LORA", *OTHERS):
+        raise ModelError(f"{folder / CONFIG}: peft_type {kind} is not read; those that are: LORA, {', '.join(OTHERS)}")
     return content, tensors

@@ -260,7 +260,8 @@ def family_of(config: dict[str, Any]) -> str:
         return STATE_SPACES[layer]
     if kind is not None:
         raise ModelError(
-            f"config.json is of model_type={kind!r}; of Hugging Face's models {', '.join(HUGGING_FACE)} are known"
+            f"config.json is of model_type={kind!r}; of Hugging Face's models {', '.join(HUGGING_FACE)} are known, and "
+            "`ssmlab generate` writes with bamba, jamba, zamba2 and falcon_h1 too"
         )
     known = ", ".join((*HUGGING_FACE, *STATE_SPACES))
     raise ModelError(f"config.json has model_type=None and layer={layer!r}; known are {known}")

@@ -69,8 +69,8 @@ def explain(
     if (folder := sequence_folder(model)) is not None:
         explain_texts(model, *folder, images or [], text or [], options)
         return
-    if text or not images:
-        raise UserError(f"{model} is no model of texts; name pictures or folders of them")
+    if text or not (images or options.data):
+        raise UserError(f"{model} is no model of texts; name pictures or folders of them, or labelled ones by --data")
     from ssmlab.studies.explain import explain_pictures
     from ssmlab.studies.explain.page import predicted
 
@@ -78,7 +78,7 @@ def explain(
     (model,), files = as_files([model], weights, pretrained, accept_licence)
     options = replace(options, weights=files[0].removeprefix(f"{model}=") if files else None)
     with showing("interrupted; nothing was written") as display:
-        found, page, problems = explain_pictures(model, images, options, command=command_line(), progress=display)
+        found, page, problems = explain_pictures(model, images or [], options, command=command_line(), progress=display)
     for picture in found.pictures:
         typer.echo(f"{picture.name}: {predicted(found, picture)}")
     typer.echo(f"report: {page}")

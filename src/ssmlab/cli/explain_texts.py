@@ -25,9 +25,12 @@ def sequence_folder(model: str) -> tuple[Path, str] | None:
 
 def explain_texts(model: str, folder: Path, why: str, files: list[Path], texts: list[str], options: Options) -> None:
     """Explain what the model in a folder says about files and texts."""
+    from ssmlab.checkpoints.find import kind_of
     from ssmlab.cli.display import command_line, showing
     from ssmlab.core.errors import DataError, UserError
     from ssmlab.core.stamp import now
+    from ssmlab.studies.explain.judging import judge
+    from ssmlab.studies.explain.page import doubted
     from ssmlab.studies.explain.pictures import SCORE_STEPS
     from ssmlab.studies.explain.texts import TextOptions, explain_sequences, open_reader
     from ssmlab.studies.explain.texts_report import write_texts
@@ -49,7 +52,11 @@ def explain_texts(model: str, folder: Path, why: str, files: list[Path], texts: 
         if why:
             display.say(why)
         found = explain_sequences(reader, sequences, settings, display)
-    path = write_texts(target, reader, found, settings, stamp, started)
+        task = "classify_sequence" if kind_of(folder) == "sequence_classifier" else "language"
+        doubt = judge(reader.network, folder, reader.title, task, options.data, options.device, display)
+        if warning := doubted(doubt, "colours"):
+            display.say(warning)
+    path = write_texts(target, reader, found, settings, stamp, started, warning)
     from rich.console import Console
     from rich.text import Text
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,17 @@ def generate(
     check_model(model, options.dtype, (*DTYPES, INT8))
     model = as_folder(model, pretrained, accept_licence)
     options.processor()  # what this imports is not timed
+    from ssmlab.checkpoints.hybrids import HYBRIDS, is_hybrid
+
+    if is_hybrid(Path(model)):  # runs in transformers' classes, which get our kernels
+        from ssmlab.compat import install
+        from ssmlab.core.errors import UserError
+
+        for name in ("save_state", "save_answer", "load_state"):
+            if getattr(options, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise UserError(f"{option}: states of {', '.join(HYBRIDS.values())} are not stored; leave it out")
+        install(quiet=True)
     chat = open_chat(model, tokenizer=options.tokenizer, dtype=options.dtype, device=options.device,
                      adapter=options.adapter, note=_note)  # fmt: skip
     _write(chat, prompts, options)

@@ -155,10 +155,14 @@ def conversions(seen) -> list[str]:
         seen: of every picture, an object with `id`, `mode` and `frames`.
     """
     done: dict[str, list[str]] = {}
+    windows: dict[str, list[str]] = {}  # or ranges of bits, of DICOM
     for one in seen:
         if one.frames > 1:
             done.setdefault("of several frames or pages, only the first taken", []).append(one.id)
         kind, _, alpha = one.mode.removesuffix(";16").partition("+")
+        if kind.startswith("DICOM"):
+            windows.setdefault(kind, []).append(one.id)
+            continue
         if kind in ("RGBA", "RGBa", "LA", "La", "PA") or alpha:
             done.setdefault("with transparency, laid over white", []).append(one.id)
         if kind.startswith("I") or one.mode.endswith(";16"):
@@ -171,6 +175,13 @@ def conversions(seen) -> list[str]:
             done.setdefault("of 1 bit to black and white", []).append(one.id)
         elif not kind.startswith("RGB"):
             done.setdefault(f"from {kind} to RGB", []).append(one.id)
+    if len(windows) <= 3:
+        done |= {f"of {kind} to 8 bits": ids for kind, ids in windows.items()}
+    else:
+        many = f"of DICOM to 8 bits by {len(windows):,} different windows or ranges"
+        done[many] = [id for ids in windows.values() for id in ids]
+    if sum(kind.startswith("DICOM CT") for kind in windows) > 1:
+        done[next(reversed(done)) + ", so that one Hounsfield unit has several greys"] = done.popitem()[1]
     if len(done.get(GREY, ())) == len(seen):
         done.pop(GREY, None)
     return [

@@ -4,6 +4,7 @@ from ssmlab.data import names as words
 from ssmlab.data.contents import count, some
 from ssmlab.data.files import Files, is_image
 from ssmlab.data.images.decode import MODERN
+from ssmlab.data.images.dicom import is_bare_dicom
 from ssmlab.data.kinds import Kind, Sorted
 
 TABLES = (".csv", ".tsv", ".json")
@@ -20,7 +21,7 @@ def choose_examples(files: Files, kind: str, rule: Kind, classed: bool, found: S
             chosen.append(name)
         elif ending.endswith(rule.unread):
             (others if kind == "text" and words.is_note(name, True) else found.unread).append(name)
-        elif pictures and is_image(files, name):
+        elif pictures and (is_image(files, name) or (kind == "image" and is_bare_dicom(files, name))):
             chosen.append(name)
         elif pictures and "." not in ending.rpartition("/")[2] and files.head(name)[4:12] in MODERN:
             found.unread.append(name)

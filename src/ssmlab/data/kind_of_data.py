@@ -5,12 +5,11 @@ from pathlib import Path
 
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
-from ssmlab.data.label_tables import read_labels
 from ssmlab.data.masks.reader import has_masks
 from ssmlab.data.names import is_note
 from ssmlab.data.pairs.find import has_pairs
 from ssmlab.data.parts import sort_files
-from ssmlab.data.sequences.reader import FEWEST
+from ssmlab.data.sequences.reader import FEWEST, labels_of
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
@@ -47,12 +46,14 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     if kind in SEQUENCES and (task or kind == "chat" or files is None):
         return task or "language", kind
     if kind in SEQUENCES and files is not None:
-        examples = sort_files(files, kind).examples
+        sorted_files = sort_files(files, kind)
+        examples = sorted_files.examples
         counts = Counter(example.label for example in examples)
-        if len(counts) < 2 and kind in ("text", "audio"):
-            found = sort_files(files, kind, classed=False)
-            labels = read_labels(files, [example.name for example in found.examples])
+        if len(counts) < 2 and kind in ("text", "audio", "dna"):
+            labels = labels_of(sorted_files, files, kind)
             counts = Counter(row.label for row in labels.rows.values()) if labels else counts
+            if labels and labels.unclear:
+                return "classify_sequence", kind  # whose reader says what is not clear
         several = kind == "dna" or all(example.name.lower().endswith(".jsonl") for example in examples)
         fewest = 1 if several else FEWEST  # a file of FASTA or lines of JSON holds many sequences
         return "classify_sequence" if sum(n >= fewest for n in counts.values()) > 1 else "language", kind

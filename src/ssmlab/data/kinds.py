@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ssmlab.data.files import IMAGE_SUFFIXES
+from ssmlab.data.images.dicom import SUFFIXES as DICOM
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ VOLUMES = _endings("nii.gz nii")
 KINDS = {
     "image": Kind(
         "image",
-        IMAGE_SUFFIXES,
+        (*IMAGE_SUFFIXES, *DICOM),
         _endings(
-            "heic heif hif avif jxl dng cr2 cr3 nef arw orf rw2 raf psd svg eps exr hdr tga ico svs ndpi mrxs scn dcm "
-            "dicom nii.gz nii mha mhd nrrd mgz"
+            "heic heif hif avif jxl dng cr2 cr3 nef arw orf rw2 raf psd svg eps exr hdr tga ico svs ndpi mrxs scn "
+            "nii.gz nii mha mhd nrrd mgz"
         ),
         "convert them to JPEG or PNG",
     ),
@@ -56,7 +57,9 @@ KINDS = {
         "volume", VOLUMES, _endings("dcm dicom mha mhd nrrd mgz"), "convert them to NIfTI, e.g. with dcm2niix"
     ),
 }
-KINDS["mask"] = Kind("image", (*IMAGE_SUFFIXES, *VOLUMES), KINDS["image"].unread, "convert them to PNG or NIfTI")
+KINDS["mask"] = Kind(
+    "image", (*IMAGE_SUFFIXES, *VOLUMES), (*KINDS["image"].unread, *DICOM), "convert them to PNG or NIfTI"
+)
 KINDS["scan"] = KINDS["mask"]  # images and volumes without their masks
 
 

@@ -7,7 +7,8 @@ What a column means is found from its content:
               else columns of 0 and 1 of which every row has a single 1; else the one column that can hold classes
     parts     the column whose values are train, val, test in any spelling; else tables that are named after parts; else
               folders
-    groups    only where the user names a column; a patient's or a lesion's that repeats is pointed out
+    groups    only where the user names a column, of the same table or of another that names the files (groups.csv); a
+              patient's or a lesion's that repeats is pointed out
 
 What is not clear is a problem that names the columns. A table without a header, as ISIC 2016 has it, counts its
 columns.
@@ -21,16 +22,29 @@ from functools import partial
 from typing import NamedTuple
 
 from ssmlab.data.contents import alike, count, did_you_mean, some
-from ssmlab.data.files import Files, plain_name
+from ssmlab.data.files import Files
+from ssmlab.data.named import FileNames, Records
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
-from ssmlab.data.parts import parts_of, top_of
+from ssmlab.data.parts import top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
 
 ENDINGS = (".csv", ".tsv")
 NAMED = frozenset(
     [
         *("label", "labels", "class", "classes", "classid", "classname", "category", "target", "diagnosis", "dx"),
-        *("species", "breed", "grade", "finding", "findinglabels", "groundtruth", "imagelabel", "labelname"),
+        *(
+            "klasse",
+            "classe",
+            "clase",
+            "species",
+            "breed",
+            "grade",
+            "finding",
+            "findinglabels",
+            "groundtruth",
+            "imagelabel",
+            "labelname",
+        ),
     ]
 )
 GROUPS = re.compile("(patient|subject|lesion|case|slide|participant|person|speaker|fold)(s?id|name|number|)s?")
@@ -55,6 +69,9 @@ class Labels:
         tables: their names. rows: by file.
         named: whether the column of the classes was named by the user, or has a usual name or a single 1.
         column: its name.
+        groups: by file, from whichever tables have the column of the groups, `group_tables`. group_problems: what is
+            wrong with them.
+        unclear: whether several columns may hold the classes.
     """
 
     tables: list[str]
@@ -64,36 +81,15 @@ class Labels:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    group_tables: list[str] = field(default_factory=list)
+    group_problems: list[str] = field(default_factory=list)
+    unclear: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
         names = {row.label for row in self.rows.values()}
         return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
-
-
-class _Names:
-    """The files that a cell may mean."""
-
-    def __init__(self, names: Sequence[str]):
-        self.exact, self.parts = set(names), dict(zip(names, parts_of(names), strict=True))
-        self.base: dict[str, list[str]] = {}
-        self.stem: dict[str, list[str]] = {}
-        for name in names:
-            self.base.setdefault(name.rpartition("/")[2], []).append(name)
-            self.stem.setdefault(stem_of(name), []).append(name)
-
-    def find(self, cell: str, folder: str = "", part: str | None = None) -> list[str]:
-        """The files of this name, of several those of the part."""
-        path = plain_name(cell.replace("\\", "/")).removeprefix("./").strip("/")
-        for whole in (f"{folder}/{path}" if folder else path, path):
-            if whole in self.exact:
-                return [whole]
-        base = path.rpartition("/")[2]
-        found = self.base.get(base) or self.stem.get(base) or self.stem.get(stem_of(base), []) if base else []
-        if len(found) > 1:
-            ending = [name for name in found if name.endswith("/" + path)]
-            found = ending or [name for name in found if part and self.parts[name] == part] or found
-        return found
 
 
 class _Known(NamedTuple):
@@ -111,17 +107,19 @@ class _Known(NamedTuple):
         return [row[column] for _, row in self.table.rows]
 
 
-def read_labels(files: Files, names: Sequence[str], *, column: str = "", group: str | None = None) -> Labels | None:
+def read_labels(
+    files: Files, names: Sequence[str] | Records, *, column: str = "", group: str | None = None
+) -> Labels | None:
     """The classes of files by the tables next to them, at most one folder down.
 
     Args:
-        names: of the files that may have a class.
+        names: of the files that may have a class, or the records of FASTA files.
         column: that of the classes, where the user names it; "table" where it is to be found.
-        group: likewise of the groups.
+        group: likewise of the groups; of the table of the classes, else of another that names the files.
     Returns:
         None where no table names any of the files.
     """
-    index = _Names(names)
+    index = names if isinstance(names, Records) else FileNames(names)
     known, unreadable, top = [], [], top_of(files.files)
     for name in files.files:
         stem = re.sub(r"[\s_-]", "", stem_of(name).casefold())
@@ -144,6 +142,8 @@ def read_labels(files: Files, names: Sequence[str], *, column: str = "", group: 
     if not known:
         return Labels([], problems=unreadable) if unreadable else None
     labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
+    if group:
+        _read_groups(known, index, group, labels)
     chosen = _choose(known, "" if column == TABLE else column, labels)
     if chosen is not None:
         _add_rows(chosen, index, group, labels)
@@ -156,7 +156,7 @@ def only_hold_files(folders: Iterable[str]) -> bool:
     return all(known & set(re.split(r"[\s_.-]+", name.casefold())) for name in folders)
 
 
-def _file_column(table: Table, index: _Names) -> str | None:
+def _file_column(table: Table, index: FileNames | Records) -> str | None:
     """The column that names files best: by names with a suffix before stems, then by how many it names."""
     best: tuple[tuple, str] | None = None
     folder = table.name.rpartition("/")[0]
@@ -171,6 +171,26 @@ def _file_column(table: Table, index: _Names) -> str | None:
         if best is None or rank > best[0]:
             best = rank, column
     return best[1] if best else None
+
+
+def _read_groups(known: list[_Known], index: FileNames | Records, column: str, labels: Labels) -> None:
+    """The groups of files, by every table that names files and has this column, such as a groups.csv."""
+    having = [one for one in known if column in one.table.columns]
+    if not having:
+        every = [name for one in known for name in one.table.columns]
+        held = "; ".join(
+            f"{one.table.name}: no column {column!r} among {', '.join(one.table.columns)}" for one in known
+        )
+        labels.group_problems.append(held + did_you_mean(column, every))
+    labels.group_tables = [one.table.name for one in having]
+    for one in having:
+        for line, row in one.table.rows:
+            for name in index.find(row[one.file], one.folder, one.part)[:2] if row[column] else ():
+                if labels.groups.setdefault(name, row[column]) != row[column]:
+                    labels.group_problems.append(
+                        f"{one.table.name}, line {line}: {row[one.file]} is in {labels.groups[name]!r} and "
+                        f"{row[column]!r}; keep one row"
+                    )
 
 
 def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Known], list[str]] | None:
@@ -190,6 +210,7 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
     if not clear:
         said = "; ".join(f"{one.table.name}: {', '.join(names)}" for one, names, _ in found if names)
         held = "; ".join(f"{one.table.name}: {', '.join(one.table.columns)}" for one, _, _ in found)
+        labels.unclear = bool(said)
         labels.problems.append(
             (
                 f"which column holds the classes is not clear, those that may are: {said}"
@@ -207,7 +228,8 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
         return None
     labels.named, columns = same[0][2], same[0][1]
     labels.column = columns[0] if len(columns) == 1 else f"{columns[0]} ... {columns[-1]}"
-    unused = [one.table.name for one in known if all(one is not item[0] for item in same)]
+    used = [item[0].table.name for item in same] + labels.group_tables
+    unused = [one.table.name for one in known if one.table.name not in used]
     if unused:
         labels.notes.append(f"left out: {count(len(unused), 'table')} without these classes ({some(unused)})")
     labels.tables = [one.table.name for one, _, _ in same]
@@ -273,16 +295,16 @@ def _part_column(one: _Known) -> str | None:
     return None
 
 
-def _add_rows(chosen, index: _Names, group: str | None, labels: Labels) -> None:
+def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Labels) -> None:
     tables, columns = chosen
     wrong: dict[str, list[str]] = {}
+    labels.problems += labels.group_problems
+    if group and not labels.groups:
+        labels.problems += [] if labels.group_problems else [f"{some(labels.tables)}: no {group} of any file"]
+        return
     by_table = len({one.part for one in tables}) > 1
     for one in tables:
         part_column = _part_column(one)
-        if group and group not in one.table.columns:
-            hint = did_you_mean(group, one.table.columns)
-            labels.problems.append(f"{one.table.name}: no column {group!r} among {', '.join(one.table.columns)}{hint}")
-            return
         for line, row in one.table.rows:
             label = row[columns[0]] if len(columns) == 1 else next(c for c in columns if _number(row[c]) == 1)
             part = _part(row[part_column]) if part_column else one.part if by_table else None
@@ -295,13 +317,17 @@ def _add_rows(chosen, index: _Names, group: str | None, labels: Labels) -> None:
                 wrong.setdefault("that may mean several files; write their paths", []).append(
                     f"{where}: {row[one.file]!r} may mean {some(found)}; write its path"
                 )
-            elif not label or (part_column and not part) or (group and not row[group]):
-                empty = next(c for c in (columns[0], part_column, group) if c and (not row[c] or c == part_column))
-                got = f"the unknown part {row[empty]!r}" if row[empty] else f"no {empty}"
+            elif not label or (part_column and not part) or (group and found[0] not in labels.groups):
+                empty = columns[0] if not label else part_column if part_column and not part else group
+                got = (
+                    f"the unknown part {row[empty]!r}"
+                    if label and empty == part_column and row[empty]
+                    else f"no {empty}"
+                )
                 wrong.setdefault("without a class, a part or a group", []).append(
                     f"{where}: {row[one.file]} has {got}; fill it in or delete the row"
                 )
-            elif labels.rows.setdefault(found[0], Row(label, part, row[group] if group else None)).label != label:
+            elif labels.rows.setdefault(found[0], Row(label, part, labels.groups.get(found[0]))).label != label:
                 wrong.setdefault("that give a file a second class; keep one", []).append(
                     f"{where}: {row[one.file]} is {labels.rows[found[0]].label!r} and {label!r}; keep one of the rows"
                 )
@@ -323,6 +349,7 @@ def _note(tables: list[_Known], labels: Labels, group: str | None) -> None:
     labels.notes.append(
         f"the classes are those of {some(labels.tables)}, column {labels.column}"
         + (f"; the parts those of column {part}" if part else "")
+        + (f"; the groups those of {some(labels.group_tables)}, column {group}" if group else "")
     )
     for one in tables if not group else ():
         for name in one.table.columns:

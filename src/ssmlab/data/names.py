@@ -103,6 +103,8 @@ def folder_meaning(step: str) -> tuple[str | None, str]:
                 found[i] = part
         if len(set(found.values())) == 1:
             at = next((i for i in (0, len(words) - 1) if i in found), None)
+            if at is None and all(word in FILLERS or word.isdigit() for word in words[max(found) + 1 :]):
+                at = max(found)  # stage_2_train_images
             if at is not None:
                 return found[at], "_".join(words[:at] + words[at + 1 :])
     return None, "_".join(re.split(r"[\s_-]+", step.casefold()))

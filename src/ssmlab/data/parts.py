@@ -33,6 +33,8 @@ from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import KINDS, Example, Sorted
 from ssmlab.data.text.encoding import decode_text
 
+BY_FILE = "a file is a class, its records are the sequences"
+BY_FOLDER = "a folder is a class, the records of its files are the sequences"
 LIST_BYTES = 64 << 20  # a longer .txt is no list of files
 SPOKEN_TEST = 5  # recordings below this number are the test part of the spoken digits, as their authors have it
 _SPOKEN = re.compile(r"(?P<label>[^_]+)_(?P<speaker>[^_]+)_(?P<index>\d+)")
@@ -70,7 +72,9 @@ def sort_files(
         found.examples = [
             Example(name, part, None, fold) for name, part, fold in zip(chosen, parts, folds, strict=True)
         ]
-        _note_rest(files, rule, found, [])
+        if kind == "mask" and not any(parts):
+            _by_lists(files, found, masks=True)
+        _note_rest(files, rule, found, [] if kind in ("image", "mask", "scan", "volume", "chat") else others)
         return found
     tree = ClassTree(files, chosen, rule, is_class, found)
     tree.sort(top)
@@ -164,7 +168,7 @@ def top_of(names: Iterable[str]) -> str:
 def _by_files(found):
     """Genes: a file is a class, where files do not all lie in class folders."""
     if len({example.label for example in found.examples}) > 1 and not found.loose:
-        found.notes.append("a folder is a class, the records of its files are the sequences")
+        found.notes.append(BY_FOLDER)
         return
     every = [*found.examples, *found.loose]
     stems = {example.name: words.stem_of(example.name) for example in every}
@@ -181,7 +185,7 @@ def _by_files(found):
             stems = {name: rest for name, (_, rest) in told.items()}
     found.examples = [replace(example, label=stems[example.name]) for example in every]
     found.loose, found.classes = [], []
-    found.notes.append("a file is a class, its records are the sequences")
+    found.notes.append(BY_FILE)
 
 
 def _by_spoken_names(found):
@@ -217,18 +221,26 @@ def _by_spoken_names(found):
         )
 
 
-def _by_lists(files, found):
-    """Parts by lists of files: testing_list.txt and validation_list.txt, or meta/train.txt and meta/test.txt."""
-    known: dict[str, str] = {}
+def _by_lists(files, found, masks=False):
+    """Parts by lists of files: testing_list.txt and validation_list.txt, or meta/train.txt and meta/test.txt.
+
+    Args:
+        masks: whether the examples are images and masks; a list then names the stem of both, as Pascal VOC's
+            ImageSets/Segmentation/train.txt.
+    """
+    known: dict[str, list[str]] = {}
     for example in found.examples:
         own = example.name.removeprefix(found.prefix)
-        known |= {own: example.name, own.rpartition(".")[0]: example.name}
-    part_of: dict[str, str] = {}
-    lists = []
+        stem = words.stem_of(own)
+        stem = words.without(words.image_of_mask(stem) or stem, words.IMAGE_SUFFIXES)
+        for name in {own, own.rpartition(".")[0], *([stem] if masks else [])}:
+            known.setdefault(name, []).append(example.name)
+    by_folder: dict[str, dict[str, str]] = {}
+    named: dict[str, list[str]] = {}
     for name in files.files:
         part, rest = words.folder_meaning(words.stem_of(name))
         depth = name.removeprefix(found.prefix.partition("/")[0] + "/").count("/")
-        if not part or not name.lower().endswith((".txt", ".lst")) or depth > 1:
+        if not part or not name.lower().endswith((".txt", ".lst")) or depth > 1 + masks:
             continue
         if any(word not in words.FILLERS for word in rest.split("_") if word):
             continue
@@ -236,11 +248,16 @@ def _by_lists(files, found):
             lines = decode_text(files.read(name)[:LIST_BYTES]).splitlines()
         except (UnreadableImage, ValueError):
             continue  # it is no list
-        members = [known[line.strip()] for line in lines if line.strip() in known]
-        lists += [name] if members else []
-        part_of |= dict.fromkeys(members, part)
-    if not lists:
+        members = [member for line in lines for member in known.get(line.strip(), ())]
+        if members:
+            folder = name.rpartition("/")[0]
+            named.setdefault(folder, []).append(name)
+            by_folder.setdefault(folder, {}).update(dict.fromkeys(members, part))
+    if not by_folder:
         return
+    # Of several folders, those of VOC's tasks, the one of segmentation; else the one that names most
+    best = max(by_folder, key=lambda folder: (masks and "seg" in folder.casefold(), len(by_folder[folder])))
+    part_of, lists = by_folder[best], named[best]
     other = None if "train" in part_of.values() else "train"
     unlisted = [example.name for example in found.examples if example.name not in part_of]
     found.notes.append(f"the parts are those of {', '.join(lists)}")

@@ -132,7 +132,8 @@ class Decoder:
         if graphs and self.capture is None:
             raise ModelError(f"graphs=True records what a GPU does, and the model is on {device}; leave it out")
         wanted = os.environ.get(SWITCH) != "0" and tokens >= FEWEST if graphs is None else graphs
-        self.recording = wanted and self.capture is not None
+        whole = getattr(model, "reads_whole", False)  # such a model's states are no tensors
+        self.recording = wanted and self.capture is not None and not whole
         self.step: StaticStep | None = None
 
     def __call__(self, input_ids: Tensor, state: tuple) -> tuple[Tensor, tuple]:

@@ -52,7 +52,7 @@ def read(
         model: a language model.
         prompts: tokens of every row, lists or int64 (b, l). A row may be empty where it continues a reading.
         reading: what comes before; of as many rows, or of one row, which then comes before all of them.
-        chunk: tokens of a row that are read at once.
+        chunk: tokens of a row that are read at once; all by a model with `reads_whole`.
     Returns:
         The reading; what was passed in stays as it was.
     Raises:
@@ -76,6 +76,7 @@ def read(
     full = bool(mask.all())
     state, logits = (None, None) if reading is None else (reading.state, reading.logits)
     out = None
+    chunk = longest if getattr(model, "reads_whole", False) else chunk
     for begin in range(0, longest, chunk):
         part = slice(begin, begin + chunk)
         out, state = model(ids[:, part], state, mask=None if full else mask[:, part], last_only=True)

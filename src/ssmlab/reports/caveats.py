@@ -68,15 +68,21 @@ def doubt(folder: Path | None, title: str, report_of: ReportOf) -> str:
         folder: of the model. What its run wrote is read; nothing is known of a model outside a run, or of None.
         report_of: finds what reports know of a task by its name, as `tasks.table.report_of` does.
     """
-    if folder is None or folder.resolve().parent.name != "models":
+    if folder is None or (run := run_of(folder, report_of)) is None:
         return ""
     folder = folder.resolve()
-    try:
-        run = load_run(folder.parent.parent, report_of, whole=False)
-    except UserError:  # not a run's folder, or one that cannot be read any more
-        return ""
     label = SEED_SUFFIX.sub("", folder.name)
     return doubt_in(run, label if label in run.labels else folder.name, title)
+
+
+def run_of(folder: Path, report_of: ReportOf) -> Run | None:
+    """The run that the model in a folder belongs to; None for one outside of a run."""
+    if folder.resolve().parent.name != "models":
+        return None
+    try:
+        return load_run(folder.resolve().parent.parent, report_of, whole=False)
+    except UserError:  # not a run's folder, or one that cannot be read any more
+        return None
 
 
 def doubt_in(run: Run, label: str, title: str) -> str:

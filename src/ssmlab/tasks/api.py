@@ -331,6 +331,8 @@ def _read(
     if recipe is None:
         show.say(f"reading {data}")
         return module.read(Path(data), opened.about, part, None, None, options, show)
+    if part == "all":
+        raise UserError(f"the model learned from {recipe.data.path}: name a part of it, train, val or test")
     show.say(f"the {part} part of {recipe.data.path}, as the run has it")
     return module.read(Path(recipe.data.path), opened.about, part, recipe, load_data(recipe, show), options, show)
 

@@ -13,7 +13,8 @@ class EvaluateOptions(Options):
     """How a model is measured; those of another task than the model's must keep their default."""
 
     part: str = "test"
-    """train, val or test."""
+    """train, val or test; all of data that the model was not trained on. What language models read there has no
+    parts."""
     length: Annotated[int | None, Option(least=1)] = None
     """Of texts: tokens of a window; as in training."""
     stride: Annotated[int | None, Option(least=1)] = None
@@ -31,7 +32,7 @@ class EvaluateOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("part", ("train", "val", "test")), ("documents", ("file", "line"))):
+        for name, known in (("part", ("train", "val", "test", "all")), ("documents", ("file", "line"))):
             if getattr(self, name) not in known:
                 *some, last = known
                 raise UserError(f"--{name} must be {', '.join(some)} or {last}, got {getattr(self, name)}")

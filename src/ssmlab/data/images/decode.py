@@ -6,6 +6,7 @@
     32-bit integers                     read as 16-bit values; refused outside 0..65535, as floats are
     EXIF orientation                    applied; a damaged EXIF block is passed over
     several frames or pages             the first one of GIF, WebP, PNG and TIFF, which the check of the data reports
+    DICOM                               by the file's window, else the range of its bits (ssmlab.data.images.dicom)
 
 Only the decoders named in `FORMATS` are tried, whatever the file is called: none of them starts another
 program.
@@ -21,6 +22,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from ssmlab.data.images.dicom import is_dicom, read_dicom
 
 T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
@@ -51,6 +54,14 @@ def decode(data: bytes) -> Image.Image:
         raise UnreadableImage("the file is empty")
     if data[4:12] in MODERN:
         raise UnreadableImage("HEIC or AVIF, a format that is not read; convert it to JPEG or PNG")
+    if is_dicom(data[:132]):
+        try:
+            image, mode, frames = read_dicom(data)
+        except ValueError as error:
+            raise UnreadableImage(str(error)) from None
+        picture = to_rgb(image)
+        picture.info = {"mode": mode, "frames": frames}
+        return picture
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size

@@ -81,7 +81,11 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
     if labels is None:
         return None
     of_folder = {example.name: example.label for example in found.examples}
-    clear = len(found.classes) > 1 and not found.problems and not (labels.named and only_hold_files(found.classes))
+    clear = (
+        len(found.classes) > 1
+        and not found.problems
+        and not ((labels.named or labels.problems) and only_hold_files(found.classes))
+    )
     agree = all(of_folder.get(name) == row.label for name, row in labels.rows.items())
     if not column and clear and (not labels.named or (agree and not found.loose)):
         return None  # such as a table of patients

@@ -1,12 +1,14 @@
 """Which format a path has, found from its content, and its contents by the reader of that format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import Contents, did_you_mean, some
+from ssmlab.data.contents import Contents, count, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
 from ssmlab.data.images import cifar, imagenet, medmnist, mhist
 from ssmlab.data.images.cifar import LABELS, TarFiles
+from ssmlab.data.images.dicom import HEADER, NEEDED, SUFFIXES, is_bare_dicom, is_readable, patient_of
 from ssmlab.data.images.folders import read_folders, read_label_table
 from ssmlab.data.label_tables import FOLDERS
 from ssmlab.data.parts import sort_files
@@ -95,9 +97,45 @@ def _read_files(files, group, labels):
         if (contents := form.read(files, group, labels)) is not None:
             return contents
     found = sort_files(files, "image")
+    if not is_readable() and (dicom := _first_dicom(files, found)):
+        raise DataError(f"{dicom}: {NEEDED}")
     by_table = read_label_table(files, found, group, "" if labels in LABELS else labels)
     if by_table is not None:
-        return by_table
+        return _by_patients(files, by_table, group)
     if any("/" in name for name in (*(e.name for e in (*found.examples, *found.loose)), *found.unread)):
-        return read_folders(files, found, group)
+        return _by_patients(files, read_folders(files, found, group), group)
     return None
+
+
+def _first_dicom(files, found):
+    return next((e.name for e in (*found.examples, *found.loose) if _is_dicom(files, e.name)), None)
+
+
+def _is_dicom(files, name):
+    return name.lower().endswith(SUFFIXES) or is_bare_dicom(files, name)
+
+
+def _by_patients(files: FolderFiles | ZipFiles, contents: Contents, group: str | None) -> Contents:
+    """DICOM images of one patient, as their headers say, stay on one side of a split that is made here."""
+    of = {
+        item.id: patient
+        for item in contents.items
+        if _is_dicom(files, str(item.key)) and (patient := patient_of(files.head(str(item.key), HEADER)))
+    }
+    parts: dict[str, set[str | None]] = {}
+    for item in contents.items:
+        if item.id in of:
+            parts.setdefault(of[item.id], set()).add(item.part)
+    if group is not None or len(parts) == len(of):
+        return contents
+    several = sum(len(held) > 1 for held in parts.values())
+    if several:
+        contents.warnings.append(
+            f"{count(several, 'patient')} of the DICOM headers in more than one part, which flatters validation or test"
+        )
+    elif not any(item.group for item in contents.items):
+        contents.items = [replace(item, group=of.get(item.id)) for item in contents.items]
+        contents.notes.append(
+            f"{len(of):,} DICOM images of {count(len(parts), 'patient')} by their headers; those of one stay together"
+        )
+    return contents

@@ -59,6 +59,11 @@ class MaskSplit:
         chosen = [self._cases[i] for i in positions]
         return replace(self, ids=[case.id for case in chosen], _cases=chosen)
 
+    def joined(self, *others: "MaskSplit") -> "MaskSplit":
+        """The cases of several parts of one data set."""
+        every = [case for split in (self, *others) for case in split._cases]
+        return replace(self, name="all", ids=[case.id for case in every], _cases=every)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskData:

@@ -4,8 +4,8 @@
     names are given      more than two: the numbers 0, 1 ... k - 1; 255 that is no class is not counted
     labels               numbers keep their values, each is a class of its own: 0, 1, 2, 5. Next to small numbers 255 is
                          not counted, as in Pascal VOC; `ignore` says it for other data sets
-    instances            1 ... n with another n in every mask, or more than 50 numbers: cells that were counted.
-                         All of them are foreground
+    instances            1 ... n with another n in every mask, with gaps too where n is large, or more than 50 numbers:
+                         cells that were counted. All of them are foreground
     at half              two values, or true grey levels: foreground is what reaches half of the full range of its own
                          file, 128 of 255, 32768 of 65535, 1 of 1. Grey levels are JPEGs, and masks of many levels all
                          over the range with much white; where only a few files hold levels they are mistakes
@@ -271,6 +271,9 @@ def _kind(masks: list[Seen]) -> str:
         return "grey"
     ends = [mask.values[-1] for mask in several if mask.marked == set(range(1, mask.values[-1] + 1))]
     counted = 10 * len(ends) >= 9 * len(several) and len(set(ends)) > 2 and max(ends) > 4
+    # Ids with gaps, where cells overlap or touch the edge: nearly as many as the largest one, which hardly repeats
+    dense = [mask.values[-1] for mask in several if 5 * len(mask.marked) >= 4 * mask.values[-1]]
+    counted |= 10 * len(dense) >= 9 * len(several) and max(dense) > 16 and len(set(dense)) > max(3, len(dense) // 2)
     many = len({value for mask in several for value in mask.values}) > MOST_LABELS
     return "instances" if counted or many else "labels"
 

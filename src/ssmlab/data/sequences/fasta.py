@@ -69,6 +69,17 @@ def parse_fasta(id: str, content: bytes) -> list[Document]:
     return [Document(f"{id}:{name}", np.concatenate(lines)) for name, lines in records]
 
 
+def record_names(content: bytes) -> list[str]:
+    """The names of the records of a file's content, as `parse_fasta` gives them.
+
+    Raises:
+        ValueError: its encoding cannot be told.
+    """
+    heads = [line.strip()[1:] for line in as_utf8(content).splitlines() if line.strip().startswith(b">")]
+    words = [head.decode("utf-8", "replace").split() for head in heads]
+    return [found[0] if found else str(number) for number, found in enumerate(words, 1)]
+
+
 def reverse_complement(bases: np.ndarray) -> np.ndarray:
     """The other strand, read in its own direction."""
     return np.array([3, 2, 1, 0, 4], bases.dtype)[bases[::-1]]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +11,13 @@ from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
 from ssmlab.data.copies import first_copies
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
+from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.kinds import Example, Sorted
-from ssmlab.data.label_tables import FOLDERS, read_labels
+from ssmlab.data.label_tables import ENDINGS, FOLDERS, Labels, read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
-from ssmlab.data.parts import parts_of, sort_files
-from ssmlab.data.sequences.fasta import read_fasta
+from ssmlab.data.named import Records
+from ssmlab.data.parts import BY_FILE, BY_FOLDER, parts_of, sort_files
+from ssmlab.data.sequences.fasta import read_fasta, record_names, unpacked
 from ssmlab.data.sequences.wav import mu_law, read_wavs
 from ssmlab.data.splits import TEST_FRACTION, about_split, held_out
 from ssmlab.data.synthetic.recall import RATE, generated_bases, generated_reviews, generated_sounds
@@ -26,7 +28,7 @@ GENERATED = "generated"
 FEWEST = 3  # a class of fewer sequences cannot have all three parts
 FORMS = {
     "text": "<class>/*.txt or <part>/<class>/*.txt",
-    "dna": "a FASTA file for each class, or <class>/*.fa, also below <part>/",
+    "dna": "a FASTA file for each class, or <class>/*.fa, also below <part>/; or FASTA and a table id,label next to it",
     "audio": "<class>/*.wav, <part>/<class>/*.wav or <class>_<speaker>_<number>.wav",
 }
 
@@ -72,16 +74,25 @@ class LabelledData:
 
 
 def open_labelled(
-    path: str, kind: str, *, val_fraction: float, seed: int, encoding: str = UTF8, labels: str = "", group: str = ""
+    path: str,
+    kind: str,
+    *,
+    val_fraction: float,
+    seed: int,
+    encoding: str = UTF8,
+    labels: str = "",
+    group: str = "",
+    rate: int = 0,
 ) -> LabelledData:
     """Labelled sequences, the published parts or parts by the hashes of names, and copies across them.
 
-    Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here.
+    Copies of a sequence, a fold's sequences and a speaker's stay on one side of a split that is made here. The
+    arguments are those of `read_labelled`.
 
     Raises:
         DataError: with everything that cannot be read or has no class; or a part or a class would be empty.
     """
-    data = read_labelled(path, kind, encoding, labels, group)
+    data = read_labelled(path, kind, encoding, labels, group, rate)
     keys = [_KEYS[kind](item.content) for item in data.items]
     near = [key.near for key in keys]
     data.held = assign_parts(data.items, val_fraction=val_fraction, seed=seed, digests=near)
@@ -120,7 +131,9 @@ def open_labelled(
     return data
 
 
-def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "") -> LabelledData:
+def read_labelled(
+    path: str, kind: str, encoding: str = UTF8, labels: str = "", group: str = "", rate: int = 0
+) -> LabelledData:
     """Labelled sequences, not yet divided.
 
     Args:
@@ -128,6 +141,7 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         kind: "text", "dna" or "audio".
         encoding: of texts, where they are not UTF-8.
         labels, group: columns of a table of labels, see ssmlab.data.label_tables.
+        rate: samples per second that sounds are brought to; 0: those of most.
     Raises:
         DataError: with everything that cannot be read or has no class.
     """
@@ -142,14 +156,16 @@ def read_labelled(path: str, kind: str, encoding: str = UTF8, labels: str = "", 
         ]
         return LabelledData(items, RATE if kind == "audio" else 0, ["the sequences are generated"], [])
     found, files = _listed(path, kind, labels, group)
-    examples, rate = {example.name.removeprefix(found.prefix): example for example in found.examples}, 0
+    examples = {example.name.removeprefix(found.prefix): example for example in found.examples}
     contents: list[tuple[str, str, Any]]
     if kind == "text":  # of lines of JSON each is a text
         contents = [(id, _file_of(id, examples), text) for id, text in read_texts(path, files=files, encoding=encoding)]
     elif kind == "dna":
-        contents = [(d.id, _file_of(d.id, examples), d.tokens) for d in read_fasta(path, files)]
+        by_record = examples.keys() != {id for id, _ in files}  # by a table of them
+        named = [(d, d.id if by_record else _file_of(d.id, examples)) for d in read_fasta(path, files)]
+        contents = [(d.id, name, d.tokens) for d, name in named if name in examples]
     else:
-        documents, rate, notes = read_wavs(path, files)
+        documents, rate, notes = read_wavs(path, files, rate)
         contents = [(d.id, d.id, d.tokens) for d in documents]
         found.notes += [f"{rate:,} samples per second, 8 bits by mu-law", *notes]
     items = [
@@ -176,7 +192,7 @@ def _file_of(id: str, known) -> str:
 
 
 def _listed(path: str, kind: str, labels: str, group: str) -> tuple[Sorted, list[tuple[str, File]]]:
-    """What a folder or a .zip holds, sorted, and its examples as (id, file)."""
+    """What a folder or a .zip holds, sorted, and the files of its examples as (id, file)."""
     listing = open_files(path)
     if listing is None:
         find_files(path, kind, FORMS[kind])
@@ -184,28 +200,62 @@ def _listed(path: str, kind: str, labels: str, group: str) -> tuple[Sorted, list
     found = sort_files(listing, kind)
     if not (found.examples or found.loose):
         find_files(path, kind, FORMS[kind])
-    if kind != "dna":  # where a file is a class
-        _take_table(found, listing, labels, group)
+    every = sorted(example.name for example in (*found.examples, *found.loose))
+    if labels != FOLDERS or group:
+        _take_table(found, listing, labels_of(found, listing, kind, labels, group), labels, group)
     if found.problems:
         raise DataError(f"{path}: {count(len(found.problems), 'problem')} in the data", found.problems)
+    if any(example.name not in listing.files for example in found.examples):  # they are records of these files
+        return found, [(name.removeprefix(found.prefix), listing.at(name)) for name in every]
     return found, [(e.name.removeprefix(found.prefix), listing.at(e.name)) for e in found.examples]
 
 
-def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, group: str) -> None:
-    """The classes by a table of labels, where there is one and folders are not the classes."""
-    names = sorted(example.name for example in (*found.examples, *found.loose))
-    if column == FOLDERS:
-        return
-    labels = read_labels(listing, names, column=column, group=group or None)
+def labels_of(
+    found: Sorted, listing: FolderFiles | ZipFiles, kind: str, column: str = "", group: str = ""
+) -> Labels | None:
+    """What tables next to the sequences say of them, see `read_labels`; None where there is none.
+
+    Of genes a table names the records, `id,label`, and then `found` holds these in place of their files; or the files.
+    """
+    every = [*found.examples, *found.loose]
+    column, names = column if column != FOLDERS else "", sorted(example.name for example in every)
+    if kind != "dna" or not any(name.lower().endswith(ENDINGS) for name in listing.files):
+        return read_labels(listing, names, column=column, group=group or None)
+    of = [(example, name) for example in every for name in _record_names(listing, example.name)]
+    index = Records([f"{example.name}:{name}" for example, name in of], [example.name for example, _ in of])
+    labels = read_labels(listing, index, column=column, group=group or None)
+    if labels is None or not (labels.rows or labels.groups):
+        return read_labels(listing, names, column=column, group=group or None) or labels
+    classed = {example.name for example in found.examples}
+    records = [
+        (example.name, replace(example, name=(id := f"{example.name}:{name}"), part=example.part or index.parts[id]))
+        for example, name in of
+    ]
+    found.examples = [record for file, record in records if file in classed]
+    found.loose = [record for file, record in records if file not in classed]
+    return labels
+
+
+def _record_names(listing, name):
+    """Names of the records of a FASTA file; none of what cannot be read, which its reader reports."""
+    try:
+        return record_names(unpacked(listing.read(name)))
+    except (UnreadableImage, ValueError, OSError, EOFError):
+        return []
+
+
+def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, labels: Labels | None, column: str, group: str) -> None:
+    """The classes by a table of labels, where there is one and folders are not the classes; and the groups."""
     if labels is None:
-        if column or group:
+        if column not in ("", FOLDERS) or group:
             found.problems.append(
                 f"data.labels and data.group name columns of a table, and none names files of {listing.path}"
             )
         return
     by_folder = len({example.label for example in found.examples}) > 1 and not found.problems
-    if by_folder and not (column or labels.named):
-        return  # such as a table of speakers
+    if column == FOLDERS or (by_folder and not (column or labels.named)):  # such as a table of speakers
+        _take_groups(found, labels, group)
+        return
     of_folder = {example.name: example.label for example in found.examples}
     agree = all(of_folder.get(name) == row.label for name, row in labels.rows.items())
     if by_folder and not column and not agree:
@@ -215,7 +265,10 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
             "data.labels=folders the others"
         )
         return
-    parts = dict(zip(names, parts_of(names), strict=True))
+    every = sorted((*found.examples, *found.loose), key=lambda example: example.name)
+    names = [example.name for example in every]
+    by_file = all(name in listing.files for name in names)  # else records, whose files' parts are known
+    parts = dict(zip(names, parts_of(names) if by_file else [example.part for example in every], strict=True))
     parted = {row.part for row in labels.rows.values()} != {None}
     found.examples = [
         Example(name, row.part if parted else parts[name], row.label, row.group) for name, row in labels.rows.items()
@@ -223,8 +276,22 @@ def _take_table(found: Sorted, listing: FolderFiles | ZipFiles, column: str, gro
     found.problems = [*listing.problems, *labels.problems]
     left = [name for name in names if name not in labels.rows]
     found.notes = [note for note in found.notes if not any(name in note for name in labels.tables)] + labels.notes
-    found.notes += [f"left out: {count(len(left), 'file')} in no table of labels ({some(left)})"] if left else []
+    found.notes = [note for note in found.notes if note not in (BY_FILE, BY_FOLDER)]
+    noun = "file" if by_file else "sequence"
+    found.notes += [f"left out: {count(len(left), noun)} in no table of labels ({some(left)})"] if left else []
     found.warnings += labels.warnings
+
+
+def _take_groups(found, labels, group):
+    """The groups that a table names for sequences whose classes are their folders or files."""
+    if group:
+        without = [example.name for example in found.examples if example.name not in labels.groups]
+        found.problems += labels.group_problems
+        if without and not labels.group_problems:
+            found.problems.append(
+                f"{len(without):,} of {len(found.examples):,} have no {group} ({some(without)}); add it"
+            )
+        found.examples = [replace(example, group=labels.groups.get(example.name)) for example in found.examples]
 
 
 def assign_parts(

@@ -26,7 +26,9 @@ class Sound(NamedTuple):
     channels: int
 
 
-def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> tuple[list[Document], int, list[str]]:
+def read_wavs(
+    path: str | Path, files: list[tuple[str, File]] | None = None, rate: int = 0
+) -> tuple[list[Document], int, list[str]]:
     """Every .wav below a folder, or one, mu-law encoded; their samples per second; what the user should know.
 
     Channels are averaged. Sounds of another rate than most are resampled to it, so that a token lasts equally long in
@@ -34,6 +36,7 @@ def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> 
 
     Args:
         files: (id, file) of those that are read; all below the path where they are not given.
+        rate: samples per second that all are brought to, as a trained model needs; 0: those of most.
     Raises:
         DataError: with every file that cannot be read.
     """
@@ -50,7 +53,7 @@ def read_wavs(path: str | Path, files: list[tuple[str, File]] | None = None) -> 
     if problems:
         raise DataError(f"{path}: {len(problems)} of the files cannot be used", problems)
     rates = [sound.rate for sound in seen.values()]
-    usual = max(sorted(set(rates)), key=rates.count)
+    usual = rate or max(sorted(set(rates)), key=rates.count)
     for id, file in files:
         if seen[id].rate != usual:  # read once more: the samples of all sounds would take four times the memory
             sound = read_sound(io.BytesIO(file.read_bytes()))

@@ -18,12 +18,10 @@ from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.models import create_model
 from ssmlab.models.catalogue import class_names
 from ssmlab.models.registry import describe
-from ssmlab.reports.caveats import doubt
 from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.compare.model_refs import find_model_refs
 from ssmlab.tasks.classify.predict import Classifier
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.tasks.table import report_of
 
 IMAGENET_CLASSES = 1000
 RANDOM = "random weights"
@@ -36,7 +34,8 @@ class Opened:
     title: what people call it. origin: where its weights come from, in words.
     task: classes, mean and std; `prepare` makes of uint8 images what the model reads.
     image_size: side of the images. fit: how they become square.
-    doubt: why what it says decides nothing, see `reports.caveats.doubt`.
+    folder: that it came from; None for a network by name.
+    doubt: why what it says decides nothing, or what is needed to know that, see `judge`.
     """
 
     title: str
@@ -46,6 +45,7 @@ class Opened:
     image_size: int
     device: str
     fit: str = "crop"
+    folder: Path | None = None
     doubt: str = ""
 
     @property
@@ -91,6 +91,8 @@ def open_model(
                 "trained model's folder says what others mean; give that as MODEL"
             )
         network, cfg = network.to(compute.device), dict(network.default_cfg)
+        about = {"mean": cfg["mean"], "std": cfg["std"], "image_size": cfg["input_size"][-1], "fit": "crop"}
+        network.preprocess_config = about | {"classes": class_names("imagenet-1k")}  # type: ignore[assignment]
         opened = Opened(
             title=describe(ref.name), origin=str(ref.weights) if ref.weights else RANDOM, network=network,
             task=Classify(classes=class_names("imagenet-1k"), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
@@ -106,8 +108,7 @@ def open_model(
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,
-        image_size=classifier.image_size, fit=classifier.fit, device=classifier.compute.device,
-        doubt=doubt(folder, describe(name), report_of),
+        image_size=classifier.image_size, fit=classifier.fit, device=classifier.compute.device, folder=folder,
     )  # fmt: skip
     return opened, why
 

@@ -88,9 +88,11 @@ def page(found: Explanation, *, heading: str, answer: str, eyebrow: str, facts: 
     )
 
 
-def doubted(doubt: str) -> str:
-    """What a doubt about a model means for its pictures; empty without one."""
-    return f"{doubt}: these pictures say little about a model that learned." if doubt else ""
+def doubted(doubt: str, what: str = "pictures") -> str:
+    """What a doubt about a model means for its pictures or colours; empty without one."""
+    if not doubt or doubt.startswith("nothing says"):
+        return doubt[:1].upper() + doubt[1:] + "." * bool(doubt)
+    return f"{doubt}: these {what} say little about a model that learned."
 
 
 def methods(found: Explanation) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`ssmlab explain`: one model and some pictures in, one page out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ssmlab.studies.explain.explanation import Explanation
 
 UNTRAINED = "has random weights and has learnt nothing; give --weights FILE, --pretrained or a trained model"
+FIRST = 8  # pictures of data that are explained where no file is named
 SCORE_STEPS = 16  # of the deletion and insertion curves
 
 
@@ -36,6 +37,9 @@ class Options(StudyOptions):
     """Deletion, insertion and the sanity check."""
     seed: Count = 0
     """Of features, random maps and random weights."""
+    data: str | None = None
+    """Labelled data whose test part says whether a model outside of its run is better than chance; without files, the
+    first pictures of that part are explained."""
 
 
 def explain_pictures(
@@ -51,16 +55,18 @@ def explain_pictures(
 
     Args:
         model: see `open_model`.
-        images: files, and folders of them.
+        images: files, and folders of them; none takes pictures of `options.data`.
     Returns:
         the explanation, the page's path, and what is wrong with pictures that could not be read.
     Raises:
         DataError: there is no picture that can be read. UserError: the model, a class or the folder is not in order.
     """
     from ssmlab.core.stamp import now
+    from ssmlab.data.images.reader import open_images
     from ssmlab.data.parts import files_in
     from ssmlab.interpret.visualise import Search
     from ssmlab.studies.explain.explanation import Settings, explain
+    from ssmlab.studies.explain.judging import judge
     from ssmlab.studies.explain.opening import find_classes, open_model, read_pictures
     from ssmlab.studies.explain.page import doubted
     from ssmlab.studies.explain.result import write_explanation
@@ -70,9 +76,16 @@ def explain_pictures(
     opened, why = open_model(model, weights=options.weights, device=options.device, runs=runs)
     classes = tuple(find_classes(options.classes, opened.classes))
     files, pictures, unreadable = read_pictures(files, opened.image_size, opened.fit)
-    problems += unreadable
-    if not files:
+    names, problems = [str(file) for file in files], problems + unreadable
+    if options.data and not images:
+        test = open_images(options.data).test
+        test = test.take(range(min(len(test), FIRST)))
+        names, pictures = test.ids, test.array(opened.image_size, fit=opened.fit)
+    if not names:
         raise DataError("there is no picture to explain", problems)
+    if not opened.untrained:
+        doubt = judge(opened.network, opened.folder, opened.title, "classify", options.data, opened.device, progress)
+        opened = replace(opened, doubt=doubt)
     folder = options.folder(runs, [Path(model).name])
     for line in filter(None, (why, *notes, f"{model} {UNTRAINED}" if opened.untrained else "", doubted(opened.doubt))):
         progress.say(line)
@@ -81,5 +94,5 @@ def explain_pictures(
         classes=classes, search=search, score_steps=SCORE_STEPS if options.scores else 0, seed=options.seed
     )
     stamp = stamp_of(options.study, folder, command, opened.device)
-    found = explain(opened, pictures, [str(file) for file in files], settings, progress=progress)
+    found = explain(opened, pictures, names, settings, progress=progress)
     return found, write_explanation(folder, found, stamp, started), problems

@@ -35,11 +35,13 @@ METHOD = (
 )  # fmt: skip
 
 
-def page(title: str, found: Sequence[SequenceFound], folder: str, facts: list[tuple[str, str]]) -> str:
+def page(
+    title: str, found: Sequence[SequenceFound], folder: str, facts: list[tuple[str, str]], warning: str = ""
+) -> str:
     """The page's text.
 
     Args:
-        title: the model's.
+        title: the model's. warning: why its answers say little.
         folder: the name of the report's.
         facts: name and text of the circumstances at the end.
     """
@@ -51,7 +53,10 @@ def page(title: str, found: Sequence[SequenceFound], folder: str, facts: list[tu
         heading,
         eyebrow=folder,
         heading=heading,
-        answer=[el("p", words(answer), class_="answer")],
+        answer=[
+            el("p", words(answer), class_="answer"),
+            el("p", warning, class_="banner", role="note") if warning else None,
+        ],
         sections=[
             study.section(
                 each.name, el("p", predicted(each, 5), class_="lede"), *(_answer(answer) for answer in each.answers)
@@ -90,9 +95,19 @@ def records_of(found: Sequence[SequenceFound]) -> list[Record]:
 
 
 def write_texts(
-    folder: Path, reader: Reader, found: Sequence[SequenceFound], settings: TextOptions, stamp: Stamp, started: str
+    folder: Path,
+    reader: Reader,
+    found: Sequence[SequenceFound],
+    settings: TextOptions,
+    stamp: Stamp,
+    started: str,
+    warning: str = "",
 ) -> Path:
-    """Write explain.json, records.jsonl and last the page, each in one step; returns the page's path."""
+    """Write explain.json, records.jsonl and last the page, each in one step; returns the page's path.
+
+    Args:
+        warning: why the model's answers say little.
+    """
     report = study.Report(
         folder=folder, records=stamp.on(records_of(found), model=reader.title, seed=settings.seed),
         settings=asdict(settings), stamp=stamp, started=started, finished=now(),
@@ -106,7 +121,7 @@ def write_texts(
     ]  # fmt: skip
     about = {"model": reader.title, "weights": reader.origin, "sequences": sequences}
     facts = report.facts(("Model", f"{reader.title}, {reader.origin}"))
-    return report.write("explain", about, page(reader.title, found, folder.name, facts))
+    return report.write("explain", about, page(reader.title, found, folder.name, facts, warning))
 
 
 def _answer(answer: AnswerFound) -> list[Html]:

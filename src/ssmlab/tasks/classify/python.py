@@ -17,6 +17,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.text import did_you_mean
 from ssmlab.data.check import check_images
+from ssmlab.data.contents import PARTS
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
 from ssmlab.tasks.classify.data import Part
@@ -170,25 +171,36 @@ def read(
         return dataset_of(getattr(run, part)), config
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])
-    for warning in check_images(found, fit=about["fit"]).warnings:
+    for warning in check_images(found, fit=about.get("fit", "crop")).warnings:
         progress.say(f"warning: {warning}")
-    split, whole = getattr(found, part), sum(map(len, found.splits.values()))
-    progress.say(f"its {part} part, {len(split):,} of {whole:,} images")
-    progress.start(f"reading {part}", len(split))
-    try:
-        images = split.array(about["image_size"], lambda done, total: progress.update(done), about["fit"])
-    finally:
-        progress.stop()
-    return dataset_of(Part(images, np.asarray(split.labels), list(split.ids))), {}
+    splits = [found.splits[each] for each in parts_named(part)]
+    count, whole = sum(map(len, splits)), sum(map(len, found.splits.values()))
+    progress.say(f"its {part} part, {count:,} of {whole:,} images")
+    arrays = []
+    for split in splits:
+        progress.start(f"reading {split.name}", len(split))
+        try:
+            how = about["image_size"], lambda done, total: progress.update(done), about.get("fit", "crop")
+            arrays.append(split.array(*how))
+        finally:
+            progress.stop()
+    number = {name: i for i, name in enumerate(about["classes"])}  # the model's, which may be in another order
+    labels = np.array([number[found.classes[label]] for split in splits for label in split.labels], np.int64)
+    return dataset_of(Part(np.concatenate(arrays), labels, [id for split in splits for id in split.ids])), {}
+
+
+def parts_named(part: str) -> tuple[str, ...]:
+    """The parts that "all", or the name of one, means."""
+    return PARTS if part == "all" else (part,)
 
 
 def check_classes(path: Path, found: Sequence[str], known: Sequence[str]) -> None:
-    """Data must have the classes of the model.
+    """Data must have the classes of the model, in whatever order.
 
     Raises:
-        DataError: they have others, or in another order.
+        DataError: they have others.
     """
-    if tuple(found) != tuple(known):
+    if sorted(found) != sorted(known):
         one, other = (
             ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} ... ({len(names)})"
             for names in (found, known)

@@ -14,7 +14,7 @@ from ssmlab.core.record import Record
 from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
-from ssmlab.tasks.classify.python import ClassPrediction, check_classes, class_predictions, class_records
+from ssmlab.tasks.classify.python import ClassPrediction, check_classes, class_predictions, class_records, parts_named
 from ssmlab.tasks.classify_sequence.data import SequencePart
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
@@ -94,14 +94,14 @@ def read(
     if recipe is not None:
         config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
         return PaddedSequences(getattr(run, part), recipe.data.length), config
-    found = open_labelled(str(path), about["kind"], val_fraction=0.1, seed=0)
+    found = open_labelled(str(path), about["kind"], val_fraction=0.1, seed=0, rate=int(about.get("rate") or 0))
     check_classes(path, found.classes, about["classes"])
     size = 1 << 31 if about["kind"] != "text" else 1 << 62
     tokens = _tokens(about, size)
-    chosen = [found.items[i] for i in found.held[part]]
+    chosen = [found.items[i] for each in parts_named(part) for i in found.held[each]]
     progress.say(f"its {part} part, {len(chosen):,} of {len(found.items):,} sequences")
     rows = [tokens(item.content).numpy() for item in chosen]
-    labels = np.array([found.classes.index(item.label) for item in chosen])
+    labels = np.array([list(about["classes"]).index(item.label) for item in chosen])
     return PaddedSequences(SequencePart(rows, labels, [item.id for item in chosen]), int(about["length"])), {}
 
 

@@ -138,9 +138,14 @@ def open_network(
     import torch
 
     from ssmlab.checkpoints.files import load_language_model
+    from ssmlab.checkpoints.hybrids import is_hybrid, load_hybrid
     from ssmlab.nn import quantize_linear_
 
     kind = None if dtype in (None, INT8) else getattr(torch, dtype)
+    if is_hybrid(Path(model)):
+        if dtype == INT8:
+            raise UserError(f"--dtype int8: {model} runs in transformers' classes; choose {', '.join(DTYPES)}")
+        return load_hybrid(model, kind, adapter)
     if Path(model).exists():
         if adapter is None:
             return load_language_model(model, kind, int8=dtype == INT8)

@@ -48,6 +48,7 @@ class Texts:
         tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
         describe: what run.json says about the data.
         template: of chats, the form of a message by role, or the tokenizer's own template; None for other data.
+        rate: samples per second of sounds, else 0.
     """
 
     rows: dict[str, Rows]
@@ -58,6 +59,7 @@ class Texts:
     tokenizer: str
     describe: dict
     template: dict[str, str] | ChatTemplate | None = None
+    rate: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Source:
     keys: dict[str, Keys] = field(default_factory=dict)
     units: dict[str, int] | None = None  # where a token is not a unit
     template: dict[str, str] | ChatTemplate | None = None
+    rate: int = 0
 
 
 def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
@@ -132,8 +135,8 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         units=units,
         tokenizer=source.tokenizer,
         describe=describe,
-        template=source.template,
-    )
+        template=source.template, rate=source.rate,
+    )  # fmt: skip
 
 
 def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
@@ -263,7 +266,7 @@ def _audio(recipe: AnyRecipe) -> _Source:
     keys = {d.id: sound_keys(d.tokens) for d in documents}
     parts, how = _divided(documents, config, keys)
     notes = [how, f"{rate:,} samples per second, 8 bits by mu-law", *notes]
-    return _Source(parts, LEVELS, LEVELS, "", notes, keys)
+    return _Source(parts, LEVELS, LEVELS, "", notes, keys, rate=rate)
 
 
 def _chat(recipe: AnyRecipe) -> _Source:

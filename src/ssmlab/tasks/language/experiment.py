@@ -147,7 +147,9 @@ def save(recipe: LanguageRecipe, data: Texts, network: nn.Module, folder: Path) 
         write_atomically(folder / chat_template.FILE, template.text)
     elif template is not None:
         tokens["template"] = template
-    write_json(folder / "preprocess.json", tokens | {"length": config.length})
+    write_json(
+        folder / "preprocess.json", tokens | {"length": config.length} | ({"rate": data.rate} if data.rate else {})
+    )
 
 
 def build_language_model(model: SequenceModel, start: str, vocab_size: int) -> nn.Module:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from ssmlab.core.errors import DataError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
-from ssmlab.data.text.documents import Document, read_texts
+from ssmlab.data.sequences.fasta import read_fasta
+from ssmlab.data.sequences.wav import read_wavs
+from ssmlab.data.text.documents import Document, left_out, read_texts
 from ssmlab.data.text.packing import Rows, pack, repack
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, Tokenizer, find_ends, find_tokenizer, load_tokenizer
 from ssmlab.generation.generate import Generated
 from ssmlab.generation.generate import generate as continuations
 from ssmlab.tasks.items import name_of, some_items
-from ssmlab.tasks.language.data import Texts, encoded, separator_of
+from ssmlab.tasks.language.data import UNITS, UNKNOWN, Texts, encoded, separator_of
 from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import COUNT, NLL, Language
@@ -187,11 +189,34 @@ def read(
         return dataset_of(rows), about | {"batch_size": config.batch_size}
     if questions := read_questions(path):
         return questions, {}
+    if about.get("kind") in ("dna", "audio"):
+        return _read_rows(path, about, given, progress)
     if about.get("kind", "text") not in ("text", "chat"):
         raise UserError(
             f"the model's tokens are no text but {about['kind']}; it is evaluated on the run's own data only"
         )
     return [text for _, text in read_texts(path, given.get("documents", "file"))], {}
+
+
+def _read_rows(path: Path, about: dict[str, Any], given: dict[str, Any], progress: Any) -> tuple[Any, dict[str, Any]]:
+    """All bases or sounds in a path in rows, as a run has them, and how they are counted."""
+    notes = left_out(path, about["kind"])
+    if about["kind"] == "dna":
+        documents = read_fasta(path)
+    else:
+        documents, rate, said = read_wavs(path, rate=int(about.get("rate") or 0))
+        notes += [f"{rate:,} samples per second", *said]
+    for note in notes:
+        progress.say(f"note: {note}")
+    length, mark = int(given.get("length") or about.get("length") or LENGTH), int(about["mark"])
+    rows = pack(documents, length, mark, _checked(int(given.get("stride") or length), length))
+    if about["kind"] == "dna":  # a run of N says nothing about how well bases are predicted
+        rows = replace(rows, learned=rows.learned & (rows.tokens != UNKNOWN))
+    labels = rows.labels()
+    count, units = int((labels != -100).sum()), int(((labels != -100) & (labels != mark)).sum())
+    if not units:
+        raise DataError(f"{path}: nothing to predict in it; give more")
+    return dataset_of(rows), {"tokens_per_unit": count / units, "unit": UNITS[about["kind"]]}
 
 
 def _checked(stride: int, length: int) -> int:

@@ -175,7 +175,7 @@ def read(
         progress.stop()
     if found.channels != about["channels"]:
         raise DataError(f"{path} has images of {found.channels} channels, the model takes {about['channels']}")
-    split = getattr(found, part)
+    split = found.train.joined(found.val, found.test) if part == "all" else getattr(found, part)
     progress.say(f"its {part} part, {len(split):,} of {sum(map(len, (found.train, found.val, found.test))):,} images")
     return split, {"unit": "millimetres" if found.measured else "pixels"}
 

@@ -439,6 +439,11 @@ def test_results_are_tables_and_pictures(fitted):
     assert isinstance(fitted.to_pandas(), pandas.DataFrame) and len(fitted.to_pandas()) == len(fitted.history)
     found = evaluate(fitted, fake(12), **QUIET)
     assert {"metric", "value", "spread", "class"} <= set(found.to_pandas().columns)
+    head, loss, accuracy = str(found).splitlines()[:3]
+    assert head.split() == ["metric", "value", "unit", "interval", "n"] and loss.startswith("loss")
+    assert accuracy.startswith("accuracy") and " to " in accuracy and accuracy.endswith("12")
+    assert found._repr_html_().startswith("<table>") and "accuracy" in found._repr_html_()
+    assert repr(fitted).startswith("<resnet") and len(repr(fitted)) < 200
     for drawn in (fitted.plot(), found.plot()):
         assert drawn._repr_png_().startswith(b"\x89PNG") and drawn.axes
     with pytest.raises(UserError, match="no record of 'accurcy'; there are loss, accuracy"):

@@ -12,7 +12,30 @@ from ssmlab.core.record import Record
 
 
 class Records(list[Record]):
-    """A list of records that can be looked up, drawn, and turned into a table."""
+    """A list of records that can be looked up, drawn, and turned into a table; printed, it is one."""
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Metric, value, unit, 95 % interval and n of every record that is not of a step, as texts, with a heading."""
+        rows = [("metric", "value", "unit", "interval", "n")]
+        for record in self:
+            if record.step is None:
+                what = " ".join(filter(None, (record.split, record.metric, record.class_)))
+                spread = "" if record.spread is None else "{:.4g} to {:.4g}".format(*record.spread)
+                count = "" if record.n is None else f"{record.n:,}"
+                rows.append((what, f"{record.value:.6g}", record.unit or "", spread, count))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.cells()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        from ssmlab.reports.tables import plain_table
+
+        (corner, *heads), *rows = self.cells()
+        return plain_table(corner, heads, [(name, cells) for name, *cells in rows])
 
     def value(self, metric: str, *, split: str | None = None, class_: str | None = None) -> float:
         """The last value of a metric.
@@ -87,6 +110,11 @@ class Fitted:
     steps: int
     epoch: float
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        name = getattr(self.model, "registry_name", None) or type(self.model).__name__
+        where = "" if self.folder is None else f" in {self.folder}"
+        return f"<{name}{where}, {self.steps:,} steps, epoch {self.epoch:g}: fitted.records, .history, .model, .plot()>"
 
     def inputs(self, images: Any) -> Tensor:
         """Images as a classifier reads them, (b, c, h, w) on its device: what `ssmlab.interpret` takes.

@@ -19,7 +19,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
-from ssmlab.core.errors import UserError
+from ssmlab.core.errors import Interrupted, UserError
 from ssmlab.core.files import write_tensors
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
@@ -29,11 +29,11 @@ from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
-from ssmlab.training.resume import PARTIAL, check_same, commit, contiguous, load_states, newest_complete, save_states
+from ssmlab.training import resume as resuming
+from ssmlab.training.resume import PARTIAL, contiguous
 from ssmlab.training.task import Task
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
-BEST = "best.safetensors"  # in that one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,20 +238,26 @@ class SsmTrainer(Trainer):
 
     def fit(self, resume: bool) -> None:
         """Train, with `resume` from the newest complete checkpoint if there is one."""
-        checkpoint = newest_complete(Path(self.args.output_dir)) if resume else None
+        folder = Path(self.args.output_dir)
+        for flaw in resuming.flaws(folder) if resume else ():
+            self.progress.say(f"{self.label}: {flaw}; that checkpoint is left out")
+        checkpoint = resuming.newest_complete(folder) if resume else None
         if checkpoint is not None:  # what transformers' trainer does not load by itself
             done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
             self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
-            self.clock.seconds = check_same(checkpoint, self.model, self.config)["seconds"]
+            clock = resuming.check_same(checkpoint, self.model, self.config)
+            if other := resuming.other_circumstances(clock, self.args.device.type):
+                self.progress.say(f"{self.label}: with {other}: the last bits may not be those of an unbroken training")
+            self.clock.seconds, self.checkpoints.window = clock["seconds"], clock.get("window", {})
             for part in self.kept_parts:
                 part.load(checkpoint)
-            load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
+            resuming.load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             self.checkpoints.restore()
         if self.checkpoints.interrupted:  # in the last step
-            raise KeyboardInterrupt
+            raise Interrupted(self.checkpoints.interrupted)
         self.clock.pause()
 
     def keep(self) -> tuple[list[Record], float]:
@@ -260,9 +266,10 @@ class SsmTrainer(Trainer):
         Returns:
             whose they are, where that was chosen: an epoch, or an iteration where these are counted; and the epoch.
         """
-        state, best = self.state, Path(self.args.output_dir) / BEST
+        state = self.state
         epoch = state.epoch or 0.0
-        if self.config.keep == "best" and best.exists():
+        if self.config.keep == "best" and state.best_global_step:
+            best = resuming.best_weights(Path(self.args.output_dir), state.best_global_step)
             self.model.load_state_dict(load_file(best))
             epoch = state.best_global_step / state.max_steps * state.num_train_epochs
         elif self.average:
@@ -337,11 +344,12 @@ class SsmTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
+        clock |= {"on": resuming.circumstances(self.args.device.type), "window": self.checkpoints.open_window()}
         (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
         for part in self.kept_parts:
             part.save(folder / PARTIAL / name)
-        save_states(self.model.task, folder / PARTIAL / name)
-        commit(folder, name)
+        resuming.save_states(self.model.task, folder / PARTIAL / name)
+        resuming.commit(folder, name, self.state.best_global_step)
         self.clock.run()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
@@ -359,7 +367,7 @@ class SsmTrainer(Trainer):
                 self.state.best_global_step, better = self.state.global_step, True
         if better:
             with self._kept_weights():
-                self._write_weights(Path(self.args.output_dir) / BEST)
+                self._write_weights(Path(self.args.output_dir) / resuming.BEST.format(self.state.global_step))
         return better
 
     def _write_weights(self, path: Path) -> None:

@@ -1,0 +1,52 @@
+"""What the files of a folder were when they were written: sizes and SHA-256, so that damage is told, not computed with."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ssmlab.core.files import read_json, write_json
+
+FILE = "checksums.json"  # name -> [size, SHA-256]
+
+
+def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str, str] | None = None) -> None:
+    """Write checksums.json of a folder.
+
+    Args:
+        files: where they lie now, by their names relative to the folder.
+        later: texts by the names of files that are written next: what counts as a mark that all is there comes last.
+    """
+    found = {name: of_file(files[name]) for name in sorted(files)}
+    for name, text in (later or {}).items():
+        content = text.encode("utf-8")
+        found[name] = [len(content), hashlib.sha256(content).hexdigest()]
+    write_json(folder / FILE, found)
+
+
+def of_file(path: Path) -> list:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def damages(folder: Path, hashed: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """Which files of a folder are not what was written there, and how; [] where it has no checksums.json.
+
+    Args:
+        hashed: of which files, by name, the content is compared and not the size alone.
+    """
+    try:
+        known = read_json(folder / FILE)
+        sums = {name: (int(size), str(digest)) for name, (size, digest) in known.items()}
+    except (ValueError, AttributeError, TypeError):
+        return [f"{folder / FILE} is damaged"]
+    found = []
+    for name, (size, digest) in sums.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path} is missing")
+        elif path.stat().st_size != size:
+            found.append(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written")
+        elif hashed(name) and of_file(path)[1] != digest:
+            found.append(f"{path} has another content than was written")
+    return found

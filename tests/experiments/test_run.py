@@ -150,9 +150,7 @@ def test_a_run_is_not_lost(smoke, tmp_path):
     folder = tmp_path / smoke[0].name
     shutil.copytree(smoke[0], folder)
     recipe = load_recipe(DIGITS, smoke=True)
-    with pytest.raises(
-        UserError, match=r"already holds a run \(finished .*\); add --resume to continue it, --overwrite"
-    ):
+    with pytest.raises(UserError, match=r"already holds a run \(finished .*\); --overwrite starts it again"):
         run_recipe(recipe, output=tmp_path)
     before = (folder / "records.jsonl").read_bytes()
     log = Log()

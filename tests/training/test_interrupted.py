@@ -1,4 +1,4 @@
-"""Trainings that are stopped by signals, or whose checkpoints are damaged: nothing is lost, and nothing goes on wrong."""
+"""Trainings that signals stop, or whose checkpoints are damaged: nothing is lost, and nothing goes on wrong."""
 
 import json
 import os
@@ -7,13 +7,13 @@ import signal
 
 import pytest
 import torch
-from tiny import fit_tiny, network, same
 
 from ssmlab.core.errors import Interrupted, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.training import fit as training
 from ssmlab.training.resume import best_weights, newest_complete
+from tiny import fit_tiny, network, same
 
 TASK = Classify(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3)
 

@@ -1,4 +1,4 @@
-"""What the files of a folder were when they were written: sizes and SHA-256, so that damage is told, not computed with."""
+"""Sizes and SHA-256 of the files of a folder, as they were written: so that damage is told, not computed with."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -29,11 +29,14 @@ def of_file(path: Path) -> list:
         return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def damages(folder: Path, hashed: Callable[[str], bool] = lambda name: True) -> list[str]:
+def damages(
+    folder: Path, names: Callable[[str], bool] = lambda name: True, hashed: Callable[[str], bool] = lambda name: True
+) -> list[str]:
     """Which files of a folder are not what was written there, and how; [] where it has no checksums.json.
 
     Args:
-        hashed: of which files, by name, the content is compared and not the size alone.
+        names: which files count, by name.
+        hashed: of which the content is compared and not the size alone.
     """
     try:
         known = read_json(folder / FILE)
@@ -43,6 +46,8 @@ def damages(folder: Path, hashed: Callable[[str], bool] = lambda name: True) -> 
     found = []
     for name, (size, digest) in sums.items():
         path = folder / name
+        if not names(name):
+            continue
         if not path.is_file():
             found.append(f"{path} is missing")
         elif path.stat().st_size != size:

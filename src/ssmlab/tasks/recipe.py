@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import damages
 from ssmlab.core.errors import RecipeError
 from ssmlab.tasks.overrides import apply_override, explain, parse_override
 from ssmlab.tasks.shared.recipe import AnyRecipe
@@ -28,6 +30,8 @@ def load_recipe(
         RecipeError: no such recipe, unknown keys (with the nearest valid one), values of a wrong type or out of range.
     """
     file = find_recipe(source)
+    if file.name == "recipe.toml" and (found := damages(file.parent, lambda name: name == file.name)):
+        raise RecipeError(f"{found[0]}; put it back, or delete {file.parent / CHECKSUMS} if you have changed it")
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -20,16 +20,16 @@ from transformers.trainer_callback import ProgressCallback
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
 from ssmlab.core.errors import Interrupted, UserError
-from ssmlab.core.files import write_tensors
+from ssmlab.core.files import write_tensors, writing
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.training import resume as resuming
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
-from ssmlab.training import resume as resuming
 from ssmlab.training.resume import PARTIAL, contiguous
 from ssmlab.training.task import Task
 
@@ -341,15 +341,16 @@ class SsmTrainer(Trainer):
         self.clock.pause()
         folder = Path(self.args.output_dir)
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-        super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
         clock |= {"on": resuming.circumstances(self.args.device.type), "window": self.checkpoints.open_window()}
-        (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
-        for part in self.kept_parts:
-            part.save(folder / PARTIAL / name)
-        resuming.save_states(self.model.task, folder / PARTIAL / name)
-        resuming.commit(folder, name, self.state.best_global_step)
+        with writing(folder / name):
+            super()._save_checkpoint(model, trial)
+            (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
+            for part in self.kept_parts:
+                part.save(folder / PARTIAL / name)
+            resuming.save_states(self.model.task, folder / PARTIAL / name)
+            resuming.commit(folder, name, self.state.best_global_step)
         self.clock.run()
 
     def _save(self, output_dir=None, state_dict=None) -> None:

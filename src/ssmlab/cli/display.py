@@ -64,6 +64,8 @@ def show_result(folder) -> None:
 
     run = load_run(folder, report_of)
     console = Console(highlight=False)
+    for problem in run.problems:
+        console.print(f"note: {problem}", markup=False, soft_wrap=True)
     table = comparison(run.records, run.task, run.titles)
     room = max(2, (console.width - 26) // 24)  # models side by side
     for first in range(0, len(table.columns), room):

@@ -39,9 +39,8 @@ def damages(
         hashed: of which the content is compared and not the size alone.
     """
     try:
-        known = read_json(folder / FILE)
-        sums = {name: (int(size), str(digest)) for name, (size, digest) in known.items()}
-    except (ValueError, AttributeError, TypeError):
+        sums = known(folder)
+    except ValueError:
         return [f"{folder / FILE} is damaged"]
     found = []
     for name, (size, digest) in sums.items():
@@ -55,3 +54,15 @@ def damages(
         elif hashed(name) and of_file(path)[1] != digest:
             found.append(f"{path} has another content than was written")
     return found
+
+
+def known(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 by name, {} where a folder has no checksums.json.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return {name: (int(size), str(digest)) for name, (size, digest) in read_json(folder / FILE).items()}
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{folder / FILE} is damaged") from error

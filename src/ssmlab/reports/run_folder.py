@@ -16,6 +16,7 @@ from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json
 from ssmlab.core.formats import plural
 from ssmlab.core.record import Record, read_records
+from ssmlab.core.text import plain_cell
 from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric
 from ssmlab.reports.task_report import ReportOf, TaskReport
 
@@ -150,7 +151,8 @@ def load_run(folder: Path, report_of: ReportOf, *, whole: bool = True) -> Run:
         raise UserError(f"{folder} is not the folder of a run: it has neither run.json nor records.jsonl")
     records = read_records(path) if path.is_file() else []
     if not records:
-        raise UserError(f"nothing was measured in {folder} yet (no records); continue it with `ssmlab run --resume`")
+        damaged = next(iter(damaged_files(folder, lambda name: False)), "no records")
+        raise UserError(f"nothing was measured in {folder} yet ({damaged}); continue it with `ssmlab run --resume`")
     problems = [] if info is not None else ["run.json is missing; names and data are unknown."]
     info = info or {}
     if whole:
@@ -259,7 +261,7 @@ def read_predictions(path: Path) -> Predictions:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        rows = list(reader)
+        rows = [[plain_cell(cell) for cell in row] for row in reader]
     cut = sum(len(row) != len(header) for row in rows)
     if cut:
         raise UserError(f"{path.parent.name}/{path.name} is damaged: {cut} of {len(rows)} rows are cut.")

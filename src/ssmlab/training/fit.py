@@ -29,6 +29,7 @@ from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
+from ssmlab.training.nonfinite import LastStep
 from ssmlab.training.parameters import decayed, frozen_modules, optimizer_groups, optimizer_of
 from ssmlab.training.resume import PARTIAL, contiguous
 from ssmlab.training.task import Task
@@ -227,6 +228,7 @@ class SsmTrainer(Trainer):
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
         self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
         self.checkpoints = Checkpoints(self, config.checkpoint_steps)
+        self.last_step = LastStep(self)
         callbacks: list[Any] = [self.average, Watch(self, progress)]
         if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -285,18 +287,19 @@ class SsmTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         number = self.state.global_step + 1
+        self.last_step.begin(inputs)
         with memory_advice(self.label, self.config), self.gradients.step(number) if self.gradients else nullcontext():
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            epoch, rate = self.state.epoch or 0, self.config.learning_rate
-            raise UserError(
-                f"{self.label}: the loss is {loss.item()} at step {number} (epoch {epoch:.1f}); the last checkpoint is "
-                f"kept; try a lower training.learning_rate (now {rate:g}) or training.precision=float32"
-            )
+        self.last_step.check(loss, "the loss")
         if self.gradients:
             scaler = self.accelerator.scaler
             self.gradients.after_backward(number, scaler.get_scale() if scaler is not None else 1.0)
         return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None  # which leaves such a step out
+        return norm if scaled else self.last_step.check(norm, "the norm of the gradient")
 
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, of the averaged weights if there are; training goes on with its own, and with the random

@@ -47,8 +47,9 @@ class LastStep:
             return value
         config, step, epoch = trainer.config, trainer.state.global_step + 1, trainer.state.epoch or 0
         raise UserError(
-            f"{trainer.label}: {what} is {float(value)} at step {step} (epoch {epoch:.1f}): {self._where()}; the last checkpoint is kept; try a lower training.learning_rate (now "
-            f"{config.learning_rate:g}) or training.precision=float32"
+            f"{trainer.label}: {what} is {float(value)} at step {step} (epoch {epoch:.1f}): {self._where()}; "
+            f"the last checkpoint is kept; try a lower training.learning_rate (now {config.learning_rate:g}) or "
+            "training.precision=float32"
         )
 
     def _where(self) -> str:
@@ -70,7 +71,7 @@ class LastStep:
             with self.trainer.compute_loss_context_manager():
                 loss, _ = module.task.loss(module.network, batch)
             now["pass"] = "backward"
-            if finder.found is None:
+            if not finder.found:
                 loss.backward()
         return finder.found or "not seen again when the step was repeated"
 
@@ -80,12 +81,12 @@ class _Finder(TorchDispatchMode):
 
     def __init__(self, now: dict[str, Any]):
         super().__init__()
-        self.now, self.found = now, None
+        self.now, self.found = now, ""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._schema.name.rpartition("::")[2]
-        watched = self.found is None and not any(word in name for word in _ANYTHING)
+        watched = not self.found and not any(word in name for word in _ANYTHING)
         before = watched and any(_bad(leaf) for leaf in tree_leaves((args, kwargs)))
         out = func(*args, **kwargs)
         if watched and not before:

@@ -1,9 +1,9 @@
 """Words for messages: the nearest known name. Cells of tables that spreadsheets do not take for formulas."""
 
 import csv
-import io
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import SimpleNamespace
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet computes
 
@@ -16,11 +16,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """A table as CSV. Text that a spreadsheet would execute gets an apostrophe, which `plain_cell` takes away again."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append))  # with its own end of a line it quotes a lone "\r" too
     for row in rows:
         writer.writerow([_harmless(cell) for cell in row])
-    return text.getvalue()
+    return "".join(f"{line[:-2]}\n" for line in lines)
 
 
 def _harmless(cell: object) -> object:

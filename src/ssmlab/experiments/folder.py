@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssmlab.core.checksums import FILE as CHECKSUMS
-from ssmlab.core.checksums import write_checksums
+from ssmlab.core.checksums import damages, write_checksums
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.lock import FILE as LOCK
@@ -74,6 +74,9 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
     folder = output / recipe.name
     recipe_file = folder / "recipe.toml"
     if folder.is_dir() and any(not _is_ours(file) for file in folder.iterdir()):
+        damaged = [] if overwrite else damages(folder, lambda name: name == recipe_file.name)
+        if damaged:
+            raise UserError(f"{damaged[0]}; put it back, or start again with --overwrite")
         if not recipe_file.is_file():
             raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
         if resume:
@@ -243,10 +246,10 @@ def _changed(recipe: AnyRecipe, file: Path, unreadable: str = "") -> str:
     """
     try:  # with the defaults of keys that are newer than the run
         before = flatten(validate(tomllib.loads(file.read_text(encoding="utf-8")), str(file)).model_dump())
-    except (UserError, ValueError):
+    except (UserError, ValueError) as error:
         if unreadable:
             return unreadable
-        raise
+        raise UserError(f"{file} cannot be read ({error}); put it back, or start again with --overwrite") from None
     now = flatten(recipe.model_dump())
     if recipe.base.recipe or recipe.base.weights:  # which the run itself has filled in
         filled = re.compile(r"base\.weights|models\.\d+\.(weights|options\..*)")

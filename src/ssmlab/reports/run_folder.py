@@ -185,9 +185,9 @@ def damaged_files(folder: Path, hashed: Callable[[str], bool] = lambda name: Tru
     """
     unfinished = {"recipe.toml"}  # all else is written again when such a run goes on
     try:
-        finished = bool(read_json(folder / "run.json").get("finished"))
+        finished = not (folder / "run.json").is_file() or bool(read_json(folder / "run.json").get("finished"))
     except (ValueError, AttributeError):
-        finished = True  # or it was not: its sum says so
+        finished = True  # it is damaged, or missing, and then has a checksum if the run was finished
     found = damages(folder, lambda name: finished or name in unfinished, hashed)
     for model in sorted(path.parent for path in folder.glob(f"models/*/{CHECKSUMS}")):
         found += damages(model, hashed=hashed)

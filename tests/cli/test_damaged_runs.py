@@ -129,15 +129,17 @@ def test_runs_of_before_are_read_and_their_structure_is_checked(run, picture, ca
     assert "0 files as written, 9 others without a checksum can be read" in capsys.readouterr().out
     assert call("classify", run / MODEL, picture) == 0 and call("report", run) == 0
     assert 'class="banner"' not in (run / "report.html").read_text()
+    count = json.loads((run / "run.json").read_text())["data"]["counts"]["test"]
     for name, how in (("records.jsonl", 10), (f"{MODEL}/predictions.csv", 3)):
         lines = (run / name).read_bytes().splitlines(keepends=True)
         (run / name).write_bytes(b"".join(lines[:-how]) + lines[-how][:20])
     assert call("report", run) == 0
     page = (run / "report.html").read_text()
-    assert "records.jsonl ends in half a record" in page and "1 of 238 rows are cut" in page
+    assert "records.jsonl ends in half a record" in page and f"1 of {count - 2} rows are cut" in page
     lines = (run / MODEL / "predictions.csv").read_bytes().splitlines(keepends=True)
-    (run / MODEL / "predictions.csv").write_bytes(b"".join(lines[:100]))
-    assert call("report", run) == 0 and "has 99 rows of 240 and was left out" in (run / "report.html").read_text()
+    (run / MODEL / "predictions.csv").write_bytes(b"".join(lines[:30]))
+    assert call("report", run) == 0
+    assert f"has 29 rows of {count} and was left out" in (run / "report.html").read_text()
 
 
 def test_weights_that_are_not_numbers(run, picture, capsys):

@@ -193,6 +193,9 @@ def test_the_name_of_another_recipes_run_is_taken(recipe, tmp_path):
     with pytest.raises(UserError, match=r"another recipe \(not finished\): training.epochs=2 \(now 9\); give"):
         check_folder(longer, tmp_path)
     (tmp_path / "x" / "recipe.toml").write_text("a key of later = 1")
+    with pytest.raises(UserError, match=r"recipe.toml has 18 bytes, [\d,]+ were written; put it back, or start again"):
+        check_folder(recipe, tmp_path)
+    (tmp_path / "x" / "checksums.json").unlink()
     with pytest.raises(UserError, match="its recipe.toml cannot be read any more; give this one another folder"):
         check_folder(recipe, tmp_path)
 

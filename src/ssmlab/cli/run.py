@@ -62,9 +62,8 @@ def _check(folder: Path) -> None:
     compared, read, problems = check_run(folder)
     if problems:
         raise DataError(f"{folder}: {plural(len(problems), 'file')} damaged or missing", problems)
-    typer.echo(
-        f"{folder}: {plural(compared, 'file')} as written, {plural(read, 'other')} without a checksum can be read"
-    )
+    others = f", {plural(read, 'other')} without a checksum can be read" if read else ""
+    typer.echo(f"{folder}: {plural(compared, 'file')} as written{others}")
 
 
 def execute(

@@ -211,8 +211,8 @@ def _is_ours(file: Path) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run's folder says that the run is finished."""
-    return bool(run_info(folder).get("finished"))
+    """Whether a run's folder says that the run, or the sweep, is finished."""
+    return bool(run_info(folder).get("finished")) or (folder / "best.toml").is_file()
 
 
 def run_info(folder: Path) -> dict:
@@ -234,8 +234,7 @@ def run_info(folder: Path) -> dict:
 
 def state_of(folder: Path) -> str:
     """Whether a run is finished, in words."""
-    finished = run_info(folder).get("finished")
-    return f"finished {finished}" if finished else "not finished"
+    return f"finished {run_info(folder).get('finished', '')}".strip() if is_finished(folder) else "not finished"
 
 
 def _changed(recipe: AnyRecipe, file: Path, unreadable: str = "") -> str:

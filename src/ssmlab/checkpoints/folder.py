@@ -83,7 +83,8 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
         ModelError: a file is missing or does not fit, all disagreeing keys listed, or the model is of another kind.
     """
     folder = Path(folder)
-    if damaged := damages(folder, lambda name: name.endswith((".json", ".safetensors", ".model"))):
+    read = (".json", ".safetensors", ".model")  # adapters and predictions in folders below are none of this
+    if damaged := damages(folder, lambda name: name.endswith(read) and "/" not in name):
         raise ModelError(
             f"{damaged[0]}; copy the folder again, train the model again, or delete {folder / CHECKSUMS} if you have "
             "changed it"

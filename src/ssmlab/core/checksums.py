@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ssmlab.core.files import read_json, write_json
 
-FILE = "checksums.json"  # name -> [size, SHA-256]
+FILE = "checksums.json"  # {"made_by": MAKER, "files": {name: [size, SHA-256]}}
+MAKER = "ssmlab"  # others have files of this name
 
 
 def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str, str] | None = None) -> None:
@@ -20,7 +21,7 @@ def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str,
     for name, text in (later or {}).items():
         content = text.encode("utf-8")
         found[name] = [len(content), hashlib.sha256(content).hexdigest()]
-    write_json(folder / FILE, found)
+    write_json(folder / FILE, {"made_by": MAKER, "files": found})
 
 
 def of_file(path: Path) -> list:
@@ -57,12 +58,15 @@ def damages(
 
 
 def known(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 by name, {} where a folder has no checksums.json.
+    """Size and SHA-256 by name, {} where a folder has no checksums.json of ours.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        return {name: (int(size), str(digest)) for name, (size, digest) in read_json(folder / FILE).items()}
-    except (AttributeError, TypeError) as error:
+        content = read_json(folder / FILE)
+        if content.get("made_by") != MAKER:
+            return {}
+        return {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+    except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / FILE} is damaged") from error

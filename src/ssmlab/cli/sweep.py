@@ -28,7 +28,7 @@ def sweep(
     if resume and overwrite:
         raise UserError("--resume continues a sweep and --overwrite deletes it; give one of them")
     arguments = [*grid, *([f"device={device}"] if device else [])]
-    with showing("interrupted; the same command with --resume continues") as display:
+    with showing("interrupted; the same command goes on") as display:
         result = run_sweep(
             recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display,
             accept_licence=accept_licence,

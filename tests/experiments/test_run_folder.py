@@ -125,8 +125,9 @@ def test_a_new_run_with_a_checkpoint_stays(recipe, tmp_path):
         assert not (folder / "models").exists() and (folder / REPLACED / "run.json").is_file()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("moves", range(1, 12))
-def test_killed_while_a_run_is_moved_nothing_of_it_is_lost(recipe, tmp_path, monkeypatch, moves):
+def test_killed_while_a_run_is_moved_nothing_of_it_is_lost(recipe, tmp_path, monkeypatch, moves, overwrite):
     """Aside and back: after so many renames the process ends without a word."""
     folder = finished(tmp_path / "x", recipe)
     before, left = names(folder), [moves]
@@ -143,9 +144,12 @@ def test_killed_while_a_run_is_moved_nothing_of_it_is_lost(recipe, tmp_path, mon
         with suppress(SystemExit):
             make_folder(recipe, folder, overwrite=True)
             _restore_replaced(folder)
-    with claim(folder, Progress()):
-        pass
-    assert names(folder) == before and names(folder / "models" / "a") == ["records.jsonl"]
+    with claim(folder, Progress(), overwrite=overwrite):
+        if overwrite:
+            make_folder(recipe, check_folder(recipe, tmp_path, overwrite=True), overwrite=True)
+            assert names(folder / REPLACED) == before
+    if not overwrite:
+        assert names(folder) == before and names(folder / "models" / "a") == ["records.jsonl"]
 
 
 def test_what_a_killed_run_has_half_written_is_deleted(recipe, tmp_path):

@@ -48,7 +48,8 @@ def claim(folder: Path, progress: Progress, *, overwrite: bool = False) -> Itera
     back = f"{folder}: the run that was to be replaced is back; the new one had trained nothing yet"
     try:
         with locked(folder):
-            if not overwrite and _restore_replaced(folder):
+            half_moved = not (folder / REPLACED / MARK).is_file()
+            if (half_moved or not overwrite) and _restore_replaced(folder):
                 progress.say(back)
             try:
                 yield folder
@@ -172,7 +173,9 @@ def _has_progress(folder: Path) -> bool:
 
 
 def _clear(folder: Path, *kept: str) -> None:
-    for path in list(folder.iterdir()):
+    """Delete all but these, last what makes the folder one of a run."""
+    last = ("recipe.toml", MARK)
+    for path in sorted(folder.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         if path.name in kept:
             continue
         if path.is_dir() and not path.is_symlink():
@@ -204,7 +207,7 @@ def is_run(folder: Path) -> bool:
 
 def _is_ours(file: Path) -> bool:
     """Whether a file says nothing of a run: a mark, a lock, or half a file of one that was killed at its beginning."""
-    if file.name in (MARK, CHECKSUMS) or file.name.startswith(LOCK):
+    if file.name in (MARK, CHECKSUMS, REPLACED) or file.name.startswith(LOCK):
         return True
     names = tuple(f".{name}." for name in ("recipe.toml", MARK, CHECKSUMS))
     return file.name.endswith(".partial") and file.name.startswith(names)

@@ -65,6 +65,17 @@ def test_signals_leave_a_checkpoint_and_no_line_of_the_log_is_lost(tmp_path, num
     assert same(whole, resumed) and lines(resumed_log) == lines(log) and len(lines(log)) == 4 + 3
 
 
+def test_a_folder_is_trained_in_by_one(tmp_path):
+    class Second(Progress):
+        def update(self, done, note=""):
+            if done == 3:
+                fit_tiny(tmp_path, TASK)
+
+    with pytest.raises(UserError, match=rf"checkpoints is in use by process {os.getpid()} since"):
+        fit_tiny(tmp_path, TASK, progress=Second())
+    assert not (tmp_path / "checkpoints" / ".lock").exists()
+
+
 def test_a_programs_own_handler_stays(tmp_path):
     got = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))

@@ -61,7 +61,7 @@ def refuse_held(folder: Path) -> None:
     if "silent" in found:
         raise UserError(
             f"{folder} is in use by process {found['pid']} on {found['host']}, seen {duration(found['silent'])} ago; "
-            f"wait for it, or give this run another name=...; if it is gone, {folder / FILE} counts as left behind "
+            f"wait for it, or take another name or folder; if it is gone, {folder / FILE} counts as left behind "
             f"{duration(SILENT_SECONDS)} after its last sign of life, or delete that file"
         )
     raise UserError(
@@ -71,12 +71,13 @@ def refuse_held(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which must be there.
+def locked(folder: Path) -> Iterator[Path]:
+    """Hold the lock of a folder, which is made where it is missing.
 
     Raises:
         UserError: another process holds it; names that process.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     file, own = folder / FILE, folder / f"{FILE}.{os.getpid()}"
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     about = {"host": platform.node(), "pid": os.getpid(), "boot": _boot(), "started": _started(os.getpid())}
@@ -97,7 +98,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     threading.Thread(target=show_life, daemon=True).start()
     try:
-        yield
+        yield folder
     finally:
         over.set()
         with suppress(OSError):  # the folder may be gone

@@ -21,6 +21,7 @@ from transformers.trainer_callback import ProgressCallback
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
 from ssmlab.core.errors import Interrupted, UserError
 from ssmlab.core.files import write_tensors, writing
+from ssmlab.core.lock import locked
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.training import resume as resuming
@@ -93,8 +94,9 @@ def fit(
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory does not suffice, or the datasets are not in order.
-        KeyboardInterrupt: after a checkpoint of the step that was under way.
+        UserError: the loss is not finite, memory does not suffice, the datasets are not in order, or another process
+            trains in the folder.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()
     label = label or getattr(model, "registry_name", None) or type(model).__name__
@@ -107,7 +109,7 @@ def fit(
         raise UserError("keep='best' chooses by the validation part; give one, or keep='last'")
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory() if folder is None else nullcontext(Path(folder) / CHECKPOINTS) as place:
+    with tempfile.TemporaryDirectory() if folder is None else locked(Path(folder) / CHECKPOINTS) as place:
         trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed,
                              saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)

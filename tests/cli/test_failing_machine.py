@@ -156,40 +156,41 @@ def test_a_run_that_is_stopped_and_the_same_command(tmp_path):
     assert again.returncode == code
 
 
+TINY = ["run", DIGITS, *SMALL, "training.epochs=1", "data.limit=32", "evaluation.throughput_repeats=1"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert call(*TINY, "--output", folder) == 0
+    return folder / "small"
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # fifteen programs
-def test_a_full_disk_and_then_room(tmp_path):
-    """The n-th write fails, as on a full disk: one line, and the same command ends with the same bits."""
-    script = """
-import errno, os, sys
-left, plain = [int(sys.argv.pop(1))], os.replace
-def replace(*paths, **options):
-    left[0] -= 1
-    if left[0] == 0:
-        raise OSError(errno.ENOSPC, "No space left on device")
-    return plain(*paths, **options)
-os.replace = replace
-from ssmlab.cli.main import main
-main()
-"""
-    command = ["run", DIGITS, *SMALL, "training.epochs=1", "data.limit=32"]
-    with program(*command, "--output", tmp_path / "whole") as whole:
-        whole.communicate()
-    for n in (1, 3, 5, 6, 8, 12, 20):
-        arguments = [sys.executable, "-c", script, str(n), *command, "--output", str(tmp_path / str(n))]
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        assert done.returncode == 1, (n, done.stdout, done.stderr)
-        assert done.stderr.count("\n") == 1 and "no space left; what was there is intact" in done.stderr, n
-        assert str(tmp_path / str(n)) in done.stderr, "with the path"
-        with program(*command, "--output", tmp_path / str(n)) as again:
-            shown = again.communicate()[0]
-        assert again.returncode == 0, shown
-        for label in ("resnet_test", "resnet_mamba_test"):
-            one, other = (
-                load_file(tmp_path / place / "small" / "models" / label / "model.safetensors")
-                for place in (str(n), "whole")
-            )
-            assert all(torch.equal(one[key], other[key]) for key in one)
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 8, 12, 20])
+def test_a_full_disk_and_then_room(whole, tmp_path, monkeypatch, capsys, n):
+    """The n-th file cannot be written, as on a full disk: one line, and the same command ends with the same bits."""
+    left, plain = [n], os.replace
+
+    def replace(*paths, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*paths, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", replace)
+        assert call(*TINY, "--output", tmp_path) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "no space left; what was there is intact" in shown and str(tmp_path) in shown
+    assert call(*TINY, "--output", tmp_path) == 0
+    assert call("run", "--check", tmp_path / "small") == 0
+    for label in ("resnet_test", "resnet_mamba_test"):
+        one, other = (load_file(run / "models" / label / "model.safetensors") for run in (tmp_path / "small", whole))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    halves = [path for path in (tmp_path / "small").rglob(".*") if path.name != ".ssmlab-run"]
+    assert not halves, "nothing half-written stays"
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ def run_recipe(
         raise UserError(f"a run is one process, and WORLD_SIZE is {processes}; start it without a launcher of several")
     with claim(Path(output) / recipe.name, progress, overwrite=overwrite) as folder:
         check_folder(recipe, Path(output), resume=resume, overwrite=overwrite)
-        resume = resume or (not overwrite and is_run(folder))  # the same command goes on with what was interrupted
+        there = (folder / "recipe.toml").is_file()  # else one was killed before it began
+        resume = there and (resume or (not overwrite and is_run(folder)))  # the same command goes on by itself
         jobs = jobs_of(recipe, folder)
         again = tuple(f"{job.folder}{os.sep}" for job in jobs if not job.finished)  # will be trained, whatever is there
         for what in damaged_files(folder) if resume else ():

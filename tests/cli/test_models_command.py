@@ -32,7 +32,7 @@ def wide(monkeypatch):
 
 def test_every_model_is_listed_in_a_group(capsys):
     shown = call(capsys)
-    places = [shown.index(group) for group in ("Vision", "Language", "Baselines")]
+    places = [shown.index(group) for group in ("Vision", "Language", "Translation", "Baselines")]
     assert places == sorted(places) and all(f" {name} " in f" {shown} " for name in MODELS)
     assert places[0] < shown.index("vmamba_tiny") < places[1] < shown.index("s4d_lm_130m") < places[2]
     assert places[2] < shown.index(" resnet18 ") and places[2] < shown.index("transformer_lm_2.8b")
@@ -67,10 +67,11 @@ def test_the_tree_has_shapes_and_joins_equal_neighbours(capsys):
 @pytest.mark.parametrize("name", [n for n in MODELS if n.endswith("_test")])
 def test_every_family_can_be_shown(name, capsys):
     shown = call(capsys, name)
-    options = {} if MODELS[name].kind == "language" else {"num_classes": 1000}
+    of_text = MODELS[name].kind in ("language", "translation")
+    options = {} if of_text else {"num_classes": 1000}
     model = create_model(name, **options)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in shown
-    assert ("a token written" if MODELS[name].kind == "language" else "an image of") in shown
+    assert ("a token written" if of_text else "an image of") in shown
 
 
 def test_a_large_language_model_takes_no_memory(capsys):

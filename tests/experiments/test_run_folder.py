@@ -10,7 +10,7 @@ from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.experiments.folder import (
-    MARK,
+    MARKER_FILE,
     REPLACED,
     _restore_replaced,
     check_folder,
@@ -55,7 +55,7 @@ def names(folder):
 def test_the_same_command_goes_on_with_what_is_not_finished(recipe, tmp_path):
     folder = check_folder(recipe, tmp_path)
     make_folder(recipe, folder)
-    assert (folder / MARK).is_file()
+    assert (folder / MARKER_FILE).is_file()
     check_folder(recipe, tmp_path)
     check_folder(recipe, tmp_path, resume=True)
     finished(tmp_path / "x", recipe)
@@ -86,10 +86,10 @@ def test_a_run_is_replaced_when_the_new_one_has_a_model(recipe, tmp_path):
     (folder / "old").touch()
     with claim(folder, Progress(), overwrite=True):
         make_folder(recipe, check_folder(recipe, tmp_path, overwrite=True), overwrite=True)
-        assert names(folder) == [".lock", ".replaced", MARK, "checksums.json", "recipe.toml"]
+        assert names(folder) == [".lock", ".replaced", MARKER_FILE, "checksums.json", "recipe.toml"]
         assert (folder / REPLACED / "models" / "a").is_dir()
         drop_replaced(folder)
-    assert names(folder) == [MARK, "checksums.json", "recipe.toml"]
+    assert names(folder) == [MARKER_FILE, "checksums.json", "recipe.toml"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("learning_rate")])
@@ -162,7 +162,7 @@ def test_what_a_killed_run_has_half_written_is_deleted(recipe, tmp_path):
     for name in (".tmpAb12xY", ".model.safetensors.1.partial", ".gradients.npz.partial.npz", ".kept", ".tmp"):
         (folder / "models" / "a" / name).touch()
     make_folder(recipe, folder)
-    assert names(folder) == [MARK, "checksums.json", "models", "recipe.toml"]
+    assert names(folder) == [MARKER_FILE, "checksums.json", "models", "recipe.toml"]
     assert names(folder / "models" / "a") == [".kept", ".tmp", "checkpoints"]
     assert not names(folder / "models" / "a" / "checkpoints") and names(folder / "models" / "b") == ["records.jsonl"]
 
@@ -206,7 +206,7 @@ def test_the_name_of_another_recipes_run_is_taken(recipe, tmp_path):
 
 def test_runs_without_a_mark_are_known_by_their_run_json(recipe, tmp_path):
     make_folder(recipe, tmp_path / "x")
-    (tmp_path / "x" / MARK).unlink()
+    (tmp_path / "x" / MARKER_FILE).unlink()
     (tmp_path / "x" / "run.json").write_text('{"name": "x", "task": "classify", "models": []}')
     make_folder(recipe, check_folder(recipe, tmp_path, overwrite=True), overwrite=True)
     assert not (tmp_path / "x" / "run.json").exists()
@@ -222,10 +222,10 @@ def test_what_a_link_points_to_is_left_alone(recipe, tmp_path):
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
 def test_leftovers_of_a_killed_start_are_in_nobodys_way(recipe, tmp_path, how):
-    for left in (".recipe.toml.1.partial", f".{MARK}.1.partial", MARK):
+    for left in (".recipe.toml.1.partial", f".{MARKER_FILE}.1.partial", MARKER_FILE):
         (tmp_path / "x").mkdir(exist_ok=True)
         (tmp_path / "x" / left).touch()
     folder = check_folder(recipe, tmp_path, **how)
     make_folder(recipe, folder, overwrite=how.get("overwrite", False))
-    assert names(folder) == [MARK, "checksums.json", "recipe.toml"]
+    assert names(folder) == [MARKER_FILE, "checksums.json", "recipe.toml"]
     shutil.rmtree(folder)

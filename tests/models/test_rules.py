@@ -47,3 +47,14 @@ def test_one_name_of_a_tied_parameter_fills_it(name):
     assert torch.equal(model.embedding.weight, value) and model.head.weight is model.embedding.weight
     with pytest.raises(ModelError, match=r"missing in the file: embedding\.weight"):
         fit(model, {}, "file")
+
+
+def test_parts_become_one_tensor_and_one_tensor_parts():
+    joined = [Rule(rf"{name}\.(.+)", r"qk.\1", join=(i, 2)) for i, name in enumerate("qk")]
+    state = {"k.weight": torch.ones(2, 3), "q.weight": torch.zeros(2, 3)}  # in whatever order a file has them
+    found = convert(state, joined)
+    assert torch.equal(found["qk.weight"], torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2))
+    back = convert(found, [Rule(r"qk\.(.+)", (r"q.\1", r"k.\1"))])
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+    with pytest.raises(ModelError, match=r"qk.weight has only 1 of its parts"):
+        convert({"k.weight": torch.ones(2, 3)}, joined)

@@ -23,6 +23,7 @@ from ssmlab.adapt.applying import base_state
 from ssmlab.adapt.methods.lora import Beside, widen, wrapped
 from ssmlab.adapt.methods.low_rank import bake
 from ssmlab.core.errors import ModelError
+from ssmlab.models.registry import kind_of
 
 _SHOWN = 8  # names in a message; more are reported by pattern
 _PERTURBATION = 0.02  # of what starts at zero, which would hold back the gradient of its partner
@@ -217,6 +218,8 @@ def _loss(model: Any, batch: Any, task: Any) -> Tensor:
 def _called(model: Any, batch: Any) -> Any:
     if isinstance(batch, dict):
         return model(**batch)
+    if isinstance(batch, Tensor) and kind_of(getattr(model, "registry_name", None)) == "translation":
+        return model(batch, model.read_source(batch))  # a translation of itself
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 

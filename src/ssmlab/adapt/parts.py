@@ -1,7 +1,8 @@
 """The parts of a model that adapters can be put on, found by the names that upstream's and our blocks share.
 
-A block is a module with an `in_proj` and an `out_proj`, or with a `qkv` and a `proj` as attention has. Its class
-does not matter, so that transformers' mixers and the originals' are found as well.
+A block is a module with an `in_proj` and an `out_proj`, with a `qkv` and a `proj` as attention has, or with a `q_proj`
+and a `kv_proj` as attention to another sequence has. Its class does not matter, so that transformers' mixers and the
+originals' are found as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _A = ("A_log", "A_b_log", "A_logs", "log_A_real", "A_imag")
 _D = ("D", "D_b", "Ds")
 _DT_BIAS = ("dt_bias", "dt_projs_bias", "log_dt")
 _LINEAR = {"in_proj": "in_proj", "x_proj": "x_proj", "x_proj_b": "x_proj", "dt_proj": "dt_proj",
-           "dt_proj_b": "dt_proj", "out_proj": "out_proj", "qkv": "in_proj", "proj": "out_proj"}  # fmt: skip
+           "dt_proj_b": "dt_proj", "out_proj": "out_proj", "qkv": "in_proj", "proj": "out_proj", "q_proj": "in_proj",
+           "kv_proj": "in_proj"}  # fmt: skip
+_BLOCKS = ({"in_proj", "out_proj"}, {"qkv", "proj"}, {"q_proj", "kv_proj", "out_proj"})
 _STACKED = {"x_proj_weight": "x_proj", "dt_projs_weight": "dt_proj"}  # (k, out, in), of SS2D
 _CONV = ("conv1d", "conv1d_b", "conv1d_x", "conv1d_z", "conv2d")
 _MLP = ("fc1", "fc2")
@@ -74,7 +77,7 @@ def parts(model: nn.Module) -> list[Part]:
 def is_block(module: nn.Module) -> bool:
     """Whether a module mixes positions between an input and an output projection."""
     layers = dict(module.named_children())
-    return {"in_proj", "out_proj"} <= layers.keys() or {"qkv", "proj"} <= layers.keys()
+    return any(names <= layers.keys() for names in _BLOCKS)
 
 
 def scans(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Language models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
+"""Language and translation models in folders: our own layout, that of state-spaces/mamba, and that of Hugging Face.
 
 layout          config.json                            weights
 "ssmlab"        {"model": name, "config": {...}}       model.safetensors
@@ -31,17 +31,24 @@ from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 from ssmlab.nn.linear import Linear, QuantizedLinear
 
 # model_type of Hugging Face, layer of state-spaces
-HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba"}
+HUGGING_FACE = {"mamba": "mamba1_hf", "mamba2": "mamba2_hf", "falcon_mamba": "falcon_mamba", "marian": "marian"}
 STATE_SPACES = {"Mamba1": "mamba1", "Mamba2": "mamba2", "Mamba3": "mamba3"}
-DEPTHS = ("n_layer", "num_hidden_layers", "num_layers")  # fields of a config.json that count layers
+DEPTHS = (
+    "n_layer",
+    "n_encoder_layer",
+    "num_hidden_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+)  # fields of a config.json that count layers
 LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, int8: bool = False) -> Any:
     """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
 
-    The tensors become the model's parameters as they are read, without initial values before or a copy behind: memory
-    grows by the model in the precision that was asked for. No code in a file is run.
+    The tensors become the model's parameters as they are read, without initial values before or a copy after: memory
+    grows by the model in the requested precision. No code in a file is run.
 
     Args:
         path: the folder, the folder of a run with one language model in it, a file in one of these, or a published
@@ -91,21 +98,21 @@ def check_vocabulary(config: dict[str, Any], folder: Path) -> None:
     """Refuse what `convert` once wrote of models of bytes, bases and sounds: rows that only fill up an embedding were
     tokens there, and would be drawn and count in every loss.
 
-    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the mark that
-    stood between documents is the last token, which preprocess.json has.
+    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the separator
+    between documents is the last token, which preprocess.json has.
     """
     try:
         about = read_json(folder / "preprocess.json")
-        mark, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
+        separator_id, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # not a model that was trained here
     size = config.get("vocab_size")
-    if "model" in config or not (last and isinstance(size, int) and isinstance(mark, int)):
+    if "model" in config or not (last and isinstance(size, int) and isinstance(separator_id, int)):
         return
-    if mark + 1 < size == 8 * math.ceil((mark + 1) / 8):
+    if separator_id + 1 < size == 8 * math.ceil((separator_id + 1) / 8):
         raise ModelError(
-            f"{folder} has {size} tokens, of which {mark + 1} exist: an older ssmlab wrote it and counted what fills "
-            "up the vocabulary; convert the run's model again with `ssmlab convert`"
+            f"{folder} has {size} tokens, of which {separator_id + 1} exist: an older ssmlab wrote it and counted "
+            "what fills up the vocabulary; convert the run's model again with `ssmlab convert`"
         )
 
 
@@ -115,7 +122,7 @@ def _from_config(config: dict[str, Any], folder: Path) -> tuple[Any, Sequence[Ru
         known = original(family_of(config))
         return known.build(config), known.rules
     own = config.get("config")
-    if kind_of(config["model"]) != "language" or not isinstance(own, dict):
+    if kind_of(config["model"]) not in ("language", "translation") or not isinstance(own, dict):
         raise ModelError(
             f"{folder} holds {config['model']!r}, which is no language model of ours; `ssmlab classify` is for "
             "classifiers, `ssmlab segment` for segmentation networks"
@@ -136,9 +143,11 @@ def _filled(
     first = embedding if embedding in found else head
     dtype = found[first].dtype if dtype is None else dtype
     mapped = found[first].dtype == dtype and not int8  # else no tensor may keep the mapped file in memory
+    joined = any(rule.join[1] > 1 for rule in rules)  # one of ours may need several of a file
     done: set[str] = set()
-    for key, tensor in pieces(files, math.inf if mapped else WINDOW):
-        for name, value in convert({key: tensor}, rules).items():
+    tensors = pieces(files, math.inf if mapped or joined else WINDOW)
+    for group in [dict(tensors)] if joined else ({key: tensor} for key, tensor in tensors):
+        for name, value in convert(group, rules).items():
             name = embedding if tied and name == head else name
             if name in done:
                 continue
@@ -152,7 +161,7 @@ def _filled(
 
 
 def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool, *, copy: bool) -> None:
-    """Make a tensor a parameter; where int8 is asked for, that of a linear layer in 8 bits."""
+    """Make a tensor a parameter; where int8 is requested, that of a linear layer in 8 bits."""
     parent, _, last = name.rpartition(".")
     module = model.get_submodule(parent)
     if int8 and last == "weight" and isinstance(module, Linear):
@@ -231,7 +240,7 @@ def to_upstream(model: Any, family: str) -> tuple[dict[str, Any], dict[str, Tens
     config, state = model.config, model.state_dict()
     if not config.padded_logits:  # the original hands out a logit for every row, so no row may be without a token
         config = replace(config, vocab_multiple=1)
-        for name in ("backbone.embedding.weight", "lm_head.weight"):
+        for name in ("backbone.embedding.weight", "lm_head.weight", "lm_head.bias"):
             if name in state:
                 state[name] = state[name][: config.vocab_size]
     return known.export(config), convert(state, known.inverse)
@@ -271,6 +280,7 @@ def family_for(model: nn.Module, layout: str) -> str:
         ("state-spaces", "mamba3_lm"): "mamba3",
         ("huggingface", "mamba_lm"): "falcon_mamba" if normed else "mamba1_hf",
         ("huggingface", "mamba2_lm"): "mamba2_hf",
+        ("huggingface", "translation_transformer"): "marian",
     }
     if (layout, family) not in families:
         raise ModelError(f'the layout {layout!r} has no models of the family {family}; save it with layout="ssmlab"')

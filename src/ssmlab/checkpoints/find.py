@@ -40,7 +40,7 @@ def kind_of(folder: Path) -> str:
     if (folder / HEAD).is_file():
         return "sequence_classifier"
     if "model" not in stored:  # another layout
-        return "language"
+        return "translation" if stored.get("model_type") == "marian" else "language"
     return kind_of_name(str(stored["model"])) or "vision"
 
 

@@ -4,6 +4,7 @@ kind                   config.json                                   weights, an
 "vision"               {"kind", "model": name, "config": {...}}      model.safetensors, preprocess.json
 "segmentation"         the same                                      the same
 "language"             the same, or another layout (see `files`)     model.safetensors, or the layout's
+"translation"          the same as of "language"                      model.safetensors, preprocess.json
 "sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
 """
 
@@ -22,6 +23,7 @@ from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.registry import create_model
 from ssmlab.models.registry import kind_of as kind_of_name
+from ssmlab.models.seq2seq.marian import marks
 from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 
@@ -31,6 +33,7 @@ COMMANDS = {
     "vision": "`ssmlab classify` is for classifiers",
     "segmentation": "use `ssmlab segment`",
     "language": "`ssmlab generate` writes with it",
+    "translation": "`ssmlab translate` translates with it",
     "sequence_classifier": "`ssmlab classify` is for it",
 }
 
@@ -51,8 +54,8 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
     folder, name = Path(folder), getattr(model, "registry_name", None)
     if isinstance(model, SequenceClassifier):
         return _save_classifier(model, folder, preprocess or {})
-    if kind_of_name(name) == "language":
-        save_language_model(model, folder)
+    if (kind := kind_of_name(name)) in ("language", "translation"):
+        save_language_model(model, folder, kind=str(kind))
         if preprocess is not None:
             write_json(folder / PREPROCESS, preprocess)
         return folder
@@ -62,7 +65,7 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
         raise ModelError(
             "a model without pooling is not saved: config.json does not say so; reset_classifier(n, 'avg')"
         )
-    config = {"kind": kind_of_name(name), "model": name, "config": asdict(model.config)}
+    config = {"kind": kind, "model": name, "config": asdict(model.config)}
     if ranks := factorized_ranks(model):
         config["factorized"] = ranks
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -95,9 +98,11 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
     model: Any
     if kind == "sequence_classifier":
         model, preprocess = _load_classifier(folder)
-    elif kind == "language":
+    elif kind in ("language", "translation"):
         about = folder / PREPROCESS
         model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}
+        if kind == "translation" and not preprocess:  # of transformers
+            preprocess = marks(read_object(folder / CONFIG))
     else:
         model, preprocess = _load_network(folder)
     model.preprocess_config = preprocess | {"folder": str(folder)}

@@ -103,8 +103,10 @@ def load_prompt_state(path: str | Path, model: Any) -> PromptState:
 def fingerprint(model: Any) -> str:
     """A hash of the model's configuration, of its parameters' names, shapes and dtypes, and of some of their values."""
     config = {
-        name: value for name, value in asdict(model.config).items() if name != "padded_logits"
-    }  # not of the state
+        name: value
+        for name, value in asdict(model.config).items()
+        if name != "padded_logits" and not name.startswith("dropout_")  # no state depends on these
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()

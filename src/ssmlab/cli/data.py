@@ -10,7 +10,8 @@ app = typer.Typer(no_args_is_help=True)
 MOST_LINES = 20
 OTHERS = (
     "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
-    "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr)"
+    "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr), or sentence pairs (train.en and train.fr, or with a "
+    "tab between)"
 )
 
 
@@ -25,7 +26,7 @@ def check(
         str,
         typer.Argument(
             help="Class folders of images, texts, genes or sounds, a zip of images, MedMNIST, MHIST, CIFAR, ImageNet, "
-            "images with masks, a .txt, .fa or .jsonl, or: digits"
+            "images with masks, a .txt, .fa or .jsonl, sentence pairs in two files or columns, or: digits"
         ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
@@ -34,8 +35,15 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of that choice")] = 0,
     task: Annotated[
         str | None,
-        typer.Option(help="classify, segment, classify_sequence or language; found from the files if not given"),
+        typer.Option(
+            help="classify, segment, classify_sequence, language or translate; found from the files if not given"
+        ),
     ] = None,
+    source: Annotated[str, typer.Option(help="Of sentence pairs the source language, such as en")] = "",
+    target: Annotated[str, typer.Option(help="Of sentence pairs the target language, such as fr")] = "",
+    target_path: Annotated[
+        str, typer.Option(help="Of sentence pairs the target file, where PATH is the source's")
+    ] = "",
     encoding: Annotated[str, typer.Option(help="Of texts that are not UTF-8, such as latin-1")] = "utf-8",
     masks: Annotated[bool, typer.Option("--masks", help="The same as --task segment")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
@@ -44,7 +52,7 @@ def check(
     from ssmlab.core.errors import DataError, UserError
     from ssmlab.data.kind_of_data import TASKS, kind_of_data
 
-    task = "segment" if masks else task or ""
+    task = "segment" if masks else task or ("translate" if source or target or target_path else "")
     if task and task not in TASKS:
         raise UserError(f"--task {task}: no such task; there are {', '.join(TASKS)}")
     try:
@@ -53,6 +61,9 @@ def check(
             ok = _check_masks(path, val_fraction, seed, as_json)
         elif found == "classify":
             ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
+        elif found == "translate":
+            keys = {"path": path, "source": source, "target": target, "target_path": target_path, "encoding": encoding}
+            ok = _check_pairs(keys | {"split_seed": seed}, as_json)
         else:
             more = {"encoding": encoding, "labels": labels.removeprefix("fine"), "group": group or ""}
             ok = _check_sequences(path, kind, found, val_fraction, seed, more, as_json)
@@ -145,6 +156,40 @@ def _check_sequences(path, kind, task, val_fraction, seed, more, as_json):
             ("Warnings", report.warnings, "yellow"),
         )
         console.print(_all_read("files", [*report.warnings, *report.notes]))
+    return True
+
+
+def _check_pairs(keys, as_json):
+    """The same for sentence pairs."""
+    from pydantic import ValidationError
+
+    from ssmlab.core.errors import UserError
+    from ssmlab.data.pairs.check import check_pairs
+    from ssmlab.data.pairs.config import PairConfig
+
+    try:
+        config = PairConfig(**keys)
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    report = check_pairs(config)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return True
+    from rich.console import Console
+    from rich.text import Text
+
+    console, data = Console(), report.data
+    console.print(Text.assemble((data.name, "bold"), f"  {data.format}  {data.path}"), soft_wrap=True)
+    counts = ", ".join(f"{n:,} {part}" for part, n in data.counts.items())
+    console.print(f"pairs   {data.source} to {data.target}: {counts}", highlight=False, soft_wrap=True)
+    sizes = [f"{low:,} to {high:,}, median {middle:,g} ({side})" for side, (low, middle, high) in report.words.items()]
+    console.print(f"words   {'; '.join(sizes)}", highlight=False, soft_wrap=True)
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in data.removed.items() if n) or "none"
+    console.print(f"left    of train {left_out}", highlight=False, soft_wrap=True)
+    console.print(f"subword {report.vocabulary:,} where the recipe leaves it to us", highlight=False)
+    console.print(f"split   {data.split_hash}", highlight=False, soft_wrap=True)
+    _show_lines(console, ("Notes", data.notes, ""), ("Warnings", data.warnings, "yellow"))
+    console.print(_all_read("files", [*data.warnings, *data.notes]))
     return True
 
 

@@ -8,12 +8,13 @@ from ssmlab.data.kinds import KINDS
 from ssmlab.data.label_tables import read_labels
 from ssmlab.data.masks.reader import has_masks
 from ssmlab.data.names import is_note
+from ssmlab.data.pairs.find import has_pairs
 from ssmlab.data.parts import sort_files
 from ssmlab.data.sequences.reader import FEWEST
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
-TASKS = ("classify", "segment", "classify_sequence", "language")
+TASKS = ("classify", "segment", "classify_sequence", "language", "translate")
 ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
@@ -24,11 +25,13 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     Args:
         task: of `TASKS` where the user says it.
     Returns:
-        kind: "image", "mask", or one of `SEQUENCES`. Whatever is not clearly a sequence counts as images, whose reader
-            says what it expects.
+        kind: "image", "mask", "pairs", or one of `SEQUENCES`. Whatever is not clearly pairs or a sequence counts as
+            images, whose reader says what it expects.
     """
     place = Path(path).expanduser()
     files = open_files(place)
+    if task == "translate" or (not task and has_pairs(place, files)):
+        return "translate", "pairs"
     kind = _kind_of(place, path, files)
     if task in ("classify", "segment"):
         return task, "image" if task == "classify" else "mask"

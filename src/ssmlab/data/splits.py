@@ -35,12 +35,14 @@ def held_out(
     """
     names = ids if groups is None else groups
     members: dict[str, list[int]] = {}
+    inside: dict[str, dict] = {}  # plain: a Counter each takes longest where there are as many groups as items
     for i, name in enumerate(names):
         members.setdefault(name, []).append(i)
+        counts = inside.setdefault(name, {})
+        counts[labels[i]] = counts.get(labels[i], 0) + 1
     left = Counter(labels)
     lack = {c: min(max(int(n * fraction + 0.5), 1), n - 1) for c, n in left.items()}
     order = sorted(members, key=lambda name: hashlib.sha256(f"{part}:{seed}:{name}".encode()).digest())
-    inside = {name: Counter(labels[i] for i in members[name]) for name in order}
 
     def gain(counts):
         return sum(abs(lack[c]) - abs(lack[c] - n) for c, n in counts.items())

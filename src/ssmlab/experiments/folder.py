@@ -20,7 +20,9 @@ from ssmlab.tasks.recipe import validate
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
-MARK = ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
+MARKER_FILE = (
+    ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
+)
 REPLACED = ".replaced"  # in it: the run that `--overwrite` is to delete, until the new one has a trained model
 _DELETED = ".deleted"  # what that becomes first, so that half a run is never put back
 
@@ -48,7 +50,7 @@ def claim(folder: Path, progress: Progress, *, overwrite: bool = False) -> Itera
     back = f"{folder}: the run that was to be replaced is back; the new one had trained nothing yet"
     try:
         with locked(folder):
-            half_moved = not (folder / REPLACED / MARK).is_file()
+            half_moved = not (folder / REPLACED / MARKER_FILE).is_file()
             if (half_moved or not overwrite) and _restore_replaced(folder):
                 progress.say(back)
             try:
@@ -118,8 +120,10 @@ def make_folder(recipe: AnyRecipe, folder: Path, *, overwrite: bool = False) -> 
         _put_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    if not (folder / MARK).is_file():
-        write_atomically(folder / MARK, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n")
+    if not (folder / MARKER_FILE).is_file():
+        write_atomically(
+            folder / MARKER_FILE, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n"
+        )
     if not (folder / "recipe.toml").is_file():
         text = recipe.to_toml()
         write_checksums(folder, {}, {"recipe.toml": text})
@@ -130,15 +134,17 @@ def _put_aside(folder: Path) -> None:
     """Move a run into `.replaced`, its mark last: where that is there, nothing of it is left outside."""
     aside = folder / REPLACED
     worth = _has_progress(folder) or is_finished(folder)
-    if (aside / MARK).is_file() or not (worth or aside.is_dir()):  # the better run is aside already, or there is none
+    if (aside / MARKER_FILE).is_file() or not (
+        worth or aside.is_dir()
+    ):  # the better run is aside already, or there is none
         _clear(folder, LOCK, REPLACED)
         return
     aside.mkdir(exist_ok=True)
     for path in list(folder.iterdir()):
-        if path.name not in (LOCK, REPLACED, MARK):
+        if path.name not in (LOCK, REPLACED, MARKER_FILE):
             os.replace(path, aside / path.name)
-    (folder / MARK).touch()  # runs of older versions have none
-    os.replace(folder / MARK, aside / MARK)
+    (folder / MARKER_FILE).touch()  # runs of older versions have none
+    os.replace(folder / MARKER_FILE, aside / MARKER_FILE)
 
 
 def _restore_replaced(folder: Path) -> bool:
@@ -148,11 +154,11 @@ def _restore_replaced(folder: Path) -> bool:
         whether one was put back.
     """
     aside = folder / REPLACED
-    if not aside.is_dir() or ((aside / MARK).is_file() and _has_progress(folder)):
+    if not aside.is_dir() or ((aside / MARKER_FILE).is_file() and _has_progress(folder)):
         return False
-    if (aside / MARK).is_file():
+    if (aside / MARKER_FILE).is_file():
         _clear(folder, LOCK, REPLACED)
-        os.replace(aside / MARK, folder / MARK)
+        os.replace(aside / MARKER_FILE, folder / MARKER_FILE)
     for path in list(aside.iterdir()):
         os.replace(path, folder / path.name)
     aside.rmdir()
@@ -174,7 +180,7 @@ def _has_progress(folder: Path) -> bool:
 
 def _clear(folder: Path, *kept: str) -> None:
     """Delete all but these, last what makes the folder one of a run."""
-    last = ("recipe.toml", MARK)
+    last = ("recipe.toml", MARKER_FILE)
     for path in sorted(folder.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         if path.name in kept:
             continue
@@ -202,14 +208,14 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_run(folder: Path) -> bool:
     """Whether a run was started in this folder."""
-    return (folder / MARK).is_file() or {"name", "task", "models"} <= run_info(folder).keys()
+    return (folder / MARKER_FILE).is_file() or {"name", "task", "models"} <= run_info(folder).keys()
 
 
 def _is_ours(file: Path) -> bool:
     """Whether a file says nothing of a run: a mark, a lock, or half a file of one that was killed at its beginning."""
-    if file.name in (MARK, CHECKSUMS, REPLACED) or file.name.startswith(LOCK):
+    if file.name in (MARKER_FILE, CHECKSUMS, REPLACED) or file.name.startswith(LOCK):
         return True
-    names = tuple(f".{name}." for name in ("recipe.toml", MARK, CHECKSUMS))
+    names = tuple(f".{name}." for name in ("recipe.toml", MARKER_FILE, CHECKSUMS))
     return file.name.endswith(".partial") and file.name.startswith(names)
 
 

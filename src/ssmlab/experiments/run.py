@@ -28,6 +28,7 @@ from ssmlab.experiments.folder import (
     run_info,
 )
 from ssmlab.experiments.jobs import base_task, jobs_of
+from ssmlab.experiments.options import FolderOptions
 from ssmlab.experiments.published import fetch_published
 from ssmlab.reports.run_folder import damaged_files
 from ssmlab.tasks.recipe import load_recipe
@@ -41,21 +42,20 @@ SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower;
 
 def run_recipe(
     recipe: AnyRecipe,
+    options: FolderOptions | None = None,
     *,
-    output: Path | str = "runs",
-    resume: bool = False,
-    overwrite: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
     accept_licence: bool = False,
+    **given: Any,
 ) -> Path:
     """Train, test and compare the models of a recipe.
 
     Args:
-        output: the run's folder is `output/<recipe.name>`.
-        resume: continue a run that was interrupted: finished models are kept, an unfinished one goes on from its last
-            complete checkpoint. Without such a run, a new one is started.
-        overwrite: delete a run of this name first.
+        options: of which the fields may also be given one by one. output: the run's folder is `output/<recipe.name>`.
+            resume: continue a run that was interrupted: finished models are kept, an unfinished one goes on from its
+                last complete checkpoint. Without such a run, a new one is started.
+            overwrite: delete a run of this name first.
         command: what the records say was typed.
         accept_licence: accept the licences of published weights, where they must be accepted once.
     Returns:
@@ -65,12 +65,14 @@ def run_recipe(
             suffice.
         KeyboardInterrupt: the run can be resumed.
     """
+    options = FolderOptions.of(options, given, "run_recipe")
+    output, resume, overwrite = Path(options.output), options.resume, options.overwrite
     progress = progress or Progress()
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "1"):
         raise UserError(f"a run is one process, and WORLD_SIZE is {processes}; start it without a launcher of several")
-    with claim(Path(output) / recipe.name, progress, overwrite=overwrite) as folder:
-        check_folder(recipe, Path(output), resume=resume, overwrite=overwrite)
+    with claim(output / recipe.name, progress, overwrite=overwrite) as folder:
+        check_folder(recipe, output, resume=resume, overwrite=overwrite)
         there = (folder / "recipe.toml").is_file()  # else one was killed before it began
         resume = there and (resume or (not overwrite and is_run(folder)))  # the same command goes on by itself
         jobs = jobs_of(recipe, folder)
@@ -245,7 +247,7 @@ class Run:
         """Compare the models, write what the report needs, and the report."""
         if self.experiment.finish is not None:
             self.experiment.finish(self.resolved, self.data, self.jobs, self.folder)
-        if self.robust:  # one table of all models; what they said is in files already
+        if self.robust:  # one table of all models; what they predicted is in files already
             from ssmlab.studies.robustness.experiment import run_tests
 
             folders = [job.folder for job in self.jobs]

@@ -64,6 +64,8 @@ class DecodeProgram:
         self.returned: tuple = ()  # the states after the last token, which need no check
         self.kinds: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         backbone = self._seen(model, "backbone", classes[0])
+        if _drops(backbone):
+            raise _NoProgramError
         embedding = self._seen(backbone, "embedding", nn.Embedding)
         self.embedding = self._weight(embedding, "weight")
         self.dtype = self.embedding.dtype
@@ -227,4 +229,6 @@ class _NoProgramError(Exception):
 
 
 def _drops(module: Any) -> bool:
-    return module.training and module.dropout.p > 0
+    """Whether a place of dropout in a backbone, a layer or a block acts."""
+    own = [getattr(module, name, 0.0) for name in ("embedding_dropout", "skip_dropout", "inner_dropout")]
+    return module.training and any([*own, module.dropout.p] if "dropout" in module._modules else own)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError, ShapeError
-
-CHUNK = 1024  # tokens read at once; more are not faster, and activations are the memory of a long prompt
+from ssmlab.generation.sampling import CHUNK
 
 
 class PromptState(NamedTuple):

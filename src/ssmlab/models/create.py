@@ -86,8 +86,12 @@ def create_vision(
 
 
 def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
-    """A language model; `options` are fields of its config, `vocab_size` without rows that only fill up."""
-    _check_known(name, options, [f.name for f in fields(preset.config)])
+    """A model over tokens; `options` are fields of its config, `vocab_size` without rows that only fill up."""
+    _check_known(name, options, [*(f.name for f in fields(preset.config)), "dropout_branch"])
+    if "dropout_branch" in options:
+        options = {"residual_dropout": options["dropout_branch"]} | options
+        if options.pop("dropout_branch") != options["residual_dropout"]:
+            raise ModelError(f"{name}: dropout_branch and residual_dropout are one place; give one of them")
     options = {option: value for option, value in options.items() if (option, value) != ("vocab_size", None)}
     if "vocab_size" in options:
         options = {"padded_logits": False} | options
@@ -124,7 +128,7 @@ def _check_known(name: str, options: dict[str, Any], known: Sequence[str]) -> No
 
 
 def _published_classes(name: str, pretrained: bool) -> int:
-    """What published weights tell apart."""
+    """The classes of published weights."""
     if pretrained and name.startswith(TIMM):
         import timm
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssmlab.core.errors import ModelError
+from ssmlab.core.files import read_json
 from ssmlab.models.catalogue import (
     PublishedWeights,
     check_licence,
@@ -36,6 +37,7 @@ INDEX = ".index.json"
 # names of weights files in a language model's folder, the first that is there is read
 WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model")
+MARIAN = ("source.spm", "target.spm", "vocab.json")  # the tokenizer of Marian's models
 SETTINGS = ("tokenizer_config.json", "generation_config.json", "preprocess.json")
 
 
@@ -234,7 +236,8 @@ def _language_folder(repository: str, row: PublishedWeights | None) -> Path:
         if missing or not parts:
             raise ModelError(f"{repository}: {index.name} names {missing or 'no parts'}, which are not there")
         found += filter(None, parts.values())
-    found += filter(None, (_same_version(repository, name) for name in SETTINGS))
+    further = SETTINGS + (MARIAN if read_json(config).get("model_type") == "marian" else ())
+    found += filter(None, (_same_version(repository, name) for name in further))
     tokenizers = (_same_version(repository, name) for name in TOKENIZERS)
     tokenizer = next(filter(None, tokenizers), None)
     if tokenizer is None and row is not None and row.tokenizer:
@@ -318,7 +321,7 @@ def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | No
         except HfHubHTTPError as error:
             if error.response.status_code != 416:
                 raise
-            # there is nothing behind the end: it was whole and not yet checked, or it is another file's; anew
+            # there is nothing after the end: it was whole and not yet checked, or it is another file's; anew
             file.truncate(0)
             http_get(address, file, headers=headers, displayed_filename=title)
 

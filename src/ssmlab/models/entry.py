@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-KINDS = ("vision", "language", "segmentation")
+KINDS = ("vision", "language", "segmentation", "translation")
+FOLDERS = {kind: kind for kind in KINDS} | {"translation": "seq2seq"}  # under `ssmlab.models`
 TIMM = "timm/"  # any name of timm after it is a vision model too
 
 
@@ -25,7 +26,7 @@ class ModelEntry:
 class Family:
     """A line of the table.
 
-    name: the family. kind: of `KINDS`, and the folder of its file.
+    name: the family. kind: of `KINDS`; `FOLDERS` has the folder of its file.
     titles: what each of its models is, by name; the file's `CONFIGS` has the same names.
     file: its module in that folder; the family's name if not given.
     originals: implementations whose weights it reads, each with the module in that folder that has it in `ORIGINALS`.
@@ -39,7 +40,7 @@ class Family:
 
     def entries(self) -> dict[str, ModelEntry]:
         """Its models."""
-        module = f"{self.kind}.{self.file or self.name}"
+        module = f"{FOLDERS[self.kind]}.{self.file or self.name}"
         return {
             name: ModelEntry(name=name, family=self.name, kind=self.kind, module=module, title=title)
             for name, title in self.titles.items()

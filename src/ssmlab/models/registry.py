@@ -1,4 +1,4 @@
-"""The models by name: one table for images, language and segmentation, a family a line, and `create_model`.
+"""The models by name: one table for every kind, a family a line, and `create_model`.
 
 Nothing heavy is imported before a model is built, so that a command can list the names at once.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmlab.core.errors import ModelError
 from ssmlab.core.text import did_you_mean
-from ssmlab.models.entry import KINDS, TIMM, Family, ModelEntry, Preset
+from ssmlab.models.entry import FOLDERS, KINDS, TIMM, Family, ModelEntry, Preset
 
 if TYPE_CHECKING:
     from ssmlab.models.rules import Original
@@ -20,6 +20,12 @@ def _sizes(name: str, title: str, sizes: tuple[str, ...] = ()) -> dict[str, str]
     """Titles of a language family's models: of any size, of the published sizes, and of the tests' size."""
     published = {f"{name}_{size}": f"{title}, {size}" for size in sizes}
     return {name: f"{title}, of any size", **published, f"{name}_test": f"{title}, small, for tests"}
+
+
+def _arms(name: str, title: str) -> dict[str, str]:
+    """Titles of a translation family's models."""
+    sizes = {f"{name}_{size}": f"{title}, {size}" for size in ("tiny", "small", "base", "paper")}
+    return {name: f"{title}, of any size", **sizes, f"{name}_test": f"{title}, small, for tests"}
 
 
 _SIZES = ("130m", "370m", "790m", "1.4b", "2.8b")
@@ -136,9 +142,30 @@ FAMILIES = (
         },
         originals={"umamba": "umamba"},
     ),
+    Family(
+        "translation_transformer",
+        "translation",
+        _arms("translation_transformer", "Transformer as Marian's"),
+        originals={"marian": "marian"},
+    ),
+    Family(
+        "translation_mamba_encdec",
+        "translation",
+        _arms("translation_mamba_encdec", "Mamba encoder-decoder"),
+        file="mamba_encdec",
+    ),
+    *(
+        Family(name, "translation", _arms(name, title), file="decoder_only")
+        for name, title in {
+            "translation_mamba": "Mamba, decoder only",
+            "translation_mamba2": "Mamba-2, decoder only",
+            "translation_decoder": "Transformer, decoder only",
+            "translation_hybrid": "Mamba + two attentions, decoder only",
+        }.items()
+    ),
 )
 MODELS: dict[str, ModelEntry] = {name: entry for family in FAMILIES for name, entry in family.entries().items()}
-_ORIGINALS = {name: f"{family.kind}.{file}" for family in FAMILIES for name, file in family.originals.items()}
+_ORIGINALS = {name: f"{FOLDERS[family.kind]}.{file}" for family in FAMILIES for name, file in family.originals.items()}
 ORIGINALS = tuple(sorted(_ORIGINALS))
 
 
@@ -201,7 +228,8 @@ def create_model(name: str, **options: Any) -> Any:
             accept_licence: accept the licence of published weights, where that is needed once.
             and fields of the model's config, for `timm/<name>` arguments that describe its architecture.
 
-            Of a language model: vocab_size, tokens (that of the published one if not given), and fields of its config.
+            Of a language or translation model: vocab_size, tokens (that of the published one if not given), fields of
+            its config, and dropout_branch for `residual_dropout`.
 
             Of a segmentation network:
             plan: the sizes: a `Plan`, a table of them, or the path of a file that `read_plan` reads.
@@ -221,7 +249,7 @@ def create_model(name: str, **options: Any) -> Any:
     preset: Preset = import_module(f"ssmlab.models.{found.module}").CONFIGS[name]
     if found.kind == "vision":
         return create.create_vision(name, preset, **options)
-    return (create.create_language if found.kind == "language" else create.build_segmenter)(name, preset, options)
+    return (create.build_segmenter if found.kind == "segmentation" else create.create_language)(name, preset, options)
 
 
 def original(name: str) -> Original:

@@ -3,8 +3,9 @@
 from ssmlab.nn.attention import Attention, AttentionState
 from ssmlab.nn.bidirectional import Bidirectional
 from ssmlab.nn.bimamba import BiMamba
-from ssmlab.nn.blocks import Blocks
+from ssmlab.nn.blocks import Blocks, Residual
 from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.cross_attention import CrossAttention, CrossKeys
 from ssmlab.nn.drop_path import DropPath, drop_path_rates
 from ssmlab.nn.factorized import Factorized, factorize_like_, factorized_ranks
 from ssmlab.nn.head import ClassifierHead
@@ -14,9 +15,8 @@ from ssmlab.nn.mamba import Mamba, MambaState
 from ssmlab.nn.mamba2 import Mamba2, Mamba2State
 from ssmlab.nn.mamba3 import Mamba3, Mamba3State
 from ssmlab.nn.mambavision_mixer import MambaVisionMixer, SameConv1d
-from ssmlab.nn.mlp import GatedMLP
+from ssmlab.nn.mlp import FeedForward, GatedMLP
 from ssmlab.nn.norm import GatedRMSNorm
-from ssmlab.nn.residual import Residual
 from ssmlab.nn.s4d import S4D, S4DState
 from ssmlab.nn.self_attention import SelfAttention
 from ssmlab.nn.ss2d import SS2D
@@ -31,8 +31,11 @@ __all__ = [
     "Blocks",
     "CausalConv1d",
     "ClassifierHead",
+    "CrossAttention",
+    "CrossKeys",
     "DropPath",
     "Factorized",
+    "FeedForward",
     "GatedMLP",
     "GatedRMSNorm",
     "LayerNorm2d",

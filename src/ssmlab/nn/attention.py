@@ -51,6 +51,7 @@ class Attention(nn.Module):
         rope_base: slowest wavelength / 2 pi of the rotation.
         qkv_bias, out_bias: biases of in_proj and out_proj.
         dropout: probability of dropout on the block's output, the residual branch.
+        attn_dropout: the same on the attention's probabilities.
     Raises:
         ModelError: a size is not positive or does not divide another.
     """
@@ -68,6 +69,7 @@ class Attention(nn.Module):
         qkv_bias: bool = False,
         out_bias: bool = False,
         dropout: float = 0.0,
+        attn_dropout: float = 0.0,
     ):
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -86,7 +88,7 @@ class Attention(nn.Module):
         self.in_proj = Linear(d_model, channels, bias=qkv_bias)
         self.conv1d = CausalConv1d(channels, d_conv, activation=None) if d_conv else None
         self.out_proj = Linear(head_dim * num_heads, d_model, bias=out_bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.attn_dropout = nn.Dropout(dropout), attn_dropout
 
     def forward(
         self,
@@ -101,7 +103,7 @@ class Attention(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor what later calls return nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -126,6 +128,7 @@ class Attention(nn.Module):
             k.transpose(1, 2),
             v.transpose(1, 2),
             attn_mask=allowed,
+            dropout_p=self.attn_dropout if self.training else 0.0,
             is_causal=allowed is None,
             enable_gqa=self.num_heads != self.num_kv_heads,
         )
@@ -133,6 +136,13 @@ class Attention(nn.Module):
         if padding is not None:
             y = padding.unpack(y)
         return y, AttentionState(last, k, v, seen)
+
+    def empty_state(self, like: Tensor) -> AttentionState:
+        """The state before the first token, for as many rows as features (b, l, d) have, in their dtype."""
+        rows = len(like)
+        keys = like.new_zeros(rows, 0, self.num_kv_heads, self.head_dim)
+        conv = like.new_zeros(rows, self.in_proj_channels, max(self.d_conv - 1, 0))
+        return AttentionState(conv, keys, keys, like.new_zeros((rows, 0), dtype=torch.bool))
 
     def _project(self, u: Tensor, state, padding, seq_idx) -> tuple[Tensor, Tensor]:
         """q, k and v side by side (b, l, channels), and the convolution's state."""
@@ -180,7 +190,7 @@ def _positions(u: Tensor, seen: Tensor | None, run: Tensor | None) -> Tensor:
 def _visible(u: Tensor, past: Tensor | None, token: Tensor | None, run: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """Which keys a query sees, (b or 1, 1, l, s + l) or None for all up to its own, and `seen` of the next state.
 
-    Padding stands behind the tokens of this call, where causality hides it; only later calls must know of it.
+    Padding is after the tokens of this call, where causality hides it; only later calls must know of it.
     """
     b, l = u.shape[:2]
     seen = u.new_ones((b, l), dtype=torch.bool) if token is None else token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError, ShapeError
@@ -39,6 +40,7 @@ class BiMamba(nn.Module):
         bias: bias of in_proj and out_proj.
         kind: "v2" or "v1".
         divide: the mean of the two directions instead of their sum.
+        inner_dropout: probability of dropout on the gated inner stream, before out_proj.
     Raises:
         ModelError: a size is not positive, the range of dt is empty, or the kind is unknown.
     """
@@ -57,6 +59,7 @@ class BiMamba(nn.Module):
         bias: bool = False,
         kind: str = "v2",
         divide: bool = False,
+        inner_dropout: float = 0.0,
     ):
         super().__init__()
         if kind not in KINDS:
@@ -75,6 +78,7 @@ class BiMamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.A_b_log = nn.Parameter(self.A_log.detach().clone())
+        self.inner_dropout = inner_dropout
         self.out_proj = Linear(d_inner, d_model, bias=bias)
         init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
         if kind == "v2":
@@ -116,7 +120,7 @@ class BiMamba(nn.Module):
         else:
             back = [reverse(tensor) for tensor in ahead]
             y = y + reverse(_scan(back, self.A_b_log, self.D, back_idx))
-        y = self.out_proj(y / 2 if self.divide else y)
+        y = self.out_proj(F.dropout(y / 2 if self.divide else y, self.inner_dropout, self.training))
         return (y if padding is None else padding.unpack(y)), None
 
     def _select(self, xz: Tensor, seq_idx: Tensor | None, conv1d: nn.Module, x_proj: nn.Module, dt_proj: nn.Module):
@@ -132,7 +136,7 @@ class BiMamba(nn.Module):
 
 
 class _Reversal:
-    """The tokens of every row in the opposite order; padding, which is behind them, stays there. Its own inverse."""
+    """The tokens of every row in the opposite order; padding, which is after them, stays there. Its own inverse."""
 
     def __init__(self, padding: Padding | None):
         self.order: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The blocks of a stage, one after another, that can be computed again instead of being remembered."""
+"""Blocks with their residual connections, and one after another; what they compute need not be remembered."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+
+class Residual(nn.Module):
+    """A block between a norm and a residual connection: u + block(norm(u)), "pre-norm".
+
+    Args:
+        norm: a module on (b, l, d).
+        block: a sequence block of this package; its state passes through.
+    """
+
+    def __init__(self, norm: nn.Module, block: nn.Module):
+        super().__init__()
+        self.norm = norm
+        self.block = block
+
+    def forward(self, u: Tensor, state=None, *, mask: Tensor | None = None, seq_idx: Tensor | None = None):
+        """u (b, l, d) -> (y (b, l, d), the block's state)."""
+        y, state = self.block(self.norm(u), state, mask=mask, seq_idx=seq_idx)
+        return u + y, state
 
 
 class Blocks(nn.Sequential):

@@ -1,4 +1,4 @@
-"""The Mamba block: a gated, input-dependent state space model behind a short causal convolution."""
+"""The Mamba block: a gated, input-dependent state space model after a short causal convolution."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.conv import CausalConv1d, convolved, is_one_token
 from ssmlab.nn.dt import check_sizes, checked_rank, init_dt
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
-from ssmlab.nn.linear import Linear, convolved_token, is_one_token
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import NO_STEP, packed
 from ssmlab.ops import selective_scan
 from ssmlab.ops.steps import scan_token
@@ -50,6 +51,7 @@ class Mamba(nn.Module):
         conv_bias: bias of the convolution.
         bias: bias of in_proj and out_proj.
         dropout: probability of dropout on the block's output, the residual branch.
+        inner_dropout: the same on the gated inner stream, before out_proj.
         init: the initial A as in `nn.S4D`: "real" -(n + 1); complex, which suits signals such as sound (section 3.6),
             "lin" -1/2 + i pi n or "inv". The imaginary part is a parameter of its own, `A_imag` (d_inner, d_state / 2).
     Raises:
@@ -70,6 +72,7 @@ class Mamba(nn.Module):
         bias: bool = False,
         dropout: float = 0.0,
         init: str = "real",
+        inner_dropout: float = 0.0,
     ):
         super().__init__()
         rank = checked_rank("Mamba", dt_rank, d_model)
@@ -86,7 +89,7 @@ class Mamba(nn.Module):
         self.A_log, self.A_imag = initial_parts(d_inner, self.kept, init)
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = Linear(d_inner, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), inner_dropout
         init_dt(self.dt_proj, dt_min, dt_max, dt_init_floor)
 
     def forward(
@@ -102,7 +105,7 @@ class Mamba(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -113,50 +116,39 @@ class Mamba(nn.Module):
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
         padding, u, seq_idx = packed(u, mask, seq_idx)
-        x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
-        inputs = x
         token = is_one_token(u, state, mask, seq_idx, self.A_log)
-        one = convolved_token(self.conv1d, x, conv_state) if token and conv_state is not None else None
-        x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
+        inputs, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
+        x, last = convolved(self.conv1d, inputs, conv_state, seq_idx, token=token)
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = self.dt_proj(dt)
         if padding is not None:
             dt = dt.masked_fill(~padding.token[..., None], NO_STEP)
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
-        scanned = self._scan_token(ssm_state, x, dt, B, C, z) if token else None
-        if scanned is None:
-            scanned = selective_scan(
-                x,
-                dt.mT,
-                self._A(),
-                self._per_token(B),
-                self._per_token(C),
-                self.D,
-                z=z,
-                dt_softplus=True,
-                initial_state=ssm_state,
-                seq_idx=seq_idx,
-            )
-        y, ssm = scanned
-        y = self.dropout(self.out_proj(y.mT))
+        y, ssm = self._scan(x, dt, self._A(), B, C, z, ssm_state, seq_idx, token)
+        y = self.dropout(self.out_proj(F.dropout(y.mT, self.inner_dropout, self.training)))
         if padding is not None:
             y = padding.unpack(y)
         return y, MambaState(last, ssm)
+
+    def _scan(self, x, dt, A, B, C, z, state, seq_idx, token: bool) -> tuple[Tensor, Tensor]:
+        """y (b, d, l), gated, and the state; `token`: one, without a gradient, whose kernel is tried first."""
+        if token and self.A_imag is None:
+            one = scan_token(state, x.squeeze(2), dt.squeeze(1), A, B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2))
+            if one is not None:
+                return one[0].unsqueeze(2), one[1]
+        B, C = self._per_token(B), self._per_token(C)
+        return selective_scan(x, dt.mT, A, B, C, self.D, z=z, dt_softplus=True, initial_state=state, seq_idx=seq_idx)
+
+    def empty_state(self, like: Tensor) -> MambaState:
+        """The state before the first token, for as many rows as features (b, l, d) have, in their dtype."""
+        A = self._A()
+        return MambaState(like.new_zeros(len(like), self.d_inner, self.d_conv - 1), A.new_zeros(len(like), *A.shape))
 
     def _per_token(self, map_: Tensor) -> Tensor:
         """B or C (b, l, n) as the operator takes it, (b, n, l); with complex A (b, n / 2, 2 l), parts interleaved."""
         if self.A_imag is None:
             return map_.mT
         return map_.unflatten(-1, (self.kept, 2)).transpose(1, 2).flatten(2)
-
-    def _scan_token(self, state, x, dt, B, C, z) -> tuple[Tensor, Tensor] | None:
-        """The scan of one token without a gradient, or None."""
-        if self.A_imag is not None:
-            return None
-        one = scan_token(
-            state, x.squeeze(2), dt.squeeze(1), self._A(), B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2)
-        )
-        return None if one is None else (one[0].unsqueeze(2), one[1])
 
     def _A(self) -> Tensor:
         # in float32 (float64 stays) even if the module was cast: exp of a rounded logarithm moves the slow modes

@@ -35,7 +35,7 @@ class Padding(NamedTuple):
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> Padding:
-        """Read a mask (b, l), bool, True = token. Tokens may stand anywhere in their row.
+        """Read a mask (b, l), bool, True = token. Tokens may be anywhere in their row.
 
         Raises:
             ShapeError: the mask is not bool.
@@ -67,7 +67,7 @@ class Padding(NamedTuple):
         Args:
             x: packed inputs of the convolution, (b, d, l).
             count: width - 1.
-            initial_state: what stood before the first token (b, d, count); None stands for zeros.
+            initial_state: what was before the first token (b, d, count); None stands for zeros.
             seq_idx: from `pack_index`, (b, l).
         Returns:
             The last `count` inputs of the last token's sequence (b, d, count), newest last, zeros where it is shorter.
@@ -84,6 +84,12 @@ class Padding(NamedTuple):
             return state
         own = seq_idx.take_along_dim(inside, 1) == seq_idx[:, -1:]
         return state.masked_fill(~own[:, None], 0)
+
+
+def visible(mask: Tensor) -> Tensor:
+    """The keys that a query may see, bool (b, 1, 1, l): the tokens; in a row without one all of its padding, since a
+    softmax over nothing is no number."""
+    return (mask | ~mask.any(1, keepdim=True))[:, None, None]
 
 
 def packed(u: Tensor, mask: Tensor | None, seq_idx: Tensor | None) -> tuple[Padding | None, Tensor, Tensor | None]:

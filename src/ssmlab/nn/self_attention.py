@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ssmlab.core.checks import check_shapes
 from ssmlab.core.errors import ModelError
 from ssmlab.nn.linear import Linear
+from ssmlab.nn.padding import visible
 
 
 class SelfAttention(nn.Module):
@@ -48,16 +49,19 @@ class SelfAttention(nn.Module):
         self.proj = Linear(d_model, d_model)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """u (b, l, d_model) -> (b, l, d_model).
 
+        Args:
+            mask: bool (b, l), True = token. Padding changes nothing at the tokens; its own outputs mean nothing.
         Raises:
-            ShapeError: u has other axes or channels.
+            ShapeError: u has other axes or channels, or the mask is not bool.
         """
-        check_shapes("SelfAttention", u=(u, f"b l {self.d_model}"))
+        check_shapes("SelfAttention", u=(u, f"b l {self.d_model}"), mask=(mask, "bool?: b l"))
         q, k, v = self.qkv(u).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, dropout_p=dropout)
+        allowed = None if mask is None else visible(mask)
+        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=allowed, dropout_p=dropout)
         return self.proj_drop(self.proj(y.transpose(1, 2).flatten(2)))
 
     def extra_repr(self) -> str:

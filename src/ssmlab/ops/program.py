@@ -1,6 +1,6 @@
 """One token of a whole model in one native call: a program of steps, built once and run for every token.
 
-From Python every operator costs 10 to 20 microseconds beside its arithmetic, which for a token is a tenth of the time
+From Python every operator costs 10 to 20 microseconds besides its arithmetic, which for a token is a tenth of the time
 or more. A `Program` holds the filled structs of all steps and the buffers between them; a run hands over the states.
 """
 

@@ -18,6 +18,8 @@ from ssmlab.models.segmentation.plans import Plan, propose_plan, read_plan
 from ssmlab.studies.compare.published import published
 
 CLASSES = 1000  # of a vision model, in the list and alone: ImageNet-1K's, as authors count
+TEXTS = ("language", "translation")  # kinds without images or classes
+PAIR = 20  # tokens of the sentences that a translation model is counted for
 # What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
 USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
 
@@ -81,10 +83,12 @@ def model_card(
         classes = classes or CLASSES
         model = without_weights(name, classes, image_size)
         tokens = getattr(model, "num_tokens", None)
-        of = "" if kind == "language" else f" with {classes:,} class{'' if classes == 1 else 'es'}"
+        of = "" if kind in TEXTS else f" with {classes:,} class{'' if classes == 1 else 'es'}"
         summary = f"{title}: {parameters(model):,} parameters{of}" + (f", {tokens} tokens" if tokens else "")
         if kind == "language":
             costs = _language_costs(model)
+        elif kind == "translation":
+            costs = _translation_costs(model)
         else:
             channels, *own = model.default_cfg["input_size"]
             side = image_size or own[-1]
@@ -106,7 +110,7 @@ def without_weights(name: str, classes: int, image_size: int | None = None, plan
     options: dict[str, Any] = {"num_classes": classes, "image_size": image_size}
     if plan is not None:
         options = {"num_classes": classes, "plan": plan, "in_chans": 3 if plan.dims == 2 else 1}
-    elif kind_of(name) == "language":
+    elif kind_of(name) in TEXTS:
         options = {}
     with on_meta():
         return create_model(name, **options).eval()
@@ -183,6 +187,19 @@ def _language_costs(model: Any) -> list[str]:
         state,
         f"a token written: {large(costs.step.flops)} FLOP{share}",
         f"a token of a prompt of {PROMPT:,}: {large(prompt)} FLOP",
+    ]
+
+
+def _translation_costs(model: Any) -> list[str]:
+    from ssmlab.profiling.language import pair_costs
+
+    costs = pair_costs(model, PAIR, PAIR)
+    state = f"state of a sentence of {PAIR} tokens: {size(costs.state_bytes)} in float32"
+    return [
+        f"without embeddings: {costs.parameters - costs.embeddings:,} parameters",
+        f"a pair of {PAIR} + {PAIR} tokens: {large(costs.counts.macs)} MAC = {large(costs.counts.flops)} FLOP",
+        f"a token written: {large(costs.step.flops)} FLOP",
+        state + (f", {size(costs.growth_bytes)} more with each token" if costs.growth_bytes else ""),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ssmlab.core.checks import check_shapes
@@ -15,6 +16,7 @@ from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.generation import decode_program
 from ssmlab.generation.generate import generate
 from ssmlab.generation.prompt_state import read
+from ssmlab.models.language.tokens import TokensConfig, last_token, of_tokens
 from ssmlab.nn import Attention, GatedMLP, Linear
 
 NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
@@ -23,26 +25,20 @@ NO_DECAY = ("A_log", "D", "dt_bias", "log_dt", "log_A_real", "A_imag")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageConfig:
+class LanguageConfig(TokensConfig):
     """What all language models have. A family adds the sizes of its block, and makes one in `block`.
 
-    vocab_size: tokens; the embedding has a multiple of `vocab_multiple` rows. The rows that only fill it up are no
-        tokens: they are in no logits, no loss and no export.
-    padded_logits: whether logits have all rows of the embedding, as the originals of published models hand them out.
+    As `TokensConfig`, and:
+
     d_model: channels of the residual stream.
-    n_layer: layers, each a sequence block and, where `d_intermediate` is not 0, a gated MLP behind it.
+    n_layer: layers, each a sequence block and, where `d_intermediate` is not 0, a gated MLP after it.
     d_intermediate: hidden channels of the MLP, rounded up to a multiple of `mlp_multiple`.
     attn_layers: layers that are attention instead of the family's block, counted from 0; the fields that begin with
         `attn_` are the arguments of `nn.Attention`.
     norm: "rms" or "layer".
     residual_in_fp32: whether the residual stream stays in float32 in a model of half precision.
-    residual_dropout: probability of dropout on every branch before it is added to the residual stream.
-    tie_embeddings: whether the head's weight is the embedding's.
     """
 
-    vocab_size: int = 50277
-    vocab_multiple: int = 8
-    padded_logits: bool = False
     d_model: int = 768
     n_layer: int = 24
     d_intermediate: int = 0
@@ -59,27 +55,30 @@ class LanguageConfig:
     norm: str = "rms"
     norm_eps: float = 1e-5
     residual_in_fp32: bool = True
-    residual_dropout: float = 0.0
-    tie_embeddings: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "attn_layers", tuple(self.attn_layers))  # a list, where it was read from a file
-        for name in ("vocab_size", "vocab_multiple", "d_model", "n_layer"):
+        super().__post_init__()
+        for name in ("d_model", "n_layer"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.d_intermediate < 0:
             raise ModelError(f"d_intermediate must not be negative, got {self.d_intermediate}; 0 leaves the MLP out")
         if self.norm not in NORMS:
             raise ModelError(f"norm must be {' or '.join(NORMS)}, got {self.norm!r}")
-        if not 0 <= self.residual_dropout < 1:
-            raise ModelError(f"residual_dropout must be a probability below 1, got {self.residual_dropout}")
         outside = [i for i in self.attn_layers if not 0 <= i < self.n_layer]
         if outside:
             raise ModelError(f"attn_layers must be numbers from 0 to {self.n_layer - 1}, got {outside}")
         with torch.device("meta"):  # the blocks check their own sizes, and here they cost no memory
-            self.block()
-            if self.attn_layers:
-                self.attention()
+            blocks = [self.block(), *([self.attention()] if self.attn_layers else [])]
+        acts = {
+            "inner": self.d_intermediate > 0 or any(hasattr(block, "inner_dropout") for block in blocks),
+            "attention": any(isinstance(block, Attention) for block in blocks),
+        }
+        for place, there in acts.items():
+            if getattr(self.dropout, place) and not there:
+                p = getattr(self.dropout, place)
+                raise ModelError(f"dropout_{place}={p} acts nowhere in a model of {type(blocks[0]).__name__} blocks")
 
     def block(self) -> nn.Module:
         """A sequence block of the family, with initial weights."""
@@ -97,23 +96,14 @@ class LanguageConfig:
             rope_base=self.attn_rope_base,
             qkv_bias=self.attn_qkv_bias,
             out_bias=self.attn_out_bias,
+            attn_dropout=self.dropout_attention,
         )
-
-    @property
-    def padded_vocab(self) -> int:
-        """Rows of the embedding: `vocab_size` rounded up."""
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
-
-    @property
-    def logits(self) -> int:
-        """Logits of a position."""
-        return self.padded_vocab if self.padded_logits else self.vocab_size
 
 
 class Layer(nn.Module):
     """One layer: add the last branch to the residual stream, norm, sequence block; the same again for an MLP.
 
-    The addition stands at the beginning of the next layer, so that what goes in and out are the original's `hidden`
+    The addition is at the beginning of the next layer, so that what goes in and out are the original's `hidden`
     and `residual`.
     """
 
@@ -124,18 +114,20 @@ class Layer(nn.Module):
         self.mixer = mixer
         if config.d_intermediate:
             self.norm2 = NORMS[config.norm](config.d_model, eps=config.norm_eps)
-            self.mlp = GatedMLP(config.d_model, config.d_intermediate, multiple_of=config.mlp_multiple)
-        self.dropout = nn.Dropout(config.residual_dropout)
+            multiple, p = config.mlp_multiple, config.dropout_inner
+            self.mlp = GatedMLP(config.d_model, config.d_intermediate, multiple_of=multiple, dropout=p)
+        self.dropout, self.skip_dropout = nn.Dropout(config.residual_dropout), config.dropout_skip
 
     def forward(
         self, hidden: Tensor, residual: Tensor | None, state: Any, mask: Tensor | None, seq_idx: Tensor | None
     ) -> tuple[Tensor, Tensor, Any]:
         """The last branch and the stream before it, (b, l, d_model) -> the same two, and the block's state."""
-        residual = add(hidden, residual, self.residual_in_fp32)
+        skip = self.skip_dropout if self.training else 0.0
+        residual = add(hidden, residual, self.residual_in_fp32, skip)
         hidden, state = self.mixer(normed(self.norm, residual), state, mask=mask, seq_idx=seq_idx)
         hidden = self.dropout(hidden)
         if "mlp" in self._modules:  # hasattr takes microseconds to say no
-            residual = add(hidden, residual, self.residual_in_fp32)
+            residual = add(hidden, residual, self.residual_in_fp32, skip)
             hidden = self.dropout(self.mlp(normed(self.norm2, residual)))
         return hidden, residual, state
 
@@ -158,6 +150,7 @@ class Backbone(nn.Module):
             for i in range(config.n_layer)
         )
         self.norm_f = NORMS[config.norm](config.d_model, eps=config.norm_eps)
+        self.embedding_dropout, self.skip_dropout = config.dropout_embedding, config.dropout_skip
 
     def forward(
         self, u: Tensor, state: tuple | None = None, *, mask: Tensor | None = None, seq_idx: Tensor | None = None
@@ -169,13 +162,14 @@ class Backbone(nn.Module):
         """
         if state is not None and len(state) != len(self.layers):
             raise ShapeError(f"the model has {len(self.layers)} layers, the state is of {len(state)}")
-        hidden, residual, states = u, None, []
+        hidden, residual, states = F.dropout(u, self.embedding_dropout, self.training), None, []
         again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for i, layer in enumerate(self.layers):
             inputs = (hidden, residual, None if state is None else state[i], mask, seq_idx)
             hidden, residual, last = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
             states.append(last)
-        return normed(self.norm_f, add(hidden, residual, self.residual_in_fp32)), tuple(states)
+        skip = self.skip_dropout if self.training else 0.0
+        return normed(self.norm_f, add(hidden, residual, self.residual_in_fp32, skip)), tuple(states)
 
 
 class LanguageModel(nn.Module):
@@ -230,7 +224,7 @@ class LanguageModel(nn.Module):
         Args:
             input_ids: token numbers below `vocab_size`, int64, (b, l).
             state: what an earlier call returned, a tuple of the layers' states; None stands for the text's start.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes nothing at the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes nothing at the
                 tokens. The logits at padding mean nothing.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
             last_only: logits of each row's last token alone.
@@ -263,26 +257,27 @@ class LanguageModel(nn.Module):
             hidden = last_token(hidden, mask)
         return of_tokens(self.lm_head(hidden), self.config), states
 
+    def read_source(self, source: Tensor, mask: Tensor | None = None, state: tuple | None = None) -> tuple:
+        """The state after a source, from which a translation begins; gradients flow into it.
+
+        Args:
+            source: token numbers, int64, (b, s).
+            mask: bool (b, s), True = token; padding may stand anywhere.
+            state: of what comes before, such as the sentences before this one.
+        Returns:
+            The state that `forward` takes with the target's tokens, of which the first is the separator.
+        """
+        return self.backbone(self.backbone.embedding(source), state, mask=mask)[1]
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in NO_DECAY}
 
 
-def of_tokens(logits: Tensor, config: LanguageConfig) -> Tensor:
-    """Without the rows that only fill up the vocabulary; of a smaller head as it is."""
-    return logits if logits.shape[-1] <= config.logits else logits[..., : config.logits]
-
-
-def last_token(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """(b, 1, d), the features (b, l, d) of each row's last token; of the last column in a row without one."""
-    if mask is None:
-        return hidden[:, -1:]
-    last = mask.shape[1] - 1 - mask.flip(1).byte().argmax(1)
-    return hidden.take_along_dim(last[:, None, None], 1)
-
-
-def add(hidden: Tensor, residual: Tensor | None, in_fp32: bool) -> Tensor:
-    """The residual stream with the last branch."""
+def add(hidden: Tensor, residual: Tensor | None, in_fp32: bool, skip: float) -> Tensor:
+    """The residual stream, after dropout of `skip` on it, with the last branch."""
+    if skip and residual is not None:
+        residual = F.dropout(residual, skip)
     total = hidden if residual is None else hidden + residual
     return total.to(torch.promote_types(total.dtype, torch.float32)) if in_fp32 else total.to(hidden.dtype)
 

@@ -1,4 +1,4 @@
-"""Language models of Mamba and Mamba-2 layers, with attention and gated MLPs in between where asked."""
+"""Language models of Mamba and Mamba-2 layers, with attention and gated MLPs in between where requested."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class MambaLMConfig(LanguageConfig):
             init=self.init,
             dt_min=self.dt_min,
             dt_max=self.dt_max,
+            inner_dropout=self.dropout_inner,
         )
         if self.mixer_norm_eps is not None:
             block.x_proj = NormedParts(block.x_proj, (block.dt_rank, self.d_state, self.d_state), self.mixer_norm_eps)
@@ -97,6 +98,7 @@ class Mamba2LMConfig(LanguageConfig):
             bias=self.bias,
             dt_min=self.dt_min,
             dt_max=self.dt_max,
+            inner_dropout=self.dropout_inner,
             chunk_size=self.chunk_size,
         )
 

@@ -36,12 +36,9 @@ SIZES = {
     "1.4b": _size(2048, 24, 32),
     "2.8b": _size(2560, 32, 32),
 }
+TEST = {"vocab_size": 61, "d_model": 16, "n_layer": 2, "attn_heads": 2, "d_intermediate": 24, "mlp_multiple": 8}
 CONFIGS: dict[str, Preset] = {
     "transformer_lm": Preset(LanguageModel, TransformerLMConfig, {}),
     **{f"transformer_lm_{size}": Preset(LanguageModel, TransformerLMConfig, values) for size, values in SIZES.items()},
-    "transformer_lm_test": Preset(
-        LanguageModel,
-        TransformerLMConfig,
-        {"vocab_size": 61, "d_model": 16, "n_layer": 2, "attn_heads": 2, "d_intermediate": 24, "mlp_multiple": 8},
-    ),
+    "transformer_lm_test": Preset(LanguageModel, TransformerLMConfig, TEST),
 }

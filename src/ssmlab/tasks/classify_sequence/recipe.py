@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ssmlab.core.table import Table
-from ssmlab.tasks.language.recipe import Encoding, SequenceRecipe
+from ssmlab.core.table import Encoding, Table
+from ssmlab.tasks.language.recipe import SequenceRecipe
 
 
 class LabelledData(Table):

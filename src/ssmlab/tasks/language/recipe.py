@@ -1,13 +1,12 @@
 """The tables of recipes on sequences: language models, classifiers, synthetic tasks, and what length costs."""
 
-import codecs
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ssmlab.checkpoints.find import find_folder
-from ssmlab.core.table import Table
+from ssmlab.core.table import Encoding, Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.registry import describe, kind_of, list_models
@@ -27,16 +26,6 @@ def _model_of_run(path: str) -> str:
 
 ModelFolder = Annotated[str, AfterValidator(_model_of_run)]
 """Of a language model in any layout, a run with one model, or owner/name on the Hugging Face Hub."""
-
-
-def _codec(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise ValueError(f"{name!r} is no encoding that Python knows; such as utf-8, latin-1 or cp1252") from None
-
-
-Encoding = Annotated[str, AfterValidator(_codec)]
 
 
 class SequenceModel(Table):

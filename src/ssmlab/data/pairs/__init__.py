@@ -1,0 +1,1 @@
+"""Sentence pairs of two languages: files, cleaning, splits, subwords and batches by tokens. torch is never needed."""

@@ -94,8 +94,7 @@ def fit(
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory does not suffice, the datasets are not in order, or another process
-            trains in the folder.
+        UserError: the loss is not finite, memory or data are not in order, or another process trains in the folder.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "ssmlab"
 RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*RUN, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [*RUN, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 SHELLS = ("bash", "console", "sh", "shell")
 SUFFIXES = (".py", ".cpp", ".h", ".md", ".css")  # names that are files of this repository even without a folder
 TOP = ("src", "native", "tests", "docs", "benchmarks", ".ci", *(p.name for p in PACKAGE.iterdir() if p.is_dir()))

@@ -84,6 +84,24 @@ def test_files_that_are_no_readings(tmp_path):
         save_prompt_state(model.read(PROMPTS), tmp_path / "nowhere" / "state", model)
 
 
+def test_a_changed_value_is_found(tmp_path):
+    """One bit of each tensor; files of before have no hash of their values."""
+    model, path = build("mamba_lm_test"), tmp_path / "state"
+    save_prompt_state(model.read(PROMPTS), path, model)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("layers.0."))
+    changed = tensors[name].clone()
+    changed.view(torch.uint8).view(-1)[5] ^= 1
+    save_file(tensors | {name: changed}, path, metadata=header)
+    with pytest.raises(ModelError, match="is damaged, its values are not those that were written; read the text again"):
+        load_prompt_state(path, model)
+    del header["values_hash"]
+    save_file(tensors, path, metadata=header)
+    assert load_prompt_state(path, model).tokens == model.read(PROMPTS).tokens
+
+
 def test_a_state_of_before_is_read_without_the_logits_of_no_token(tmp_path):
     torch.manual_seed(0)
     before = create_model("mamba_lm_test", padded_logits=True).eval()  # as all models were

@@ -168,7 +168,7 @@ def test_run_prints_the_comparison_and_the_report(trained, capsys):
     shown = capsys.readouterr().out
     assert "is finished already" in shown and "Accuracy" in shown and f"report: {trained / 'report.html'}" in shown
     assert call("run", str(trained)) == 2
-    assert "add --resume to continue it" in capsys.readouterr().err
+    assert "--overwrite starts it again" in capsys.readouterr().err
     assert call("run", DIGITS, "name=tiny", "--smoke", "--output", str(trained.parent)) == 2
     assert "tiny holds a run of another recipe" in capsys.readouterr().err
 

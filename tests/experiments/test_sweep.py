@@ -65,12 +65,12 @@ def test_sweep_stops_resumes_and_never_predicts_the_test_part(tmp_path):
         (0, "resnet_mamba_test"),
         (1, "resnet_test"),
     ]
-    with pytest.raises(UserError, match="already holds a run"):
-        run_sweep(DIGITS, GRID, smoke=True, output=tmp_path)
     with pytest.raises(UserError, match="was started with another grid"):
         run_sweep(DIGITS, [*SMALL, "training.learning_rate=1,2"], smoke=True, output=tmp_path, resume=True)
     log = Log()
-    sweep = run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, resume=True, progress=log)
+    sweep = run_sweep(DIGITS, GRID, smoke=True, output=tmp_path, progress=log)  # the same command
+    with pytest.raises(UserError, match=r"already holds a run \(finished\)"):
+        run_sweep(DIGITS, GRID, smoke=True, output=tmp_path)
     assert lines(folder)[:3] == before and len(lines(folder)) == 4
     assert not [title for title in log.titles if "test:" in title or title.endswith(": test")]
     for trial in sweep.trials:

@@ -124,14 +124,17 @@ def with_threads(call):
 
 
 SCRIPT = """
-import os, sys, torch
+import os, signal, sys, torch
 from ssmlab.ops import selective_scan
 a = [torch.randn(1, 64, 200), torch.rand(1, 64, 200), -torch.rand(64, 4), *torch.randn(2, 1, 4, 200)]
 torch.set_num_threads(2)
-y = selective_scan(*a, backend="native")[0]
+y, large = selective_scan(*a, backend="native")[0], torch.randn(1_000_000)
+e = large.exp()  # torch's own threads
 pid = os.fork()
 if pid == 0:
-    os._exit(0 if torch.equal(selective_scan(*a, backend="native")[0], y) else 1)
+    signal.alarm(60)
+    same = torch.equal(selective_scan(*a, backend="native")[0], y) and torch.equal(large.exp(), e)
+    os._exit(0 if same else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 

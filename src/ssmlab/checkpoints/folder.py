@@ -16,6 +16,8 @@ from typing import Any
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.checkpoints.find import CONFIG, HEAD, HEAD_WEIGHTS, KINDS, PREPROCESS, WEIGHTS, kind_of, read_object
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import damages
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
@@ -84,6 +86,12 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
         ModelError: a file is missing or does not fit, all disagreeing keys listed, or the model is of another kind.
     """
     folder = Path(folder)
+    read = (".json", ".safetensors", ".model")  # adapters and predictions in folders below are none of this
+    if damaged := damages(folder, lambda name: name.endswith(read) and "/" not in name):
+        raise ModelError(
+            f"{damaged[0]}; copy the folder again, train the model again, or delete {folder / CHECKSUMS} if you have "
+            "changed it"
+        )
     kind = kind_of(folder) if (folder / CONFIG).is_file() else wanted or "vision"
     if wanted not in (None, kind):
         raise ModelError(f"{folder} is a {NAMES[kind]}, a {NAMES[wanted]} is needed; {COMMANDS[kind]}")

@@ -49,6 +49,7 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Pat
         "text_hash": _text_hash(tensors["lengths"], tensors["tokens"]),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header["values_hash"] = _values_hash(tensors)
     try:
         write_tensors(path, tensors, header)
     except (OSError, SafetensorError) as error:
@@ -84,6 +85,8 @@ def load_prompt_state(path: str | Path, model: Any) -> PromptState:
         )
     if header["text_hash"] != _text_hash(tensors["lengths"], tensors["tokens"]):
         raise ModelError(f"{path} is damaged, its tokens are not those of its header; read the text again")
+    if header.get("values_hash", "") not in ("", _values_hash(tensors)):  # files of before have none
+        raise ModelError(f"{path} is damaged, its values are not those that were written; read the text again")
     rows = tensors["tokens"].split(tensors["lengths"].tolist())
     device = model.backbone.embedding.weight.device
     with torch.no_grad():
@@ -115,3 +118,11 @@ def fingerprint(model: Any) -> str:
 
 def _text_hash(lengths: Tensor, tokens: Tensor) -> str:
     return hashlib.sha256(json.dumps([lengths.tolist(), tokens.tolist()]).encode()).hexdigest()
+
+
+def _values_hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,14 +1,15 @@
 """A piece of work in the terminal: its progress, what Ctrl-C means, and the result of a run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ssmlab.core.display import Display
+from ssmlab.core.errors import exit_code_of
 
 
 @contextmanager
 def showing(interrupted: str) -> Iterator[Display]:
-    """A display for a piece of work, whose bars are gone at the end; Ctrl-C ends the command with exit code 130.
+    """A display for a piece of work, whose bars go at the end; Ctrl-C ends the command with 130, SIGTERM with 143.
 
     Args:
         interrupted: the message then.
@@ -18,10 +19,11 @@ def showing(interrupted: str) -> Iterator[Display]:
     display = Display()
     try:
         yield display
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         display.stop()
-        display.say(interrupted)
-        raise typer.Exit(130) from None
+        with suppress(OSError):  # the terminal may be closed
+            display.say(interrupted)
+        raise typer.Exit(exit_code_of(error)) from None
     finally:
         display.stop()
 
@@ -62,6 +64,8 @@ def show_result(folder) -> None:
 
     run = load_run(folder, report_of)
     console = Console(highlight=False)
+    for problem in run.problems:
+        console.print(f"note: {problem}", markup=False, soft_wrap=True)
     table = comparison(run.records, run.task, run.titles)
     room = max(2, (console.width - 26) // 24)  # models side by side
     for first in range(0, len(table.columns), room):

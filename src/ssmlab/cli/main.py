@@ -1,7 +1,10 @@
 """`ssmlab`: the commands, and what becomes of errors."""
 
+import io
 import os
+import signal
 import sys
+import threading
 from typing import Any, cast
 
 import typer
@@ -31,7 +34,7 @@ from ssmlab.cli import (
     sweep,
     translate,
 )
-from ssmlab.core.errors import UserError
+from ssmlab.core.errors import STOPPING, UserError, exit_code_of, explain_system, interrupt
 
 app = typer.Typer(
     name="ssmlab",
@@ -100,19 +103,31 @@ def main(arguments: list[str] | None = None) -> None:
     # step, with 10,000 turns 0.4 s; on idle cores both took 0.19 s.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # with LANG=C: what the terminal has no sign for is a question mark
+            stream.reconfigure(errors="replace")
+    for number in STOPPING:  # as Ctrl-C
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:
         _explain_usage(error)
         sys.exit(2)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt) as error:
         typer.echo("ssmlab: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(exit_code_of(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
     except UserError as error:
         if os.environ.get("SSMLAB_DEBUG"):
             raise
         typer.echo(f"ssmlab: {error}", err=True)
         sys.exit(error.exit_code)
+    except (OSError, MemoryError, RuntimeError) as error:
+        told = explain_system(error)
+        if told is None or os.environ.get("SSMLAB_DEBUG"):
+            raise
+        typer.echo(f"ssmlab: {told[0]}", err=True)
+        sys.exit(told[1])
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -28,14 +28,34 @@ def run(
     ] = None,
     accept_licence: AcceptLicence = False,
 ) -> None:
-    """Train, test and compare the models of a recipe, and write a report."""
+    """Train, test and compare the models of a recipe, and write a report. A run that was interrupted goes on."""
     from ssmlab.tasks.recipe import load_recipe
 
+    if options.check:
+        _check(Path(recipe))
+        return
     changes = [*(overrides or []), *options.changes()]
     if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
         changes.append(f"name={Path(recipe).resolve().name}")
         options = replace(options, output=Path(recipe).parent)
     execute(load_recipe(recipe, changes, smoke=options.smoke), options, accept_licence=accept_licence)
+
+
+def _check(folder: Path) -> None:
+    """Print how many files of a run are as they were written.
+
+    Raises:
+        DataError: some are not; lists them.
+    """
+    from ssmlab.core.errors import DataError
+    from ssmlab.core.formats import plural
+    from ssmlab.experiments.check import check_run
+
+    compared, read, problems = check_run(folder)
+    if problems:
+        raise DataError(f"{folder}: {plural(len(problems), 'file')} damaged or missing", problems)
+    others = f", {plural(read, 'other')} without a checksum can be read" if read else ""
+    typer.echo(f"{folder}: {plural(compared, 'file')} as written{others}")
 
 
 def execute(recipe, options: FolderOptions, *, accept_licence: bool = False) -> Path:

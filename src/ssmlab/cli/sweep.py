@@ -26,7 +26,7 @@ def sweep(
     from ssmlab.cli.display import showing
     from ssmlab.experiments.sweep import run_sweep
 
-    with showing("interrupted; the same command with --resume continues") as display:
+    with showing("interrupted; the same command goes on") as display:
         result = run_sweep(recipe, grid, options, progress=display, accept_licence=accept_licence)
     from rich.table import Table
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ssmlab.core.errors import UserError
+from ssmlab.core.errors import UserError, explain_system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def memory_advice(label: str, config: Any):
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+        if isinstance(error, OSError) or explain_system(error) is None:
             raise
         size = "tokens_per_batch" if hasattr(config, "tokens_per_batch") else "batch_size"
         now = getattr(config, size)

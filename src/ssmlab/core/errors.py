@@ -1,10 +1,78 @@
 """Errors that are the user's to mend. The command line prints them as one line and exits with 2."""
 
+import errno
+import os
+import re
+import signal
+from typing import Any
+
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal that ends a program: SIGTERM of a scheduler, SIGHUP of a closed terminal.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__(number)
+        self.number = int(number)
+
+
+def interrupt(number: int, frame: Any = None) -> None:
+    """What the command line does on a signal that ends a program."""
+    raise Interrupted(number)
+
+
+def exit_code_of(error: BaseException | None) -> int:
+    """What a program that was interrupted ends with: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + getattr(error, "number", signal.SIGINT)
+
 
 class UserError(Exception):
     """A mistake that the user can correct: says what was got, what was expected and what to do."""
 
     exit_code = 2
+
+
+def explain_system(error: BaseException) -> tuple[str, int] | None:
+    """One line for what the machine refuses, with what to do, and the exit code; None for any other error.
+
+    2 is what the user can change without another machine: names, permissions; 1 is a full disk or too little memory.
+    """
+    no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if no_memory or any(word in str(error) for word in _NO_MEMORY):
+        what = str(error).strip().split("\n")[0][:200]
+        needed = re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ ?\w+)", str(error))
+        detail = f" ({needed[1]} were needed at once)" if needed else f" ({what})" if what else ""
+        return f"out of memory{detail}; take a smaller model, image, length or batch, or another machine", 1
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    path, number, name = error.filename, error.errno, errno.errorcode.get(error.errno, "")
+    where = f"{path}: " if path else ""
+    if name in ("ENOSPC", "EDQUOT", "EFBIG"):
+        return f"{where}no space left; what was there is intact; make room, then repeat the command", 1
+    if name == "EIO":
+        return f"{where}the disk cannot be read or written (input/output error); check it, then repeat the command", 1
+    if name in ("EACCES", "EPERM", "EROFS"):
+        return f"{where}{error.strerror}; change its permissions, or take another place", 2
+    if name in ("ENOTDIR", "EEXIST"):
+        return f"{where}a file is there where a folder is needed; move it away, or take another place", 2
+    if name == "EISDIR":
+        return f"{where}a folder is there where a file is needed; give the name of a file", 2
+    if name == "ENOENT":
+        return f"{where}there is no such file or folder; check the name", 2
+    if name == "ENAMETOOLONG":
+        return f"{str(path)[:60]}...: the name is too long; take a shorter one", 2
+    if name == "EMFILE":
+        return f"{where}too many files are open; raise the limit with `ulimit -n`", 1
+    return f"{where}{os.strerror(number)}", 1
+
+
+# What torch says where memory does not suffice; oneDNN does not say why a product cannot be made, and it is that
+_NO_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive", "bad allocation")
 
 
 class ShapeError(UserError, ValueError):

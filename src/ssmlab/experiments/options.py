@@ -13,9 +13,9 @@ class FolderOptions(Options):
     """Where a run is, and whether one that is there goes on or is replaced."""
 
     resume: bool = False
-    """Continue an interrupted run."""
+    """Continue an interrupted run, as the same command does by itself."""
     overwrite: bool = False
-    """Delete a run of this name first."""
+    """Replace a run of this name; it is kept until the new one has a trained model."""
     output: Annotated[Path | str, Option(kind=Path)] = Path("runs")
     """Where run folders are made."""
 
@@ -45,6 +45,8 @@ class RunOptions(SweepOptions):
 
     data: str | None = None
     """The same as data.path=PATH: a folder, an archive or a file."""
+    check: bool = False
+    """Train nothing: read every file of the run in the folder RECIPE."""
 
     def changes(self) -> list[str]:
         """The overrides of the recipe that these options are."""

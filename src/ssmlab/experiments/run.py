@@ -11,15 +11,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import write_checksums
 from ssmlab.core.errors import RecipeError, UserError
-from ssmlab.core.files import read_json, write_json, write_records
+from ssmlab.core.files import records_text, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
-from ssmlab.experiments.folder import check_folder, make_folder
+from ssmlab.experiments.folder import (
+    check_folder,
+    claim,
+    drop_replaced,
+    is_finished,
+    is_run,
+    make_folder,
+    run_info,
+)
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.options import FolderOptions
 from ssmlab.experiments.published import fetch_published
+from ssmlab.reports.run_folder import damaged_files
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import AnyRecipe
@@ -57,38 +68,49 @@ def run_recipe(
     options = FolderOptions.of(options, given, "run_recipe")
     output, resume, overwrite = Path(options.output), options.resume, options.overwrite
     progress = progress or Progress()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("a run is one process; start it without torchrun or accelerate launch")
-    folder = check_folder(recipe, output, resume=resume, overwrite=overwrite)
-    if resume and read_json(folder / "run.json").get("finished"):
-        progress.say(f"{folder} is finished already")
-        return folder
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise UserError(f"a run is one process, and WORLD_SIZE is {processes}; start it without a launcher of several")
+    with claim(output / recipe.name, progress, overwrite=overwrite) as folder:
+        check_folder(recipe, output, resume=resume, overwrite=overwrite)
+        there = (folder / "recipe.toml").is_file()  # else one was killed before it began
+        resume = there and (resume or (not overwrite and is_run(folder)))  # the same command goes on by itself
+        jobs = jobs_of(recipe, folder)
+        again = tuple(f"{job.folder}{os.sep}" for job in jobs if not job.finished)  # will be trained, whatever is there
+        for what in damaged_files(folder) if resume else ():
+            if not what.startswith(again):
+                raise UserError(
+                    f"{what}; put it back, start again with --overwrite, or delete the folder of that model, which "
+                    "--resume then trains again"
+                )
+        if resume and is_finished(folder) and not again:
+            progress.say(f"{folder} is finished already")
+            return folder
+        data = _load(recipe, folder, resume, overwrite, progress, accept_licence)
+        run = Run(recipe, folder, data, resume, command, progress)
+        run.announce()
+        make_folder(recipe, folder, overwrite=overwrite)
+        run.all()
+    return folder
+
+
+def _load(recipe, folder, resume, overwrite, progress, accept_licence) -> Any:
+    """The data of a run, and before them all that can be wrong without them."""
     if recipe.device not in ("auto", "cpu"):  # these are always there; others are checked before data are read
         from ssmlab.core.device import choose_compute
 
         choose_compute(recipe.device, "float32")
     fetch_published(recipe, accept_licence)
     if recipe.base.recipe or recipe.base.weights:
-        run_base(recipe, output, progress, overwrite)
+        run_base(recipe, folder.parent, progress, overwrite)
     data = load_data(recipe, progress)
-    before = read_json(folder / "run.json").get("data", {}).get("split_hash") if resume else None
+    before = run_info(folder).get("data", {}).get("split_hash") if resume else None
     if before not in (None, data.describe["split_hash"]):
         raise UserError(
             f"{folder}: the {data.describe.get('items', 'images')} or their parts are not those that the run was "
             "started with; put them back, or start again with --overwrite"
         )
-    run = Run(recipe, folder, data, resume, command, progress)
-    run.announce()
-    make_folder(recipe, folder, overwrite=overwrite)
-    run.describe()
-    for job in run.jobs:
-        if job.finished:
-            progress.say(f"{job.folder.name}: finished already")
-        else:
-            run.fit(job)
-        run.describe()
-    run.finish()
-    return folder
+    return data
 
 
 class Run:
@@ -116,6 +138,18 @@ class Run:
             versions=versions(),
         )
 
+    def all(self) -> None:
+        """Train and measure every model that is not finished, then compare them."""
+        self.describe()
+        for job in self.jobs:
+            if job.finished:
+                self.progress.say(f"{job.folder.name}: finished already")
+            else:
+                self.fit(job)
+                drop_replaced(self.folder)
+            self.describe()
+        self.finish()
+
     def announce(self) -> None:
         """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
         from ssmlab.ops import _native
@@ -142,6 +176,7 @@ class Run:
         """Train and measure one model; its records are written last."""
         from ssmlab.tasks.shared.experiment import fit_job
 
+        (job.folder / CHECKSUMS).unlink(missing_ok=True)  # its files are written again
         how = {"find_base": self.find_base, "logs": self.folder / "logs" / job.folder.name, "resume": self.resume}
         records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
         if self.robust:
@@ -153,15 +188,19 @@ class Run:
             for split, rows in records.items()
             for record in self.stamp.on(rows, model=job.model.label, seed=job.seed, split=split)
         ]
-        write_records(job.folder / "records.jsonl", stamped)
+        own = [path for path in job.folder.rglob("*") if path.is_file() and job.checkpoints not in path.parents]
+        names = {path.relative_to(job.folder).as_posix(): path for path in own if path.name != CHECKSUMS}
+        text = records_text(stamped)
+        write_checksums(job.folder, names, {"records.jsonl": text})
+        write_atomically(job.folder / "records.jsonl", text)
         shutil.rmtree(job.checkpoints, ignore_errors=True)
 
     def describe(self, finished: str | None = None) -> None:
         """Write run.json, and records.jsonl of what is finished."""
-        previous = read_json(self.folder / "run.json")
+        previous = run_info(self.folder)
         done = [job for job in self.jobs if job.finished]
         records = [record for job in done for record in read_records(job.folder / "records.jsonl")]
-        write_records(self.folder / "records.jsonl", records + (self.compared() if finished else []))
+        text = records_text(records + (self.compared() if finished else []))
         content = {
             "name": self.recipe.name,
             "task": self.recipe.task,
@@ -174,7 +213,23 @@ class Run:
             "finished": finished,
             "seeds": self.recipe.seeds,
         }
-        write_json(self.folder / "run.json", content)
+        about = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if finished:
+            own = [path for path in self.folder.rglob("*") if path.is_file() and not self._is_made_again(path)]
+            names = {path.relative_to(self.folder).as_posix(): path for path in own}
+            names |= {
+                f"models/{job.folder.name}/{CHECKSUMS}": job.folder / CHECKSUMS
+                for job in done
+                if (job.folder / CHECKSUMS).is_file()
+            }
+            write_checksums(self.folder, names, {"records.jsonl": text, "run.json": about})
+        write_atomically(self.folder / "records.jsonl", text)
+        write_atomically(self.folder / "run.json", about)
+
+    def _is_made_again(self, path: Path) -> bool:
+        """Whether the run's checksums leave a file out: the page, what models have in their own, and what is hidden."""
+        first = path.relative_to(self.folder).parts[0]
+        return first in ("models", "logs", "plots", "report.html", CHECKSUMS) or first.startswith(".")
 
     def _model(self, model: Any, records: list[Record]) -> dict:
         measured = {record.metric: record.value for record in records if record.model == model.label}
@@ -229,6 +284,8 @@ def run_base(recipe: Any, output: Path, progress: Any, overwrite: bool = False) 
         folder = Path(config.weights)
         if not (folder / "run.json").is_file():
             raise RecipeError(f"base.weights={folder}: no run.json there; give the folder of a finished run")
+        for what in damaged_files(folder):
+            raise RecipeError(f"base.weights={folder}: {what}; copy the folder again, or train it again")
     else:
         name = f"{recipe.name}-base"
         own = [f"data.path={config.data}"] if config.data else []

@@ -14,7 +14,7 @@ import numpy as np
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress, duration
-from ssmlab.experiments.folder import check_folder, make_folder
+from ssmlab.experiments.folder import check_folder, claim, drop_replaced, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.options import SweepOptions
 from ssmlab.experiments.published import fetch_published
@@ -155,30 +155,33 @@ def run_sweep(
     recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
     _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
-    folder = check_folder(named, Path(options.output), resume=options.resume, overwrite=options.overwrite)
-    for recipe in recipes:
-        fetch_published(recipe, accept_licence)
-    cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
-    make_folder(named, folder, overwrite=options.overwrite)
-    file = folder / "grid.json"
-    if not file.is_file():
-        write_atomically(file, json.dumps(grid, indent=2) + "\n")
-    elif read_json(file) != grid:
-        raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
-    if recipes[0].base.recipe or recipes[0].base.weights:  # trained once: the models of every trial start from it
-        start = run_base(recipes[0], Path(options.output), progress, options.overwrite)
-        for recipe in recipes[1:]:
-            recipe.base.weights = str(start)
-            run_base(recipe, Path(options.output), progress)
-    trials = []
-    for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
-        key = recipe.data.model_dump_json()
-        if key not in cache:
-            cache = {key: load_data(recipe, progress)}
-        trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
-    sweep = Sweep(folder, trials)
-    write_atomically(folder / "best.toml", sweep.recipe.to_toml())
-    return sweep
+    output, overwrite = Path(options.output), options.overwrite
+    with claim(output / named.name, progress, overwrite=overwrite) as folder:
+        check_folder(named, output, resume=options.resume, overwrite=overwrite)
+        for recipe in recipes:
+            fetch_published(recipe, accept_licence)
+        cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
+        make_folder(named, folder, overwrite=overwrite)
+        file = folder / "grid.json"
+        if not file.is_file():
+            write_atomically(file, json.dumps(grid, indent=2) + "\n")
+        elif read_json(file) != grid:
+            raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
+        if recipes[0].base.recipe or recipes[0].base.weights:  # trained once: the models of every trial start from it
+            start = run_base(recipes[0], output, progress, overwrite)
+            for recipe in recipes[1:]:
+                recipe.base.weights = str(start)
+                run_base(recipe, output, progress)
+        trials = []
+        for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
+            key = recipe.data.model_dump_json()
+            if key not in cache:
+                cache = {key: load_data(recipe, progress)}
+            trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
+            drop_replaced(folder)
+        sweep = Sweep(folder, trials)
+        write_atomically(folder / "best.toml", sweep.recipe.to_toml())
+        return sweep
 
 
 def _trial(folder, number, count, point, recipe, data, progress) -> Trial:

@@ -34,6 +34,7 @@ _forked = False
 def _mark_forked() -> None:
     global _forked
     _forked = True
+    torch.set_num_threads(1)  # torch's own kernels would wait for the parent's threads, as DataLoader's workers know
 
 
 if hasattr(os, "register_at_fork"):

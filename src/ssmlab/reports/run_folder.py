@@ -3,14 +3,20 @@
 import csv
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import damages
 from ssmlab.core.errors import UserError
+from ssmlab.core.files import read_json
+from ssmlab.core.formats import plural
 from ssmlab.core.record import Record, read_records
+from ssmlab.core.text import plain_cell
 from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric
 from ssmlab.reports.task_report import ReportOf, TaskReport
 
@@ -147,9 +153,14 @@ def load_run(folder: Path, report_of: ReportOf, *, whole: bool = True) -> Run:
         raise UserError(f"{folder} is not the folder of a run: it has neither run.json nor records.jsonl")
     records = read_records(path) if path.is_file() else []
     if not records:
-        raise UserError(f"nothing was measured in {folder} yet (no records); continue it with `ssmlab run --resume`")
+        damaged = next(iter(damaged_files(folder, lambda name: False)), "no records")
+        raise UserError(f"nothing was measured in {folder} yet ({damaged}); continue it with `ssmlab run --resume`")
     problems = [] if info is not None else ["run.json is missing; names and data are unknown."]
     info = info or {}
+    if whole:
+        problems += [f"{what}." for what in damaged_files(folder, lambda name: not name.endswith(".safetensors"))]
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):
+            problems.append(f"{path} ends in half a record, which is left out.")
     labels, titles = _labels(info, records)
     predictions = _read_all_predictions(folder, info, labels, problems) if whole else {}
     samples = _read_samples(folder / "samples", problems) if whole else []
@@ -166,6 +177,23 @@ def load_run(folder: Path, report_of: ReportOf, *, whole: bool = True) -> Run:
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
         problems=problems,
     )
+
+
+def damaged_files(folder: Path, hashed: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """Which files of a run are not what was written, and how; runs of versions without checksums have none.
+
+    Args:
+        hashed: of which files, by name, the content is compared and not the size alone.
+    """
+    unfinished = {"recipe.toml"}  # all else is written again when such a run goes on
+    try:
+        finished = not (folder / "run.json").is_file() or bool(read_json(folder / "run.json").get("finished"))
+    except (ValueError, AttributeError):
+        finished = True  # it is damaged, or missing, and then has a checksum if the run was finished
+    found = damages(folder, lambda name: finished or name in unfinished, hashed)
+    for model in sorted(path.parent for path in folder.glob(f"models/*/{CHECKSUMS}")):
+        found += damages(model, hashed=hashed)
+    return found
 
 
 def model_labels(records: list[Record]) -> list[str]:
@@ -214,7 +242,13 @@ def _read_all_predictions(folder, info, labels, problems) -> dict[str, dict[int 
             problems.append(f"models/{path.parent.name} belongs to no model of this run and was left out.")
             continue
         try:
-            found[label][int(suffix[1]) if suffix else None] = read_predictions(path)
+            if damages(path.parent, lambda name: name == "predictions.csv"):  # which is among the problems
+                continue
+            read = read_predictions(path)
+            of = counts.get("test") if isinstance(counts := info.get("data", {}).get("counts"), dict) else None
+            if isinstance(of, int) and len(read.ids) != of:
+                raise UserError(f"{path} has {plural(len(read.ids), 'row')} of {of:,} and was left out.")
+            found[label][int(suffix[1]) if suffix else None] = read
         except UserError as error:
             problems.append(str(error))
     return found
@@ -224,12 +258,15 @@ def read_predictions(path: Path) -> Predictions:
     """Read predictions.csv: id,label,predicted,correct and one probability column `p:<class>` per class.
 
     Raises:
-        UserError: a column is missing or a probability is no number.
+        UserError: a column is missing, a row is cut, or a probability is no number.
     """
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        rows = [row for row in reader if len(row) == len(header)]
+        rows = [[plain_cell(cell) for cell in row] for row in reader]
+    cut = sum(len(row) != len(header) for row in rows)
+    if cut:
+        raise UserError(f"{path.parent.name}/{path.name} is damaged: {cut} of {len(rows)} rows are cut.")
     missing = [name for name in ("id", "label", "predicted") if name not in header]
     if missing or not rows:
         what = f"no column {missing[0]}" if missing else "no complete row"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import damages
 from ssmlab.core.errors import RecipeError
 from ssmlab.tasks.overrides import apply_override, explain, parse_override
 from ssmlab.tasks.shared.recipe import AnyRecipe
@@ -28,12 +30,16 @@ def load_recipe(
         RecipeError: no such recipe, unknown keys (with the nearest valid one), values of a wrong type or out of range.
     """
     file = find_recipe(source)
+    if file.name == "recipe.toml" and (found := damages(file.parent, lambda name: name == file.name)):
+        raise RecipeError(f"{found[0]}; put it back, or delete {file.parent / CHECKSUMS} if you have changed it")
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe {file}: not valid TOML: {error}") from None
     where = f"recipe {_name_of(file)}"
     tiny = table.pop("smoke", {})
+    if not isinstance(tiny, dict):
+        raise RecipeError(f"{where}: smoke should be a table, got {tiny!r}; write its keys below a line [smoke]")
     schema = _schema_of(table, where)
     name = table.get("name") or file.stem
     texts: dict[tuple, str] = {}
@@ -84,8 +90,9 @@ def _models_of(table: dict) -> list:
 
 
 def _schema_of(table: dict, where: str) -> type[AnyRecipe]:
+    task = table.get("task", "classify")
     try:
-        return recipe_class(table.get("task", "classify"))
+        return recipe_class(task if isinstance(task, str) else str(task))
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from None
 

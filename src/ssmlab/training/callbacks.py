@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ssmlab.core.errors import STOPPING, Interrupted, interrupt
 from ssmlab.core.progress import Progress
 
 
@@ -28,48 +29,63 @@ class Clock:
 
 
 class Checkpoints(TrainerCallback):
-    """Saves every `steps` steps, and lets Ctrl-C end a run after the step under way with a checkpoint of it."""
+    """Saves every `steps` steps, and lets Ctrl-C, SIGTERM and a closed terminal end a run after the step under way with
+    a checkpoint of it.
+
+    interrupted: the number of the signal that came, else 0.
+    window: what the next line of the log sums up, of a checkpoint between two lines.
+    """
 
     def __init__(self, trainer, steps: int):
         self.trainer, self.steps = trainer, steps
-        self.interrupted = False
-        self._before: Any = None
+        self.interrupted = 0
+        self.window: dict[str, Any] = {}
+        self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.run()
+        if self.window:
+            self.trainer._tr_loss += self.window["loss"]
+            self.trainer._globalstep_last_logged = self.window["logged"]
+            self.trainer.model.sums = {name: tuple(found) for name, found in self.window["sums"].items()}
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+            for number in STOPPING:
+                # a program's own handler stays, and so does that of nohup, which ignores a closed terminal
+                if number == signal.SIGINT or signal.getsignal(number) in (signal.SIG_DFL, interrupt):
+                    self._before[number] = signal.signal(number, self._on_interrupt)
+
+    def open_window(self) -> dict[str, Any]:
+        """What the next line of the log has seen so far, so that a resumed training writes the same line."""
+        sums = {name: [float(value), float(count)] for name, (value, count) in self.trainer.model.sums.items()}
+        loss, logged = float(self.trainer._tr_loss), self.trainer._globalstep_last_logged
+        return {"loss": loss, "sums": sums, "logged": logged}
 
     def _on_interrupt(self, number, frame):
         if self.interrupted:  # twice: at once
             self.restore()
-            raise KeyboardInterrupt
-        self.interrupted = True
+            raise Interrupted(number)
+        self.interrupted = number
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         per_epoch = state.max_steps // state.num_train_epochs
         if state.global_step % per_epoch == 0:
             return  # the end of the epoch evaluates, then saves; a step earlier would leave out the evaluation
-        if self.interrupted:
-            self.trainer._save_checkpoint(model, None)
-            self.restore()
-            raise KeyboardInterrupt
-        if self.steps and state.global_step % self.steps == 0:
-            control.should_save = True
+        if self.interrupted or (self.steps and state.global_step % self.steps == 0):
+            control.should_save = True  # after the line of the log, if this step has one
 
     def on_save(self, args, state, control, **kwargs):
         if self.interrupted and state.global_step < state.max_steps:
             self.restore()
-            raise KeyboardInterrupt
+            raise Interrupted(self.interrupted)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.restore()
 
     def restore(self):
-        """Give Ctrl-C back to whoever had it."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        """Give the signals back to whoever had them."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
 
 
 class Epochs(TrainerCallback):

@@ -19,21 +19,23 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
-from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_tensors
+from ssmlab.core.errors import Interrupted, UserError
+from ssmlab.core.files import write_tensors, writing
+from ssmlab.core.lock import locked
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.training import resume as resuming
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Patience, Watch
 from ssmlab.training.config import FitConfig
 from ssmlab.training.dataset import as_dataset
 from ssmlab.training.gradients import Gradients
+from ssmlab.training.nonfinite import LastStep
 from ssmlab.training.parameters import decayed, optimizer_groups, optimizer_of
-from ssmlab.training.resume import PARTIAL, check_same, commit, contiguous, load_states, newest_complete, save_states
+from ssmlab.training.resume import PARTIAL, contiguous
 from ssmlab.training.task import Task, TaskModule
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
-BEST = "best.safetensors"  # in that one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,8 @@ def fit(
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory does not suffice, or the datasets are not in order.
-        KeyboardInterrupt: after a checkpoint of the step that was under way.
+        UserError: the loss is not finite, memory or data are not in order, or another process trains in the folder.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()
     label = label or getattr(model, "registry_name", None) or type(model).__name__
@@ -106,7 +108,7 @@ def fit(
         raise UserError("keep='best' chooses by the validation part, and so does patience; give one, or leave both out")
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory() if folder is None else nullcontext(Path(folder) / CHECKPOINTS) as place:
+    with tempfile.TemporaryDirectory() if folder is None else locked(Path(folder) / CHECKPOINTS) as place:
         trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed,
                              saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
@@ -196,6 +198,7 @@ class SsmTrainer(Trainer):
         self.patience = (
             Patience(task.primary_metric, task.higher_is_better, config.patience) if config.patience else None
         )
+        self.last_step = LastStep(self)
         callbacks: list[Any] = [self.average, Watch(self, progress)]
         if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -207,14 +210,20 @@ class SsmTrainer(Trainer):
 
     def fit(self, resume: bool) -> None:
         """Train, with `resume` from the newest complete checkpoint if there is one."""
-        checkpoint = newest_complete(Path(self.args.output_dir)) if resume else None
+        folder = Path(self.args.output_dir)
+        for flaw in resuming.flaws(folder) if resume else ():
+            self.progress.say(f"{self.label}: {flaw}; that checkpoint is left out")
+        checkpoint = resuming.newest_complete(folder) if resume else None
         if checkpoint is not None:  # what transformers' trainer does not load by itself
             done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
             self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
-            self.clock.seconds = check_same(checkpoint, self.model, self.config)["seconds"]
+            clock = resuming.check_same(checkpoint, self.model, self.config)
+            if other := resuming.other_circumstances(clock, self.args.device.type):
+                self.progress.say(f"{self.label}: with {other}: the last bits may not be those of an unbroken training")
+            self.clock.seconds, self.checkpoints.window = clock["seconds"], clock.get("window", {})
             for part in self.kept_parts:
                 part.load(checkpoint)
-            load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
+            resuming.load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if self.patience and self.patience.is_over(state.log_history):  # it was over before it was killed
                 self.state = state
@@ -225,7 +234,7 @@ class SsmTrainer(Trainer):
         finally:
             self.checkpoints.restore()
         if self.checkpoints.interrupted:  # in the last step
-            raise KeyboardInterrupt
+            raise Interrupted(self.checkpoints.interrupted)
         self.clock.pause()
 
     def _metrics(self, found: Any) -> dict[str, float]:
@@ -240,9 +249,10 @@ class SsmTrainer(Trainer):
         Returns:
             whose they are, where that was chosen: an epoch, or an iteration where these are counted; and the epoch.
         """
-        state, best = self.state, Path(self.args.output_dir) / BEST
+        state = self.state
         epoch = state.epoch or 0.0
-        if self.config.keep == "best" and best.exists():
+        if self.config.keep == "best" and state.best_global_step:
+            best = resuming.best_weights(Path(self.args.output_dir), state.best_global_step)
             self.model.load_state_dict(load_file(best))
             epoch = state.best_global_step / state.max_steps * state.num_train_epochs
         elif self.average:
@@ -258,18 +268,19 @@ class SsmTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         number = self.state.global_step + 1
+        self.last_step.begin(inputs)
         with memory_advice(self.label, self.config), self.gradients.step(number) if self.gradients else nullcontext():
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            epoch, rate = self.state.epoch or 0, self.config.learning_rate
-            raise UserError(
-                f"{self.label}: the loss is {loss.item()} at step {number} (epoch {epoch:.1f}); the last checkpoint is "
-                f"kept; try a lower training.learning_rate (now {rate:g}) or training.precision=float32"
-            )
+        self.last_step.check(loss, "the loss")
         if self.gradients:
             scaler = self.accelerator.scaler
             self.gradients.after_backward(number, scaler.get_scale() if scaler is not None else 1.0)
         return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None  # which leaves such a step out
+        return norm if scaled else self.last_step.check(norm, "the norm of the gradient")
 
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, of the averaged weights if there are; training goes on with its own, and with the random
@@ -314,14 +325,16 @@ class SsmTrainer(Trainer):
         self.clock.pause()
         folder = Path(self.args.output_dir)
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-        super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
-        (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
-        for part in self.kept_parts:
-            part.save(folder / PARTIAL / name)
-        save_states(self.model.task, folder / PARTIAL / name)
-        commit(folder, name)
+        clock |= {"on": resuming.circumstances(self.args.device.type), "window": self.checkpoints.open_window()}
+        with writing(folder / name):
+            super()._save_checkpoint(model, trial)
+            (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
+            for part in self.kept_parts:
+                part.save(folder / PARTIAL / name)
+            resuming.save_states(self.model.task, folder / PARTIAL / name)
+            resuming.commit(folder, name, self.state.best_global_step)
         self.clock.run()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
@@ -339,7 +352,7 @@ class SsmTrainer(Trainer):
                 self.state.best_global_step, better = self.state.global_step, True
         if better:
             with self._kept_weights():
-                self._write_weights(Path(self.args.output_dir) / BEST)
+                self._write_weights(Path(self.args.output_dir) / resuming.BEST.format(self.state.global_step))
         return better
 
     def _write_weights(self, path: Path) -> None:

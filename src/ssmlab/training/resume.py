@@ -12,21 +12,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from ssmlab.core.checksums import FILE as CHECKSUMS
+from ssmlab.core.checksums import damages, write_checksums
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_tensors
+from ssmlab.core.stamp import processor
+from ssmlab.models.weights import one_line
 
 PARTIAL = ".partial"
+BEST = "best-{}.safetensors"  # next to the checkpoints: the weights after the best step so far
+OLD_BEST = "best.safetensors"  # of versions before
 STATES = "carried.safetensors"
 _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-def commit(folder: Path, name: str) -> Path:
+def commit(folder: Path, name: str, best: int | None = None) -> Path:
     """Move `folder/.partial/<name>`, written in full, to `folder/<name>`, and delete older checkpoints.
 
     The rename is atomic: whoever is killed before it leaves a `.partial` that nobody reads.
+
+    Args:
+        best: the step whose weights next to the checkpoints belong to this one.
     """
     partial, final = folder / PARTIAL / name, folder / name
-    for file in partial.iterdir():
+    kept = folder / BEST.format(best)
+    files = {file.name: file for file in partial.iterdir()} | ({f"../{kept.name}": kept} if kept.is_file() else {})
+    write_checksums(partial, files)
+    for file in (*files.values(), partial / CHECKSUMS):
         _to_disk(file)
     if final.exists():
         shutil.rmtree(final)
@@ -36,29 +48,69 @@ def commit(folder: Path, name: str) -> Path:
     for other in folder.glob("checkpoint-*"):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
+    for file in folder.glob(BEST.format("*")):
+        if file != kept:
+            file.unlink()
     return final
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint with the most steps whose every file can be read, or None."""
+    """The checkpoint with the most steps whose every file can be read and is as it was written, or None."""
+    return next((path for path in _checkpoints(folder) if is_complete(path)), None)
+
+
+def flaws(folder: Path) -> list[str]:
+    """What is wrong with checkpoints that are newer than the newest complete one, a sentence each."""
+    found = []
+    for path in _checkpoints(folder):
+        if not (wrong := flaw_of(path)):
+            break
+        found.append(wrong)
+    return found
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
-        if is_complete(path):
-            return path
-    return None
+    return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file is there and whole: a cut archive has no directory at its end, a cut tensor file is short."""
+    """Whether every file is there, whole, and as it was written."""
+    return not flaw_of(checkpoint)
+
+
+def flaw_of(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, or "".
+
+    A cut archive has no directory at its end, a cut tensor file is short; all else is told by the checksums, which
+    checkpoints of older versions do not have.
+    """
     try:
-        if not all(zipfile.is_zipfile(checkpoint / name) for name in _ARCHIVES):
-            return False
+        for name in _ARCHIVES:
+            if not zipfile.is_zipfile(checkpoint / name):
+                return f"{checkpoint / name} is missing or cut"
         for name in ("trainer_state.json", "clock.json"):
             json.loads((checkpoint / name).read_text(encoding="utf-8"))
         with safe_open(checkpoint / "model.safetensors", "pt"):
-            return True
-    except (OSError, ValueError, SafetensorError):
-        return False
+            return next(iter(damages(checkpoint)), "")
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"{checkpoint} cannot be read ({one_line(error)})"
+
+
+def best_weights(folder: Path, step: int | None) -> Path:
+    """The file of the best step's weights.
+
+    Raises:
+        UserError: it has gone.
+    """
+    for name in (BEST.format(step), OLD_BEST):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"{folder / BEST.format(step)} is missing, the weights of the best epoch; put it back, or delete {folder} and "
+        "train again"
+    )
 
 
 def _to_disk(path: Path) -> None:
@@ -91,6 +143,22 @@ def check_same(checkpoint: Path, module: nn.Module, config: Any) -> dict[str, An
             "again with resume=False, or take another folder"
         )
     return clock
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """What the bits of a result depend on besides recipe, data and seed."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor(),
+    }
+
+
+def other_circumstances(clock: dict[str, Any], device: str) -> str:
+    """What is other than before a training was interrupted, in words; "" where nothing is, or it is not known."""
+    now = circumstances(device)
+    changed = [f"{name} {now[name]} (was {was})" for name, was in clock.get("on", {}).items() if now.get(name) != was]
+    return ", ".join(changed)
 
 
 def contiguous(state: dict) -> dict:

@@ -1,7 +1,5 @@
 """A trained model on new pictures. torch is imported when the first model is loaded."""
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +9,27 @@ import numpy as np
 
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
+from ssmlab.core.text import csv_text
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities of all classes for one picture or one sequence of a file."""
+    """Probabilities of all classes for one picture or one sequence of a file.
+
+    Raises:
+        ModelError: one is not a number.
+    """
 
     file: Path | str
     probabilities: np.ndarray
+
+    def __post_init__(self):
+        if not np.isfinite(self.probabilities).all():
+            raise ModelError(
+                f"{self.file}: the model's answer is not a number; its weights or its preprocess.json hold NaN or "
+                "infinity, train it again or copy its folder again"
+            )
 
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
         order = np.argsort(-self.probabilities, kind="stable")
@@ -118,14 +128,12 @@ def published_network(name: str, accept_licence: bool):
 
 def write_table(path: Path, rows: list[Prediction], classes: tuple[str, ...]) -> None:
     """CSV with the columns file, predicted, probability and `p:<class>`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "predicted", "probability", *(f"p:{name}" for name in classes)])
+    lines: list[list] = [["file", "predicted", "probability", *(f"p:{name}" for name in classes)]]
     for row in rows:
         best, probability = row.ranking(classes)[0]
         numbers = [f"{p:.6g}" for p in row.probabilities]
-        writer.writerow([row.file, best, f"{probability:.6g}", *numbers])
+        lines.append([row.file, best, f"{probability:.6g}", *numbers])
     try:
-        write_atomically(path, text.getvalue())
+        write_atomically(path, csv_text(lines))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; give another --csv file") from None

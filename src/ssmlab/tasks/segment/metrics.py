@@ -1,7 +1,6 @@
 """The numbers of a segmentation: tables of images to records, with their intervals, and differences of two models."""
 
 import csv
-import io
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ssmlab.core.files import write_atomically
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import ratio_difference, ratio_interval
+from ssmlab.core.text import csv_text, plain_cell
 from ssmlab.tasks.segment.task import by_image, in_total, per_image
 
 FILE = "images.csv"  # of the test part, in a model's folder
@@ -35,22 +35,20 @@ class ImageTable:
 
     def write(self, path: Path) -> None:
         """CSV with the columns id, class, the counts and every metric; empty where a number does not exist."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "class", *COUNTS, *self.values])
+        rows: list[list] = [["id", "class", *COUNTS, *self.values]]
         for i, id_ in enumerate(self.ids):
             for k, name in enumerate(self.classes):
                 numbers = [values[i, k] for values in self.values.values()]
                 shown = ["" if not np.isfinite(number) else f"{number:.6g}" for number in numbers]
-                writer.writerow([id_, name, *(int(count) for count in self.counts[i, k]), *shown])
-        write_atomically(path, text.getvalue())
+                rows.append([id_, name, *(int(count) for count in self.counts[i, k]), *shown])
+        write_atomically(path, csv_text(rows))
 
     @staticmethod
     def read(path: Path) -> "ImageTable":
         """What `write` wrote."""
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        ids, classes = list(dict.fromkeys(row["id"] for row in rows)), list(dict.fromkeys(row["class"] for row in rows))
+        ids, classes = (list(dict.fromkeys(plain_cell(row[name]) for row in rows)) for name in ("id", "class"))
         shape = (len(ids), len(classes))
         counts = np.array([[int(row[name]) for name in COUNTS] for row in rows]).reshape(*shape, 3)
         surface = {

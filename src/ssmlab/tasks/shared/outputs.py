@@ -1,26 +1,23 @@
 """The files that a run leaves next to its weights. Each is written under another name and renamed."""
 
-import csv
-import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from ssmlab.core.files import write_atomically, write_json
+from ssmlab.core.text import csv_text
 from ssmlab.tasks.shared.metrics import log_softmax
 
 
 def write_predictions(path: Path, ids: list[str], labels, logits: np.ndarray, classes: tuple[str, ...]) -> None:
     """CSV with the columns id, label, predicted, correct and `p:<class>`; labels are names of classes."""
     probabilities = np.exp(log_softmax(logits.astype(np.float64)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)])
+    rows: list[list] = [["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)]]
     for id_, label, row in zip(ids, labels, probabilities, strict=True):
         best = int(row.argmax())
-        writer.writerow([id_, classes[label], classes[best], int(best == label), *(f"{p:.6g}" for p in row)])
-    write_atomically(path, text.getvalue())
+        rows.append([id_, classes[label], classes[best], int(best == label), *(f"{p:.6g}" for p in row)])
+    write_atomically(path, csv_text(rows))
 
 
 def write_samples(

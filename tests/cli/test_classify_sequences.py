@@ -177,7 +177,11 @@ def test_a_mistake_is_one_line(models, tmp_path, capsys, monkeypatch):
         ("head.json", '{"pool": "mean"}', "must hold an object with pool, classes"),
         ("preprocess.json", "[]", "must hold an object"),
         ("preprocess.json", '{"kind": "text", "length": 9}', "lacks 'classes'; train the model again"),
-        ("preprocess.json", json.dumps({"kind": "text", "length": 9, "classes": ["a"]}), "names 1 classes and tells 2"),
+        (
+            "preprocess.json",
+            json.dumps({"kind": "text", "length": 9, "classes": ["a"]}),
+            "names 1 classes and has 2 outputs",
+        ),
         ("head.safetensors", "broken", "is not a safetensors file"),
     ):
         broken = tmp_path / f"{name}{len(words)}"

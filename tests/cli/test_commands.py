@@ -111,7 +111,7 @@ def test_nothing_asked_for_is_answered_by_the_help(capsys):
 
 def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("ssmlab.cli.run.execute", lambda recipe, **how: asked.append((how["resume"], how["overwrite"])))
+    monkeypatch.setattr("ssmlab.cli.run.execute", lambda recipe, how: asked.append((how.resume, how.overwrite)))
     folder = tmp_path / "demo-smoke"
     folder.mkdir()
     for started, finished, more in (

@@ -188,7 +188,7 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
     network = SequenceClassifier(create_model("mamba_lm_test", vocab_size=256), 2)
     save_model(network, tmp_path / "model", {"kind": "text"})
     told = generate("--prompt", "x", model=tmp_path / "model", code=2).err
-    assert "is a classifier of sequences, which writes nothing; `ssmlab classify` asks it" in told
+    assert "is a classifier of sequences, which writes nothing; use `ssmlab classify`" in told
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_classifier_writes_nothing(generate, tmp_path):
         ),
         (
             ["generate", "mamba_lm_test", "--prompt", "x", "--device", "abacus"],
-            "--device must be one of auto, cuda, mps, cpu, got 'abacus'",
+            "--device must be auto, cuda, mps or cpu, got 'abacus'",
         ),
         (["generate", "mamba_lm_test", "--prompt", ""], "prompt 0 has no tokens"),
         (["convert", "mamba_lm_test", "/nowhere/x", "--to", "onnx"], "--to must be one of huggingface, state-spaces"),

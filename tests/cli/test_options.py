@@ -7,11 +7,22 @@ from typing import Annotated
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from ssmlab.cli.options import help_texts, takes
+import ssmlab
+from ssmlab.cli.main import app
+from ssmlab.cli.options import help_texts, parameters, takes
 from ssmlab.core.errors import UserError
-from ssmlab.studies.study import Count, Option, StudyOptions
+from ssmlab.core.options import Count, Option
+from ssmlab.experiments.options import DemoOptions, RunOptions, SweepOptions
+from ssmlab.generation.sampling import GenerateOptions
+from ssmlab.models import create_model
+from ssmlab.studies.compare import Options as CompareOptions
+from ssmlab.studies.study import StudyOptions
+from ssmlab.tasks.language.options import ConvertOptions, WritingOptions
+from ssmlab.tasks.options import ClassifyOptions, EvaluateOptions
+from ssmlab.tasks.segment.options import SegmentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +95,40 @@ def test_no_command_loads_numpy_before_it_runs():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+COMMANDS = {
+    "evaluate": EvaluateOptions, "classify": ClassifyOptions, "segment": SegmentOptions, "generate": WritingOptions,
+    "convert": ConvertOptions, "run": RunOptions, "sweep": SweepOptions, "demo": DemoOptions, "compare": CompareOptions,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_options_of_its_function_with_their_help(name):
+    command, texts = get_command(app).commands[name], help_texts(COMMANDS[name])
+    shown = {one.name: getattr(one, "help", None) for one in command.params}
+    own = {one.name: texts.get(one.name) for one in parameters(COMMANDS[name])}
+    assert len(own) > 1 and own.items() <= shown.items()
+
+
+def test_options_are_given_as_one_or_one_by_one():
+    few = GenerateOptions(max_tokens=3)
+    assert GenerateOptions.of(few, {"beams": 2}, "generate") == GenerateOptions(max_tokens=3, beams=2)
+    assert GenerateOptions.of(None, {}, "generate") == GenerateOptions()
+    with pytest.raises(UserError, match="generate has no option 'temprature'; did you mean temperature"):
+        GenerateOptions.of(None, {"temprature": 1.0}, "generate")
+    assert GenerateOptions(beams=2, stop=["x"], max_tokens=3).changed("max_tokens") == {"beams": 2, "stop": ["x"]}
+    with pytest.raises(UserError, match="give one of them"):
+        RunOptions(resume=True, overwrite=True)
+    assert RunOptions(device="cpu", data="x").changes() == ["device=cpu", "data.path=x"]
+
+
+def test_functions_read_the_options_that_commands_give():
+    model = create_model("mamba_lm_test", vocab_size=257).eval()
+    (one,) = ssmlab.generate(model, [[1, 2]], options=GenerateOptions(max_tokens=3))
+    assert one == ssmlab.generate(model, [[1, 2]], max_tokens=3)[0] and len(one.tokens) == 3
+    with pytest.raises(UserError, match="--documents must be file or line, got word"):
+        ssmlab.evaluate(model, "a text", "language", documents="word")
+    texts = ["one text of some letters", "and another one"]
+    by_one = ssmlab.evaluate(model, texts, "language", length=8, stride=4, progress=False)
+    assert by_one == ssmlab.evaluate(model, texts, "language", EvaluateOptions(length=8, stride=4), progress=False)

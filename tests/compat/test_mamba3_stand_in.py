@@ -96,7 +96,7 @@ def test_the_older_activation_can_be_asked_for():
             lambda: made()(
                 torch.zeros(2, 2, 16), inference_params=SimpleNamespace(key_value_memory_dict={}, seqlen_offset=3)
             ),
-            "one token at a time behind a prompt, got 2",
+            "one token at a time after a prompt, got 2",
         ),
         (
             lambda: Mamba3(**SIZES)(

@@ -76,7 +76,7 @@ def test_problems_of_the_groups(make, tmp_path):
         "groups.csv, line 6: train/b/0.png is in 'p3' and 'p4'",
         "train/a/2.png: has no row in groups.csv",
         "train/b/2.png: has no row in groups.csv",
-        "group 'p4' stands in test (test/a/0.png), train (train/b/1.png); move",
+        "group 'p4' is in test (test/a/0.png), train (train/b/1.png); move",
     ):
         assert any(expected in problem for problem in found), expected
     assert len(found) == 6

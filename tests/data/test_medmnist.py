@@ -155,4 +155,4 @@ def test_groups(make, tmp_path):
     assert set(data.train.groups).isdisjoint(data.val.groups)
     assert len(data.val) == 4
     (tmp_path / "groups.csv").write_text("\n".join(["file,patient", *rows]).replace("q3", "p3"))
-    assert problems(path, group="patient")[0].startswith("group 'p3' stands in train (train/12, train/13")
+    assert problems(path, group="patient")[0].startswith("group 'p3' is in train (train/12, train/13")

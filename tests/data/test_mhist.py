@@ -86,7 +86,7 @@ def test_everything_wrong_is_told_at_once(make, tmp_path):
         "line 18: typo.png has the unknown label 'SAA'; expected HP or SSA; did you mean 'SSA'?",
         "annotations.csv, line 19: none.png has the unknown label ''; expected HP or SSA",
         "annotations.csv, line 20: part.png has the unknown partition 'valid'; expected train or test",
-        "annotations.csv, line 21: HP_train0.png stands already in line 2; keep one of the two",
+        "annotations.csv, line 21: HP_train0.png is already in line 2; keep one of the two",
         "gone.png: missing in images/ (annotations.csv, line 22); add the file or delete the row",
         "SSA_test1.png: cannot be read (",
     ):
@@ -114,7 +114,7 @@ def test_the_votes_are_not_needed(make, tmp_path):
 def test_missing_images_are_one_problem_when_all_are(make, tmp_path):
     root = make.mhist(tmp_path)
     (root / "images").rename(root / "pictures")
-    assert problems(root)[0] == "images/: the folder is missing; put the images there, beside annotations.csv"
+    assert problems(root)[0] == "images/: the folder is missing; put the images there, next to annotations.csv"
     (root / "images").mkdir()
     assert "MHIST_train_SSA_00.png and 79 others of annotations.csv: none is in images/" in problems(root)[0]
 
@@ -150,7 +150,7 @@ def test_a_group_column(make, tmp_path):
     found = problems(root, group="Patient")
     assert len(found) == 2
     assert found[0] == "annotations.csv, line 3: HPtrain01.png has no Patient; fill it in"
-    assert found[1].startswith("group 'test7' stands in train (HPtrain00.png), test (HPtest21.png, HPtest22.png")
+    assert found[1].startswith("group 'test7' is in train (HPtrain00.png), test (HPtest21.png, HPtest22.png")
     assert len(open_images(root).train) > 0  # without the option, nobody asks
 
 

@@ -288,6 +288,7 @@ def test_volumes_are_brought_to_the_plans_spacing(tmp_path):
 @pytest.mark.slow
 def test_a_plan_in_2d_takes_the_slices_of_volumes(tmp_path):
     from ssmlab.tasks.segment.new_images import Segmenter, find_images
+    from ssmlab.tasks.segment.options import SegmentOptions
 
     data = volumes(tmp_path / "data")
     plan = (
@@ -299,7 +300,8 @@ def test_a_plan_in_2d_takes_the_slices_of_volumes(tmp_path):
     saved = folder / "models" / "scratch"
     assert json.loads((saved / "preprocess.json").read_text())["spacing"] == [0.0, 1.0, 2.0]
     assert "spacing = [1.0, 2.0]" in (saved / "plan.toml").read_text()
-    (found,) = Segmenter(saved).run(find_images([data / "imagesTr" / "case0_0000.nii.gz"], 1)[0], tmp_path / "out")
+    segmenter = Segmenter(saved, SegmentOptions(out=tmp_path / "out"))
+    (found,) = segmenter.run(find_images([data / "imagesTr" / "case0_0000.nii.gz"], 1)[0])
     import nibabel
 
     mask, image = (

@@ -50,7 +50,7 @@ def test_a_wrong_point_stops_before_training(tmp_path):
 
 def test_a_model_with_its_own_value_cannot_be_swept(tmp_path):
     own = 'models.0.training={"learning_rate"=1e-2}'
-    with pytest.raises(RecipeError, match=r"models.0.training.learning_rate of resnet_test stands against a grid"):
+    with pytest.raises(RecipeError, match=r"models.0.training.learning_rate of resnet_test contradicts a grid"):
         run_sweep(DIGITS, [*SMALL, own, "training.learning_rate=1e-3,2e-3"], smoke=True, output=tmp_path)
     assert not any(tmp_path.iterdir())
 

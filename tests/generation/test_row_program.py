@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ssmlab.generation.beams import BeamDecoder, BeamOptions, beam_search
+from ssmlab.generation.decode_program import DecodeProgram
 from ssmlab.generation.translate import begin, translate_tokens
 from ssmlab.models import create_model
 from ssmlab.nn import quantize_linear_
@@ -46,7 +47,7 @@ def relative(got, expected):
 def compared(model, sentences, beams, tokens=4):
     """The largest difference from the modules, called one by one, over some tokens of random parents."""
     start = begin(model, [[3, 4, 5 + i % 9] for i in range(sentences)], [[1]] * sentences)
-    one, other = BeamDecoder(model, start, beams), BeamDecoder(model, start, beams)
+    one, other = BeamDecoder(model).begin(start, beams), BeamDecoder(model).begin(start, beams)
     assert one.program is not None
     other.program, size, worst = None, model.config.vocab_size, 0.0
     parents, lines = torch.arange(sentences).repeat_interleave(beams), range(sentences)
@@ -79,7 +80,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch_and_at_any_number_of_threads(
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for rows in (range(13), [5], [7, 5], range(4, 12)):
-            decoder = BeamDecoder(model, start.select(list(rows)), 2)
+            decoder = BeamDecoder(model).begin(start.select(list(rows)), 2)
             parents = torch.arange(len(rows)).repeat_interleave(2)
             decoder(torch.arange(3, 3 + len(parents)) * 0 + 7, parents, range(len(rows)))
             logits = decoder(torch.full((2 * len(rows),), 9), torch.arange(2 * len(rows)), range(len(rows)))
@@ -103,6 +104,25 @@ def test_the_search_is_the_same_and_the_start_stays(monkeypatch):
 
 
 @torch.no_grad()
+def test_a_search_after_another_is_as_if_it_were_the_first(monkeypatch):
+    model, sources = made(d_model=40), [[3] * n for n in (1, 2, 30, 4, 40, 6)]
+    options = {"separator": 1, "eos": 2, "max_tokens": 7, "batch_tokens": 50}
+    built, of = [], DecodeProgram.of
+
+    def counted(model, rows, classes, *, by_rows=False):
+        built.append(rows if by_rows else 0)
+        return of(model, rows, classes, by_rows=by_rows)
+
+    monkeypatch.setattr(DecodeProgram, "of", counted)
+    together = list(translate_tokens(model, sources, **options))
+    assert [rows for rows in built if rows] == [10]  # two sentences and five beams are the most
+    monkeypatch.undo()
+    assert [[one.tokens for one in found] for found in together] == [
+        [one.tokens for one in next(translate_tokens(model, [source], **options))] for source in sources
+    ]
+
+
+@torch.no_grad()
 def test_changed_weights_are_seen_by_the_next_search():
     model = made()
     first = next(translate_tokens(model, [[3, 4, 5]], separator=1, eos=2, max_tokens=8))
@@ -123,7 +143,7 @@ def test_other_models_are_called_module_by_module(name, options, change):
     if change:
         change(model)
     start = begin(model, [[3, 4, 5]], [[1]])
-    assert BeamDecoder(model, start, 3).program is None
+    assert BeamDecoder(model).begin(start, 3).program is None
     ((best,),) = beam_search(model, start, [3], BeamOptions(beams=2))
     assert len(best.tokens) == 3
 
@@ -131,4 +151,4 @@ def test_other_models_are_called_module_by_module(name, options, change):
 def test_with_gradients_the_model_is_called():
     model = made()
     start = begin(model, [[3, 4, 5]], [[1]])
-    assert BeamDecoder(model, start, 3).program is None
+    assert BeamDecoder(model).begin(start, 3).program is None

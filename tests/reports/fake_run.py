@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.core.statistics import paired_bootstrap_difference, wilson
 
 RECIPE = """\
@@ -86,7 +87,7 @@ def make_run(folder: Path, fake: Fake | None = None, images: int = 12) -> Path:
         if len(fake.models) > 1 and not fake.unfinished and fake.recorded_difference:
             a, b = (outcomes[model[0], seed] == labels for model in fake.models[:2])
             records.append(_difference(fake, a, b, seed))
-    append_records(folder / "records.jsonl", records)
+    write_records(folder / "records.jsonl", records)
     if images:
         _write_samples(
             folder / "samples",

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.reports.caveats import chance, doubt, doubts, judged
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
@@ -37,7 +38,7 @@ def language(tmp_path, *, kept=(1.5, 1.6), val=((2.0, 1.5), (2.0, 1.6)), train=(
     values = {"name": "r", "task": "language", "finished": "now", "models": models, "data": dict(data), "seeds": [0]}
     (tmp_path / "run.json").write_text(json.dumps(values | info))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
-    append_records(tmp_path / "records.jsonl", records)
+    write_records(tmp_path / "records.jsonl", records)
     return load_run(tmp_path, report_of)
 
 
@@ -91,7 +92,7 @@ def classes(tmp_path, accuracy, n, supports):
     ]
     (tmp_path / "run.json").write_text(json.dumps({"name": "r", "task": "classify", "finished": "now", "seeds": [0]}))
     (tmp_path / "records.jsonl").unlink(missing_ok=True)
-    append_records(tmp_path / "records.jsonl", made)
+    write_records(tmp_path / "records.jsonl", made)
     return load_run(tmp_path, report_of)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.reports import gradients
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
@@ -31,7 +32,7 @@ def a_run(folder, *, rows=6, frozen=()):
     found = [("accuracy", 0.8, "test", None), ("parameters", 100, None, None), ("frozen_values", 40, None, None)]
     found += [("seconds_per_step", 0.2 - 0.05 * i, None, f"{w} freezing") for i, w in enumerate(("before", "after"))]
     records = [Record(model="vmamba", metric=m, value=v, split=s, class_=c) for m, v, s, c in found]
-    append_records(folder / "records.jsonl", records)
+    write_records(folder / "records.jsonl", records)
     return folder
 
 

@@ -10,7 +10,8 @@ import pytest
 from fake_run import Fake, make_run
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.reports import html as pages
 from ssmlab.reports import plots, series
 from ssmlab.reports.html import write_report
@@ -140,7 +141,7 @@ def test_segmentation_counts_patches_everywhere(tmp_path):
     costs = {"macs": 2e6, "images_per_second": 30.0}
     records = [Record(task="segment", model="a", metric=metric, value=value) for metric, value in costs.items()]
     records.append(Record(task="segment", model="a", split="test", metric="dice", value=0.8, spread=(0.7, 0.9), n=8))
-    append_records(tmp_path / "records.jsonl", records)
+    write_records(tmp_path / "records.jsonl", records)
     text = Page(read(write_report(tmp_path, report_of).parent)).text
     for said in ("Patches per second", "one patch's forward pass", "patches per second, prediction", "a larger image"):
         assert said in text, said

@@ -3,7 +3,8 @@
 import ast
 from pathlib import Path
 
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.reports import lengths
 from ssmlab.reports.comparison import comparison
 from ssmlab.reports.primary_metric import primary_metric, signed
@@ -71,7 +72,7 @@ def test_values_by_length_are_means_and_say_what_was_extrapolated(tmp_path):
             task="scaling", model="a", metric="prefill_seconds", value=value, class_=f"length {length}", seed=seed, n=n
         )
 
-    append_records(
+    write_records(
         tmp_path / "records.jsonl",
         [record(1024, 1.0, 0, 3), record(1024, 2.0, 1, 3), record(256, 0.1, 0, 3), record(4096, 9.0, 0, 0)],
     )

@@ -3,7 +3,8 @@ import pytest
 from fake_run import Fake, make_run
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record, read_records
 from ssmlab.reports import series
 from ssmlab.reports.run_folder import load_run
 from ssmlab.tasks.table import report_of
@@ -54,7 +55,7 @@ def test_a_step_repeated_after_a_resume_counts_once(tmp_path):
     folder = make_run(tmp_path / "run", images=0)
     before = series.curves(load_run(folder, report_of), "loss")
     again = Record(model="resnet18", split="val", metric="loss", value=0.5, step=21, seed=0)
-    append_records(folder / "records.jsonl", [again])
+    write_records(folder / "records.jsonl", [*read_records(folder / "records.jsonl"), again])
     after = series.curves(load_run(folder, report_of), "loss")
     assert [len(line.x) for line in after] == [len(line.x) for line in before]
     line = next(line for line in after if (line.label, line.split) == ("resnet18", "val"))

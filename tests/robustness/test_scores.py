@@ -10,7 +10,7 @@ from ssmlab.core.record import Record
 from ssmlab.data import open_images
 from ssmlab.robustness.attacks import Attack
 from ssmlab.robustness.philox import Draws
-from ssmlab.robustness.scores import Answers, Outcome, expected_calibration_error, mean_right, scores
+from ssmlab.robustness.scores import Answers, Outcome, mean_right, scores
 from ssmlab.studies.robustness.sample import draw_sample
 from ssmlab.studies.robustness.table import interval_of
 from ssmlab.tasks.classify.task import Classify
@@ -28,8 +28,10 @@ def test_calibration_error_by_hand():
     correct = np.array([1, 0, 1, 1, 1, 0], bool)
     # bins: the last holds 0.95, 0.95 and 1.0; that of 0.55 two; the first 1/15
     by_hand = (abs(2 - 2.9) + abs(2 - 1.1) + abs(0 - 1 / 15)) / 6
-    assert expected_calibration_error(confidence, correct) == pytest.approx(by_hand, abs=1e-6)
-    assert expected_calibration_error(np.full(10, 0.8), np.arange(10) < 8) == pytest.approx(0, abs=1e-6)
+    for right, sure, error in ((correct, confidence, by_hand), (np.arange(10) < 8, 0.8, 0.0)):
+        answer = [outcome(right, confidence=sure)]
+        records = found(Answers(outcomes={"original": answer, "a": answer}, classes=2))
+        assert records["ece", "a"].value == pytest.approx(error, abs=1e-6)
 
 
 def found(answers, **options):

@@ -336,7 +336,7 @@ class Broken(Dataset):
         (lambda: fit(resnet(), "classify", [(torch.rand(3, 16, 16), 4)]), "data have 5 classes, resnet_test has 3"),
         (lambda: fit(language(9), "language", [torch.arange(12)]), "tokens go from 0 to 11, mamba_lm_test has 9"),
         (lambda: predict(nn.Linear(2, 2), torch.rand(3, 4, 4)), "nothing says what Linear is for; give task="),
-        (lambda: evaluate(resnet(), fake(), part="tests"), 'part must be "train", "val" or "test"'),
+        (lambda: evaluate(resnet(), fake(), part="tests"), "--part must be train, val or test"),
         (lambda: evaluate(resnet()), "there is nothing to evaluate on"),
         (lambda: fit(resnet(), "classify", labelled(0, 1, -1)), "must be the number of a class, 0, 1, 2 ..., got -1"),
         (lambda: fit(resnet(), "classify", labelled(0.5)), "must be the number of a class, .* got 0.5"),

@@ -20,7 +20,7 @@ from ssmlab.nn import QuantizedLinear
 
 # what widens tensors comes before PEFT, which asks for their sizes; what hooks into calls comes after it
 _WIDENING = {"vocabulary": vocabulary, "additional_scan": additional_scan, "dimensions": dimensions}
-_BESIDE = {"affix": affix, "state_offset_h": state_offset, "state_offset_y": state_offset}
+_SEPARATE = {"affix": affix, "state_offset_h": state_offset, "state_offset_y": state_offset}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,8 @@ def apply(model: Any, method: str = "projections", *, alpha: float | None = None
     if layers:
         lora.inject(model, layers, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout, dora=dora, rslora=rslora)
     for method_ in methods.values():
-        if method_.extra in _BESIDE:
-            names += _BESIDE[method_.extra].build(model, spec, method_.extra)
+        if method_.extra in _SEPARATE:
+            names += _SEPARATE[method_.extra].build(model, spec, method_.extra)
     trained = {id(parameter) for parameter in whole.values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) not in base or id(parameter) in trained)
@@ -223,11 +223,11 @@ def merge(model: Any) -> Any:
         ModelError: the model has no adapters, or some that no weights can stand for.
     """
     spec = _spec(model)
-    beside = [name for name, method in parse(spec.method).items() if method.extra in _BESIDE]
-    if beside:
+    separate = [name for name, method in parse(spec.method).items() if method.extra in _SEPARATE]
+    if separate:
         raise ModelError(
-            f"{', '.join(beside)}: acts beside the weights and cannot be merged into them; keep the adapter's folder "
-            "and load it with adapt.load"
+            f"{', '.join(separate)}: acts next to the weights and cannot be merged into them; keep the adapter's "
+            "folder and load it with adapt.load"
         )
     bake(model)
     lora.merge_layers(model)
@@ -248,7 +248,7 @@ def merge(model: Any) -> Any:
 
 def mergeable(model: Any) -> bool:
     """Whether `merge` can make all adapters part of the weights."""
-    return not any(method.extra in _BESIDE for method in parse(_spec(model).method).values())
+    return not any(method.extra in _SEPARATE for method in parse(_spec(model).method).values())
 
 
 @contextmanager

@@ -47,8 +47,8 @@ LAYOUTS = ("ssmlab", "state-spaces", "huggingface")
 def load_language_model(path: str | Path, dtype: torch.dtype | None = None, *, int8: bool = False) -> Any:
     """The language model in a folder of any of the layouts, on the CPU and in evaluation mode.
 
-    The tensors become the model's parameters as they are read, without initial values before or a copy behind: memory
-    grows by the model in the precision that was asked for. No code in a file is run.
+    The tensors become the model's parameters as they are read, without initial values before or a copy after: memory
+    grows by the model in the requested precision. No code in a file is run.
 
     Args:
         path: the folder, the folder of a run with one language model in it, a file in one of these, or a published
@@ -98,21 +98,21 @@ def check_vocabulary(config: dict[str, Any], folder: Path) -> None:
     """Refuse what `convert` once wrote of models of bytes, bases and sounds: rows that only fill up an embedding were
     tokens there, and would be drawn and count in every loss.
 
-    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the mark that
-    stood between documents is the last token, which preprocess.json has.
+    In our own layout these rows are known (`LanguageConfig.vocab_multiple`). Without a tokenizer's file the separator
+    between documents is the last token, which preprocess.json has.
     """
     try:
         about = read_json(folder / "preprocess.json")
-        mark, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
+        separator_id, last = about["mark"], about.get("tokenizer") == "bytes" or about.get("kind") in ("dna", "audio")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # not a model that was trained here
     size = config.get("vocab_size")
-    if "model" in config or not (last and isinstance(size, int) and isinstance(mark, int)):
+    if "model" in config or not (last and isinstance(size, int) and isinstance(separator_id, int)):
         return
-    if mark + 1 < size == 8 * math.ceil((mark + 1) / 8):
+    if separator_id + 1 < size == 8 * math.ceil((separator_id + 1) / 8):
         raise ModelError(
-            f"{folder} has {size} tokens, of which {mark + 1} exist: an older ssmlab wrote it and counted what fills "
-            "up the vocabulary; convert the run's model again with `ssmlab convert`"
+            f"{folder} has {size} tokens, of which {separator_id + 1} exist: an older ssmlab wrote it and counted "
+            "what fills up the vocabulary; convert the run's model again with `ssmlab convert`"
         )
 
 
@@ -161,7 +161,7 @@ def _filled(
 
 
 def _assign(model: Any, name: str, value: Tensor, dtype: torch.dtype, int8: bool, *, copy: bool) -> None:
-    """Make a tensor a parameter; where int8 is asked for, that of a linear layer in 8 bits."""
+    """Make a tensor a parameter; where int8 is requested, that of a linear layer in 8 bits."""
     parent, _, last = name.rpartition(".")
     module = model.get_submodule(parent)
     if int8 and last == "weight" and isinstance(module, Linear):

@@ -1,1 +1,1 @@
-"""The command line: one module a command. Heavy imports stand inside functions, so that `--help` answers at once."""
+"""The command line: one module a command. Heavy imports are inside functions, so that `--help` answers at once."""

@@ -43,7 +43,7 @@ def bench_ops(
     On a GPU the opponents are mamba_ssm, causal_conv1d and flash-linear-attention where they are installed, and the
     yardsticks exponentials in registers and attention; the lti has no kernel there and is left out. After the operators
     come their first calls, which compile; language models of 130m, 1.4b and 2.8b parameters, tokens a second of a
-    training step and of decoding; and vision models at 224 x 224 pixels beside timm's, images a second.
+    training step and of decoding; and vision models at 224 x 224 pixels next to timm's, images a second.
 
     First every backend is compared with the reference in float64; if one is wrong, nothing is timed and the exit code
     is 1. What computes a shape is timed in turns in one process.
@@ -70,7 +70,7 @@ def bench_ops(
 
 
 def _check(ops: list[str], device: str, suites: list[str]) -> None:
-    """What can be told before torch is imported comes first."""
+    """What can be reported before torch is imported comes first."""
     from difflib import get_close_matches
 
     from ssmlab.core.errors import UserError

@@ -1,20 +1,16 @@
 """`ssmlab demo`: the main job on embedded data."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import typer
-
-from ssmlab.cli.run import DEVICE, OUTPUT, SMOKE
+from ssmlab.cli.options import takes
+from ssmlab.experiments.options import DemoOptions
 
 RECIPE = "classification/digits_resnet18_vs_hybrid"
 
 
-def demo(
-    smoke: bool = SMOKE,
-    device: str = DEVICE,
-    output: Path = OUTPUT,
-    overwrite: bool = typer.Option(False, "--overwrite", help="Start again, even if one was interrupted."),
-) -> None:
+@takes(DemoOptions)
+def demo(options: DemoOptions) -> None:
     """Compare ResNet-18 and ResNet-18 + Mamba on handwritten digits: minutes on two cores, no download.
 
     A demo that was interrupted is continued, a finished one is replaced.
@@ -23,8 +19,8 @@ def demo(
     from ssmlab.experiments.folder import state_of
     from ssmlab.tasks.recipe import load_recipe
 
-    changes = [f"name={'demo-smoke' if smoke else 'demo'}", *([f"device={device}"] if device else [])]
-    recipe = load_recipe(RECIPE, changes, smoke=smoke)
-    folder = output / recipe.name
-    resume = not overwrite and (folder / "recipe.toml").is_file() and state_of(folder) == "not finished"
-    execute(recipe, output=output, resume=resume, overwrite=not resume)
+    changes = [f"name={'demo-smoke' if options.smoke else 'demo'}", *options.changes()]
+    recipe = load_recipe(RECIPE, changes, smoke=options.smoke)
+    folder = Path(options.output) / recipe.name
+    resume = not options.overwrite and (folder / "recipe.toml").is_file() and state_of(folder) == "not finished"
+    execute(recipe, replace(options, resume=resume, overwrite=not resume))

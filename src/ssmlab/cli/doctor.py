@@ -71,7 +71,7 @@ def _environment(console) -> None:
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} (torch.set_num_threads, OMP_NUM_THREADS)",
         "instructions": f"PyTorch {torch.backends.cpu.get_cpu_capability()}, native kernels {_native.isa() or 'none'}",
         "products": f"of linear layers in float32: {'oneDNN' if linear.ONEDNN else 'as torch has them'}",
-        "OpenMP": ", ".join(openmp_runtimes()) or "cannot be told on this system",
+        "OpenMP": ", ".join(openmp_runtimes()) or "not known on this system",
     }
     for name, value in rows.items():
         console.print(f"  {name:13} {value}", markup=False)

@@ -80,8 +80,8 @@ SYNONYMS = {
 USAGE = cast(type[Exception], typer.BadParameter.__mro__[1])  # UsageError, which typer has under a private name
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"ssmlab {ssmlab.__version__}")
         raise typer.Exit
 
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _explain_usage(error: Exception) -> None:
-    """One line about a misspelt option or command; the help where nothing was asked for."""
+    """One line about a misspelt option or command; the help where nothing was given."""
     context: Any = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help())

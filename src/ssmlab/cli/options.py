@@ -3,7 +3,7 @@
 import ast
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -12,10 +12,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from ssmlab.studies.study import Option, StudyOptions
+from ssmlab.core.options import Option, Options
 
 
-def takes(options: type[StudyOptions]) -> Callable:
+def takes(options: type[Options]) -> Callable:
     """Give a command the fields of a class as its options: they come in place of its parameter `options`.
 
     A tuple is an option that may be given several times, a truth value that is True by default has a --no- form.
@@ -41,27 +41,28 @@ def takes(options: type[StudyOptions]) -> Callable:
     return decorate
 
 
-def parameters(options: type[StudyOptions]) -> list[Parameter]:
+def parameters(options: type[Options]) -> list[Parameter]:
     """A parameter of a command for every field that the command line has."""
     texts, defaults = help_texts(options), {field.name: field.default for field in fields(options)}
     made = []
     for name, kind, how in _commanded(options):
         default = how.text if how.read else defaults[name]
-        declared = [how.flag] if how.flag else []
+        flag = how.flag or "--" + name.replace("_", "-")
+        declared = [flag, how.short] if how.short else [flag]
+        kind = how.kind or kind
         if how.read:
             kind = str if default is not None else str | None
-        elif get_origin(kind) is tuple:
+        elif get_origin(kind) in (tuple, Sequence):
             kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
         elif kind is bool:
-            flag = "--" + name.replace("_", "-")
             declared = [f"{flag}/--no-{flag[2:]}" if default else flag]
-        option = typer.Option(*declared, help=texts.get(name), min=how.least, metavar=how.metavar)
+        option = typer.Option(*declared, help=texts.get(name), min=how.least, max=how.most, metavar=how.metavar)
         default = Parameter.empty if default is MISSING else default
         made.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]))
     return made
 
 
-def help_texts(options: type[StudyOptions]) -> dict[str, str]:
+def help_texts(options: type[Options]) -> dict[str, str]:
     """The text below each field, with class variables for names in braces."""
     found: dict[str, str] = {}
     for cls in reversed(options.__mro__[:-1]):
@@ -80,12 +81,12 @@ def _classes(module: str) -> list[ast.ClassDef]:
     return [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
 
 
-def vars_of(options: type[StudyOptions]) -> dict[str, Any]:
+def vars_of(options: type[Options]) -> dict[str, Any]:
     """The class variables of a class and its bases."""
     return {name: value for cls in reversed(options.__mro__) for name, value in vars(cls).items()}
 
 
-def _commanded(options: type[StudyOptions]) -> list[tuple[str, Any, Option]]:
+def _commanded(options: type[Options]) -> list[tuple[str, Any, Option]]:
     """Name, type and `Option` of the fields that the command line has."""
     hints, found = get_type_hints(options, include_extras=True), []
     for name in options.field_names():

@@ -1,65 +1,50 @@
 """`ssmlab run`: train, test and compare the models of a recipe."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from ssmlab.cli.options import takes
 from ssmlab.cli.published import AcceptLicence
+from ssmlab.experiments.options import FolderOptions, RunOptions
 
-RECIPE = typer.Argument(
-    metavar="RECIPE", help="A packaged recipe (see `ssmlab recipes`), a TOML file, or the folder of a run."
-)
-OVERRIDES = typer.Argument(
-    None, metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50"
-)
-SMOKE = typer.Option(False, "--smoke", help="The recipe's tiny form: seconds instead of minutes.")
-DATA = typer.Option(None, "--data", help="The same as data.path=PATH: a folder, an archive or a file.")
-DEVICE = typer.Option(None, help="auto, cuda, mps or cpu.")
-OUTPUT = typer.Option(Path("runs"), help="Where run folders are made.")
-RESUME = typer.Option(False, "--resume", help="Continue an interrupted run.")
-OVERWRITE = typer.Option(False, "--overwrite", help="Delete a run of this name first.")
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A packaged recipe (see `ssmlab recipes`), a TOML file, or the folder of a run."
+    ),
+]
 
 
+@takes(RunOptions)
 def run(
-    recipe: str = RECIPE,
-    overrides: list[str] = OVERRIDES,
-    smoke: bool = SMOKE,
-    resume: bool = RESUME,
-    overwrite: bool = OVERWRITE,
-    data: str = DATA,
-    device: str = DEVICE,
-    output: Path = OUTPUT,
+    recipe: RecipeName,
+    options: RunOptions,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="E.g. data.path=images training.epochs=3 models.0.name=resnet50"),
+    ] = None,
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Train, test and compare the models of a recipe, and write a report."""
     from ssmlab.tasks.recipe import load_recipe
 
-    changes = [*(overrides or []), *([f"device={device}"] if device else []), *([f"data.path={data}"] if data else [])]
+    changes = [*(overrides or []), *options.changes()]
     if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
         changes.append(f"name={Path(recipe).resolve().name}")
-        output = Path(recipe).parent
-    loaded = load_recipe(recipe, changes, smoke=smoke)
-    execute(loaded, output=output, resume=resume, overwrite=overwrite, accept_licence=accept_licence)
+        options = replace(options, output=Path(recipe).parent)
+    execute(load_recipe(recipe, changes, smoke=options.smoke), options, accept_licence=accept_licence)
 
 
-def execute(
-    recipe, *, output: Path, resume: bool = False, overwrite: bool = False, accept_licence: bool = False
-) -> Path:
+def execute(recipe, options: FolderOptions, *, accept_licence: bool = False) -> Path:
     """Run a recipe with a progress display, then print the comparison."""
-    import shlex
-    import sys
-
-    from ssmlab.cli.display import show_result, showing
-    from ssmlab.core.errors import UserError
+    from ssmlab.cli.display import command_line, show_result, showing
     from ssmlab.experiments.run import run_recipe
 
-    if resume and overwrite:
-        raise UserError("--resume continues a run and --overwrite deletes it; give one of them")
-    command = shlex.join(["ssmlab", *sys.argv[1:]])
-    with showing(f"interrupted; continue with: ssmlab run {output / recipe.name} --resume") as display:
-        folder = run_recipe(
-            recipe, output=output, resume=resume, overwrite=overwrite, command=command, progress=display,
-            accept_licence=accept_licence,
-        )  # fmt: skip
+    folder = Path(options.output) / recipe.name
+    with showing(f"interrupted; continue with: ssmlab run {folder} --resume") as display:
+        folder = run_recipe(recipe, options, command=command_line(), progress=display, accept_licence=accept_licence)
     show_result(folder)
     return folder

@@ -1,38 +1,33 @@
 """`ssmlab sweep`: a grid over a recipe's keys, compared on the validation part."""
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from ssmlab.cli.options import takes
 from ssmlab.cli.published import AcceptLicence
-from ssmlab.cli.run import DEVICE, OUTPUT, OVERWRITE, RECIPE, RESUME, SMOKE
+from ssmlab.cli.run import RecipeName
+from ssmlab.experiments.options import SweepOptions
 
 
+@takes(SweepOptions)
 def sweep(
-    recipe: str = RECIPE,
-    grid: list[str] = typer.Argument(
-        metavar="KEY=A,B,C...", help="E.g. training.learning_rate=1e-4,1e-3; KEY=A changes every trial."
-    ),
-    smoke: bool = SMOKE,
-    resume: bool = RESUME,
-    overwrite: bool = OVERWRITE,
-    device: str = DEVICE,
-    output: Path = OUTPUT,
+    recipe: RecipeName,
+    grid: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=A,B,C...", help="E.g. training.learning_rate=1e-4,1e-3; KEY=A changes every trial."
+        ),
+    ],
+    options: SweepOptions,
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
     from ssmlab.cli.display import showing
-    from ssmlab.core.errors import UserError
     from ssmlab.experiments.sweep import run_sweep
 
-    if resume and overwrite:
-        raise UserError("--resume continues a sweep and --overwrite deletes it; give one of them")
-    arguments = [*grid, *([f"device={device}"] if device else [])]
     with showing("interrupted; the same command with --resume continues") as display:
-        result = run_sweep(
-            recipe, arguments, smoke=smoke, output=output, resume=resume, overwrite=overwrite, progress=display,
-            accept_licence=accept_licence,
-        )  # fmt: skip
+        result = run_sweep(recipe, grid, options, progress=display, accept_licence=accept_licence)
     from rich.table import Table
 
     labels, metric = list(result.best.accuracies), result.best.metric

@@ -1,4 +1,4 @@
-"""What a run tells whoever started it. The library says nothing; the command line draws bars."""
+"""What a run reports to whoever started it. The library says nothing; the command line draws bars."""
 
 
 class Progress:

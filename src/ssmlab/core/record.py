@@ -54,25 +54,6 @@ class Record:
         return Record(**{key: value for key, value in row.items() if key in known})
 
 
-def append_records(path: Path, records: list[Record]) -> None:
-    """Add records to `records.jsonl` in one write, so that a reader never sees half a line of a batch.
-
-    A run killed in the middle of that write leaves half a line; it is cut off here, or the next record would be glued
-    to it.
-    """
-    path = Path(path)
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):  # a whole record without its line's end, or half of one
-        end = content.rfind(b"\n") + 1
-        try:
-            Record.from_json(content[end:].decode())
-            path.write_bytes(content + b"\n")
-        except (ValueError, TypeError, AttributeError):
-            path.write_bytes(content[:end])
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(record.to_json() + "\n" for record in records))
-
-
 def read_records(path: Path) -> list[Record]:
     """Read every record of a file; half a line at its end (a run that was killed while writing) is left out.
 

@@ -32,7 +32,7 @@ class Contents:
         load: key of an item -> RGB picture; raises UnreadableImage.
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
         warnings: of these what may be a mistake. folds: names of the folds that are the items' groups.
-        incomplete: items are missing for a reason that a problem tells, so that counts say nothing.
+        incomplete: items are missing for a reason that a problem gives, so that counts say nothing.
     """
 
     name: str
@@ -45,6 +45,19 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     folds: tuple[str, ...] = ()
     incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """A published data set, known from its files; `images/formats.py` has the list.
+
+    read: `read(files, group, labels)`, the contents; None where the files are no such data set.
+    accepted: what messages call it. tar: whether it is read from a .tar.gz too.
+    """
+
+    read: Callable[[Any, str | None, str], Contents | None]
+    accepted: str = ""
+    tar: bool = False
 
 
 def alike(classes: Iterable[str]) -> list[str]:

@@ -89,7 +89,7 @@ _MASK_NUMBER = re.compile(r"(?<=[_-]mask)[ _-]?\d+$", re.I)
 @lru_cache(maxsize=1 << 16)
 def folder_meaning(step: str) -> tuple[str | None, str]:
     """The part that a name says, and the rest of the name: of Train-Masks "train" and "masks", of imagesTr "train" and
-    "images". A name with the words of two parts, such as train_test_split, tells none."""
+    "images". A name with the words of two parts, such as train_test_split, names none."""
     for spaced in (step, _GLUED.sub(r"\1 \2", step), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", step)):
         words = [word for word in re.split(r"[\s_.\-()]+", spaced.casefold()) if word]
         found = {}

@@ -11,7 +11,9 @@ from ssmlab.tasks.recipe import validate
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
 MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
-MARK = ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
+MARKER_FILE = (
+    ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
+)
 
 
 def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -25,7 +27,7 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
     recipe_file = folder / "recipe.toml"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give the run another name with name=...")
-    if folder.is_dir() and any(file.name != MARK and not _is_leftover(file) for file in folder.iterdir()):
+    if folder.is_dir() and any(file.name != MARKER_FILE and not _is_leftover(file) for file in folder.iterdir()):
         if not recipe_file.is_file():
             raise UserError(f"{folder} holds files that are not a run's; give the run another name with name=...")
         if resume:
@@ -58,26 +60,28 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
 
 
 def make_folder(recipe: AnyRecipe, folder: Path, *, overwrite: bool = False) -> None:
-    """Make the folder that `check_folder` has passed, with its mark and the resolved recipe in it."""
+    """Make the folder that `check_folder` has passed, with its marker file and the resolved recipe in it."""
     if overwrite and is_run(folder) and not folder.is_symlink():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for file in filter(_is_leftover, list(folder.iterdir())):
         file.unlink()
-    if not (folder / MARK).is_file():
-        write_atomically(folder / MARK, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n")
+    if not (folder / MARKER_FILE).is_file():
+        write_atomically(
+            folder / MARKER_FILE, "The folder of a run of ssmlab; `ssmlab run --overwrite` may delete it.\n"
+        )
     if not (folder / "recipe.toml").is_file():
         write_atomically(folder / "recipe.toml", recipe.to_toml())
 
 
 def is_run(folder: Path) -> bool:
     """Whether a run was started in this folder."""
-    return (folder / MARK).is_file() or {"name", "task", "models"} <= read_json(folder / "run.json").keys()
+    return (folder / MARKER_FILE).is_file() or {"name", "task", "models"} <= read_json(folder / "run.json").keys()
 
 
 def _is_leftover(file: Path) -> bool:
     """Half a file, of a run that was killed while it wrote the first ones."""
-    return file.name.endswith(".partial") and file.name.startswith((".recipe.toml.", f".{MARK}."))
+    return file.name.endswith(".partial") and file.name.startswith((".recipe.toml.", f".{MARKER_FILE}."))
 
 
 def state_of(folder: Path) -> str:

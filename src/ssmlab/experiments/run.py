@@ -18,6 +18,7 @@ from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
 from ssmlab.experiments.folder import check_folder, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
+from ssmlab.experiments.options import FolderOptions
 from ssmlab.experiments.published import fetch_published
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.job import Job
@@ -30,21 +31,20 @@ SLOWER = "selective scans on the CPU take the plain PyTorch path and are slower;
 
 def run_recipe(
     recipe: AnyRecipe,
+    options: FolderOptions | None = None,
     *,
-    output: Path | str = "runs",
-    resume: bool = False,
-    overwrite: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
     accept_licence: bool = False,
+    **given: Any,
 ) -> Path:
     """Train, test and compare the models of a recipe.
 
     Args:
-        output: the run's folder is `output/<recipe.name>`.
-        resume: continue a run that was interrupted: finished models are kept, an unfinished one goes on from its last
-            complete checkpoint. Without such a run, a new one is started.
-        overwrite: delete a run of this name first.
+        options: of which the fields may also be given one by one. output: the run's folder is `output/<recipe.name>`.
+            resume: continue a run that was interrupted: finished models are kept, an unfinished one goes on from its
+                last complete checkpoint. Without such a run, a new one is started.
+            overwrite: delete a run of this name first.
         command: what the records say was typed.
         accept_licence: accept the licences of published weights, where they must be accepted once.
     Returns:
@@ -54,10 +54,12 @@ def run_recipe(
             suffice.
         KeyboardInterrupt: the run can be resumed.
     """
+    options = FolderOptions.of(options, given, "run_recipe")
+    output, resume, overwrite = Path(options.output), options.resume, options.overwrite
     progress = progress or Progress()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("a run is one process; start it without torchrun or accelerate launch")
-    folder = check_folder(recipe, Path(output), resume=resume, overwrite=overwrite)
+    folder = check_folder(recipe, output, resume=resume, overwrite=overwrite)
     if resume and read_json(folder / "run.json").get("finished"):
         progress.say(f"{folder} is finished already")
         return folder
@@ -67,7 +69,7 @@ def run_recipe(
         choose_compute(recipe.device, "float32")
     fetch_published(recipe, accept_licence)
     if recipe.base.recipe or recipe.base.weights:
-        run_base(recipe, Path(output), progress, overwrite)
+        run_base(recipe, output, progress, overwrite)
     data = load_data(recipe, progress)
     before = read_json(folder / "run.json").get("data", {}).get("split_hash") if resume else None
     if before not in (None, data.describe["split_hash"]):
@@ -190,7 +192,7 @@ class Run:
         """Compare the models, write what the report needs, and the report."""
         if self.experiment.finish is not None:
             self.experiment.finish(self.resolved, self.data, self.jobs, self.folder)
-        if self.robust:  # one table of all models; what they said is in files already
+        if self.robust:  # one table of all models; what they predicted is in files already
             from ssmlab.studies.robustness.experiment import run_tests
 
             folders = [job.folder for job in self.jobs]

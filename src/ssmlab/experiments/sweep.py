@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.experiments.folder import check_folder, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
+from ssmlab.experiments.options import SweepOptions
 from ssmlab.experiments.published import fetch_published
 from ssmlab.experiments.run import run_base
 from ssmlab.tasks.recipe import load_recipe
@@ -126,49 +128,48 @@ def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
 def run_sweep(
     source: str,
     arguments: list[str],
+    options: SweepOptions | None = None,
     *,
-    smoke: bool = False,
-    output: Path | str = "runs",
-    resume: bool = False,
-    overwrite: bool = False,
     progress: Progress | None = None,
     accept_licence: bool = False,
+    **given: Any,
 ) -> Sweep:
     """Train every point of the grid and compare them on the validation part.
 
     Args:
-        source, smoke: the recipe, as for `load_recipe`.
+        source: the recipe, as for `load_recipe`.
         arguments: "key=a,b,c" spans the grid, "key=a" changes every trial.
-        resume: keep the trials that an interrupted sweep has finished.
+        options: smoke, device, output, overwrite, and resume, which keeps the trials that an interrupted sweep has
+            finished; they may also be given one by one.
         accept_licence: accept the licences of published weights, where they must be accepted once.
     Returns:
         the trials; `output/<name>-sweep/` holds sweep.jsonl, a line for every model, seed and trial, and best.toml.
     """
+    options = SweepOptions.of(options, given, "run_sweep")
     progress = progress or Progress()
-    grid, overrides = parse_grid(arguments)
-    base = load_recipe(source, overrides, smoke=smoke)
+    grid, overrides = parse_grid([*arguments, *options.changes()])
+    read = partial(load_recipe, source, smoke=options.smoke)
+    base = read(overrides)
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     # All recipes are checked before the first is trained.
-    recipes = [
-        load_recipe(source, [*overrides, *(f"{k}={v}" for k, v in point.items())], smoke=smoke) for point in points
-    ]
+    recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
     _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
-    folder = check_folder(named, Path(output), resume=resume, overwrite=overwrite)
+    folder = check_folder(named, Path(options.output), resume=options.resume, overwrite=options.overwrite)
     for recipe in recipes:
         fetch_published(recipe, accept_licence)
     cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
-    make_folder(named, folder, overwrite=overwrite)
+    make_folder(named, folder, overwrite=options.overwrite)
     file = folder / "grid.json"
     if not file.is_file():
         write_atomically(file, json.dumps(grid, indent=2) + "\n")
     elif read_json(file) != grid:
         raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
     if recipes[0].base.recipe or recipes[0].base.weights:  # trained once: the models of every trial start from it
-        start = run_base(recipes[0], Path(output), progress, overwrite)
+        start = run_base(recipes[0], Path(options.output), progress, options.overwrite)
         for recipe in recipes[1:]:
             recipe.base.weights = str(start)
-            run_base(recipe, Path(output), progress)
+            run_base(recipe, Path(options.output), progress)
     trials = []
     for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
         key = recipe.data.model_dump_json()
@@ -224,7 +225,7 @@ def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
         for name in getattr(model, "training", {}):
             if f"training.{name}" in grid:
                 raise RecipeError(
-                    f"models.{i}.training.{name} of {model.label} stands against a grid of training.{name}; sweep the "
+                    f"models.{i}.training.{name} of {model.label} contradicts a grid of training.{name}; sweep the "
                     "recipe without it"
                 )
 

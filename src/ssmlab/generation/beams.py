@@ -74,6 +74,7 @@ def beam_search(
     suppress: Sequence[int] = (),
     process: Processor | None = None,
     streams: Sequence[TextStream] | None = None,
+    decoder: BeamDecoder | None = None,
 ) -> list[list[Hypothesis]]:
     """The best continuations of every row, the best first. A row's result does not depend on the others.
 
@@ -89,6 +90,7 @@ def beam_search(
         suppress: tokens that are never chosen; the others' probabilities stay.
         process: (tokens so far (r, t), log probabilities (r, vocabulary)) -> scores, as of `Sampling.processor`.
         streams: of every row; a text ends where its stream meets a stop string.
+        decoder: of an earlier search with the model, whose weights have not changed since; it saves packing them.
     Returns:
         For every row 1 to `nbest` texts, no two of the same tokens.
     Raises:
@@ -97,8 +99,8 @@ def beam_search(
     vocab = model.config.vocab_size
     search = _Search(limits, options, vocab, ends, streams)
     text = _Text(start, process, options.no_repeat_ngram, suppress)
-    decoder, logits = BeamDecoder(model, start, options.beams), start.logits
-    device = logits.device
+    decoder, logits, device = decoder or BeamDecoder(model), start.logits, start.logits.device
+    decoder.begin(start, options.beams)
     while True:
         scores, logs, tokens = text.candidates(logits[:, :vocab], min(search.width, vocab))
         if np.isnan(scores).any():
@@ -116,14 +118,17 @@ class BeamDecoder:
 
     Args:
         model: as for `beam_search`.
-        start: a row for every sentence.
-        beams: rows of a sentence, at most.
     """
 
-    def __init__(self, model: Any, start: PromptState, beams: int):
-        self.model, self.state = model, start.state
-        find = getattr(model, "row_program", None)
-        self.program = None if find is None else find(start.state, beams)
+    def __init__(self, model: Any):
+        self.model, self.state = model, ()
+        self.program: Any = None
+
+    def begin(self, start: PromptState, beams: int) -> BeamDecoder:
+        """A search with a row for every sentence, which become at most `beams` each."""
+        self.state, find = start.state, getattr(self.model, "row_program", None)
+        self.program = None if find is None else find(start.state, beams, self.program)
+        return self
 
     def __call__(self, tokens: Tensor, rows: Tensor, sentences: Sequence[int]) -> Tensor:
         """Logits (r, vocabulary) after one token each of `tokens` (r,), read after the states of `rows` (r,).

@@ -11,8 +11,8 @@ from torch import Tensor
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import BeamOptions, beam_search
 from ssmlab.generation.graphs import Decoder
-from ssmlab.generation.prompt_state import CHUNK, PromptState, read, select_rows, whole_numbers
-from ssmlab.generation.sampling import Sampling, check_choice, draw
+from ssmlab.generation.prompt_state import PromptState, read, select_rows, whole_numbers
+from ssmlab.generation.sampling import GenerateOptions, Sampling, draw
 from ssmlab.generation.text_stream import TextStream
 
 
@@ -40,50 +40,46 @@ class Generated(NamedTuple):
 def generate(
     model: Any,
     prompts: PromptState | Tensor | Sequence[Sequence[int]],
+    options: GenerateOptions | None = None,
     *,
-    max_tokens: int = 100,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | Sequence[int] = 0,
-    beams: int = 1,
-    length_penalty: float = 1.0,
     eos: int | Collection[int] | None = None,
     decode: Callable[[list[int]], str] | None = None,
-    stop: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
-    logprobs: int = 0,
-    chunk: int = CHUNK,
     graphs: bool | None = None,
+    **given: Any,
 ) -> list[Generated]:
     """Continue every prompt. A row's result does not depend on the others, but for the rounding of products.
 
     Args:
         model: a language model, in evaluation mode.
         prompts: tokens of every row, lists or int64 (b, l); or what `read` returned, which stays as it was.
-        max_tokens: new tokens of a row, at most.
-        temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; the default takes the likeliest token.
-        seed: of the random numbers; every row has its own, from the same seed or from one of as many.
-        beams: texts that are kept while searching for the likeliest; 1 is no search.
-        length_penalty: of beam search, as in `BeamOptions`; 1 compares the mean logarithm of a token's probability.
+        options: how; the fields of `GenerateOptions` may also be given one by one:
+            max_tokens: new tokens of a row, at most.
+            temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`; by default the likeliest token.
+            seed: of the random numbers; every row has its own, from the same seed or from one of as many.
+            beams: texts that are kept while searching for the likeliest; 1 is no search.
+            length_penalty: of beam search, as in `BeamOptions`; 1 compares the mean logarithm of a token's probability.
+            stop: texts that end a row; what is returned ends before them.
+            logprobs: how many of the likeliest tokens of every position are returned with their logarithms; not of
+                beams.
+            chunk: tokens of a prompt that are read at once.
         eos: the token that ends a text, or several that do.
         decode: tokens to text, which `stop` and `on_text` need.
-        stop: texts that end a row; what is returned ends before them.
         on_text: called with a row's number and a piece of its text as soon as that is certain.
-        logprobs: how many of the likeliest tokens of every position are returned with their logarithms; not of beams.
-        chunk: tokens of a prompt that are read at once.
         graphs: whether a token is recorded once as a CUDA graph and replayed; None: on a GPU for 8 tokens or more,
             unless SSMLAB_CUDA_GRAPHS=0 is in the environment. Beam search does without.
     Raises:
-        ModelError: an option out of range, options that exclude each other, or a prompt that cannot be read.
+        UserError: an option that is unknown or out of range, options that exclude each other, or a prompt that cannot
+            be read.
     """
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
-    )
-    _check(model, max_tokens, beams, sampling, decode, stop, on_text, logprobs)
-    reading = prompts if isinstance(prompts, PromptState) else read(model, prompts, chunk=chunk)
+    options = GenerateOptions.of(options, given, "generate")
+    beams, stop, max_tokens, logprobs = options.beams, options.stop, options.max_tokens, options.logprobs or 0
+    for name, value, least in (("beams", beams, 1), ("logprobs", logprobs, 0)):
+        if not least <= value <= model.config.vocab_size:
+            raise ModelError(f"{name} must be from {least} to {model.config.vocab_size}, the vocabulary, got {value}")
+    if decode is None and (stop or on_text is not None):
+        raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")
+    reading = prompts if isinstance(prompts, PromptState) else read(model, prompts, chunk=options.chunk)
     streams = [None if decode is None else TextStream(decode, tokens, stop) for tokens in reading.tokens]
     ends = frozenset(() if eos is None else whole_numbers("eos", eos if hasattr(eos, "__iter__") else [eos]))
     outside = sorted(token for token in ends if not 0 <= token < model.config.vocab_size)
@@ -91,27 +87,21 @@ def generate(
         raise ModelError(f"eos must be tokens from 0 to {model.config.vocab_size - 1}, got {outside}")
     rows = [_Row(i, stream, ends, max_tokens, on_text) for i, stream in enumerate(streams)]
     if beams > 1 and max_tokens:
-        options = BeamOptions(beams=beams, length_penalty=length_penalty)
-        _search(model, reading, rows, max_tokens, options, ends, sampling)
+        _search(model, reading, rows, options, ends)
     elif max_tokens:
         decoder = Decoder(model, graphs, max_tokens, reading.logits.device)
-        _write(model, decoder, reading, rows, sampling, _seeds(seed, len(rows)), logprobs)
+        _write(model, decoder, reading, rows, options, _seeds(options.seed, len(rows)), logprobs)
     return [row.result() for row in rows]
 
 
 def _search(
-    model: Any,
-    reading: PromptState,
-    rows: list[_Row],
-    max_tokens: int,
-    options: BeamOptions,
-    ends: Collection[int],
-    sampling: Sampling,
+    model: Any, reading: PromptState, rows: list[_Row], options: GenerateOptions, ends: Collection[int]
 ) -> None:
     """The best text of every row by beam search."""
-    limits, process = [max_tokens] * len(rows), sampling.processor()
+    limits, process = [options.max_tokens] * len(rows), options.processor()
     streams = [row.stream for row in rows if row.stream is not None]
-    found = beam_search(model, reading, limits, options, ends=ends, process=process, streams=streams)
+    how = BeamOptions(beams=options.beams, length_penalty=options.length_penalty)
+    found = beam_search(model, reading, limits, how, ends=ends, process=process, streams=streams)
     for row, (best,) in zip(rows, found, strict=True):
         for token, log in zip(best.tokens, best.logprobs, strict=True):
             row.take(token, log)
@@ -204,20 +194,3 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     if len(seeds) != count:
         raise ModelError(f"seed must be one number or one for each of the {count} rows, got {len(seeds)}")
     return seeds
-
-
-def _check(
-    model: Any, max_tokens: int, beams: int, sampling: Sampling, decode: Any, stop: Any, on_text: Any, logprobs: int
-) -> None:
-    for name, value in (("max_tokens", max_tokens), ("beams", beams), ("logprobs", logprobs)):
-        if type(value) is not int:
-            raise ModelError(f"{name} must be a whole number, got {value!r}")
-    if max_tokens < 0:
-        raise ModelError(f"max_tokens must be at least 0, got {max_tokens}")
-    if not 1 <= beams <= model.config.vocab_size:
-        raise ModelError(f"beams must be from 1 to {model.config.vocab_size}, the vocabulary, got {beams}")
-    if not 0 <= logprobs <= model.config.vocab_size:
-        raise ModelError(f"logprobs must be from 0 to {model.config.vocab_size}, the vocabulary, got {logprobs}")
-    check_choice(sampling, beams, stop, logprobs)
-    if decode is None and (stop or on_text is not None):
-        raise ModelError("stop and on_text are about text; give decode, which turns tokens into it")

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError, ShapeError
+from ssmlab.generation.sampling import CHUNK
 from ssmlab.nn.cross_attention import CrossKeys
-
-CHUNK = 1024  # tokens read at once; more are not faster, and activations are the memory of a long prompt
 
 
 class PromptState(NamedTuple):

@@ -18,7 +18,9 @@ from ssmlab.generation.decode_program import DecodeProgram, slices
 from ssmlab.ops.steps import available, is_plain_inference
 
 
-def row_program(model: Any, state: tuple, beams: int, classes: tuple[type, type]) -> RowProgram | None:
+def row_program(
+    model: Any, state: tuple, beams: int, classes: tuple[type, type], before: RowProgram | None = None
+) -> RowProgram | None:
     """The tokens of a search without a gradient, or None where the model must be called.
 
     Args:
@@ -26,13 +28,18 @@ def row_program(model: Any, state: tuple, beams: int, classes: tuple[type, type]
         state: from which the search begins, a row for every sentence; not changed.
         beams: rows of a sentence, at most.
         classes: of an unchanged model's backbone and of its layers.
+        before: of an earlier search, since which no weight has changed; its packed weights are used again.
     """
     weight = model.backbone.embedding.weight
     if not available() or weight.dtype is not torch.float32 or not weight.is_cpu:
         return None
     if not is_plain_inference(torch.empty(0), weight):
         return None
-    made = DecodeProgram.of(model, beams * len(state[0][0]), classes, by_rows=True)
+    rows = beams * len(state[0][0])
+    if before is not None and before.made.program.rows >= rows and before.made.holds():
+        made: DecodeProgram | None = before.made
+    else:
+        made = DecodeProgram.of(model, rows, classes, by_rows=True)
     return RowProgram(made, state, beams) if made is not None and _fits(made, state) else None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import BeamOptions, Hypothesis, beam_search
+from ssmlab.generation.beams import BeamDecoder, BeamOptions, Hypothesis, beam_search
 from ssmlab.generation.prompt_state import PromptState
 
 BATCH = 1024  # tokens of the sources of a batch, padding counted
@@ -36,7 +36,7 @@ def translate_tokens(
 
     Args:
         model: a translation model in evaluation mode: `read_source(source, mask)` returns the state from which a target
-            begins, and the model is called as a `LanguageModel` from there.
+            begins, and the model is called as a `LanguageModel` from there. Its weights may not change meanwhile.
         sources: tokens of every source, lists or arrays; read as they are needed. An empty one has an empty
             translation.
         separator: the token that begins a target. eos: the one that ends it.
@@ -49,7 +49,7 @@ def translate_tokens(
     Raises:
         ModelError: an option out of range.
     """
-    choices = options or BeamOptions()
+    choices, decoder = options or BeamOptions(), BeamDecoder(model)
     for name, value in (("max_tokens", 1 if max_tokens is None else max_tokens), ("batch_tokens", batch_tokens)):
         if type(value) is not int or value < 1:
             raise ModelError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -59,7 +59,7 @@ def translate_tokens(
             return [[Hypothesis([], [], 0.0, "eos")] for _ in batch]
         limits = [max_tokens or max(1, FACTOR * len(source) + MORE - len(prefix)) for source in batch]
         start = begin(model, batch, [[separator, *prefix]] * len(batch))
-        return beam_search(model, start, limits, choices, ends=(eos,), suppress=suppress)
+        return beam_search(model, start, limits, choices, ends=(eos,), suppress=suppress, decoder=decoder)
 
     return in_order(sources, len, translate, batch_tokens)
 

@@ -128,7 +128,7 @@ def _check_known(name: str, options: dict[str, Any], known: Sequence[str]) -> No
 
 
 def _published_classes(name: str, pretrained: bool) -> int:
-    """What published weights tell apart."""
+    """The classes of published weights."""
     if pretrained and name.startswith(TIMM):
         import timm
 

@@ -321,7 +321,7 @@ def _go_on(address: str, partial: Path, title: str, headers: dict[str, str] | No
         except HfHubHTTPError as error:
             if error.response.status_code != 416:
                 raise
-            # there is nothing behind the end: it was whole and not yet checked, or it is another file's; anew
+            # there is nothing after the end: it was whole and not yet checked, or it is another file's; anew
             file.truncate(0)
             http_get(address, file, headers=headers, displayed_filename=title)
 

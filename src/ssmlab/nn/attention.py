@@ -103,7 +103,7 @@ class Attention(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor what later calls return nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -190,7 +190,7 @@ def _positions(u: Tensor, seen: Tensor | None, run: Tensor | None) -> Tensor:
 def _visible(u: Tensor, past: Tensor | None, token: Tensor | None, run: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """Which keys a query sees, (b or 1, 1, l, s + l) or None for all up to its own, and `seen` of the next state.
 
-    Padding stands behind the tokens of this call, where causality hides it; only later calls must know of it.
+    Padding is after the tokens of this call, where causality hides it; only later calls must know of it.
     """
     b, l = u.shape[:2]
     seen = u.new_ones((b, l), dtype=torch.bool) if token is None else token

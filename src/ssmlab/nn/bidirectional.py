@@ -18,7 +18,7 @@ class Bidirectional(nn.Module):
     Args:
         forward_block, backward_block: causal blocks with the forward of this package; the same module may be given
             twice, and the two directions then share their weights.
-        merge: "sum" keeps the channels, "concat" puts the backward block's behind the forward block's.
+        merge: "sum" keeps the channels, "concat" puts the backward block's after the forward block's.
     Raises:
         ModelError: an unknown merge.
     """

@@ -136,7 +136,7 @@ class BiMamba(nn.Module):
 
 
 class _Reversal:
-    """The tokens of every row in the opposite order; padding, which is behind them, stays there. Its own inverse."""
+    """The tokens of every row in the opposite order; padding, which is after them, stays there. Its own inverse."""
 
     def __init__(self, padding: Padding | None):
         self.order: Tensor | None = None

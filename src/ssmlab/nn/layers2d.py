@@ -75,7 +75,7 @@ class PatchMerging(nn.Module):
     Args:
         width: channels of the input.
         out_width: channels of the output.
-        pad: what happens to a last row or column without a partner: True adds zeros beside it, False drops it.
+        pad: what happens to a last row or column without a partner: True adds zeros next to it, False drops it.
     """
 
     def __init__(self, width: int, out_width: int, *, pad: bool):

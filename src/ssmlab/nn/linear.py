@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.conv import CausalConv1d
 from ssmlab.ops.linear import linear
-from ssmlab.ops.steps import conv_token, is_plain_inference
 
 
 class Linear(nn.Linear):
@@ -86,7 +84,7 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
     """Put a `QuantizedLinear` in the place of every `Linear` of a module: a quarter of float32's memory to read.
 
     The embedding that a head shares stays as it is; the head gets weights of its own. To load weights that were saved
-    behind this, build the model, call this, then `load_state_dict`.
+    after this, build the model, call this, then `load_state_dict`.
 
     Args:
         module: changed in place.
@@ -117,19 +115,3 @@ def quantize_linear_(module: nn.Module, skip: Collection[str] = ()) -> nn.Module
             done[linear] = QuantizedLinear.of(linear)  # type: ignore[arg-type]
         setattr(module.get_submodule(parent), last, done[linear])
     return module
-
-
-def is_one_token(u: Tensor, state: object, mask: Tensor | None, seq_idx: Tensor | None, weight: Tensor) -> bool:
-    """Whether a block is asked for the next token of plain texts u (b, l, d) without a gradient: kernels of one token
-    may compute it."""
-    return state is not None and u.shape[1] == 1 and mask is None and seq_idx is None and is_plain_inference(u, weight)
-
-
-def convolved_token(conv: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What a causal convolution returns for one token x (b, d, 1) without a gradient; None where it must be called:
-    it is wrapped, has hooks or another class, or the kernels cannot do it."""
-    hooked = conv._forward_hooks or conv._forward_pre_hooks or nn.modules.module._has_any_global_hook()
-    if type(conv) is not CausalConv1d or "forward" in conv.__dict__ or hooked:
-        return None
-    one = conv_token(x.squeeze(2), state, conv.weight.squeeze(1), conv.bias, conv.activation is not None)
-    return None if one is None else (one[0].unsqueeze(2), one[1])

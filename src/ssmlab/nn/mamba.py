@@ -1,4 +1,4 @@
-"""The Mamba block: a gated, input-dependent state space model behind a short causal convolution."""
+"""The Mamba block: a gated, input-dependent state space model after a short causal convolution."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.conv import CausalConv1d, convolved, is_one_token
 from ssmlab.nn.dt import check_sizes, checked_rank, init_dt
 from ssmlab.nn.eigenvalues import initial_parts, kept_states
-from ssmlab.nn.linear import Linear, convolved_token, is_one_token
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import NO_STEP, packed
 from ssmlab.ops import selective_scan
 from ssmlab.ops.steps import scan_token
@@ -105,7 +105,7 @@ class Mamba(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -116,35 +116,28 @@ class Mamba(nn.Module):
         self._check(u, state, mask, seq_idx)
         conv_state, ssm_state = (None, None) if state is None else state
         padding, u, seq_idx = packed(u, mask, seq_idx)
-        x, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
-        inputs = x
         token = is_one_token(u, state, mask, seq_idx, self.A_log)
-        one = convolved_token(self.conv1d, x, conv_state) if token and conv_state is not None else None
-        x, last = self.conv1d(x, conv_state, seq_idx=seq_idx) if one is None else one
+        inputs, z = (half.mT for half in self.in_proj(u).chunk(2, dim=-1))
+        x, last = convolved(self.conv1d, inputs, conv_state, seq_idx, token=token)
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = self.dt_proj(dt)
         if padding is not None:
             dt = dt.masked_fill(~padding.token[..., None], NO_STEP)
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
-        scanned = self._scan_token(ssm_state, x, dt, B, C, z) if token else None
-        if scanned is None:
-            scanned = selective_scan(
-                x,
-                dt.mT,
-                self._A(),
-                self._per_token(B),
-                self._per_token(C),
-                self.D,
-                z=z,
-                dt_softplus=True,
-                initial_state=ssm_state,
-                seq_idx=seq_idx,
-            )
-        y, ssm = scanned
+        y, ssm = self._scan(x, dt, self._A(), B, C, z, ssm_state, seq_idx, token)
         y = self.dropout(self.out_proj(F.dropout(y.mT, self.inner_dropout, self.training)))
         if padding is not None:
             y = padding.unpack(y)
         return y, MambaState(last, ssm)
+
+    def _scan(self, x, dt, A, B, C, z, state, seq_idx, token: bool) -> tuple[Tensor, Tensor]:
+        """y (b, d, l), gated, and the state; `token`: one, without a gradient, whose kernel is tried first."""
+        if token and self.A_imag is None:
+            one = scan_token(state, x.squeeze(2), dt.squeeze(1), A, B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2))
+            if one is not None:
+                return one[0].unsqueeze(2), one[1]
+        B, C = self._per_token(B), self._per_token(C)
+        return selective_scan(x, dt.mT, A, B, C, self.D, z=z, dt_softplus=True, initial_state=state, seq_idx=seq_idx)
 
     def empty_state(self, like: Tensor) -> MambaState:
         """The state before the first token, for as many rows as features (b, l, d) have, in their dtype."""
@@ -156,15 +149,6 @@ class Mamba(nn.Module):
         if self.A_imag is None:
             return map_.mT
         return map_.unflatten(-1, (self.kept, 2)).transpose(1, 2).flatten(2)
-
-    def _scan_token(self, state, x, dt, B, C, z) -> tuple[Tensor, Tensor] | None:
-        """The scan of one token without a gradient, or None."""
-        if self.A_imag is not None:
-            return None
-        one = scan_token(
-            state, x.squeeze(2), dt.squeeze(1), self._A(), B.squeeze(1), C.squeeze(1), self.D, z.squeeze(2)
-        )
-        return None if one is None else (one[0].unsqueeze(2), one[1])
 
     def _A(self) -> Tensor:
         # in float32 (float64 stays) even if the module was cast: exp of a rounded logarithm moves the slow modes

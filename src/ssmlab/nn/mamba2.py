@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
-from ssmlab.nn.conv import CausalConv1d
+from ssmlab.nn.conv import CausalConv1d, convolved, is_one_token
 from ssmlab.nn.dt import check_sizes, fill_dt_bias
-from ssmlab.nn.linear import Linear, convolved_token, is_one_token
+from ssmlab.nn.linear import Linear
 from ssmlab.nn.norm import GatedRMSNorm
 from ssmlab.nn.padding import NO_STEP, Padding, packed
 from ssmlab.ops import ssd
@@ -48,11 +48,11 @@ class Mamba2(nn.Module):
         expand: d_inner = expand * d_model.
         headdim: p, channels of a head.
         d_ssm: channels that the heads share, a multiple of headdim; the remaining d_inner - d_ssm are a gated layer
-            beside them. None takes all.
+            next to them. None takes all.
         ngroups: g, groups of heads with a B and C of their own; the norm has the same groups.
         D_has_hdim: whether D has a value for every channel instead of every head.
         rmsnorm: whether y is normalised; without it the gate acts alone.
-        norm_before_gate: whether the gate acts behind the norm.
+        norm_before_gate: whether the gate acts after the norm.
         norm_eps: added to the norm's mean square.
         A_min, A_max: the initial decay rates -A are uniform between them.
         dt_min, dt_max: the initial step sizes are log-uniform between them.
@@ -131,7 +131,7 @@ class Mamba2(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -146,8 +146,7 @@ class Mamba2(nn.Module):
         z0, x0, z, xBC, dt = self.in_proj(u).split([self.d_mlp, self.d_mlp, self.d_ssm, d_conv_in, self.nheads], dim=-1)
         inputs = xBC.mT
         token = is_one_token(u, state, mask, seq_idx, self.A_log)
-        one = convolved_token(self.conv1d, inputs, conv_state) if token and conv_state is not None else None
-        xBC, last = self.conv1d(inputs, conv_state, seq_idx=seq_idx) if one is None else one
+        xBC, last = convolved(self.conv1d, inputs, conv_state, seq_idx, token=token)
         if padding is not None:
             last = padding.last_inputs(inputs, self.d_conv - 1, conv_state, seq_idx)
         y, ssm = self._ssd(xBC.mT, z, dt, padding, ssm_state, seq_idx, token)

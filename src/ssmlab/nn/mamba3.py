@@ -115,7 +115,7 @@ class Mamba3(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -161,7 +161,7 @@ class Mamba3(nn.Module):
         return dt, -A_ACTIVATIONS[self.A_activation](A.to(wide)).clamp(min=self.A_floor) * dt
 
     def _gated(self, y: Tensor, z: Tensor, norm: nn.Module) -> Tensor:
-        """y (b, l, h, p), MIMO's (b, l, r, h, p), behind norm and gate; (b, l, h, p)."""
+        """y (b, l, h, p), MIMO's (b, l, r, h, p), after norm and gate; (b, l, h, p)."""
         if not self.mimo:
             return norm(y.flatten(-2), z.flatten(-2))
         gate = (z.unsqueeze(2) * self.mimo_z.transpose(0, 1)).flatten(-2)

@@ -1,4 +1,4 @@
-"""The mixer of MambaVision: a selective scan beside a branch without one, both behind short symmetric convolutions."""
+"""The mixer of MambaVision: a selective scan next to a branch without one, both after short symmetric convolutions."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ssmlab.core.errors import ModelError
 
 
 class GatedRMSNorm(nn.Module):
-    """Root mean square norm within groups of channels, and a gate before or behind it.
+    """Root mean square norm within groups of channels, and a gate before or after it.
 
         y = rms_norm(x * silu(z)) * weight      or, with `norm_before_gate`,      rms_norm(x) * weight * silu(z)
 

@@ -35,7 +35,7 @@ class Padding(NamedTuple):
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> Padding:
-        """Read a mask (b, l), bool, True = token. Tokens may stand anywhere in their row.
+        """Read a mask (b, l), bool, True = token. Tokens may be anywhere in their row.
 
         Raises:
             ShapeError: the mask is not bool.
@@ -67,7 +67,7 @@ class Padding(NamedTuple):
         Args:
             x: packed inputs of the convolution, (b, d, l).
             count: width - 1.
-            initial_state: what stood before the first token (b, d, count); None stands for zeros.
+            initial_state: what was before the first token (b, d, count); None stands for zeros.
             seq_idx: from `pack_index`, (b, l).
         Returns:
             The last `count` inputs of the last token's sequence (b, d, count), newest last, zeros where it is shorter.

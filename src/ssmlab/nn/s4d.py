@@ -108,7 +108,7 @@ class S4D(nn.Module):
         Args:
             u: inputs, (b, l, d_model).
             state: what an earlier call returned; None stands for the start of the sequence.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes neither the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes neither the
                 outputs at the tokens nor the state nor any gradient, and its own outputs are zero.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
         Returns:
@@ -154,7 +154,7 @@ class S4D(nn.Module):
     def _rows_apart(self, x: Tensor, state, token, seq_idx) -> tuple[Tensor, Tensor]:
         """The same for packed rows: each sequence becomes a row, its last token in the last column.
 
-        Nothing stands before its first token then but zeros, which leave a state of zero where it is; what the
+        Nothing is before its first token then but zeros, which leave a state of zero where it is; what the
         initial state adds is computed apart.
         """
         b, d, l = x.shape

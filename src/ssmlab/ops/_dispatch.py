@@ -1,4 +1,4 @@
-"""The choice of a backend. Only this file knows what is installed; a backend asked for by name runs or says why not."""
+"""The choice of a backend. Only this file knows what is installed; a backend requested by name runs or says why not."""
 
 import os
 from importlib import import_module
@@ -45,34 +45,34 @@ def compute(op: str, form: str, arguments: dict[str, Tensor]):
     return getattr(import_module(f"ssmlab.ops.{op}"), op)(**arguments, **facts.options, backend=form)
 
 
-def choose(op: str, tensors: tuple[Tensor | None, ...], asked: str | None) -> ModuleType:
-    """The backend for this call: the one asked for, else the one SSMLAB_BACKEND names, else the fastest that can run.
+def choose(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> ModuleType:
+    """The backend for this call: the requested one, else the one SSMLAB_BACKEND names, else the fastest that can run.
 
     Raises:
-        BackendError: `asked` or SSMLAB_BACKEND names no backend, or one that cannot run this call.
+        BackendError: `requested` or SSMLAB_BACKEND names no backend, or one that cannot run this call.
     """
     backends = BACKENDS[op]
-    asked = _from_environment(backends) if asked is None else asked
-    if asked is None:
+    requested = _from_environment(backends) if requested is None else requested
+    if requested is None:
         for name in backends:
             if load(op, name).unusable(tensors) is None:
                 return load(op, name)
-    if asked not in backends:
-        raise BackendError(f"{op}: unknown backend {asked!r}; there are {', '.join(backends)}")
-    reason = load(op, asked).unusable(tensors)
+    if requested not in backends:
+        raise BackendError(f"{op}: unknown backend {requested!r}; there are {', '.join(backends)}")
+    reason = load(op, requested).unusable(tensors)
     if reason is not None:
-        raise BackendError(f"{op}: backend {asked!r} cannot run this call: {reason}; leave it out to use another")
-    return load(op, asked)
+        raise BackendError(f"{op}: backend {requested!r} cannot run this call: {reason}; leave it out to use another")
+    return load(op, requested)
 
 
 def _from_environment(backends: tuple[str, ...]) -> str | None:
     """SSMLAB_BACKEND; an operator without it (a convolution has no chunks) takes the next."""
-    asked = os.environ.get("SSMLAB_BACKEND")
-    if not asked:
+    requested = os.environ.get("SSMLAB_BACKEND")
+    if not requested:
         return None
-    if asked not in NAMES:
-        raise BackendError(f"SSMLAB_BACKEND={asked} names no backend; there are {', '.join(NAMES)}")
-    return next(name for name in NAMES[NAMES.index(asked) :] if name in backends)
+    if requested not in NAMES:
+        raise BackendError(f"SSMLAB_BACKEND={requested} names no backend; there are {', '.join(NAMES)}")
+    return next(name for name in NAMES[NAMES.index(requested) :] if name in backends)
 
 
 def active_backend(op: str) -> str:
@@ -81,8 +81,8 @@ def active_backend(op: str) -> str:
     Raises:
         BackendError: SSMLAB_BACKEND asks for one that cannot run here.
     """
-    asked = _from_environment(BACKENDS[op])
-    return choose(op, (), asked).__name__.rsplit(".", 1)[-1]
+    requested = _from_environment(BACKENDS[op])
+    return choose(op, (), requested).__name__.rsplit(".", 1)[-1]
 
 
 def explain_backends() -> list[tuple[str, str, bool, str]]:
@@ -92,11 +92,11 @@ def explain_backends() -> list[tuple[str, str, bool, str]]:
 
 def _explain(op: str) -> list[tuple[str, bool, str]]:
     backends = BACKENDS[op]
-    asked = _from_environment(backends)
+    requested = _from_environment(backends)
     rows = []
     for name in backends:
         reason = load(op, name).unusable(())
-        if reason is None and asked and asked != name:
-            reason = f"SSMLAB_BACKEND asks for {asked}"
+        if reason is None and requested and requested != name:
+            reason = f"SSMLAB_BACKEND asks for {requested}"
         rows.append((name, reason is None, reason or (load(op, name).__doc__ or "").split("\n")[0]))
     return rows

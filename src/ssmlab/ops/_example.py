@@ -69,7 +69,7 @@ class Example:
         inputs: function of a `Maker` and of sizes by name, b, d, l and n among them: every tensor argument by name.
         axes: of every argument, by name, with the contract's letters.
         odd: sizes with which kernels meet their remainders; for doctor and the tests.
-        options: arguments beside tensors.
+        options: arguments that are no tensors.
         forms: what computes it where it has no backends of its own.
         call: function of (form, **arguments) that does so; "auto" is a plain call, "reference" the definition. None:
             the operator is called with `backend=form`.

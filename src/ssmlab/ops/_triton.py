@@ -33,7 +33,7 @@ def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:
 
 
 def too_many(what: str, count: int) -> str | None:
-    """Why what stands along a grid's second or third axis is too much, or None."""
+    """Why the size of a grid's second or third axis is too much, or None."""
     return f"{count:,} {what}, and a grid takes {ROWS:,}" if count > ROWS else None
 
 

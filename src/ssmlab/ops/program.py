@@ -1,6 +1,6 @@
 """One token of a whole model in one native call: a program of steps, built once and run for every token.
 
-From Python every operator costs 10 to 20 microseconds beside its arithmetic, which for a token is a tenth of the time
+From Python every operator costs 10 to 20 microseconds besides its arithmetic, which for a token is a tenth of the time
 or more. A `Program` holds the filled structs of all steps and the buffers between them; a run hands over the states.
 """
 
@@ -80,10 +80,10 @@ class Program:
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`linear` for many rows, from a copy of the weights in panels."""
         (outputs, inputs), panels = weight.shape, -(-weight.shape[0] // PANEL)
-        packed = torch.zeros(panels, inputs, PANEL, dtype=torch.float32)
-        whole = outputs // PANEL
+        packed, whole = torch.empty(panels, inputs, PANEL, dtype=torch.float32), outputs // PANEL
         packed[:whole].copy_(weight[: whole * PANEL].unflatten(0, (-1, PANEL)).mT)
         if whole < panels:
+            packed[whole] = 0
             packed[whole, :, : outputs - whole * PANEL].copy_(weight[whole * PANEL :].mT)
         y, more = self.buffer(panels * PANEL), None
         if bias is not None:

@@ -20,10 +20,10 @@ SAMPLE_SECONDS = 0.005
 class PeakMemory:
     """Filled when the block ends.
 
-    bytes: most memory in use during the block, on the CPU by the whole process; None where it cannot be told.
-    extra: by how much that exceeds what was in use when the block began; None where it cannot be told.
+    bytes: most memory in use during the block, on the CPU by the whole process; None where it cannot be measured.
+    extra: by how much that exceeds what was in use when the block began; None where it cannot be measured.
     method: how it was found: "cuda", "high-water mark", "sampled", "lifetime" (the peak since the process began, where
-        the system tells no other) or "none".
+        the system reports no other) or "none".
     """
 
     bytes: int | None = None
@@ -125,7 +125,7 @@ class _Sampled:
 
 
 class _Lifetime:
-    """macOS tells only the peak since the process began, Windows nothing without further packages."""
+    """macOS reports only the peak since the process began, Windows nothing without further packages."""
 
     method = "lifetime"
 

@@ -89,7 +89,7 @@ def in_rounds(
     Args:
         rounds: at least 1.
         calls_a_round: how often each is called before the next one's turn.
-        progress: called with the number of turns that are behind, `rounds * len(calls)` at the end.
+        progress: called with the number of turns that are done, `rounds * len(calls)` at the end.
     """
     if rounds < 1:
         raise ValueError(f"in_rounds: rounds must be at least 1, got {rounds}")

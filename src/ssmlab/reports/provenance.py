@@ -75,7 +75,7 @@ def data(run: Run) -> Html | None:
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
         (str(facts.get("items") or "images").capitalize(), _counts(facts.get("counts"))),
-        ("Tokens asked for", _counts(facts.get("tokens"))),
+        ("Tokens requested", _counts(facts.get("tokens"))),
         ("Documents", _counts(facts.get("documents"))),
         ("Vocabulary", facts.get("vocabulary")),
         ("Tokenizer", facts.get("tokenizer")),

@@ -22,7 +22,7 @@ _DIFFERENCE = "_difference"
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said about the test part.
+    """What one model predicted of the test part.
 
     Args:
         ids, labels, predicted: one entry an image; `classes` in the order of the probability columns.

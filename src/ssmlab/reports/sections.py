@@ -288,7 +288,7 @@ def _class_row(run: Run, labels: list[str], measures: tuple, name: str, shown: s
 
 
 def samples(run: Run) -> Html | None:
-    """Test images with what each model said; the ones most models got wrong come first."""
+    """Test images with what each model predicted; the ones most models got wrong come first."""
     if not run.samples:
         return None
 

@@ -55,11 +55,6 @@ class Answers:
         return [name for name in self.outcomes if name not in (ORIGINAL, *self.apart)]
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Sum over bins of |right minus confidence| summed in the bin, by the number of images: a fraction."""
-    return float(np.abs(_gaps(confidence, correct).sum(0)).sum() / len(correct))
-
-
 def _gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Right minus confidence in the column of the image's bin, (n, 15): bin i holds confidences in (i/15, (i+1)/15]."""
     number = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(int) - 1, 0, BINS - 1)

@@ -67,8 +67,8 @@ def plasma(draws: Draws, size: tuple[int, int], decay: float, device) -> Tensor:
         noise = (2 * draws.uniform(3, n, n, part=part, device=device) - 1) * a * a
         corners = heights + heights.roll(-1, -2)
         middle = (corners + corners.roll(-1, -1)) / 4 + noise[:, 0]
-        beside, above = middle + middle.roll(1, -1), middle + middle.roll(1, -2)
-        vertical = (heights + heights.roll(-1, -2) + beside) / 4 + noise[:, 1]
+        next_to, above = middle + middle.roll(1, -1), middle + middle.roll(1, -2)
+        vertical = (heights + heights.roll(-1, -2) + next_to) / 4 + noise[:, 1]
         horizontal = (heights + heights.roll(-1, -1) + above) / 4 + noise[:, 2]
         rows = torch.stack([heights, horizontal], -1).flatten(-2), torch.stack([vertical, middle], -1).flatten(-2)
         heights = torch.stack(rows, -2).flatten(-3, -2)

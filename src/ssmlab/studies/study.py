@@ -5,14 +5,14 @@ Nothing here imports torch or numpy before a function is called, so that `--help
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from inspect import get_annotations
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json, write_atomically, write_json, write_records
+from ssmlab.core.options import Count, Option, Options, Positive
 from ssmlab.core.record import Record
 from ssmlab.reports.markup import Html, definitions, document, el
 
@@ -22,36 +22,11 @@ if TYPE_CHECKING:
     from ssmlab.reports.plots import Plot
     from ssmlab.studies.compare.model_refs import ModelRef
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
 CIRCUMSTANCES = ("command", "commit", "machine", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
-    """How the command line writes a field, where the field's type does not say it; used in `Annotated`.
-
-    Args:
-        flag: "--severity" for a field `severities`; the field's name if empty.
-        least: the smallest number.
-        read: makes the value from a text; `text` is then the default as text.
-        metavar: what the help calls the value.
-        command: False keeps the field from the command line.
-    """
-
-    flag: str = ""
-    least: int | None = None
-    read: Callable[[str], Any] | None = None
-    text: str | None = None
-    metavar: str | None = None
-    command: bool = True
-
-
-Count = Annotated[int, Option(least=0)]
-Positive = Annotated[int, Option(least=1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class StudyOptions(Options):
     """Options of every study. The text below a field is the command's help; words in braces are class variables."""
 
     study: ClassVar[str]  # the name, of the command too
@@ -65,17 +40,6 @@ class StudyOptions:
     """The folder; runs/{study}-<{models}> if not given."""
     overwrite: bool = False
     """Replace the {result}."""
-
-    def __post_init__(self):
-        if self.device not in DEVICES:
-            raise UserError(f"--device must be auto, cuda, mps or cpu, got {self.device!r}")
-
-    @classmethod
-    def field_names(cls) -> list[str]:
-        """The fields in the order of the help: those of the class itself, then those that it shares."""
-        shared = [name for base in cls.__bases__ if issubclass(base, StudyOptions) for name in base.field_names()]
-        known = [field.name for field in fields(cls)]
-        return [name for name in get_annotations(cls) if name in known and name not in shared] + shared
 
     def settings(self) -> dict[str, Any]:
         """What the report says of them: all but where it lies."""

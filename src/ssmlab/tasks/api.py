@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ssmlab.core.text import did_you_mean
 from ssmlab.generation.generate import Generated
 from ssmlab.tasks.items import Remembered, name_of, several
 from ssmlab.tasks.opening import Opened, open_model
+from ssmlab.tasks.options import EvaluateOptions
 from ssmlab.tasks.overrides import explain
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.results import Fitted, History, Records
@@ -100,17 +101,15 @@ def evaluate(
     model: Any,
     data: Any = None,
     task: Any = None,
+    config: EvaluateOptions | None = None,
     *,
-    part: str = "test",
-    device: str | None = None,
-    batch_size: int | None = None,
     progress: bool | Progress = True,
     **options: Any,
 ) -> Records:
     """Measure a model on data.
 
         evaluate(result, test).value("accuracy")
-        evaluate("runs/pets").plot()
+        evaluate("runs/pets", part="val").plot()
 
     Args:
         model: a module, what `fit` returned, the folder of a trained model or of a run.
@@ -118,21 +117,23 @@ def evaluate(
             model says it. Of language models also questions {"question", "choices", "answer"}. Or the path of data in
             any format that is read. None, or the path that a run was trained on: the run's own part, which gives the
             run's own numbers.
-        part: of data in a path: "train", "val" or "test".
-        batch_size: items that are predicted at once.
-        options: of the task: classes, mean, std, positive (`classify`); length, stride, tokenizer, documents
-            (`language`); overlap, mirror, tolerance (`segment`); tokenizer, beams, length_penalty (`translate`).
+        config: how it is measured; the fields of `EvaluateOptions` may also be given one by one: part of the data in a
+            path, device, batch_size; positive (`classify`); length, stride, tokenizer, documents (`language`).
+        options: those, and further ones of the task: classes, mean, std (`classify`); overlap, mirror, tolerance
+            (`segment`); tokenizer, beams, length_penalty (`translate`).
     Raises:
         UserError: the data do not fit the model. DataError: they cannot be read.
     """
+    own = [field.name for field in fields(EvaluateOptions)]
+    config = EvaluateOptions.of(config, {name: options.pop(name) for name in own if name in options}, "evaluate")
+    options |= config.changed("part", "device", "batch_size")
+    part, batch_size = config.part, config.batch_size
     opened, show = open_model(model), _progress(progress)
     if task is not None and (data in NAMES if isinstance(data, str) else hasattr(data, "collate")):
         data, task = task, data
-    if part not in ("train", "val", "test"):
-        raise UserError(f'part must be "train", "val" or "test", got {part!r}')
     if opened.note:
         show.say(opened.note)
-    compute = choose_compute(device or "auto", "float32")
+    compute = choose_compute(config.device or "auto", "float32")
     network = opened.network.to(compute.device).eval()
     if task is not None and not isinstance(task, str):
         return _validated(network, task, data, compute, batch_size or BATCH, show)
@@ -204,10 +205,10 @@ def generate(model: Any, prompts: Any, *, tokenizer: Any = None, **options: Any)
         model: a language model, what `fit` returned, or a folder.
         prompts: a text, a list of texts, or sequences of tokens.
         tokenizer: "bytes", a file, or an object with `encode` and `decode`; None takes the model's own.
-        options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, beams, stop, eos, on_text; see
-            `ssmlab.generation.generate`.
+        options: `options`, a `GenerateOptions`, or its fields one by one (max_tokens, temperature, top_k, top_p, min_p,
+            repetition_penalty, seed, beams, stop, logprobs), eos, on_text; see `ssmlab.generation.generate`.
     Raises:
-        ModelError: an option out of range, or a prompt that cannot be read.
+        UserError: an option that is unknown or out of range, or a prompt that cannot be read.
     """
     opened = open_model(model)
     if opened.task != "language":

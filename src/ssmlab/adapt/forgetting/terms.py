@@ -20,7 +20,7 @@ from ssmlab.models.language.language_model import of_tokens
 from ssmlab.training.task import Task
 
 Batch = dict[str, Tensor]
-Remedy = Callable[[nn.Module, Batch], Tensor]  # the network in training and a batch of the new task -> a scalar
+Term = Callable[[nn.Module, Batch], Tensor]  # the network in training and a batch of the new task -> a scalar
 Inputs = Callable[[Batch], tuple[tuple, dict, Tensor | None]]  # arguments of a view, and which positions count
 
 
@@ -88,13 +88,13 @@ class NextToken(View):
 
 @dataclass
 class Remembering:
-    """A task with remedies: its loss and, in training, their sum on top.
+    """A task with terms against forgetting: its loss and, in training, their sum on top.
 
     The rest is the task's own.
     """
 
     task: Task
-    remedies: list[Remedy] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
 
     @property
     def primary_metric(self) -> str:
@@ -110,11 +110,11 @@ class Remembering:
         return getattr(self.task, "states", {})
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss with the remedies' terms in training, and the task's outputs."""
+        """The loss with the terms in training, and the task's outputs."""
         loss, outputs = self.task.loss(model, batch)
         if model.training:
-            for remedy in self.remedies:
-                loss = loss + remedy(model, batch)
+            for term in self.terms:
+                loss = loss + term(model, batch)
         return loss, outputs
 
     def collate(self, items: list[Any]) -> Batch:

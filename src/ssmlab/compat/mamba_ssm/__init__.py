@@ -27,7 +27,7 @@ _FUSED = {
 
 
 def __getattr__(name: str) -> Any:
-    """The two functions that span a whole block, for everybody but transformers, which is told that there are none.
+    """The two functions that span a whole block, for everybody but transformers, for which there are none.
 
     Where it has them, transformers hands over the weights of the inner layers instead of calling these: adapters on
     them train nothing, padding reaches the state through the convolution's bias, and FalconMamba's norm of dt is taken

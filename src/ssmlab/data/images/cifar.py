@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import Contents, Item, count, some
+from ssmlab.data.contents import Contents, Format, Item, count, some
 from ssmlab.data.files import BOMB_BYTES, FolderFiles, ZipFiles, plain_name
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.images.medmnist import ArrayPictures
@@ -224,3 +224,12 @@ def _check_batch(file, batch, kind, contents):
 
 def _keys(table):
     return some(sorted(table), most=8) or "nothing"
+
+
+def read(files: FolderFiles | ZipFiles | TarFiles, group: str | None, labels: str) -> Contents | None:
+    """The contents of files that are these data sets; None where they are not."""
+    place = find_cifar(files)
+    return read_cifar(files, place, group, labels) if place else None
+
+
+FORMAT = Format(read, "CIFAR-10 or CIFAR-100 (python version, unpacked or .tar.gz)", tar=True)

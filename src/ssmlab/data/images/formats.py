@@ -5,18 +5,17 @@ from pathlib import Path
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import Contents, did_you_mean, some
 from ssmlab.data.files import FolderFiles, ZipFiles
-from ssmlab.data.images.cifar import LABELS, TarFiles, find_cifar, read_cifar
+from ssmlab.data.images import cifar, imagenet, medmnist, mhist
+from ssmlab.data.images.cifar import LABELS, TarFiles
 from ssmlab.data.images.folders import read_folders, read_label_table
-from ssmlab.data.images.imagenet import find_imagenet, read_imagenet
-from ssmlab.data.images.medmnist import is_medmnist, read_medmnist
-from ssmlab.data.images.mhist import find_annotations, read_mhist
 from ssmlab.data.label_tables import FOLDERS
 from ssmlab.data.parts import sort_files
 
+FORMATS = (medmnist.FORMAT, mhist.FORMAT, cifar.FORMAT, imagenet.FORMAT)  # the first that knows the files reads them
 ACCEPTED = (
     "class folders (train/<class>/*, test/<class>/*; or <class>/*), one zip of such folders, images next to a table of "
-    "labels (.csv with a column of file names and one of classes), a MedMNIST .npz, CIFAR-10 or CIFAR-100 (python "
-    "version, unpacked or .tar.gz), ImageNet (train/n01440764/*, val/), or the word digits"
+    "labels (.csv with a column of file names and one of classes), "
+    f"{''.join(f'{form.accepted}, ' for form in FORMATS if form.accepted)}or the word digits"
 )
 
 
@@ -81,14 +80,10 @@ def _read_archive(path, group, labels):
         head = file.read(512)
     if not _is_archive(head):
         return None
-    if not head.startswith(b"PK"):
-        archive = TarFiles(path)
-        place = find_cifar(archive)
-        return read_cifar(archive, place, group, labels) if place else None
-    files = ZipFiles(path)
-    if is_medmnist(files.files):
-        return read_medmnist(path, group)
-    return _read_files(files, group, labels)
+    if head.startswith(b"PK"):
+        return _read_files(ZipFiles(path), group, labels)
+    found = (form.read(TarFiles(path), group, labels) for form in FORMATS if form.tar)
+    return next(filter(None, found), None)
 
 
 def _is_archive(head):
@@ -96,17 +91,9 @@ def _is_archive(head):
 
 
 def _read_files(files, group, labels):
-    tables = find_annotations(files)
-    if len(tables) > 1:
-        raise DataError(f"{files.path}: several tables of annotations ({some(tables)}); keep one of them")
-    if tables:
-        return read_mhist(files, tables[0], group)
-    place = find_cifar(files)
-    if place:
-        return read_cifar(files, place, group, labels)
-    prefix = find_imagenet(files)
-    if prefix is not None:
-        return read_imagenet(files, prefix, group)
+    for form in FORMATS:
+        if (contents := form.read(files, group, labels)) is not None:
+            return contents
     found = sort_files(files, "image")
     by_table = read_label_table(files, found, group, "" if labels in LABELS else labels)
     if by_table is not None:

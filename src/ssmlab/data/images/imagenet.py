@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 
-from ssmlab.data.contents import Contents, count, some
+from ssmlab.data.contents import Contents, Format, count, some
 from ssmlab.data.files import IMAGE_SUFFIXES, FolderFiles, ZipFiles
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.images.folders import read_folders
@@ -161,7 +161,7 @@ def _read_labels(files, name, stems, problems):
     if meta is None:
         problems.append(
             f"{name}: holds ILSVRC2012_IDs, which are not in the order of the wnids; put {META} of the development "
-            f"kit beside it, or use {SOLUTION}"
+            f"kit next to it, or use {SOLUTION}"
         )
         return {}
     from scipy.io import loadmat  # half a second to import, and needed here only
@@ -188,3 +188,12 @@ def _lines(files, name, problems):
         problems.append(f"{name}: cannot be read ({error}); replace the file")
         return []
     return [line for line in text.splitlines() if line.strip()]
+
+
+def read(files: FolderFiles | ZipFiles, group: str | None, labels: str) -> Contents | None:
+    """The contents of files that are such folders; None where they are not."""
+    prefix = find_imagenet(files)
+    return None if prefix is None else read_imagenet(files, prefix, group)
+
+
+FORMAT = Format(read, "ImageNet (train/n01440764/*, val/)")

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssmlab.data.contents import PARTS, Contents, Item
-from ssmlab.data.files import check_archive
+from ssmlab.data.contents import PARTS, Contents, Format, Item
+from ssmlab.data.files import ZipFiles, check_archive
 from ssmlab.data.tables import add_groups, tables_in
 
 MAX_CLASSES = 10_000
@@ -69,7 +69,7 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         for i, label in enumerate(values.tolist())
     ]
     if group is not None and items:
-        items, more = add_groups(items, group, tables_in(path.parent), f"beside {path.name}")
+        items, more = add_groups(items, group, tables_in(path.parent), f"next to {path.name}")
         problems += more
     return Contents(
         name=path.stem,
@@ -151,3 +151,11 @@ def machine_memory() -> int | None:
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def read(files, group: str | None, labels: str) -> Contents | None:
+    """The contents of files that are an archive; None where they are not."""
+    return read_medmnist(files.path, group) if isinstance(files, ZipFiles) and is_medmnist(files.files) else None
+
+
+FORMAT = Format(read, "a MedMNIST .npz")

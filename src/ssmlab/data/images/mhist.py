@@ -8,7 +8,8 @@ taken from train.
 from collections import Counter
 from functools import partial
 
-from ssmlab.data.contents import Contents, Item, count, did_you_mean, some
+from ssmlab.core.errors import DataError
+from ssmlab.data.contents import Contents, Format, Item, count, did_you_mean, some
 from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles, is_image, plain_name
 from ssmlab.data.tables import read_header, read_table
 
@@ -64,7 +65,7 @@ def read_mhist(files: FolderFiles | ZipFiles, annotations: str, group: str | Non
             if "images" not in files.folders:
                 prefix = ""
     if prefix and prefix.rstrip("/") not in files.folders:
-        contents.problems.append(f"{prefix}: the folder is missing; put the images there, beside {annotations}")
+        contents.problems.append(f"{prefix}: the folder is missing; put the images there, next to {annotations}")
     elif not missing:
         names = [name for name in files.files if name.startswith(prefix) and is_image(files, name)]
         _add_items(contents, table, {name[len(prefix) :]: name for name in names}, group)
@@ -89,7 +90,7 @@ def _add_items(contents, table, pictures, group):
         name, label, part = plain_name(row[IMAGE]), row[LABEL], row[PARTITION].lower()
         where, wrong = f"{table.name}, line {line}", []
         if name in lines:
-            wrong.append(f"{where}: {name} stands already in line {lines[name]}; keep one of the two")
+            wrong.append(f"{where}: {name} is already in line {lines[name]}; keep one of the two")
         if label not in labels:
             hint = did_you_mean(label, labels)
             wrong.append(f"{where}: {name} has the unknown label {label!r}; expected {expected}{hint}")
@@ -107,3 +108,14 @@ def _add_items(contents, table, pictures, group):
     if extra:
         what = f"{count(len(extra), 'image')} that {'is' if len(extra) == 1 else 'are'} not in {table.name}"
         contents.notes.append(f"left out: {what} ({some(extra)})")
+
+
+def read(files: FolderFiles | ZipFiles, group: str | None, labels: str) -> Contents | None:
+    """The contents of files that are images with such a table; None where they are not."""
+    tables = find_annotations(files)
+    if len(tables) > 1:
+        raise DataError(f"{files.path}: several tables of annotations ({some(tables)}); keep one of them")
+    return read_mhist(files, tables[0], group) if tables else None
+
+
+FORMAT = Format(read)  # images next to a table of labels

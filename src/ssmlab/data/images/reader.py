@@ -212,7 +212,7 @@ def _check(contents):
             seen = " and ".join(f"{n:,} in {part}" for part, n in elsewhere.items()) or "none anywhere"
             contents.problems.append(f"class {name!r}: no images in train ({seen}); add some, or remove the class")
         elif counts["test"] and not counts["test"][name]:
-            contents.notes.append(f"class {name!r} has no test images: nothing can be said about it")
+            contents.notes.append(f"class {name!r} has no test images: nothing can be measured for it")
     members: dict[str, dict[str, list[str]]] = {}
     for item in contents.items:
         if item.group is not None:
@@ -220,7 +220,7 @@ def _check(contents):
     for name, parts in members.items():
         if len(parts) > 1:
             where = ", ".join(f"{part} ({some(ids)})" for part, ids in parts.items())
-            contents.problems.append(f"group {name!r} stands in {where}; move its images to one part, or name no group")
+            contents.problems.append(f"group {name!r} is in {where}; move its images to one part, or name no group")
 
 
 def _divide(contents, val_fraction, seed, grouped) -> dict[str, Split]:

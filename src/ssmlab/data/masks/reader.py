@@ -28,7 +28,7 @@ from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
 from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 
 ACCEPTED = (
-    "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks beside images (a.png and "
+    "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks next to images (a.png and "
     "a_mask.png), Massachusetts Roads (tiff/train and tiff/train_labels), nnU-Net's raw layout (imagesTr, labelsTr, "
     "dataset.json), a zip of such folders, or the generated sets: shapes, cells"
 )
@@ -283,7 +283,7 @@ def _meaning(contents, classes, colours):
     strange = [name for name in (*colours, *names) if (name not in names and name != "ignore") or name not in colours]
     if strange:
         raise DataError(
-            f"data.classes and data.colours must name the same classes; {some(strange)} stand in one of them"
+            f"data.classes and data.colours must name the same classes; {some(strange)} are in one of them only"
         )
     table = {}
     for name, value in colours.items():

@@ -138,9 +138,3 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
     x = np.clip(samples, -1, 1)
     loud = np.sign(x) * np.log1p(255 * np.abs(x)) / np.log(256)
     return np.floor((loud + 1) / 2 * 255 + 0.5).astype(np.uint8)
-
-
-def from_mu_law(tokens: np.ndarray) -> np.ndarray:
-    """The inverse: uint8 to samples (l,) float32."""
-    loud = tokens.astype(np.float32) / 255 * 2 - 1
-    return (np.sign(loud) * np.expm1(np.abs(loud) * np.log(256)) / 255).astype(np.float32)

@@ -77,34 +77,34 @@ def find_template(folders: Iterable[Path]) -> ChatTemplate | None:
     return None
 
 
-def as_jinja(template: Mapping[str, str], mark: str) -> str:
+def as_jinja(template: Mapping[str, str], separator: str) -> str:
     """The form of messages that language/finetune trains on, a text with {text} by role, as a template of jinja.
 
     Args:
-        mark: the text of the token that begins a chat and ends an answer.
+        separator: the text of the token that begins a chat and ends an answer.
     """
     quoted = {role: [json.dumps(part, ensure_ascii=False) for part in text.split("{text}")] for role, text in
               template.items()}  # fmt: skip
-    ends = {"assistant": f" + {json.dumps(mark)}"}
+    ends = {"assistant": f" + {json.dumps(separator)}"}
     tests = [
         f'if message["role"] == "{role}" %}}{{{{ {before} + message["content"] + {after}{ends.get(role, "")} }}}}'
         for role, (before, after) in quoted.items()
     ]
     refused = f'raise_exception("the roles are {", ".join(template)}, got " + message["role"])'
     return (
-        f"{{{{ {json.dumps(mark)} }}}}{{% for message in messages %}}{{% {'{% el'.join(tests)}"
+        f"{{{{ {json.dumps(separator)} }}}}{{% for message in messages %}}{{% {'{% el'.join(tests)}"
         f"{{% else %}}{{{{ {refused} }}}}{{% endif %}}{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{{{{ {quoted['assistant'][0]} }}}}{{% endif %}}"
     )
 
 
 def chat_document(
-    id: str, messages: Messages, template: ChatTemplate, encode: Callable[[str], list[int]], mark: int
+    id: str, messages: Messages, template: ChatTemplate, encode: Callable[[str], list[int]], separator_id: int
 ) -> Document:
     """A chat as tokens; the answers, with all that the template puts after them, are to be learned.
 
-    An answer that the template does not end with `mark` ends with it where the chat does: the model has to learn when
-    to stop.
+    An answer that the template does not end with `separator_id` ends with it where the chat does: the model has to
+    learn when to stop.
 
     Raises:
         DataError: the template writes a message differently once others follow, so that what was learned would never
@@ -123,8 +123,8 @@ def chat_document(
                 "follows; name another form with data.template, or data.chat_template=recipe"
             )
         answer = encode(after[len(before) :])
-        if i == last and mark not in answer:
-            answer.append(mark)
+        if i == last and separator_id not in answer:
+            answer.append(separator_id)
         for piece, learn in ((encode(before[len(done) :]), False), (answer, True)):
             tokens += piece
             learned += [learn] * len(piece)

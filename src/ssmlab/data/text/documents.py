@@ -34,7 +34,7 @@ class Document(NamedTuple):
     id: the same on every machine.
     tokens: (l,), integers.
     learned: bool (l,), the tokens that a model learns to predict; None for all.
-    opened: whether the mark between documents comes before it.
+    opened: whether the separator between documents comes before it.
     """
 
     id: str

@@ -114,21 +114,21 @@ def chat_tokens(
     messages: list[tuple[str, str]],
     template: Mapping[str, str],
     encode: Callable[[str], list[int]],
-    mark: int,
+    separator_id: int,
 ) -> Document:
-    """A chat as tokens; those of the answers, and the mark after each, are to be learned.
+    """A chat as tokens; those of the answers, and the separator after each, are to be learned.
 
     Args:
         template: by role the text around a message, with {text} in its place. What an answer's template has in front
             of it is read, not learned.
-        mark: the token that ends an answer.
+        separator_id: the token that ends an answer.
     """
     tokens, learned = [], []
     for role, text in messages:
         before, after = template[role].split("{text}")
         pieces = [(before, False), (text + after, True)] if role == "assistant" else [(before + text + after, False)]
         for piece, learn in pieces:
-            numbers = encode(piece) + ([mark] if learn else [])
+            numbers = encode(piece) + ([separator_id] if learn else [])
             tokens += numbers
             learned += [learn] * len(numbers)
     return Document(id, np.array(tokens, np.int32), np.array(learned, bool))

@@ -122,9 +122,9 @@ def pack_whole(documents: list[Document], length: int, separator_id: int, *, alo
     learned = np.zeros((len(rows), size), bool)
     for i, row in enumerate(rows):
         begin = 0
-        for number, (own, asked) in enumerate(row):
+        for number, (own, learn) in enumerate(row):
             where = slice(begin, begin + len(own))
-            tokens[i, where], numbers[i, where], learned[i, where] = own, number, asked
+            tokens[i, where], numbers[i, where], learned[i, where] = own, number, learn
             begin += len(own)
     cut = sum(len(stream([document], separator_id)[0]) > size for document in documents)
     return Rows(tokens, numbers, learned, np.ones(len(rows), bool)), cut

@@ -18,42 +18,42 @@ END = "<|endoftext|>"
 CLASS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
-def byte_words(size: int = 257, mark: int | None = 256) -> Any:
-    """Bytes: a byte's number is its token. Numbers from 256 on are special tokens, `mark` the end of a text."""
+def byte_tokenizer(size: int = 257, separator_id: int | None = 256) -> Any:
+    """Bytes: a byte's number is its token. Numbers from 256 on are special tokens, `separator_id` the end of a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=ord)
     plain = [chr(byte) if chr(byte) in letters else "" for byte in range(256)]
     others = iter(letter for letter in letters if ord(letter) >= 256)  # in the order of the bytes they stand for
-    words = Tokenizer(models.BPE({letter or next(others): byte for byte, letter in enumerate(plain)}, []))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words.decoder = decoders.ByteLevel()
-    return _with_special(words, range(256, size), mark)
+    tokenizer = Tokenizer(models.BPE({letter or next(others): byte for byte, letter in enumerate(plain)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _with_special(tokenizer, range(256, size), separator_id)
 
 
-def base_words(size: int = len(BASES) + 1, mark: int | None = len(BASES)) -> Any:
+def base_tokenizer(size: int = len(BASES) + 1, separator_id: int | None = len(BASES)) -> Any:
     """Bases of DNA by their letters, small ones as capitals, U as T."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    words = Tokenizer(models.BPE({base: i for i, base in enumerate(BASES)}, []))
+    tokenizer = Tokenizer(models.BPE({base: i for i, base in enumerate(BASES)}, []))
     same = [("U", "T"), ("u", "T"), *((base.lower(), base) for base in BASES)]
-    words.normalizer = normalizers.Sequence([normalizers.Replace(old, new) for old, new in same])
-    words.decoder = decoders.Fuse()
-    return _with_special(words, range(len(BASES), size), mark)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(old, new) for old, new in same])
+    tokenizer.decoder = decoders.Fuse()
+    return _with_special(tokenizer, range(len(BASES), size), separator_id)
 
 
-def _with_special(words: Any, numbers: range, mark: int | None) -> Any:
+def _with_special(tokenizer: Any, numbers: range, separator_id: int | None) -> Any:
     from tokenizers import AddedToken
 
-    names = [END if number == mark else f"<|unused{number}|>" for number in numbers]
-    words.add_special_tokens([AddedToken(name, normalized=False) for name in names])
-    return words
+    names = [END if number == separator_id else f"<|unused{number}|>" for number in numbers]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in names])
+    return tokenizer
 
 
-def written(words: Any) -> dict[str, str]:
+def written(tokenizer: Any) -> dict[str, str]:
     """The files that transformers opens, by name."""
-    special = {} if words.token_to_id(END) is None else {"eos_token": END}
-    return {FILE: words.to_str(pretty=True), CONFIG: json.dumps(CLASS | special, indent=2) + "\n"}
+    special = {} if tokenizer.token_to_id(END) is None else {"eos_token": END}
+    return {FILE: tokenizer.to_str(pretty=True), CONFIG: json.dumps(CLASS | special, indent=2) + "\n"}
 
 
 def merged(vocabulary: Path) -> str:
@@ -68,12 +68,12 @@ def merged(vocabulary: Path) -> str:
     if not merges.is_file():
         raise DataError(f"{vocabulary} needs {MERGES} next to it, which is missing; copy it, or give a {FILE}")
     try:
-        words = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:  # the Rust side raises plain Exception
         message = str(error).strip().split("\n")[0]
         raise DataError(f"{vocabulary} and {MERGES} are no tokenizer of GPT-2's form: {message}") from error
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    if words.token_to_id(END) is not None:
-        words.add_special_tokens([END])
-    return words.to_str()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer.token_to_id(END) is not None:
+        tokenizer.add_special_tokens([END])
+    return tokenizer.to_str()

@@ -2,8 +2,8 @@
 
 Where a text ends: in training every document is between two marks, the tokenizer's own end where it has one, else
 one token more than it has (256 with bytes); `seq_idx` keeps the state from crossing them. preprocess.json keeps that
-number, and a model that writes it has come to the end of a text. A prompt is read without a mark before it, as any
-stretch of a document is; an empty one is the mark alone, the beginning of a text.
+number, and a model that writes it has come to the end of a text. A prompt is read without a separator before it, as any
+stretch of a document is; an empty one is the separator alone, the beginning of a text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 from ssmlab.core.errors import DataError
 from ssmlab.data.sequences.fasta import BASES, parse_fasta
 from ssmlab.data.text.encoding import json_table
-from ssmlab.data.text.tokenizer_files import END, MERGES, VOCABULARY, base_words, byte_words, merged, written
+from ssmlab.data.text.tokenizer_files import END, MERGES, VOCABULARY, base_tokenizer, byte_tokenizer, merged, written
 
 BYTES = "bytes"
 # names that a tokenizer's file may have next to a model's weights, the first that is there is taken
@@ -178,7 +178,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | None = None) -> Tokenizer:
     """The tokenizer in a model's folder; what preprocess.json says, or bytes where the vocabulary is that small.
 
-    One without an end of its own has the mark that was between the documents of the training.
+    One without an end of its own has the separator that was between the documents of the training.
 
     Args:
         source: another tokenizer than the folder's, as in `load_tokenizer`.
@@ -187,7 +187,7 @@ def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | Non
     """
     folder = Path(folder)
     about, path = json_table(folder / "preprocess.json"), _beside(folder)
-    kind, mark = about.get("kind"), about.get("mark")
+    kind, separator_id = about.get("kind"), about.get("mark")
     tokenizer: Tokenizer
     if source is not None:
         tokenizer = load_tokenizer(source)
@@ -206,8 +206,8 @@ def find_tokenizer(folder: str | Path, vocab_size: int, source: str | Path | Non
             f"{folder} has no tokenizer and {vocab_size} tokens, which are not bytes; "
             f"put {' or '.join(FILES)} there, or name one with --tokenizer (in a recipe with data.tokenizer)"
         )
-    if tokenizer.eos is None and isinstance(mark, int):
-        tokenizer.eos = mark
+    if tokenizer.eos is None and isinstance(separator_id, int):
+        tokenizer.eos = separator_id
     return tokenizer
 
 
@@ -234,9 +234,9 @@ def tokenizer_files(tokenizer: Tokenizer | None, size: int) -> dict[str, str]:
         size: tokens of the model; those without a text become special ones.
     """
     if isinstance(tokenizer, ByteTokenizer):
-        return written(byte_words(size, tokenizer.eos))
+        return written(byte_tokenizer(size, tokenizer.eos))
     if isinstance(tokenizer, BaseTokenizer):
-        return written(base_words(size, tokenizer.eos))
+        return written(base_tokenizer(size, tokenizer.eos))
     return {}
 
 

@@ -28,10 +28,10 @@ class Seen:
 
     name: the block's, among the model's modules.
     x: what the state takes up, (b, l, *c); in Mamba-3 (b, l, *k, h, p).
-    dt: step sizes behind softplus, (b, l, d) or (b, l, h); S4D's are the same at every token.
+    dt: step sizes after softplus, (b, l, d) or (b, l, h); S4D's are the same at every token.
     A: (d, n), complex where S4D's or Mamba's is, (h,) or, in Mamba-3, (b, l, h); with a negative real part.
     B, C: (b, l, n), (b, l, h, n), in Mamba-3 (b, l, *k, h, n), normalised, biased and turned; in S4D the same (d, n)
-        at every token, B behind the discretisation.
+        at every token, B after the discretisation.
     first: the state before the first column, (b, *c, n).
     taken: what the state takes up at a column is the sum over these pairs of v (b, l, k, *c) times K (b, l, k, n),
         (b, l, k, h, n) or (d, n), summed over k.
@@ -114,7 +114,7 @@ def _note(seen: list[Seen], name: str, parts: dict[str, Tensor]) -> Callable[...
     def hook(block: Any, inputs: tuple, named: dict[str, Any], output: Any) -> None:
         state = inputs[1] if len(inputs) > 1 else named.get("state")
         mask, seq_idx = named.get("mask"), named.get("seq_idx")
-        padding = None if mask is None else Padding.from_mask(mask)  # inside, a row's tokens stand in front
+        padding = None if mask is None else Padding.from_mask(mask)  # inside, a row's tokens are in front
         if padding is not None and seq_idx is not None:
             seq_idx = padding.pack_index(seq_idx)
         begins = restarts(seq_idx, parts["in_proj"])

@@ -32,7 +32,7 @@ class LanguageConfig(TokensConfig):
     As `TokensConfig`, and:
 
     d_model: channels of the residual stream.
-    n_layer: layers, each a sequence block and, where `d_intermediate` is not 0, a gated MLP behind it.
+    n_layer: layers, each a sequence block and, where `d_intermediate` is not 0, a gated MLP after it.
     d_intermediate: hidden channels of the MLP, rounded up to a multiple of `mlp_multiple`.
     attn_layers: layers that are attention instead of the family's block, counted from 0; the fields that begin with
         `attn_` are the arguments of `nn.Attention`.
@@ -104,7 +104,7 @@ class LanguageConfig(TokensConfig):
 class Layer(nn.Module):
     """One layer: add the last branch to the residual stream, norm, sequence block; the same again for an MLP.
 
-    The addition stands at the beginning of the next layer, so that what goes in and out are the original's `hidden`
+    The addition is at the beginning of the next layer, so that what goes in and out are the original's `hidden`
     and `residual`.
     """
 
@@ -225,7 +225,7 @@ class LanguageModel(nn.Module):
         Args:
             input_ids: token numbers below `vocab_size`, int64, (b, l).
             state: what an earlier call returned, a tuple of the layers' states; None stands for the text's start.
-            mask: bool (b, l), True = token. Padding may stand left, right or between tokens; it changes nothing at the
+            mask: bool (b, l), True = token. Padding may be left, right or between tokens; it changes nothing at the
                 tokens. The logits at padding mean nothing.
             seq_idx: int (b, l), the number of the sequence that a position belongs to, for several packed in a row.
             last_only: logits of each row's last token alone.
@@ -270,9 +270,9 @@ class LanguageModel(nn.Module):
         """
         return self.backbone(self.backbone.embedding(source), state, mask=mask)[1]
 
-    def row_program(self, state: tuple, beams: int) -> RowProgram | None:
+    def row_program(self, state: tuple, beams: int, before: RowProgram | None = None) -> RowProgram | None:
         """The tokens of a search as native calls, None where there are none; see `generation.row_program`."""
-        return row_program(self, state, beams, (Backbone, Layer))
+        return row_program(self, state, beams, (Backbone, Layer), before)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that decay would pull away from their meaning: the dynamics and the skip of the blocks."""

@@ -1,4 +1,4 @@
-"""Language models of Mamba-3 layers, with gated MLPs and attention in between where asked."""
+"""Language models of Mamba-3 layers, with gated MLPs and attention in between where requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language models of Mamba and Mamba-2 layers, with attention and gated MLPs in between where asked."""
+"""Language models of Mamba and Mamba-2 layers, with attention and gated MLPs in between where requested."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class UMambaConfig:
     plan: sizes of the stages; a table of them is turned into a `Plan`.
     num_classes: logits of a position, the background's included.
     in_chans: channels of the images.
-    variant: "bot" has one Mamba layer behind the lowest stage; "enc" has one behind every stage of the encoder, in 2-D
-        behind every second, the lowest among them; "plain" has none: the baseline of the same plan.
+    variant: "bot" has one Mamba layer after the lowest stage; "enc" has one after every stage of the encoder, in 2-D
+        after every second, the lowest among them; "plain" has none: the baseline of the same plan.
     """
 
     plan: Plan
@@ -57,7 +57,7 @@ class UMambaConfig:
 class UMamba(nn.Module):
     """Images to logits at every position.
 
-    Any size goes in: images are padded behind their last row and column with their edge's values to a multiple of the
+    Any size goes in: images are padded after their last row and column with their edge's values to a multiple of the
     plan's divisor, and the logits are cut back. Where a stage scans channels (see `MambaLayer`) only patches of the
     plan's size go in.
 
@@ -127,7 +127,7 @@ def depths(plan: Plan) -> tuple[list[int], list[int]]:
 
 
 def scanned_stages(config: UMambaConfig) -> list[bool]:
-    """Behind which stages of the encoder a Mamba layer stands."""
+    """After which stages of the encoder a Mamba layer is."""
     stages = config.plan.n_stages
     every = 2 if config.plan.dims == 2 else 1
     return [config.variant == "enc" and (stages - 1 - s) % every == 0 for s in range(stages)]

@@ -212,7 +212,7 @@ class ConvBlock(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """A token mixer and an MLP, each on a residual branch behind a norm, on the tokens (b, l, d) of windows."""
+    """A token mixer and an MLP, each on a residual branch after a norm, on the tokens (b, l, d) of windows."""
 
     def __init__(
         self, dim: int, mixer: nn.Module, *, hidden: int, drop: float, drop_path: float, layer_scale: float | None

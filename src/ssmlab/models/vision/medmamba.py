@@ -108,7 +108,7 @@ class SSConvSSM(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, and behind them the merging of 2 x 2 positions, or nothing."""
+    """Blocks, and after them the merging of 2 x 2 positions, or nothing."""
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module):
         super().__init__()
@@ -121,14 +121,14 @@ class Stage(nn.Module):
 
 
 class MedMamba(VisionModel):
-    """Patches, stages of `SSConvSSM`s with a merging behind each but the last, mean, linear classifier.
+    """Patches, stages of `SSConvSSM`s with a merging after each but the last, mean, linear classifier.
 
     Args:
         config: the sizes.
         pretrained: refused; see `source`.
         backbone_weights: a file of weights, by the original's names, which are ours.
     Raises:
-        ModelError: pretrained weights are asked for, or the file does not fit.
+        ModelError: pretrained weights are requested, or the file does not fit.
     """
 
     family = "medmamba"

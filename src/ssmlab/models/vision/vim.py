@@ -40,7 +40,7 @@ class VimConfig:
     d_state: states of every inner channel of a Mamba block.
     scans: "v2" or "v1", see `BiMamba`, or "none", Mamba blocks that read forward only.
     divide_out: the mean of the two directions instead of their sum.
-    class_token: where it stands, "middle" or "first"; with "none" the classifier reads the mean of all tokens.
+    class_token: where it is, "middle" or "first"; with "none" the classifier reads the mean of all tokens.
     pos_embed: whether there is a position embedding.
     rms_norm: RMSNorm instead of LayerNorm.
     norm_epsilon: of the norms.

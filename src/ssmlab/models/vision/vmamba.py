@@ -103,7 +103,7 @@ class VMambaConfig:
 
 
 class VSSBlock(nn.Module):
-    """x + op(norm(x)), then x + mlp(norm2(x)): SS2D and an MLP, each behind a norm and beside a residual connection.
+    """x + op(norm(x)), then x + mlp(norm2(x)): SS2D and an MLP, each after a norm and next to a residual connection.
 
     Args:
         config: the sizes.
@@ -138,14 +138,14 @@ class VSSBlock(nn.Module):
 
 
 class VMamba(VisionModel):
-    """Stem, stages of `VSSBlock`s with a halving of the map behind each but the last, norm, mean, linear classifier.
+    """Stem, stages of `VSSBlock`s with a halving of the map after each but the last, norm, mean, linear classifier.
 
     Args:
         config: the sizes.
         pretrained: refused; see `source`.
         backbone_weights: a file of weights, by the original's names, old ones included, or by ours.
     Raises:
-        ModelError: pretrained weights are asked for, or the file does not fit.
+        ModelError: pretrained weights are requested, or the file does not fit.
     """
 
     family = "vmamba"
@@ -231,7 +231,7 @@ class VMambaBackbone(nn.Module):
         """The same, under timm's name.
 
         Raises:
-            ModelError: final features are asked for, which there are none of.
+            ModelError: final features are requested, which there are none of.
         """
         if not intermediates_only:
             raise ModelError("a backbone returns its maps alone; give intermediates_only=True")

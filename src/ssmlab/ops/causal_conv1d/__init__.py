@@ -1,4 +1,4 @@
-"""The contract of the causal depthwise convolution that stands before every Mamba scan."""
+"""The contract of the causal depthwise convolution before every Mamba scan."""
 
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def causal_conv1d(
     Raises:
         ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or the activation
             is unknown.
-        BackendError: the backend that was asked for cannot run this call.
+        BackendError: the requested backend cannot run this call.
     """
     sizes = check_shapes(
         "causal_conv1d", {"width-1": _taps(weight) - 1}, x=(x, "b d l"), weight=(weight, "d width"),

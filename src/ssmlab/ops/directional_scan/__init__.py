@@ -46,7 +46,7 @@ def directional_scan(
     Raises:
         ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or `directions` is
             not 1, 2 or 4.
-        BackendError: the backend that was asked for cannot run this call.
+        BackendError: the requested backend cannot run this call.
     """
     if check_count("directional_scan", "directions", directions, 1) not in (1, 2, 4):
         raise ShapeError(

@@ -66,7 +66,7 @@ def mamba3(
         chunk_size: of `ops.ssd`; a matter of speed alone.
         initial_state: what an earlier call returned.
         seq_idx: integers, (b, l); all four states restart from zero wherever the value differs from the one before.
-        lengths: tokens of each row, (b,); what stands behind them is padding, which changes nothing but its outputs.
+        lengths: tokens of each row, (b,); what comes after them is padding, which changes nothing but its outputs.
         backend: "native", "chunked" (those of `ops.ssd`, which carries the work) or "reference"; None: its choice.
     Returns:
         y (b, l, h, p), or (b, l, r, h, p) of MIMO without mimo_o, in the dtype of x, and the state after the last
@@ -74,7 +74,7 @@ def mamba3(
     Raises:
         ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, `pairs` is
             neither, or a row has more tokens than columns or less than none.
-        BackendError: the backend that was asked for cannot run this call.
+        BackendError: the requested backend cannot run this call.
     """
     if backend is not None and backend not in BACKENDS["ssd"]:
         raise BackendError(f"mamba3: unknown backend {backend!r}; there are {', '.join(BACKENDS['ssd'])}")

@@ -58,7 +58,7 @@ def selective_scan(
         complex; float64 or complex128 where x is float64).
     Raises:
         ShapeError: sizes disagree, or an argument is no tensor of a dtype and device that it may have.
-        BackendError: the backend that was asked for cannot run this call.
+        BackendError: the requested backend cannot run this call.
         UserError: B_discretization is neither.
     """
     arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)

@@ -40,7 +40,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def step_size(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool) -> Tensor:
-    """dt plus its bias, through softplus where asked."""
+    """dt plus its bias, through softplus where requested."""
     if dt_bias is not None:
         dt = dt + dt_bias.to(dt.dtype)[:, None]
     return F.softplus(dt) if dt_softplus else dt

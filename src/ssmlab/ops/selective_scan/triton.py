@@ -310,7 +310,7 @@ def _room(x: Tensor, *shape: int) -> Tensor:
 
 
 def _carry(local: Tensor, decay: Tensor, start: Tensor | None, out: Tensor, slot: int, *, reverse: bool) -> None:
-    """Write what stands before (or after) every segment into every `slot`-th state of `out` (b, slots, n, d)."""
+    """Write what is before (or after) every segment into every `slot`-th state of `out` (b, slots, n, d)."""
     from ssmlab.ops.selective_scan import triton_parts as kernels
 
     b, segments, n, d = local.shape

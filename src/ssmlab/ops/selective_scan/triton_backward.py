@@ -59,7 +59,7 @@ def through_lanes(h, g_h, a, put, g_out, EACH: tl.constexpr):
     """From the states before the lanes and the gradients that come back: for every token its state, what is left in it
     of the state before, and their gradient; and what goes on to the tokens before.
 
-    What is left stands by itself: as a difference of the state and of what the token adds it would lose its digits
+    What is left is computed directly: as a difference of the state and of what the token adds it would lose digits
     where the decay is strong.
     """
     states, left, gradients = (), (), ()

@@ -73,7 +73,7 @@ def store_decay(decay, rates, total, kept, at, n, d, mask, channel):
 
 @triton.jit
 def carry(local, decay, start, out, segments, size, out_b, out_s, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
-    """Turn what every segment adds (b, segments, size) into what stands before it; with REVERSE, after it."""
+    """Turn what every segment adds (b, segments, size) into what is before it; with REVERSE, after it."""
     row = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size

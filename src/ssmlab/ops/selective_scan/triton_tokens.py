@@ -82,7 +82,7 @@ def lane_beside(span, severed, at, LANES: tl.constexpr, RESTART: tl.constexpr):
 
 @triton.jit
 def map_place(row, t0, token, channel, stride_b, stride_l, CONSTANT: tl.constexpr):
-    """Where B or C of a row's tokens stands, or of constant maps of the channels."""
+    """Where B or C of a row's tokens is, or of constant maps of the channels."""
     if CONSTANT:
         at = channel.to(tl.int64) * stride_b
     else:
@@ -106,7 +106,7 @@ def map_pieces(pointer, stride, mask, CONSTANT: tl.constexpr, WHOLE: tl.constexp
 
 @triton.jit
 def between_lanes(decay, state, lane, LANES: tl.constexpr, REVERSE: tl.constexpr):
-    """What stands before every lane (with REVERSE after it): the decay of the lane before it, 0 where nothing comes
+    """What is before every lane (with REVERSE after it): the decay of the lane before it, 0 where nothing comes
     from there, and what that lane leaves of its own, are put together with those of all lanes before."""
     for r in tl.static_range(5):
         if (1 << r) < LANES:

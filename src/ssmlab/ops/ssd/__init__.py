@@ -65,7 +65,7 @@ def ssd(
     Raises:
         ShapeError: sizes disagree, an argument is no tensor of a dtype and device that it may have, or `chunk_size` is
             below 1.
-        BackendError: the backend that was asked for cannot run this call.
+        BackendError: the requested backend cannot run this call.
     """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx)
     sizes = _check(*tensors)

@@ -41,7 +41,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def step_size(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, x: Tensor) -> Tensor:
-    """dt plus its bias, through softplus where asked, in the dtype of the computation."""
+    """dt plus its bias, through softplus where requested, in the dtype of the computation."""
     dt = dt.to(torch.promote_types(x.dtype, torch.float32))
     if dt_bias is not None:
         dt = dt + dt_bias.to(dt.dtype)

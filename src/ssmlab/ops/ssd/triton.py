@@ -98,7 +98,7 @@ def saved_shape(x: Tensor, n: int, initial_state: Tensor | None) -> tuple[int, .
 
 def _states(x, delta, A, B, z, restart, start, final, options, *, back: bool) -> Tensor:
     """The states before every chunk from `start` on, or with `back` their gradients after every chunk, (b, chunks, h,
-    p, n); `final` takes what is behind (before) all of them.
+    p, n); `final` takes what is after (before) all of them.
 
     With enough programs each takes its states through all chunks; else every chunk has its own, and a second pass
     carries: the states are then written and read twice."""

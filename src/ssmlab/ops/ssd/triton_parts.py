@@ -133,7 +133,7 @@ def chunk_states(
 
 @triton.jit
 def carry(states, decay, start, final, h, size, chunks, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
-    """Turn what every chunk adds (b, chunks, h, size) into what stands before it; with REVERSE, after it."""
+    """Turn what every chunk adds (b, chunks, h, size) into what is before it; with REVERSE, after it."""
     row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size

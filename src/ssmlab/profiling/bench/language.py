@@ -121,7 +121,7 @@ def _decoding(plan: Plan, name: str, rows: int, device: str, budget: float, wait
 
 
 def writer(model: LanguageModel, decoder: Any, rows: int, device: str) -> Callable[[], torch.Tensor]:
-    """A function that writes `WRITTEN` tokens behind a short text, and returns them."""
+    """A function that writes `WRITTEN` tokens after a short text, and returns them."""
     logits, state = model(_ids(model, rows, 4, device))
     first, vocabulary = logits[:, -1:, : model.config.vocab_size].argmax(-1), model.config.vocab_size
 

@@ -1,4 +1,4 @@
-"""The measurement: every shape with all that can compute it, torch.exp and a copy beside them."""
+"""The measurement: every shape with all that can compute it, torch.exp and a copy next to them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Row:
     Args:
         ours: what a plain call takes.
         torch_path: the fastest of our backends in plain torch, None where `ours` is it.
-        missing: who could not be asked, and why.
+        missing: what could not be measured, and why.
     """
 
     shape: Shape

@@ -1,4 +1,4 @@
-"""Whole vision models with random weights, beside timm's: images a second."""
+"""Whole vision models with random weights, next to timm's: images a second."""
 
 from __future__ import annotations
 

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssmlab.core.options import Count, Positive
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
 from ssmlab.studies.compare.seed_groups import with_all_seeds
-from ssmlab.studies.study import Count, ImageOptions, Positive, open_test_images, stamp_of
+from ssmlab.studies.study import ImageOptions, open_test_images, stamp_of
 
 if TYPE_CHECKING:
     from ssmlab.studies.compare.page import Result

@@ -190,11 +190,11 @@ class _Turns:
     def run(self, calls: dict[str, Call], repeats: int, calls_a_round: int) -> dict[str, Timings]:
         before = self.done
 
-        def tell(turns: int) -> None:
+        def report(turns: int) -> None:
             self.done = before + turns
             self.progress.update(self.done)
 
-        return in_rounds(calls, repeats, calls_a_round=calls_a_round, progress=tell)
+        return in_rounds(calls, repeats, calls_a_round=calls_a_round, progress=report)
 
 
 def _speed(metric: str, times: Timings) -> Record:

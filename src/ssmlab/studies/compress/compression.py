@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.options import Count, Option, Positive
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.studies.compress.kinds import IMAGES, TEXTS, Kind, find_model
-from ssmlab.studies.study import Count, ImageOptions, Option, Positive, stamp_of
+from ssmlab.studies.study import ImageOptions, stamp_of
 
 if TYPE_CHECKING:
     from ssmlab.studies.compress.result import Result
@@ -129,19 +130,19 @@ def compress(
     from ssmlab.studies.compress.page import write_result
 
     options.start()
-    placement = choose_compute(options.device, "float32", "no")
+    compute = choose_compute(options.device, "float32", "no")
     if kind == IMAGES:
         from ssmlab.studies.compress.images import Images
 
-        opened: Kind = Images(ref, options, placement, progress)
+        opened: Kind = Images(ref, options, compute, progress)
     elif kind == TEXTS:
         from ssmlab.studies.compress.tokens import Texts
 
-        opened = Texts(ref, options, placement, progress)
+        opened = Texts(ref, options, compute, progress)
     else:
         from ssmlab.studies.compress.tokens import Classifier
 
-        opened = Classifier(ref, options, placement, progress)
+        opened = Classifier(ref, options, compute, progress)
     result = _measure(opened, options, folder, command)
     write_result(result)
     return result
@@ -175,7 +176,7 @@ def _measure(kind: Kind, options: Options, folder: Path, command: str | None) ->
     if options.train:
         for label, rows in kind.training(networks).items():
             records[label] += rows
-    stamp = stamp_of(options.study, folder, command, kind.placement.device)
+    stamp = stamp_of(options.study, folder, command, kind.compute.device)
     return Result(
         folder=folder,
         ref=kind.ref,
@@ -184,7 +185,7 @@ def _measure(kind: Kind, options: Options, folder: Path, command: str | None) ->
         spectra={layer.name: layer.shares.tolist() for layer in layers},
         replaced=replaced,
         unmeasured=kind.unmeasured,
-        settings=options.settings() | {"device": kind.placement.device} | kind.size,
+        settings=options.settings() | {"device": kind.compute.device} | kind.size,
         stamp=stamp,
         started=started,
         finished=now(),

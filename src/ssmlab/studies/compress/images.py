@@ -34,7 +34,7 @@ class Images(Kind):
         super().__init__(*arguments)
         self.images = self._read()
         classes = tuple(self.images.classes) if self.images else tuple(map(str, range(1000)))
-        size, device = self.options.image_size, self.placement.device
+        size, device = self.options.image_size, self.compute.device
         self.dense = measure.with_reason(self.ref.label, lambda: measure.build(self.ref, classes, size, device))
         self.network, self.task = self.dense.network, self.dense.task
         self.size = {"image_size": self.dense.image_size}
@@ -67,10 +67,10 @@ class Images(Kind):
 
     @property
     def example(self) -> Tensor:
-        return self.dense.batch(1, self.placement.device)
+        return self.dense.batch(1, self.compute.device)
 
     def counts(self, network: nn.Module) -> list[Record]:
-        return measure.counts(self._built("", network), self.placement.device)
+        return measure.counts(self._built("", network), self.compute.device)
 
     def inference(self, networks: dict[str, nn.Module]) -> dict[str, list[Record]]:
         return self._timed(measure.inference, networks)
@@ -80,11 +80,11 @@ class Images(Kind):
 
     def _timed(self, what: Any, networks: dict[str, nn.Module]) -> dict[str, list[Record]]:
         models = [self._built(label, network) for label, network in networks.items()]
-        return what(models, self.options.batch, self.options.repeats, self.placement.device, self.progress)
+        return what(models, self.options.batch, self.options.repeats, self.compute.device, self.progress)
 
     def test(self, label: str, network: nn.Module) -> list[Record]:
         part, classes = self.images.test, tuple(self.images.classes)
-        built, device = self._built(label, network), self.placement.device
+        built, device = self._built(label, network), self.compute.device
         rows = measure.accuracy(built, part.images, part.labels, classes, self.options.batch, device, self.progress)
         return [row for row in rows if row.metric in self.terms.quality]
 

@@ -49,7 +49,7 @@ class Kind(ABC):
     """A model to be compressed, and what is measured of it. torch is imported by now.
 
     Args:
-        options: `compress.Options`. placement: where it computes.
+        options: `compress.Options`. compute: where it computes.
     Attributes:
         network: the dense one, on its device and in evaluation mode.
         unmeasured: why its quality is not measured, or None.
@@ -65,8 +65,8 @@ class Kind(ABC):
     size: dict[str, Any]
     recipe: Any
 
-    def __init__(self, ref: ModelRef, options: Any, placement: Any, progress: Progress):
-        self.ref, self.options, self.placement, self.progress = ref, options, placement, progress
+    def __init__(self, ref: ModelRef, options: Any, compute: Any, progress: Progress):
+        self.ref, self.options, self.compute, self.progress = ref, options, compute, progress
 
     @property
     @abstractmethod
@@ -105,7 +105,7 @@ class Kind(ABC):
 
         train, val = self.parts()
         torch.manual_seed(0)
-        how = {"device": self.placement, "label": label, "progress": self.progress}
+        how = {"device": self.compute, "label": label, "progress": self.progress}
         found = fit(network, self.task, train, val, self.recipe.training, **how)
         network.eval()
         return Record(metric="train_seconds", value=found.seconds, unit="seconds", n=found.steps)

@@ -40,7 +40,7 @@ class Tokens(Kind):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.network = self._open().to(self.placement.device).eval()
+        self.network = self._open().to(self.compute.device).eval()
         known = (self.ref.preprocess or {}).get("length")
         self.size = {"length": self.options.length or known or LENGTH}
         self.unmeasured, self.kept = None, self.ref.folder is not None
@@ -83,7 +83,7 @@ class Tokens(Kind):
         random = torch.Generator().manual_seed(0)
         shape = (count, self.size["length"])
         vocabulary = self.network.config.vocab_size
-        return torch.randint(0, vocabulary, shape, generator=random).to(self.placement.device)
+        return torch.randint(0, vocabulary, shape, generator=random).to(self.compute.device)
 
     def counts(self, network: nn.Module) -> list[Record]:
         found, length = count_flops(network, self.example), self.size["length"]
@@ -183,7 +183,7 @@ class Texts(Tokens):
             task,
             language.dataset_of(self.data.rows["test"]),
             batch_size=self.options.batch,
-            compute=self.placement,
+            compute=self.compute,
             title=f"testing {label}",
             progress=self.progress,
         )
@@ -227,7 +227,7 @@ class Classifier(Tokens):
             self.task,
             PaddedSequences(part, self.size["length"]),
             batch_size=self.options.batch,
-            compute=self.placement,
+            compute=self.compute,
             title=f"testing {label}",
             progress=self.progress,
         )

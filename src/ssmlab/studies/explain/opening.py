@@ -82,7 +82,7 @@ def open_model(
     place = next((path for path in (Path(model), runs / model) if path.exists()), None)
     if place is None:
         (ref,) = find_model_refs([model], [weights] if weights else [], runs)
-        placement = choose_compute(device, "float32")
+        compute = choose_compute(device, "float32")
         torch.manual_seed(0)  # random weights are the same from call to call
         network = create_model(ref.name, num_classes=IMAGENET_CLASSES, weights=ref.weights).eval()
         if ref.weights is not None and unmeasured(network, ref.weights):
@@ -90,11 +90,11 @@ def open_model(
                 f"--weights {ref.weights}: these are not for ImageNet's {IMAGENET_CLASSES:,} classes, and only a "
                 "trained model's folder says what others mean; give that as MODEL"
             )
-        network, cfg = network.to(placement.device), dict(network.default_cfg)
+        network, cfg = network.to(compute.device), dict(network.default_cfg)
         opened = Opened(
             title=describe(ref.name), origin=str(ref.weights) if ref.weights else RANDOM, network=network,
             task=Classify(classes=class_names("imagenet-1k"), mean=tuple(cfg["mean"]), std=tuple(cfg["std"])),
-            image_size=int(cfg["input_size"][-1]), device=placement.device,
+            image_size=int(cfg["input_size"][-1]), device=compute.device,
         )  # fmt: skip
         return opened, ""
     if weights is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ssmlab.core.errors import DataError
+from ssmlab.core.options import Count, Option
 from ssmlab.core.progress import Progress
-from ssmlab.studies.study import Count, Option, StudyOptions, stamp_of
+from ssmlab.studies.study import StudyOptions, stamp_of
 
 if TYPE_CHECKING:
     from ssmlab.studies.explain.explanation import Explanation

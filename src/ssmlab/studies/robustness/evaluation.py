@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_json
+from ssmlab.core.options import Count, Option, Positive
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.studies.compare.model_refs import ModelRef, find_model_refs
 from ssmlab.studies.compare.seed_groups import SeedGroup, seed_groups
-from ssmlab.studies.study import (
-    Count,
-    ImageOptions,
-    Option,
-    Positive,
-    marker_file,
-    open_test_images,
-    some_classes,
-    stamp_of,
-)
+from ssmlab.studies.study import ImageOptions, marker_file, open_test_images, some_classes, stamp_of
 
 if TYPE_CHECKING:
     from ssmlab.studies.robustness.page import Result

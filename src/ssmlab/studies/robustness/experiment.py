@@ -119,7 +119,7 @@ def fit_job(recipe: RobustnessRecipe, data: DatasetFiles, job: Job, *, progress:
 
 
 def finish(recipe: RobustnessRecipe, data: DatasetFiles, jobs: list[Job], folder: Path) -> None:
-    """One table of all models; what they said is in files already."""
+    """One table of all models; what they predicted is in files already."""
     run_tests([job.folder for job in jobs], recipe, place(jobs[0]), Progress(), write=True)
 
 

@@ -53,8 +53,8 @@ class Sample:
         middle = slice(start, start + size)
         done, found = 0, []
         for split in self.splits:
-            tell = (lambda n, _, before=done: progress(before + n, len(self.ids))) if progress else None
-            found.append(split.array(whole, tell, fit)[:, middle, middle])
+            report = (lambda n, _, before=done: progress(before + n, len(self.ids))) if progress else None
+            found.append(split.array(whole, report, fit)[:, middle, middle])
             done += len(split)
         return np.concatenate(found)
 

@@ -158,7 +158,7 @@ def extrapolate(points: list[tuple[int, float]], length: int, least: float = 0.0
 
     Args:
         points: (length, value), the shortest first; 0 without any.
-        least: the smallest power. Short passes tell nothing of long ones: they cost what a call costs.
+        least: the smallest power. Short passes say nothing about long ones: they cost what a call costs.
     """
     if not points:
         return 0.0

@@ -36,7 +36,7 @@ class SequenceInference:
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         if len(self.classes) != network.head.out_features:
-            raise ModelError(f"{folder} names {len(self.classes)} classes and tells {network.head.out_features} apart")
+            raise ModelError(f"{folder} names {len(self.classes)} classes and has {network.head.out_features} outputs")
         self.notes: list[str] = []
         self._encode: Callable = list
         self.decode: Callable[[list[int]], str] | None = BaseTokenizer().decode if self.kind == "dna" else None

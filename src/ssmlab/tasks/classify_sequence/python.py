@@ -30,16 +30,16 @@ def _tokens(about: dict[str, Any], size: int) -> Any:
     """A function that makes tokens of a text or of numbers, cut to the model's length."""
     source = about.get("tokenizer") or BYTES
     if not isinstance(source, (str, Path)):
-        words = source
+        tokenizer = source
     elif "folder" in about and about.get("kind") == "text":
-        words = find_tokenizer(about["folder"], size)
+        tokenizer = find_tokenizer(about["folder"], size)
     else:
-        words = load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
     length = int(about.get("length", LENGTH))
-    name = BYTES if isinstance(words, ByteTokenizer) else ""
+    name = BYTES if isinstance(tokenizer, ByteTokenizer) else ""
 
     def tokens(sequence: Any) -> torch.Tensor:
-        row = encoded(sequence, words, name) if isinstance(sequence, str) else sequence
+        row = encoded(sequence, tokenizer, name) if isinstance(sequence, str) else sequence
         row = torch.as_tensor(np.array(row) if not isinstance(row, torch.Tensor) else row).long()[:length]
         if row.ndim != 1 or not len(row) or int(row.max()) >= size:
             raise UserError(f"a sequence must hold whole numbers below {size}, got {sequence!r:.60}")

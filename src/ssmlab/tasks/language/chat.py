@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmlab.core.errors import DataError, ModelError, UserError
+from ssmlab.tasks.language.options import DTYPES, INT8
 
 if TYPE_CHECKING:
     from ssmlab.data.text.tokenizers import Tokenizer
-
-DEVICES = ("auto", "cuda", "mps", "cpu")
-DTYPES = ("float32", "bfloat16", "float16")
-INT8 = "int8"  # weights of linear layers alone; no layout stores them
 
 Note = Callable[[str], Any]
 Messages = Sequence[tuple[str, str]]  # (role, text)
@@ -114,19 +111,19 @@ def open_chat(
 
     place = choose_compute(device).device
     if not Path(model).exists():
-        words = load_tokenizer(tokenizer or "bytes")
-        network = open_network(model, dtype, words.size, adapter=adapter, note=note)
-        return Chat(network.to(place), words, () if words.eos is None else (words.eos,))
+        found = load_tokenizer(tokenizer or "bytes")
+        network = open_network(model, dtype, found.size, adapter=adapter, note=note)
+        return Chat(network.to(place), found, () if found.eos is None else (found.eos,))
     folder = find_writer(model, note)
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a mistake is reported before the weights are read
     network = open_network(str(folder), dtype, adapter=adapter, note=note)
-    words = find_tokenizer(folder, network.config.vocab_size, tokenizer)
-    if words.size > network.config.padded_vocab:
+    found = find_tokenizer(folder, network.config.vocab_size, tokenizer)
+    if found.size > network.config.padded_vocab:
         raise DataError(
-            f"the tokenizer has {words.size} tokens, the model {network.config.vocab_size}; give the model's own"
+            f"the tokenizer has {found.size} tokens, the model {network.config.vocab_size}; give the model's own"
         )
-    return Chat(network.to(place), words, find_ends(folder, words), folder)
+    return Chat(network.to(place), found, find_ends(folder, found), folder)
 
 
 def open_network(
@@ -160,7 +157,7 @@ def open_network(
     return quantize_linear_(network) if dtype == INT8 else network
 
 
-def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tuple[str, ...] = DTYPES) -> None:
+def check_model(model: str, dtype: str | None, dtypes: tuple[str, ...] = DTYPES) -> None:
     """Report what is misspelt before torch is imported."""
     from ssmlab.core.text import did_you_mean
     from ssmlab.models.catalogue import is_repository
@@ -170,9 +167,8 @@ def check_model(model: str, dtype: str | None, device: str = "auto", dtypes: tup
         hint = did_you_mean(model, list_models("language"))
         hint = hint or "; give its folder, owner/name on the hub, or a name such as mamba_lm_130m"
         raise ModelError(f"there is no language model {model!r}{hint}")
-    for option, value, known in (("--dtype", dtype or dtypes[0], dtypes), ("--device", device, DEVICES)):
-        if value not in known:
-            raise UserError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+    if dtype is not None and dtype not in dtypes:
+        raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
 
 
 def find_writer(model: str, note: Note = lambda text: None) -> Path:
@@ -183,7 +179,7 @@ def find_writer(model: str, note: Note = lambda text: None) -> Path:
     if why:
         note(why)
     if kind_of(folder) == "sequence_classifier":
-        raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; `ssmlab classify` asks it")
+        raise ModelError(f"{folder} is a classifier of sequences, which writes nothing; use `ssmlab classify`")
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import write_atomically
-from ssmlab.data.text.tokenizer_files import CONFIG, FILE, byte_words
+from ssmlab.data.text.tokenizer_files import CONFIG, FILE, byte_tokenizer
 from ssmlab.data.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 from ssmlab.tasks.shared.tables import GROWS, method_of
 
@@ -23,20 +23,20 @@ def with_new_tokens(recipe: Any, tokenizer: Tokenizer, name: str) -> tuple[Token
     if not new:
         return tokenizer, name
     if isinstance(tokenizer, ByteTokenizer):
-        words, config = byte_words(), None
+        opened, config = byte_tokenizer(), None
     elif isinstance(tokenizer, JsonTokenizer):
         from tokenizers import Tokenizer as Rust
 
-        words, config = Rust.from_file(str(tokenizer.path)), tokenizer.path.parent / CONFIG
+        opened, config = Rust.from_file(str(tokenizer.path)), tokenizer.path.parent / CONFIG
     else:
         raise RecipeError(f"adapt.new_tokens: {name} is a model of sentencepiece; give a tokenizer.json, or bytes")
-    known = [text for text in new if words.token_to_id(text) is not None]
+    known = [text for text in new if opened.token_to_id(text) is not None]
     if known:
         raise RecipeError(f"adapt.new_tokens: {known[0]!r} is a token of {name} already; leave it out")
     from tokenizers import AddedToken
 
-    words.add_tokens([AddedToken(text, normalized=False) for text in new])
-    files = {FILE: words.to_str(pretty=True)}
+    opened.add_tokens([AddedToken(text, normalized=False) for text in new])
+    files = {FILE: opened.to_str(pretty=True)}
     if config is not None and config.is_file():
         files[CONFIG] = config.read_text("utf-8")
     return Grown(files), f"{name} + {', '.join(new)}"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.text.encoding import decode_text
 from ssmlab.data.text.jsonl import parse_object
+from ssmlab.generation.sampling import GenerateOptions
 
 if TYPE_CHECKING:
     from ssmlab.generation.generate import Generated
     from ssmlab.generation.prompt_state import PromptState
     from ssmlab.tasks.language.chat import Chat
+    from ssmlab.tasks.language.options import WritingOptions
 
 KEYS = ("prompt", "text", "messages")
 RESULTS = ("text", "reason", "tokens", "score", "sample", "logprobs")
@@ -112,46 +114,56 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a text file") from error
 
 
+def prompts_of(options: WritingOptions) -> list[Prompt]:
+    """The prompts that the options name; with `chat` every text is a user's message.
+
+    Raises:
+        UserError, DataError: a file cannot be read, see `read_prompts`.
+    """
+    if options.batch is not None:
+        prompts = read_prompts(options.batch)
+    else:
+        text = options.prompt or "" if options.prompt_file is None else read_text(options.prompt_file)
+        prompts = [Prompt(text=text, own={"prompt": text})]
+    return [replace(p, messages=(("user", p.text),)) if options.chat and not p.messages else p for p in prompts]
+
+
 def write(
     chat: Chat,
     prompts: Sequence[Prompt],
+    options: WritingOptions,
     before: PromptState | None = None,
     *,
-    samples: int = 1,
-    seed: int = 0,
-    chunk: int = 1024,
     on_read: Callable[[PromptState, int], None] = lambda state, tokens: None,
-    **options: Any,
+    on_text: Callable[[int, str], None] | None = None,
 ) -> Written:
     """Continue every prompt, all in one batch.
 
     Args:
         before: what was read before the prompts; an empty prompt then continues every row of it.
-        samples: texts for every prompt.
-        seed: of the random numbers. Further samples, and a prompt that comes again, get the seeds after it.
         on_read: called once the prompts were read, with the state after them and the number of their tokens.
-        options: of `generation.generate`.
+        on_text: see `generation.generate`.
     """
+    assert isinstance(options.seed, int)
     first = before is None
     rows = [chat.encode_messages(p.messages, first=first) if p.messages else chat.encode(p.text, first=first)
             for p in prompts]  # fmt: skip
     seeds: list[int] = []
     seen = Counter[Any]()
     for prompt in prompts:
-        begin = seed + seen[prompt.text, prompt.messages]
-        seeds += range(begin, begin + samples)
-        seen[prompt.text, prompt.messages] += samples
+        begin = options.seed + seen[prompt.text, prompt.messages]
+        seeds += range(begin, begin + options.samples)
+        seen[prompt.text, prompt.messages] += options.samples
     if before is not None and rows == [[]]:
         count = len(before.tokens)
         rows, prompts, seeds = rows * count, list(prompts) * count, seeds * count
-    state = chat.network.read(rows, before, chunk=chunk)
+    state = chat.network.read(rows, before, chunk=options.chunk)
     on_read(state, sum(map(len, rows)))
-    if samples > 1:
-        state = state.select([row for row in range(len(rows)) for _ in range(samples)])
-    found = chat.network.generate(
-        state, seed=seeds, eos=chat.ends, decode=chat.tokenizer.decode, chunk=chunk, **options
-    )
-    return Written([prompt for prompt in prompts for _ in range(samples)], found, state)
+    if options.samples > 1:
+        state = state.select([row for row in range(len(rows)) for _ in range(options.samples)])
+    given = {field.name: getattr(options, field.name) for field in fields(GenerateOptions)} | {"seed": seeds}
+    found = chat.network.generate(state, eos=chat.ends, decode=chat.tokenizer.decode, on_text=on_text, **given)
+    return Written([prompt for prompt in prompts for _ in range(options.samples)], found, state)
 
 
 class Written(NamedTuple):

@@ -83,8 +83,8 @@ def _vocabulary(model: Any, about: dict[str, Any], given: Any = None) -> _Vocabu
             f"the tokenizer has {tokenizer.size} tokens, {name_of(model)} has {size}; give vocab_size="
             f"{tokenizer.size + 1} where it is created, or another tokenizer=..."
         )
-    mark = about.get("mark")
-    separator = mark if isinstance(mark, int) else separator_of(tokenizer)
+    stored = about.get("mark")
+    separator = stored if isinstance(stored, int) else separator_of(tokenizer)
     return _Vocabulary(tokenizer, separator, isinstance(tokenizer, ByteTokenizer))
 
 
@@ -322,9 +322,9 @@ def predict(
     rows: list[Any] = [inputs[i] for i in range(len(inputs))]
     decode = None
     if _are_texts(rows):
-        words = _vocabulary(model, about, tokenizer).tokenizer
-        assert words is not None
-        rows, decode = [words.encode(text) for text in rows], words.decode
+        own = _vocabulary(model, about, tokenizer).tokenizer
+        assert own is not None
+        rows, decode = [own.encode(text) for text in rows], own.decode
     if any(len(row) < 2 for row in rows):
         raise UserError("a text must have at least 2 tokens, of which the first one is not predicted")
     _check_tokens(model, rows)
@@ -350,9 +350,9 @@ def generate(model: Any, prompts: Any, about: dict[str, Any], tokenizer: Any = N
     """Continuations of texts, or of sequences of tokens; for the options see `generation.generate`."""
     if not (isinstance(prompts, str) or (isinstance(prompts, (list, tuple)) and isinstance(prompts[0], str))):
         return continuations(model, prompts, **options)
-    words = _vocabulary(model, about, tokenizer).tokenizer
-    assert words is not None
+    own = _vocabulary(model, about, tokenizer).tokenizer
+    assert own is not None
     texts = [prompts] if isinstance(prompts, str) else prompts
-    ends = find_ends(about["folder"], words) if "folder" in about else () if words.eos is None else (words.eos,)
+    ends = find_ends(about["folder"], own) if "folder" in about else () if own.eos is None else (own.eos,)
     options = {"eos": [end for end in ends if end < model.config.vocab_size]} | options
-    return continuations(model, [words.encode(text) for text in texts], decode=words.decode, **options)
+    return continuations(model, [own.encode(text) for text in texts], decode=own.decode, **options)

@@ -19,6 +19,7 @@ from ssmlab.data.masks.store import ReadImage, read_image
 from ssmlab.data.masks.volumes import SUFFIXES, Volume, is_volume, require_nibabel
 from ssmlab.data.parts import files_in
 from ssmlab.reports.theme import SERIES
+from ssmlab.tasks.segment.options import SegmentOptions
 from ssmlab.tasks.segment.overlays import picture, plane_of
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's names of the channels of one image
@@ -135,37 +136,40 @@ class Segmenter:
     turned to its directions; masks lie as their images are stored, and hold the numbers that the training's masks hold.
 
     Args:
-        overlap, mirror, batch: see `predict_windows`; `mirror` means every axis.
+        options: of the windows, see `predict_windows`, `mirror` means every axis; and of the files that are written.
     Raises:
         ModelError: the folder is incomplete, or the model is no segmentation network.
     """
 
-    def __init__(self, path: Path, device: str = "auto", *, overlap: float = 0.5, mirror: bool = False, batch: int = 1):
+    def __init__(self, path: Path, options: SegmentOptions | None = None):
         from ssmlab.core.device import choose_compute
         from ssmlab.tasks.segment.task import windows_of
 
+        options = self.options = options or SegmentOptions()
         network, how = _loaded(path)
         self.plan = network.config.plan
-        self.compute = choose_compute(device, "float32")
+        self.compute = choose_compute(options.device, "float32")
         self.network = network.to(self.compute.device).eval()
         self.channels, self.classes = network.config.in_chans, tuple(how["classes"])
         self.mean, self.std, self.spacing = tuple(how["mean"]), tuple(how["std"]), tuple(how.get("spacing", ()))
         self.directions, self.numbers = how.get("directions", ""), tuple(how.get("numbers", ()))
-        axes = range(self.plan.dims) if mirror else ()
+        axes = range(self.plan.dims) if options.mirror else ()
         # a network in 2-D that was trained on the slices of volumes has 0 along the axis that was cut
         across = self.spacing.index(0.0) if 0.0 in self.spacing else 0
-        self.windows = windows_of(self.plan.patch_size, overlap=overlap, mirror=axes, batch=batch, across=across)
+        self.windows = windows_of(
+            self.plan.patch_size, overlap=options.overlap, mirror=axes, batch=options.batch_size, across=across
+        )
 
-    def run(self, cases: Sequence[Case], out: Path, *, probabilities: bool = False) -> Iterator[Marked | str]:
+    def run(self, cases: Sequence[Case]) -> Iterator[Marked | str]:
         """Write the files of every image, and yield what was marked, or why an image cannot be used."""
-        given = {Path(name).resolve() for case in cases for name in case.images}
+        out, given = self.options.out, {Path(name).resolve() for case in cases for name in case.images}
         for case in cases:
             if {(out / f"{case.id}{end}").resolve() for end in (".png", ".tif", ".nii.gz")} & given:
                 yield f"{case.images[0]}: its mask would overwrite an image; give another --out"
                 continue
             try:
                 found = read_image(_Disk(), case, self.directions)
-                yield self._write(case, found, out, probabilities)
+                yield self._write(case, found)
             except UnreadableImage as error:
                 yield f"{case.images[0]}: {error}"
 
@@ -185,13 +189,13 @@ class Segmenter:
             return self.spacing
         return tuple(step for step in self.spacing if step) if dims == self.plan.dims else ()
 
-    def _write(self, case: Case, given: ReadImage, out: Path, keep: bool) -> Marked:
+    def _write(self, case: Case, given: ReadImage) -> Marked:
         import torch
 
         from ssmlab.tasks.segment.task import normalised
         from ssmlab.tasks.shared.regrid import predict_at
 
-        image = self._fitting(given.image)
+        image, out = self._fitting(given.image), self.options.out
         spacing = given.spacing if given.volume else ()
         pixels = normalised(torch.from_numpy(image).to(self.compute.device), self.mean, self.std)
         target = self._target(len(spacing))
@@ -207,7 +211,7 @@ class Segmenter:
         else:
             shown = written * np.uint8(255) if len(self.classes) == 2 else written
             files[out / f"{case.id}{'.tif' if given.pages else '.png'}"] = _tiff(shown) if given.pages else _png(shown)
-        if keep:
+        if self.options.probabilities:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, probabilities=found.astype(np.float16), classes=np.array(self.classes))
             files[out / f"{case.id}_probabilities.npz"] = buffer.getvalue()

@@ -8,11 +8,11 @@ from ssmlab.core.errors import ModelError
 from ssmlab.models.segmentation.umamba import from_trainer
 from ssmlab.models.weights import fit, read_state_dict
 
-HEADS = "seg_layers"  # in the names of the layers that tell classes
+HEADS = "seg_layers"  # in the names of the layers that give classes
 
 
 def load_body(network: nn.Module, weights: Path) -> None:
-    """Load everything but the layers that tell classes, which start anew, as nnU-Net does with pretrained weights.
+    """Load everything but the layers that give classes, which start anew, as nnU-Net does with pretrained weights.
 
     Args:
         weights: a file of weights, the folder of a trained model, or a checkpoint of nnU-Net's trainer (.pth).

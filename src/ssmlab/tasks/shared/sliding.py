@@ -31,7 +31,7 @@ def predict_windows(
     """Class probabilities of an image of any size, from a network that is given windows of one size.
 
     Logits of overlapping windows are averaged, with a Gaussian around the window's centre as weight (standard deviation
-    an eighth of the window), so that no border of a window shows; softmax comes last. Windows stand at equal distances,
+    an eighth of the window), so that no border of a window shows; softmax comes last. Windows are at equal distances,
     the first and the last at the image's borders. An image smaller than a window is padded after its end with its
     edge's values and cut back. Beside the image only its logits are in memory, and one batch of windows.
 

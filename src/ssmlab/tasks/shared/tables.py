@@ -92,7 +92,7 @@ def checked_method(text: str) -> str:
     """The text, if it names methods.
 
     Raises:
-        ValueError: it does not, which pydantic tells with the key.
+        ValueError: it does not, which pydantic reports with the key.
     """
     if text and text != NONE:
         parse(text)
@@ -105,7 +105,7 @@ def check_used(config: AdaptConfig, methods: list[str]) -> None:
     Args:
         methods: of the recipe's models; "" is one that is trained whole, "none" one that is explicitly.
     Raises:
-        ValueError: a setting would be ignored, which pydantic tells as one line.
+        ValueError: a setting would be ignored, which pydantic reports as one line.
     """
     alone = {"method", "gradient_checkpointing"}  # blocks can be computed again without adapters too
     changed = {name for name, value in AdaptConfig() if getattr(config, name) != value} - alone

@@ -84,7 +84,7 @@ class Mamba3(Block):
         states = self._get_states_from_cache(inference_params, u.shape[0])
         if inference_params.seqlen_offset > 0:
             if u.shape[1] != 1:
-                raise UserError(f"Mamba3 takes one token at a time behind a prompt, got {u.shape[1]}")
+                raise UserError(f"Mamba3 takes one token at a time after a prompt, got {u.shape[1]}")
             return self.step(u[:, 0], *states)[0][:, None]
         y, after = super().forward(u)
         self._keep(states, after, u[:, -1])

@@ -15,7 +15,7 @@ __getattr__ = absent(__name__, "", "", causal_conv1d="causal_conv1d_fn causal_co
 
 
 def _update_kv_cache(kv, inference_params, layer_idx):
-    """Write kv (b, l, 2, h, p) behind what the cache of `layer_idx` has, and return all of it so far."""
+    """Write kv (b, l, 2, h, p) after what the cache of `layer_idx` has, and return all of it so far."""
     cache, _ = inference_params.key_value_memory_dict[layer_idx]
     row, at = inference_params.batch_size_offset, inference_params.seqlen_offset
     rows, end = slice(row, row + kv.shape[0]), at + kv.shape[1]

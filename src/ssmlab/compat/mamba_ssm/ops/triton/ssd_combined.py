@@ -155,8 +155,8 @@ def _split_scan(
 ):  # fmt: skip
     heads = len(dt_bias)
     width = heads * _headdim(D, headdim)
-    beside = zxbcdt.shape[-1] - width - len(conv1d_weight) - heads  # of a gated layer, which stands first
-    zx0, z, xBC, dt = zxbcdt.split([beside, width, len(conv1d_weight), heads], dim=-1)
+    gated = zxbcdt.shape[-1] - width - len(conv1d_weight) - heads  # of a gated layer, which is first
+    zx0, z, xBC, dt = zxbcdt.split([gated, width, len(conv1d_weight), heads], dim=-1)
     x, B, C = _convolved(xBC, conv1d_weight, conv1d_bias, seq_idx, activation, width, heads, ngroups, backend)
     gate = z.unflatten(-1, (heads, -1)) if rmsnorm_weight is None else None
     y, final = _scan(x, dt, A, B, C, D, gate, dt_bias, True, dt_limit, initial_states, seq_idx, backend)
@@ -164,7 +164,7 @@ def _split_scan(
     if rmsnorm_weight is not None:
         group = width // ngroups if backend is None else None  # the original's reference norms all channels together
         y = rmsnorm_fn(y, rmsnorm_weight, None, z, rmsnorm_eps, group, norm_before_gate)
-    if beside:
+    if gated:
         y = torch.cat([swiglu(zx0), y], dim=-1)
     if outproj_weight is not None:
         y = linear(y, outproj_weight, outproj_bias)
@@ -180,7 +180,7 @@ def _headdim(D: Tensor, headdim: int | None) -> int:
 
 
 def _convolved(xBC, weight, bias, seq_idx, activation, width, heads, ngroups, backend):
-    """x (b, l, h, p), B, C (b, l, g, n) behind their convolution."""
+    """x (b, l, h, p), B, C (b, l, g, n) after their convolution."""
     activation = "silu" if activation in ("silu", "swish") else None
     xBC, _ = causal_conv1d(xBC.mT, weight, bias, activation=activation, seq_idx=seq_idx, backend=backend)
     maps = (len(weight) - width) // 2

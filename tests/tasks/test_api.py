@@ -1,5 +1,6 @@
 """`fit`, `evaluate`, `predict` and `generate` of `import ssmlab`: any model and dataset, errors in one line."""
 
+import json
 import sys
 
 import numpy as np
@@ -107,6 +108,9 @@ def test_a_killed_fit_goes_on_bit_equal(tmp_path):
     pairs = zip(whole.model.parameters(), resumed.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     assert whole.history == resumed.history
+    state = json.loads((tmp_path / "killed" / "fit.json").read_text())
+    del state["config"]["patience"]  # as a version wrote it that had no such field
+    (tmp_path / "killed" / "fit.json").write_text(json.dumps(state))
     again = run(tmp_path / "killed", 0)  # finished: nothing is trained
     assert again.history == whole.history
     with pytest.raises(UserError, match=r"holds a fit with epochs=3, not 4; .* resume=False"):

@@ -308,7 +308,8 @@ def _check_folder(place: Path, config: FitConfig, resume: bool, **about: Any) ->
         raise UserError(f"{place} holds files that are no fit's; give another folder")
     if not there or not resume:
         return wanted
-    one, other = (values["config"] | values | values.get("options", {}) for values in (there, wanted))
+    defaults = FitConfig().model_dump(mode="json")  # of fields that the folder's version did not have
+    one, other = (defaults | values["config"] | values | values.get("options", {}) for values in (there, wanted))
     for name in dict.fromkeys((*other, *there.get("options", {}))):
         if name not in ("config", "options") and one.get(name) != other.get(name):
             raise UserError(

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 from transformers import MarianConfig, MarianMTModel
 
 import ssmlab
@@ -46,6 +47,16 @@ def test_a_model_is_fitted_measured_saved_and_translates(tmp_path):
     same = ssmlab.evaluate(found, "translate", PAIRS[104:112], beams=1, device="cpu", progress=False)
     assert measured.value("loss") == pytest.approx(same.value("loss"), rel=1e-5) and measured.value("bleu") >= 0
     assert "version" in next(record.unit for record in measured if record.metric == "bleu")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(PAIRS)
+
+
+def test_a_stream_of_pairs_is_read_once():
+    listed, streamed = (ssmlab.fit(model(), "translate", data, **HOW).model for data in (PAIRS, Stream()))
+    assert all(torch.equal(a, b) for a, b in zip(listed.parameters(), streamed.parameters(), strict=True))
 
 
 def test_the_same_tokenizer_goes_on():

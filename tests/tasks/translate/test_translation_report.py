@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_json
-from ssmlab.core.record import Record, append_records
+from ssmlab.core.files import write_json, write_records
+from ssmlab.core.record import Record
 from ssmlab.reports.html import write_report
 from ssmlab.reports.run_folder import load_run
 from ssmlab.tasks.table import report_of
@@ -62,7 +62,7 @@ def make_run(folder, train=10_000, seeds=(0, 1), ends="."):
                 records += [Record(metric=m, split=split, value=v, step=step, **of) for m, split, v in curve]
     for pair, record in score_differences(arms, resamples=200, trials=199):
         records.append(Record(**(vars(record) | {"model": pair, "split": "test", "task": "translate"})))
-    append_records(folder / "records.jsonl", records)
+    write_records(folder / "records.jsonl", records)
     (folder / "recipe.toml").write_text(RECIPE)
     described = {"source": "en", "target": "fr", "counts": {"train": train, "val": 10, "test": 200}}
     models = [{"name": label, "label": label, "title": label.replace("_", " with ").title()} for label in ARMS]
@@ -166,7 +166,7 @@ def test_other_tasks_have_no_page_of_several_runs(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "run.json").write_text(json.dumps({"task": "classify"}))
-    append_records(other / "records.jsonl", [Record(metric="accuracy", value=1.0, model="a", split="test")])
+    write_records(other / "records.jsonl", [Record(metric="accuracy", value=1.0, model="a", split="test")])
     for pair in ((folder, other), (other, folder)):
         with pytest.raises(UserError, match="runs of translation models alone"):
             write_report(pair[0], report_of, [pair[1]])

@@ -45,7 +45,7 @@ def _words(model: Any, about: dict[str, Any], given: Any = None) -> Any:
 
 def _sides(data: Any) -> tuple[list[str], list[str]]:
     """Sources and targets of a dataset of pairs."""
-    pairs = [data[i] for i in range(len(data))]
+    pairs = [data[i] for i in range(len(data))] if hasattr(data, "__len__") else list(data)
     for i, pair in enumerate(pairs):
         if not (isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise UserError(f"item {i} must be a pair of texts, (source, target), got {pair!r:.60}")

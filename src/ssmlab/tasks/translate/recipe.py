@@ -66,9 +66,8 @@ class TranslationModel(Table):
     def _fill(self):
         if self.name and kind_of(self.name) != "translation":
             known = list_models("translation")
-            raise ValueError(
-                f"unknown translation model {self.name!r}{did_you_mean(self.name, known) or _among(known)}"
-            )
+            hint = did_you_mean(self.name, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"unknown translation model {self.name!r}{hint}")
         if self.weights and not Path(self.weights).is_dir() and not is_repository(self.weights):
             folder = Path(self.weights)
             near = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -78,10 +77,6 @@ class TranslationModel(Table):
         check_names(self.label, self.options, {"vocab_size", *(f"dropout_{place}" for place, _ in self.dropout)})
         checked_method(self.adapt)
         return self
-
-
-def _among(names: list[str]) -> str:
-    return f"; there are {', '.join(names)}"
 
 
 class TranslationTraining(SequenceTraining):

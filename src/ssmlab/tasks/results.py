@@ -16,7 +16,7 @@ class Records(list[Record]):
 
     def cells(self) -> list[tuple[str, ...]]:
         """Metric, value, unit, 95 % interval and n of every record that is not of a step, as texts, with a heading."""
-        rows = [("metric", "value", "unit", "interval", "n")]
+        rows: list[tuple[str, ...]] = [("metric", "value", "unit", "interval", "n")]
         for record in self:
             if record.step is None:
                 what = " ".join(filter(None, (record.split, record.metric, record.class_)))

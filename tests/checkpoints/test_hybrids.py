@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import ssmlab.compat
 from ssmlab.checkpoints.hybrids import HYBRIDS, load_hybrid
 from ssmlab.cli.main import main
 from ssmlab.core.errors import ModelError
@@ -91,7 +92,14 @@ def test_a_state_is_a_value(folder, theirs):
     assert all(len(row.tokens) == NEW for row in searched) and searched[0].score / NEW >= best[0] - 1e-5
 
 
-def test_mistakes_are_one_line(folder, tmp_path, capsys):
+@pytest.fixture
+def lent():
+    """The command lends our kernels to the process: only for this test."""
+    yield
+    ssmlab.compat.uninstall()
+
+
+def test_mistakes_are_one_line(folder, tmp_path, capsys, lent):
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"transformers cannot open this \S+ \("):

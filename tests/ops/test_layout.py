@@ -29,7 +29,7 @@ def test_every_struct_is_packed_and_agrees():
         ("ssm_conv", "silu threads", "silu", "ssm_conv.threads|ssm_conv.x at byte"),
         ("ssm_linear", "bias y scale", "bias y scale more", "ssm_linear.more at byte"),
         ("ssm_ssd", "g_final gh0", "g_final g_first", "ssm_ssd.g_first at byte"),
-        ("ssm_program", "step before after", "step before", "ssm_program of 32 bytes"),
+        ("ssm_program", "order scratch", "order", "ssm_program.scratch_size at byte"),
     ],
 )
 def test_one_changed_field_is_refused(monkeypatch, struct, old, new, what):

@@ -32,6 +32,7 @@ NEWEST = {
     "sacremoses": "0.2.0",
     "monai": "1.6.1",
     "nibabel": "5.4.2",
+    "pydicom": "3.0.2",
 }
 _FOR_USERS = ("sentencepiece", "translation", "medical")  # the extras whose packages are looked at
 

@@ -111,7 +111,7 @@ def select_rows(state: Any, index: Tensor, sentences: Sequence[int] | None = Non
     """The states of some rows of a batch; tensors of their own, whatever happens to the others.
 
     Args:
-        state: a tensor whose first axis are the rows, or a tuple of states.
+        state: a tensor whose first axis are the rows, what has `index_select` as one, or a tuple of states.
         index: (r,), the rows.
         sentences: the sources that these rows are of, in order, each as often as the others; keys of sources, which
             several rows share, are kept once. None: every row has its own.
@@ -122,7 +122,7 @@ def select_rows(state: Any, index: Tensor, sentences: Sequence[int] | None = Non
                 return state
             index = torch.tensor(sentences, device=index.device)
         return CrossKeys(*(part.index_select(0, index) for part in state))
-    if isinstance(state, Tensor):
+    if hasattr(state, "index_select"):
         return state.index_select(0, index)
     parts = [select_rows(part, index, sentences) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)

@@ -1,11 +1,13 @@
 """The rules of the house: what stands where, how long it is, and what it may name. See docs/architecture.md."""
 
 import ast
+import fnmatch
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
+from repeats import REPEATS
 from sources import FILES, ROOT, nodes, tree
 
 # Modules that may hold the name of an own module as a string: the tables by which things are found.
@@ -103,6 +105,14 @@ def used_once() -> tuple[list[str], int]:
 def test_helpers_have_more_than_one_caller():
     once, total = used_once()
     assert len(once) <= 0.15 * total, f"{len(once)} of {total}"
+
+
+@pytest.mark.parametrize("pattern", REPEATS)
+def test_what_repeats_another_test_is_a_test(pattern):
+    file, _, test = pattern.partition("::")
+    defined = {node.name for node in nodes(Path(__file__).parent / file) if isinstance(node, ast.FunctionDef)}
+    own = test.partition("[[]")[0]
+    assert fnmatch.filter(defined, own), f"{file} has no {own}"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=name)

@@ -22,7 +22,7 @@ MODEL = "models/resnet_test"
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
+        patch.setattr("ssmlab.reports.html.write_report", lambda folder, *_: folder / "report.html")
         return run_recipe(load_recipe(DIGITS, SMALL, smoke=True), output=folder)
 
 
@@ -107,7 +107,7 @@ def test_classify_names_the_file(run, picture, name, how, capsys):
 
 
 def test_a_model_that_is_gone_is_trained_again(run, capsys, monkeypatch):
-    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html")
+    monkeypatch.setattr("ssmlab.reports.html.write_report", lambda folder, *_: folder / "report.html")
     before = load_file(run / MODEL / "model.safetensors")
     shutil.rmtree(run / MODEL)
     assert call("report", run) == 2 or "resnet_test" in capsys.readouterr().out

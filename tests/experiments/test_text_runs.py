@@ -8,6 +8,7 @@ import torch
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.cli.main import main
+from ssmlab.core.checksums import FILE as CHECKSUMS
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
@@ -216,11 +217,14 @@ def test_a_run_of_before_is_resumed_without_the_new_keys(tuned):
         line for line in text.splitlines(True) if not line.startswith(("packing", "encoding", "chat_template"))
     )
     assert old != text
+    known = (run / CHECKSUMS).read_text()
+    (run / CHECKSUMS).unlink()  # there were none
     (run / "recipe.toml").write_text(old)
     try:
         run_recipe(load_recipe(run), output=run.parent, resume=True)
     finally:
         (run / "recipe.toml").write_text(text)
+        (run / CHECKSUMS).write_text(known)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from hypothesis import settings
 # One thread, in processes that tests start too, before torch is imported: the models are tiny, tests run side by side,
 # and threads that wait for each other are slow. Tests of threads set their number themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where bytecode is not kept, every process that a test starts compiles all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
 # Runs write many small files and wait until they are on the disk; memory is a disk that nobody waits for.
 if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 2**31:

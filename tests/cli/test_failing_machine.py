@@ -148,12 +148,16 @@ def test_a_run_that_is_stopped_and_the_same_command(tmp_path):
         shown = first.communicate()[0]
     assert first.returncode == code and f"continue with: ssmlab run {tmp_path / 'small'} --resume" in shown
     assert "Traceback" not in shown and not (tmp_path / "small" / ".lock").exists()
+    before = set(checkpoints.glob("checkpoint-*"))
     with program(*command) as again:
         while "goes on after step" not in (line := again.stdout.readline()):
             assert line, "it did not go on"
+        while not set(checkpoints.glob("checkpoint-*")) - before:  # it trains
+            assert again.poll() is None, again.stdout.read()
+            time.sleep(0.1)
         again.send_signal(number)
-        again.communicate()
-    assert again.returncode == code
+        rest = again.communicate()[0]
+    assert again.returncode == code, rest
 
 
 TINY = ["run", DIGITS, *SMALL, "training.epochs=1", "data.limit=32", "evaluation.throughput_repeats=1"]

@@ -17,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Runs write many small files and wait until they are on the disk; memory is a disk that nobody waits for.
 if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 2**31:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
-from repeats import is_repeat
-
 settings.register_profile("same", derandomize=True, deadline=None)  # what passed once passes on every machine
 settings.load_profile("same")
 
@@ -29,6 +27,8 @@ gc.disable()
 
 @pytest.hookimpl(tryfirst=True)  # before slow ones are left out
 def pytest_collection_modifyitems(items):
+    from repeats import is_repeat  # of this folder, which is on the path now
+
     for item in items:
         if is_repeat(item.nodeid):
             item.add_marker(pytest.mark.slow)

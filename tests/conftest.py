@@ -1,5 +1,6 @@
 import gc
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -32,6 +33,19 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if is_repeat(item.nodeid):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["neon"])
+def instruction_set(request):
+    """The native kernels of one instruction set after the other; skipped where the processor lacks it."""
+    from ssmlab.ops import _native
+
+    library = _native.library()
+    before = library.ssm_isa()
+    if library.ssm_set_isa(request.param.encode()):
+        pytest.skip(f"this machine cannot run {request.param}")
+    yield request.param
+    library.ssm_set_isa(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,15 +22,6 @@ MODELS = [
 ]
 
 
-@pytest.fixture(params=["avx512", "avx2", "baseline", "neon"])
-def instruction_set(request):
-    library, active = _native.library(), _native.isa()
-    if library.ssm_set_isa(request.param.encode()):
-        pytest.skip(f"no {request.param} here")
-    yield request.param
-    library.ssm_set_isa(active.encode())
-
-
 def made(name="mamba_lm_test", **options):
     torch.manual_seed(0)
     model = create_model(name, **options).eval()

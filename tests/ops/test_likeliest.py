@@ -9,15 +9,6 @@ from ssmlab.ops.likeliest import likeliest
 native = pytest.mark.skipif(_native.LIBRARY is None, reason="needs the native library")
 
 
-@pytest.fixture(params=["avx512", "avx2", "baseline", "neon"])
-def instruction_set(request):
-    library, active = _native.library(), _native.isa()
-    if library.ssm_set_isa(request.param.encode()):
-        pytest.skip(f"no {request.param} here")
-    yield request.param
-    library.ssm_set_isa(active.encode())
-
-
 def scores(n):
     torch.manual_seed(n)
     x = torch.randn(9, n + 3)[:, :n]

@@ -1,7 +1,6 @@
 """The native library: every instruction set, any number of threads, workers and forks."""
 
 import os
-import platform
 import subprocess
 from pathlib import Path
 
@@ -17,20 +16,8 @@ from ssmlab.ops import _native, selective_scan
 from ssmlab.ops.lti.direct import long_conv
 
 pytestmark = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
-SETS = [b"baseline", b"avx2", b"avx512"] if platform.machine() in ("x86_64", "AMD64") else [b"neon"]
 
 
-@pytest.fixture
-def instruction_set(request):
-    lib = _native.library()
-    before = lib.ssm_isa()
-    if lib.ssm_set_isa(request.param):
-        pytest.skip(f"this machine cannot run {request.param.decode()}")
-    yield request.param
-    lib.ssm_set_isa(before)
-
-
-@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
 @pytest.mark.parametrize("d", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33])
 @pytest.mark.parametrize("op", [selective_scan, complex_scan])
 def test_every_instruction_set_at_sizes_around_its_width(instruction_set, op, d):
@@ -42,7 +29,6 @@ def test_every_instruction_set_at_sizes_around_its_width(instruction_set, op, d)
             assert float((found[name] - value).norm()) <= 5e-6 * float(value.norm()), name
 
 
-@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_conversions_round_to_nearest_even(instruction_set, dtype):
     """With A = 0, one state and dt = B = C = 1 the first output is the input, once rounded from float32."""
@@ -61,7 +47,6 @@ def test_half_conversions_round_to_nearest_even(instruction_set, dtype):
     torch.testing.assert_close(y[0, :, 0], (values[0, :, 0] + 1).to(dtype), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
 @pytest.mark.parametrize("form", [{}, {"groups": 2}, {"constant": "BC"}])
 @pytest.mark.parametrize("n", [1, 4, 6, 7])
 def test_every_instruction_set_with_a_complex_state(instruction_set, n, form):
@@ -82,7 +67,6 @@ def long_convolution(dtype, u, K, gy):
     return y.detach(), *torch.autograd.grad(y, (u, K), gy.to(dtype))
 
 
-@pytest.mark.parametrize("instruction_set", SETS, indirect=True)
 @pytest.mark.parametrize("tokens_first", [False, True])
 @pytest.mark.parametrize(("b", "d", "l"), [(1, 1, 1), (2, 5, 3), (3, 16, 4), (1, 17, 8), (2, 33, 67), (1, 20, 523)])
 def test_every_instruction_set_convolves_with_long_filters(instruction_set, b, d, l, tokens_first):

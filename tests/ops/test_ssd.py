@@ -1,6 +1,5 @@
 """The laws of the state space dual, every backend against the definition in float64, outputs and all gradients."""
 
-import platform
 import sys
 from itertools import pairwise
 
@@ -477,27 +476,16 @@ def test_the_products_are_counted(backend):
         assert counter.get_total_flops() == 3 * 2 * macs
 
 
-SETS = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["neon"]
-
-
 @BUILT
-@pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (67, 4, 7), (33, 17, 15), (70, 33, 34), (130, 64, 20), (5, 100, 130)])
-def test_every_instruction_set_at_sizes_around_its_width(isa, sizes):
-    library = _native.library()
-    before = library.ssm_isa()
-    if library.ssm_set_isa(isa.encode()):
-        pytest.skip(f"this machine cannot run {isa}")
-    try:
-        l, p, n = sizes
-        arguments = rounded(make(2, l, 4, p, 2, n), torch.float32)
-        options = {"dt_softplus": True, "seq_idx": packed(2, l, 40)}
-        exact = run(ssd, arguments, torch.float64, "reference", **options)
-        for layout in ("tokens", "channels"):
-            found = run(ssd, arguments, torch.float32, "native", layout, **options)
-            assert_equal_runs(found, exact, torch.float32)
-    finally:
-        library.ssm_set_isa(before)
+def test_every_instruction_set_at_sizes_around_its_width(instruction_set, sizes):
+    l, p, n = sizes
+    arguments = rounded(make(2, l, 4, p, 2, n), torch.float32)
+    options = {"dt_softplus": True, "seq_idx": packed(2, l, 40)}
+    exact = run(ssd, arguments, torch.float64, "reference", **options)
+    for layout in ("tokens", "channels"):
+        found = run(ssd, arguments, torch.float32, "native", layout, **options)
+        assert_equal_runs(found, exact, torch.float32)
 
 
 @BUILT

@@ -63,7 +63,6 @@ REPEATS = (
     "ops/test_zero_order_hold.py::test_opcheck[[]*",
     "ops/test_zero_order_hold.py::test_gradients_of_higher_order",
     "ops/test_linear_product.py::test_numbers_and_gradients[[]size2-*",
-    "ops/test_triton.py::test_some_of_each",
     "robustness/test_transformations.py::test_formula[[]gaussian_blur-5*",
     "data/pairs/test_subwords.py::test_the_same_texts_give_the_same_vocabulary_in_another_process",
 )

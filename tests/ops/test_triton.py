@@ -37,13 +37,6 @@ def test_kernels(op):
     run_tests(str(HERE / f"interpreted_{op}.py"))
 
 
-@pytest.mark.timeout(600)
-def test_some_of_each():
-    """What is quick, so that a broken kernel is seen by every run of the tests."""
-    files = [str(HERE / f"interpreted_{op}.py") for op in ("causal_conv1d", "selective_scan", "ssd", "steps")]
-    run_tests(*files, "-k", "one_state or two and not silu or 37-16")
-
-
 def test_importing_the_operators_loads_no_kernels():
     """torch's own FLOP counter imports triton where it is installed; ours may not need it."""
     code = (

@@ -69,10 +69,7 @@ def read(
     longest = max(map(len, rows))
     if longest == 0 and reading is not None:
         return reading
-    device = model.backbone.embedding.weight.device
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    ids, mask = left_padded(rows, model.backbone.embedding.weight.device)
     full = bool(mask.all())
     state, logits = (None, None) if reading is None else (reading.state, reading.logits)
     out = None
@@ -83,9 +80,17 @@ def read(
     assert out is not None and state is not None
     last = out[:, -1]
     if logits is not None:  # a row without new tokens is where it was
-        last = torch.where(lengths[:, None] > 0, last, logits)
+        last = torch.where(mask.any(1, keepdim=True), last, logits)
     before = ((),) * len(rows) if reading is None else reading.tokens
     return PromptState(tuple((*old, *new) for old, new in zip(before, rows, strict=True)), last, state)
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of tokens as int64 (b, l), padded on the left, and bool (b, l), True = token."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+    lengths = torch.tensor([[len(row)] for row in rows], device=device)
+    return ids, torch.arange(longest, device=device) >= longest - lengths
 
 
 def whole_numbers(what: str, values: object) -> list[int]:

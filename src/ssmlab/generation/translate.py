@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.beams import BeamDecoder, BeamOptions, Hypothesis, beam_search
-from ssmlab.generation.prompt_state import PromptState
+from ssmlab.generation.prompt_state import PromptState, left_padded
 
 BATCH = 1024  # tokens of the sources of a batch, padding counted
 LEAST = 24  # tokens that a short source counts as: its translations take room too
@@ -152,9 +152,5 @@ def in_order(
 
 def _rectangle(model: Any, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
     """Tokens (b, l), padded on the left, and where they are, (b, l); None where all are."""
-    device = next(model.parameters()).device
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-    lengths = torch.tensor([[len(row)] for row in rows], device=device)
-    mask = torch.arange(longest, device=device) >= longest - lengths
+    ids, mask = left_padded(rows, next(model.parameters()).device)
     return ids, None if bool(mask.all()) else mask

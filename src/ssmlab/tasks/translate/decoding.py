@@ -55,11 +55,9 @@ class Decoding:
             sources: tokens without marks.
         """
         done: dict[int, Translated] = {}
-        full = [i for i, source in enumerate(sources) if len(source)]
-        documents = [
-            [i for i in full if begin <= i < begin + self.group] for begin in range(0, len(sources), self.group)
-        ] if self.group > 1 else [[i] for i in full]  # fmt: skip
-        documents = [document for document in documents if document]
+        begins = range(0, len(sources), self.group)
+        lines = (range(begin, min(begin + self.group, len(sources))) for begin in begins)
+        documents = [full for numbers in lines if (full := [i for i in numbers if len(sources[i])])]
         translate = self._carried if self.carry and self.group > 1 else self._together
         for i, found in translate(network, sources, documents):
             done[i] = found

@@ -25,6 +25,7 @@ WAYS = (
     ("accuracy", 1, "highest validation accuracy"),
     ("loss", -1, "lowest validation loss"),
 )
+LLAVA = ("llava", "llava_llama")  # model_type of the originals
 HEAD, HEAD_WEIGHTS = "head.json", "head.safetensors"  # only classifiers of sequences have these
 
 
@@ -39,6 +40,8 @@ def kind_of(folder: Path) -> str:
         return stored["kind"]
     if (folder / HEAD).is_file():
         return "sequence_classifier"
+    if isinstance(stored.get("model"), dict) or stored.get("model_type") in LLAVA:  # Cobra's, LLaVA's and llava-hf's
+        return "vision_language"
     if "model" not in stored:  # another layout
         return "translation" if stored.get("model_type") == "marian" else "language"
     return kind_of_name(str(stored["model"])) or "vision"

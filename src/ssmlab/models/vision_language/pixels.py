@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -54,7 +55,7 @@ def pixels(picture: Image.Image, config: EncoderConfig) -> Tensor:
     if config.fit == "pad":
         picture = padded(picture, config)
     if config.processor:
-        processor = _processor(_frozen(config.processor))
+        processor = _processor(json.dumps(config.processor, sort_keys=True))
         return processor(images=picture, return_tensors="pt")["pixel_values"][0].float()
     if config.interpolation not in FILTERS:
         raise ModelError(f"interpolation must be one of {', '.join(FILTERS)}, got {config.interpolation!r}")
@@ -84,17 +85,9 @@ def padded(picture: Image.Image, config: EncoderConfig) -> Image.Image:
     return square
 
 
-def _frozen(values: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(values, sort_keys=True)
-
-
 @lru_cache(maxsize=8)
 def _processor(text: str) -> Any:
     """One of transformers' image processors, from its configuration."""
-    import json
-
     import transformers
 
     values = json.loads(text)

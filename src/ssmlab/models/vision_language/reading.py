@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -68,12 +67,13 @@ class Answer(NamedTuple):
 class Read:
     """Images that a model has read.
 
-    model: that read. state: after the last image, of one row. images: the hashes of their pixels.
+    model: that read. state: after the last image, of one row; None where there is no image. images: the hashes of
+        their pixels.
     prefix: the tokens that were read, -1 at places of images.
     """
 
     model: Any
-    state: PromptState
+    state: PromptState | None
     images: tuple[str, ...]
     prefix: tuple[int, ...]
 
@@ -100,13 +100,18 @@ class Read:
     @property
     def bytes(self) -> int:
         """Memory of the state."""
-        return sum(part.numel() * part.element_size() for layer in self.state.state for part in layer)
+        return bytes_of(self.state)
+
+
+def bytes_of(state: PromptState | None) -> int:
+    """Memory of a state, without the logits."""
+    layers = () if state is None else state.state
+    return sum(part.numel() * part.element_size() for layer in layers for part in layer)
 
 
 def bound_of(model: Any, images: Sequence[str]) -> dict[str, str]:
     """What the state of images with these hashes belongs to."""
-    together = hashlib.sha256(" ".join(images).encode()).hexdigest()
-    return model.hashes() | {"template": speech_of(model).hash(), "image": together}
+    return model.hashes() | {"template": speech_of(model).hash(), "image": " ".join(images)}
 
 
 def speech_of(model: Any) -> Speech:
@@ -133,12 +138,11 @@ def read_image(model: Any, images: Any) -> Read:
     speech = speech_of(model)
     several = list(images) if isinstance(images, (list, tuple)) else [images]
     pictures = [speech.picture(image) for image in several]
-    tokens = model.project(model.encode(pictures)) if pictures else None
-    count = 0 if tokens is None else tokens.shape[1]
-    prefix = speech.prefix([count] * len(pictures))
-    if not prefix:
-        raise ModelError("a conversation without an image has nothing to read before the question")
-    state = model.read([prefix], [None if tokens is None else tokens.flatten(0, 1)])
+    if not pictures:
+        return Read(model, None, (), ())
+    tokens = model.project(model.encode(pictures))
+    prefix = speech.prefix([tokens.shape[1]] * len(pictures))
+    state = model.read([prefix], [tokens.flatten(0, 1)])
     model.counts.prefix_tokens += len(prefix)
     return Read(model, state, tuple(map(hash_of, pictures)), tuple(prefix))
 
@@ -201,16 +205,19 @@ def _asked(model: Any, reads: Sequence[Read], questions: Sequence[str]) -> Promp
     return state
 
 
-def joined(states: Sequence[PromptState]) -> PromptState:
-    """States of one row each as one of several rows.
+def joined(states: Sequence[PromptState | None]) -> PromptState | None:
+    """States of one row each as one of several rows; None where there is nothing to go on from.
 
     Raises:
         ModelError: they are of other lengths and the language model keeps every token, as a Transformer does.
     """
-    if len(states) == 1:
-        return states[0]
-    if all(state is states[0] for state in states):
-        return states[0].select([0] * len(states))
+    first = states[0]
+    if len(states) == 1 or all(state is None for state in states):
+        return first
+    if first is not None and all(state is first for state in states):
+        return first.select([0] * len(states))
+    if any(state is None for state in states):
+        raise ModelError("questions with images and without are asked apart")
 
     def cat(parts: Sequence[Any]) -> Any:
         if isinstance(parts[0], Tensor):
@@ -220,8 +227,9 @@ def joined(states: Sequence[PromptState]) -> PromptState:
         found = [cat(column) for column in zip(*parts, strict=True)]
         return type(parts[0])(*found) if hasattr(parts[0], "_fields") else type(parts[0])(found)
 
-    tokens = tuple(row for state in states for row in state.tokens)
-    return PromptState(tokens, torch.cat([state.logits for state in states]), cat([state.state for state in states]))
+    found = [state for state in states if state is not None]
+    tokens = tuple(row for state in found for row in state.tokens)
+    return PromptState(tokens, torch.cat([state.logits for state in found]), cat([state.state for state in found]))
 
 
 class Dialog:
@@ -249,4 +257,4 @@ class Dialog:
     @property
     def bytes(self) -> int:
         """Memory of the state so far."""
-        return sum(part.numel() * part.element_size() for layer in self._state.state for part in layer)
+        return bytes_of(self._state)

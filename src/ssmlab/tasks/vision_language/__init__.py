@@ -1,0 +1,1 @@
+"""Conversations about images: training, answering, and what answers are worth."""

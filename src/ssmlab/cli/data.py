@@ -11,7 +11,7 @@ MOST_LINES = 20
 OTHERS = (
     "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
     "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr), or sentence pairs (train.en and train.fr, or with a "
-    "tab between)"
+    "tab between), or conversations about images (LLaVA's JSON) or their captions"
 )
 
 
@@ -26,7 +26,8 @@ def check(
         str,
         typer.Argument(
             help="Class folders of images, texts, genes or sounds, a zip of images, MedMNIST, MHIST, CIFAR, ImageNet, "
-            "images with masks, a .txt, .fa or .jsonl, sentence pairs in two files or columns, or: digits"
+            "images with masks, a .txt, .fa or .jsonl, sentence pairs in two files or columns, conversations about "
+            "images or captions, or: digits"
         ),
     ] = "digits",
     group: Annotated[str | None, typer.Option(help="Column whose images stay on one side, such as the patient")] = None,
@@ -36,7 +37,8 @@ def check(
     task: Annotated[
         str | None,
         typer.Option(
-            help="classify, segment, classify_sequence, language or translate; found from the files if not given"
+            help="classify, segment, classify_sequence, language, translate or vision_language; found from the files "
+            "if not given"
         ),
     ] = None,
     source: Annotated[str, typer.Option(help="Of sentence pairs the source language, such as en")] = "",
@@ -44,6 +46,7 @@ def check(
     target_path: Annotated[
         str, typer.Option(help="Of sentence pairs the target file, where PATH is the source's")
     ] = "",
+    images: Annotated[str | None, typer.Option(help="Of conversations about images the images' folder")] = None,
     encoding: Annotated[str, typer.Option(help="Of texts that are not UTF-8, such as latin-1")] = "utf-8",
     masks: Annotated[bool, typer.Option("--masks", help="The same as --task segment")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
@@ -53,6 +56,7 @@ def check(
     from ssmlab.data.kind_of_data import TASKS, kind_of_data
 
     task = "segment" if masks else task or ("translate" if source or target or target_path else "")
+    task = task or ("vision_language" if images else "")
     if task and task not in TASKS:
         raise UserError(f"--task {task}: no such task; there are {', '.join(TASKS)}")
     try:
@@ -61,6 +65,8 @@ def check(
             ok = _check_masks(path, val_fraction, seed, as_json)
         elif found == "classify":
             ok = _check_images(path, group, labels, val_fraction, seed, as_json, hint=not task)
+        elif found == "vision_language":
+            ok = _check_conversations(path, images, as_json)
         elif found == "translate":
             keys = {"path": path, "source": source, "target": target, "target_path": target_path, "encoding": encoding}
             ok = _check_pairs(keys | {"split_seed": seed}, as_json)
@@ -193,6 +199,37 @@ def _check_pairs(keys, as_json):
     return True
 
 
+def _check_conversations(path, images, as_json):
+    """The same for conversations about images."""
+    from ssmlab.data.conversations.check import check_conversations
+
+    with _progress(None) as progress:
+        report = check_conversations(path, images, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return report.ok
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text.assemble((report.kind, "bold"), f"  {report.path}"), soft_wrap=True)
+    console.print(f"images   {report.images:,} in {report.folder}", highlight=False, soft_wrap=True)
+    turns = ", ".join(f"{n:,} with {k} {'question' if k == 1 else 'questions'}" for k, n in report.turns.items())
+    console.print(f"records  {report.records:,}{': ' + turns if turns else ''}", highlight=False, soft_wrap=True)
+    for side, (low, middle, high) in report.words.items():
+        console.print(f"{side:9}{low:,} to {high:,} words, median {middle:,g}", highlight=False)
+    for axis, (low, middle, high) in report.sizes.items():
+        console.print(f"{axis:9}{low} to {high} pixels, median {middle:g}", highlight=False)
+    _show_lines(console, ("Notes", report.notes, ""))
+    if report.problems:  # all of them: each is a record that a run would refuse
+        console.print(Text(f"Problems ({len(report.problems):,})", "bold red"))
+        for line in report.problems:
+            console.print(Text("  " + line, "red"), soft_wrap=True)
+    else:
+        console.print(Text("All records and images can be used.", "green"))
+    return report.ok
+
+
 def _check_masks(path, val_fraction, seed, as_json):
     """The same for images with masks."""
     from ssmlab.data.masks.reader import open_masks
@@ -271,7 +308,7 @@ def _progress(total):
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("decoding", total=total)
-            yield lambda done, _: progress.update(task, completed=done)
+            yield lambda done, every: progress.update(task, completed=done, total=every)
 
     return bar()
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from ssmlab.data.conversations.reader import JSON, is_conversations
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
 from ssmlab.data.masks.reader import has_masks
@@ -13,7 +14,8 @@ from ssmlab.data.sequences.reader import FEWEST, labels_of
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
-TASKS = ("classify", "segment", "classify_sequence", "language", "translate")
+TASKS = ("classify", "segment", "classify_sequence", "language", "translate", "vision_language")
+MOST_RECORDS = 50  # files of a folder that are looked into for conversations about images
 ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
@@ -24,11 +26,13 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     Args:
         task: of `TASKS` where the user says it.
     Returns:
-        kind: "image", "mask", "pairs", or one of `SEQUENCES`. Whatever is not clearly pairs or a sequence counts as
-            images, whose reader says what it expects.
+        kind: "image", "mask", "pairs", "conversations", or one of `SEQUENCES`. Whatever is not clearly another kind
+            counts as images, whose reader says what it expects.
     """
     place = Path(path).expanduser()
     files = open_files(place)
+    if task == "vision_language" or (not task and _has_conversations(place, files)):
+        return "vision_language", "conversations"
     if task == "translate" or (not task and has_pairs(place, files)):
         return "translate", "pairs"
     kind = _kind_of(place, path, files)
@@ -65,6 +69,15 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
         if images is None or len(images.classes) < 2 or not images.masks or images.problems:
             return "segment", "mask"
     return "classify", "image"
+
+
+def _has_conversations(place: Path, files: FolderFiles | ZipFiles | None) -> bool:
+    if files is None:
+        return is_conversations(place)
+    if not isinstance(files, FolderFiles):
+        return False
+    meant = [name for name in files.files if name.lower().endswith(JSON) or ("/" not in name and "." in name)]
+    return any(name.count("/") < 2 and is_conversations(files.at(name)) for name in meant[:MOST_RECORDS])
 
 
 def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> str:

@@ -1,8 +1,8 @@
 """The forms in which models read conversations, as data (templates.toml), rendered in pieces.
 
-A piece is learned or it is not, and is tokenised alone: which tokens are learned is known by construction, not counted in a
-second tokenisation. A prompt for an answer is the same pieces up to that answer, so its tokens are those that the model was
-trained on.
+A piece is learned or it is not, and is tokenised alone: which tokens are learned is known by construction and not
+counted in a second tokenisation. A prompt for an answer is the same pieces up to that answer, so its tokens are those
+that the model was trained on.
 """
 
 import tomllib

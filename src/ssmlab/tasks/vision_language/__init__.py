@@ -1,1 +1,1 @@
-"""Conversations about images: training, answering, and what answers are worth."""
+"""Questions about images and their answers: training, scores, instruction data."""

@@ -1,0 +1,55 @@
+"""NLVR: sentences about pictures of boxes with coloured items, true or false, one JSON object a line.
+
+Source: Suhr et al. 2017, "A corpus of natural language for visual reasoning". The pictures of a record differ in the
+order of their three boxes; the first one that is there is taken. Of one sentence there are up to four records.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ssmlab.data.conversations.found import BadRecord, Problem, Row, Rows, make_turns, records_of
+from ssmlab.data.conversations.record import HUMAN, MARK, MODEL, Conversation, Turn
+
+QUESTION = "Is this sentence true or false? {sentence}"
+PERMUTATIONS = 6
+LABELS = {"true": "true", "false": "false", True: "true", False: "false"}
+
+
+def is_nlvr(row: dict[str, Any]) -> bool:
+    """Whether an object looks like one of these records."""
+    return {"sentence", "label", "identifier"} <= row.keys()
+
+
+def read_nlvr(values: list[Any], path: Path, images: Path | None, text_only: bool) -> Rows:
+    """The records of a list.
+
+    Args:
+        path: the file, whose name the pictures' begin with. images: the folder of the pictures' folders.
+    """
+    found = Rows(folders=("images", "", f"images/{path.stem}"))
+    roots = [images] if images is not None else [path.parent / folder for folder in found.folders]
+    for index, id, row in records_of(values, found):
+        try:
+            if not isinstance(row.get("sentence"), str) or not row["sentence"].strip():
+                raise BadRecord("no sentence")
+            label = row.get("label")
+            if not isinstance(label, str | bool) or label not in LABELS:
+                raise BadRecord(f"label must be true or false, got {label!r}")
+            text = QUESTION.format(sentence=row["sentence"].strip())
+            named = () if text_only else (_picture(row, path.stem, roots),)
+            turns = [Turn(HUMAN, f"{MARK}\n{text}" if named else text), Turn(MODEL, LABELS[label])]
+            found.rows.append(Row(index, id, named, make_turns(turns, len(named), True), row))
+        except BadRecord as error:
+            found.problems.append(Problem(index, id, str(error)))
+    return found
+
+
+def group_of(conversation: Conversation) -> str:
+    """What the records of one sentence share: the identifier without its last number. One group stays in one part."""
+    return str(conversation.source.get("identifier", conversation.id)).rpartition("-")[0] or conversation.id
+
+
+def _picture(row: dict[str, Any], stem: str, roots: list[Path]) -> str:
+    folder = f"{row['directory']}/" if row.get("directory") is not None else ""
+    names = [f"{folder}{stem}-{row['identifier']}-{k}.png" for k in range(PERMUTATIONS)]
+    return next((name for name in names if any((root / name).is_file() for root in roots)), names[0])

@@ -30,7 +30,11 @@ from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 
 NAMES = {kind: f"{kind} model" for kind in KINDS}
-NAMES |= {"vision_language": "vision-language model", "vision": "model of images", "sequence_classifier": "classifier of sequences"}
+NAMES |= {
+    "vision_language": "vision-language model",
+    "vision": "model of images",
+    "sequence_classifier": "classifier of sequences",
+}
 COMMANDS = {
     "vision": "`ssmlab classify` is for classifiers",
     "segmentation": "use `ssmlab segment`",

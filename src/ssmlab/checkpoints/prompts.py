@@ -20,9 +20,7 @@ from ssmlab.models.weights import one_line
 FORMAT = "ssmlab reading 1"
 
 
-def save_prompt_state(
-    reading: PromptState, path: str | Path, model: Any, bound: dict[str, str] | None = None
-) -> Path:
+def save_prompt_state(reading: PromptState, path: str | Path, model: Any, bound: dict[str, str] | None = None) -> Path:
     """Write a reading as safetensors, under a temporary name first.
 
     The header names the model, and holds how many tokens were read and hashes of them and of the model.

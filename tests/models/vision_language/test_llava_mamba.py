@@ -12,7 +12,6 @@ from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.models import create_model
 from ssmlab.models.vision_language.pixels import hash_of, picture_of, pixels
 from ssmlab.tasks.vision_language.use import Voice, load_read, open_model, save_read
-
 from tiny_vision import picture, small
 
 QUESTION = "What is on the left?"
@@ -127,8 +126,8 @@ def test_a_state_in_a_file_belongs_to_model_template_and_image(model, pictures, 
     assert model.counts.encoder_calls == counts
     assert read.images == (hash_of(picture_of(pictures[0])),)
     expected = model.read_image(pictures[0]).ask(QUESTION, max_tokens=5)
-    assert load_read(file, model, pictures[0]).ask(QUESTION, max_tokens=5) == expected == read.ask(
-        QUESTION, max_tokens=5
+    assert (
+        load_read(file, model, pictures[0]).ask(QUESTION, max_tokens=5) == expected == read.ask(QUESTION, max_tokens=5)
     )
     with pytest.raises(ModelError, match=r"^[^\n]*another image[^\n]*$"):
         load_read(file, model, pictures[1])

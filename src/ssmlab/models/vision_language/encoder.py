@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,6 +200,21 @@ class FeatureCache:
         self._key = hashlib.sha256((hash_weights(encoders) + encoders.preprocessing_hash()).encode()).hexdigest()
         self.folder = None if folder is None else folder / self._key[:32]
         self._held: dict[str, np.ndarray] = {}
+        self._named: dict[str, str] = {}
+
+    def of_keys(self, keys: Sequence[str], picture: Callable[[str], Image.Image]) -> list[np.ndarray]:
+        """The features of pictures that have been seen under their keys, such as paths; others are opened.
+
+        Args:
+            picture: opens what a key stands for.
+        """
+        new = [key for key in dict.fromkeys(keys) if key not in self._named]
+        for begin in range(0, len(new), self.batch_size):
+            part = new[begin : begin + self.batch_size]
+            pictures = [picture(key) for key in part]
+            self.of(pictures)
+            self._named |= {key: hash_of(found) for key, found in zip(part, pictures, strict=True)}
+        return [self._held[self._named[key]] for key in keys]
 
     @torch.no_grad()
     def of(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:

@@ -112,9 +112,7 @@ def vision_config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
 
     The original's config.json names the encoder and not its sizes.
     """
-    named = {
-        name.rpartition("vision_model.")[2]: shape for name, shape in shapes.items() if "vision_tower" in name
-    }
+    named = {name.rpartition("vision_model.")[2]: shape for name, shape in shapes.items() if "vision_tower" in name}
     patches, places = named.get("embeddings.patch_embedding.weight"), named.get("embeddings.position_embedding.weight")
     if patches is None or places is None:
         return {}
@@ -139,9 +137,7 @@ def _fields(config: Any) -> dict[str, Any]:
 
 def _network(encoder: EncoderConfig, projector: dict[str, Any], text: dict[str, Any], template: str) -> nn.Module:
     language = {"model": TRANSFORMERS, "config": text}
-    return create_model(
-        "llava_mamba", encoders=(encoder,), projector=projector, language=language, template=template
-    )
+    return create_model("llava_mamba", encoders=(encoder,), projector=projector, language=language, template=template)
 
 
 ORIGINALS = {

@@ -16,7 +16,8 @@ from ssmlab.checkpoints.prompts import load_prompt_state, save_prompt_state
 from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import DataError, ModelError, UserError
 from ssmlab.data.conversations import HUMAN, MARK, Template, Turn, encode, end_of, find_template
-from ssmlab.data.images.decode import UnreadableImage, decode
+from ssmlab.data.conversations.reader import open_image
+from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.text.tokenizers import Tokenizer, find_ends, find_tokenizer
 from ssmlab.models.vision_language.pixels import hash_of, picture_of
 from ssmlab.models.vision_language.reading import Read, Turns, bound_of
@@ -69,18 +70,15 @@ class Voice:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """An RGB picture from a file, by the rules of `data.images.decode`.
+    """An RGB picture from a file in any format that is read.
 
     Raises:
         DataError: there is no such file, or it is no picture.
     """
-    path = Path(path)
     try:
-        return decode(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}; check the name") from None
+        return open_image(Path(path))
     except UnreadableImage as error:
-        raise DataError(f"{path}: {error}; give another image") from error
+        raise DataError(f"image {path} cannot be read: {error}; give another one") from error
 
 
 def open_model(
@@ -152,5 +150,3 @@ def _stored_images(path: Path) -> list[str]:
             return (file.metadata() or {}).get("bound image", "").split()
     except (OSError, SafetensorError):
         return []
-
-

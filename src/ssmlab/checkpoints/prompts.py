@@ -51,7 +51,7 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any, bound:
         "text_hash": _text_hash(tensors["lengths"], tensors["tokens"]),
     }
     header |= {f"bound {what}": value for what, value in (bound or {}).items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # layers may share
     header["values_hash"] = _values_hash(tensors)
     try:
         write_tensors(path, tensors, header)

@@ -31,6 +31,8 @@ class VisionLanguageData(Table):
     """Records of the validation part; a share of `path` if empty."""
     test: str = ""
     """Records of the test part; a share of `path` if empty."""
+    questions: Literal["records", "rules"] = "records"
+    """rules: questions made from the description of NLVR's boxes, in place of the records' own."""
     text_only: bool = False
     """Images are left out, questions and answers stay."""
     image_first: bool = True

@@ -122,8 +122,9 @@ def train_job(
     network.to(compute.device)
     network.language.backbone.gradient_checkpointing = recipe.training_of(job.model).gradient_checkpointing
     results: list[FitResult] = []
+    stages = recipe.training_of(job.model).stages
     with peak_memory(compute.device) as peak:
-        for number, stage in enumerate(recipe.training_of(job.model).stages, 1):
+        for number, stage in enumerate(stages, 1):
             folder = job.checkpoints / f"stage{number}"
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -140,7 +141,8 @@ def train_job(
             )  # fmt: skip
             _finish(network, folder, result)
             results.append(result)
-    network.requires_grad_(True)
+    for name, parameter in network.named_parameters():  # what was trained in any stage, which the records count
+        parameter.requires_grad_(any(name.startswith(f"{part}.") for stage in stages for part in stage.train))
     return Trained(network, task, _joined(network, results), peak)
 
 

@@ -12,6 +12,9 @@ from ssmlab.data.conversations.record import HUMAN, MARK, MODEL, Conversation, T
 
 QUESTION = "Is this sentence true or false? {sentence}"
 PERMUTATIONS = 6
+COLOURS = {"#0099ff": "blue", "yellow": "yellow", "black": "black"}
+SHAPES = ("square", "triangle", "circle")
+SIZES = {10: "small", 20: "medium", 30: "large"}
 LABELS = {"true": "true", "false": "false", True: "true", False: "false"}
 
 
@@ -42,6 +45,27 @@ def read_nlvr(values: list[Any], path: Path, images: Path | None, text_only: boo
         except BadRecord as error:
             found.problems.append(Problem(index, id, str(error)))
     return found
+
+
+def check_items(row: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The items of every box of a record's picture: type, color, size, x_loc, y_loc.
+
+    Raises:
+        BadRecord: the record has none.
+    """
+    boxes = row.get("structured_rep")
+    if not isinstance(boxes, list) or not all(isinstance(items, list) for items in boxes):
+        raise BadRecord("no structured_rep, a list of items for every box")
+    for item in (item for items in boxes for item in items):
+        if not isinstance(item, dict) or not {"type", "color", "size", "x_loc", "y_loc"} <= item.keys():
+            raise BadRecord("an item of structured_rep needs type, color, size, x_loc and y_loc")
+    return boxes
+
+
+def colour_of(item: dict[str, Any]) -> str:
+    """The name of an item's colour."""
+    colour = str(item["color"]).lower()
+    return COLOURS.get(colour, colour)
 
 
 def group_of(conversation: Conversation) -> str:

@@ -160,7 +160,7 @@ def answer_records(
     records, n = [], len(chosen)
     kinds = [str(record.source.get("type", "")) for record in chosen]
     for class_, answers in ((None, own), ("grey image", blind)):
-        right = np.array([_same(a.text, r.answer) for a, r in zip(answers, chosen, strict=True)])
+        right = np.array([same(a.text, r.answer) for a, r in zip(answers, chosen, strict=True)])
         records += [_share("exact_match", class_, right)]
         if len(set(kinds)) > 1:
             records += [
@@ -193,7 +193,8 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().strip(" .").split())
 
 
-def _same(one: str, other: str) -> bool:
+def same(one: str, other: str) -> bool:
+    """Whether two answers are one, upper and lower case, blanks and a last full stop aside."""
     return _plain(one) == _plain(other)
 
 

@@ -12,8 +12,8 @@ from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
 from ssmlab.data.conversations import HUMAN, MODEL, Conversation, Turn, find_conversations, without_marks
 from ssmlab.data.conversations.nlvr import group_of
+from ssmlab.data.conversations.nlvr_questions import rule_questions
 from ssmlab.data.conversations.reader import listed
-from ssmlab.data.conversations.rules import rule_questions
 from ssmlab.data.splits import held_out, split_hash
 from ssmlab.data.synthetic.scenes import generated_scenes
 from ssmlab.data.text.tokenizers import FILES, ByteTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
@@ -61,7 +61,8 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         if other := getattr(config, part):
             parts[part] = _read(Path(other).expanduser(), images, "", config, notes, progress)
     if config.questions == "rules":
-        parts = {part: rule_questions(found, config.split_seed) for part, found in parts.items()}
+        how = {"test_share": config.test_fraction, "seed": config.split_seed}
+        parts |= {part: rule_questions(parts["train"], part, **how).conversations for part in ("test", "train")}
         notes.append("questions are made from the description of the boxes")
     if config.kind == "scienceqa" or _is_scienceqa(parts["train"]):
         _by_source(parts, notes)

@@ -82,7 +82,7 @@ def read_conversations(
         path, images, kind=kind, part=part, text_only=text_only, image_first=image_first, decoded=decoded,
         progress=progress,
     )  # fmt: skip
-    return _usable(Path(path), found)
+    return usable(Path(path), found)
 
 
 def read_questions(
@@ -103,7 +103,7 @@ def read_questions(
         raise DataError(f"the folder of the images {folder} is not there")
     values = read_json(place)
     rows = read_llava(values if isinstance(values, list) else [values], image_first, False, answered=False)
-    return _usable(place, _found("llava", place, folder, rows, decoded, None))
+    return usable(place, _found("llava", place, folder, rows, decoded, None))
 
 
 def find_conversations(
@@ -233,7 +233,12 @@ def _read(
     )
 
 
-def _usable(path: Path, found: Found) -> list[Conversation]:
+def usable(path: str | Path, found: Found) -> list[Conversation]:
+    """The records of what was found, all of them.
+
+    Raises:
+        DataError: some cannot be used, with every one of them.
+    """
     if found.problems:
         total = len(found.conversations) + len(found.problems)
         raise DataError(f"{path}: {len(found.problems):,} of {count(total, 'record')} cannot be used", listed(found))

@@ -10,6 +10,7 @@ from ssmlab.core.errors import DataError
 from ssmlab.core.statistics import Interval, mean_interval, wilson
 from ssmlab.data.contents import count, some
 from ssmlab.data.conversations.found import read_json
+from ssmlab.data.conversations.reader import read_conversations
 
 TEXT_KEYS = ("text", "answer", "output", "caption")
 ID_KEYS = ("question_id", "id", "image_id", "image")
@@ -132,6 +133,53 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
         found[str(next((row[key] for key in ID_KEYS if row.get(key) is not None), n))] = [str(text) for text in texts]
     if bad:
         raise DataError(f"{path}: {count(len(bad), 'record')} without answer or answers ({some(bad)})")
+    return found
+
+
+@dataclass(frozen=True)
+class References:
+    """Captions by image. images: id of a record -> its image."""
+
+    captions: dict[str, list[str]]
+    images: dict[str, str]
+
+
+def references_of(path: str | Path) -> References:
+    """The captions of every image, of any form that `read_conversations` reads; images need not be there.
+
+    Raises:
+        DataError: a record cannot be used, all of them by place.
+    """
+    captions: dict[str, list[str]] = {}
+    images: dict[str, str] = {}
+    for record in read_conversations(path, text_only=True):
+        image = record.source.get("image")
+        if not isinstance(image, str):
+            raise DataError(f"{path}: record {record.index} ({record.id}) has no image to compare a caption of")
+        captions.setdefault(image, []).append(record.answer)
+        images[record.id] = image
+    return References(captions, images)
+
+
+def captions_of_answers(path: str | Path, references: References) -> dict[str, str]:
+    """Image -> caption of a file of answers, by its image, or by the id of a reference; of several of one image the
+    first.
+
+    Raises:
+        DataError: a record has no text, or is of no image that has references, by place.
+    """
+    found: dict[str, str] = {}
+    bad = []
+    for n, row in enumerate(read_rows(path)):
+        names = [row.get("image"), *(references.images.get(str(row.get(key))) for key in ID_KEYS)]
+        image = next((name for name in names if isinstance(name, str) and name in references.captions), None)
+        text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
+        if image is None or text is None:
+            bad.append(f"record {n}: {'no text' if text is None else 'no image or id that has references'}")
+        else:
+            found.setdefault(image, text)
+    if bad:
+        raise DataError(f"{path}: {count(len(bad), 'record')} cannot be compared", bad)
     return found
 
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 
 import numpy as np
 
@@ -17,19 +18,25 @@ from ssmlab.core.statistics import Interval, ratio_difference, ratio_interval, s
 ORDERS = 4
 SIGMA = 6.0
 _CLITIC = re.compile(r"(?<=\w)('(?:s|m|d|re|ve|ll))\b|(?<=\w)(n't)\b")
-# a word with its inner hyphens, slashes, full stops and apostrophes; a number with its separators; any other sign
-_WORD = re.compile(r"'(?:s|m|d|re|ve|ll)\b|n't\b|\d+(?:[.,:/]\d+)+|\w+(?:[-./&]\w+)*|[^\w\s]")
-_PUNCTUATION = frozenset("'\"`(){}[].?!,:;-–—…“”‘’")
+# abbreviations with their full stop; a word with its inner signs; a number with its separators; any other sign
+_WORD = re.compile(
+    r"'(?:s|m|d|re|ve|ll)\b|n't\b|(?:mr|mrs|ms|dr|st|jr|sr|vs)\.|(?:[a-z]\.){2,}|\d+(?:[.,:/]\d+)+|\w+(?:[-./&']\w+)*|[^\w\s]"
+)
+_PUNCTUATION = frozenset("'\"`.?!,:;-–—…“”‘’")
+# the evaluation means to leave brackets out, but looks for their names in capitals among words in lower case
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-"}
 
 
 def caption_words(text: str) -> str:
     """A caption in lower case, its words apart and without punctuation, joined by blanks.
 
-    Near to the Penn Treebank's words that the COCO evaluation takes: clitics apart ("do n't", "man 's"), words with
-    hyphens whole. Abbreviations with full stops may differ.
+    The Penn Treebank's words, as the COCO evaluation takes them: clitics apart ("do n't", "man 's"), words with hyphens
+    whole. Rare abbreviations may differ.
     """
-    text = _CLITIC.sub(lambda found: f" {found[0]}", text.lower().replace("’", "'"))
-    return " ".join(word for word in _WORD.findall(text) if word not in _PUNCTUATION)
+    text = _CLITIC.sub(
+        lambda found: f" {found[0]}", unescape(text).lower().replace("’", "'").replace("cannot", "can not")
+    )
+    return " ".join(_BRACKETS.get(word, word) for word in _WORD.findall(text) if word not in _PUNCTUATION)
 
 
 def cider_d(

@@ -5,7 +5,7 @@ kind                   config.json                                   weights, an
 "segmentation"         the same                                      the same
 "language"             the same, or another layout (see `files`)     model.safetensors, or the layout's
 "translation"          the same as of "language"                      model.safetensors, preprocess.json
-"vision_language"      the same, or another layout (see `vision_language`)  model.safetensors, preprocess.json, or the layout's
+"vision_language"      the same, or another layout                    the same, or the layout's, see `vision_language`
 "sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
 """
 

@@ -30,7 +30,8 @@ def chat(
         list[Path] | None, typer.Option("--image", "-i", help="An image; several where it is given several times.")
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", help="Ask this and end; else questions are read, one a line.")
+        list[str] | None,
+        typer.Option("--question", "-q", help="Ask this and end; else questions are read, one a line."),
     ] = None,
     save_state: Annotated[Path | None, typer.Option("--save-state", help="Write the state after the images.")] = None,
     load_state: Annotated[
@@ -64,7 +65,9 @@ def chat(
         read = network.read_image(list(image or []))
     if read.images:
         how = "from the file" if load_state else f"{network.counts.prefix_tokens} tokens"
-        _note(f"{len(read.images)} image{'s'[: len(read.images) > 1]} read ({how}, {time.perf_counter() - begin:.2f} s)")
+        _note(
+            f"{len(read.images)} image{'s'[: len(read.images) > 1]} read ({how}, {time.perf_counter() - begin:.2f} s)"
+        )
     if save_state is not None:
         save_read(read, save_state)
         _note(f"{save_state} holds their state, {read.bytes:,} bytes")
@@ -100,7 +103,9 @@ def answer(
         ),
     ],
     images: Annotated[Path | None, typer.Option("--images", help="The folder of the images; next to FILE.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for the answers; stdout if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A file for the answers; stdout if not given.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered at once.")] = 8,
     template: Template = None,
     max_tokens: MaxTokens = 256,

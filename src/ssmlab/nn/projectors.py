@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Projector(nn.Module):
         sizes = {"linear": [inner, d_model], "fused_mlp": [inner, 4 * inner, d_model, d_model]}
         sizes_of = sizes.get(kind, [inner] + [d_model] * depth)
         layers: list[nn.Module] = []
-        for before, after in zip(sizes_of, sizes_of[1:], strict=False):
+        for before, after in pairwise(sizes_of):
             layers += [*([nn.GELU()] if layers else []), Linear(before, after)]
         self.layers = nn.Sequential(*layers)
 

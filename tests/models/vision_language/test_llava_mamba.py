@@ -186,8 +186,9 @@ def test_every_projector_reads_and_answers(kind, pictures):
 
 def test_encoders_side_by_side_join_their_channels(pictures):
     one = {"name": "medmamba_test", "image_size": 64}
-    model = small(encoders=[one, {"name": "timm/vit_tiny_patch16_224", "image_size": 128, "layer": -2,
-                                  "network": {"img_size": 128, "depth": 2, "embed_dim": 12, "num_heads": 2}}])  # fmt: skip
+    sizes = {"img_size": 128, "depth": 2, "embed_dim": 12, "num_heads": 2}
+    two = {"name": "timm/vit_tiny_patch16_224", "image_size": 128, "layer": -2, "network": sizes}
+    model = small(encoders=[one, two])
     widths = [encoder.channels for encoder in model.encoder]
     assert model.encoder.channels == sum(widths) and widths[1] == 12
     features = model.encode(pictures[:1])

@@ -54,9 +54,7 @@ def original(tmp_path_factory):
         vision_config=dict(VISION), text_config=dict(TEXT), image_token_index=fast.convert_tokens_to_ids(MARK)
     )
     model = transformers.LlavaForConditionalGeneration(config).eval()
-    images = transformers.CLIPImageProcessor(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-    )
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     processor = transformers.LlavaProcessor(
         images, fast, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
@@ -183,5 +181,3 @@ def test_every_key_of_cobra_is_matched(tmp_path):
     torch.save({"model": parts}, tmp_path / "checkpoints" / "latest-checkpoint.pt")
     with pytest.raises(ModelError, match=r"layers\.\d"):
         load_vision_language(tmp_path, encoders=(encoder,), networks=networks)
-
-

@@ -54,6 +54,7 @@ def test_an_image_of_neighbouring_questions_is_read_once(model, records):
     assert model.counts.encoder_calls == before + 1
 
 
+@torch.no_grad()
 def test_likelihoods_are_sums_of_log_probabilities(model, records):
     texts = ["A.", "Something longer than that."]
     reads = [model.read_image(image) for image in records[3].images]

@@ -183,7 +183,7 @@ def hash_weights(module: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Features of images by the content of the image and of the encoders; in memory, and in a folder where one is given.
+    """Features of images by the content of the image and of the encoders; in memory, and in a folder if one is given.
 
     A file is one image's features, float32; it is read without copying what is not looked at.
 

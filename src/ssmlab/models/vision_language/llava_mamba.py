@@ -55,7 +55,7 @@ class LlavaMamba(nn.Module):
     Attributes:
         speech: what turns conversations into tokens and back; `tasks.vision_language.use.open_model` sets it.
         counts: see `Counts`.
-        reduce: fewer image tokens, (values (b, n, c), grid) -> (values, grid); None takes all. Set by `ssmlab vlm prune`.
+        reduce: fewer image tokens, (values (b, n, c), grid) -> (values, grid); None takes all. Set by `prune`.
     """
 
     registry_name: str = "llava_mamba"

@@ -244,7 +244,7 @@ class Dialog:
         self._state, self._done = read.state, 0  # after so many tokens behind the prefix
 
     def ask(self, question: str, **options: Any) -> Answer:
-        """Answer the next question. The model reads the answer before as it was trained to read it, then the question."""
+        """Answer the next question. The answer before is read as it is in training, then the question."""
         turns = [*self.turns, ("human", question)]
         tokens = question_tokens(self._read, turns)
         model = self._read.model

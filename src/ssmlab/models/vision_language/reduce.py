@@ -83,7 +83,7 @@ def visionzip(x: Tensor, grid: Grid | None, keep: float) -> tuple[Tensor, None]:
     Source: Yang et al. 2024 (arXiv:2412.04467). Attention is that of the features to each other, softmax of their
     products, since not every encoder has a CLS token or attention at all.
     """
-    b, n, c = x.shape
+    n, c = x.shape[1:]
     wanted = kept(n, keep)
     first = max(1, min(wanted, round(wanted * DOMINANT)))
     metric = F.normalize(x.float(), dim=-1)

@@ -17,7 +17,9 @@ from ssmlab.core.statistics import wilson
 from ssmlab.data.conversations import HUMAN, MARK, MODEL, Conversation, Turn, without_marks
 from ssmlab.models.vision_language.pixels import grey
 from ssmlab.models.vision_language.reading import Answer, Read, answered, joined
+from ssmlab.tasks.vision_language.caption_scores import score_captions
 from ssmlab.tasks.vision_language.data import DESCRIBE
+from ssmlab.tasks.vision_language.retrieval import retrieve
 
 FILE = "answers.jsonl"  # in a model's folder
 LONGEST = 200  # tokens of a text whose likelihood is computed at once
@@ -140,10 +142,16 @@ def _answer_tokens(model: Any, question: str, text: str, read: Read, before: int
 
 
 def answer_records(
-    network: Any, test: Sequence[Conversation], config: Any, folder: Path, progress: Progress
+    network: Any,
+    test: Sequence[Conversation],
+    train: Sequence[Conversation],
+    config: Any,
+    folder: Path,
+    progress: Progress,
 ) -> list[Record]:
     """Answers to questions of the test part, kept in a file; how many are those of the records, with the own image and
-    with a grey one, next to what the commonest answer of each kind of question would give."""
+    with a grey one, next to what the commonest answer of each kind of question would give. Where all questions are one,
+    answers are captions, and are scored as such; the weights of words are those of the training part."""
     chosen = _spread(test, config.answers)
     if not chosen:
         return []
@@ -181,7 +189,43 @@ def answer_records(
                    n=sum(best[kind].values()))
             for kind, (_, count) in common.items()
         ]  # fmt: skip
+    return records + caption_records(chosen, own, test, train)
+
+
+def caption_records(
+    chosen: Sequence[Conversation],
+    answers: Sequence[Answer],
+    test: Sequence[Conversation],
+    train: Sequence[Conversation],
+) -> list[Record]:
+    """CIDEr-D and BLEU-4 of captions on their own images, on shuffled ones, and the difference."""
+    if len({record.question for record in chosen}) > 1 or any(len(record.images) != 1 for record in chosen):
+        return []
+    written = {str(r.images[0]): a.text for r, a in zip(chosen, answers, strict=True)}
+    if len(written) < 2:
+        return []
+    references = _by_image(test)
+    scores = score_captions(
+        written, {image: references[image] for image in written}, list(_by_image(train).values()) or None
+    )
+    records = []
+    for metric in ("cider", "bleu"):
+        for class_, name in ((None, metric), ("shuffled", f"{metric}_shuffled"), ("gain", f"{metric}_gain")):
+            found = getattr(scores, name)
+            records.append(
+                Record(metric=f"caption_{metric}", class_=class_, value=found.value, n=scores.n,
+                       spread=(found.low, found.high))
+            )  # fmt: skip
     return records
+
+
+def _by_image(records: Sequence[Conversation]) -> dict[str, list[str]]:
+    """All answers about an image, of records with one."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if len(record.images) == 1:
+            found.setdefault(str(record.images[0]), []).append(record.answer)
+    return found
 
 
 def _share(metric: str, class_: str | None, right: np.ndarray) -> Record:
@@ -224,18 +268,14 @@ def retrieval_records(network: Any, test: Sequence[Conversation], config: Any, p
     reads = [network.read_image(record.images[0]) for record in chosen]
     blind = network.read_image(grey(next(iter(network.encoder)).config))
     texts = [record.answer for record in chosen]
-    scores = likelihoods(network, reads, texts, question) - likelihoods(network, [blind], texts, question)
-    n, own = len(chosen), np.diag(scores)
+    after, alone = likelihoods(network, reads, texts, question), likelihoods(network, [blind], texts, question)
     records = []
-    for way, rows in (("image of a text", scores.T), ("text of an image", scores)):
-        rank = (rows > own[:, None]).sum(1)
-        for k in (1, 5, 10):
-            hits = int((rank < k).sum())
+    for way, found_ in zip(("text of an image", "image of a text"), retrieve(-after, -alone[0]), strict=True):
+        for k, part in found_.recall.items():
             records.append(
-                Record(
-                    metric=f"recall_at_{k}", class_=way, value=hits / n, unit="fraction", n=n, spread=wilson(hits, n)
-                )
-            )
+                Record(metric=f"recall_at_{k}", class_=way, value=part.value, unit="fraction", n=len(chosen),
+                       spread=(part.low, part.high))
+            )  # fmt: skip
     return records
 
 

@@ -151,7 +151,7 @@ def _hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, note
     parts[part] = [record for i, record in enumerate(records) if i in chosen]
     parts["train"] = [record for i, record in enumerate(records) if i not in chosen]
     notes.append(
-        f"{len(chosen):,} of {len(records):,} records are the {NAMES[part]} part, by the hash of their image or sentence"
+        f"{len(chosen):,} of {len(records):,} records are the {NAMES[part]} part, by their image's or sentence's hash"
     )
 
 

@@ -115,7 +115,7 @@ def train_job(
     progress: Progress | None = None,
     resume: bool = False,
 ) -> Trained:
-    """Build a model and train it, one stage after the other; a stage that was finished before a kill is not repeated."""
+    """Build a model and train it, stage after stage; one that was finished before a kill is not repeated."""
     progress = progress or Progress()
     network: Any = build(recipe, data, job.model, job.seed)
     compute, task = compute_of(recipe, job.model), VisionLanguage()
@@ -201,7 +201,7 @@ def validate(
 def measure(
     recipe: VisionLanguageRecipe, data: Album, job: Job, network: Any, task: VisionLanguage, progress: Progress
 ) -> Records:
-    """Save the model; the loss of validation and test part with the right image, another one and a grey one; answers."""
+    """Save the model; the losses of validation and test part with right and wrong images; answers."""
     save(network, job.folder)
     network.eval()
     records: Records = {}
@@ -212,7 +212,7 @@ def measure(
         if part == "test":
             np.savez_compressed(job.folder / "sums.npz", seen=seen, **sums)
     config, test = recipe.evaluation, data.parts["test"]
-    records["test"] += answer_records(network, test, config, job.folder, progress)
+    records["test"] += answer_records(network, test, data.parts["train"], config, job.folder, progress)
     records["test"] += retrieval_records(network, test, config, progress)
     records[None] = [
         Record(metric="parameters", value=count_parameters(network), unit="count"),

@@ -52,7 +52,10 @@ class Row:
     def content(self) -> dict[str, Any]:
         """As plain values, with the intervals of what is a share."""
         low, high = wilson(round(self.changed * self.n), self.n)
-        return asdict(self) | {"changed_interval": [low, high], "same_interval": list(wilson(round(self.same * self.n), self.n))}
+        return asdict(self) | {
+            "changed_interval": [low, high],
+            "same_interval": list(wilson(round(self.same * self.n), self.n)),
+        }
 
 
 @torch.no_grad()
@@ -86,11 +89,16 @@ def measure(
     try:
         for method, share in [("all", 1.0), *((method, share) for method in methods for share in keep)]:
             model.reduce = None if method == "all" else reducer(method, share)
-            logs = [_logs(model, record, [part] * len(record.images)) for record, part in zip(chosen, features, strict=True)]
+            logs = [
+                _logs(model, record, [part] * len(record.images)) for record, part in zip(chosen, features, strict=True)
+            ]
             answers = [one.text for one in answer_all(model, chosen, batch_size=1, max_tokens=max_tokens)]
             if before is None:
                 before = logs, answers
-            kl = [F.kl_div(now, then, log_target=True, reduction="batchmean") for now, then in zip(logs, before[0], strict=True)]
+            kl = [
+                F.kl_div(now, then, log_target=True, reduction="batchmean")
+                for now, then in zip(logs, before[0], strict=True)
+            ]
             cosines = [_cosines(model, part) for part in features]
             n = len(chosen)
             rows.append(
@@ -143,7 +151,7 @@ def _costs(model: Any, pictures: Sequence[Any]) -> dict[str, Any]:
         features = timed("encoder", lambda picture=picture: model.encode([picture]))
         tokens = timed("projector", lambda features=features: model.project(features))
         prefix = model.speech.prefix([tokens.shape[1]])
-        state = timed("reading", lambda tokens=tokens: model.read([prefix], [tokens.flatten(0, 1)]))
+        state = timed("reading", lambda tokens=tokens, prefix=prefix: model.read([prefix], [tokens.flatten(0, 1)]))
         one = state.logits.argmax(-1, keepdim=True)
         for _ in range(2):
             timed("writing", lambda one=one, state=state: model.language(one, state.state))
@@ -202,4 +210,6 @@ def table(rows: Sequence[Row]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     n = rows[0].n if rows else 0
-    return f"{text}\n{n} records; changed and right are shares of the greedy answers; no method saves the encoder's time"
+    return (
+        f"{text}\n{n} records; changed and right are shares of the greedy answers; no method saves the encoder's time"
+    )

@@ -13,6 +13,7 @@ from ssmlab.models.registry import describe, kind_of, list_models
 from ssmlab.tasks.language.recipe import ModelFolder, SequenceTraining
 from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
 from ssmlab.tasks.shared.tables import NONE, checked_method
+from ssmlab.training.config import FitConfig
 
 PARTS = ("encoder", "projector", "language")
 LINES = "lines"  # of a stage's data: a text a line, without images
@@ -91,6 +92,12 @@ class Stage(Table):
             raise ValueError(f"learning rates of a stage are above 0, got {', '.join(bad)}")
         if self.template:
             _template(self.template)
+        unknown = [name for name in self.training if name not in FitConfig.model_fields or name == "rates"]
+        if unknown:
+            raise ValueError(
+                f"training of a stage has no {unknown[0]!r}{did_you_mean(unknown[0], FitConfig.model_fields)}"
+            )
+        FitConfig.model_validate(self.training)
         checked_method(self.lora)
         if self.lora and self.lora != NONE and "language" not in self.train:
             raise ValueError("lora needs the language model among the trained parts; add language = 2e-4 to train")

@@ -31,7 +31,7 @@ def verdict(loss: float, other: float, likelier: Record) -> str:
     if low > CHANCE and other > loss:
         return f"It looks: {share_}."
     return (
-        f"It does not look at the image, as far as this can tell: {share_}, which guessing gives too (95 % interval from "
+        f"It does not look at the image, as far as this can tell: {share_}, and guessing gives half (interval from "
         f"{low:.0%}). Check that images belong to their records, train longer, or raise the projector's learning rate."
     )
 
@@ -54,8 +54,8 @@ def looking(run: Run, drawn: dict[str, Plot]) -> Html | None:
         return join(words) if words else None
     note = (
         "Nats a token of the answers of the test part. Another image is that of another record; grey is one colour. "
-        "Likelier: share of records whose answer is likelier with their own image than with another's; a model that does "
-        "not look has 50 %."
+        "Likelier: share of records whose answer is likelier with their own image than with another; one that does not "
+        "look has 50 %."
     )
     heads = ["Own image", "Another image", "Grey image", "Likelier with own", "Records"]
     table = plain_table("Loss, test part", heads, rows, caption=note, class_="wide")
@@ -107,6 +107,30 @@ def retrieval(run: Run, drawn: dict[str, Plot]) -> Html | None:
     return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
 
 
+def captions(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """Captions on their own images against the same captions on others."""
+    rows = []
+    for label in run.labels:
+        for metric, name in (("caption_cider", "CIDEr-D"), ("caption_bleu", "BLEU-4")):
+            found = [_of(run, label, metric, class_) for class_ in (None, "shuffled", "gain")]
+            if any(record is None for record in found):
+                continue
+            cells = [
+                f"{r.value:.3f} [{(r.spread or (0, 0))[0]:.3f}, {(r.spread or (0, 0))[1]:.3f}]" for r in found if r
+            ]
+            rows.append((f"{run.titles[label]}: {name}", [*cells, formats.whole(found[0].n or 0)]))  # type: ignore[union-attr]
+    if not rows:
+        return None
+    note = (
+        "Captions of test images on their own references, the same captions on those of other images, and the "
+        "difference; 95 % intervals over images. A model that does not look has no difference."
+    )
+    table = plain_table(
+        "Captions", ["Own image", "Shuffled", "Own − shuffled", "Images"], rows, caption=note, class_="wide"
+    )
+    return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+
+
 REPORT = TaskReport(
     items=("token", "tokens"),
     passes=("record", "records"),
@@ -127,6 +151,7 @@ REPORT = TaskReport(
     sections=(
         ("looking", "Does it look?", looking),
         ("answers", "Answers", answers),
+        ("captions", "Captions", captions),
         ("retrieval", "Found by likelihood", retrieval),
     ),
 )  # fmt: skip

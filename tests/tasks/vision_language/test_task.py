@@ -120,7 +120,7 @@ def test_the_report_says_whether_a_model_looks():
     by = {(r.metric, r.class_): r for r in blind}
     assert "does not look" in verdict(by["loss", None].value, by["loss", "another image"].value,
                                       by["own_image_likelier", "another image"])  # fmt: skip
-    worse = own + [1.0, 0, 0]
+    worse = own + np.array([1.0, 0, 0])
     seen = look_records(TASK, {"own": own, "other": worse, "grey": worse}, np.ones(40, bool), 100)
     by = {(r.metric, r.class_): r for r in seen}
     assert verdict(1.0, 2.0, by["own_image_likelier", "another image"]).startswith("It looks: 100%")

@@ -47,7 +47,7 @@ def save_vision_language(model: Any, folder: Path, preprocess: dict[str, Any] | 
         folder / CONFIG,
         {"kind": "vision_language", "model": model.registry_name, "config": asdict(model.config), "tied": tied},
     )
-    write_json(folder / PREPROCESS, {"template": model.config.template} | (preprocess or {}))
+    write_json(folder / PREPROCESS, preprocess or {})
     write_tensors(folder / WEIGHTS, state, {"format": "pt"})
     return folder
 
@@ -64,7 +64,7 @@ def load_vision_language(
         ModelError: a file is missing or does not fit; all keys that disagree are listed.
     """
     config = read_object(folder / CONFIG)
-    if config.get("kind") == "vision_language":
+    if isinstance(config.get("model"), str):
         if not isinstance(config.get("config"), dict):
             raise ModelError(f"{folder / CONFIG} must hold a config; copy the folder again")
         model = create_model(config["model"], **config["config"])

@@ -101,10 +101,7 @@ def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Mo
 def build_vision_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
     """A vision-language model; `options` are fields of its config."""
     _check_known(name, options, [f.name for f in fields(preset.config)])
-    values = preset.values | options
-    if "encoders" not in values:
-        raise ModelError(f"{name} needs encoders; give one, such as encoders='timm/vit_small_patch16_224'")
-    return _named(preset.network(preset.config(**values)), name)
+    return _named(preset.network(preset.config(**preset.values | options)), name)
 
 
 def build_segmenter(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:

@@ -197,8 +197,8 @@ def test_encoders_side_by_side_join_their_channels(pictures):
 
 
 def test_mistakes_are_said_in_one_line():
-    with pytest.raises(ModelError, match="encoders"):
-        create_model("llava_mamba")
+    with pytest.raises(ModelError, match="no option 'encoder'"):
+        create_model("llava_mamba", encoder="medmamba_test")
     with pytest.raises(ModelError, match="tokens must be one of"):
         small(encoders={"name": "medmamba_test", "tokens": "all"})
     with pytest.raises(ModelError, match="as many features"):

@@ -261,7 +261,12 @@ TEST = {
     "language": {"model": "mamba_lm_test", "vocab_size": 300},
     "projector": {"kind": "mlp"},
 }
+# LLaVA-1.5's image encoder, with the smallest of the published Mambas
+CLIP = {
+    "encoders": ({"name": "timm/vit_large_patch14_clip_336", "image_size": 336, "layer": -2, "fit": "pad"},),
+    "language": {"model": "mamba_lm_130m"},
+}
 CONFIGS: dict[str, Preset] = {
-    "llava_mamba": Preset(LlavaMamba, LlavaConfig, {}),
+    "llava_mamba": Preset(LlavaMamba, LlavaConfig, CLIP),
     "llava_mamba_test": Preset(LlavaMamba, LlavaConfig, TEST),
 }

@@ -12,9 +12,8 @@ from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import ModelError, RecipeError, UserError
 from ssmlab.data.text.tokenizers import ByteTokenizer, Tokenizer, find_tokenizer
 from ssmlab.models import create_model
-from ssmlab.models.registry import entry
 from ssmlab.models.vision_language.config import TRANSFORMERS, EncoderConfig, LlavaConfig
-from ssmlab.models.vision_language.llava_mamba import LlavaMamba
+from ssmlab.models.vision_language.llava_mamba import CONFIGS, LlavaMamba
 from ssmlab.models.vision_language.transformer_half import TransformersLanguageModel
 from ssmlab.models.weights import one_line
 from ssmlab.tasks.language.experiment import copy_tokenizer
@@ -38,13 +37,9 @@ def build_model(model: Any, tokenizer: Tokenizer | None) -> Any:
             network.speech = Voice(tokenizer, network.speech.template)
         network.registry_name = "llava_mamba"
         return network
-    preset = entry(model.name, "vision_language")
-    values = _preset(model.name)
-    language, words = _language(model.language or dict(values.get("language", {})), tokenizer)
-    given = model.encoder or [dict(one) for one in values.get("encoders", ())]
-    if not given:
-        raise RecipeError(f"{preset.name} needs an encoder; give encoder = 'timm/vit_small_patch16_224' or another one")
-    pairs = [_encoder(table) for table in given]
+    values = CONFIGS[model.name].values
+    language, words = _language(model.language or dict(values["language"]), tokenizer)
+    pairs = [_encoder(dict(table)) for table in model.encoder or values["encoders"]]
     template = model.template or TEMPLATE
     config = LlavaConfig(
         encoders=tuple(config for config, _ in pairs), projector=model.projector or values.get("projector", {}),
@@ -54,12 +49,6 @@ def build_model(model: Any, tokenizer: Tokenizer | None) -> Any:
     network.registry_name = "llava_mamba"
     network.speech = Voice(words, template)
     return network
-
-
-def _preset(name: str) -> dict[str, Any]:
-    from ssmlab.models.vision_language.llava_mamba import CONFIGS
-
-    return CONFIGS[name].values
 
 
 def _language(table: dict[str, Any], tokenizer: Tokenizer | None) -> tuple[Any, Tokenizer]:

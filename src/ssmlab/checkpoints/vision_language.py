@@ -76,12 +76,16 @@ def load_vision_language(
         about = folder / PREPROCESS
         return model.eval(), read_object(about) if about.is_file() else {}
     if isinstance(config.get("model"), dict):
-        return _cobra(folder, config["model"], encoders, networks)
+        return load_cobra(folder, config["model"], encoders, networks)
     if config.get("model_type") not in LLAVA:
         raise ModelError(f"{folder} holds model_type={config.get('model_type')!r}, which is no LLaVA")
     family = "llava_hf" if "text_config" in config else "llava"
     state = dict(pieces(weights_files(folder)))
-    config["processor"] = _processor(folder, config)
+    config["processor"] = {}  # of transformers, where the folder has one; else CLIP's values with the encoder's size
+    for name in PROCESSORS:
+        if (folder / name).is_file():
+            found = read_object(folder / name)
+            config["processor"] = found.get("image_processor", found)
     if family == "llava":
         tower = Path(str(config.get("mm_vision_tower")))
         local = read_object(tower / CONFIG) if (tower / CONFIG).is_file() else {}
@@ -102,7 +106,7 @@ def load_vision_language(
     return model.eval(), {"template": model.config.template}
 
 
-def _cobra(
+def load_cobra(
     folder: Path, config: dict[str, Any], encoders: Sequence[Any], networks: Sequence[Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Projector and language model from a file of Cobra's, image encoders from timm."""
@@ -113,7 +117,10 @@ def _cobra(
     model: Any = known.build(config | {"shapes": shapes, "encoders": tuple(encoders)})
     stored = any(name.startswith("encoder.") for name in found)
     if not stored:
-        given = list(networks) or _published(model)
+        given = list(networks)
+        for encoder in () if given else model.encoder:
+            options = {"num_classes": 0, "image_size": encoder.config.image_size} | encoder.config.network
+            given.append(create_model(encoder.config.name, pretrained=True, **options))
         for encoder, network in zip(model.encoder, given, strict=True):
             encoder.network = network.eval()
         found |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith("encoder.")}
@@ -139,15 +146,6 @@ def cobra_state(path: Path) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
-def _published(model: Any) -> list[Any]:
-    """The networks of a model's encoders with the weights that timm publishes."""
-    found = []
-    for encoder in model.encoder:
-        options = {"num_classes": 0, "image_size": encoder.config.image_size} | encoder.config.network
-        found.append(create_model(encoder.config.name, pretrained=True, **options))
-    return found
-
-
 def _aligned(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keys of an image encoder as the installed transformers has them: some versions have one module more around it."""
     tower, inner = f"{llava.TOWER}.", f"{llava.TOWER}.vision_model."
@@ -158,13 +156,3 @@ def _aligned(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if head in wanted and head not in state and model.language.backbone.network.config.tie_word_embeddings:
         state[head] = state[f"{llava.TEXT}.model.embed_tokens.weight"]
     return state
-
-
-def _processor(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What transformers' image processor of a folder is configured by; CLIP's with the encoder's size where the folder
-    has none, {}."""
-    for name in PROCESSORS:
-        if (folder / name).is_file():
-            found = read_object(folder / name)
-            return found.get("image_processor", found)
-    return {}

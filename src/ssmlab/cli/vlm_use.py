@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,11 +72,14 @@ def chat(
     if save_state is not None:
         save_read(read, save_state)
         _note(f"{save_state} holds their state, {read.bytes:,} bytes")
-    if save_state is not None and not question and not sys.stdin.isatty():
-        return
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    talk(read, question or _questions(), options)
+
+
+def talk(read: Any, questions: Iterable[str], options: dict[str, Any]) -> None:
+    """Ask one question after the other and print the answers as they are written."""
     dialog = read.dialog()
-    for text in question or _questions():
+    for text in questions:
         if not text:
             dialog = read.dialog()
             continue
@@ -179,7 +183,7 @@ def prune(
         write_json(out, [row.content() for row in rows])
 
 
-def _questions():
+def _questions() -> Iterator[str]:
     """Lines of standard input, with a prompt where somebody types them."""
     while True:
         if sys.stdin.isatty():

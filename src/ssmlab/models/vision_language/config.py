@@ -57,7 +57,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
-    """The arguments of `nn.Projector`."""
+    """The arguments of `Projector`."""
 
     kind: str = "mlp"
     depth: int = 2
@@ -85,7 +85,12 @@ class LlavaConfig:
     def __post_init__(self):
         found = self.encoders
         found = [found] if isinstance(found, (str, dict, EncoderConfig)) else found
-        object.__setattr__(self, "encoders", tuple(map(_encoder, found)))
+        tables = [{"name": one} if isinstance(one, str) else one for one in found]
+        try:
+            found = [one if isinstance(one, EncoderConfig) else EncoderConfig(**one) for one in tables]
+        except TypeError as error:
+            raise ModelError(f"encoder: {error}".replace("EncoderConfig.__init__() ", "")) from error
+        object.__setattr__(self, "encoders", tuple(found))
         if isinstance(self.projector, (str, dict)):
             values: Any = {"kind": self.projector} if isinstance(self.projector, str) else self.projector
             object.__setattr__(self, "projector", ProjectorConfig(**values))
@@ -95,12 +100,3 @@ class LlavaConfig:
             raise ModelError("a vision-language model needs an encoder; name one, such as timm/vit_small_patch16_224")
         if not isinstance(self.language.get("model"), str):
             raise ModelError("language must be {'model': NAME, ...}, with a name such as mamba_lm_130m")
-
-
-def _encoder(value: Any) -> EncoderConfig:
-    if isinstance(value, EncoderConfig):
-        return value
-    try:
-        return EncoderConfig(**({"name": value} if isinstance(value, str) else value))
-    except TypeError as error:
-        raise ModelError(f"encoder: {error}".replace("EncoderConfig.__init__() ", "")) from error

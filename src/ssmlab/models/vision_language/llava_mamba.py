@@ -19,9 +19,9 @@ from ssmlab.models.registry import create_model, kind_of
 from ssmlab.models.vision_language.config import TRANSFORMERS, LlavaConfig
 from ssmlab.models.vision_language.encoder import Encoders, hash_weights
 from ssmlab.models.vision_language.pixels import picture_of
+from ssmlab.models.vision_language.projectors import Projector
 from ssmlab.models.vision_language.reading import Answer, Read, Speech, ask, ask_all, read_image
 from ssmlab.models.vision_language.transformer_half import TransformersLanguageModel
-from ssmlab.nn.projectors import Projector
 
 PARTS = ("encoder", "projector", "language")
 

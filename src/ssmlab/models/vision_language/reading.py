@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.generate import Generated, generate
+from ssmlab.generation.generate import generate
 from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models.vision_language.pixels import hash_of
 
@@ -173,11 +173,7 @@ def answered(
         model.language, state, eos=speech.ends or None, decode=speech.decode, on_text=show,
         stop=tuple(dict.fromkeys((*speech.stop, *stop))), **{"max_tokens": 128} | options,
     )  # fmt: skip
-    return [_answer(one) for one in found]
-
-
-def _answer(one: Generated) -> Answer:
-    return Answer(one.text.strip(), one.tokens, one.reason, one.score, one.logprobs)
+    return [Answer(one.text.strip(), one.tokens, one.reason, one.score, one.logprobs) for one in found]
 
 
 def question_tokens(read: Read, turns: Turns) -> list[int]:

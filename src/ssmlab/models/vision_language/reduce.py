@@ -52,12 +52,12 @@ def tome(x: Tensor, grid: Grid | None, keep: float) -> tuple[Tensor, None]:
     size = torch.ones(b, n, 1, device=x.device, dtype=x.dtype)
     wanted = kept(n, keep)
     while x.shape[1] > wanted:
-        x, size, place = _merge(x, size, place, min(x.shape[1] - wanted, x.shape[1] // 2))
+        x, size, place = merge(x, size, place, min(x.shape[1] - wanted, x.shape[1] // 2))
     order = place.argsort(1)
     return x.gather(1, order[..., None].expand_as(x)), None
 
 
-def _merge(x: Tensor, size: Tensor, place: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+def merge(x: Tensor, size: Tensor, place: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """Every second token looks for the most similar of the others; the r most similar pairs become one."""
     metric = F.normalize(x.float(), dim=-1)
     scores = metric[:, ::2] @ metric[:, 1::2].mT

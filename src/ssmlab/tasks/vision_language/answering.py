@@ -14,7 +14,7 @@ from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
-from ssmlab.data.conversations import HUMAN, MARK, MODEL, Conversation, Turn, without_marks
+from ssmlab.data.conversations import HUMAN, MARK, MODEL, Conversation, Turn, encode, without_marks
 from ssmlab.models.vision_language.pixels import grey
 from ssmlab.models.vision_language.reading import Answer, Read, answered, joined
 from ssmlab.tasks.vision_language.caption_scores import score_captions
@@ -47,19 +47,18 @@ def answer_all(
     show = picture or model.speech.picture
     progress = progress or Progress()
     found: list[Answer | None] = [None] * len(records)
-    order = sorted(range(len(records)), key=lambda i: (len(records[i].images), _marked_later(records[i])))
+    order = sorted(range(len(records)), key=lambda i: _kind(records[i]))
     progress.start(title, len(records), unit="questions", per_step=1)
     reads: dict[tuple, Read] = {}
     done = 0
     try:
         while done < len(order):
-            first = records[order[done]]
-            kind = (len(first.images), _marked_later(first))
+            kind = _kind(records[order[done]])
             batch = [i for i in order[done : done + batch_size] if _kind(records[i]) == kind]
             rows, states = [], []
             kept: dict[tuple, Read] = {}
             for i in batch:
-                tokens, read = _prompt(model, records[i], reads | kept, show)
+                tokens, read = prompt_of(model, records[i], reads | kept, show)
                 kept[records[i].images] = read
                 rows.append(tokens)
                 states.append(read.state)
@@ -76,6 +75,7 @@ def answer_all(
 
 
 def _kind(record: Conversation) -> tuple[int, bool]:
+    """What the records of a batch share: how many images, and whether these are in front of everything."""
     return len(record.images), _marked_later(record)
 
 
@@ -85,7 +85,7 @@ def _marked_later(record: Conversation) -> bool:
     return (bool(record.images) and not first.startswith(MARK)) or any(MARK in turn.text for turn in record.turns[1:])
 
 
-def _prompt(
+def prompt_of(
     model: Any, record: Conversation, reads: dict[tuple, Read], show: Callable[[Any], Any]
 ) -> tuple[list[int], Read]:
     """The tokens of a record's question behind its images, and the images, read."""
@@ -112,11 +112,13 @@ def likelihoods(model: Any, states: Sequence[Read], texts: Sequence[str], questi
     found = np.zeros((len(states), len(texts)))
     for i, read in enumerate(states):
         after = read.after(question)
-        prompt = speech.prompt([(HUMAN, question)], [read.prefix.count(-1)] if read.images else [])
+        count = [read.prefix.count(-1)] if read.images else []
+        before = len(speech.prompt([(HUMAN, question)], count))
+        asked = Turn(HUMAN, f"{MARK}\n" * len(count) + question)
         rows = []
-        for text in texts:
-            learned = _answer_tokens(model, question, text, read, len(prompt))
-            rows.append(learned[:LONGEST])
+        for text in texts:  # an answer as it is learned, with its end
+            pieces = speech.template.pieces([asked, Turn(MODEL, text)])
+            rows.append(encode(pieces, speech.tokenizer, count).ids[before:].tolist()[:LONGEST])
         for begin in range(0, len(rows), 64):
             part = rows[begin : begin + 64]
             forked = after.select([0] * len(part))
@@ -128,17 +130,6 @@ def likelihoods(model: Any, states: Sequence[Read], texts: Sequence[str], questi
             for j, row in enumerate(part):
                 found[i, begin + j] = values[j, : len(row)].sum()
     return found
-
-
-def _answer_tokens(model: Any, question: str, text: str, read: Read, before: int) -> list[int]:
-    """The tokens of an answer as the model learns it, its end included."""
-    from ssmlab.data.conversations import encode
-
-    count = [read.prefix.count(-1)] if read.images else []
-    marks = f"{MARK}\n" * len(count)
-    turns = [Turn(HUMAN, marks + question), Turn(MODEL, text)]
-    encoded = encode(model.speech.template.pieces(turns), model.speech.tokenizer, count)
-    return encoded.ids[before:].tolist()
 
 
 def answer_records(

@@ -38,8 +38,8 @@ def build_model(model: Any, tokenizer: Tokenizer | None) -> Any:
         network.registry_name = "llava_mamba"
         return network
     values = CONFIGS[model.name].values
-    language, words = _language(model.language or dict(values["language"]), tokenizer)
-    pairs = [_encoder(dict(table)) for table in model.encoder or values["encoders"]]
+    language, words = language_of(model.language or dict(values["language"]), tokenizer)
+    pairs = [encoder_of(dict(table)) for table in model.encoder or values["encoders"]]
     template = model.template or TEMPLATE
     config = LlavaConfig(
         encoders=tuple(config for config, _ in pairs), projector=model.projector or values.get("projector", {}),
@@ -51,7 +51,7 @@ def build_model(model: Any, tokenizer: Tokenizer | None) -> Any:
     return network
 
 
-def _language(table: dict[str, Any], tokenizer: Tokenizer | None) -> tuple[Any, Tokenizer]:
+def language_of(table: dict[str, Any], tokenizer: Tokenizer | None) -> tuple[Any, Tokenizer]:
     """A language model by name with initial weights, or from a folder, and the tokenizer that it is trained with."""
     values = dict(table)
     weights = values.pop("weights", "")
@@ -69,7 +69,7 @@ def _language(table: dict[str, Any], tokenizer: Tokenizer | None) -> tuple[Any, 
     if path.suffix == ".gguf" or read_object(path / "config.json").get("model_type") not in (
         None, "mamba", "mamba2", "falcon_mamba"
     ):  # fmt: skip
-        language: Any = _transformers(path)
+        language: Any = open_transformers(path)
         folder = path.parent if path.suffix == ".gguf" else path
     else:
         language, folder = load_language_model(path), path
@@ -81,7 +81,7 @@ def _language(table: dict[str, Any], tokenizer: Tokenizer | None) -> tuple[Any, 
     return language, own
 
 
-def _transformers(path: Path) -> TransformersLanguageModel:
+def open_transformers(path: Path) -> TransformersLanguageModel:
     """A causal language model of transformers from its folder, or from a GGUF file. No code in a file is run."""
     from transformers import AutoModelForCausalLM
 
@@ -102,7 +102,7 @@ def _transformers(path: Path) -> TransformersLanguageModel:
     return TransformersLanguageModel(config, network)
 
 
-def _encoder(table: dict[str, Any]) -> tuple[EncoderConfig, Any]:
+def encoder_of(table: dict[str, Any]) -> tuple[EncoderConfig, Any]:
     """An image encoder's config and its network."""
     known = [field.name for field in fields(EncoderConfig)]
     unknown = [name for name in table if name not in (*known, *_OWN)]

@@ -16,7 +16,7 @@ from ssmlab.data.conversations.nlvr_questions import rule_questions
 from ssmlab.data.conversations.reader import listed
 from ssmlab.data.splits import held_out, split_hash
 from ssmlab.data.synthetic.scenes import generated_scenes
-from ssmlab.data.text.tokenizers import FILES, ByteTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
+from ssmlab.data.text.tokenizers import FILES, ByteTokenizer, JsonTokenizer, Tokenizer
 from ssmlab.models.catalogue import user_folder
 from ssmlab.tasks.vision_language.recipe import LINES
 
@@ -55,7 +55,9 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
     progress.say(f"reading {config.path}")
     path, images = Path(config.path).expanduser(), config.images
     if config.path == GENERATED:
-        path, images = _generated()
+        folder = user_folder("XDG_CACHE_HOME", ".cache") / "scenes"
+        path, images = folder / "scenes.json", str(folder)
+        write_atomically(path, json.dumps(generated_scenes(folder, SCENES)))
     parts = {"train": _read(path, images, config.kind, config, notes, progress)}
     for part in ("val", "test"):
         if other := getattr(config, part):
@@ -64,20 +66,21 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         how = {"test_share": config.test_fraction, "seed": config.split_seed}
         parts |= {part: rule_questions(parts["train"], part, **how).conversations for part in ("test", "train")}
         notes.append("questions are made from the description of the boxes")
-    if config.kind == "scienceqa" or _is_scienceqa(parts["train"]):
-        _by_source(parts, notes)
+    first = parts["train"][0].source if parts["train"] else {}
+    if {"choices", "split"} <= first.keys():
+        own_parts(parts, notes)
     for part in ("test", "val"):
         if part not in parts:
-            _hold_out(parts, part, config, notes)
-    _check_apart(parts)
+            hold_out(parts, part, config, notes)
+    check_apart(parts)
     if config.limit:
         parts = {part: found[: config.limit] for part, found in parts.items()}
         notes.append(f"at most {config.limit:,} records of each part are used")
     stages = {}
     for stage in recipe.training.stages:
         if stage.path:
-            stages[stage.name] = _of_stage(stage, config, parts["test"], notes, progress)
-    tokenizer = _tokenizer(recipe, [*parts["train"], *(c for found in stages.values() for c in found)], notes)
+            stages[stage.name] = stage_records(stage, config, parts["test"], notes, progress)
+    tokenizer = tokenizer_of(recipe, [*parts["train"], *(c for found in stages.values() for c in found)], notes)
     shown = {part: len({image for c in found for image in c.images}) for part, found in parts.items()}
     ids = {part: [f"{part} {i} {c.id}" for i, c in enumerate(found)] for part, found in parts.items()}
     describe = {
@@ -100,14 +103,6 @@ def group(record: Conversation) -> str:
     return str(record.images[0]) if record.images else record.id
 
 
-def _generated() -> tuple[Path, str]:
-    """Records about made pictures, which lie in the user's cache."""
-    folder = user_folder("XDG_CACHE_HOME", ".cache") / "scenes"
-    records = generated_scenes(folder, SCENES)
-    write_atomically(folder / "scenes.json", json.dumps(records))
-    return folder / "scenes.json", str(folder)
-
-
 def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], progress: Progress) -> list[Conversation]:
     found = find_conversations(
         path, images or None, kind=kind or None, text_only=config.text_only, image_first=config.image_first
@@ -123,11 +118,7 @@ def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], pro
     return found.conversations
 
 
-def _is_scienceqa(records: Sequence[Conversation]) -> bool:
-    return bool(records) and {"choices", "split"} <= records[0].source.keys()
-
-
-def _by_source(parts: dict[str, list[Conversation]], notes: list[str]) -> None:
+def own_parts(parts: dict[str, list[Conversation]], notes: list[str]) -> None:
     """ScienceQA's own parts, where the records say them."""
     found: dict[str, list[Conversation]] = {}
     for record in parts["train"]:
@@ -137,7 +128,7 @@ def _by_source(parts: dict[str, list[Conversation]], notes: list[str]) -> None:
         notes.append("the parts are those of the data")
 
 
-def _hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, notes: list[str]) -> None:
+def hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, notes: list[str]) -> None:
     """Take a part out of the training part, whole groups only."""
     records = parts["train"]
     fraction = config.val_fraction if part == "val" else config.test_fraction
@@ -155,7 +146,7 @@ def _hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, note
     )
 
 
-def _check_apart(parts: dict[str, list[Conversation]]) -> None:
+def check_apart(parts: dict[str, list[Conversation]]) -> None:
     """No image may be in two parts, or a model would be asked about what it has learned.
 
     Raises:
@@ -173,7 +164,7 @@ def _check_apart(parts: dict[str, list[Conversation]]) -> None:
         raise DataError(f"{len(shared):,} images or sentences are in two parts; leave them out of one", sorted(shared))
 
 
-def _of_stage(
+def stage_records(
     stage: Any, config: Any, test: Sequence[Conversation], notes: list[str], progress: Progress
 ) -> list[Conversation]:
     """The records of a stage that has its own."""
@@ -204,7 +195,7 @@ def _plain(text: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
 
 
-def _tokenizer(recipe: Any, records: Sequence[Conversation], notes: list[str]) -> Tokenizer | None:
+def tokenizer_of(recipe: Any, records: Sequence[Conversation], notes: list[str]) -> Tokenizer | None:
     """That of the recipe; one that is learned where models have none of their own; else None."""
     if recipe.data.tokenizer:
         found = load_tokenizer(recipe.data.tokenizer)

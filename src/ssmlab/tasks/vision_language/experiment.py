@@ -131,7 +131,9 @@ def train_job(
             learn(network, stage)
             if (folder / HISTORY).is_file():
                 progress.say(f"{job.folder.name}: {stage.name} is finished already")
-                _restore(network, folder)
+                if hasattr(network.language, "adaptation"):
+                    adapt.merge(network.language)
+                network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
                 results.append(FitResult(model=network, **json.loads((folder / HISTORY).read_text("utf-8"))))
                 continue
             train, val = stage_parts(recipe, data, network, stage)
@@ -139,14 +141,14 @@ def train_job(
                 network, task, train, val, config_of(recipe, job.model, stage), folder=folder, device=compute,
                 label=f"{job.folder.name}, {stage.name}", seed=job.seed, progress=progress, resume=resume, logs=logs,
             )  # fmt: skip
-            _finish(network, folder, result)
+            finish_stage(network, folder, result)
             results.append(result)
     for name, parameter in network.named_parameters():  # what was trained in any stage, which the records count
         parameter.requires_grad_(any(name.startswith(f"{part}.") for stage in stages for part in stage.train))
-    return Trained(network, task, _joined(network, results), peak)
+    return Trained(network, task, joined(network, results), peak)
 
 
-def _finish(network: Any, folder: Path, result: FitResult) -> None:
+def finish_stage(network: Any, folder: Path, result: FitResult) -> None:
     """Make adapters part of the weights, and keep what a stage left for a run that goes on after a kill."""
     if hasattr(network.language, "adaptation"):
         adapt.save(network.language, folder / "adapter")
@@ -156,14 +158,7 @@ def _finish(network: Any, folder: Path, result: FitResult) -> None:
     write_atomically(folder / HISTORY, json.dumps(kept))
 
 
-def _restore(network: Any, folder: Path) -> None:
-    """The weights after a finished stage."""
-    if hasattr(network.language, "adaptation"):
-        adapt.merge(network.language)
-    network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-
-
-def _joined(network: Any, results: Sequence[FitResult]) -> FitResult:
+def joined(network: Any, results: Sequence[FitResult]) -> FitResult:
     """What all stages left, their steps and epochs counted on."""
     history: list[dict] = []
     steps, epoch = 0, 0.0

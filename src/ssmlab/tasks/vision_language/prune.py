@@ -99,13 +99,18 @@ def measure(
                 F.kl_div(now, then, log_target=True, reduction="batchmean")
                 for now, then in zip(logs, before[0], strict=True)
             ]
-            cosines = [_cosines(model, part) for part in features]
+            kept = [part if model.reduce is None else model.reduce(part, model.encoder.grid)[0] for part in features]
+            means = [float(F.cosine_similarity(a.mean(1), b.mean(1))) for a, b in zip(kept, features, strict=True)]
+            nearest = [
+                float((F.normalize(b, dim=-1) @ F.normalize(a, dim=-1).mT).amax(-1).mean())
+                for a, b in zip(kept, features, strict=True)
+            ]
             n = len(chosen)
             rows.append(
                 Row(
                     method=method, keep=share, n=n,
-                    **_costs(model, pictures[: min(n, 5)]),
-                    mean_cosine=sum(one for one, _ in cosines) / n, nearest_cosine=sum(two for _, two in cosines) / n,
+                    **costs_of(model, pictures[: min(n, 5)]),
+                    mean_cosine=sum(means) / n, nearest_cosine=sum(nearest) / n,
                     kl=float(torch.stack(kl).mean()),
                     changed=sum(a != b for a, b in zip(answers, before[1], strict=True)) / n,
                     same=sum(same(a, r.answer) for a, r in zip(answers, chosen, strict=True)) / n,
@@ -127,14 +132,7 @@ def _logs(model: Any, record: Conversation, features: Sequence[Tensor]) -> Tenso
     return model.head(hidden[0, :-1][learned]).float().log_softmax(-1)
 
 
-def _cosines(model: Any, features: Tensor) -> tuple[float, float]:
-    kept = features if model.reduce is None else model.reduce(features, model.encoder.grid)[0]
-    mean = F.cosine_similarity(kept.mean(1), features.mean(1))
-    nearest = (F.normalize(features, dim=-1) @ F.normalize(kept, dim=-1).mT).amax(-1).mean()
-    return float(mean), float(nearest)
-
-
-def _costs(model: Any, pictures: Sequence[Any]) -> dict[str, Any]:
+def costs_of(model: Any, pictures: Sequence[Any]) -> dict[str, Any]:
     """Seconds and operations of the parts, medians over some images."""
     times: dict[str, list[float]] = {"encoder": [], "projector": [], "reading": [], "writing": []}
 

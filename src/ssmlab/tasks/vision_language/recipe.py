@@ -143,7 +143,7 @@ class VisionLanguageModel(Table):
     """Image encoders side by side, each a table with name (of the table, timm/<name> or transformers) and the fields of
     `EncoderConfig`; weights = a trained model's folder or file, pretrained = true takes the published ones."""
     projector: dict[str, Any] = Field({})
-    """kind and the other arguments of `nn.Projector`."""
+    """kind and the other arguments of `ProjectorConfig`."""
     language: dict[str, Any] = Field({})
     """model, a name of the table, and its options; or weights, the folder of a language model, ours or of
     transformers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,19 +135,13 @@ def load_read(path: str | Path, model: Any, images: Any = None) -> Read:
     Raises:
         ModelError: there is no such file, or it is of another model, preprocessing, template or image.
     """
-    hashes = _stored_images(Path(path))
-    if images is not None:
+    hashes: list[str] = []
+    if images is None:
+        with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:  # loading it says what is wrong
+            hashes = (file.metadata() or {}).get("bound image", "").split()
+    else:
         several = list(images) if isinstance(images, list | tuple) else [images]
         hashes = [hash_of(model.speech.picture(image)) for image in several]
     bound = bound_of(model, hashes)
     state = load_prompt_state(path, model.language, bound)
     return Read(model, state, tuple(hashes), tuple(model.speech.prefix([model.image_tokens] * len(hashes))))
-
-
-def _stored_images(path: Path) -> list[str]:
-    """The hashes of the images that a file is of; none where it is no such file, which loading it says."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("bound image", "").split()
-    except (OSError, SafetensorError):
-        return []

@@ -67,7 +67,7 @@ def load_vision_language(
     if isinstance(config.get("model"), str):
         if not isinstance(config.get("config"), dict):
             raise ModelError(f"{folder / CONFIG} must hold a config; copy the folder again")
-        model = create_model(config["model"], **config["config"])
+        model: Any = create_model(config["model"], **config["config"])
         state = read_state_dict(folder / WEIGHTS)
         for name, other in config.get("tied", {}).items():
             if other in state:
@@ -101,7 +101,7 @@ def load_vision_language(
             state |= {f"model.vision_tower.vision_tower.{k}": v for k, v in inside.items() if "text_model" not in k}
         config["vision_config"] = {"model_type": "clip_vision_model"} | found
     known = original(family)
-    model: Any = known.build(config)
+    model = known.build(config)
     fit(model, _aligned(model, convert(state, known.rules)), str(folder))
     return model.eval(), {"template": model.config.template}
 

@@ -121,7 +121,7 @@ def answer(
 
     In a batch every answer is as if it were alone. Questions that cannot be asked are listed before anything is read.
     """
-    from ssmlab.cli.display import showing
+    from ssmlab.core.display import Display
     from ssmlab.core.files import write_atomically
     from ssmlab.data.conversations import read_questions
     from ssmlab.tasks.vision_language.answering import answer_all
@@ -129,11 +129,10 @@ def answer(
 
     records = read_questions(file, images)
     network = open_model(model, device=device, template=template, note=_note)
-    with showing() as display:
-        found = answer_all(
-            network, records, batch_size=batch_size, progress=display, max_tokens=max_tokens, temperature=temperature,
-            seed=seed,
-        )  # fmt: skip
+    found = answer_all(
+        network, records, batch_size=batch_size, progress=Display(stderr=True), max_tokens=max_tokens,
+        temperature=temperature, seed=seed,
+    )  # fmt: skip
     lines = []
     for record, one in zip(records, found, strict=True):
         line = {"question_id": record.source.get("question_id", record.id), "prompt": record.turns[-1].text}

@@ -11,14 +11,14 @@ from ssmlab.models.registry import create_model
 from ssmlab.models.rules import Original, Rule
 from ssmlab.models.vision_language.config import EncoderConfig
 
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # SigLIP's
+HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # SigLIP's
 # the encoders by Cobra's names, as timm has them, with the images' side
 DINO, SIGLIP = "timm/vit_large_patch14_reg4_dinov2.lvd142m", "timm/vit_so400m_patch14_siglip_384"
-TOWERS = {
-    "dinosiglip-vit-so-384px": (384, (DINO, {}), (SIGLIP, HALF)),
-    "siglip-vit-so400m-384px": (384, (SIGLIP, HALF)),
-    "siglip-vit-so400m": (224, ("timm/vit_so400m_patch14_siglip_224", HALF)),
-    "dinov2-vit-l": (224, (DINO, {})),
+TOWERS: dict[str, tuple[int, tuple[tuple[str, dict[str, Any]], ...]]] = {
+    "dinosiglip-vit-so-384px": (384, ((DINO, {}), (SIGLIP, HALF))),
+    "siglip-vit-so400m-384px": (384, ((SIGLIP, HALF),)),
+    "siglip-vit-so400m": (224, (("timm/vit_so400m_patch14_siglip_224", HALF),)),
+    "dinov2-vit-l": (224, ((DINO, {}),)),
 }
 FITS = {"resize-naive": "stretch", "resize-crop": "crop", "letterbox": "pad"}
 PROJECTORS = (("fused-gelu-mlp", "fused_mlp"), ("gelu-mlp", "mlp"), ("linear", "linear"))
@@ -64,7 +64,7 @@ def towers(config: dict[str, Any]) -> tuple[EncoderConfig, ...]:
     name = config.get("vision_backbone_id")
     if name not in TOWERS:
         raise ModelError(f"Cobra with vision_backbone_id={name!r} is not read; known are {', '.join(TOWERS)}")
-    size, *rows = TOWERS[name]
+    size, rows = TOWERS[name]
     fit = FITS.get(str(config.get("image_resize_strategy")), "crop")
     return tuple(
         EncoderConfig(name=timm, layer=-2, image_size=size, fit=fit, network={"img_size": size}, **numbers)

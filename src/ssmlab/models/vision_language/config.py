@@ -83,7 +83,7 @@ class LlavaConfig:
     template: str = "vicuna_v1"
 
     def __post_init__(self):
-        found = self.encoders
+        found: Any = self.encoders
         found = [found] if isinstance(found, (str, dict, EncoderConfig)) else found
         tables = [{"name": one} if isinstance(one, str) else one for one in found]
         try:

@@ -13,7 +13,7 @@ from ssmlab.models.vision_language.config import TRANSFORMERS, EncoderConfig
 from ssmlab.models.weights import one_line
 
 # OpenAI's processing for CLIP, which LLaVA's encoders have
-CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+CLIP: dict[str, Any] = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 TOWER, TEXT = "encoder.each.0.network", "language.backbone.network"
 SELECT = {"default": "patch", "patch": "patch", "full": "cls_patch", "cls_patch": "cls_patch"}
 HEADS = 64  # channels of a head in all of OpenAI's vision transformers

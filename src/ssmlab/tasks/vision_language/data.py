@@ -16,7 +16,7 @@ from ssmlab.data.conversations.nlvr_questions import rule_questions
 from ssmlab.data.conversations.reader import listed
 from ssmlab.data.splits import held_out, split_hash
 from ssmlab.data.synthetic.scenes import generated_scenes
-from ssmlab.data.text.tokenizers import FILES, ByteTokenizer, JsonTokenizer, Tokenizer
+from ssmlab.data.text.tokenizers import FILES, ByteTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
 from ssmlab.models.catalogue import user_folder
 from ssmlab.tasks.vision_language.recipe import LINES
 
@@ -82,7 +82,9 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
             stages[stage.name] = stage_records(stage, config, parts["test"], notes, progress)
     tokenizer = tokenizer_of(recipe, [*parts["train"], *(c for found in stages.values() for c in found)], notes)
     shown = {part: len({image for c in found for image in c.images}) for part, found in parts.items()}
-    ids = {part: [f"{part} {i} {c.id}" for i, c in enumerate(found)] for part, found in parts.items()}
+    ids: dict[str, Sequence[str]] = {
+        part: [f"{part} {i} {c.id}" for i, c in enumerate(found)] for part, found in parts.items()
+    }
     describe = {
         "name": path.stem, "format": "conversations", "path": config.path, "items": "records",
         "counts": {part: len(parts[part]) for part in NAMES}, "images": shown, "split_hash": split_hash(ids),
@@ -97,10 +99,10 @@ def texts(records: Sequence[Conversation]) -> list[str]:
 
 
 def group(record: Conversation) -> str:
-    """What stays in one part: the records of an image, or of one of NLVR's sentences."""
+    """What stays in one part: the records of an image, of one of NLVR's sentences, of a question without one."""
     if "identifier" in record.source:
         return group_of(record)
-    return str(record.images[0]) if record.images else record.id
+    return str(record.images[0]) if record.images else record.turns[0].text
 
 
 def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], progress: Progress) -> list[Conversation]:
@@ -155,7 +157,7 @@ def check_apart(parts: dict[str, list[Conversation]]) -> None:
     where: dict[str, str] = {}
     shared = []
     for part, records in parts.items():
-        for name in {group(record) for record in records}:
+        for name in {group(record) for record in records if record.images}:
             if where.setdefault(name, part) != part:
                 shared.append(f"{name} is in the {NAMES[where[name]]} and the {NAMES[part]} part")
         if not records:

@@ -205,7 +205,9 @@ def measure(
         seen = np.array([bool(record.images) for record in data.parts[part]])
         records[part] = look_records(task, sums, seen, recipe.evaluation.bootstrap)
         if part == "test":
-            np.savez_compressed(job.folder / "sums.npz", seen=seen, **sums)
+            np.savez_compressed(
+                job.folder / "sums.npz", seen=seen, own=sums["own"], other=sums["other"], grey=sums["grey"]
+            )
     config, test = recipe.evaluation, data.parts["test"]
     records["test"] += answer_records(network, test, data.parts["train"], config, job.folder, progress)
     records["test"] += retrieval_records(network, test, config, progress)

@@ -136,9 +136,9 @@ def costs_of(model: Any, pictures: Sequence[Any]) -> dict[str, Any]:
     """Seconds and operations of the parts, medians over some images."""
     times: dict[str, list[float]] = {"encoder": [], "projector": [], "reading": [], "writing": []}
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         begin = time.perf_counter()
-        found = call()
+        found = call(*arguments)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         times[name].append(time.perf_counter() - begin)
@@ -146,14 +146,14 @@ def costs_of(model: Any, pictures: Sequence[Any]) -> dict[str, Any]:
 
     prefix: list[int] = []
     for picture in [pictures[0], *pictures]:
-        features = timed("encoder", lambda picture=picture: model.encode([picture]))
-        tokens = timed("projector", lambda features=features: model.project(features))
+        features = timed("encoder", model.encode, [picture])
+        tokens = timed("projector", model.project, features)
         prefix = model.speech.prefix([tokens.shape[1]])
-        state = timed("reading", lambda tokens=tokens, prefix=prefix: model.read([prefix], [tokens.flatten(0, 1)]))
+        state = timed("reading", model.read, [prefix], [tokens.flatten(0, 1)])
         one = state.logits.argmax(-1, keepdim=True)
         for _ in range(2):
-            timed("writing", lambda one=one, state=state: model.language(one, state.state))
-    macs = {}
+            timed("writing", model.language, one, state.state)
+    macs: dict[str, float | None] = {}
     inputs = [x[None].to(model.device) for x in model.encoder.pixels(pictures[0])]
     ids = torch.tensor([prefix], device=model.device)
     for name, module, arguments in (
@@ -196,7 +196,7 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text; times in milliseconds, operations in millions."""
     heads = ("tokens", "method", "encoder ms", "projector ms", "reading ms", "a token ms", "encoder MMAC",
              "reading MMAC", "cosine", "nearest", "KL nats", "changed", "right")  # fmt: skip
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in rows:
         macs = ["-" if value is None else f"{value / 1e6:.1f}" for value in (row.encoder_macs, row.reading_macs)]
         name = row.method if row.method == "all" else f"{row.method} {row.keep:.0%}"

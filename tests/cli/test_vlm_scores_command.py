@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from cli.calling import call
 from PIL import Image
+
+from cli.calling import call
 from tasks.vision_language.stub import serving
 
 
@@ -12,6 +13,11 @@ from tasks.vision_language.stub import serving
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def read(name):
+    with open(name) as file:
+        return json.load(file)
 
 
 def lines(name, rows):
@@ -44,12 +50,12 @@ def test_scienceqa(capsys):
     out = capsys.readouterr().out
     assert "3 answers: 2 name a choice, 1 do not" in out and "stored indices: 2 of 3" in out
     assert "problem 2: stored 1, its text says 3" in out and "as stored: acc 50.123, correct 1, count 2" in out
-    assert json.load(open("answers.scored.json"))["results"] == {"1": 1, "2": 3, "3": -1}
+    assert read("answers.scored.json")["results"] == {"1": 1, "2": 3, "3": -1}
     known = problems({"1": 1, "3": 0, "4": 0})
     assert call("vlm", "score", "scienceqa", answers, "--problems", known, "--out", "out.json") == 0
     out = capsys.readouterr().out
     assert "problems given: 3, of them without an answer 1" in out and "33.33%" in out
-    assert json.load(open("out.json"))["columns"]["NAT"] == {"correct": 1, "count": 3, "acc": 100 / 3}
+    assert read("out.json")["columns"]["NAT"] == {"correct": 1, "n": 3, "acc": 100 / 3}
     assert call("vlm", "score", "scienceqa", answers, "--part", "tset") == 2
     assert call("vlm", "score", "scienceqa", "none.json") == 2
 
@@ -68,7 +74,7 @@ def test_scienceqa_of_two_models(capsys):
     out = capsys.readouterr().out
     assert len(asked) == 2 and "asked about 2 disagreements, 1 replies unreadable" in out
     assert "judged  100.00% (2 of 2)" in out and "problem 3: 'No idea'" in out
-    assert json.load(open("first.scored.json"))["judged"]["indices"] == {"1": 0, "2": 1, "3": None}
+    assert read("first.scored.json")["judged"]["indices"] == {"1": 0, "2": 1, "3": None}
 
 
 def test_short_answers(capsys):
@@ -76,9 +82,9 @@ def test_short_answers(capsys):
     known = lines("r.jsonl", [{"question_id": 1, "answer": "no", "label": "no", "category": "x"},
                               {"question_id": 2, "answer": "2", "label": "yes", "category": "y"}])  # fmt: skip
     assert call("vlm", "score", "vqa", answers, "-r", known, "--out", "vqa.json") == 0
-    assert json.load(open("vqa.json"))["accuracy"][0] == 0.5
+    assert read("vqa.json")["accuracy"][0] == 0.5
     assert call("vlm", "score", "pope", answers, "-r", known, "--out", "pope.json") == 0
-    found = json.load(open("pope.json"))
+    found = read("pope.json")
     assert set(found) == {"all", "x", "y"} and found["all"]["f1"] == 1
     assert "F1 100.0%" in capsys.readouterr().out
     lines("a.jsonl", [{"question_id": 1, "text": "No."}])
@@ -94,7 +100,7 @@ def test_captions(capsys):
     known = lines("known.jsonl", rows)
     answers = lines("a.jsonl", [{"question_id": n, "text": f"A {x} in front of a {x}"} for n, x in enumerate(things)])
     assert call("vlm", "score", "captions", answers, "-r", known, "--corpus", known, "--out", "out.json") == 0
-    assert json.load(open("out.json"))["bleu"][0] == pytest.approx(1)
+    assert read("out.json")["bleu"][0] == pytest.approx(1)
     assert "may not look" not in capsys.readouterr().out
     lines("a.jsonl", [{"image": f"{n}.jpg", "text": "a dog in front of a dog"} for n in range(8)])
     assert call("vlm", "score", "captions", answers, "-r", known) == 0
@@ -112,7 +118,7 @@ def test_relative(capsys):
         assert call("vlm", "score", "relative", texts[1], *options, address) == 0
     out = capsys.readouterr().out
     assert "50.0" in out and "1 without a readable reply" in out and "question 3: 'What?'" in out
-    assert asked[0]["temperature"] == 0.2 and json.load(open("out.json"))["unreadable"] == {"3": "What?"}
+    assert asked[0]["temperature"] == 0.2 and read("out.json")["unreadable"] == {"3": "What?"}
     assert call("vlm", "score", "relative", texts[1], *options, "http://") == 2
     assert capsys.readouterr().err.count("\n") == 1
 

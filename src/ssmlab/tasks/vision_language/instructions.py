@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import read_json, write_atomically, write_json
@@ -158,25 +158,23 @@ def make_instructions(
         UserError: the file was begun with other settings, or is in use; the writer does not answer.
     """
     out = Path(out)
-    wrong = [kind for kind in kinds if kind not in KINDS]
-    if wrong or not kinds or len(set(kinds)) != len(kinds):
+    if not kinds or len(set(kinds)) != len(kinds) or not {*kinds} <= {*KINDS}:
         raise UserError(f"kinds must be of {', '.join(KINDS)}, each once; got {', '.join(kinds) or 'none'}")
     check_scenes(scenes)
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: name a file that ends in .jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     told = {"writer": writer.name, "kinds": list(kinds), "scenes": _hash(scenes), "messages": _hash(forms())}
-    refused = out.with_suffix(REFUSED)
+    told |= settings or {}
+    refused, about = out.with_suffix(REFUSED), out.with_suffix(SETTINGS)
     with _alone(out):
-        told |= settings or {}
-        stored = read_json(out.with_suffix(SETTINGS)) if out.exists() else told
-        if other := [name for name in told if stored.get(name) != told[name]]:
-            names = ", ".join(other)
-            raise UserError(f"{out} was begun with other {names}; repeat the command as it was, or name another file")
-        write_json(out.with_suffix(SETTINGS), told)
+        stored = read_json(about) if out.exists() else told
+        if other := ", ".join(name for name in told if stored.get(name) != told[name]):
+            raise UserError(f"{out} was begun with other {other}; repeat the command as it was, or name another file")
+        write_json(about, told)
         work = [(scene, kind) for scene in scenes for kind in kinds]
         state = _go_on(out, refused, [(scene.id, kind) for scene, kind in work])
-        begun, total = state.done, len(work)
+        begun = state.done
 
         def ask(item: tuple[Scene, str]) -> Reply | RequestRefused:
             try:
@@ -190,12 +188,10 @@ def make_instructions(
                 if isinstance(reply, RequestRefused) and not state.records:
                     raise reply  # it takes none of them, not this one alone
                 row = _judge(scene, kind, reply, state)
-                file = dropped if "reason" in row else kept
-                file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-                file.flush()
+                _append(dropped if "reason" in row else kept, row)
                 state.done += 1
                 if progress is not None:
-                    progress(state.done, total)
+                    progress(state.done, len(work))
     return Made(state.records, sum(state.reasons.values()), state.reasons, state.done - begun)
 
 
@@ -278,6 +274,11 @@ def _alone(out: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _append(file: BinaryIO, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+    file.flush()
 
 
 def _row_key(row: dict[str, Any]) -> tuple[str, str]:

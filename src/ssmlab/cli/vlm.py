@@ -89,7 +89,7 @@ def make_questions(
     from ssmlab.data.conversations.nlvr_questions import PARTS, as_records, rule_questions
     from ssmlab.data.conversations.reader import usable
 
-    found = find_conversations(source, images, kind="nlvr")
+    found = find_conversations(source.absolute(), images and images.absolute(), kind="nlvr")
     for part in PARTS:
         made = rule_questions(usable(source, found), part, test_share=test_share, seed=seed)
         write_json(out / f"{part}.json", as_records(made.conversations, found.images))

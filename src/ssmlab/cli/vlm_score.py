@@ -83,11 +83,13 @@ def vqa(
     out: Out = None,
 ) -> None:
     """VQA's exact match: one reference, or several people's answers (min(1, equal / 3), leaving one out)."""
+    from ssmlab.data.contents import some
     from ssmlab.tasks.vision_language.answers import read_references, score_vqa, texts_by_id
 
     score = score_vqa(texts_by_id(answers), read_references(references))
     _table([("accuracy", score.accuracy, score.n)])
-    _missing(score.missing)
+    if score.missing:
+        typer.echo(f"{len(score.missing):,} questions have no answer and count as wrong: {some(score.missing)}")
     _write(out, {"accuracy": list(score.accuracy), "n": score.n, "missing": score.missing})
 
 
@@ -241,13 +243,6 @@ def _table(rows: list[tuple[str, Any, int]], form: str = "{:.2%}") -> None:
         value, low, high = ("none", "", "") if found is None else (form.format(number) for number in found)
         table.add_row(name, value, f"{low} to {high}" if low else "", f"{n:,}")
     Console(highlight=False, width=None if Console().is_terminal else 120).print(table)
-
-
-def _missing(names: list[str]) -> None:
-    from ssmlab.data.contents import some
-
-    if names:
-        typer.echo(f"{len(names):,} questions have no answer and count as wrong: {some(names)}")
 
 
 def _write(out: Path | None, result: dict[str, Any]) -> None:

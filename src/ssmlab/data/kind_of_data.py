@@ -31,7 +31,13 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     """
     place = Path(path).expanduser()
     files = open_files(place)
-    if task == "vision_language" or (not task and _has_conversations(place, files)):
+    looked = [place] if files is None and not task else []
+    if isinstance(files, FolderFiles) and not task:  # tables of captions at the top, records one or two folders below
+        names = [
+            name for name in files.files if name.count("/") < 2 and (name.lower().endswith(JSON) or "/" not in name)
+        ]
+        looked = [files.at(name) for name in names[:MOST_RECORDS]]
+    if task == "vision_language" or any(map(is_conversations, looked)):
         return "vision_language", "conversations"
     if task == "translate" or (not task and has_pairs(place, files)):
         return "translate", "pairs"
@@ -69,15 +75,6 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
         if images is None or len(images.classes) < 2 or not images.masks or images.problems:
             return "segment", "mask"
     return "classify", "image"
-
-
-def _has_conversations(place: Path, files: FolderFiles | ZipFiles | None) -> bool:
-    if files is None:
-        return is_conversations(place)
-    if not isinstance(files, FolderFiles):
-        return False
-    meant = [name for name in files.files if name.lower().endswith(JSON) or ("/" not in name and "." in name)]
-    return any(name.count("/") < 2 and is_conversations(files.at(name)) for name in meant[:MOST_RECORDS])
 
 
 def _kind_of(place: Path, path: str, files: FolderFiles | ZipFiles | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmlab.data.check import conversions
 from ssmlab.data.contents import count
-from ssmlab.data.conversations.reader import Found, find_conversations, listed
+from ssmlab.data.conversations.reader import find_conversations, listed
 from ssmlab.data.images.decode import Progress
 
 
@@ -54,6 +54,17 @@ def check_conversations(
         DataError: there are no conversations, or a file is damaged as a whole.
     """
     found = find_conversations(path, images, progress=progress)
+    notes = conversions([SimpleNamespace(id=name, mode=mode, frames=frames) for name, _, mode, frames in found.looked])
+    same = Counter((record.images, record.turns) for record in found.conversations)
+    ids = Counter(record.id for record in found.conversations)
+    for n, noun, what in (
+        (sum(same.values()) - len(same), "record", "more than once: the same images and texts"),
+        (sum(not record.images for record in found.conversations), "record", "without an image"),
+        (sum(len(record.images) > 1 for record in found.conversations), "record", "with several images"),
+        (sum(k > 1 for k in ids.values()), "id", "of more than one record"),
+    ):
+        if n:
+            notes.append(f"{count(n, noun)} {what}")
     messages: dict[str, list[int]] = {"question": [], "answer": []}
     for record in found.conversations:
         for n, turn in enumerate(record.turns):
@@ -69,21 +80,5 @@ def check_conversations(
         words={side: (min(n), float(median(n)), max(n)) for side, n in messages.items() if n},
         sizes={axis: (n[0], float(median(n)), n[-1]) for axis, n in axes.items() if n},
         problems=listed(found),
-        notes=_notes(found),
+        notes=notes,
     )
-
-
-def _notes(found: Found) -> list[str]:
-    seen = [SimpleNamespace(id=name, mode=mode, frames=frames) for name, _, mode, frames in found.looked]
-    notes = conversions(seen)
-    same = Counter((record.images, record.turns) for record in found.conversations)
-    if again := sum(same.values()) - len(same):
-        notes.append(f"{count(again, 'record')} more than once: the same images and texts")
-    if without := sum(not record.images for record in found.conversations):
-        notes.append(f"{count(without, 'record')} without an image")
-    if several := sum(len(record.images) > 1 for record in found.conversations):
-        notes.append(f"{count(several, 'record')} with several images")
-    ids = Counter(record.id for record in found.conversations)
-    if repeated := sum(n > 1 for n in ids.values()):
-        notes.append(f"{count(repeated, 'id')} of more than one record")
-    return notes

@@ -30,22 +30,17 @@ def read_llava(values: list[Any], image_first: bool, text_only: bool, answered: 
     found = Rows()
     for index, id, row in records_of(values, found):
         try:
-            images, turns = _images(row), _turns(row, answered)
-            made = make_turns(turns, len(images), image_first, answered)
+            named = row.get("image") if row.get("image") is not None else row.get("images")
+            images = [] if named is None else [named] if isinstance(named, str) else named
+            if not isinstance(images, list) or not all(isinstance(name, str) and name.strip() for name in images):
+                raise BadRecord("image must be the name of a file, or a list of names")
+            made = make_turns(_turns(row, answered), len(images), image_first, answered)
             if text_only:
                 made = tuple(Turn(turn.role, without_marks(turn.text)) for turn in made)
-            found.rows.append(Row(index, id, () if text_only else images, made, row))
+            found.rows.append(Row(index, id, () if text_only else tuple(images), made, row))
         except BadRecord as error:
             found.problems.append(Problem(index, id, str(error)))
     return found
-
-
-def _images(row: dict[str, Any]) -> tuple[str, ...]:
-    named = row.get("image") if row.get("image") is not None else row.get("images")
-    named = [] if named is None else [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(name, str) and name.strip() for name in named):
-        raise BadRecord("image must be the name of a file, or a list of names")
-    return tuple(named)
 
 
 def _turns(row: dict[str, Any], answered: bool) -> list[Turn]:

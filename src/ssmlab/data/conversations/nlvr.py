@@ -39,7 +39,10 @@ def read_nlvr(values: list[Any], path: Path, images: Path | None, text_only: boo
             if not isinstance(label, str | bool) or label not in LABELS:
                 raise BadRecord(f"label must be true or false, got {label!r}")
             text = QUESTION.format(sentence=row["sentence"].strip())
-            named = () if text_only else (_picture(row, path.stem, roots),)
+            near = f"{row['directory']}/" if row.get("directory") is not None else ""
+            names = [f"{near}{path.stem}-{row['identifier']}-{k}.png" for k in range(PERMUTATIONS)]
+            there = (name for name in names if any((root / name).is_file() for root in roots))
+            named = () if text_only else (next(there, names[0]),)
             turns = [Turn(HUMAN, f"{MARK}\n{text}" if named else text), Turn(MODEL, LABELS[label])]
             found.rows.append(Row(index, id, named, make_turns(turns, len(named), True), row))
         except BadRecord as error:
@@ -71,9 +74,3 @@ def colour_of(item: dict[str, Any]) -> str:
 def group_of(conversation: Conversation) -> str:
     """What the records of one sentence share: the identifier without its last number. One group stays in one part."""
     return str(conversation.source.get("identifier", conversation.id)).rpartition("-")[0] or conversation.id
-
-
-def _picture(row: dict[str, Any], stem: str, roots: list[Path]) -> str:
-    folder = f"{row['directory']}/" if row.get("directory") is not None else ""
-    names = [f"{folder}{stem}-{row['identifier']}-{k}.png" for k in range(PERMUTATIONS)]
-    return next((name for name in names if any((root / name).is_file() for root in roots)), names[0])

@@ -55,12 +55,21 @@ def rule_questions(
         items = [[item for box in check_items(record.source) for item in box] for record in records]
     except BadRecord as error:
         raise DataError(f"a record of {len(records):,} cannot be asked about: {error}") from None
-    own = {n for n, record in enumerate(records) if (_place(group_of(record)) < test_share) == (part == "test")}
+    own = set()
+    for n, record in enumerate(records):  # a number from 0 to 1 that the group's name alone decides
+        place = int.from_bytes(hashlib.sha256(group_of(record).encode()).digest()[:8], "big") / 2**64
+        if (place < test_share) == (part == "test"):
+            own.add(n)
     if not own:
         raise DataError(f"no picture is in the part {part} of {len(records):,}; change the share of the test part")
     made = []
     for kind, wordings in _wordings().items():
-        table = {text: _by_answer(items, answer) for text, answer in wordings}
+        table: dict[str, dict[str, list[int]]] = {}  # wording -> answer -> pictures
+        for text, answer_of in wordings:
+            found = table.setdefault(text, {})
+            for n, picture in enumerate(items):
+                if (said := answer_of(picture)) is not None:
+                    found.setdefault(said, []).append(n)
         answers = _answers(table)  # of all pictures, so that both parts have the same
         draw = random.Random(f"{seed} {part} {kind}")
         for text, found in sorted(table.items()):
@@ -142,15 +151,6 @@ def _wordings() -> dict[str, list[Asked]]:
     return {"how many": many, "which colour": which, "is there": there}
 
 
-def _by_answer(items: Sequence[Items], answer: Callable[[Items], str | None]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for n, picture in enumerate(items):
-        said = answer(picture)
-        if said is not None:
-            found.setdefault(said, []).append(n)
-    return found
-
-
 def _answers(table: dict[str, dict[str, list[int]]]) -> list[str]:
     """The answers of one type that are asked for: as many of the most frequent ones as keep most questions, where every
     wording has equally many of each."""
@@ -163,8 +163,3 @@ def _answers(table: dict[str, dict[str, list[int]]]) -> list[str]:
         return len(chosen) * sum(min(len(found.get(answer, ())) for answer in chosen) for found in table.values())
 
     return sorted(max((ranked[:k] for k in range(2, len(ranked) + 1)), key=kept, default=[]))
-
-
-def _place(group: str) -> float:
-    """A number from 0 to 1 that a group's name alone decides."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64

@@ -247,7 +247,11 @@ def usable(path: str | Path, found: Found) -> list[Conversation]:
 
 def _found(kind: str, path: Path, images: Path | None, rows: Rows, decoded: bool, progress: Progress | None) -> Found:
     """Records with the paths of their images, and those whose images cannot be used among the problems."""
-    root = images or _root(path if path.is_dir() else path.parent, rows)
+    root = images
+    if root is None:  # the folder next to the records in which most of the first images lie
+        near, names = path if path.is_dir() else path.parent, [row.images[0] for row in rows.rows if row.images][:20]
+        held = {place: sum((near / place / name).is_file() for name in names) for place in rows.folders}
+        root = near / max(held, key=lambda place: held[place])
     paths = _paths(root, rows)
     looked = _decode(rows, paths, progress) if decoded else []
     bad = {problem.index for problem in rows.problems}
@@ -258,13 +262,6 @@ def _found(kind: str, path: Path, images: Path | None, rows: Rows, decoded: bool
     ]
     problems = sorted(rows.problems, key=lambda problem: problem.index)
     return Found(kind, path, root, good, problems, looked)
-
-
-def _root(folder: Path, rows: Rows) -> Path:
-    """The folder next to the records in which most of the first images lie."""
-    names = [row.images[0] for row in rows.rows if row.images][:20]
-    held = {place: sum((folder / place / name).is_file() for name in names) for place in rows.folders}
-    return folder / max(held, key=lambda place: held[place])
 
 
 def _paths(root: Path, rows: Rows) -> dict[str, Path]:

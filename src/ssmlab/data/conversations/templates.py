@@ -150,7 +150,9 @@ def encode(pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: Sequence
     shown = sum(piece.image is not None for piece in pieces)
     if shown != len(image_tokens):
         raise DataError(f"the conversation has {shown} images, sizes are given of {len(image_tokens)}")
-    begin, words = _begin_of(tokenizer), tokenizer.encode("x a") == tokenizer.encode("x") + tokenizer.encode("a")
+    plain, whole = tokenizer.encode("a"), tokenizer.encode("a", special=True)
+    begin = whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
+    words = tokenizer.encode("x a") == tokenizer.encode("x") + plain
     ids: list[int] = list(begin)
     learned, image_of = [False] * len(begin), [-1] * len(begin)
     before = BEGIN
@@ -217,13 +219,6 @@ def find_template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def _begin_of(tokenizer: Tokenizer) -> list[int]:
-    """What the tokenizer puts before every text."""
-    plain, whole = tokenizer.encode("a"), tokenizer.encode("a", special=True)
-    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    return whole[:start]
-
-
 def _text_tokens(text: str, tokenizer: Tokenizer, goes_on: bool) -> list[int]:
     """Args:
     goes_on: text comes before it, and the tokenizer would put a blank between them.
@@ -237,9 +232,7 @@ def _text_tokens(text: str, tokenizer: Tokenizer, goes_on: bool) -> list[int]:
     return whole[len(line) :] if whole[: len(line)] == line else tokenizer.encode(text)
 
 
-def _read() -> dict[str, Template]:
-    rows = tomllib.loads((files("ssmlab.data.conversations") / "templates.toml").read_text("utf-8"))
-    return {name: Template(name=name, **row) for name, row in rows.items()}
-
-
-TEMPLATES: Mapping[str, Template] = _read()
+_FILE = files("ssmlab.data.conversations") / "templates.toml"
+TEMPLATES: Mapping[str, Template] = {
+    name: Template(name=name, **row) for name, row in tomllib.loads(_FILE.read_text("utf-8")).items()
+}

@@ -29,7 +29,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     rows = values if isinstance(values, list) else [values]
     bad = [n for n, row in enumerate(rows) if not isinstance(row, dict)]
     if bad or not rows:
-        raise DataError(f"{path}: {f'records {some(bad)} are no objects' if bad else 'holds nothing'}")
+        raise DataError(f"{path}: {f'records {some(map(str, bad))} are no objects' if bad else 'holds nothing'}")
     return rows
 
 
@@ -51,7 +51,7 @@ def texts_by_id(path: str | Path, keys: Sequence[str] = TEXT_KEYS) -> dict[str, 
         else:
             found[id] = text
     if bad or twice:
-        what = [f"records {some(bad)} have none of {', '.join(keys)}"] * bool(bad)
+        what = [f"records {some(map(str, bad))} have none of {', '.join(keys)}"] * bool(bad)
         what += [f"answers of {some(twice)} come more than once"] * bool(twice)
         raise DataError(f"{path}: {'; '.join(what)}")
     return found
@@ -132,7 +132,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
             continue
         found[str(next((row[key] for key in ID_KEYS if row.get(key) is not None), n))] = [str(text) for text in texts]
     if bad:
-        raise DataError(f"{path}: {count(len(bad), 'record')} without answer or answers ({some(bad)})")
+        raise DataError(f"{path}: {count(len(bad), 'record')} without answer or answers ({some(map(str, bad))})")
     return found
 
 

@@ -167,7 +167,10 @@ def score_captions(
     own, other = (cider_d(lines, known, documents) for lines in (texts, others))
     ones = np.ones(len(texts))
     bleu, bleu_other = (bleu_statistics(lines, known)[None] for lines in (texts, others))
-    hits = [_hit(text, group) for text, group in zip(texts, known, strict=True)]
+    hits = []
+    for text, group in zip(texts, known, strict=True):
+        words, said = set(text.split()) - _SMALL, {word for reference in group for word in reference.split()}
+        hits.append(len(words & said) / len(words) if words else 0.0)
     return CaptionScores(
         cider=ratio_interval(own, ones, seed),
         cider_shuffled=ratio_interval(other, ones, seed),
@@ -184,12 +187,6 @@ _SMALL = frozenset(caption_words(
     "a an the and or of in on at to with by for from is are was were be being it its his her their this that there as "
     "into over while"
 ).split())  # fmt: skip
-
-
-def _hit(text: str, references: Sequence[str]) -> float:
-    words = set(text.split()) - _SMALL
-    known = {word for reference in references for word in reference.split()}
-    return len(words & known) / len(words) if words else 0.0
 
 
 def _grams(text: str) -> Counter[tuple[str, ...]]:

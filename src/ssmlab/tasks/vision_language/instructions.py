@@ -24,7 +24,7 @@ from ssmlab.core.files import read_json, write_atomically, write_json
 from ssmlab.core.lock import locked
 from ssmlab.data.conversations.record import MARK
 from ssmlab.tasks.vision_language.scenes import Scene, check_scenes
-from ssmlab.tasks.vision_language.writers import Messages, Reply, Writer, in_order
+from ssmlab.tasks.vision_language.writers import Messages, Reply, RequestRefused, Writer, in_order
 
 KINDS = ("conversation", "detail", "reasoning")
 REFUSED, SETTINGS = ".refused.jsonl", ".settings.json"
@@ -158,42 +158,57 @@ def make_instructions(
         UserError: the file was begun with other settings, or is in use; the writer does not answer.
     """
     out = Path(out)
-    wrong = [kind for kind in kinds if kind not in KINDS]
-    if wrong or not kinds or len(set(kinds)) != len(kinds):
+    if not kinds or len(set(kinds)) != len(kinds) or not {*kinds} <= {*KINDS}:
         raise UserError(f"kinds must be of {', '.join(KINDS)}, each once; got {', '.join(kinds) or 'none'}")
     check_scenes(scenes)
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: name a file that ends in .jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     told = {"writer": writer.name, "kinds": list(kinds), "scenes": _hash(scenes), "messages": _hash(forms())}
-    refused = out.with_suffix(REFUSED)
+    told |= settings or {}
+    refused, about = out.with_suffix(REFUSED), out.with_suffix(SETTINGS)
     with _alone(out):
-        _same_settings(out, told | (settings or {}))
+        stored = read_json(about) if out.exists() else told
+        if other := ", ".join(name for name in told if stored.get(name) != told[name]):
+            raise UserError(f"{out} was begun with other {other}; repeat the command as it was, or name another file")
+        write_json(about, told)
         work = [(scene, kind) for scene in scenes for kind in kinds]
         state = _go_on(out, refused, [(scene.id, kind) for scene, kind in work])
-        begun, total = state.done, len(work)
-        replies = in_order(lambda item: writer.write(messages_for(*item)), work[begun:], workers)
+        begun = state.done
+
+        def ask(item: tuple[Scene, str]) -> Reply | RequestRefused:
+            try:
+                return writer.write(messages_for(*item))
+            except RequestRefused as error:
+                return error
+
+        replies = in_order(ask, work[begun:], workers)
         with open(out, "ab") as kept, open(refused, "ab") as dropped:
             for (scene, kind), reply in zip(work[begun:], replies, strict=True):
+                if isinstance(reply, RequestRefused) and not state.records:
+                    raise reply  # it takes none of them, not this one alone
                 row = _judge(scene, kind, reply, state)
                 _append(dropped if "reason" in row else kept, row)
                 state.done += 1
                 if progress is not None:
-                    progress(state.done, total)
+                    progress(state.done, len(work))
     return Made(state.records, sum(state.reasons.values()), state.reasons, state.done - begun)
 
 
-def _judge(scene: Scene, kind: str, reply: Reply, state: _Progress) -> dict[str, Any]:
+def _judge(scene: Scene, kind: str, reply: Reply | RequestRefused, state: _Progress) -> dict[str, Any]:
     """The line that a reply becomes: a record, or the reason against it."""
+    text = "" if isinstance(reply, RequestRefused) else reply.text
     try:
+        if isinstance(reply, RequestRefused):
+            raise Refused(str(reply))
         turns = turns_of(scene, kind, reply)
-        text = _text_of(turns)
-        if text in state.seen:
+        said = _text_of(turns)
+        if said in state.seen:
             raise Refused("the same as an earlier record")
     except Refused as error:
         state.reasons[str(error)] = state.reasons.get(str(error), 0) + 1
-        return {"id": scene.id, "kind": kind, "reason": str(error), "reply": reply.text}
-    state.seen.add(text)
+        return {"id": scene.id, "kind": kind, "reason": str(error), "reply": text}
+    state.seen.add(said)
     state.records += 1
     messages = []
     for n, (question, answer) in enumerate(turns):
@@ -247,19 +262,6 @@ def _whole_lines(file: Path) -> list[tuple[dict[str, Any], bytes]]:
             break
         found.append((row, line))
     return found
-
-
-def _same_settings(out: Path, told: dict[str, Any]) -> None:
-    file = out.with_suffix(SETTINGS)
-    if not out.exists():
-        write_json(file, told)
-        return
-    known = read_json(file)
-    other = [name for name in told if known.get(name) != told[name]]
-    if other:
-        raise UserError(
-            f"{out} was begun with other {', '.join(other)}; repeat the command as it was, or name another file"
-        )
 
 
 @contextmanager

@@ -62,7 +62,11 @@ def retrieve(
     mine = score[own, np.arange(texts)]
     by_text = (score >= mine).sum(0)  # the match itself is one of them
     counts = np.bincount(own, minlength=images)
-    chance_texts = {k: float(np.mean([1 - _misses(texts, int(n), k) for n in counts])) for k in RANKS}
+    # that of k texts drawn by lot not all are another image's
+    chance_texts = {
+        k: float(np.mean([1 - comb(texts - n, k) / comb(texts, k) for n in counts.tolist()])) if k <= texts else 1.0
+        for k in RANKS
+    }
     return _result(np.array(by_image), chance_texts), _result(by_text, {k: min(1.0, k / images) for k in RANKS})
 
 
@@ -96,8 +100,3 @@ def _result(ranks: np.ndarray, chance: dict[int, float]) -> Retrieval:
         found = int((ranks <= k).sum())
         recall[k] = Interval(found / len(ranks), *wilson(found, len(ranks)))
     return Retrieval(recall, chance, np.asarray(ranks))
-
-
-def _misses(texts: int, own: int, k: int) -> float:
-    """The chance that k texts drawn by lot hold none of an image's own."""
-    return comb(texts - own, k) / comb(texts, k) if k <= texts else 0.0

@@ -65,7 +65,18 @@ def read_scenes(path: str | Path) -> list[Scene]:
         values = read_json(place)
         rows = values if isinstance(values, list) else [values]
         if isinstance(rows[0] if rows else None, dict) and (any(key in rows[0] for key in _KEYS) or is_nlvr(rows[0])):
-            return _scenes(place, rows)
+            scenes, problems = [], []
+            for n, row in enumerate(rows):
+                try:
+                    if not isinstance(row, dict):
+                        raise BadRecord(str(row) if isinstance(row, BadRecord) else "an object is expected")
+                    scenes.append(_nlvr(row, place.stem) if is_nlvr(row) else _scene(row, n))
+                except BadRecord as error:
+                    problems.append(f"record {n}: {error}")
+            if problems:
+                raise DataError(f"{place}: {count(len(problems), 'record')} cannot be used", problems)
+            check_scenes(scenes)
+            return scenes
     found = find_conversations(place, kind="captions", text_only=True)
     if found.problems:
         raise DataError(
@@ -75,21 +86,6 @@ def read_scenes(path: str | Path) -> list[Scene]:
     for record in found.conversations:
         captions.setdefault(record.source["image"], []).append(record.answer)
     return [Scene(Path(image).with_suffix("").as_posix(), image, tuple(texts)) for image, texts in captions.items()]
-
-
-def _scenes(place: Path, rows: Sequence[Any]) -> list[Scene]:
-    scenes, problems = [], []
-    for n, row in enumerate(rows):
-        try:
-            if not isinstance(row, dict):
-                raise BadRecord(str(row) if isinstance(row, BadRecord) else "an object is expected")
-            scenes.append(_nlvr(row, place.stem) if is_nlvr(row) else _scene(row, n))
-        except BadRecord as error:
-            problems.append(f"record {n}: {error}")
-    if problems:
-        raise DataError(f"{place}: {count(len(problems), 'record')} cannot be used", problems)
-    check_scenes(scenes)
-    return scenes
 
 
 def _scene(row: dict[str, Any], n: int) -> Scene:

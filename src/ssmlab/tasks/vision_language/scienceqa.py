@@ -84,7 +84,7 @@ def read_answers(path: str | Path) -> Answers:
             n for n, row in enumerate(rows) if not isinstance(row, dict) or not {"question_id", "text"} <= row.keys()
         ]
         if bad:
-            raise DataError(f"{path}: records {some(bad)} have no question_id and text")
+            raise DataError(f"{path}: records {some(map(str, bad))} have no question_id and text")
         texts = {str(row["question_id"]): row["text"] for row in rows}
         if len(texts) != len(rows):
             raise DataError(

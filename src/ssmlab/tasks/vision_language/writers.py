@@ -24,6 +24,7 @@ Messages = Sequence[tuple[str, str]]  # (role, text); roles are system, user, as
 T, R = TypeVar("T"), TypeVar("R")
 KEY = "OPENAI_API_KEY"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_THIS_ONE = (400, 413, 422)
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 
 
@@ -32,6 +33,10 @@ class Reply(NamedTuple):
 
     text: str
     cut: bool = False
+
+
+class RequestRefused(UserError):
+    """A server does not take this one request: too long, against its rules, or no request that it knows."""
 
 
 class Writer(Protocol):
@@ -92,7 +97,8 @@ class ServerWriter:
         """The answer.
 
         Raises:
-            UserError: the server refuses, does not answer, or answers with something else.
+            RequestRefused: the server does not take these messages.
+            UserError: it refuses altogether, does not answer, or answers with something else.
         """
         chat = [{"role": role, "content": text} for role, text in messages]
         found = self._request("/chat/completions", {"model": self.name, "messages": chat, **self._settings})
@@ -128,7 +134,8 @@ class ServerWriter:
             except urllib.error.HTTPError as error:
                 reason = f"{error.code} {_told(error)}"
                 if error.code not in _AGAIN:
-                    raise UserError(f"{self.address} refuses: {reason}") from None
+                    kind = RequestRefused if error.code in _THIS_ONE else UserError
+                    raise kind(f"{self.address} refuses: {reason}") from None
             except (OSError, ValueError) as error:  # no connection, cut off, no JSON
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             else:
@@ -235,10 +242,15 @@ def open_writer(
     """
     if "://" in place:
         return ServerWriter(place, model, temperature=temperature, max_tokens=max_tokens, seed=seed, key=key)
+    from ssmlab.checkpoints.files import HUGGING_FACE
+    from ssmlab.checkpoints.hybrids import HYBRIDS
+    from ssmlab.data.text.encoding import json_table
+
     folder = Path(place).expanduser()
     if not folder.is_dir():
         raise UserError(f"{place} is neither an address such as http://127.0.0.1:8000/v1 nor the folder of a model")
-    if _is_transformers(folder):
+    kind = json_table(folder / "config.json").get("model_type")
+    if isinstance(kind, str) and kind not in {*HUGGING_FACE, *HYBRIDS}:  # which our own readers know
         return TransformersWriter(str(folder), max_tokens=max_tokens, device=device)
     return ChatWriter(str(folder), max_tokens=max_tokens, device=device)
 
@@ -264,13 +276,3 @@ def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterat
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _is_transformers(folder: Path) -> bool:
-    """Whether a folder is transformers' and of a kind that our own readers do not know."""
-    from ssmlab.checkpoints.files import HUGGING_FACE
-    from ssmlab.checkpoints.hybrids import HYBRIDS
-    from ssmlab.data.text.encoding import json_table
-
-    kind = json_table(folder / "config.json").get("model_type")
-    return isinstance(kind, str) and kind not in {*HUGGING_FACE, *HYBRIDS}

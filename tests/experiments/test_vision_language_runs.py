@@ -50,6 +50,7 @@ def test_a_run_says_whether_its_model_looks(run):
     steps = [r.step for r in records if r.metric == "loss" and r.split == "val" and r.step is not None]
     assert steps == sorted(steps) and len(steps) == 3  # an epoch of the first stage, two of the second
     page = (run / "report.html").read_text("utf-8")
+    assert "A long conversation" in page and (run / "plots" / "turns.svg").is_file()
     assert "Does it look?" in page and ("It looks" in page or "It does not look" in page)
     lines = (run / "models" / "llava_mamba" / "answers.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == 4 and {"question_id", "text", "reference", "grey"} <= json.loads(lines[0]).keys()

@@ -75,7 +75,7 @@ class Stage(Table):
     images: str = ""
     """The folder of their images."""
     kind: Literal["", "llava", "captions", "nlvr", "scienceqa", "lines"] = ""
-    """Of `path`; lines: a text a line, without images, from which sentences of the test part are left out; without a path
+    """Of `path`; lines: a text a line, without images, but for sentences of the test part; without a path
     the answers of the run's own records."""
     template: str = ""
     """Another form of conversations in this stage, such as plain; that of the model if empty."""

@@ -2,10 +2,12 @@
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
+from ssmlab.reports import theme
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.primary_metric import PrimaryMetric, signed
 from ssmlab.reports.run_folder import Run
+from ssmlab.reports.sections import figure, legend
 from ssmlab.reports.tables import plain_table
 from ssmlab.reports.task_report import QUALITY, Measure, TaskReport
 from ssmlab.tasks.shared.measures import LOSS, share
@@ -131,6 +133,49 @@ def captions(run: Run, drawn: dict[str, Plot]) -> Html | None:
     return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
 
 
+TURNS = (("turn_state_bytes", "state, MiB", 2**-20), ("turn_seconds_per_token", "seconds a token", 1.0))
+
+
+def plots(run: Run) -> list[Plot]:
+    """Memory of the state and seconds a token over the turns of a conversation."""
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for record in run.records:
+        if record.step is not None and record.metric in ("turn_state_bytes", "turn_seconds_per_token") and record.model:
+            lines = found.setdefault(record.metric, {})
+            lines.setdefault(record.model, []).append((record.step, record.value))
+    if not found:
+        return []
+
+    def paint(figure):
+        for place, (metric, label, scale) in enumerate(TURNS):
+            axes = figure.add_subplot(1, len(TURNS), place + 1)
+            for index, model in enumerate(run.labels):
+                points = sorted(found.get(metric, {}).get(model, []))
+                axes.plot([x for x, _ in points], [y * scale for _, y in points], color=theme.colour(index))
+            axes.set(xlabel="turns", title=label, ylim=(0, None))
+
+    names = ", ".join(run.titles[label] for label in run.labels)
+    caption = (
+        "One conversation of the first seed; a recurrent state keeps its size, keys and values grow with every turn."
+    )
+    return [Plot("turns", theme.draw((520, 230), paint, "turns"), f"Over turns: {names}. {caption}", caption)]
+
+
+def turns(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """How soon a model answers, and what a long conversation costs."""
+    rows = []
+    for label in run.labels:
+        cold, warm = (_of(run, label, "seconds_to_first_word", c) for c in ("image not read", "image read"))
+        if cold is not None and warm is not None:
+            rows.append((run.titles[label], [f"{cold.value:.3f}", f"{warm.value:.3f}"]))
+    if not rows:
+        return None
+    table = plain_table("Seconds to the first word", ["Image not read", "Image read"], rows, class_="wide")
+    box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+    plot = drawn.get("turns")
+    return join([legend(run), el("div", [figure(plot), box], class_="grid") if plot else box])
+
+
 REPORT = TaskReport(
     items=("token", "tokens"),
     passes=("record", "records"),
@@ -148,10 +193,12 @@ REPORT = TaskReport(
     ),
     interval="The interval of the loss is a 95 % percentile interval of a bootstrap over records.",
     resampled="records",
+    plots=(plots,),
     sections=(
         ("looking", "Does it look?", looking),
         ("answers", "Answers", answers),
         ("captions", "Captions", captions),
+        ("turns", "A long conversation", turns),
         ("retrieval", "Found by likelihood", retrieval),
     ),
 )  # fmt: skip

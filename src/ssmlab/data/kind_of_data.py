@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from ssmlab.data.conversations.reader import JSON, is_conversations
+from ssmlab.data.conversations.reader import JSON, TABLES, is_conversations
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
 from ssmlab.data.masks.reader import has_masks
@@ -33,9 +33,8 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     files = open_files(place)
     looked = [place] if files is None and not task else []
     if isinstance(files, FolderFiles) and not task:  # tables of captions at the top, records one or two folders below
-        names = [
-            name for name in files.files if name.count("/") < 2 and (name.lower().endswith(JSON) or "/" not in name)
-        ]
+        names = [name for name in files.files if name.lower().endswith(JSON if "/" in name else (*JSON, *TABLES))]
+        names = [name for name in names if name.count("/") < 2]
         looked = [files.at(name) for name in names[:MOST_RECORDS]]
     if task == "vision_language" or any(map(is_conversations, looked)):
         return "vision_language", "conversations"

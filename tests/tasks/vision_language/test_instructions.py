@@ -162,6 +162,7 @@ def test_the_key_is_not_written(tmp_path, monkeypatch):
     assert not any(b"secret" in path.read_bytes() for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_twice_gives_the_same_file(tmp_path):
     """The command, killed as a machine would do it."""
     rows = [{"id": scene.id, "image": scene.image, "captions": list(scene.captions)} for scene in scenes(100)]

@@ -22,6 +22,7 @@ from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.text.tokenizers import Tokenizer, find_ends, find_tokenizer
 from ssmlab.models.vision_language.pixels import hash_of, picture_of
 from ssmlab.models.vision_language.reading import Read, Turns, bound_of
+from ssmlab.tasks.vision_language.options import OpenOptions
 
 Note = Callable[[str], Any]
 
@@ -83,12 +84,7 @@ def open_picture(path: str | Path) -> Image.Image:
 
 
 def open_model(
-    model: str | Path,
-    *,
-    device: str = "auto",
-    template: str | None = None,
-    tokenizer: str | None = None,
-    note: Note = lambda text: None,
+    model: str | Path, options: OpenOptions | None = None, *, note: Note = lambda text: None, **given: Any
 ) -> Any:
     """A vision-language model with all that it needs to answer:
 
@@ -98,13 +94,14 @@ def open_model(
 
     Args:
         model: its folder, ours, llava-hf's, LLaVA-1.5's or Cobra's, or that of a run.
-        template, tokenizer: other ones than the folder's.
+        options: template, tokenizer: other ones than the folder's; device. They may also be given one by one.
         note: gets what the user should know.
     Raises:
         ModelError, DataError: a part is missing, or they do not fit.
     """
-    if template is not None:
-        find_template(template)
+    options = OpenOptions.of(options, given, "open_model")
+    if options.template is not None:
+        find_template(options.template)
     if not Path(model).exists():
         raise ModelError(f"there is no model {str(model)!r}; give the folder of a vision-language model or of a run")
     folder, why = find_folder(Path(model), ("vision_language",), choose=True)
@@ -112,12 +109,12 @@ def open_model(
         note(why)
     network, about = load_model(folder, "vision_language")
     size = network.language.config.padded_vocab
-    words = find_tokenizer(folder, size, tokenizer)
+    words = find_tokenizer(folder, size, options.tokenizer)
     if words.size > size:
         raise DataError(f"the tokenizer has {words.size} tokens, the model {size}; give the model's own")
-    name = template or about.get("template") or network.config.template
+    name = options.template or about.get("template") or network.config.template
     network.speech = Voice(words, name, find_ends(folder, words))
-    return network.to(choose_compute(device).device).eval()
+    return network.to(choose_compute(options.device).device).eval()
 
 
 def save_read(read: Read, path: str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ssmlab.core.options import DEVICES, Option, Options, Positive
 from ssmlab.generation.sampling import Sampling
@@ -32,7 +32,7 @@ class SpeakOptions(OpenOptions, Sampling):
     """Of the random numbers, with a temperature."""
 
     @property
-    def generation(self) -> dict[str, int | float]:
+    def generation(self) -> dict[str, Any]:
         """As `reading.answered` takes them."""
         names = ("max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         return {name: getattr(self, name) for name in names}

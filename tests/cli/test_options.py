@@ -23,6 +23,7 @@ from ssmlab.studies.study import StudyOptions
 from ssmlab.tasks.language.options import ConvertOptions, WritingOptions
 from ssmlab.tasks.options import ClassifyOptions, EvaluateOptions
 from ssmlab.tasks.segment.options import SegmentOptions
+from ssmlab.tasks.translate.options import TranslateFileOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ def test_no_command_loads_numpy_before_it_runs():
 COMMANDS = {
     "evaluate": EvaluateOptions, "classify": ClassifyOptions, "segment": SegmentOptions, "generate": WritingOptions,
     "convert": ConvertOptions, "run": RunOptions, "sweep": SweepOptions, "demo": DemoOptions, "compare": CompareOptions,
+    "translate": TranslateFileOptions,
 }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def test_other_kinds_of_peft_are_read(base, tmp_path, kind, options):
     ("kind", "options"),
     [("AdaLora", {"total_step": 9, "init_r": 4}), ("BOFT", {"boft_block_size": 4}), ("Vera", {"r": 8})],
 )
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_kinds_that_peft_merges_itself(base, tmp_path, kind, options):
     right = written_by_peft(base, tmp_path, kind, **options)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def _merged_by_peft(model: Any, folder: Path) -> Any:
     network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     network.load_state_dict(before)
     try:
-        merged = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():  # BOFT looks for a compiler of CUDA, and does without
+            warnings.simplefilter("ignore")
+            merged = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
     # Files that do not fit make PEFT raise nearly anything
     except Exception as error:
         raise ModelError(f"{folder}: PEFT cannot put this on the model ({one_line(error)})") from error

@@ -11,18 +11,24 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ssmlab
+from ssmlab.adapt.options import CheckOptions as AdapterOptions
+from ssmlab.adapt.options import MethodsOptions
 from ssmlab.cli.main import app
 from ssmlab.cli.options import help_texts, parameters, takes
 from ssmlab.core.errors import UserError
 from ssmlab.core.options import Count, Option
+from ssmlab.data.options import DataOptions
 from ssmlab.experiments.options import DemoOptions, RunOptions, SweepOptions
 from ssmlab.generation.sampling import GenerateOptions
 from ssmlab.models import create_model
+from ssmlab.profiling.bench.options import BenchOptions
 from ssmlab.studies.compare import Options as CompareOptions
+from ssmlab.studies.options import ModelsOptions
 from ssmlab.studies.study import StudyOptions
 from ssmlab.tasks.language.options import ConvertOptions, WritingOptions
 from ssmlab.tasks.options import ClassifyOptions, EvaluateOptions
-from ssmlab.tasks.segment.options import SegmentOptions
+from ssmlab.tasks.segment.options import PlanOptions, SegmentOptions
+from ssmlab.tasks.translate.options import TranslateFileOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +106,16 @@ def test_no_command_loads_numpy_before_it_runs():
 COMMANDS = {
     "evaluate": EvaluateOptions, "classify": ClassifyOptions, "segment": SegmentOptions, "generate": WritingOptions,
     "convert": ConvertOptions, "run": RunOptions, "sweep": SweepOptions, "demo": DemoOptions, "compare": CompareOptions,
+    "translate": TranslateFileOptions, "adapt methods": MethodsOptions, "adapt check": AdapterOptions,
+    "bench ops": BenchOptions, "plan": PlanOptions, "models": ModelsOptions, "data check": DataOptions,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_the_options_of_its_function_with_their_help(name):
-    command, texts = get_command(app).commands[name], help_texts(COMMANDS[name])
+    command, texts = get_command(app), help_texts(COMMANDS[name])
+    for word in name.split():
+        command = command.commands[word]
     shown = {one.name: getattr(one, "help", None) for one in command.params}
     own = {one.name: texts.get(one.name) for one in parameters(COMMANDS[name])}
     assert len(own) > 1 and own.items() <= shown.items()

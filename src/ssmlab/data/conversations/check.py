@@ -18,16 +18,17 @@ class ConversationReport:
     """What `check_conversations` found.
 
     Attributes:
-        images: different images that could be read. records: that can be used.
+        counts: "all" -> records that can be used. images: different images that could be read.
         turns: how many questions a record has -> records. words: side -> (fewest, median, most) words of a message.
         sizes: "width" and "height" -> (smallest, median, largest) in pixels.
         problems: every record that cannot be used, by its place in the file. notes: to be known.
     """
 
-    kind: str
+    name: str
+    format: str
     path: str
     folder: str
-    records: int
+    counts: dict[str, int]
     images: int
     turns: dict[int, int]
     words: dict[str, tuple[int, float, int]]
@@ -71,10 +72,11 @@ def check_conversations(
             messages["answer" if n % 2 else "question"].append(len(turn.text.replace("<image>", " ").split()))
     axes = {axis: sorted(size[i] for _, size, _, _ in found.looked) for i, axis in enumerate(("width", "height"))}
     return ConversationReport(
-        kind=found.kind,
+        name=found.path.name,
+        format=found.kind,
         path=str(found.path),
         folder=str(found.images),
-        records=len(found.conversations),
+        counts={"all": len(found.conversations)},
         images=len(found.looked),
         turns=dict(sorted(Counter(len(record.turns) // 2 for record in found.conversations).items())),
         words={side: (min(n), float(median(n)), max(n)) for side, n in messages.items() if n},

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ssmlab.checkpoints.hybrids import Hybrid
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.core.progress import Progress
@@ -99,6 +100,8 @@ def prepare(
         train, val: a text, a list of texts, or a dataset of sequences of tokens.
         given: tokenizer, "bytes", a file, a folder or an object with `encode`; length of a row in tokens.
     """
+    if isinstance(model, Hybrid):
+        raise UserError(f"{type(model.network).__name__} writes and is measured here; transformers trains it")
     about = dict(getattr(model, "preprocess_config", {}))
     length = int(given.get("length") or about.get("length") or LENGTH)
     if not _are_texts(train):

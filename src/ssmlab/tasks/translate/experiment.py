@@ -1,6 +1,5 @@
 """Translation models in a run: built, trained (`tasks.shared.experiment`), chosen by BLEU, tested once, compared."""
 
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,8 @@ from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
+from ssmlab.generation.translate import carries_state
 from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
 from ssmlab.profiling.language import pair_costs
@@ -58,7 +58,7 @@ def build(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, seed
     else:
         size = data.words[start].size
         network = create_model(recipe.name_of(model), vocab_size=size, **places, **model.options)
-    if config.carry_state and "state" not in inspect.signature(network.read_source).parameters:
+    if config.carry_state and not carries_state(network):
         raise RecipeError(
             f"training.carry_state: {model.label} has an encoder, which reads every source anew; compare decoder-only "
             "models, or train it with carry_state=false"

@@ -29,6 +29,7 @@ from ssmlab.tasks.language.options import ConvertOptions, WritingOptions
 from ssmlab.tasks.options import ClassifyOptions, EvaluateOptions
 from ssmlab.tasks.segment.options import PlanOptions, SegmentOptions
 from ssmlab.tasks.translate.options import TranslateFileOptions
+from ssmlab.tasks.vision_language.writer_options import InstructionOptions, JudgeOptions, WriterOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,8 @@ COMMANDS = {
     "convert": ConvertOptions, "run": RunOptions, "sweep": SweepOptions, "demo": DemoOptions, "compare": CompareOptions,
     "translate": TranslateFileOptions, "adapt methods": MethodsOptions, "adapt check": AdapterOptions,
     "bench ops": BenchOptions, "plan": PlanOptions, "models": ModelsOptions, "data check": DataOptions,
+    "vlm make-instructions": InstructionOptions, "vlm score relative": JudgeOptions,
+    "vlm score scienceqa": WriterOptions,
 }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from ssmlab.core.errors import UserError
 from ssmlab.tasks.vision_language.writer_options import KEY, WriterOptions
 
 Messages = Sequence[tuple[str, str]]  # (role, text); roles are system, user, assistant
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _THIS_ONE = (400, 413, 422)
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)

@@ -9,11 +9,13 @@ import time
 
 import pytest
 import torch
+import typer
 from calling import call
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ssmlab.cli import main as command_line
+from ssmlab.cli.display import showing
 from ssmlab.core.errors import Interrupted, explain_system
 from ssmlab.core.files import write_atomically, write_file, write_tensors
 
@@ -77,6 +79,46 @@ def test_interrupted(number, code, monkeypatch, capsys):
 
     monkeypatch.setattr(command_line, "app", stopped)
     assert call("doctor") == code and capsys.readouterr().err == "ssmlab: interrupted\n"
+
+
+def test_what_a_library_makes_of_a_signal_is_the_signal(monkeypatch, capsys):
+    def half_imported(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("cannot import name 'x'") from error
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command_line, "app", half_imported)
+    try:
+        assert call("doctor") == 143 and capsys.readouterr().err == "ssmlab: interrupted\n"
+        with pytest.raises(typer.Exit) as stopped, showing("go on with --resume"):
+            half_imported()
+        assert stopped.value.exit_code == 143 and "go on with --resume" in capsys.readouterr().out
+        monkeypatch.setattr(command_line, "app", lambda *_, **__: [][1])  # a later mistake is not the signal's
+        with pytest.raises(IndexError):
+            call("doctor")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_nobody_can_raise_comes_again(monkeypatch):
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def goes_on(*_, **__):
+        found = Callback()
+        del found
+        time.sleep(30)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(command_line, "app", goes_on)
+    try:
+        assert call("doctor") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_every_writer_says_which_file(tmp_path, monkeypatch):

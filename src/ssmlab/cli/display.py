@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ssmlab.core.display import Display
-from ssmlab.core.errors import exit_code_of
+from ssmlab.core.errors import exit_code_of, interrupted_by
 
 
 @contextmanager
@@ -19,7 +19,9 @@ def showing(interrupted: str) -> Iterator[Display]:
     display = Display()
     try:
         yield display
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if not (isinstance(error, KeyboardInterrupt) or interrupted_by()):  # some libraries make another error of it
+            raise
         display.stop()
         with suppress(OSError):  # the terminal may be closed
             display.say(interrupted)

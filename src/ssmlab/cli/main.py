@@ -2,9 +2,7 @@
 
 import io
 import os
-import signal
 import sys
-import threading
 from typing import Any, cast
 
 import typer
@@ -34,7 +32,7 @@ from ssmlab.cli import (
     sweep,
     translate,
 )
-from ssmlab.core.errors import STOPPING, UserError, exit_code_of, explain_system, interrupt
+from ssmlab.core.errors import UserError, exit_code_of, explain_system, interrupted_by, watch_signals
 
 app = typer.Typer(
     name="ssmlab",
@@ -106,9 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # with LANG=C: what the terminal has no sign for is a question mark
             stream.reconfigure(errors="replace")
-    for number in STOPPING:  # as Ctrl-C
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, interrupt)
+    watch_signals()
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:
@@ -117,17 +113,17 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt) as error:
         typer.echo("ssmlab: interrupted", err=True)
         sys.exit(exit_code_of(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
-    except UserError as error:
+    except Exception as error:
         if os.environ.get("SSMLAB_DEBUG"):
             raise
-        typer.echo(f"ssmlab: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (OSError, MemoryError, RuntimeError) as error:
-        told = explain_system(error)
-        if told is None or os.environ.get("SSMLAB_DEBUG"):
+        if interrupted_by():  # which some library made this error of
+            typer.echo("ssmlab: interrupted", err=True)
+            sys.exit(exit_code_of(error))
+        explained = (str(error), error.exit_code) if isinstance(error, UserError) else explain_system(error)
+        if explained is None:
             raise
-        typer.echo(f"ssmlab: {told[0]}", err=True)
-        sys.exit(told[1])
+        typer.echo(f"ssmlab: {explained[0]}", err=True)
+        sys.exit(explained[1])
     sys.exit(code if isinstance(code, int) else 0)
 
 

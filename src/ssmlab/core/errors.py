@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import signal
+import sys
+import threading
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -21,14 +23,51 @@ class Interrupted(KeyboardInterrupt):
         self.number = int(number)
 
 
+_came: list[int] = []  # the signals that `interrupt` has raised
+
+
 def interrupt(number: int, frame: Any = None) -> None:
     """What the command line does on a signal that ends a program."""
+    _came.append(int(number))
     raise Interrupted(number)
+
+
+def interrupted_by() -> int:
+    """The signal that `interrupt` raised, 0 where none came.
+
+    It may come anywhere, also in a library that makes another error of it, such as "cannot be imported"; what fails
+    after it is its consequence.
+    """
+    return _came[-1] if _came else 0
+
+
+def watch_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP end the program as Ctrl-C does; a program's own handlers stay.
+
+    Where Python cannot raise, in a callback of the garbage collector or of a fork, it prints the exception and goes on;
+    there the signal is sent once more.
+    """
+    _came.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in STOPPING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)
+    before = sys.unraisablehook
+
+    def again(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, Interrupted):  # not from this thread, where it would be raised in the hook
+            threading.Thread(target=os.kill, args=(os.getpid(), unraisable.exc_value.number), daemon=True).start()
+        else:
+            before(unraisable)
+
+    if before is sys.__unraisablehook__:
+        sys.unraisablehook = again
 
 
 def exit_code_of(error: BaseException | None) -> int:
     """What a program that was interrupted ends with: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
-    return 128 + getattr(error, "number", signal.SIGINT)
+    return 128 + (getattr(error, "number", 0) or interrupted_by() or signal.SIGINT)
 
 
 class UserError(Exception):

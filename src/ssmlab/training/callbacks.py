@@ -48,6 +48,9 @@ class Checkpoints(TrainerCallback):
             self.trainer._tr_loss += self.window["loss"]
             self.trainer._globalstep_last_logged = self.window["logged"]
             self.trainer.model.sums = {name: tuple(found) for name, found in self.window["sums"].items()}
+
+    def listen(self):
+        """Let signals wait for the end of a step, until `restore`."""
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 # a program's own handler stays, and so does that of nohup, which ignores a closed terminal

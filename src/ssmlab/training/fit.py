@@ -210,6 +210,17 @@ class SsmTrainer(Trainer):
 
     def fit(self, resume: bool) -> None:
         """Train, with `resume` from the newest complete checkpoint if there is one."""
+        self.checkpoints.listen()  # before anything is loaded: nothing is interrupted half-way
+        try:
+            self._fit(resume)
+        finally:
+            self.checkpoints.restore()
+        if self.checkpoints.interrupted:  # in the last step, or where none was left
+            raise Interrupted(self.checkpoints.interrupted)
+        self.clock.pause()
+
+    def _fit(self, resume: bool) -> None:
+        """`fit`, while signals wait."""
         folder = Path(self.args.output_dir)
         for flaw in resuming.flaws(folder) if resume else ():
             self.progress.say(f"{self.label}: {flaw}; that checkpoint is left out")
@@ -229,13 +240,7 @@ class SsmTrainer(Trainer):
                 self.state = state
                 self._load_from_checkpoint(str(checkpoint))
                 return
-        try:
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            self.checkpoints.restore()
-        if self.checkpoints.interrupted:  # in the last step
-            raise Interrupted(self.checkpoints.interrupted)
-        self.clock.pause()
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _metrics(self, found: Any) -> dict[str, float]:
         """Of the validation part: those of the outputs, and those for which the task lets the model write."""

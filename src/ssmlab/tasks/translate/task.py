@@ -21,7 +21,7 @@ class Translate:
     The outputs of a row are three sums: nats without smoothing, tokens that were predicted, tokens that were correct.
 
     Args:
-        vocab_size: tokens of the vocabulary; logits behind them only fill it up.
+        vocab_size: tokens of the vocabulary; logits after them only fill it up.
         label_smoothing: 0 to 1, in training only.
         marks: tokens that begin and end a target.
         decode: scores of the validation part as a model translates it, "bleu" among them; None leaves them out.

@@ -42,7 +42,7 @@ def interrupted_by() -> int:
 
 
 def watch_signals() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP end the program as Ctrl-C does; a program's own handlers stay.
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; a program's own handlers stay.
 
     Where Python cannot raise, in a callback of the garbage collector or of a fork, it prints the exception and goes on;
     there the signal is sent once more.
@@ -51,13 +51,15 @@ def watch_signals() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in STOPPING:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, interrupt)
     before = sys.unraisablehook
 
     def again(unraisable: Any) -> None:
-        if isinstance(unraisable.exc_value, Interrupted):  # not from this thread, where it would be raised in the hook
-            threading.Thread(target=os.kill, args=(os.getpid(), unraisable.exc_value.number), daemon=True).start()
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+            # not from this thread, where it would be raised in the hook
+            threading.Thread(target=os.kill, args=(os.getpid(), number), daemon=True).start()
         else:
             before(unraisable)
 

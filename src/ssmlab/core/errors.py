@@ -58,8 +58,10 @@ def watch_signals() -> None:
     def again(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             number = getattr(unraisable.exc_value, "number", signal.SIGINT)
-            # not from this thread, where it would be raised in the hook
-            threading.Thread(target=os.kill, args=(os.getpid(), number), daemon=True).start()
+            # a moment later and from another thread: at once it would be raised in the hook
+            timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
         else:
             before(unraisable)
 

@@ -39,8 +39,8 @@ strides = [[1, 1], [2, 2]]
 n_conv_encoder = [1, 1]
 n_conv_decoder = [1]
 """,
-    "translate": 'task = "translate"' + SHARED.replace("throughput_repeats = 1", "bootstrap = 100") + '[data]\nvocabulary = 300\n[[models]]\n'
-                 'name = "translation_mamba_test"',
+    "translate": 'task = "translate"' + SHARED.replace("throughput_repeats = 1", "bootstrap = 100")
+                 + '[data]\nvocabulary = 300\n[[models]]\nname = "translation_mamba_test"',
 }  # fmt: skip
 TRAINING = {"segment": "iterations = 2\nvalidations = 1\nbatch_size = 2",
             "translate": "epochs = 1\nupdates_per_evaluation = 2\ntokens_per_batch = 256"}  # fmt: skip

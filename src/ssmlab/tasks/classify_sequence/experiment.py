@@ -96,7 +96,7 @@ def measure(
         part = getattr(data, name)
         logits, seconds = predict_part(recipe, data, job, network, name, progress)
         records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
     batch = PaddedSequences(part, recipe.data.length).__getitems__(list(range(min(8, len(part.labels)))))
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),

@@ -1,0 +1,157 @@
+"""Areas under curves: ROC by DeLong's components, with groups and seeds; precision and recall of weighted cases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmlab.core.statistics.intervals import (
+    CONFIDENCE,
+    Interval,
+    fraction_interval,
+    freedom_of,
+    group_numbers,
+    student,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Area:
+    """The area under the ROC curve of some seeds, or the mean of several classes', and what every case adds to it.
+
+    Args:
+        by_seed: (seeds,).
+        parts: DeLong's structural components about their means, by the number of their side, (cases,): positive and
+            negative cases' apart, one pair for every class.
+        counts: positive and negative cases of every class.
+    """
+
+    by_seed: np.ndarray
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...]
+    counts: tuple[tuple[int, int], ...]
+
+    @property
+    def value(self) -> float:
+        return float(self.by_seed.mean())
+
+
+def roc_area(truth, scores) -> Area:
+    """The area under the ROC curve: the share of pairs of a positive and a negative case in the right order.
+
+    Source of the components: DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837.
+
+    Args:
+        truth: booleans (cases,). scores: (cases,) or (seeds, cases), higher for positive cases.
+    Raises:
+        ValueError: there are no positive or no negative cases.
+    """
+    truth, scores = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        raise ValueError(f"roc_area: needs positive and negative cases, got {positives} and {negatives}")
+    of_positive, of_negative = np.zeros(len(truth)), np.zeros(len(truth))
+    areas = []
+    for row in scores:
+        above = _below(np.sort(row[~truth]), row[truth])  # the share of negatives below every positive
+        under = 1 - _below(np.sort(row[truth]), row[~truth])
+        areas.append(above.mean())
+        of_positive[truth] += (above - above.mean()) / len(scores) / positives
+        of_negative[~truth] += (under - under.mean()) / len(scores) / negatives
+    return Area(np.array(areas), ((of_positive, of_negative),), ((positives, negatives),))
+
+
+def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The share of sorted numbers below each value, equal ones counted half."""
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+
+
+def mean_area(areas: Sequence[Area]) -> Area:
+    """The mean of several classes' areas, of the same cases and seeds."""
+    count = len(areas)
+    parts = tuple((a / count, b / count) for area in areas for a, b in area.parts)
+    return Area(
+        np.mean([area.by_seed for area in areas], axis=0), parts, tuple(c for area in areas for c in area.counts)
+    )
+
+
+def area_variance(area: Area, minus: Area | None = None, groups=None) -> tuple[float, float]:
+    """The variance of an area, or of its difference to another of the same cases, and its degrees of freedom.
+
+    Of one class and without groups it is DeLong's. With groups the components are added up in each: Obuchowski 1997,
+    Biometrics 53:567; never less than without groups. Seeds add the error of their mean, Welch's of two models.
+    """
+    sides: list[np.ndarray] = []
+    for number, (positive, negative) in enumerate(area.parts):
+        for side, part in enumerate((positive, negative)):
+            sides.append(part - minus.parts[number][side] if minus is not None else part)
+    if len(area.parts) == 1:
+        of_cases = [n / (n - 1) * float(part @ part) for part, n in zip(sides, area.counts[0], strict=True) if n > 1]
+        variances, freedoms = [sum(of_cases)], [np.inf]
+    else:  # a case is positive for one class and negative for the others
+        whole = np.sum(sides, axis=0)
+        variances, freedoms = [len(whole) / (len(whole) - 1) * float(whole @ whole)], [np.inf]
+    if groups is not None:
+        number = group_numbers(groups, len(sides[0]))
+        count = int(number.max()) + 1
+        summed = np.bincount(number, np.sum(sides, axis=0))
+        variance = count / (count - 1) * float(summed @ summed) if count > 1 else np.inf
+        if variance > variances[0]:
+            variances, freedoms = [variance], [max(count - 1, 1)]
+    for each in (area, *([] if minus is None else [minus])):
+        seeds = len(each.by_seed)
+        if seeds > 1:
+            variances.append(float(each.by_seed.var(ddof=1)) / seeds)
+            freedoms.append(seeds - 1)
+    return float(sum(variances)), freedom_of(variances, freedoms)
+
+
+def area_interval(area: Area, groups=None, confidence: float = CONFIDENCE) -> Interval:
+    """An area with Wilson's interval of as many cases as have DeLong's error: it stays in 0 to 1, with a width at 1."""
+    variance, freedom = area_variance(area, groups=groups)
+    cases = min(min(counts) for counts in area.counts)
+    if groups is not None:
+        cases = min(cases, int(group_numbers(groups, len(area.parts[0][0])).max()) + 1)
+    if not np.isfinite(variance):
+        return Interval(area.value, 0.0, 1.0)
+    return fraction_interval(area.value, variance, freedom, cases, confidence)
+
+
+def delong(a: Area, b: Area, groups=None, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+    """DeLong's test of two areas on the same cases: a minus b with its interval, and the two-sided p.
+
+    Assumes that areas are distributed normally: some ten positive and negative cases at least.
+    """
+    from scipy.stats import norm, t
+
+    value = a.value - b.value
+    variance, freedom = area_variance(a, b, groups)
+    if not variance:
+        return Interval(value, value, value), float(value == 0)
+    if not np.isfinite(variance):
+        return Interval(value, -1.0, 1.0), 1.0
+    error = variance**0.5
+    statistic, half = abs(value) / error, student(freedom, confidence) * error
+    p = 2 * float(norm.sf(statistic) if np.isinf(freedom) else t.sf(statistic, freedom))
+    return Interval(value, max(value - half, -1.0), min(value + half, 1.0)), p
+
+
+def average_precision(truth, scores, weights) -> np.ndarray:
+    """Areas under the curve of precision and recall, the sum of precision times the rise of recall, of weighted cases.
+
+    Args:
+        truth: booleans (cases,). scores: (seeds, cases), higher for positive cases.
+        weights: (r, cases), as of resamples.
+    Returns:
+        (r, seeds), nan where a draw has no positive case.
+    """
+    truth, found = np.asarray(truth, bool), []
+    for row in np.atleast_2d(np.asarray(scores, np.float64)):
+        order = np.argsort(-row, kind="stable")
+        ends = np.flatnonzero(np.append(np.diff(row[order]) != 0, True))  # equal scores pass a threshold together
+        drawn = weights[:, order]
+        right = np.cumsum(drawn * truth[order], 1)[:, ends]
+        taken = np.cumsum(drawn, 1)[:, ends]
+        rise = np.diff(right, axis=1, prepend=0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append(np.where(rise > 0, right / taken * rise, 0.0).sum(1) / right[:, -1])
+    return np.stack(found, -1)

@@ -74,9 +74,12 @@ def comparison(records: list[Record], task: TaskReport, titles: dict[str, str] |
 def _row(measure: Measure, labels: list[str], values: Finals) -> Row | None:
     class_ = measure.class_
     if class_ == "*":
-        # The positive class is known from the record alone.
-        class_ = next((key[2] for key in values if key[1] == measure.metric), None)
-        if class_ is not None:
+        # The positive class is known from the record alone; of more than two classes their mean is shown.
+        named = {key[2] for key in values if key[1] == measure.metric}
+        class_ = "macro" if len(named) > 1 else next(iter(named), None)
+        if class_ == "macro":
+            measure = replace(measure, help="mean over classes")
+        elif class_ is not None:
             measure = replace(measure, label=f"{measure.label} ({class_})", help=f"{measure.help} {class_}")
     of_model = [list(values.get((label, measure.metric, class_), {}).values()) for label in labels]
     if not any(of_model):

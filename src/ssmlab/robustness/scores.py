@@ -74,7 +74,7 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
     for (metric, class_), values in whole.items():
         value, draws = float(values[0]), np.concatenate(drawn[metric, class_])
         if metric in FRACTIONS:  # has a width where all images agree
-            interval = fraction_interval(value, float(draws.var()) * n / (n - 1), n - 1, n)
+            interval = fraction_interval(value, float(draws.var()) * n / max(n - 1, 1), max(n - 1, 1), n)
         else:
             bounds = (0.0 if "ece" in metric else -1.0, np.inf)
             interval = interval_of_draws(value, draws, n, rng, bounds=bounds)

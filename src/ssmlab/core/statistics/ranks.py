@@ -1,6 +1,6 @@
 """Areas under curves: ROC by DeLong's components, with groups and seeds; precision and recall of weighted cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,15 @@ class Area:
 
     Args:
         by_seed: (seeds,).
-        parts: DeLong's structural components about their means, by the number of their side, (cases,): positive and
-            negative cases' apart, one pair for every class.
-        counts: positive and negative cases of every class.
+        influence: DeLong's structural component of every case about its mean, by the number of its side, (cases,).
+        truth: (cases,) of one class; None of a mean over several.
+        least: cases of the rarer side.
     """
 
     by_seed: np.ndarray
-    parts: tuple[tuple[np.ndarray, np.ndarray], ...]
-    counts: tuple[tuple[int, int], ...]
+    influence: np.ndarray
+    truth: np.ndarray | None
+    least: int
 
     @property
     def value(self) -> float:
@@ -49,15 +50,14 @@ def roc_area(truth, scores) -> Area:
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         raise ValueError(f"roc_area: needs positive and negative cases, got {positives} and {negatives}")
-    of_positive, of_negative = np.zeros(len(truth)), np.zeros(len(truth))
-    areas = []
+    influence, areas = np.zeros(len(truth)), []
     for row in scores:
         above = _below(np.sort(row[~truth]), row[truth])  # the share of negatives below every positive
         under = 1 - _below(np.sort(row[truth]), row[~truth])
         areas.append(above.mean())
-        of_positive[truth] += (above - above.mean()) / len(scores) / positives
-        of_negative[~truth] += (under - under.mean()) / len(scores) / negatives
-    return Area(np.array(areas), ((of_positive, of_negative),), ((positives, negatives),))
+        influence[truth] += (above - above.mean()) / len(scores) / positives
+        influence[~truth] += (under - under.mean()) / len(scores) / negatives
+    return Area(np.array(areas), influence, truth, min(positives, negatives))
 
 
 def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -65,13 +65,22 @@ def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
 
 
-def mean_area(areas: Sequence[Area]) -> Area:
-    """The mean of several classes' areas, of the same cases and seeds."""
-    count = len(areas)
-    parts = tuple((a / count, b / count) for area in areas for a, b in area.parts)
-    return Area(
-        np.mean([area.by_seed for area in areas], axis=0), parts, tuple(c for area in areas for c in area.counts)
-    )
+def mean_area(areas: Iterable[Area]) -> Area:
+    """The mean of several classes' areas, of the same cases and seeds; of one class that itself.
+
+    They are added up one by one: a thousand classes' components would not fit into memory.
+    """
+    total, count = None, 0
+    for area in areas:
+        count += 1
+        if total is None:
+            total = area
+        else:
+            sums = total.by_seed + area.by_seed, total.influence + area.influence
+            total = Area(*sums, None, min(total.least, area.least))
+    if total is None:
+        raise ValueError("mean_area: there are no areas")
+    return Area(total.by_seed / count, total.influence / count, None, total.least) if count > 1 else total
 
 
 def area_variance(area: Area, minus: Area | None = None, groups=None) -> tuple[float, float]:
@@ -80,20 +89,14 @@ def area_variance(area: Area, minus: Area | None = None, groups=None) -> tuple[f
     Of one class and without groups it is DeLong's. With groups the components are added up in each: Obuchowski 1997,
     Biometrics 53:567; never less than without groups. Seeds add the error of their mean, Welch's of two models.
     """
-    sides: list[np.ndarray] = []
-    for number, (positive, negative) in enumerate(area.parts):
-        for side, part in enumerate((positive, negative)):
-            sides.append(part - minus.parts[number][side] if minus is not None else part)
-    if len(area.parts) == 1:
-        of_cases = [n / (n - 1) * float(part @ part) for part, n in zip(sides, area.counts[0], strict=True) if n > 1]
-        variances, freedoms = [sum(of_cases)], [np.inf]
-    else:  # a case is positive for one class and negative for the others
-        whole = np.sum(sides, axis=0)
-        variances, freedoms = [len(whole) / (len(whole) - 1) * float(whole @ whole)], [np.inf]
+    parts = area.influence - minus.influence if minus is not None else area.influence
+    sides = [parts] if area.truth is None else [parts[area.truth], parts[~area.truth]]
+    variances = [sum(len(side) / (len(side) - 1) * float(side @ side) for side in sides if len(side) > 1)]
+    freedoms = [np.inf]
     if groups is not None:
-        number = group_numbers(groups, len(sides[0]))
+        number = group_numbers(groups, len(parts))
         count = int(number.max()) + 1
-        summed = np.bincount(number, np.sum(sides, axis=0))
+        summed = np.bincount(number, parts)
         variance = count / (count - 1) * float(summed @ summed) if count > 1 else np.inf
         if variance > variances[0]:
             variances, freedoms = [variance], [max(count - 1, 1)]
@@ -108,9 +111,9 @@ def area_variance(area: Area, minus: Area | None = None, groups=None) -> tuple[f
 def area_interval(area: Area, groups=None, confidence: float = CONFIDENCE) -> Interval:
     """An area with Wilson's interval of as many cases as have DeLong's error: it stays in 0 to 1, with a width at 1."""
     variance, freedom = area_variance(area, groups=groups)
-    cases = min(min(counts) for counts in area.counts)
+    cases = area.least
     if groups is not None:
-        cases = min(cases, int(group_numbers(groups, len(area.parts[0][0])).max()) + 1)
+        cases = min(cases, int(group_numbers(groups, len(area.influence)).max()) + 1)
     if not np.isfinite(variance):
         return Interval(area.value, 0.0, 1.0)
     return fraction_interval(area.value, variance, freedom, cases, confidence)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ssmlab.core.statistics.intervals import CONFIDENCE, Interval, group_numbers
+from ssmlab.core.statistics.intervals import CONFIDENCE, Interval, fraction_interval, group_numbers
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Sums of the cases' statistics (..., k) -> scores (...), such as BLEU of counts of n-grams."""
@@ -130,6 +130,8 @@ def interval_of_draws(
     known = np.isfinite(found)
     if not known.any() or count == 1:
         return Interval(value, *bounds)
+    if bounds == (0.0, 1.0) and value in bounds and np.ptp(found[known]) == 0 and not np.any(errors):
+        return fraction_interval(value, 0.0, np.inf, count)  # all cases agree: draws have no width, which the few have
     scale = (count / (count - 1)) ** 0.5 * ((count - 1) / rng.chisquare(count - 1, len(found))) ** 0.5
     spread = (value + (found - found[known].mean()) * scale + errors)[known]
     low, high = np.clip(np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2]), *bounds)

@@ -19,6 +19,7 @@ from ssmlab.tasks.classify.data import Images, Part
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
+from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.differences import class_differences
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
@@ -101,14 +102,13 @@ def predict_part(
 def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify) -> dict[str, float]:
     """Accuracy and loss of the validation part."""
     logits, _ = predict_part(recipe, data, job, network, task, "val", None)
-    records = classification_metrics(logits, data.val.labels, task.classes)
-    return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
+    return {f"val_{name}": value for name, value in task.validation(logits, data.val.labels).items()}
 
 
 def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
-    preprocess = {
+    preprocess: dict[str, Any] = {
         "image_size": recipe.data.image_size,
         "fit": recipe.data.fit,
         "mean": list(task.mean),
@@ -116,12 +116,16 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
         "classes": list(task.classes),
         "channels": 3,
     }
+    logits, _ = predict_part(recipe, data, job, network, task, "val", progress)
+    preprocess[KEY] = calibration_of(logits, data.val.labels, task.classes, config.positive, config.sensitivity)
     save_model(network, job.folder, preprocess)
-    records: Records = {}
-    for name in ("val", "test"):
-        part = getattr(data, name)
-        logits, seconds = predict_part(recipe, data, job, network, task, name, progress)
-        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
+    how: dict[str, Any] = {"positive": config.positive, "resamples": config.bootstrap}
+    records: Records = {"val": classification_metrics(logits, data.val.labels, task.classes, **how)}
+    part = data.test
+    logits, seconds = predict_part(recipe, data, job, network, task, "test", progress)
+    records["test"] = classification_metrics(
+        logits, part.labels, task.classes, groups=part.groups, calibration=preprocess[KEY], **how
+    )
     write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [

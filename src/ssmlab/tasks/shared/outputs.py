@@ -7,7 +7,7 @@ import numpy as np
 
 from ssmlab.core.files import write_atomically, write_json
 from ssmlab.core.text import csv_text
-from ssmlab.tasks.shared.metrics import log_softmax
+from ssmlab.tasks.shared.calibration import probabilities_of
 
 
 def write_predictions(
@@ -17,7 +17,7 @@ def write_predictions(
 
     Labels are names of classes.
     """
-    probabilities = np.exp(log_softmax(logits.astype(np.float64)))
+    probabilities = probabilities_of(logits)
     head = ["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)]
     rows: list[list] = [head if groups is None else [*head, "group"]]
     for i, (id_, label, row) in enumerate(zip(ids, labels, probabilities, strict=True)):

@@ -76,9 +76,9 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
             cells += [ranged(run, label, name, form) for name in (metric, f"{metric}_calibrated")]
         rows.append((run.titles[label], cells))
     note = (
-        "The temperature divides the logits; it makes the validation part likeliest and changes no order. Loss and Brier "
-        f"score are means, the calibration error is over {BINS} bins, less what few cases alone make of it. Saved with "
-        "the model: `ssmlab classify --calibrated` and `predict(..., calibrated=True)` apply it."
+        "The temperature divides the logits; it makes the validation part likeliest and changes no order. Loss and "
+        f"Brier score are means, the calibration error is over {BINS} bins, less what few cases alone make of it. Saved "
+        "with the model: `ssmlab classify --calibrated` and `predict(..., calibrated=True)` apply it."
     )
     table = plain_table("Test part", heads, rows, caption=note, class_="wide")
     boxes = [el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")]

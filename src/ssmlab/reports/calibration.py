@@ -5,12 +5,12 @@ import numpy as np
 from ssmlab.core import formats
 from ssmlab.core.statistics.calibration import BINS, Reliability, log_softmax, reliability
 from ssmlab.reports import theme
-from ssmlab.reports.markup import Html, el, join
+from ssmlab.reports.markup import Html, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.run_folder import Predictions, Run
 from ssmlab.reports.sections import figure, legend
-from ssmlab.reports.tables import plain_table
+from ssmlab.reports.tables import Sheet
 
 SHOWN = (("loss", "Loss, nats", formats.decimal(3)), ("brier", "Brier score", formats.decimal(3)),
          ("ece", "Calibration error", formats.percent))  # fmt: skip
@@ -63,9 +63,15 @@ def plots(run: Run) -> list[Plot]:
 
 def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """Errors of the probabilities before and after the temperature, and what the threshold of two classes does."""
+    boxes = [sheet.html for sheet in sheets(run)]
+    if boxes and "reliability" in drawn:
+        boxes.insert(0, join([legend(run), figure(drawn["reliability"])]))
+    return join(boxes) if boxes else None
+
+
+def sheets(run: Run) -> list[Sheet]:
+    """The tables of the section."""
     labels = [label for label in run.labels if (label, "temperature", None) in run.finals]
-    if not labels:
-        return None
     heads = ["Temperature"]
     for _, title, _ in SHOWN:
         heads += [title, "after"]
@@ -74,43 +80,29 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
         cells = [formats.decimal(2)(run.final(label, "temperature") or 1.0)]
         for metric, _, form in SHOWN:
             cells += [ranged(run, label, name, form) for name in (metric, f"{metric}_calibrated")]
-        rows.append((run.titles[label], cells))
+        rows.append((run.titles[label], tuple(cells)))
     note = (
         "The temperature divides the logits; it makes the validation part likeliest and changes no order. Loss and "
-        f"Brier score are means, the calibration error is over {BINS} bins, less what few cases alone make of it. Saved "
-        "with the model: `ssmlab classify --calibrated` and `predict(..., calibrated=True)` apply it."
+        f"Brier score are means, the calibration error is over {BINS} bins, less what few cases alone make of it. "
+        "Saved with the model: ssmlab classify --calibrated and predict(..., calibrated=True) apply it."
     )
-    table = plain_table("Test part", heads, rows, caption=note, class_="wide")
-    boxes = [el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")]
-    if (chosen := _thresholds(run, labels)) is not None:
-        boxes.append(el("div", el("div", chosen, class_="scroll", tabindex="0"), class_="card"))
-    if "reliability" in drawn:
-        boxes.insert(0, join([legend(run), figure(drawn["reliability"])]))
-    return join(boxes)
-
-
-def _thresholds(run: Run, labels: list[str]) -> Html | None:
-    rows, positive = [], ""
+    found = [Sheet("Calibration", "Test part", tuple(heads), tuple(rows), note)] if rows else []
+    rows = []
     for label in labels:
-        found = {key: of for key, of in run.finals.items() if key[0] == label and key[1].endswith("threshold")}
-        classes = [class_ for _, metric, class_ in found if metric == "threshold"]
-        if not classes:
+        positive = next((class_ for own, metric, class_ in run.finals if (own, metric) == (label, "threshold")), None)
+        if positive is None:
             continue
-        positive = str(classes[0])
         cells = [formats.decimal(3)(run.final(label, "threshold", positive) or 0.0)]
         for metric in ("sensitivity", "specificity"):
-            cells += [
-                ranged(run, label, name, formats.percent, positive) for name in (metric, f"{metric}_at_threshold")
-            ]
-        rows.append((run.titles[label], cells))
-    if not rows:
-        return None
+            names = (metric, f"{metric}_at_threshold")
+            cells += [ranged(run, label, name, formats.percent, positive) for name in names]
+        rows.append((f"{run.titles[label]}, {positive}", tuple(cells)))
     heads = ["Threshold", "Sensitivity at 0.5", "at the threshold", "Specificity at 0.5", "at the threshold"]
     note = (
-        f"Of the calibrated probability of {positive}, chosen on the validation part by Youden's index or the wanted "
+        "Of the calibrated probability, chosen on the validation part by Youden's index or the wanted "
         "evaluation.sensitivity; the test part played no role in it."
     )
-    return plain_table("Threshold", heads, rows, caption=note, class_="wide")
+    return found + ([Sheet("Threshold", "Test part", tuple(heads), tuple(rows), note)] if rows else [])
 
 
 def ranged(run: Run, label: str, metric: str, form, class_: str | None = None) -> str:

@@ -7,7 +7,7 @@ from ssmlab.core.record import Record
 from ssmlab.core.statistics import LEVEL, cases_needed, least_p
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.primary_metric import PrimaryMetric, probability
-from ssmlab.reports.tables import plain_table
+from ssmlab.reports.tables import Sheet
 from ssmlab.reports.task_report import Compared
 
 HOLM, ALONE = "Holm", "these models"  # classes of p-values: corrected for all pairs; without the error of the seeds
@@ -93,28 +93,39 @@ def impossible(cases: int | None, comparisons: int, seeds: int, many: str) -> st
 
 def section(run, drawn: dict) -> Html | None:
     """Every two models' differences in every metric that is compared, with intervals, p-values and assumptions."""
-    compared = run.task.compared or (Compared(run.primary_metric.metric, run.primary_metric.name.capitalize()),)
-    tables = [made for each in compared if (made := _table(run, each)) is not None]
-    if not tables:
+    found = sheets(run)
+    if not found:
         return None
-    several, many, groups = len(run.seeds) > 1, run.task.resampled or run.items[1], run.test_groups
-    drawn_from = f"test {many} are independent" if not groups else f"groups ({run.data.get('group')}) are independent"
-    notes = [
+    boxes = [piece for sheet in found for piece in (el("h3", sheet.title), sheet.html)]
+    return join([el("p", assumptions(run), class_="lede"), *boxes])
+
+
+def assumptions(run) -> str:
+    """What the intervals and p-values of a run's differences mean, and what they assume."""
+    several, many = len(run.seeds) > 1, run.task.resampled or run.items[1]
+    drawn_from = f"groups ({run.data.get('group')})" if run.test_groups else f"test {many}"
+    return " ".join((
         "The first model minus the second on the same cases. Intervals are of 95 %: cases are drawn with replacement, "
-        f"{'whole groups of them, ' if groups else ''}the same for both, with a correction for few cases"
+        f"{'whole groups of them, ' if run.test_groups else ''}the same for both, with a correction for few cases"
         + ("; the seeds' error, Student's t, is added." if several else "."),
-        "p is of no difference; next to it corrected for the number of pairs, by Holm. “These models” leaves the seeds "
-        "out and says nothing about models that are trained anew."
-        if several
-        else "p is of no difference; next to it corrected for the number of pairs, by Holm. One seed was trained: both "
-        "are about these trained models, not about training such models.",
-        f"Assumed: {drawn_from} and drawn from where future ones come from"
+        "p is of no difference; next to it corrected for the number of pairs, by Holm."
+        + (
+            " “These models” leaves the seeds out and says nothing about models that are trained anew."
+            if several
+            else " One seed was trained: both are about these trained models, not about training such models."
+        ),
+        f"Assumed: {drawn_from} are independent and drawn from where future ones come from"
         + ("; seeds are independent." if several else "."),
-    ]
-    return join([el("p", " ".join(notes), class_="lede"), *tables])
+    ))  # fmt: skip
 
 
-def _table(run, compared: Compared) -> Html | None:
+def sheets(run) -> list[Sheet]:
+    """A table of all pairs for every metric that is compared."""
+    compared = run.task.compared or (Compared(run.primary_metric.metric, run.primary_metric.name.capitalize()),)
+    return [made for each in compared if (made := _sheet(run, each)) is not None]
+
+
+def _sheet(run, compared: Compared) -> Sheet | None:
     pairs = pairs_of(run.records, run.labels, compared.metric)
     if not pairs:
         return None
@@ -131,15 +142,13 @@ def _table(run, compared: Compared) -> Html | None:
         interval = f"[{gap(spread[0])}, {gap(spread[1])}]" if spread else formats.UNKNOWN
         ps = [probability(pair.ps[kind]) if kind in pair.ps else formats.UNKNOWN for kind in kinds]
         name = f"{run.titles[pair.second]} − {run.titles[pair.first]}"
-        rows.append((name, [gap(pair.difference.value), interval, *ps]))
-    cases = pairs[0].difference.n
+        rows.append((name, (gap(pair.difference.value), interval, *ps)))
+    cases, test = pairs[0].difference.n, pairs[0].test
     many = run.task.resampled or run.items[1]
     what = f"groups ({run.data.get('group')})" if run.test_groups and cases == run.test_groups else many
-    notes = [f"{cases:,} {what}" if cases else "", pairs[0].test]
-    never = impossible(cases, len(pairs), len(run.seeds), what) if "permutation" in pairs[0].test.lower() else ""
-    caption = "; ".join(filter(None, [*notes, never and never[0].upper() + never[1:]])) + "."
-    table = plain_table(compared.label, heads, rows, caption=caption, class_="wide")
-    return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+    never = "" if test.startswith("DeLong") else impossible(cases, len(pairs), len(run.seeds), what)
+    notes = [f"{cases:,} {what}" if cases else "", test, never and never[0].upper() + never[1:]]
+    return Sheet(compared.label, "Test part", tuple(heads), tuple(rows), "; ".join(filter(None, notes)) + ".")
 
 
 def best_gap(metric: PrimaryMetric, label: str, pair: Pair) -> tuple[float, float, float] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_atomically
-from ssmlab.reports import differences, gradients, lengths, plots, provenance, sections, series
+from ssmlab.reports import differences, gradients, lengths, methods, plots, provenance, sections, series
 from ssmlab.reports.caveats import judged
 from ssmlab.reports.comparison import comparison
 from ssmlab.reports.markup import Html, document, el
@@ -72,6 +72,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         ("roc", "ROC and throughput" if "roc" in drawn else "Throughput", lambda: sections.roc_and_speed(run, drawn)),
         ("classes", "Per class", lambda: sections.per_class(run)),
         ("samples", "Sample images", lambda: sections.samples(run)),
+        ("words", "Methods in words", lambda: el("div", el("p", methods.paragraph(run)), class_="card")),
         ("method", "How these numbers were made", lambda: provenance.method(run, table)),
         ("data", "Data", lambda: provenance.data(run)),
         ("run", "Recipe, seeds, versions, machine", lambda: provenance.circumstances(run)),

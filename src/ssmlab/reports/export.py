@@ -121,15 +121,14 @@ def document(run: Run, verdict: Winner, figures: Sequence[str]) -> str:
 
 def markdown(run: Run, verdict: Winner, sheets: Sequence[Sheet]) -> str:
     """The verdict, the tables with their notes, and the methods."""
-    backslash, lines = "\\", [f"# {run.name}", "", verdict.sentence, ""]
+    lines = [f"# {run.name}", "", verdict.sentence, ""]
     for sheet in sheets:
         rows = [(sheet.corner, *sheet.heads), ("---", *["---:"] * len(sheet.heads))]
         rows += [(name, *cells) for name, cells in sheet.rows]
-        lines += [
-            f"## {sheet.title}",
-            "",
-            *(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in rows),
-        ]
+        lines += [f"## {sheet.title}", ""]
+        for row in rows:
+            cells = [cell.replace("|", "\\|") for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *([sheet.note, ""] if sheet.note else [])]
     return "\n".join([*lines, "## Notes", "", *notes_of(run, verdict)[1:], "", "## Methods", "", paragraph(run), ""])
 

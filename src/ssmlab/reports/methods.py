@@ -79,8 +79,8 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
         )
         found.append(
             f"Optimiser {config.get('optimizer', 'adamw')}, learning rate {config.get('learning_rate', 0):g} with a "
-            f"{config.get('schedule', 'cosine')} schedule{rises}, weight decay {config.get('weight_decay', 0):g}, batch "
-            f"size {config.get('batch_size')}, {length}"
+            f"{config.get('schedule', 'cosine')} schedule{rises}, weight decay {config.get('weight_decay', 0):g}, "
+            f"batch size {config.get('batch_size')}, {length}"
             + (f", gradients clipped to a norm of {config['clip_norm']:g}" if config.get("clip_norm") else "")
             + "."
         )

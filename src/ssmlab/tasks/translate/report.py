@@ -51,6 +51,14 @@ def compared(run: Run) -> dict[str, dict[tuple[str, str | None], Record]]:
     return found
 
 
+def signatures(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """How scores were computed, as sacreBLEU says it; scores with other signatures are not comparable."""
+    found = [next((r.unit for r in run.records if r.metric == name and r.split == "test" and r.unit), "")
+             for name in ("bleu", "chrf")]  # fmt: skip
+    texts = [f"{name} {text}" for name, text in zip(("BLEU", "chrF++"), found, strict=True) if text]
+    return el("div", el("p", "; ".join(texts) + "."), class_="card") if texts else None
+
+
 def by_class(run: Run, metric: str, beginning: str = "") -> dict[str, dict[str, Record]]:
     """A metric of the test part by class and model, the mean over seeds with its interval.
 
@@ -244,6 +252,7 @@ REPORT = TaskReport(
         ("source-lengths", "By length of the source", source_lengths),
         ("robustness", "Careless sources", robustness),
         ("runs", "Next to other runs", runs.section),
+        ("signatures", "Signatures", signatures),
         ("examples", "Side by side", examples.examples),
     ),
 )  # fmt: skip

@@ -48,7 +48,7 @@ def plots(run: Run) -> list[Plot]:
                     index, line = run.labels.index(label), both[place]
                     axes.plot(line.confidence, line.accuracy, color=theme.colour(index), linewidth=1.2)
                     size = 6 + 60 * line.count / line.count.max()
-                    axes.scatter(line.confidence, line.accuracy, size, theme.colour(index), theme.marker(index))
+                    axes.scatter(line.confidence, line.accuracy, size, theme.colour(index), marker=theme.marker(index))
             axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability of the class", title=title)
         halves[0].set_ylabel("share that is right")
 

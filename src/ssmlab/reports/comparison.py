@@ -84,12 +84,15 @@ def _row(measure: Measure, labels: list[str], values: Finals) -> Row | None:
     of_model = [list(values.get((label, measure.metric, class_), {}).values()) for label in labels]
     if not any(of_model):
         return None
-    cells = [_cell(measure, label, found, values) for label, found in zip(labels, of_model, strict=True)]
+    cells = [
+        _cell(measure, label, found, values, [each for each in of_model if each is not found])
+        for label, found in zip(labels, of_model, strict=True)
+    ]
     means = [float(np.mean([r.value for r in found])) if found else math.nan for found in of_model]
     return Row(measure.label, measure.group, best_cells(cells, means, measure.better), measure.help)
 
 
-def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> Cell:
+def _cell(measure: Measure, label: str, found: list[Record], values: Finals, others: list[list[Record]]) -> Cell:
     if not found:
         scans = measure.metric == "tokens" and values.get((label, "scan_macs", None))
         return Cell("not counted" if scans and any(r.value for r in scans.values()) else formats.UNKNOWN)
@@ -103,7 +106,7 @@ def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> 
             detail = f"scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
     elif measure.interval:
         limits = (0.0, 1.0 if measure.bounded else math.inf)
-        _, low, high = interval_of(found, limits, fraction=measure.metric == "accuracy")
+        _, low, high = interval_of(found, limits, fraction=measure.metric == "accuracy", others=others)
         if math.isfinite(low):
             form = measure.format
             detail = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"

@@ -21,6 +21,10 @@ TOLD = {
 }  # fmt: skip
 
 
+# Settings that do nothing without another one.
+NEEDS = {"ema_warmup": ("ema",), "mix_probability": ("mixup", "cutmix"), "erasing": ("random_erasing",)}
+
+
 def recipe_of(run: Run) -> dict[str, Any]:
     """The resolved recipe; empty where it cannot be read."""
     try:
@@ -103,7 +107,12 @@ def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:
     """Settings that change something, as "key value"; tables as "table.key value"."""
     found = []
     for key, value in config.items():
+        needs = NEEDS.get(key)
+        if (needs and not any(config.get(name) for name in needs)) or (key == "layer_decay" and value == 1):
+            continue
         if isinstance(value, dict):
+            if key == "freeze_by_gradient" and not value.get("steps"):
+                continue
             found += [f"{key}.{text}" for text in _further(value, ())]
         elif key not in told and value not in (0, 0.0, "", "none", False, [], None):
             found.append(f"{key.replace('_', ' ')} {value}")

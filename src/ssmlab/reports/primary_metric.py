@@ -61,20 +61,23 @@ def primary_metric(records: Iterable[Record], candidates: Iterable[PrimaryMetric
 
 
 def interval_of(
-    records: Iterable[Record], bounds: tuple[float, float] = (-math.inf, math.inf), *, fraction: bool = False
-) -> Interval:
+    records: Iterable[Record], bounds: tuple[float, float] = (-math.inf, math.inf), *, fraction: bool = False,
+    others: Iterable[Iterable[Record]] = (),
+) -> Interval:  # fmt: skip
     """The mean of a number over seeds with its interval over cases and seeds; of one seed the recorded one.
 
     Args:
         records: one of every seed. bounds: of the values.
         fraction: a missing interval is Wilson's.
+        others: the same number of other models; of two seeds all are taken to spread alike.
     """
     rows = list(records)
     spreads: list[tuple[float, float] | None] = [row.spread for row in rows]
     for i, row in enumerate(rows):
         if fraction and row.spread is None and row.n and math.isfinite(row.value):
             spreads[i] = wilson(round(row.value * row.n), row.n)
-    return over_seeds([row.value for row in rows], spreads, rows[0].n, bounds=bounds)
+    alike = [[row.value for row in each] for each in others]
+    return over_seeds([row.value for row in rows], spreads, alike, bounds=bounds)
 
 
 def too_few(cases: int | None, many: str) -> str:

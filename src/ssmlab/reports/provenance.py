@@ -77,6 +77,7 @@ def data(run: Run) -> Html | None:
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
         (str(facts.get("items") or "images").capitalize(), _counts(facts.get("counts"))),
+        (f"Groups ({facts.get('group')})", _counts(facts.get("groups"))),
         ("Tokens requested", _counts(facts.get("tokens"))),
         ("Documents", _counts(facts.get("documents"))),
         ("Vocabulary", facts.get("vocabulary")),

@@ -88,7 +88,7 @@ class Sheet:
     @property
     def html(self) -> Html:
         """In a box that scrolls."""
-        table = plain_table(self.corner, self.heads, self.rows, caption=self.note or None, class_="wide")
+        table = plain_table(self.corner, self.heads, self.rows, caption=self.note or None, class_="wide wrapped")
         scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=self.title)
         return el("div", scroll, class_="card")
 

@@ -90,7 +90,7 @@ def brier(probabilities, labels) -> np.ndarray:
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     if labels.ndim == 2:
         return ((probabilities - labels) ** 2).mean(1)
-    truth = np.eye(probabilities.shape[1])[labels]
+    truth = np.eye(probabilities.shape[1])[labels.astype(int)]
     return ((probabilities - truth) ** 2).sum(1) / (2 if probabilities.shape[1] == 2 else 1)
 
 

@@ -54,12 +54,6 @@ def student(freedom: float, confidence: float = CONFIDENCE) -> float:
     return float(stdtrit(freedom, 0.5 + confidence / 2)) if np.isfinite(freedom) else normal(confidence)
 
 
-def freedom_of(variances: Sequence[float], freedoms: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of estimated variances (Satterthwaite 1946); infinite where all are zero."""
-    squares = sum(v * v / f for v, f in zip(variances, freedoms, strict=True) if v and np.isfinite(f))
-    return float(sum(variances)) ** 2 / squares if squares else np.inf
-
-
 def fraction_interval(
     value: float, variance: float, freedom: float, cases: float, confidence: float = CONFIDENCE
 ) -> Interval:
@@ -75,11 +69,11 @@ def fraction_interval(
 
 
 def share_interval(correct, groups=None, confidence: float = CONFIDENCE) -> Interval:
-    """A share of cases, over cases and seeds: Wilson's interval of the number of cases with the same error.
+    """A share of cases, over cases and seeds.
 
-    Of one seed and without groups it is Wilson's. Cases of a group, such as a patient's images, are not independent:
-    the error is that of the groups' sums, and never less than that of independent cases. Seeds add the error of their
-    mean; degrees of freedom are Satterthwaite's.
+    Of one seed and without groups it is Wilson's interval. Cases of a group, such as a patient's images, are not
+    independent: the error is that of the groups' sums, and never less than that of independent cases, and the interval
+    Wilson's of as many cases as have this error. Of several seeds it is that of `over_seeds`.
 
     Args:
         correct: booleans (cases,) or (seeds, cases).
@@ -87,25 +81,27 @@ def share_interval(correct, groups=None, confidence: float = CONFIDENCE) -> Inte
     Raises:
         ValueError: there are no cases.
     """
-    correct = np.atleast_2d(np.asarray(correct, np.float64))
-    seeds, cases = correct.shape
+    correct = np.asarray(correct, np.float64)
+    if correct.ndim == 2 and len(correct) > 1:
+        found = [share_interval(row, groups, confidence) for row in correct]
+        spreads = [(each.low, each.high) for each in found]
+        return over_seeds([each.value for each in found], spreads, bounds=(0.0, 1.0), confidence=confidence)
+    correct = correct.ravel()
+    cases = count = len(correct)
     if not cases:
         raise ValueError("share_interval: there are no cases")
-    value, by_seed = float(correct.mean()), correct.mean(1)
-    variances, freedoms, count = [value * (1 - value) / cases], [np.inf], cases
-    if seeds > 1 or groups is not None:
+    value = float(correct.mean())
+    variance, freedom = value * (1 - value) / cases, np.inf
+    if groups is not None:
         number = group_numbers(groups, cases)
         count = int(number.max()) + 1
         if count == 1:
             return Interval(value, 0.0, 1.0)
-        residues = np.bincount(number, correct.mean(0) - value, count)
-        variance = count / (count - 1) * float(residues @ residues) / cases**2
-        if variance > variances[0] or seeds > 1:
-            variances, freedoms = [max(variance, variances[0] / seeds)], [count - 1]
-    if seeds > 1:
-        variances.append(float(by_seed.var(ddof=1)) / seeds)
-        freedoms.append(seeds - 1)
-    return fraction_interval(value, sum(variances), freedom_of(variances, freedoms), count, confidence)
+        residues = np.bincount(number, correct - value, count)
+        own = count / (count - 1) * float(residues @ residues) / cases**2
+        if own > variance:
+            variance, freedom = own, count - 1
+    return fraction_interval(value, variance, freedom, count, confidence)
 
 
 def mean_interval(values, confidence: float = CONFIDENCE) -> Interval:
@@ -121,36 +117,39 @@ def mean_interval(values, confidence: float = CONFIDENCE) -> Interval:
 
 
 def over_seeds(
-    values, spreads=None, cases: float | None = None, *, bounds: tuple[float, float] = (-np.inf, np.inf),
-    confidence: float = CONFIDENCE,
+    values, spreads=None, others: Sequence[Sequence[float]] = (), *,
+    bounds: tuple[float, float] = (-np.inf, np.inf), confidence: float = CONFIDENCE,
 ) -> Interval:  # fmt: skip
     """Mean over seeds with an interval that contains both sources: the test cases, and the seeds.
 
-    All seeds are tested on the same cases, so that their mean is no surer of the cases than one seed is: the mean of
-    the intervals' reaches stays, on each side, and the seeds' standard error is added to it in squares. Degrees of
-    freedom are Satterthwaite's, so that two seeds are not 12.7 standard errors wide where cases are most of the error.
+    All seeds are tested on the same cases, so that their mean is no surer of the cases than one seed is. On each side
+    the mean of the intervals' reaches and Student's t of the seeds' standard error are added in squares (Zou & Donner
+    2008, Stat. Med. 27:1693), which is never less than either.
+
+    Of two seeds t is 12.7: where other models were trained with two seeds too, all are taken to spread alike.
 
     Args:
         values: of every seed.
         spreads: (low, high) of every seed, its interval over cases; None where it has none.
-        cases: that the intervals rest on; bounds: of the values.
+        others: the same numbers of other models, by seed.
+        bounds: of the values.
     Returns:
         of one seed its own interval, without bounds (nan) where it has none.
     """
     values = np.asarray(values, dtype=float)
     mean, count = float(values.mean()), len(values)
-    if count == 1 and (spreads is None or spreads[0] is None):
-        return Interval(mean, np.nan, np.nan)
     if count == 1:
-        return Interval(mean, *map(float, spreads[0]))
-    seeds, ends = float(values.var(ddof=1)) / count, []
+        spread = None if spreads is None else spreads[0]
+        return Interval(mean, *(map(float, spread) if spread is not None else (np.nan, np.nan)))
+    variance, freedom = float(values.var(ddof=1)), count - 1
+    alike = [float(np.var(each, ddof=1)) for each in others if count == 2 == len(each)]
+    if alike and np.isfinite(alike).all():
+        variance, freedom = float(np.mean([variance, *alike])), 1 + len(alike)
+    seeds, ends = student(freedom, confidence) * (variance / count) ** 0.5, []
     of_cases = np.array([s for s in spreads or () if s is not None], dtype=float)
     for side in (0, 1):
-        case = 0.0
-        if len(of_cases) == count:
-            case = float((np.abs(of_cases[:, side] - values) / normal(confidence)).mean()) ** 2
-        freedom = freedom_of([case, seeds], [cases - 1 if cases and cases > 1 else np.inf, count - 1])
-        reach = student(freedom, confidence) * (case + seeds) ** 0.5
+        case = float(np.abs(of_cases[:, side] - values).mean()) if len(of_cases) == count else 0.0
+        reach = (case**2 + seeds**2) ** 0.5
         ends.append(min(max(mean + (reach if side else -reach), bounds[0]), bounds[1]))
     return Interval(mean, *ends)
 

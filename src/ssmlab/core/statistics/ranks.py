@@ -5,14 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.core.statistics.intervals import (
-    CONFIDENCE,
-    Interval,
-    fraction_interval,
-    freedom_of,
-    group_numbers,
-    student,
-)  # fmt: skip
+from ssmlab.core.statistics.intervals import CONFIDENCE, Interval, fraction_interval, group_numbers, student
+from ssmlab.core.statistics.resampling import seed_errors
 
 
 @dataclass(frozen=True)
@@ -84,32 +78,34 @@ def mean_area(areas: Iterable[Area]) -> Area:
 
 
 def area_variance(area: Area, minus: Area | None = None, groups=None) -> tuple[float, float]:
-    """The variance of an area, or of its difference to another of the same cases, and its degrees of freedom.
+    """The variance over cases of an area, or of its difference to another's of the same cases, and its freedom.
 
     Of one class and without groups it is DeLong's. With groups the components are added up in each: Obuchowski 1997,
-    Biometrics 53:567; never less than without groups. Seeds add the error of their mean, Welch's of two models.
+    Biometrics 53:567; never less than without groups.
     """
     parts = area.influence - minus.influence if minus is not None else area.influence
     sides = [parts] if area.truth is None else [parts[area.truth], parts[~area.truth]]
-    variances = [sum(len(side) / (len(side) - 1) * float(side @ side) for side in sides if len(side) > 1)]
-    freedoms = [np.inf]
+    variance = sum(len(side) / (len(side) - 1) * float(side @ side) for side in sides if len(side) > 1)
     if groups is not None:
         number = group_numbers(groups, len(parts))
         count = int(number.max()) + 1
         summed = np.bincount(number, parts)
-        variance = count / (count - 1) * float(summed @ summed) if count > 1 else np.inf
-        if variance > variances[0]:
-            variances, freedoms = [variance], [max(count - 1, 1)]
-    for each in (area, *([] if minus is None else [minus])):
-        seeds = len(each.by_seed)
-        if seeds > 1:
-            variances.append(float(each.by_seed.var(ddof=1)) / seeds)
-            freedoms.append(seeds - 1)
-    return float(sum(variances)), freedom_of(variances, freedoms)
+        own = count / (count - 1) * float(summed @ summed) if count > 1 else np.inf
+        if own > variance:
+            return own, max(count - 1, 1)
+    return float(variance), np.inf
 
 
 def area_interval(area: Area, groups=None, confidence: float = CONFIDENCE) -> Interval:
-    """An area with Wilson's interval of as many cases as have DeLong's error: it stays in 0 to 1, with a width at 1."""
+    """An area of one seed with Wilson's interval of as many cases as have DeLong's error.
+
+    It stays in 0 to 1, and has a width at 1.
+
+    Raises:
+        ValueError: there are several seeds; `over_seeds` puts their intervals together.
+    """
+    if len(area.by_seed) > 1:
+        raise ValueError(f"area_interval: is of one seed, got {len(area.by_seed)}")
     variance, freedom = area_variance(area, groups=groups)
     cases = area.least
     if groups is not None:
@@ -119,19 +115,30 @@ def area_interval(area: Area, groups=None, confidence: float = CONFIDENCE) -> In
     return fraction_interval(area.value, variance, freedom, cases, confidence)
 
 
-def delong(a: Area, b: Area, groups=None, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+def delong(
+    a: Area, b: Area, groups=None, *, seed: int = 0, resamples: int = 100_000, confidence: float = CONFIDENCE
+) -> tuple[Interval, float]:
     """DeLong's test of two areas on the same cases: a minus b with its interval, and the two-sided p.
 
-    Assumes that areas are distributed normally: some ten positive and negative cases at least.
+    Assumes that areas are distributed normally: some ten positive and negative cases at least. Of several seeds the
+    seeds' error is added, drawn as in `seed_errors`.
     """
     from scipy.stats import norm, t
 
     value = a.value - b.value
     variance, freedom = area_variance(a, b, groups)
-    if not variance:
-        return Interval(value, value, value), float(value == 0)
     if not np.isfinite(variance):
         return Interval(value, -1.0, 1.0), 1.0
+    if len(a.by_seed) > 1 or len(b.by_seed) > 1:
+        rng = np.random.default_rng(seed)
+        errors = seed_errors([a.by_seed, b.by_seed], resamples, rng)
+        cases = rng.standard_normal(resamples) if np.isinf(freedom) else rng.standard_t(freedom, resamples)
+        errors = errors + cases * variance**0.5
+        low, high = value + np.quantile(errors, [(1 - confidence) / 2, (1 + confidence) / 2])
+        p = (np.count_nonzero(np.abs(errors) >= abs(value)) + 1) / (resamples + 1)
+        return Interval(value, max(float(low), -1.0), min(float(high), 1.0)), float(p)
+    if not variance:
+        return Interval(value, value, value), float(value == 0)
     error = variance**0.5
     statistic, half = abs(value) / error, student(freedom, confidence) * error
     p = 2 * float(norm.sf(statistic) if np.isinf(freedom) else t.sf(statistic, freedom))

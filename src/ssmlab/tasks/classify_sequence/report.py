@@ -2,12 +2,12 @@
 
 from ssmlab.reports import calibration, class_tables
 from ssmlab.reports.task_report import TaskReport
-from ssmlab.tasks.shared.measures import CLASSIFICATION, COMPARED, FORGETTING, LABEL_AUC, LOSS
+from ssmlab.tasks.shared.measures import CLASS_LOSS, CLASSIFICATION, COMPARED, FORGETTING, LABEL_AUC
 
 REPORT = TaskReport(
     items=("sequence", "sequences"),
     primary=(LABEL_AUC,),
-    measures=(*CLASSIFICATION, LOSS, *FORGETTING),
+    measures=(*CLASSIFICATION, CLASS_LOSS, *FORGETTING),
     compared=COMPARED,
     plots=(calibration.plots,),
     sections=(

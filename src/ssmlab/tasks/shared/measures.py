@@ -1,5 +1,7 @@
 """Metrics that several tasks report: their rows in the comparison, and bits as the primary metric."""
 
+from dataclasses import replace
+
 from ssmlab.core import formats
 from ssmlab.reports.primary_metric import PrimaryMetric, signed
 from ssmlab.reports.task_report import QUALITY, Compared, Measure
@@ -61,6 +63,7 @@ TOKENS = (
     share("token_accuracy", "Next tokens right", help="share foretold correctly", interval=False),
 )
 LOSS = Measure("loss", "Loss", QUALITY, -1, formats.decimal(3), help="cross-entropy in nats")
+CLASS_LOSS = replace(LOSS, interval=True, bounded=False)
 FORGETTING = (  # of the run that the models started from
     *(
         Measure(f"base_bits_per_{unit}", "Old task", QUALITY, -1, formats.decimal(3), help=f"bits per {unit}")

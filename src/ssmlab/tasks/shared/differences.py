@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import (
+    Area,
     Interval,
     Score,
     delong,
@@ -99,10 +101,35 @@ def class_differences(
     some = [k for k in ([1] if count == 2 else range(count)) if 0 < (labels == k).sum() < len(labels)]
     if not some:
         return records
-    areas = {n: mean_area([roc_area(labels == k, p[..., k]) for k in some]) for n, p in probabilities.items()}
-    cases = int(group_numbers(groups, len(labels)).max()) + 1
+    areas = {n: mean_area(roc_area(labels == k, p[..., k]) for k in some) for n, p in probabilities.items()}
+    return records + area_differences("roc_auc", areas, groups)
+
+
+def label_differences(
+    truths: np.ndarray, probabilities: Mapping[str, np.ndarray], *, groups: Sequence[str] | None = None,
+    resamples: int = 2000,
+) -> Pairs:  # fmt: skip
+    """What is compared where an image has several labels: the mean area over labels, and the share of right answers.
+
+    Args:
+        truths: (n, labels). probabilities: label of the model -> (seeds, n, labels).
+    """
+    some = [k for k in range(truths.shape[1]) if 0 < truths[:, k].sum() < len(truths)]
+    records: Pairs = []
+    if some:
+        areas = {n: mean_area(roc_area(truths[:, k], p[..., k]) for k in some) for n, p in probabilities.items()}
+        records += area_differences("label_auc", areas, groups)
+    right = {name: statistics_of(((p >= 0.5) == truths).mean(-1)) for name, p in probabilities.items()}
+    how: dict[str, Any] = {"groups": groups, "resamples": resamples, "bounds": (-1.0, 1.0)}
+    return records + difference_records("label_accuracy", right, **how)
+
+
+def area_differences(metric: str, areas: Mapping[str, Area], groups: Sequence[str] | None = None) -> Pairs:
+    """Records of every two models' areas under the ROC curve, by DeLong's test."""
+    cases = int(group_numbers(groups, len(next(iter(areas.values())).influence)).max()) + 1
     pairs = {f"{b} - {a}": delong(areas[b], areas[a], groups) for a, b in combinations(areas, 2)}
+    records: Pairs = []
     for (name, (interval, p)), corrected in zip(pairs.items(), holm([p for _, p in pairs.values()]), strict=True):
-        rows = [difference_record("roc_auc", interval, "fraction", cases), p_record("roc_auc", p, DELONG)]
-        records += [(name, row) for row in (*rows, p_record("roc_auc", corrected, DELONG, HOLM))]
+        rows = [difference_record(metric, interval, "fraction", cases), p_record(metric, p, DELONG)]
+        records += [(name, row) for row in (*rows, p_record(metric, corrected, DELONG, HOLM))]
     return records

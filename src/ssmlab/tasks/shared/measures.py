@@ -40,6 +40,7 @@ CLASSIFICATION = (
 )  # fmt: skip
 COMPARED = (
     Compared("label_auc", "ROC AUC, mean over labels", signed),
+    Compared("label_accuracy", "Right answers, percentage points", formats.points),
     Compared("accuracy", "Accuracy, percentage points", formats.points),
     Compared("roc_auc", "ROC AUC", signed),
     Compared("loss", "Loss, nats", signed),

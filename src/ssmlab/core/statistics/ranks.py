@@ -135,8 +135,8 @@ def delong(
         cases = rng.standard_normal(resamples) if np.isinf(freedom) else rng.standard_t(freedom, resamples)
         errors = errors + cases * variance**0.5
         low, high = value + np.quantile(errors, [(1 - confidence) / 2, (1 + confidence) / 2])
-        p = (np.count_nonzero(np.abs(errors) >= abs(value)) + 1) / (resamples + 1)
-        return Interval(value, max(float(low), -1.0), min(float(high), 1.0)), float(p)
+        beyond = int(np.count_nonzero(np.abs(errors) >= abs(value)))
+        return Interval(value, max(float(low), -1.0), min(float(high), 1.0)), (beyond + 1) / (resamples + 1)
     if not variance:
         return Interval(value, value, value), float(value == 0)
     error = variance**0.5

@@ -46,10 +46,10 @@ def by_group(name: str, models: Sequence, groups=None) -> list[np.ndarray]:
     if groups is None:
         return found
     number = group_numbers(groups, found[0].shape[1])
-    summed = [np.zeros((len(each), number.max() + 1, each.shape[2])) for each in found]
+    summed = [np.zeros((number.max() + 1, len(each), each.shape[2])) for each in found]
     for whole, each in zip(summed, found, strict=True):
-        np.add.at(whole, (slice(None), number), each)
-    return summed
+        np.add.at(whole, number, each.swapaxes(0, 1))
+    return [whole.swapaxes(0, 1) for whole in summed]
 
 
 def score_interval(

@@ -82,15 +82,15 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
                 records.append(_record(metric, mean, units[metric], len(known), class_))
     shape = table.counts.shape
     for metric in SHARES:
-
-        def in_all(sums: np.ndarray, metric: str = metric) -> np.ndarray:
-            """Of drawn images, (..., classes + 1): the mean over classes but the first, and every class."""
-            values = per_image(sums.reshape(*sums.shape[:-1], shape[1], 3))[metric]
-            return np.concatenate([by_image(values)[..., None], values], -1)
-
         for k, class_ in enumerate((None, *table.classes)):
+
+            def in_all(sums: np.ndarray, metric: str = metric, k: int = k) -> np.ndarray:
+                """Of the pixels of drawn images together: the mean over classes but the first, or one class."""
+                values = per_image(sums.reshape(*sums.shape[:-1], shape[1], 3))[metric]
+                return by_image(values) if k == 0 else values[..., k - 1]
+
             flat = table.counts.reshape(1, shape[0], -1).astype(np.float64)
-            found = score_interval(flat, lambda sums, k=k: in_all(sums)[..., k], resamples=resamples, bounds=(0.0, 1.0))
+            found = score_interval(flat, in_all, resamples=resamples, bounds=(0.0, 1.0))
             if np.isfinite(found.value):
                 records.append(_record(f"total_{metric}", found, "fraction", len(table.ids), class_))
     return records

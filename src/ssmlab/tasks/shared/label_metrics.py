@@ -73,7 +73,7 @@ def _by_label(
             ("precision", own, truth), ("recall", truth, own), ("specificity", ~truth, ~own),
         ):  # fmt: skip
             if chosen.any():
-                some = None if groups is None else [groups[i] for i in np.flatnonzero(chosen)]
+                some = None if groups is None else [groups[i] for i in np.flatnonzero(chosen).tolist()]
                 share = share_interval(right[chosen], some)
             else:
                 share = Interval(0.0, np.nan, np.nan)

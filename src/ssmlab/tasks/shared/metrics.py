@@ -50,14 +50,12 @@ def classification_metrics(
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     n, predicted = len(labels), logits.argmax(1)
     likely = np.exp(log_softmax(logits))
-    records = [
-        *_probability_records(logits, labels, groups, resamples, ""),
-        _share("accuracy", predicted == labels, groups),
-        *_per_class(labels, predicted, classes, groups, resamples),
-    ]
+    loss, *further = _probability_records(logits, labels, groups, resamples, "")
+    records = [loss, _share("accuracy", predicted == labels, groups)]
+    records += _per_class(labels, predicted, classes, groups, resamples)
     if len(classes) == 2:
         records += _two_classes(labels, predicted, classes, positive, groups)
-    records += _areas(labels, likely, classes, groups, resamples, positive)
+    records += [*_areas(labels, likely, classes, groups, resamples, positive), *further]
     if calibration:
         records.append(Record(metric="temperature", value=calibration["temperature"], n=calibration["n"]))
         records += _probability_records(logits / calibration["temperature"], labels, groups, resamples, "_calibrated")
@@ -274,4 +272,4 @@ def whole_groups(likely: np.ndarray, labels: np.ndarray, groups: Sequence[str]) 
 
 
 def _some(groups: Groups, chosen: np.ndarray) -> Groups:
-    return None if groups is None else [groups[i] for i in np.flatnonzero(chosen)]
+    return None if groups is None else [groups[i] for i in np.flatnonzero(chosen).tolist()]

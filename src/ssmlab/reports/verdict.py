@@ -187,8 +187,9 @@ def _difference(
     pairs = pairs_of(records, list(measured), metric.metric)
     pair = next((each for each in pairs if {each.first, each.second} == {a, b}), None)
     bounds = best_gap(metric, a, pair) if pair is not None else None
-    found: dict[str, Any] = {"difference": Interval(*(bounds or (value, math.nan, math.nan))), "cases": None, "corrected": None,
-             "comparisons": max(len(pairs), 1)}  # fmt: skip
+    difference = Interval(*(bounds or (value, math.nan, math.nan)))
+    found: dict[str, Any] = {"difference": difference, "comparisons": max(len(pairs), 1), "cases": None}
+    found["corrected"] = None
     if pair is not None and bounds is not None:
         found |= {"cases": pair.difference.n, "corrected": pair.corrected}
         if pair.corrected is not None:

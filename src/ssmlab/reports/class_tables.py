@@ -23,7 +23,7 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """Precision, sensitivity, specificity, F1 and areas of every class and their means, with 95 % intervals."""
     boxes = []
     for label, sheet in sheets(run).items():
-        boxes += [el("h3", named(run.labels.index(label), run.titles[label])), sheet.html]
+        boxes += [el("h3", named(run.labels.index(label), run.titles[label]), class_="apart"), sheet.html]
     if not boxes:
         return None
     lede = "Shares have Wilson's interval over the cases that they are of, areas DeLong's, F1 one by drawing cases."

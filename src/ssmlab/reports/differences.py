@@ -96,7 +96,7 @@ def section(run, drawn: dict) -> Html | None:
     found = sheets(run)
     if not found:
         return None
-    boxes = [piece for sheet in found for piece in (el("h3", sheet.title), sheet.html)]
+    boxes = [piece for sheet in found for piece in (el("h3", sheet.title, class_="apart"), sheet.html)]
     return join([el("p", assumptions(run), class_="lede"), *boxes])
 
 

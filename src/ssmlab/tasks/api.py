@@ -173,7 +173,8 @@ def predict(
         inputs: images of PIL, their file names, arrays (h, w[, c]), tensors (c, h, w), texts or sequences of tokens;
             a list, a batch, a dataset (whose labels are not read), or a single one.
         task: as for `fit`, where the model does not say it.
-        options: of the task, as for `evaluate`.
+        options: of the task, as for `evaluate`; of classes also calibrated, probabilities at the temperature of the
+            validation part, and threshold, the class of two by its threshold.
     Returns:
         of images and sequences with classes `ClassPrediction`; of segmentation networks `Segmentation`; of language
         models `ScoredText`; of translation models `Translation`.
@@ -183,11 +184,12 @@ def predict(
     opened = open_model(model)
     name, about = _task_name(opened, task), opened.about
     module, compute = _module(name), choose_compute(device or "auto", "float32")
-    _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
+    taken = (*module.ABOUT, *getattr(module, "PREDICTING", ()))
+    _known(options, (*taken, "overlap", "mirror"), f"predict for {name!r}")
     items = several(inputs, images=name in ("classify", "segment"))
     if not items:
         return []
-    about = about | {key: options[key] for key in module.ABOUT if key in options}
+    about = about | {key: options[key] for key in taken if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()

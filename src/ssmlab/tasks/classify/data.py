@@ -1,6 +1,8 @@
 """The images of a run in memory: read and checked with numpy alone, before torch is imported."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +16,12 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Part:
-    """Images (n, h, w, 3) uint8 with labels (n,) and stable ids."""
+    """Images (n, h, w, 3) uint8 with labels (n,), stable ids, and groups such as patients where a column says them."""
 
     images: np.ndarray
     labels: np.ndarray
     ids: list[str]
+    groups: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "image_size": config.image_size,
         "fit": config.fit,
         "copies": report.copies,
+        **described_groups(config.group, parts),
         "notes": [
             *report.warnings,
             *([report.shapes] if report.shapes else []),
@@ -83,6 +87,13 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         ],
     }
     return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
+
+
+def described_groups(column: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The column of the groups and how many every part has, for run.json; nothing where there are none."""
+    if any(part.groups is None for part in parts.values()):
+        return {}
+    return {"group": column, "groups": {name: len(set(part.groups)) for name, part in parts.items()}}
 
 
 def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
@@ -94,7 +105,7 @@ def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
         images = split.array(config.image_size, lambda done, total: progress.update(done), config.fit)
     finally:
         progress.stop()
-    return Part(images, np.asarray(split.labels), list(split.ids))
+    return Part(images, np.asarray(split.labels), list(split.ids), split.groups)
 
 
 def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

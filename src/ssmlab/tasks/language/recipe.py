@@ -93,6 +93,8 @@ class SequenceEvaluation(Table):
     """Rows of a prediction."""
     positive: str = ""
     """The positive class of two; the second in order where it is not given."""
+    sensitivity: float = Field(0.0, ge=0, lt=1)
+    """Of two classes: the threshold, chosen on the validation part, finds this share; 0: Youden's index chooses it."""
     throughput_batch: int = Field(8, ge=1)
     """Rows of a batch when the speed is measured."""
     throughput_repeats: int = Field(5, ge=1)

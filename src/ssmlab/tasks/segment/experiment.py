@@ -274,7 +274,7 @@ def times_of(recipe: SegmentationRecipe, data: Masks, job: Job) -> list[Record]:
 def compare(recipe: SegmentationRecipe, data: Masks, jobs: list[Job]) -> list[tuple[str, Record]]:
     """The difference of every two models' Dice, at the end and at equal seconds."""
     resamples = recipe.evaluation.bootstrap
-    equal = dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds_difference")
+    equal = dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds")
     return dice_differences(jobs, resamples) + equal
 
 

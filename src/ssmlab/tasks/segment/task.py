@@ -154,7 +154,7 @@ def in_total(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def by_image(values: np.ndarray) -> np.ndarray:
     """The mean of every image (images,) over its classes but the first, of values (images, classes); nan: nothing."""
-    return _nanmean(values[:, 1:], 1)
+    return _nanmean(values[..., 1:], -1)
 
 
 def mean_of(values: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Streams: every record once a pass, in an order of the seed alone, and from any position on as if never interrupted."""
+"""Streams: every record once a pass, in an order of the seed alone, from any position on as if never interrupted."""
 
 import io
 import json
@@ -179,16 +179,17 @@ def write_parquet(folder, count, shards):
     for shard in range(shards):
         numbers = range(shard, count, shards)
         columns = {"image": [{"bytes": picture(i), "path": None} for i in numbers], "label": [i % 3 for i in numbers]}
-        parquet.write_table(
-            pa.table(columns), folder / f"train-{shard:05d}-of-{shards:05d}.parquet", row_group_size=16
-        )
+        parquet.write_table(pa.table(columns), folder / f"train-{shard:05d}-of-{shards:05d}.parquet", row_group_size=16)
     return folder
 
 
 def write_data_set(folder, count, shards):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
-    columns = {"image": [{"bytes": picture(i), "path": None} for i in range(count)], "label": [i % 3 for i in range(count)]}
+    columns = {
+        "image": [{"bytes": picture(i), "path": None} for i in range(count)],
+        "label": [i % 3 for i in range(count)],
+    }
     datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features)}).save_to_disk(folder)
     return folder
 
@@ -212,7 +213,7 @@ def test_shards_of_pictures_are_three_parts_without_a_loss(tmp_path, form):
         seen[part] = [int(image[0, 0, 0]) for image, _, _ in found]
         assert all(label == number % 3 for (_, label, _), number in zip(found, seen[part]))
     assert [len(seen[part]) for part in ("test", "val")] == [40, 20]
-    assert sorted(sum(seen.values(), [])) == list(range(200))
+    assert sorted(number for part in seen.values() for number in part) == list(range(200))
 
 
 def test_labels_of_tar_shards(tmp_path):
@@ -231,6 +232,12 @@ def test_labels_of_tar_shards(tmp_path):
         count_labels(open_shards(str(write_tars(tmp_path / "one", 12, 1, lambda i: (".cls", "1")))), 100, 0.1, 0)
 
 
+def read_all(folder):
+    parts = open_shards(str(folder))
+    census = count_labels(parts, 100, 0.1, 0)
+    return [list(Chosen(parts["train"], census, "train").read(shard)) for shard in range(len(parts["train"]))]
+
+
 @pytest.mark.parametrize("form", ["tar", "parquet"])
 def test_damaged_shards_are_one_line(tmp_path, form):
     folder = WRITERS[form](tmp_path / "data", 40, 1)
@@ -239,7 +246,5 @@ def test_damaged_shards_are_one_line(tmp_path, form):
     for cut in (10, len(whole) // 2):
         path.write_bytes(whole[:cut])
         with pytest.raises(DataError) as error:
-            parts = open_shards(str(folder))
-            census = count_labels(parts, 100, 0.1, 0)
-            [list(Chosen(parts["train"], census, "train").read(shard)) for shard in range(len(parts["train"]))]
+            read_all(folder)
         assert path.name in str(error.value) and "\n" not in str(error.value)

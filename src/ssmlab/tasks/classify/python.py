@@ -20,8 +20,8 @@ from ssmlab.data.check import check_images
 from ssmlab.data.contents import PARTS
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
-from ssmlab.tasks.classify.images import Part
 from ssmlab.tasks.classify.experiment import dataset_of
+from ssmlab.tasks.classify.images import Part
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment

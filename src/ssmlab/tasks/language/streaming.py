@@ -176,8 +176,8 @@ def _told(config: Any, source: TextRows | TokenRows, items: int, held: int) -> s
     noun = "bytes" if isinstance(source, TextRows) else "rows"
     size = sum(piece.end - piece.begin for piece in source.pieces)
     return (
-        f"read in a stream: {size:,} {noun} of {count(len(source.files), 'file')} in {len(source):,} pieces, about "
-        f"{items:,} rows an epoch; {config.buffer:,} rows are shuffled in memory, {held:,} held there, {memory:,.0f} MiB"
+        f"read in a stream: {size:,} {noun} of {count(len(source.files), 'file')} in {len(source):,} pieces, "
+        f"about {items:,} rows an epoch; {config.buffer:,} are shuffled in memory, {held:,} kept: {memory:,.0f} MiB"
     )
 
 

@@ -43,7 +43,7 @@ finds() { # TEXT that the sanitizer writes, CODE with a mistake
 }
 check() { # NAME, how many random calls
     under tests/ops/fuzz.py "$2" 0 > "$work/calls" || { cat "$work/calls"; exit 1; }
-    under -m pytest -p no:cacheprovider -p no:xdist -n 0 --capture=sys --timeout 3600 -k "$left_out" $tests
+    under -m pytest -p no:cacheprovider --capture=sys --timeout 3600 -k "$left_out" $tests
     echo "$1, $set: no finding; $(($(date +%s) - began)) s"
 }
 

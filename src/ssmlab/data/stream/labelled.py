@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -133,32 +133,34 @@ def count_labels(parts: dict[str, Pictures], most: int, val_fraction: float, see
     missing = [part for part in ("test", "val") if part not in parts]
     seeds = {"test": 0, "val": seed}
     counted: Counter[str | int | None] = Counter()
-    smallest: dict[str, list[float]] = {part: [] for part in missing}
+    smallest: dict[str, list[tuple[float, float]]] = {part: [] for part in missing}  # shares in its part and in test
     for shard in range(len(train)):
         for picture in train.read(shard, None):
             counted[picture.label] += 1
             if picture.label is None:
                 raise DataError(f"{picture.id}: nothing says its class; expected a folder, .cls, .json or a column")
-            for part, shares in smallest.items():
-                shares.append(share(picture.id, part, seeds[part]))
-        for part, shares in smallest.items():
-            smallest[part] = sorted(shares)[:most]
+            for part, found in smallest.items():
+                found.append((share(picture.id, part, seeds[part]), share(picture.id, "test", seeds["test"])))
+        for part, found in smallest.items():
+            smallest[part] = sorted(found)[: 2 * most]
     total = sum(counted.values())
-    held = {}
-    for part, shares in smallest.items():
-        wanted = min(round((TEST_FRACTION if part == "test" else val_fraction) * total), len(shares))
-        held[part] = (seeds[part], shares[max(wanted, 1) - 1])
-    if train.classes:
-        names, by_number = train.classes, True
-        found = {names[label] if isinstance(label, int) and 0 <= label < len(names) else label: n
-                 for label, n in counted.items()}  # fmt: skip
-    else:
-        numbers = all(isinstance(label, int) for label in counted)
-        names = tuple(str(label) for label in sorted(counted, key=None if numbers else str))  # type: ignore[type-var]
-        found, by_number = {str(label): n for label, n in counted.items()}, False
+    held: dict[str, tuple[int, float]] = {}
+    for part, found in smallest.items():
+        taken = held.get("test", (0, -1.0))[1]  # those of test are no candidates for val
+        shares = [own for own, other in found if part == "test" or other > taken]
+        wanted = max(1, min(round((TEST_FRACTION if part == "test" else val_fraction) * total), most))
+        if len(shares) < wanted:
+            raise DataError(f"too few pictures for three parts, {total:,} in train; give more")
+        held[part] = (seeds[part], shares[wanted - 1])
+    numbers = all(isinstance(label, int) for label in counted)
+    names = train.classes or tuple(map(str, sorted(counted, key=None if numbers else str)))  # type: ignore[type-var]
     if len(names) < 2:
         raise DataError(f"only one class, {names[0]!r}; a classifier needs at least two")
-    return Census(classes=names, counts=tuple(found.get(n, 0) for n in names), held=held, by_number=by_number)
+    census = Census(classes=names, counts=(), held=held, by_number=bool(train.classes))
+    counts = [0] * len(names)
+    for label, n in counted.items():
+        counts[census.number(label, train.names[0])] += n
+    return replace(census, counts=tuple(counts))
 
 
 class Chosen:

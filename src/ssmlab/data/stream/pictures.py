@@ -103,7 +103,8 @@ class TarShards:
                         found[suffix] = None
                 yield from self._example(shard, key, found)
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: no tar file, or damaged ({error})") from error
+            reason = str(error).split("\n")[0].rstrip(":")
+            raise DataError(f"{path}: no tar file, or damaged ({reason})") from error
 
     def _example(self, shard: int, key: str, found: dict[str, bytes | None]) -> Iterator[Labelled]:
         kind = next((kind for kind in found if f".{kind}".endswith(IMAGE_SUFFIXES)), None)

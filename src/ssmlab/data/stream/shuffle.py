@@ -36,7 +36,7 @@ class Stream:
         buffer: records that are kept; 1: the order of the shards alone.
         seed: decides the order. The number of workers does not.
         prepare: makes an item of a record, such as an image of a file's bytes, on `workers` threads, while the items
-            before are in use; None: records are the items.
+            before are in use, or on none but the caller's with 0; None: records are the items.
     Raises:
         DataError: there is no shard.
     """
@@ -77,8 +77,9 @@ class Stream:
         Raises:
             DataError: a record cannot be read, or there is none in any shard.
         """
-        if self._prepare is None:
-            return [self._draw() for _ in range(count)]
+        if self._prepare is None or not self._workers:
+            records = [self._draw() for _ in range(count)]
+            return records if self._prepare is None else [self._prepare(record) for record in records]
         found: list[Any] = []
         while len(found) < count:
             if not self._ahead:

@@ -87,7 +87,6 @@ def _images(
         f"encoded ones are shuffled in memory, and {held:,.0f} MiB are held there (mean and standard deviation are of "
         f"{len(parts['train'].labels):,})"
     )
-    progress.say(f"{config.path}: {told}")
     for name, count in whole.items():
         if count > len(parts[name].labels):
             how = [*how, f"{len(parts[name].labels):,} images of {name} are used, from all over it"]

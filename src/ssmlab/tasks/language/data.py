@@ -109,14 +109,8 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         "chance": chance_of(rows, f"bits_per_{UNITS[config.kind]}", units, counts),
     }
     return Texts(
-        rows=rows,
-        vocab_size=describe["vocabulary"],
-        separator_id=source.separator_id,
-        unit=UNITS[config.kind],
-        units=units,
-        tokenizer=source.tokenizer,
-        describe=describe,
-        template=source.template, rate=source.rate,
+        rows=rows, vocab_size=describe["vocabulary"], separator_id=source.separator_id, unit=UNITS[config.kind],
+        units=units, tokenizer=source.tokenizer, describe=describe, template=source.template, rate=source.rate,
     )  # fmt: skip
 
 

@@ -85,7 +85,6 @@ def stream_texts(recipe: AnyRecipe, progress: Progress) -> Texts:
             items = max(1, round(len(shards[part]) * len(found) / read))
     items = min(items, config.limit or items)
     told = _told(config, source, items, sum(map(len, rows.values())))
-    progress.say(f"{config.path}: {told}")
     notes = [told, how, "copies across parts are not looked for in a stream"]
     counts = {part: int((found.labels() != -100).sum()) for part, found in rows.items()}
     describe = {
@@ -102,17 +101,11 @@ def stream_texts(recipe: AnyRecipe, progress: Progress) -> Texts:
         "copies": {},
         "chance": chance_of(rows, "bits_per_byte", units, counts),
     }
-    open_stream = partial(Stream, source, shards=shards["train"], buffer=config.buffer)
+    stream = TokenStream(partial(Stream, source, shards=shards["train"], buffer=config.buffer), items)
     return Texts(
-        rows=rows,
-        vocab_size=describe["vocabulary"],
-        separator_id=separator_id,
-        unit="byte",
-        units=units,
-        tokenizer=name,
-        describe=describe,
-        train=TokenStream(open_stream, items),
-    )
+        rows=rows, vocab_size=describe["vocabulary"], separator_id=separator_id, unit="byte", units=units,
+        tokenizer=name, describe=describe, train=stream,
+    )  # fmt: skip
 
 
 def _files(path: str) -> list[tuple[str, Path]]:

@@ -17,8 +17,9 @@ from ssmlab.tasks.language import streaming
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import load_data
 
-SMALL = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8", "data.buffer=10", "name=small", "seeds=[0]",
-         "training.checkpoint_steps=2", "evaluation.throughput_repeats=1", "evaluation.bootstrap=100"]  # fmt: skip
+SMALL = ["training.epochs=2", "training.min_steps=0", "training.batch_size=8", "data.buffer=10", "name=small",
+         "training.checkpoint_steps=2", "evaluation.throughput_repeats=1", "evaluation.bootstrap=100",
+         "seeds=[0]"]  # fmt: skip
 TEXT = ("language/text", ["models=[{name='mamba_lm_test'}]", "data.length=32", "data.limit=48", "data.stream=true"])
 IMAGES = ("classification/own_folder", ["models=[{name='resnet_test'}]", "data.image_size=8", "data.limit=48",
                                         "training.augment.shift=0"])  # fmt: skip

@@ -248,3 +248,15 @@ def test_damaged_shards_are_one_line(tmp_path, form):
         with pytest.raises(DataError) as error:
             read_all(folder)
         assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_shard(tmp_path):
+    write_tars(tmp_path / "mixed", 4, 1)
+    (tmp_path / "mixed" / "a.png").write_bytes(picture(1))
+    (tmp_path / "other").mkdir()
+    with tarfile.open(tmp_path / "other" / "cifar.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("cifar-10-batches-py/data_batch_1"), io.BytesIO())
+    for place in ("mixed", "other", "other/cifar.tar", "nothing"):
+        assert not is_sharded(str(tmp_path / place))
+    assert not is_sharded("digits") and is_sharded("hf://datasets/someone/pictures")
+    assert is_sharded(str(write_tars(tmp_path / "shards", 4, 1) / "train-000.tar"))

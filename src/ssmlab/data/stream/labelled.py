@@ -1,17 +1,20 @@
 """Parts and classes of labelled pictures that are read in a stream, counted in one pass over their labels."""
 
+import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.files import MAX_FILE_BYTES, FolderFiles
+from ssmlab.data.files import IMAGE_SUFFIXES, MAX_FILE_BYTES, FolderFiles
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, to_rgb
 from ssmlab.data.parts import parts_of
 from ssmlab.data.splits import TEST_FRACTION
@@ -27,19 +30,35 @@ from ssmlab.data.stream.pictures import (
 )
 
 TARS, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
+FIRST = 64  # members of a tar file, among which there is a picture
 ON_DISK = ("dataset_dict.json", "dataset_info.json")  # in a folder that `datasets` has saved
 
 
 def is_sharded(path: str) -> bool:
-    """Whether these are pictures that only a stream reads: tar shards, Parquet, or a data set of Hugging Face."""
+    """Whether these are pictures that only a stream reads: tar files of them, Parquet, a data set of Hugging Face;
+    not where other pictures lie next to them, nor CIFAR's archives."""
     if path.startswith(HUB):
         return True
     place = Path(path).expanduser()
-    if not place.is_dir():
-        return place.is_file() and place.name.lower().endswith((".tar", *PARQUET))
-    return any((place / name).is_file() for name in ON_DISK) or any(
-        name.lower().endswith((".tar", *PARQUET)) for name in FolderFiles(place).files
-    )
+    if place.is_file():
+        files = {place.name: place}
+    elif any((place / name).is_file() for name in ON_DISK):
+        return True
+    elif place.is_dir():
+        listed = FolderFiles(place)
+        files = {name: listed.at(name) for name in listed.files}
+    else:
+        return False
+    names = [name for name in files if name.lower().endswith((".tar", *PARQUET))]
+    if not names or any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+        return False
+    if not names[0].lower().endswith(".tar"):
+        return True
+    try:
+        with tarfile.open(files[names[0]]) as opened:
+            return any(member.name.lower().endswith(IMAGE_SUFFIXES) for member in islice(opened, FIRST))
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return True  # reading it says what is wrong
 
 
 def open_shards(path: str) -> dict[str, Pictures]:

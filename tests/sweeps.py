@@ -410,9 +410,9 @@ def main() -> None:
                 for what in options.what:
                     if what != "hostile":
                         getattr(sweep, what)(options.count or counts[what])
-                for (what, right), n in sorted(sweep.counts.items()):
-                    found[what, right] += n
-                    print(f"{kind}: {what}: {n} {'right' if right else 'WRONG'}", flush=True)
+                        numbers = {right: sweep.counts[what, right] for right in (True, False)}
+                        print(f"{kind}: {what}: {numbers[True]} right, {numbers[False]} wrong", flush=True)
+                        found.update({(what, right): n for right, n in numbers.items() if n})
                 faults += sweep.faults
                 shutil.rmtree(sweep.work)
         if "hostile" in options.what:

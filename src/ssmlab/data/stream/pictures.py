@@ -205,7 +205,8 @@ class HuggingFace:
         for number, row in enumerate(rows):
             id = f"{self.names[shard]}:{shard}:{number}"
             content = row[self.picture] if wanted is not None and wanted(id) else None
-            content = (content.get("bytes") or content.get("path")) if isinstance(content, dict) else content
+            if isinstance(content, dict):  # what comes from the hub names no file of this machine
+                content = content.get("bytes") or (content.get("path") if self.fixed else None)
             yield Labelled(id, content, row[self.label])
 
 

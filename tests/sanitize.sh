@@ -42,6 +42,15 @@ finds() { # TEXT that the sanitizer writes, CODE with a mistake
         exit 1
     fi
 }
+races() { # a race in a region of OpenMP is found, and none where there is none
+    printf '%s\n' '#include <cstdlib>' 'long sum, each[1000];' 'int main(int count, char **) {' \
+        '#pragma omp parallel for num_threads(3) schedule(dynamic, 1)' \
+        'for (long i = 0; i < 1000; i++) (count > 1 ? sum : each[i]) += i;' '}' > "$work/race.cpp"
+    g++ -std=c++20 -O1 -g -fopenmp -fsanitize=thread -c "$work/race.cpp" -o "$work/race.o"
+    g++ -std=c++20 -O1 -g -fsanitize=thread "$work/race.o" tests/teams.cpp -o "$work/race"
+    setarch "$(uname -m)" -R "$work/race"
+    ! setarch "$(uname -m)" -R "$work/race" twice > "$work/found" 2>&1 && grep -q "data race" "$work/found"
+}
 check() { # NAME, how many random calls
     under tests/ops/fuzz.py "$2" 0 > "$work/calls" || { cat "$work/calls"; exit 1; }
     under -m pytest -p no:cacheprovider --capture=sys --timeout 3600 -k "$left_out" $tests
@@ -73,6 +82,7 @@ def call():
     for _ in range(20): steps.conv_step(given[0], state, *given[1:])
 each = [threading.Thread(target=call) for _ in range(2)]
 [thread.start() for thread in each], [thread.join() for thread in each]"
+        races || { echo "a race made on purpose was not found in a region, or one was found where there is none"; exit 1; }
         check thread 60
         ;;
     esac

@@ -3,6 +3,7 @@
 // that every region after another would look like a race. Nothing of ours has to be suppressed this way. Only what the
 // kernels need is here; a region with anything else does not link.
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -36,11 +37,12 @@ OURS int omp_get_thread_num() { return (int)self.number; }
 OURS int omp_get_num_threads() { return self.team ? (int)self.team->size : 1; }
 OURS void GOMP_barrier() { pthread_barrier_wait(&self.team->barrier); }
 
-OURS void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
+static void run(void (*body)(void *), void *data, unsigned threads, long end, long chunk) {
     Team team(threads);
     auto work = [&](unsigned number) {
         const Worker before = self;
-        self = Worker{&team, number};
+        self = Worker{&team, number, chunk > 0, end, chunk};
+        GOMP_barrier();  // or the first one would have done all before the others are there
         body(data);
         self = before;
     };
@@ -50,8 +52,17 @@ OURS void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsi
     for (std::thread &other : others) other.join();
 }
 
+OURS void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned) { run(body, data, threads, 0, 0); }
+
+OURS void GOMP_parallel_loop_nonmonotonic_dynamic(void (*body)(void *), void *data, unsigned threads, long start, long end,
+                                                  long step, long chunk, unsigned) {
+    if (start != 0 || step != 1) abort();
+    run(body, data, threads, end, chunk);
+}
+
 // A counter without an order: what one task writes is not thereby seen by the next one, as OpenMP does not promise it.
 OURS bool GOMP_loop_nonmonotonic_dynamic_next(long *first, long *last) {
+    sched_yield();  // so that all of a team get tasks, on a busy machine too
     *first = self.team->taken.fetch_add(self.chunk, std::memory_order_relaxed);
     *last = *first + self.chunk < self.end ? *first + self.chunk : self.end;
     return *first < self.end;

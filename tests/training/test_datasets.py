@@ -197,6 +197,7 @@ def test_a_stream_begins_again_when_it_ends_and_can_be_entered_anywhere():
     fresh.begin_epoch(1)
     assert fresh[1] == 0 and fresh[3] == 2
     assert fresh[0] == 4, "and back"
+    assert fresh.__getitems__([3, 0, 3]) == [2, 4, 2] and fresh.__getitems__([1, 2]) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,12 @@ class StreamDataset(Dataset):
         return self._read(self._first + index, 1)[0]
 
     def __getitems__(self, indices: list[int]) -> Any:
-        """These items, which follow each other, as a batch if the dataset makes batches."""
-        items = self._read(self._first + indices[0], len(indices))
+        """These items, as a batch if the dataset makes batches; those that follow each other are read at once."""
+        if indices == list(range(indices[0], indices[0] + len(indices))):
+            items = self._read(self._first + indices[0], len(indices))
+        else:
+            read = {index: self._read(self._first + index, 1)[0] for index in sorted(set(indices))}
+            items = [read[index] for index in indices]
         return self._collate(items) if self._collate else items
 
     def position(self, item: int) -> dict[str, Any]:

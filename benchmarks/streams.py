@@ -32,17 +32,17 @@ COMMON = ["seeds=[0]", "training.min_steps=0", "training.epochs=1", "training.ke
 
 
 def write_text(path: Path, size: int) -> None:
-    """Words of a vocabulary in lines, some of them long."""
+    """Lines of words of a vocabulary, some of them long, in a random order."""
     random = np.random.default_rng(0)
     words = np.array(["".join(chr(97 + c) for c in random.integers(0, 26, n)) for n in random.integers(2, 10, WORDS)])
+    lengths = random.geometric(0.05, 50_000)
+    chosen = words[random.zipf(1.3, lengths.sum()) % WORDS]
+    lines = np.array([" ".join(part) for part in np.split(chosen, np.cumsum(lengths)[:-1])], object)
     written = 0
     with open(path, "wb") as file:
         while written < size:
-            lengths = random.geometric(0.05, 5000)
-            chosen = words[random.zipf(1.3, lengths.sum()) % WORDS]
-            lines = (" ".join(part) for part in np.split(chosen, np.cumsum(lengths)[:-1]))
-            block = ("\n".join(lines) + "\n").encode()
-            written += file.write(block)
+            block = "\n".join(lines[random.integers(0, len(lines), 20_000)]) + "\n"
+            written += file.write(block.encode())
 
 
 def encoded(number: int) -> tuple[bytes, int]:

@@ -84,10 +84,14 @@ def files(root: Path) -> dict[str, tuple[Path, str]]:
     with wave.open(sound, "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
         file.writeframes(np.random.default_rng(0).integers(-999, 999, 800).astype("<i2").tobytes())
-    put("wav", {f"{c}/{i}.wav": sound.getvalue() for c in "ab" for i in range(6)}, "a/2.wav")
+    put("wav", {f"{c}/{i}.wav": sound.getvalue() for c in "ab" for i in range(30)}, "a/2.wav")
     genes = "".join(f">gene {i}\n{'ACGTN' * (i + 3)}\n" for i in range(30)).encode()
-    put("fasta", {"a.fa": genes, "b.fa": genes[::-1].replace(b">", b"A") and b">x\nACGT\n" * 20}, "a.fa")
-    put("fasta.gz", {"a.fa.gz": gzip.compress(genes), "b.fa.gz": gzip.compress(b">x\nACGT\n" * 20)}, "a.fa.gz")
+    put("fasta", {"a.fa": genes, "b.fa": genes.replace(b"gene", b"other")}, "a.fa")
+    put(
+        "fasta.gz",
+        {"a.fa.gz": gzip.compress(genes), "b.fa.gz": gzip.compress(genes.replace(b"gene", b"other"))},
+        "a.fa.gz",
+    )
     parts = [f"{part}/{c}/{i}.txt" for part in ("train", "test") for c in "ab" for i in range(6)]
     put("labelled texts", {name: f"the text of {name}".encode() for name in parts}, "train/a/1.txt")
     chats = "".join(json.dumps({"prompt": f"{i}?", "response": f"{i}!"}) + "\n" for i in range(60))

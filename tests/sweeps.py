@@ -30,8 +30,9 @@ import numpy as np
 SMALL = ["--smoke", "training.epochs=2", "evaluation.throughput_repeats=1", "evaluation.bootstrap=100"]
 LANGUAGE = ["data.limit=16", "training.batch_size=8", "data.length=32", "training.checkpoint_steps=1"]
 KINDS = {  # a recipe and its changes; {folder} holds what `material` makes
-    "images": ["run", "classification/digits_resnet18_vs_hybrid", *SMALL, "data.limit=32", "training.batch_size=16",
-               "training.checkpoint_steps=1", "evaluation.samples=2", "evaluation.throughput_batch=4"],
+    "images": ["run", "classification/digits_resnet18_vs_hybrid", *SMALL, "data.limit=16", "training.batch_size=8",
+               "models=[{name='resnet_test'}]", "training.checkpoint_steps=1", "evaluation.samples=2",
+               "evaluation.throughput_batch=4"],
     "language": ["run", "language/text", *SMALL, *LANGUAGE, "models=[{name='mamba_lm_test'}]", "training.keep=best"],
     "lora": ["run", "language/text", *SMALL, *LANGUAGE, "models=[{name='mamba_lm_test'}]", "lora=all"],
     "labels": ["run", "language/classify_text", *SMALL, "data.limit=24", "training.batch_size=8",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssmlab.cli.main import main
 from ssmlab.core.errors import DataError
 from ssmlab.data.stream import texts
 from ssmlab.data.stream.labelled import Chosen, count_labels, is_sharded, open_shards, preparing
@@ -248,6 +249,19 @@ def test_damaged_shards_are_one_line(tmp_path, form):
         with pytest.raises(DataError) as error:
             read_all(folder)
         assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_data_check_counts_the_labels_of_shards(tmp_path, capsys):
+    folder = str(write_tars(tmp_path / "shards", 60, 2))
+    with pytest.raises(SystemExit) as end:
+        main(["data", "check", folder, "--json"])
+    assert not end.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shards"], found["balance"]["train"]) == ({"train": 2}, {"0": 20, "1": 20, "2": 20})
+    with pytest.raises(SystemExit):
+        main(["data", "check", folder])
+    shown = capsys.readouterr().out
+    assert "2 shards of train" in shown and "only their labels were read" in shown
 
 
 def test_what_is_no_shard(tmp_path):

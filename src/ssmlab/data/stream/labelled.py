@@ -4,7 +4,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -180,6 +180,49 @@ def count_labels(parts: dict[str, Pictures], most: int, val_fraction: float, see
     for label, n in counted.items():
         counts[census.number(label, train.names[0])] += n
     return replace(census, counts=tuple(counts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What `check_shards` found. Problems are raised.
+
+    Attributes:
+        classes: by number. shards: of every part. counts: "train" -> pictures. balance: "train" -> class -> pictures.
+    """
+
+    name: str
+    path: str
+    classes: tuple[str, ...]
+    shards: dict[str, int]
+    counts: dict[str, int]
+    balance: dict[str, dict[str, int]]
+    notes: list[str]
+    format: str = "shards"
+    ok: bool = True
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        return {"task": "classify", **asdict(self), "problems": []}
+
+
+def check_shards(path: str, val_fraction: float = 0.1, seed: int = 0) -> ShardReport:
+    """Read the labels of pictures that are read in a stream; the pictures are decoded when they are trained on.
+
+    Raises:
+        DataError: as `open_shards` and `count_labels`.
+    """
+    parts = open_shards(path)
+    census = count_labels(parts, 1, val_fraction, seed)
+    taken = [f"{part} is taken from train" for part in census.held]
+    return ShardReport(
+        name=Path(path).name,
+        path=path,
+        classes=census.classes,
+        shards={part: len(source) for part, source in parts.items()},
+        counts={"train": sum(census.counts)},
+        balance={"train": dict(zip(census.classes, census.counts, strict=True))},
+        notes=["pictures are read in a stream and were not decoded; only their labels were read", *taken],
+    )
 
 
 class Chosen:

@@ -156,7 +156,7 @@ def command(kind: str, folder: Path, name: str, picture: Path) -> list[str]:
     if kind.startswith("vision"):
         return ["classify", str(path.parent), str(picture)]
     if kind.startswith("language"):
-        return ["generate", str(path.parent), "--prompt", "To be", "--length", "4"]
+        return ["generate", str(path.parent), "--prompt", "To be", "--max-tokens", "4"]
     if kind.startswith("run's"):
         return ["report", str(folder)]
     if kind == "recipe":

@@ -50,6 +50,7 @@ KINDS = {  # a recipe and its changes; {folder} holds what `material` makes
               "training.learning_rate=1e-3,2e-3", "--smoke"],
 }  # fmt: skip
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+UNREAD = "checksums.json config.json preprocess.json model.safetensors report.html best.toml"  # by `ssmlab report`
 TIMES = ("second", "bytes", "tokens/s", "images/s", "pairs/s", "characters/s", "sentences/s")
 
 
@@ -92,7 +93,7 @@ class Trial:
                     if self.fault == "kill" and self.seen == self.at:
                         os.kill(os.getpid(), signal.SIGKILL)
                     if self.fault == "full" and self.seen >= self.at and event in ("open", "os.mkdir"):
-                        raise OSError(errno.ENOSPC, "No space left on device", str(arguments[0]))
+                        raise OSError(errno.ENOSPC, "No space left on device", arguments[0])
 
             sys.addaudithook(hook)
             if self.bytes:
@@ -292,7 +293,7 @@ class Sweep:
                 code, said = Trial(command, output).wait()
                 if "Traceback" in said or code not in (0, 2):
                     fault = fault or f"{command[0]} ended with {code}"
-                elif code == 0 and command[0] == "report" and path.name not in said and "checksums" not in path.name:
+                elif code == 0 and command[0] == "report" and path.name not in (said + UNREAD):
                     fault = fault or "report says nothing of it"
                 elif code == 0 and command[0] == "run" and path.name not in ("report.html", "checksums.json"):
                     fault = fault or "--resume is content with it"

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Any, cast
 
 import typer
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     for number in STOPPING:  # as Ctrl-C
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, interrupt)
+    before, threading.excepthook = threading.excepthook, partial(_thread_failed, threading.excepthook)
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:
@@ -128,7 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         typer.echo(f"ssmlab: {told[0]}", err=True)
         sys.exit(told[1])
+    finally:
+        threading.excepthook = before
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _thread_failed(before: Any, failed: threading.ExceptHookArgs) -> None:
+    """A full disk and the like are told once: TensorBoard's thread hands its error to the next call of the writer."""
+    if failed.exc_value is None or explain_system(failed.exc_value) is None or os.environ.get("SSMLAB_DEBUG"):
+        before(failed)
 
 
 def _explain_usage(error: Exception) -> None:

@@ -27,6 +27,7 @@ from ssmlab.data.stream.pictures import (
     TarShards,
     everything,
     needed,
+    told,
 )
 
 TARS, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
@@ -74,10 +75,11 @@ def open_shards(path: str) -> dict[str, Pictures]:
     place = Path(path).expanduser()
     if path.startswith(HUB) or any((place / name).is_file() for name in ON_DISK):
         datasets = needed("datasets", "datasets")
-        if path.startswith(HUB):
-            opened = datasets.load_dataset(path.removeprefix(HUB), streaming=True)
-        else:
-            opened = datasets.load_from_disk(str(place))
+        with told(path, "no data set that `datasets` can open"):
+            if path.startswith(HUB):
+                opened = datasets.load_dataset(path.removeprefix(HUB), streaming=True)
+            else:
+                opened = datasets.load_from_disk(str(place))
         found = opened if isinstance(opened, dict) else {"train": opened}
         parts = dict(zip(found, parts_of(found), strict=True))
         return _with_train({part or "train": HuggingFace(found[name], name) for name, part in parts.items()}, path)

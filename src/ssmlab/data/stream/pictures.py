@@ -4,6 +4,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -167,11 +168,10 @@ class ParquetShards:
                     yield Labelled(id, content, label)
                     number += 1
 
-    def _opened(self, path: Path) -> Any:
-        try:
-            return self._parquet.ParquetFile(path, memory_map=True)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no Parquet, or damaged ({' '.join(str(error).split())})") from error
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        with told(path, "no Parquet, or damaged"), self._parquet.ParquetFile(path, memory_map=True) as file:
+            yield file
 
 
 class HuggingFace:
@@ -197,6 +197,10 @@ class HuggingFace:
 
     def read(self, shard: int, wanted: Wanted | None = everything) -> Iterator[Labelled]:
         """The pictures of a shard, see `Pictures`."""
+        with told(self.names[shard], "damaged"):
+            yield from self._rows(shard, wanted)
+
+    def _rows(self, shard: int, wanted: Wanted | None) -> Iterator[Labelled]:
         part = self.part.select_columns([self.label]) if wanted is None else self.part
         if self.fixed:
             rows = part.select(range(shard * ROWS, min((shard + 1) * ROWS, len(part))))
@@ -229,6 +233,18 @@ class FolderShards:
         """The pictures of a shard, see `Pictures`; each is opened when it is decoded."""
         for i in range(shard * FILES, min((shard + 1) * FILES, len(self.split))):
             yield Labelled(self.split.ids[i], lambda i=i: self.split.image(i), int(self.split.labels[i]))
+
+
+@contextmanager
+def told(where: Any, what: str) -> Iterator[None]:
+    """Whatever pyarrow finds wrong with a file becomes one line with its name."""
+    errors = needed("pyarrow", "parquet").ArrowException
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, errors) as error:
+        raise DataError(f"{where}: {what} ({' '.join(str(error).split())})") from error
 
 
 def needed(module: str, extra: str) -> Any:

@@ -87,7 +87,9 @@ def raises(error):
     raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("without a number"), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OSError("without a number"), ValueError("a bug"), EOFError("a bug")]
+)
 def test_other_errors_are_not_hidden(error, monkeypatch):
     def fails(*_, **__):
         raise error

@@ -150,9 +150,10 @@ def test_rows_of_an_array_of_tokens(tmp_path, ending):
         assert ((row.labels() == -100) == (row.tokens[:, :-1] == 0)).all()
     with pytest.raises(DataError, match=r"token \d+ at [\d,]+, and the vocabulary has 30"):
         [TokenRows([(path.name, path)], 30, 20, 0).rows(shard) for shard in range(5)]
-    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY no")
-    with pytest.raises(DataError, match=r"bad.npy: no array of tokens"):
-        TokenRows([("bad.npy", tmp_path / "bad.npy")], 50, 20, 0)
+    for content in (b"\x93NUMPY no", b""):
+        (tmp_path / "bad.npy").write_bytes(content)
+        with pytest.raises(DataError, match=r"bad.npy: no array of tokens"):
+            TokenRows([("bad.npy", tmp_path / "bad.npy")], 50, 20, 0)
 
 
 def picture(number):

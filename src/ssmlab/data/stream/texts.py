@@ -186,7 +186,7 @@ class TokenRows:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             else:
                 array = np.memmap(path, np.uint16 if self.vocab_size <= 1 << 16 else np.uint32, "r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: no array of tokens ({error})") from error
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise DataError(f"{path}: expected one axis of whole numbers, got {array.shape} of {array.dtype}")

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import typer
 from calling import call
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -87,9 +88,16 @@ def raises(error):
     raise error
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("a bug"), OSError("without a number"), ValueError("a bug"), EOFError("a bug")]
-)
+def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch):
+    def fails(*_, **__):  # as typer does
+        raise typer.Abort from EOFError("a bug")
+
+    monkeypatch.setattr(command_line, "app", fails)
+    with pytest.raises(EOFError, match="a bug"):
+        call("doctor")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("without a number"), ValueError("a bug")])
 def test_other_errors_are_not_hidden(error, monkeypatch):
     def fails(*_, **__):
         raise error

@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D, wherever it comes from
-            raise error.__cause__
+            raise error.__cause__ from None
         typer.echo("ssmlab: interrupted", err=True)
         sys.exit(exit_code_of(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
     except UserError as error:

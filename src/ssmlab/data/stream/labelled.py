@@ -174,7 +174,9 @@ def count_labels(parts: dict[str, Pictures], most: int, val_fraction: float, see
             raise DataError(f"too few pictures for three parts, {total:,} in train; give more")
         held[part] = (seeds[part], shares[wanted - 1])
     numbers = all(isinstance(label, int) for label in counted)
-    names = train.classes or tuple(map(str, sorted(counted, key=None if numbers else str)))  # type: ignore[type-var]
+    names = train.classes or tuple(
+        sorted({str(label) for label in counted}, key=lambda name: (int(name) if numbers else 0, name))
+    )
     if len(names) < 2:
         raise DataError(f"only one class, {names[0]!r}; a classifier needs at least two")
     census = Census(classes=names, counts=(), held=held, by_number=bool(train.classes))

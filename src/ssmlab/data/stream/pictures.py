@@ -86,7 +86,7 @@ class TarShards:
         try:
             with tarfile.open(path, "r:*") as opened:
                 for member in opened:
-                    opened.members = []  # which would keep every file that was passed
+                    opened.members = []  # type: ignore[attr-defined] # which would keep every file that was passed
                     folder, _, file = member.name.rpartition("/")
                     stem, _, suffix = file.lower().partition(".")
                     picture = f".{suffix}".endswith(IMAGE_SUFFIXES)

@@ -201,5 +201,6 @@ def one_row(rows: Rows, i: int) -> Rows:
 
 def joined(rows: list[Rows]) -> Rows:
     """Rows of several pieces one after another; numbers of documents count within their own row."""
-    names = ("tokens", "documents", "learned", "fresh")
-    return Rows(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+    columns = zip(*((row.tokens, row.documents, row.learned, row.fresh) for row in rows), strict=True)
+    tokens, documents, learned, fresh = (np.concatenate(column) for column in columns)
+    return Rows(tokens, documents, learned, fresh)

@@ -57,7 +57,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
+    return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, stream=None, **parts)
 
 
 def checked_positive(recipe: Recipe, images: Images) -> Images:

@@ -1,5 +1,6 @@
 """Images that are read while a model is trained: what of them is in memory, and what is said about them."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -90,7 +91,7 @@ def _images(
     for name, count in whole.items():
         if count > len(parts[name].labels):
             how = [*how, f"{len(parts[name].labels):,} images of {name} are used, from all over it"]
-    ids = {name: part.ids for name, part in parts.items() if name != "train"}
+    ids: dict[str, Sequence[str]] = {name: part.ids for name, part in parts.items() if name != "train"}
     names = [f"{shard} {n}" for source in shards for n, shard in enumerate(source.names)]
     describe = {
         "format": form,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -28,6 +29,7 @@ SMALL = ["--smoke", "data.limit=64", "training.epochs=2", "evaluation.samples=3"
     ("error", "said", "code"),
     [
         (OSError(errno.ENOSPC, "x", "a/b"), "a/b: no space left; what was there is intact; make room, then", 1),
+        (OSError(errno.ENOSPC, "x", b"a/b"), "a/b: no space left", 1),
         (OSError(errno.EDQUOT, "x", "a/b"), "a/b: no space left", 1),
         (OSError(errno.EIO, "x", "a/b"), "a/b: the disk cannot be read or written", 1),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; change its permissions", 2),
@@ -58,6 +60,41 @@ def test_what_the_machine_refuses_is_one_line(error, said, code, monkeypatch, ca
     assert shown.startswith(f"ssmlab: {said}") and shown.count("\n") == 1
     monkeypatch.setenv("SSMLAB_DEBUG", "1")
     with pytest.raises(type(error)):
+        call("doctor")
+
+
+def test_a_thread_whose_file_cannot_be_written_is_told_once(monkeypatch, capsys):
+    """As TensorBoard's: the thread ends with the error, and the next call of its writer raises it again."""
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+
+    def fails(*_, **__):
+        errors = [OSError(errno.ENOSPC, "No space left on device", "log"), ValueError("a bug")]
+        for error in errors:
+            thread = threading.Thread(target=raises, args=(error,))
+            thread.start()
+            thread.join()
+        raise errors[0]
+
+    monkeypatch.setattr(command_line, "app", fails)
+    assert call("doctor") == 1
+    assert [type(told.exc_value) for told in seen] == [ValueError] and threading.excepthook == seen.append
+    assert (
+        capsys.readouterr().err
+        == "ssmlab: log: no space left; what was there is intact; make room, then repeat the command\n"
+    )
+
+
+def raises(error):
+    raise error
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch):
+    def fails(*_, **__):  # as typer does
+        raise typer.Abort from EOFError("a bug")
+
+    monkeypatch.setattr(command_line, "app", fails)
+    with pytest.raises(EOFError, match="a bug"):
         call("doctor")
 
 

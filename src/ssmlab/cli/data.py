@@ -58,6 +58,7 @@ def _show(report: Any) -> None:
     from ssmlab.data import CheckReport
     from ssmlab.data.masks.check import MaskReport
     from ssmlab.data.sequences.check import SequenceReport
+    from ssmlab.data.stream.labelled import ShardReport
 
     console = Console(highlight=False, markup=False)
     about = getattr(report, "data", report)
@@ -68,6 +69,10 @@ def _show(report: Any) -> None:
         _show_masks(console, report)
     elif isinstance(report, SequenceReport):
         _show_sequences(console, report)
+    elif isinstance(report, ShardReport):
+        console.print(", ".join(f"{n:,} shards of {part}" for part, n in report.shards.items()))
+        console.print(_balance(report))
+        _show_lines(console, ("Notes", report.notes, ""))
     else:
         _show_pairs(console, report)
 

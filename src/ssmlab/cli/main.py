@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+import threading
+from functools import partial
 from typing import Any, cast
 
 import typer
@@ -105,12 +107,15 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # with LANG=C: what the terminal has no sign for is a question mark
             stream.reconfigure(errors="replace")
     watch_signals()
+    before, threading.excepthook = threading.excepthook, partial(_thread_failed, threading.excepthook)
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:
         _explain_usage(error)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D, wherever it comes from
+            raise error.__cause__ from None
         typer.echo("ssmlab: interrupted", err=True)
         sys.exit(exit_code_of(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
     except Exception as error:
@@ -124,7 +129,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         typer.echo(f"ssmlab: {explained[0]}", err=True)
         sys.exit(explained[1])
+    finally:
+        threading.excepthook = before
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _thread_failed(before: Any, failed: threading.ExceptHookArgs) -> None:
+    """A full disk and the like are told once: TensorBoard's thread hands its error to the next call of the writer."""
+    if failed.exc_value is None or explain_system(failed.exc_value) is None or os.environ.get("SSMLAB_DEBUG"):
+        before(failed)
 
 
 def _explain_usage(error: Exception) -> None:

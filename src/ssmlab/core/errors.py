@@ -94,6 +94,7 @@ def explain_system(error: BaseException) -> tuple[str, int] | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     path, number, name = error.filename, error.errno, errno.errorcode.get(error.errno, "")
+    path = os.fsdecode(path) if isinstance(path, bytes) else path
     where = f"{path}: " if path else ""
     if name in ("ENOSPC", "EDQUOT", "EFBIG"):
         return f"{where}no space left; what was there is intact; make room, then repeat the command", 1

@@ -16,13 +16,14 @@ from ssmlab.data.options import DataOptions
 from ssmlab.data.pairs.check import PairReport, check_pairs
 from ssmlab.data.pairs.config import PairConfig
 from ssmlab.data.sequences.check import SequenceReport, check_sequences
+from ssmlab.data.stream.labelled import ShardReport, check_shards, is_sharded
 
 OTHERS = (
     "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
     "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr), or sentence pairs (train.en and train.fr, or with a "
     "tab between)"
 )
-Report = CheckReport | MaskReport | PairReport | SequenceReport
+Report = CheckReport | MaskReport | PairReport | SequenceReport | ShardReport
 
 
 def check_data(
@@ -54,6 +55,8 @@ def check_data(
         labels, group = options.labels.removeprefix("fine"), options.group or ""
         encoding = codecs.lookup(options.encoding).name
         return check_sequences(path, kind, task, **split, encoding=encoding, labels=labels, group=group)
+    if is_sharded(path):
+        return check_shards(path, **split)
     try:
         data = open_images(path, group=options.group, labels=options.labels, **split, strict=False)
     except DataError as error:

@@ -28,7 +28,7 @@ from ssmlab.training import resume as resuming
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Patience, Watch
 from ssmlab.training.config import FitConfig
-from ssmlab.training.dataset import as_dataset
+from ssmlab.training.dataset import Position, StreamDataset, as_dataset
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.nonfinite import LastStep
 from ssmlab.training.parameters import decayed, optimizer_groups, optimizer_of
@@ -194,6 +194,8 @@ class SsmTrainer(Trainer):
         self.gradients = Gradients(network, config, label, progress) if Gradients.wanted(config) else None
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
         self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
+        if isinstance(train, StreamDataset) and train.has_position:
+            self.kept_parts.append(Position(train, self))
         self.checkpoints = Checkpoints(self, config.checkpoint_steps)
         self.patience = (
             Patience(task.primary_metric, task.higher_is_better, config.patience) if config.patience else None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
@@ -15,7 +16,7 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.models import create_model
 from ssmlab.reports.run_folder import read_predictions
-from ssmlab.tasks.classify.data import Images, Part
+from ssmlab.tasks.classify.images import Images, Part
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
@@ -26,7 +27,7 @@ from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.shared.outputs import write_predictions, write_samples
-from ssmlab.training.dataset import BatchedDataset
+from ssmlab.training.dataset import BatchedDataset, StreamDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
 
@@ -67,15 +68,18 @@ def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> C
         mean=mean,
         std=std,
         label_smoothing=config.label_smoothing,
-        class_weights=balanced_weights(data.train.labels, len(data.classes)) if balanced else None,
+        class_weights=balanced_weights(data.class_counts) if balanced else None,
         augment=Augment(**config.augment.model_dump(), fill=mean),
         mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
     )
 
 
-def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[BatchedDataset, BatchedDataset]:
+def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[Dataset, BatchedDataset]:
     """Training and validation part."""
-    return dataset_of(data.train), dataset_of(data.val)
+    if data.stream is None:
+        return dataset_of(data.train), dataset_of(data.val)
+    size = recipe.training_of(model).batch_size
+    return StreamDataset(data.stream.open(), data.stream.items, size, unit="images"), dataset_of(data.val)
 
 
 def dataset_of(part: Part) -> BatchedDataset:

@@ -20,8 +20,8 @@ from ssmlab.data.check import check_images
 from ssmlab.data.contents import PARTS
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
-from ssmlab.tasks.classify.data import Part
 from ssmlab.tasks.classify.experiment import dataset_of
+from ssmlab.tasks.classify.images import Part
 from ssmlab.tasks.classify.predict import Meaning
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
@@ -141,7 +141,7 @@ def prepare(
     if isinstance(weights, str):
         if weights != "balanced":
             raise UserError(f'class_weights must be "balanced" or a factor per class, got {weights!r}')
-        weights = balanced_weights(labels_of(train), len(about["classes"]))
+        weights = balanced_weights(np.bincount(labels_of(train), minlength=len(about["classes"])))
     if isinstance(augment, dict):
         names = [field.name for field in fields(Augment)]
         for name in augment:

@@ -1,5 +1,6 @@
 """Image classification: batches of uint8 images to a loss, and logits to numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -125,8 +126,8 @@ def image_tensor(image: Any) -> Tensor:
     return image_tensor(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
 
 
-def balanced_weights(labels, classes: int) -> tuple[float, ...]:
+def balanced_weights(counts: Sequence[int] | np.ndarray) -> tuple[float, ...]:
     """Weights inversely proportional to the frequency of each class, n / (classes * count); absent classes get 0."""
-    counts = torch.bincount(torch.as_tensor(labels), minlength=classes).double()
-    weights = torch.where(counts > 0, counts.sum() / (classes * counts.clamp(min=1)), 0.0)
+    found = np.asarray(counts, np.float64)
+    weights = np.where(found > 0, found.sum() / (len(found) * found.clip(min=1)), 0.0)
     return tuple(weights.tolist())

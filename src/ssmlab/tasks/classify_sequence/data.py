@@ -13,7 +13,7 @@ from ssmlab.data.sequences.reader import Labelled, open_labelled
 from ssmlab.data.sequences.wav import LEVELS
 from ssmlab.data.splits import split_hash
 from ssmlab.tasks.classify.data import described_groups, spread_over_classes
-from ssmlab.tasks.language.data import PARTS, encoded, tokenizer_of
+from ssmlab.tasks.language.texts import PARTS, encoded, tokenizer_of
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
 

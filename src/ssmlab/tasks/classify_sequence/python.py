@@ -26,7 +26,7 @@ from ssmlab.tasks.classify_sequence.data import SequencePart
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.items import attribute, changed, labels_of, name_of, outputs_of, pair, some_items
-from ssmlab.tasks.language.data import encoded
+from ssmlab.tasks.language.texts import encoded
 
 ABOUT = ("classes", "tokenizer", "length", "positive")
 PREDICTING = ("calibrated", "threshold")  # see `tasks.classify.predict.Classifier`

@@ -12,3 +12,41 @@ def runs(jobs: list, output: str) -> None:
     with mock.patch("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html"):
         for recipe, overrides in jobs:
             run_recipe(load_recipe(recipe, overrides, smoke=True), output=Path(output))
+
+
+def pieces(output: str) -> None:
+    """A Mamba and a Mamba-2 language model on pieces of two packed sequences; outputs and gradients go to a file."""
+    from safetensors.torch import save_file
+    from torch import distributed
+
+    from ssmlab.core.world import world_of
+    from ssmlab.training.context import cut_sequences, piece_of
+    from ssmlab.training.distributed import start
+
+    start("cpu")
+    world = world_of()
+    for name in ("mamba_lm_test", "mamba2_lm_test"):
+        model, tokens, index = sequences(name)
+        cut = [piece_of(values, world.rank, world.size) for values in (tokens, index)]
+        with cut_sequences(model):
+            logits, state = model(cut[0], seq_idx=cut[1])
+            (logits**2).sum().backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        for gradient in gradients.values():
+            distributed.all_reduce(gradient)
+        own = {"logits": logits.detach(), "conv": state[-1].conv.detach(), "ssm": state[-1].ssm.detach()}
+        save_file({k: v.contiguous() for k, v in (own | gradients).items()}, f"{output}/{name}-{world.rank}")
+
+
+def sequences(name: str):
+    """A tiny language model in float64 and two rows of tokens, of which one holds two documents."""
+    import torch
+
+    from ssmlab.models import create_model
+
+    torch.manual_seed(0)
+    model = create_model(name, vocab_size=17).double().train()
+    tokens = torch.randint(17, (2, 61))
+    index = torch.zeros(2, 61, dtype=torch.int32)
+    index[1, 30:] = 1  # where 2 processes meet
+    return model, tokens, index

@@ -1,6 +1,5 @@
 """Training by several processes: the same batches, updates, records and checkpoints as by one."""
 
-
 import pytest
 
 from processes import together

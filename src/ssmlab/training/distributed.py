@@ -179,13 +179,13 @@ def in_order(parts: list[list[np.ndarray]]) -> np.ndarray:
 
 
 def whole_state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """The module's state, of a sharded one with every process' shards. All processes must call it."""
+    """The module's state, of a sharded one with every process' shards, on the CPU. All processes must call it."""
     return {name: whole(tensor.detach()) for name, tensor in module.state_dict().items()}
 
 
 def whole(tensor: Any) -> Any:
-    """A tensor without shards; anything else as it is."""
-    return tensor.full_tensor() if isinstance(tensor, _dtensor()) else tensor
+    """A tensor of shards as one on the CPU; anything else as it is."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, _dtensor()) else tensor
 
 
 def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -192,13 +192,15 @@ class Parallel:
     # ---- checkpoints ----
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """An optimizer's state without shards: the same at any number of processes. All of them must call it."""
-        found = optimizer.state_dict()
-        state = {
-            i: {name: _to_cpu(whole(value)) if self.sharded else value for name, value in one.items()}
-            for i, one in found["state"].items()
-        }
-        return {"state": state, "param_groups": found["param_groups"]}
+        """An optimizer's state without shards, as one process writes it; of others {}. All processes must call it."""
+        found, first = optimizer.state_dict(), self.world.rank == 0
+        state: dict[int, dict[str, Any]] = {}
+        for i, one in found["state"].items():
+            for name, value in one.items():
+                value = whole(value)  # one at a time: together they are three times the weights
+                if first:
+                    state.setdefault(i, {})[name] = value
+        return {"state": state, "param_groups": found["param_groups"]} if first else {}
 
     def load_optimizer(self, optimizer: Any, found: dict[str, Any]) -> None:
         """Give an optimizer a state that `optimizer_state` made, in shards where its parameters are."""
@@ -266,7 +268,3 @@ def layers_of(network: nn.Module) -> list[nn.Module]:
         else:
             found += layers_of(child)
     return found
-
-
-def _to_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value

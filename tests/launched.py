@@ -1,17 +1,42 @@
 """What the processes of `processes.start` do."""
 
+import os
+import sys
 from pathlib import Path
 from unittest import mock
 
 
-def runs(jobs: list, output: str) -> None:
-    """Run recipes one after the other: [recipe, overrides] each, in its tiny form, without pages."""
+def runs(jobs: list, output: str, stop: list[int] | None = None) -> None:
+    """Run recipes one after the other: [recipe, overrides] each, in its tiny form, without pages.
+
+    Args:
+        stop: rank, step and signal: that process gets the signal in that step.
+    """
+    from ssmlab.core.errors import UserError, exit_code_of
+    from ssmlab.core.world import world_of
     from ssmlab.experiments.run import run_recipe
     from ssmlab.tasks.recipe import load_recipe
+    from ssmlab.training.callbacks import Watch
 
-    with mock.patch("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html"):
+    plain = Watch.on_step_end
+
+    def on_step_end(self, args, state, *rest, **named):
+        plain(self, args, state, *rest, **named)
+        if stop and [world_of().rank, state.global_step] == stop[:2]:
+            os.kill(os.getpid(), stop[2])
+
+    with (
+        mock.patch("ssmlab.reports.html.write_report", lambda folder, _: folder / "report.html"),
+        mock.patch.object(Watch, "on_step_end", on_step_end),
+    ):
         for recipe, overrides in jobs:
-            run_recipe(load_recipe(recipe, overrides, smoke=True), output=Path(output))
+            try:
+                run_recipe(load_recipe(recipe, overrides, smoke=True), output=Path(output))
+            except UserError as error:
+                sys.stderr.write(f"{error}\n")
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt as error:
+                sys.exit(exit_code_of(error))
 
 
 def pieces(output: str) -> None:

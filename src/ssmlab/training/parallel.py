@@ -6,6 +6,7 @@ so that the pieces' losses and gradients add up to those of the whole batch.
 
 import io
 import random
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -84,6 +85,8 @@ class Parallel:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        # of layers whose results are views: nothing changes these in place
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
         self.network.to(device)
         mesh = init_device_mesh(device.type, (self.world.size,))
         for layer in layers_of(self.network):

@@ -37,12 +37,12 @@ def jobs(prefix, *changes, names=JOBS):
 
 
 def curve(folder):
-    """Losses and metrics of training and validation by step."""
-    records = read_records(folder / "records.jsonl")
+    """Losses and metrics of training and validation by step; Dice counts pixels, one of which rounding may turn."""
+    left_out, records = ("seconds", "learning_rate", "epoch", "dice"), read_records(folder / "records.jsonl")
     return {
         (r.split, r.metric, r.step): r.value
         for r in records
-        if r.step is not None and r.split in ("train", "val") and r.metric not in ("seconds", "learning_rate", "epoch")
+        if r.step is not None and r.split in ("train", "val") and r.metric not in left_out
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.trainer_pt_utils import safe_globals
 
 from ssmlab.core.errors import UserError
@@ -53,7 +54,7 @@ class Parallel:
         self.active = world.size > 1 or config.accumulation > 1
         self.sharded = world.size > 1 and config.sharding == "full"
         self.plain: Any = None  # of a sharded network: one with whole weights, which evaluates
-        self.module = TaskModule(network, task)
+        self.own_norms: dict[str, nn.Module] = {}
         if config.accumulation > 1 and getattr(task, "stateful", False):
             raise UserError("training.carry_state hands on the state of a whole batch; leave training.accumulation=1")
         if self.sharded:
@@ -63,6 +64,10 @@ class Parallel:
             if used:
                 raise UserError(f"training.sharding='full' cannot be used with {used[0]}; leave one of them out")
             self.plain = deepcopy(network).cpu()
+        if world.size > 1 and device.type == "cuda":  # no other device has it
+            self.own_norms = synchronise_norms(network)
+        self.module = TaskModule(network, task)
+        if self.sharded:
             self._shard(device)
 
     def notes(self) -> list[str]:
@@ -71,14 +76,11 @@ class Parallel:
             return []
         how = "each with a share of the weights" if self.sharded else "each with all weights"
         found = [f"{self.world.size} processes, {how}"]
-        norms = [m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if any(norm.track_running_stats for norm in norms):
-            synced = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-            found.append(
-                "batch norm: statistics of all processes (SyncBatchNorm)"
-                if synced
-                else "batch norm: each process takes the statistics of its own rows, and those of the first are kept"
-            )
+        norms = [m for m in self.network.modules() if isinstance(m, _BatchNorm)]
+        if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+            found.append("batch norm: statistics of all processes (SyncBatchNorm)")
+        elif norms:
+            found.append("batch norm: statistics of each process' own rows; those of the first one are kept")
         return found
 
     def _shard(self, device: torch.device) -> None:
@@ -88,6 +90,8 @@ class Parallel:
         # of layers whose results are views: nothing changes these in place
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
         self.network.to(device)
+        for tensor in self.network.state_dict().values():
+            distributed.broadcast(tensor, 0)
         mesh = init_device_mesh(device.type, (self.world.size,))
         for layer in layers_of(self.network):
             fully_shard(layer, mesh=mesh)
@@ -182,6 +186,8 @@ class Parallel:
     def finish(self) -> None:
         """The network has whole weights again, the same everywhere. All processes must call it."""
         self._same_buffers()
+        for name, norm in self.own_norms.items():
+            self.network.set_submodule(name, norm)
         if self.sharded:
             self.plain.load_state_dict(whole_state(self.network))
             self.network.__dict__ = self.plain.__dict__
@@ -260,6 +266,22 @@ class _Held:
 
     def __exit__(self, *_: Any) -> None:
         self.module.set_requires_gradient_sync(True)
+
+
+def synchronise_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Let the batch norms of a network take the statistics of all processes, on GPUs.
+
+    Returns:
+        the norms that it had, by name; put back, they have what was learned, as parameters and buffers are the same.
+    """
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+    }
+    for name, module in norms.items():
+        network.set_submodule(name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+    return norms
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from ssmlab.models import create_model
 from ssmlab.training.context import cut_sequences, piece_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_pieces_are_the_whole(tmp_path, size):
     together(size, "launched", "pieces", str(tmp_path))

@@ -2,13 +2,17 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 
-from processes import ended, start, together
+from processes import SECONDS, ended, environment, free_port, start, together
 from ssmlab.core.record import read_records
+
+pytestmark = pytest.mark.slow  # whole runs, by two and three processes
 
 FLOAT = ["training.precision=float32", "seeds=[0]"]
 TEXT = ["data.limit=24", "data.length=32", "training.batch_size=8", "evaluation.throughput_repeats=1",
@@ -125,7 +129,7 @@ def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
     processes[1].wait(120)
     begin = time.monotonic()
     (code, error), (killed, _) = ended(processes, 60)
-    assert time.monotonic() - begin < 60 and code == 2 and killed == -signal.SIGKILL
+    assert time.monotonic() - begin < 60 and code == 1 and killed == -signal.SIGKILL
     (line,) = [line for line in error.splitlines() if "another one has gone" in line]
     assert line.startswith("process 0 of 2 ends")
     together(2, "launched", "runs", jobs("killed", names=[name]), str(tmp_path))
@@ -133,3 +137,17 @@ def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
     folders = (two / f"two-{name}", tmp_path / f"killed-{name}")
     first, second = (load_file(next(folder.glob("models/*/model.safetensors"))) for folder in folders)
     assert all(first[key].equal(second[key]) for key in first)
+
+
+def test_the_command_behind_torchrun(tmp_path):
+    """One comparison is printed, by the first process; the second command finds the run finished."""
+    launcher = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} -m".split()
+    recipe, changes = JOBS["language"]
+    command = [*launcher, "ssmlab", "run", recipe, *changes, "name=command", "--smoke", "--output", str(tmp_path)]
+    how = {"env": environment(0, 1, 0), "capture_output": True, "text": True, "timeout": SECONDS}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report.html") == 1 and (tmp_path / "command" / "report.html").is_file()
+    assert "2 processes, each with all weights" in done.stdout + done.stderr
+    again = subprocess.run(command, **how)
+    assert again.returncode != 0 and "already holds a run (finished" in again.stderr

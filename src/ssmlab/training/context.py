@@ -136,12 +136,12 @@ class _Neighbours:
 
 def _state_like(layer: Any, u: Tensor) -> tuple[Any, tuple[Tensor, Tensor]]:
     """The kind of a block's state, and tensors of its parts' shapes and dtypes."""
-    A = layer._A()
+    A, kind = layer._A(), MambaState if isinstance(layer, Mamba) else Mamba2State
     if isinstance(layer, Mamba):
-        channels, shape, kind = layer.d_inner, A.shape, MambaState
+        channels, shape = layer.d_inner, A.shape
     else:
         channels = layer.d_ssm + 2 * layer.ngroups * layer.d_state
-        shape, kind = (layer.nheads, layer.headdim, layer.d_state), Mamba2State
+        shape = (layer.nheads, layer.headdim, layer.d_state)
     dtype = torch.get_autocast_dtype(u.device.type) if torch.is_autocast_enabled(u.device.type) else u.dtype
     conv = torch.empty(len(u), channels, layer.d_conv - 1, dtype=dtype, device=u.device)
     return kind, (conv, torch.empty(len(u), *shape, dtype=A.dtype, device=u.device))

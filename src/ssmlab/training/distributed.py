@@ -59,15 +59,16 @@ def explained(world: World) -> Iterator[None]:
     """What is raised where another process has gone becomes one line.
 
     Raises:
-        UserError: instead.
+        LostProcess: instead.
     """
     try:
         yield
     except RuntimeError as error:
-        gone = isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-        if world.size == 1 or not gone:
+        if world.size == 1:
             raise
-        raise UserError(
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
+            raise
+        raise LostProcess(
             f"process {world.rank} of {world.size} ends: another one has gone, and its own line says why, if it could "
             "write one; the same command goes on from the last checkpoint"
         ) from None
@@ -125,6 +126,12 @@ def seed_apart(world: World, seed: int, step: int = 0) -> None:
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
+
+
+class LostProcess(UserError):
+    """Another process of the same run has gone."""
+
+    exit_code = 1
 
 
 class Share(Dataset):

@@ -95,15 +95,14 @@ def fit(
             whose `__getitems__` returns a batch is used as it is. The training part may change, see `callbacks.Epochs`;
             with `streams` it is read in its order, so many items at a time: 1, where an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
-        folder: for checkpoints and gradients.npz; None writes no file at all. Of several processes the first one
-            writes there, and all others read.
+        folder: for checkpoints and gradients.npz, which the first of several processes writes; None: no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
         label, seed: what messages call the model; what decides the order of the items, dropout and augmentation.
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory or data are not in order, another process trains in the folder, or one
-            of several that train together has gone.
+        UserError: the loss is not finite, memory or data are not in order, another process trains in the folder, or has
+            gone.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()
@@ -118,10 +117,10 @@ def fit(
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
     world = start(device.device)
-    writes = folder is not None and world.rank == 0  # the others read the first one's checkpoints
-    with locked(Path(folder) / CHECKPOINTS) if writes else tempfile.TemporaryDirectory() as place, explained(world):
+    own = None if folder is None or world.rank else Path(folder)  # the others read the first one's checkpoints
+    with locked(own / CHECKPOINTS) if own else tempfile.TemporaryDirectory() as place, explained(world):
         trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed, world=world,
-                             saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
+                             saves=folder is not None, progress=progress, logs=None if world.rank else logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
         kept, epoch = trainer.keep()
     for record in kept:
@@ -131,8 +130,8 @@ def fit(
     model.eval().to(memory_format=torch.contiguous_format)
     if trainer.gradients:
         kept += trainer.gradients.records
-        if folder is not None:
-            trainer.gradients.write(Path(folder))
+        if own:
+            trainer.gradients.write(own)
     state = trainer.state
     return FitResult(model=model, history=state.log_history, seconds=trainer.clock.seconds, steps=state.global_step,
                      epoch=epoch, found=kept)  # fmt: skip

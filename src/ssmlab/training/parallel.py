@@ -274,7 +274,7 @@ def synchronise_norms(network: nn.Module) -> dict[str, nn.Module]:
     Returns:
         the norms that it had, by name; put back, they have what was learned, as parameters and buffers are the same.
     """
-    norms = {
+    norms: dict[str, nn.Module] = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)

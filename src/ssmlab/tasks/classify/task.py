@@ -93,7 +93,7 @@ class Classify:
         weight = None
         if self.class_weights is not None:
             weight = torch.tensor(self.class_weights, device=logits.device)
-        how = {"weight": weight, "label_smoothing": smoothing}
+        how: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing}
         if "totals" in batch:
             return F.cross_entropy(logits, labels, reduction="sum", **how) / batch["totals"][0], logits
         return F.cross_entropy(logits, labels, **how), logits

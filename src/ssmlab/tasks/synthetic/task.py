@@ -40,11 +40,11 @@ class Recall:
         totals = batch.get("totals")
         loss, sums = token_loss(logits, labels, totals)
         if model.training and self.label_smoothing:
-            flat, how = (logits.flatten(0, 1).float(), labels.flatten()), {"label_smoothing": self.label_smoothing}
+            flat, wanted, smoothing = logits.flatten(0, 1).float(), labels.flatten(), self.label_smoothing
             if totals is None:
-                loss = F.cross_entropy(*flat, **how)
+                loss = F.cross_entropy(flat, wanted, label_smoothing=smoothing)
             else:
-                loss = F.cross_entropy(*flat, reduction="sum", **how) / totals[0]
+                loss = F.cross_entropy(flat, wanted, label_smoothing=smoothing, reduction="sum") / totals[0]
         return loss, sums
 
     def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

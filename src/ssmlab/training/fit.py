@@ -120,7 +120,7 @@ def fit(
     own = None if folder is None or world.rank else Path(folder)  # the others read the first one's checkpoints
     with locked(own / CHECKPOINTS) if own else tempfile.TemporaryDirectory() as place, explained(world):
         trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed, world=world,
-                             saves=folder is not None, progress=progress, logs=None if world.rank else logs)  # fmt: skip
+                             saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
         kept, epoch = trainer.keep()
     for record in kept:
@@ -169,7 +169,7 @@ class SsmTrainer(Trainer):
         )
         self.last_step = LastStep(self)
         callbacks: list[Any] = [self.average, Watch(self, progress)]
-        if logs is not None:
+        if logs is not None and world.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
             callbacks.append(TensorBoardCallback(SummaryWriter(str(logs))))

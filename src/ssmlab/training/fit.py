@@ -123,6 +123,7 @@ def fit(
                              saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
         kept, epoch = trainer.keep()
+        wait(world)  # all have read what they keep
     for record in kept:
         progress.say(
             f"{label}: the weights of {record.metric.removeprefix('kept_')} {record.value:g} of {record.n} are kept"
@@ -393,3 +394,4 @@ class SsmTrainer(Trainer):
         weights = whole_state(self.model)
         if self.world.rank == 0:
             write_tensors(path, contiguous(weights), {"format": "pt"})
+        wait(self.world)

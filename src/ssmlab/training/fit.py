@@ -101,8 +101,7 @@ def fit(
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory or data are not in order, another process trains in the folder, or has
-            gone.
+        UserError: the loss is not finite, memory or data are not in order, another process trains there, or has gone.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()
@@ -123,19 +122,16 @@ def fit(
                              saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
         kept, epoch = trainer.keep()
-        wait(world)  # all have read what they keep
     for record in kept:
-        progress.say(
-            f"{label}: the weights of {record.metric.removeprefix('kept_')} {record.value:g} of {record.n} are kept"
-        )
+        what = record.metric.removeprefix("kept_")
+        progress.say(f"{label}: the weights of {what} {record.value:g} of {record.n} are kept")
     model.eval().to(memory_format=torch.contiguous_format)
     if trainer.gradients:
         kept += trainer.gradients.records
         if own:
             trainer.gradients.write(own)
-    state = trainer.state
-    return FitResult(model=model, history=state.log_history, seconds=trainer.clock.seconds, steps=state.global_step,
-                     epoch=epoch, found=kept)  # fmt: skip
+    return FitResult(model=model, history=trainer.state.log_history, seconds=trainer.clock.seconds,
+                     steps=trainer.state.global_step, epoch=epoch, found=kept)  # fmt: skip
 
 
 class SsmTrainer(Trainer):
@@ -232,6 +228,7 @@ class SsmTrainer(Trainer):
         if self.config.keep == "best" and state.best_global_step:
             best = resuming.best_weights(self.place, state.best_global_step)
             self.parallel.load_weights(load_file(best))
+            wait(self.world)  # all have read it before the first process goes on
             epoch = state.best_global_step / state.max_steps * state.num_train_epochs
         elif self.average:
             self.average.apply()

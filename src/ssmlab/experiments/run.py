@@ -226,7 +226,8 @@ class Run:
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
             where = f"{self.device}, {' and '.join(precisions)}"
-            self.progress.say(f"training {names} on {where}: about {duration(max(1.0, seconds))}")
+            about = f": about {duration(max(1.0, seconds))}" if seconds else ""
+            self.progress.say(f"training {names} on {where}{about}")
 
     def fit(self, job: Job) -> None:
         """Train and measure one model; its records are written last."""

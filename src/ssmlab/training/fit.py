@@ -278,9 +278,10 @@ class SsmTrainer(Trainer):
         if self.world.size == 1:
             kwargs["metric_key_prefix"] = metric_key_prefix
             return super().evaluation_loop(dataloader, description, *args, **kwargs)
-        module = self.parallel.evaluated(self.args.device)
+        module = self.parallel.evaluated()
         found, labels = self.parallel.outputs(dataloader, self._prepare_inputs, module.eval())
         metrics = self._metrics(EvalPrediction(predictions=found, label_ids=labels), module.network)
+        self.parallel.release()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=found, label_ids=labels, metrics=metrics, num_samples=len(found))
 

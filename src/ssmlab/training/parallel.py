@@ -51,6 +51,7 @@ class Parallel:
 
     def __init__(self, network: nn.Module, task: Any, config: FitConfig, world: World, device: torch.device):
         self.network, self.task, self.world, self.pieces = network, task, world, config.accumulation
+        self.device = device
         self.active = world.size > 1 or config.accumulation > 1
         self.sharded = world.size > 1 and config.sharding == "full"
         self.plain: Any = None  # of a sharded network: one with whole weights, which evaluates
@@ -68,7 +69,7 @@ class Parallel:
             self.own_norms = synchronise_norms(network)
         self.module = TaskModule(network, task)
         if self.sharded:
-            self._shard(device)
+            self._shard()
 
     def notes(self) -> list[str]:
         """What a user should know of a training by several processes."""
@@ -83,16 +84,16 @@ class Parallel:
             found.append("batch norm: statistics of each process' own rows; those of the first one are kept")
         return found
 
-    def _shard(self, device: torch.device) -> None:
+    def _shard(self) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         # of layers whose results are views: nothing changes these in place
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
-        self.network.to(device)
+        self.network.to(self.device)
         for tensor in self.network.state_dict().values():
             distributed.broadcast(tensor, 0)
-        mesh = init_device_mesh(device.type, (self.world.size,))
+        mesh = init_device_mesh(self.device.type, (self.world.size,))
         for layer in layers_of(self.network):
             fully_shard(layer, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
@@ -175,13 +176,18 @@ class Parallel:
             gather(self.world, [row[1] for row in found])
         )
 
-    def evaluated(self, device: torch.device) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The module that evaluates: of a sharded network a copy with whole weights. All processes must call it."""
         self._same_buffers()
         if not self.sharded:
             return self.module
         self.plain.load_state_dict(whole_state(self.network))
-        return TaskModule(self.plain.to(device), self.task).eval()
+        return TaskModule(self.plain.to(self.device), self.task).eval()
+
+    def release(self) -> None:
+        """The device has room again for what evaluated."""
+        if self.sharded:
+            self.plain.cpu()
 
     def finish(self) -> None:
         """The network has whole weights again, the same everywhere. All processes must call it."""
@@ -191,6 +197,7 @@ class Parallel:
         if self.sharded:
             self.plain.load_state_dict(whole_state(self.network))
             self.network.__dict__ = self.plain.__dict__
+            self.network.to(self.device)
 
     def _same_buffers(self) -> None:
         """Buffers, such as a batch norm's statistics, are those of the first process."""

@@ -275,7 +275,7 @@ def _progress(progress: bool | Progress) -> Progress:
         return progress
     from ssmlab.core.display import Display
 
-    return Display() if progress else Progress()
+    return Display() if progress and not world_of().rank else Progress()
 
 
 def _length(data: Any) -> int | None:

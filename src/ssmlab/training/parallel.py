@@ -172,9 +172,9 @@ class Parallel:
                 own = int(batch.pop("share")[0])
                 outputs = module(**batch)["logits"]
                 found.append((outputs[:own].float().cpu().numpy(), batch["labels"][:own].cpu().numpy()))
-        return in_order(gather(self.world, [row[0] for row in found])), in_order(
-            gather(self.world, [row[1] for row in found])
-        )
+        parts = gather(self.world, found)
+        outputs, labels = ([[batch[i] for batch in part] for part in parts] for i in (0, 1))
+        return in_order(outputs), in_order(labels)
 
     def evaluated(self) -> nn.Module:
         """The module that evaluates: of a sharded network a copy with whole weights. All processes must call it."""
@@ -192,12 +192,13 @@ class Parallel:
     def finish(self) -> None:
         """The network has whole weights again, the same everywhere. All processes must call it."""
         self._same_buffers()
-        for name, norm in self.own_norms.items():
-            self.network.set_submodule(name, norm)
         if self.sharded:
             self.plain.load_state_dict(whole_state(self.network))
             self.network.__dict__ = self.plain.__dict__
             self.network.to(self.device)
+        else:
+            for name, norm in self.own_norms.items():
+                self.network.set_submodule(name, norm)
 
     def _same_buffers(self) -> None:
         """Buffers, such as a batch norm's statistics, are those of the first process."""

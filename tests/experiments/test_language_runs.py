@@ -294,7 +294,10 @@ def test_a_sweep_gives_every_model_its_own_best(tmp_path):
 def test_too_little_memory_is_one_line_with_a_remedy():
     config = load_recipe(TEXT, ["data.path=x", "training.batch_size=32"]).training
     short = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    message = r"^m: out of memory; try training.batch_size=16 \(now 32\), training.gradient_checkpointing=true"
+    message = (
+        r"^m: out of memory; try training.accumulation=2, which is the same update, training.batch_size=16 "
+        r"\(now 32\), training.gradient_checkpointing=true"
+    )
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), short):
         with pytest.raises(UserError, match=message) as told, memory_advice("m", config):
             raise error

@@ -12,7 +12,7 @@ def showing(interrupted: str) -> Iterator[Display]:
     """A display for a piece of work, whose bars go at the end; Ctrl-C ends the command with 130, SIGTERM with 143.
 
     Args:
-        interrupted: the message then.
+        interrupted: the message then, "" for none.
     """
     import typer
 
@@ -24,7 +24,8 @@ def showing(interrupted: str) -> Iterator[Display]:
             raise
         display.stop()
         with suppress(OSError):  # the terminal may be closed
-            display.say(interrupted)
+            if interrupted:
+                display.say(interrupted)
         raise typer.Exit(exit_code_of(error)) from None
     finally:
         display.stop()

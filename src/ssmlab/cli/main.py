@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     # step, with 10,000 turns 0.4 s; on idle cores both took 0.19 s.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torch's notes to whoever wrote the program, from every process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # with LANG=C: what the terminal has no sign for is a question mark
             stream.reconfigure(errors="replace")

@@ -25,7 +25,8 @@ def check(
         str,
         typer.Argument(
             help="Class folders of images, texts, genes or sounds, a zip of images, MedMNIST, MHIST, CIFAR, ImageNet, "
-            "images with masks, a .txt, .fa or .jsonl, sentence pairs in two files or columns, or: digits"
+            "images with masks, a .txt, .fa or .jsonl, sentence pairs in two files or columns, conversations about "
+            "images or captions, or: digits"
         ),
     ] = "digits",
     *,
@@ -56,6 +57,7 @@ def _show(report: Any) -> None:
     from rich.text import Text
 
     from ssmlab.data import CheckReport
+    from ssmlab.data.conversations.check import ConversationReport
     from ssmlab.data.masks.check import MaskReport
     from ssmlab.data.sequences.check import SequenceReport
     from ssmlab.data.stream.labelled import ShardReport
@@ -69,6 +71,8 @@ def _show(report: Any) -> None:
         _show_masks(console, report)
     elif isinstance(report, SequenceReport):
         _show_sequences(console, report)
+    elif isinstance(report, ConversationReport):
+        _show_conversations(console, report)
     elif isinstance(report, ShardReport):
         console.print(", ".join(f"{n:,} shards of {part}" for part, n in report.shards.items()))
         console.print(_balance(report))
@@ -139,6 +143,23 @@ def _show_masks(console, report) -> None:
     _show_lines(console, ("Notes", data.notes, ""), ("Problems", data.problems, "red"))
     if report.ok:
         console.print(_all_read("images and masks", data.notes))
+
+
+def _show_conversations(console, report) -> None:
+    console.print(f"images   {report.images:,} in {report.folder}", soft_wrap=True)
+    turns = ", ".join(f"{n:,} with {k} {'question' if k == 1 else 'questions'}" for k, n in report.turns.items())
+    console.print(f"records  {report.records:,}{': ' + turns if turns else ''}", soft_wrap=True)
+    for side, (low, middle, high) in report.words.items():
+        console.print(f"{side:9}{low:,} to {high:,} words, median {middle:,g}")
+    for axis, (low, middle, high) in report.sizes.items():
+        console.print(f"{axis:9}{low} to {high} pixels, median {middle:g}")
+    _show_lines(console, ("Notes", report.notes, ""))
+    if report.problems:  # all of them: each is a record that a run would refuse
+        console.print(f"Problems ({len(report.problems):,})", style="bold red")
+        for line in report.problems:
+            console.print("  " + line, style="red", soft_wrap=True)
+    else:
+        console.print("All records and images can be used.", style="green")
 
 
 def _show_lines(console, *sections):

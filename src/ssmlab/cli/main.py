@@ -33,6 +33,7 @@ from ssmlab.cli import (
     segment,
     sweep,
     translate,
+    vlm,
 )
 from ssmlab.core.errors import UserError, exit_code_of, explain_system, interrupted_by, watch_signals
 
@@ -68,6 +69,7 @@ app.command("exec", context_settings={"ignore_unknown_options": True, "allow_int
     execute.execute
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(vlm.app, name="vlm")
 
 
 # What others call our commands

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.check import CheckReport, check_images
+from ssmlab.data.conversations.check import ConversationReport, check_conversations
 from ssmlab.data.images.decode import Progress
 from ssmlab.data.images.formats import ACCEPTED
 from ssmlab.data.images.reader import open_images
@@ -21,9 +22,9 @@ from ssmlab.data.stream.labelled import ShardReport, check_shards, is_sharded
 OTHERS = (
     "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
     "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr), or sentence pairs (train.en and train.fr, or with a "
-    "tab between)"
+    "tab between), or conversations about images (LLaVA's JSON) or their captions"
 )
-Report = CheckReport | MaskReport | PairReport | SequenceReport | ShardReport
+Report = CheckReport | ConversationReport | MaskReport | PairReport | SequenceReport | ShardReport
 
 
 def check_data(
@@ -36,7 +37,7 @@ def check_data(
         options: the fields of `DataOptions` may also be given one by one.
         progress: of images that are decoded, called with how many are done and how many there are.
     Returns:
-        What was found, with `ok`, `counts` and `to_dict()`. Problems of images and masks are in it.
+        What was found, with `ok`, `counts` and `to_dict()`. Problems of images, masks and conversations are in it.
     Raises:
         DataError: there is no data set at all, or texts, genes, sounds or pairs cannot be read.
     """
@@ -45,6 +46,8 @@ def check_data(
     split: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": options.seed}
     if task == "segment":
         return check_masks(path, **split)
+    if task == "vision_language":
+        return check_conversations(path, options.images, progress=progress)
     if task == "translate":
         keys = {name: getattr(options, name) for name in ("source", "target", "target_path", "encoding")}
         try:

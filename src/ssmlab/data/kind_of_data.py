@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from ssmlab.data.conversations.reader import JSON, TABLES, is_conversations
 from ssmlab.data.files import FolderFiles, ZipFiles, open_files
 from ssmlab.data.kinds import KINDS
 from ssmlab.data.masks.reader import has_masks
@@ -13,6 +14,7 @@ from ssmlab.data.sequences.reader import FEWEST, labels_of
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
+MOST_RECORDS = 50  # files of a folder that are looked into for conversations about images
 ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound
 
@@ -23,11 +25,18 @@ def kind_of_data(path: str, task: str = "") -> tuple[str, str]:
     Args:
         task: of `TASKS` where the user says it.
     Returns:
-        kind: "image", "mask", "pairs", or one of `SEQUENCES`. Whatever is not clearly pairs or a sequence counts as
-            images, whose reader says what it expects.
+        kind: "image", "mask", "pairs", "conversations", or one of `SEQUENCES`. Whatever is not clearly another kind
+            counts as images, whose reader says what it expects.
     """
     place = Path(path).expanduser()
     files = open_files(place)
+    looked = [place] if files is None and not task else []
+    if isinstance(files, FolderFiles) and not task:  # tables of captions at the top, records one or two folders below
+        names = [name for name in files.files if name.lower().endswith(JSON if "/" in name else (*JSON, *TABLES))]
+        names = [name for name in names if name.count("/") < 2]
+        looked = [files.at(name) for name in names[:MOST_RECORDS]]
+    if task == "vision_language" or any(map(is_conversations, looked)):
+        return "vision_language", "conversations"
     if task == "translate" or (not task and has_pairs(place, files)):
         return "translate", "pairs"
     kind = _kind_of(place, path, files)

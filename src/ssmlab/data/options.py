@@ -7,7 +7,7 @@ from typing import Annotated
 from ssmlab.core.errors import UserError
 from ssmlab.core.options import Option, Options
 
-TASKS = ("classify", "segment", "classify_sequence", "language", "translate")
+TASKS = ("classify", "segment", "classify_sequence", "language", "translate", "vision_language")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,16 @@ class DataOptions(Options):
     seed: int = 0
     """Seed of that choice."""
     task: str | None = None
-    """classify, segment, classify_sequence, language or translate; found from the files if not given."""
+    """classify, segment, classify_sequence, language, translate or vision_language; found from the files if not
+    given."""
     source: str = ""
     """Of sentence pairs the source language, such as en."""
     target: str = ""
     """Of sentence pairs the target language, such as fr."""
     target_path: str = ""
     """Of sentence pairs the target file, where PATH is the source's."""
+    images: str | None = None
+    """Of conversations about images the images' folder."""
     encoding: str = "utf-8"
     """Of texts that are not UTF-8, such as latin-1."""
     masks: bool = False
@@ -53,4 +56,6 @@ class DataOptions(Options):
         """The task that is meant, "" where the files say it."""
         if self.masks:
             return "segment"
-        return self.task or ("translate" if self.source or self.target or self.target_path else "")
+        if self.task or self.images:
+            return self.task or "vision_language"
+        return "translate" if self.source or self.target or self.target_path else ""

@@ -74,6 +74,8 @@ class FitConfig(Table):
     """A checkpoint every so many steps, besides one after each epoch."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """The learning rate falls by this factor from each layer to the one before."""
+    rates: dict[str, float] = Field({})
+    """Learning rates of parts, by the names of modules, such as projector; what is in none has `learning_rate`."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of a running average of the weights, which is then what is kept; 0: none."""
     ema_warmup: bool = True

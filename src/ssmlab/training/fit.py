@@ -309,7 +309,8 @@ class SsmTrainer(Trainer):
         return [f"network.{name}" for name in decayed(model.network)]
 
     def create_optimizer(self, model=None):
-        if self.config.layer_decay == 1 or self.optimizer is not None:
+        plain = self.config.layer_decay == 1 and not self.config.rates
+        if plain or self.optimizer is not None:
             super().create_optimizer(model)
         else:
             kind, options = self.optimizer_cls_and_kwargs

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -320,7 +319,7 @@ class SsmTrainer(Trainer):
         return self.optimizer
 
     def _get_output_dir(self, trial) -> str:
-        return os.path.join(self.args.output_dir, PARTIAL)
+        return str(Path(self.args.output_dir) / PARTIAL)
 
     def _save_checkpoint(self, model, trial) -> None:
         if not self.saves:
@@ -346,7 +345,7 @@ class SsmTrainer(Trainer):
         self.clock.run()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        os.makedirs(output_dir, exist_ok=True)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         write_tensors(Path(output_dir) / "model.safetensors", contiguous(self._weights), {"format": "pt"})
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:

@@ -18,6 +18,7 @@ PLAN = {
 }  # fmt: skip
 IMAGES = {"image_size": 32, "mean": [0.5], "std": [0.25], "classes": ["ä", "b", "c"]}
 NAMES = {"vision": "resnet_test", "segmentation": "umamba_bot", "language": "mamba_lm_test"}
+NAMES["vision_language"] = "llava_mamba_test"
 NAMES["translation"] = "translation_mamba_encdec_test"
 NAMES["sequence_classifier"] = NAMES["language"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -29,7 +30,7 @@ def build(kind):
         return create_model("resnet_test", num_classes=3, image_size=32).eval()
     if kind == "segmentation":
         return create_model("umamba_bot", plan=PLAN, num_classes=2).eval()
-    if kind == "translation":
+    if kind in ("translation", "vision_language"):
         return create_model(NAMES[kind]).eval()
     language = create_model("mamba_lm_test").eval()
     return SequenceClassifier(language, 3).eval() if kind == "sequence_classifier" else language

@@ -16,6 +16,7 @@ from ssmlab.checkpoints.find import HYBRIDS
 from ssmlab.checkpoints.hybrids import load_hybrid
 from ssmlab.cli.main import main
 from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.record import read_records
 from ssmlab.tasks.language.chat import open_chat
 
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -135,6 +136,16 @@ def lent():
     """The command lends our kernels to the process: only for this test."""
     yield
     ssmlab.compat.uninstall()
+
+
+def test_the_command_measures_it(folder, tmp_path, lent):
+    (tmp_path / "text.txt").write_text(TEXTS[1])
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(folder), "--data", str(tmp_path / "text.txt"), "--output", str(tmp_path / "records")])
+    assert not stop.value.code
+    found = {record.metric: record.value for record in read_records(tmp_path / "records")}
+    (row,) = ssmlab.predict(str(folder), TEXTS[1:])
+    assert found["loss"] == pytest.approx(row.loss, rel=1e-4) and found["bits_per_byte"] > 0
 
 
 def test_mistakes_are_one_line(folder, tmp_path, capsys, lent):

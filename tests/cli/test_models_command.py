@@ -67,7 +67,7 @@ def test_the_tree_has_shapes_and_joins_equal_neighbours(capsys):
 @pytest.mark.parametrize("name", [n for n in MODELS if n.endswith("_test")])
 def test_every_family_can_be_shown(name, capsys):
     shown = call(capsys, name)
-    of_text = MODELS[name].kind in ("language", "translation")
+    of_text = MODELS[name].kind in ("language", "translation", "vision_language")
     options = {} if of_text else {"num_classes": 1000}
     model = create_model(name, **options)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in shown

@@ -17,7 +17,7 @@ CASES = Path(parity.__file__).parent / "parity_data"
 WITHOUT_ORIGINAL = {"resnet_mamba", "s4d_lm", "transformer_lm"} | {
     family.name for family in FAMILIES if family.kind == "translation" and family.name != "translation_transformer"
 }
-LIVE = {"marian"}  # compared with the original itself, which transformers has: models/seq2seq/test_marian.py
+LIVE = {"marian", "llava_hf"}  # compared with transformers itself: test_marian.py, test_llava_originals.py
 TIMMS_OWN = {"resnet18", "resnet50"}
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 

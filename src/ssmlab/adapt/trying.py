@@ -68,7 +68,7 @@ def count_methods(network: Any, options: MethodsOptions | None = None, **given: 
     rank, found = MethodsOptions.of(options, given, "count_methods").rank, []
     for name in METHODS:
         try:
-            adapted = apply(copied := copy.deepcopy(network), name, rank=rank, **_growth(copied, name))
+            adapted = apply(copy.deepcopy(network), name, rank=rank, **_growth(network, name))
         except ModelError:
             found.append(MethodCount(name, None, None))
         else:

@@ -27,6 +27,7 @@ WAYS = (
 )
 # other authors' models, by model_type, that transformers' classes run
 HYBRIDS = {"bamba": "Bamba", "jamba": "Jamba", "zamba2": "Zamba2", "falcon_h1": "Falcon-H1"}
+LLAVA = ("llava", "llava_llama")  # model_type of the originals
 HEAD, HEAD_WEIGHTS = "head.json", "head.safetensors"  # only classifiers of sequences have these
 
 
@@ -41,6 +42,8 @@ def kind_of(folder: Path) -> str:
         return stored["kind"]
     if (folder / HEAD).is_file():
         return "sequence_classifier"
+    if isinstance(stored.get("model"), dict) or stored.get("model_type") in LLAVA:  # Cobra's, LLaVA's and llava-hf's
+        return "vision_language"
     if "model" not in stored:  # another layout
         return "translation" if stored.get("model_type") == "marian" else "language"
     return kind_of_name(str(stored["model"])) or "vision"

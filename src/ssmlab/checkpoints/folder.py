@@ -5,6 +5,7 @@ kind                   config.json                                   weights, an
 "segmentation"         the same                                      the same
 "language"             the same, or another layout (see `files`)     model.safetensors, or the layout's
 "translation"          the same as of "language"                      model.safetensors, preprocess.json
+"vision_language"      the same, or another layout                    the same, or the layout's, see `vision_language`
 "sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
 from ssmlab.checkpoints.find import CONFIG, HEAD, HEAD_WEIGHTS, KINDS, PREPROCESS, WEIGHTS, kind_of, read_object
+from ssmlab.checkpoints.vision_language import load_vision_language, save_vision_language
 from ssmlab.core.checksums import FILE as CHECKSUMS
 from ssmlab.core.checksums import damages
 from ssmlab.core.errors import ModelError, UserError
@@ -28,13 +30,18 @@ from ssmlab.models.weights import check_sizes, fit, one_line, read_state_dict
 from ssmlab.nn.factorized import factorize_like_, factorized_ranks
 
 NAMES = {kind: f"{kind} model" for kind in KINDS}
-NAMES |= {"vision": "model of images", "sequence_classifier": "classifier of sequences"}
+NAMES |= {
+    "vision_language": "vision-language model",
+    "vision": "model of images",
+    "sequence_classifier": "classifier of sequences",
+}
 COMMANDS = {
     "vision": "`ssmlab classify` is for classifiers",
     "segmentation": "use `ssmlab segment`",
     "language": "`ssmlab generate` writes with it",
     "translation": "`ssmlab translate` translates with it",
     "sequence_classifier": "`ssmlab classify` is for it",
+    "vision_language": "`ssmlab vlm chat` answers with it",
 }
 
 
@@ -54,6 +61,8 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
     folder, name = Path(folder), getattr(model, "registry_name", None)
     if isinstance(model, SequenceClassifier):
         return _save_classifier(model, folder, preprocess or {})
+    if kind_of_name(name) == "vision_language":
+        return save_vision_language(model, folder, preprocess)
     if (kind := kind_of_name(name)) in ("language", "translation"):
         save_language_model(model, folder, kind=str(kind))
         if preprocess is not None:
@@ -98,6 +107,8 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
     model: Any
     if kind == "sequence_classifier":
         model, preprocess = _load_classifier(folder)
+    elif kind == "vision_language":
+        model, preprocess = load_vision_language(folder)
     elif kind in ("language", "translation"):
         about = folder / PREPROCESS
         model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}

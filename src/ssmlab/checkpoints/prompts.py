@@ -20,7 +20,7 @@ from ssmlab.models.weights import one_line
 FORMAT = "ssmlab reading 1"
 
 
-def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Path:
+def save_prompt_state(reading: PromptState, path: str | Path, model: Any, bound: dict[str, str] | None = None) -> Path:
     """Write a reading as safetensors, under a temporary name first.
 
     The header names the model, and holds how many tokens were read and hashes of them and of the model.
@@ -28,6 +28,8 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Pat
     Args:
         path: the file; its folder must be there.
         model: the one that read.
+        bound: hashes of what the state belongs to besides, by what messages call it, such as "image" and "template";
+            with "weights", that of the model too. It is loaded again where all are the same.
     """
     path = Path(path)
     tensors = {
@@ -44,11 +46,12 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Pat
     header = {
         "format": FORMAT,
         "model": str(model.registry_name),
-        "model_hash": fingerprint(model),
+        "model_hash": (bound or {}).get("weights") or fingerprint(model),
         "tokens": str(len(tensors["tokens"])),
         "text_hash": _text_hash(tensors["lengths"], tensors["tokens"]),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header |= {f"bound {what}": value for what, value in (bound or {}).items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # layers may share
     header["values_hash"] = _values_hash(tensors)
     try:
         write_tensors(path, tensors, header)
@@ -57,9 +60,11 @@ def save_prompt_state(reading: PromptState, path: str | Path, model: Any) -> Pat
     return path
 
 
-def load_prompt_state(path: str | Path, model: Any) -> PromptState:
+def load_prompt_state(path: str | Path, model: Any, bound: dict[str, str] | None = None) -> PromptState:
     """What `save_prompt_state` wrote, for the same model in the same precision, on the model's device.
 
+    Args:
+        bound: as for `save_prompt_state`, those that are known now; others of the file are not compared.
     Raises:
         ModelError: there is no such file, it is damaged or no reading, or another model wrote it.
     """
@@ -78,11 +83,14 @@ def load_prompt_state(path: str | Path, model: Any) -> PromptState:
         ) from error
     if header.get("format") != FORMAT:
         raise ModelError(f"{path} is no saved state of this version ({FORMAT!r}); read the text again")
-    if header["model_hash"] != fingerprint(model):
+    if header["model_hash"] != ((bound or {}).get("weights") or fingerprint(model)):
         raise ModelError(
             f"{path} is of another model, or of other weights or another dtype of this one ({header['model']}); "
             "load it into the one that read the text"
         )
+    for what, value in (bound or {}).items():
+        if header.get(f"bound {what}") != value:
+            raise ModelError(f"{path} is of another {what}; give the one that it was read with, or read it again")
     if header["text_hash"] != _text_hash(tensors["lengths"], tensors["tokens"]):
         raise ModelError(f"{path} is damaged, its tokens are not those of its header; read the text again")
     if header.get("values_hash", "") not in ("", _values_hash(tensors)):  # files of before have none

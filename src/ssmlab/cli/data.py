@@ -60,6 +60,7 @@ def _show(report: Any) -> None:
     from ssmlab.data.conversations.check import ConversationReport
     from ssmlab.data.masks.check import MaskReport
     from ssmlab.data.sequences.check import SequenceReport
+    from ssmlab.data.stream.labelled import ShardReport
 
     console = Console(highlight=False, markup=False)
     about = getattr(report, "data", report)
@@ -72,6 +73,10 @@ def _show(report: Any) -> None:
         _show_sequences(console, report)
     elif isinstance(report, ConversationReport):
         _show_conversations(console, report)
+    elif isinstance(report, ShardReport):
+        console.print(", ".join(f"{n:,} shards of {part}" for part, n in report.shards.items()))
+        console.print(_balance(report))
+        _show_lines(console, ("Notes", report.notes, ""))
     else:
         _show_pairs(console, report)
 
@@ -141,22 +146,20 @@ def _show_masks(console, report) -> None:
 
 
 def _show_conversations(console, report) -> None:
-    from rich.text import Text
-
     console.print(f"images   {report.images:,} in {report.folder}", soft_wrap=True)
     turns = ", ".join(f"{n:,} with {k} {'question' if k == 1 else 'questions'}" for k, n in report.turns.items())
-    console.print(f"records  {report.counts['all']:,}{': ' + turns if turns else ''}", soft_wrap=True)
+    console.print(f"records  {report.records:,}{': ' + turns if turns else ''}", soft_wrap=True)
     for side, (low, middle, high) in report.words.items():
         console.print(f"{side:9}{low:,} to {high:,} words, median {middle:,g}")
     for axis, (low, middle, high) in report.sizes.items():
         console.print(f"{axis:9}{low} to {high} pixels, median {middle:g}")
     _show_lines(console, ("Notes", report.notes, ""))
     if report.problems:  # all of them: each is a record that a run would refuse
-        console.print(Text(f"Problems ({len(report.problems):,})", "bold red"))
+        console.print(f"Problems ({len(report.problems):,})", style="bold red")
         for line in report.problems:
-            console.print(Text("  " + line, "red"), soft_wrap=True)
+            console.print("  " + line, style="red", soft_wrap=True)
     else:
-        console.print(Text("All records and images can be used.", "green"))
+        console.print("All records and images can be used.", style="green")
 
 
 def _show_lines(console, *sections):

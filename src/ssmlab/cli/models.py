@@ -28,7 +28,7 @@ def models(
         from ssmlab.models import MODELS
         from ssmlab.studies.card import group_of, total_parameters
 
-        for group in ("Vision", "Language", "Translation", "Segmentation", "Baselines"):
+        for group in ("Vision", "Language", "Vision-language", "Translation", "Segmentation", "Baselines"):
             console.print(f"[bold]{group}[/bold]")
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
             for known, entry in MODELS.items():

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ssmlab.cli import vlm_score
+from ssmlab.cli import vlm_score, vlm_use
 from ssmlab.cli.options import takes
 from ssmlab.tasks.vision_language.writer_options import InstructionOptions
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(vlm_score.app, name="score")
+app.command("chat")(vlm_use.chat)
+app.command("answer")(vlm_use.answer)
+app.command("prune")(vlm_use.prune)
 
 
 @app.callback()

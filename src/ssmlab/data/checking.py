@@ -17,13 +17,14 @@ from ssmlab.data.options import DataOptions
 from ssmlab.data.pairs.check import PairReport, check_pairs
 from ssmlab.data.pairs.config import PairConfig
 from ssmlab.data.sequences.check import SequenceReport, check_sequences
+from ssmlab.data.stream.labelled import ShardReport, check_shards, is_sharded
 
 OTHERS = (
     "or files or class folders of texts (.txt, .md), sounds (.wav) or genes (.fa), chats (.jsonl), or images with "
     "masks (images/ and masks/, nnU-Net's imagesTr and labelsTr), or sentence pairs (train.en and train.fr, or with a "
     "tab between), or conversations about images (LLaVA's JSON) or their captions"
 )
-Report = CheckReport | ConversationReport | MaskReport | PairReport | SequenceReport
+Report = CheckReport | ConversationReport | MaskReport | PairReport | SequenceReport | ShardReport
 
 
 def check_data(
@@ -42,7 +43,7 @@ def check_data(
     """
     options = DataOptions.of(options, given, "check_data")
     task, kind = kind_of_data(path, options.wanted)
-    split = {"val_fraction": options.val_fraction, "seed": options.seed}
+    split: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": options.seed}
     if task == "segment":
         return check_masks(path, **split)
     if task == "vision_language":
@@ -57,6 +58,8 @@ def check_data(
         labels, group = options.labels.removeprefix("fine"), options.group or ""
         encoding = codecs.lookup(options.encoding).name
         return check_sequences(path, kind, task, **split, encoding=encoding, labels=labels, group=group)
+    if is_sharded(path):
+        return check_shards(path, **split)
     try:
         data = open_images(path, group=options.group, labels=options.labels, **split, strict=False)
     except DataError as error:

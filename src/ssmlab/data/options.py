@@ -56,5 +56,6 @@ class DataOptions(Options):
         """The task that is meant, "" where the files say it."""
         if self.masks:
             return "segment"
-        guessed = "translate" if self.source or self.target or self.target_path else ""
-        return self.task or guessed or ("vision_language" if self.images else "")
+        if self.task or self.images:
+            return self.task or "vision_language"
+        return "translate" if self.source or self.target or self.target_path else ""

@@ -98,6 +98,12 @@ def create_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Mo
     return _named(preset.network(preset.config(**preset.values | options)), name)
 
 
+def build_vision_language(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
+    """A vision-language model; `options` are fields of its config."""
+    _check_known(name, options, [f.name for f in fields(preset.config)])
+    return _named(preset.network(preset.config(**preset.values | options)), name)
+
+
 def build_segmenter(name: str, preset: Preset, options: dict[str, Any]) -> nn.Module:
     """A segmentation network, from a plan."""
     _check_known(name, options, ["plan", "num_classes", "in_chans", "seed"])

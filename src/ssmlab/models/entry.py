@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-KINDS = ("vision", "language", "segmentation", "translation")
+KINDS = ("vision", "language", "segmentation", "translation", "vision_language")
 FOLDERS = {kind: kind for kind in KINDS} | {"translation": "seq2seq"}  # under `ssmlab.models`
 TIMM = "timm/"  # any name of timm after it is a vision model too
 

@@ -163,6 +163,15 @@ FAMILIES = (
             "translation_hybrid": "Mamba + two attentions, decoder only",
         }.items()
     ),
+    Family(
+        "llava_mamba",
+        "vision_language",
+        {
+            "llava_mamba": "LLaVA with a state space language model, of any parts",
+            "llava_mamba_test": "LLaVA with Mamba, small, for tests",
+        },
+        originals={"llava_hf": "llava", "llava": "llava", "cobra": "cobra"},
+    ),
 )
 MODELS: dict[str, ModelEntry] = {name: entry for family in FAMILIES for name, entry in family.entries().items()}
 _ORIGINALS = {name: f"{FOLDERS[family.kind]}.{file}" for family in FAMILIES for name, file in family.originals.items()}
@@ -236,6 +245,10 @@ def create_model(name: str, **options: Any) -> Any:
             num_classes: logits of a position, the background's included.
             in_chans: channels of the images, 3 if not given.
             seed: of the initial weights, which then leaves torch's own generator where it was.
+
+            Of a vision-language model, fields of `LlavaConfig`:
+            encoders: names or tables of image encoders. projector: a kind or a table. language: a name or a table.
+            template: the form of a conversation.
     Returns:
         The model, with `registry_name` and `config`, which `checkpoints.save_model` writes.
     Raises:
@@ -249,7 +262,8 @@ def create_model(name: str, **options: Any) -> Any:
     preset: Preset = import_module(f"ssmlab.models.{found.module}").CONFIGS[name]
     if found.kind == "vision":
         return create.create_vision(name, preset, **options)
-    return (create.build_segmenter if found.kind == "segmentation" else create.create_language)(name, preset, options)
+    builders = {"segmentation": create.build_segmenter, "vision_language": create.build_vision_language}
+    return builders.get(found.kind, create.create_language)(name, preset, options)
 
 
 def original(name: str) -> Original:

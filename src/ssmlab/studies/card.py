@@ -18,7 +18,7 @@ from ssmlab.studies.compare.published import published
 from ssmlab.studies.options import CardOptions
 
 CLASSES = 1000  # of a vision model, in the list and alone: ImageNet-1K's, as authors count
-TEXTS = ("language", "translation")  # kinds without images or classes
+TEXTS = ("language", "translation", "vision_language")  # kinds without classes
 PAIR = 20  # tokens of the sentences that a translation model is counted for
 # What a plan is proposed for where none is given: the patches of nnU-Net's plans for large images and volumes.
 USUAL_SIZE = {2: (512, 512), 3: (128, 128, 128)}
@@ -79,6 +79,12 @@ def model_card(name: str, options: CardOptions | None = None, **given: Any) -> M
             costs = _language_costs(model)
         elif kind == "translation":
             costs = _translation_costs(model)
+        elif kind == "vision_language":
+            side = model.config.encoders[0].image_size
+            costs = [
+                f"an image of {side} x {side}: {count(model.image_tokens, 'token')}",
+                *_language_costs(model.language),
+            ]
         else:
             channels, *own = model.default_cfg["input_size"]
             side = image_size or own[-1]
@@ -135,7 +141,7 @@ def group_of(name: str) -> str:
     entry = MODELS[name]
     if entry.family == "transformer_lm" or name in ("resnet18", "resnet50", "resnet_test"):
         return "Baselines"
-    return entry.kind.capitalize()
+    return entry.kind.replace("_", "-").capitalize()
 
 
 def parameters(model: Any) -> int:

@@ -61,10 +61,8 @@ def open_model(model: Any) -> Opened:
         raise ModelError(f"{found.name} is a name without weights; give the folder of a trained model")
     folder = found.folder or local_folder(found.name)
     if is_hybrid(folder):
-        network: Any = load_hybrid(folder)
-        network.preprocess_config = {"folder": str(folder)}
-    else:
-        network, _ = load_model(folder)
+        return Opened(load_hybrid(folder), "language", {"folder": str(folder)}, folder, found.note)
+    network, _ = load_model(folder)
     return Opened(network, TASK_OF[found.kind], network.preprocess_config, folder, found.note)
 
 

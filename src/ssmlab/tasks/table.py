@@ -41,6 +41,9 @@ TASKS = {
     "synthetic": Row("ssmlab.tasks.synthetic", "SyntheticRecipe", "load_problem"),
     "segment": Row("ssmlab.tasks.segment", "SegmentationRecipe", "load_masks", own="segmentation/own_folder"),
     "translate": Row("ssmlab.tasks.translate", "TranslationRecipe", "load_pairs", own="translation/own_files"),
+    "vision_language": Row(
+        "ssmlab.tasks.vision_language", "VisionLanguageRecipe", "load_conversations", own="vision_language/own_data"
+    ),
     "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths"),
     "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", reads="classify"),
     "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", reads="classify"),

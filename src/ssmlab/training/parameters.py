@@ -57,8 +57,43 @@ def optimizer_of(config: FitConfig, device: ComputeConfig) -> tuple[Callable, di
     return kind, {"lr": config.learning_rate, "betas": betas, "fused": device.device in ("cpu", "cuda")}
 
 
+def part_groups(model: nn.Module, config: FitConfig) -> list[dict]:
+    """Groups for an optimizer with a learning rate for each part of `config.rates`, with and without weight decay.
+
+    Raises:
+        UserError: a part names nothing.
+    """
+    names, groups = set(decayed(model)), dict[tuple[float, bool], list[nn.Parameter]]()
+    used = set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = next((part for part in config.rates if name == part or name.startswith(f"{part}.")), None)
+        used.add(part)
+        rate = config.learning_rate if part is None else config.rates[part]
+        groups.setdefault((rate, name in names), []).append(parameter)
+    unused = [part for part in config.rates if part not in used]
+    if unused:
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise UserError(f"training.rates: nothing of {unused[0]!r} is trained in {_name(model)}; its parts are {parts}")
+    decay = config.weight_decay
+    return [
+        {"params": found, "lr": rate, "weight_decay": decay if decays else 0.0}
+        for (rate, decays), found in groups.items()
+    ]
+
+
 def optimizer_groups(network: nn.Module, config: FitConfig) -> list[dict]:
-    """The groups of an optimizer whose learning rate depends on the layer; the first one has the rate of the log."""
+    """The groups of an optimizer whose learning rate depends on the layer or the part; the first one has the rate of
+    the log.
+
+    Raises:
+        UserError: both are asked for, or a layer or part is not there.
+    """
+    if config.rates and config.layer_decay < 1:
+        raise UserError("training.rates and training.layer_decay both say learning rates; give one of them")
+    if config.rates:
+        return sorted(part_groups(network, config), key=lambda group: -group["lr"])
     groups = layer_groups(network, config.learning_rate, config.weight_decay, config.layer_decay)
     return sorted(groups, key=lambda group: -group["lr"])
 

@@ -266,7 +266,7 @@ def test_check(folder):
     assert kind_of_data(str(path)) == ("vision_language", "conversations")
     assert kind_of_data(str(folder)) == ("vision_language", "conversations")
     report = check_conversations(path)
-    assert report.ok and (report.counts, report.images, report.turns) == ({"all": 4}, 2, {1: 4})
+    assert report.ok and (report.records, report.images, report.turns) == (4, 2, {1: 4})
     assert report.words == {"question": (1, 1.0, 3), "answer": (1, 2.0, 3)}
     assert report.sizes == {"width": (8, 8.0, 8), "height": (6, 6.0, 6)}
     assert any("1 record more than once" in note for note in report.notes)

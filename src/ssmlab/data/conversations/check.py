@@ -18,23 +18,35 @@ class ConversationReport:
     """What `check_conversations` found.
 
     Attributes:
-        counts: "all" -> records that can be used. images: different images that could be read.
+        images: different images that could be read. records: that can be used.
         turns: how many questions a record has -> records. words: side -> (fewest, median, most) words of a message.
         sizes: "width" and "height" -> (smallest, median, largest) in pixels.
         problems: every record that cannot be used, by its place in the file. notes: to be known.
     """
 
-    name: str
-    format: str
+    kind: str
     path: str
     folder: str
-    counts: dict[str, int]
+    records: int
     images: int
     turns: dict[int, int]
     words: dict[str, tuple[int, float, int]]
     sizes: dict[str, tuple[int, float, int]]
     problems: list[str]
     notes: list[str]
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def format(self) -> str:
+        return self.kind
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """ "all" -> records, which are not divided into parts."""
+        return {"all": self.records}
 
     @property
     def ok(self) -> bool:
@@ -72,11 +84,10 @@ def check_conversations(
             messages["answer" if n % 2 else "question"].append(len(turn.text.replace("<image>", " ").split()))
     axes = {axis: sorted(size[i] for _, size, _, _ in found.looked) for i, axis in enumerate(("width", "height"))}
     return ConversationReport(
-        name=found.path.name,
-        format=found.kind,
+        kind=found.kind,
         path=str(found.path),
         folder=str(found.images),
-        counts={"all": len(found.conversations)},
+        records=len(found.conversations),
         images=len(found.looked),
         turns=dict(sorted(Counter(len(record.turns) // 2 for record in found.conversations).items())),
         words={side: (min(n), float(median(n)), max(n)) for side, n in messages.items() if n},

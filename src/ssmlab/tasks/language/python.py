@@ -25,10 +25,11 @@ from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, Tokenizer, find_en
 from ssmlab.generation.generate import Generated
 from ssmlab.generation.generate import generate as continuations
 from ssmlab.tasks.items import name_of, some_items
-from ssmlab.tasks.language.data import UNITS, UNKNOWN, Texts, encoded, separator_of
+from ssmlab.tasks.language.data import UNKNOWN
 from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import COUNT, NLL, Language
+from ssmlab.tasks.language.texts import UNITS, Texts, encoded, separator_of
 from ssmlab.training.predict import predict as outputs_for
 
 ABOUT = ("tokenizer", "length", "stride", "documents", "tokens_per_unit", "bootstrap")

@@ -28,6 +28,7 @@ from ssmlab.tasks.translate.recipe import TranslationModel, TranslationRecipe
 from ssmlab.tasks.translate.scores import Scores, records_of, score_differences, score_lines, validation_scores
 from ssmlab.tasks.translate.speed import decoding_records
 from ssmlab.tasks.translate.task import Translate
+from ssmlab.training.distributed import gather, shared_world
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import predict
 
@@ -103,7 +104,10 @@ def translated(
     ]
     progress.start(title, len(sources), unit="sentences", per_step=1)
     try:
-        found = decoding_of(recipe, data, model, beams).lines(network.eval(), sources, progress)
+        decoding, world = decoding_of(recipe, data, model, beams), shared_world()
+        documents = world.share(-(-len(sources) // decoding.group))  # whole ones
+        own = sources[documents.start * decoding.group : documents.stop * decoding.group]
+        found = [line for part in gather(world, decoding.lines(network.eval(), own, progress)) for line in part]
     finally:
         progress.stop()
     return [data.words[start].target.decode(one.tokens) for one in found], found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import DataError
-from ssmlab.core.statistics import Interval, ratio_interval, wilson
+from ssmlab.core.statistics import Interval, score_interval, statistics_of, wilson
 from ssmlab.data.contents import some
 from ssmlab.data.conversations.scienceqa import question_text
 from ssmlab.tasks.vision_language.answers import read_rows, texts_by_id
@@ -284,5 +284,5 @@ def _relative(marks: Sequence[tuple[float, float]]) -> Interval | None:
         return None
     if min(reference) <= 0:  # a resample of zeros alone has no ratio
         return Interval(100 * sum(p[1] for p in marks) / sum(reference), float("nan"), float("nan"))
-    found = ratio_interval([pair[1] for pair in marks], reference)
+    found = score_interval(statistics_of([pair[1] for pair in marks], reference))
     return Interval(*(100 * value for value in found))

@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-lowest | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | bench-translate | docs | docs-pictures | clean
+# make demo | test | test-all | test-lowest | check | bench | bench-compat | bench-decode | bench-kernels | bench-linear | bench-memory | bench-translate | sanitize | docs | docs-pictures | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all test-lowest check bench bench-compat bench-decode bench-kernels bench-linear bench-memory bench-translate docs docs-pictures clean
+.PHONY: demo test test-all test-lowest check bench bench-compat bench-decode bench-kernels bench-linear bench-memory bench-translate sanitize docs docs-pictures clean
 
 demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
@@ -54,6 +54,9 @@ bench-memory: $(VENV)/.package
 
 bench-translate: $(VENV)/.bench
 	$(BIN)/python benchmarks/translate.py
+
+sanitize: $(VENV)/.test
+	PYTHON=$(BIN)/python tests/sanitize.sh $(SET)
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q

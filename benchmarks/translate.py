@@ -22,7 +22,7 @@ import torch
 
 from ssmlab.checkpoints.files import to_upstream
 from ssmlab.checkpoints.folder import load_model
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.translate import translate_tokens
 from ssmlab.models import create_model
 from ssmlab.nn import quantize_linear_

@@ -39,23 +39,26 @@ struct Kernels {
      likeliest_##isa,                                                                                                       \
      ssd_segments_##isa, ssd_forward_workspace_##isa, ssd_backward_workspace_##isa, ssd_forward_##isa, ssd_backward_##isa}
 
-bool always() { return true; }
-#if defined(SSM_HAS_AVX2)
+[[maybe_unused]] bool always() { return true; }
+#if defined(SSM_HAS_avx2) || defined(SSM_HAS_avx512)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 
 const Kernels ALL[] = {  // fastest first
-#if defined(SSM_HAS_AVX2)
+#if defined(SSM_HAS_avx512)
     SSM_TABLE(avx512, has_avx512),
+#endif
+#if defined(SSM_HAS_avx2)
     SSM_TABLE(avx2, has_avx2),
 #endif
-#if defined(SSM_HAS_NEON)
+#if defined(SSM_HAS_neon)
     SSM_TABLE(neon, always),
-#else
+#endif
+#if defined(SSM_HAS_baseline)
     SSM_TABLE(baseline, always),
 #endif
 };

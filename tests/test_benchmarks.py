@@ -52,6 +52,32 @@ def test_kernels():
     assert all(float(row[6]) > 5 for row in rows if row[0].startswith("scan"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["accuracy", "dice", "groups"])
+def test_verdicts_name_no_winner_where_there_is_none(kind):
+    """At most 5 % of comparisons, and what chance makes of 300 of them. benchmarks/verdicts.py makes 2,000."""
+    verdicts = loaded("verdicts")
+    for cases, seeds, spread in ((6, 1, 0.0), (20, 1, 0.0), (20, 2, 0.3), (50, 3, 0.3), (500, 1, 0.0)):
+        runs = 300 if cases < 500 else 100
+        found = verdicts.rate(verdicts.Setting(kind, cases, seeds, spread), runs, seed=1)
+        assert found <= 0.05 + 2 * (0.05 * 0.95 / runs) ** 0.5, (cases, seeds)
+
+
+@pytest.mark.slow
+def test_verdicts_find_what_is_there():
+    verdicts = loaded("verdicts")
+    for seeds in (1, 2, 3, 5):
+        assert verdicts.rate(verdicts.Setting("plain", 50, seeds, effect=0.6), 200, seed=1) >= 0.8
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.skipif(os.name == "nt", reason="starts a script by its first line")
 def test_llama_cpp_is_asked_for_what_is_compared(tmp_path):
     spec = importlib.util.spec_from_file_location("decode_benchmark", BENCHMARKS / "decode.py")

@@ -39,11 +39,6 @@ def test_imports_point_down():
     assert not upward
 
 
-def test_files_are_short():
-    long = [str(path.relative_to(ROOT)) for path in MODULES if path.read_text(encoding="utf-8").count("\n") > 400]
-    assert not long
-
-
 def loaded_after(*statements: str) -> list[set[str]]:
     """The modules that are there after each of these statements, in one fresh interpreter."""
     code = "import sys\n" + "\n".join(f"{statement}\nprint(' '.join(sys.modules))" for statement in statements)

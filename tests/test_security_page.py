@@ -8,6 +8,7 @@ from ssmlab.data import files, parts
 from ssmlab.data.images import decode, medmnist
 from ssmlab.data.masks import stacks, volumes
 from ssmlab.data.sequences import fasta
+from ssmlab.data.stream import texts
 
 PAGE = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
 
@@ -24,6 +25,7 @@ PAGE = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8"
         ("files of a data set", files.MAX_FILES),
         ("visits of one folder, through links", files.MAX_VISITS),
         ("bytes of a list of files", parts.LIST_BYTES),
+        ("bytes of a line of JSON that is read in a stream", texts.LONGEST_ROW),
         ("classes of a MedMNIST file", medmnist.MAX_CLASSES),
     ],
 )

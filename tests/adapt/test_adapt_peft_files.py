@@ -10,6 +10,7 @@ from families import relative
 from ssmlab import adapt
 from ssmlab.checkpoints.files import load_language_model
 from ssmlab.core.errors import ModelError
+from ssmlab.models import create_model
 
 SIZES = {"vocab_size": 56, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "tie_word_embeddings": False}
 HEADS = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "expand": 2, "chunk_size": 8}
@@ -53,13 +54,8 @@ def trained_by_peft(base, folder, **options):
         return model.eval()(input_ids=TOKENS).logits
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("FourierFT", {"n_frequency": 20}), ("HRA", {}), ("IA3", {"feedforward_modules": []}),
-     ("IA3", {"feedforward_modules": ["in_proj"]}), ("LoHa", {}), ("LoKr", {}), ("OFT", {"oft_block_size": 8, "r": 0})],
-)  # fmt: skip
-def test_other_kinds_of_peft_are_read(base, tmp_path, kind, options):
-    """The same logits as PEFT's own, beside the weights and merged into them."""
+def written_by_peft(base, folder, kind, **options):
+    """An adapter with random numbers; returns its logits."""
     import peft
 
     torch.manual_seed(1)
@@ -69,14 +65,42 @@ def test_other_kinds_of_peft_are_read(base, tmp_path, kind, options):
         for parameter in there.parameters():
             if parameter.requires_grad:
                 parameter += 0.2 * torch.randn_like(parameter)
-    there.save_pretrained(tmp_path)
+    there.save_pretrained(folder)
     with torch.no_grad():
-        right = there.eval()(input_ids=TOKENS).logits
+        return there.eval()(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("FourierFT", {"n_frequency": 20}), ("HRA", {}), ("IA3", {"feedforward_modules": []}),
+     ("IA3", {"feedforward_modules": ["in_proj"]}), ("LoHa", {}), ("LoKr", {}), ("OFT", {"oft_block_size": 8, "r": 0})],
+)  # fmt: skip
+def test_other_kinds_of_peft_are_read(base, tmp_path, kind, options):
+    """The same logits as PEFT's own, beside the weights and merged into them."""
+    right = written_by_peft(base, tmp_path, kind, **options)
+    with torch.no_grad():
         plain = load_language_model(base[1])(TOKENS)[0]
         beside = adapt.load_peft(load_language_model(base[1]), tmp_path).eval()(TOKENS)[0]
         merged = adapt.add_adapter(load_language_model(base[1]), tmp_path).eval()(TOKENS)[0]
     assert relative(right, plain) > 1e-3, "the adapter does something"
     assert relative(beside, right) < 1e-5 and relative(merged, right) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("AdaLora", {"total_step": 9, "init_r": 4}), ("BOFT", {"boft_block_size": 4}), ("Vera", {"r": 8})],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_kinds_that_peft_merges_itself(base, tmp_path, kind, options):
+    right = written_by_peft(base, tmp_path, kind, **options)
+    with torch.no_grad():
+        plain = load_language_model(base[1])(TOKENS)[0]
+        merged = adapt.add_adapter(load_language_model(base[1]), tmp_path).eval()(TOKENS)[0]
+    assert relative(right, plain) > 1e-3 and relative(merged, right) < 1e-4
+    with pytest.raises(ModelError, match=f"{kind.upper()} is read only to be merged into the weights, by add_adapter"):
+        adapt.load_peft(load_language_model(base[1]), tmp_path)
+    with pytest.raises(ModelError, match="the layout 'huggingface' has no models of the family"):
+        adapt.add_adapter(create_model("s4d_lm_test"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +175,5 @@ def test_folders_that_do_not_fit(base, tmp_path):
     with pytest.raises(ModelError, match="peft_type PREFIX_TUNING is not read; those that are: LORA, FOURIERFT, HRA"):
         adapt.load_peft(model, tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    from ssmlab.models import create_model
-
     with pytest.raises(ModelError, match=r"does not fit this model: .* \(in, out\) in the model"):
         adapt.load_peft(create_model("mamba_lm_test"), tmp_path)

@@ -1,6 +1,7 @@
 """Bamba, Jamba, Zamba2 and Falcon-H1 write what transformers' own generation writes."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import ssmlab
 import ssmlab.compat
-from ssmlab.checkpoints.hybrids import HYBRIDS, load_hybrid
+from ssmlab.checkpoints.find import HYBRIDS
+from ssmlab.checkpoints.hybrids import load_hybrid
 from ssmlab.cli.main import main
-from ssmlab.core.errors import ModelError
+from ssmlab.core.errors import ModelError, UserError
+from ssmlab.core.record import read_records
 from ssmlab.tasks.language.chat import open_chat
 
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -92,11 +96,56 @@ def test_a_state_is_a_value(folder, theirs):
     assert all(len(row.tokens) == NEW for row in searched) and searched[0].score / NEW >= best[0] - 1e-5
 
 
+TEXTS = ["A short text.", "Another one, of more letters than that."]
+
+
+def nats(model, folder, text, begin=1):
+    """Of a text's letters from `begin` on, by transformers."""
+    ids = torch.tensor([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids])
+    with torch.no_grad():
+        logs = model(ids).logits[0, :-1].log_softmax(-1)
+    return -logs.gather(1, ids[0, 1:, None])[begin - 1 :].sum().item()
+
+
+def test_it_is_measured_as_transformers_counts(folder, theirs, tmp_path):
+    """Perplexity, bits a byte, several texts in a row; questions; log-probabilities."""
+    model = theirs[0]
+    expected = [nats(model, folder, text) for text in TEXTS]
+    one = ssmlab.predict(str(folder), TEXTS)
+    assert [row.loss * row.tokens for row in one] == pytest.approx(expected, rel=1e-5)
+    found = ssmlab.evaluate(str(folder), TEXTS, progress=False)
+    count = sum(len(text) - 1 for text in TEXTS)
+    assert found.value("loss") == pytest.approx(sum(expected) / count, rel=1e-5)
+    file = ssmlab.evaluate(load_hybrid(folder), TEXTS[1:], "language", tokenizer=str(folder), length=12, progress=False)
+    assert 0 < file.value("loss") != found.value("loss") and file.value("perplexity") == pytest.approx(
+        math.exp(file.value("loss"))
+    )
+    choices = ["a dog", "some cats", "x"]
+    costs = [nats(model, folder, f"It is {choice}", len("It is")) for choice in choices]
+    question = {"question": "It is", "choices": choices, "answer": costs.index(min(costs))}
+    (tmp_path / "q.jsonl").write_text(json.dumps(question))
+    assert ssmlab.evaluate(str(folder), tmp_path / "q.jsonl", progress=False).value("accuracy") == 1
+    (row,) = ssmlab.generate(str(folder), [PROMPTS[0]], max_tokens=2, logprobs=2, eos=())
+    with torch.no_grad():
+        logs = model(torch.tensor([PROMPTS[0]])).logits[0, -1].log_softmax(-1)
+    assert row.logprobs[0] == pytest.approx(logs.max().item(), abs=1e-5)
+
+
 @pytest.fixture
 def lent():
     """The command lends our kernels to the process: only for this test."""
     yield
     ssmlab.compat.uninstall()
+
+
+def test_the_command_measures_it(folder, tmp_path, lent):
+    (tmp_path / "text.txt").write_text(TEXTS[1])
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(folder), "--data", str(tmp_path / "text.txt"), "--output", str(tmp_path / "records")])
+    assert not stop.value.code
+    found = {record.metric: record.value for record in read_records(tmp_path / "records")}
+    (row,) = ssmlab.predict(str(folder), TEXTS[1:])
+    assert found["loss"] == pytest.approx(row.loss, rel=1e-4) and found["bits_per_byte"] > 0
 
 
 def test_mistakes_are_one_line(folder, tmp_path, capsys, lent):
@@ -113,6 +162,11 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, lent):
             main(["generate", str(folder), "--prompt", "x", *more])
         error = capsys.readouterr().err
         assert stop.value.code == 2 and said in error and error.count("ssmlab: ") == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(folder), str(tmp_path / "new")])
+    assert stop.value.code == 2 and "is in transformers' layout already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="writes and is measured here; transformers trains it"):
+        ssmlab.fit(load_hybrid(folder), "language", TEXTS, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by a name that it renames

@@ -7,10 +7,11 @@ import re
 import pytest
 import torch
 
-from ssmlab.cli import bench as command
 from ssmlab.cli.main import main
 from ssmlab.core.record import read_records
+from ssmlab.ops._dispatch import BACKENDS, example
 from ssmlab.profiling import bench
+from ssmlab.profiling.bench import machine
 
 
 def call(*arguments):
@@ -24,16 +25,16 @@ def call(*arguments):
 @pytest.fixture
 def small(monkeypatch):
     """The smallest shape of every operator, forward and backward."""
-    full = bench.grid
+    full = machine.grid
 
     def grid(op, *, quick=False):
         return [next(s for s in full(op, quick=quick) if s.backward == backward) for backward in (False, True)]
 
-    monkeypatch.setattr(bench, "grid", grid)
+    monkeypatch.setattr(machine, "grid", grid)
 
 
-def test_names_are_those_of_the_grid():
-    assert command.OPS == bench.OPS and command.SUITES == bench.SUITES
+def test_names_are_those_of_the_operators_with_shapes():
+    assert tuple(op for op in BACKENDS if example(op).full is not None) == bench.OPS
 
 
 def test_help_shows_every_default(capsys):
@@ -73,7 +74,7 @@ def test_suites_of_whole_models_have_their_table_and_records(tmp_path, capsys, m
         bench.Result("images", "", "vim", "", (), "no"),
     ]
     asked = []
-    monkeypatch.setattr(bench, "suite", lambda *args, **kwargs: asked.append((args, kwargs)) or iter([found]))
+    monkeypatch.setattr(machine, "suite", lambda *args, **kwargs: asked.append((args, kwargs)) or iter([found]))
     arguments = ("--suite", "vision", "--suite", "first", "--quick", "--output", str(tmp_path))
     assert call("bench", "ops", *arguments) == 0
     assert [args[0] for args, _ in asked] == ["vision", "first"] and asked[0][1] == {"quick": True}
@@ -90,7 +91,7 @@ def test_a_wrong_backend_stops_everything(small, tmp_path, capsys, monkeypatch):
         return (y if x.dtype.itemsize == 8 else y * 1.001), state
 
     monkeypatch.setattr(module, "causal_conv1d", wrong)
-    monkeypatch.setattr(bench, "bench_ops", lambda *args, **kwargs: pytest.fail("timed all the same"))
+    monkeypatch.setattr(machine, "bench_ops", lambda *args, **kwargs: pytest.fail("timed all the same"))
     assert call("bench", "ops", "--quick", "--output", str(tmp_path / "bench")) == 1
     shown = capsys.readouterr().out
     assert "FAIL  causal_conv1d" in shown and "nothing is timed" in shown
@@ -99,7 +100,7 @@ def test_a_wrong_backend_stops_everything(small, tmp_path, capsys, monkeypatch):
 
 def test_an_opponent_that_is_wrong_is_left_out(small, tmp_path, capsys, monkeypatch):
     case = bench.Disagreement("causal_conv1d", "transformers", "float32", False, "error 2.0e-01, limit 1e-05")
-    monkeypatch.setattr(bench, "disagreements", lambda *args: [case])
+    monkeypatch.setattr(machine, "disagreements", lambda *args: [case])
     arguments = ("--op", "causal_conv1d", "--quick", "--seconds", "0.001", "--output", str(tmp_path))
     assert call("bench", "ops", *arguments) == 0
     assert "left out: causal_conv1d transformers, float32: error" in capsys.readouterr().out
@@ -127,6 +128,6 @@ def test_interrupting_writes_nothing(small, tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "bench_ops", interrupted)
+    monkeypatch.setattr(machine, "bench_ops", interrupted)
     assert call("bench", "ops", "--op", "causal_conv1d", "--output", str(tmp_path / "bench")) == 130
     assert "nothing was written" in capsys.readouterr().out and not (tmp_path / "bench").exists()

@@ -76,6 +76,22 @@ def test_new_files_get_the_probabilities_of_the_run(kind, write, tmp_path, monke
         assert found[id]["predicted"] == row["predicted"], id
         for name in row.keys() - {"id", "label", "predicted", "correct"}:
             assert float(found[id][name]) == pytest.approx(float(row[name]), abs=1e-5), (id, name)
+    cooled = calibrated_rows(run, tmp_path)
+    how = json.loads((run / "models" / "mamba_lm_test" / "preprocess.json").read_text("utf-8"))
+    temperature, limit, positive = (how["calibration"][key] for key in ("temperature", "threshold", "positive"))
+    for row, plain in zip(cooled, found.values(), strict=True):
+        odds = {name: float(plain[f"p:{name}"]) ** (1 / temperature) for name in how["classes"]}
+        assert float(row[f"p:{positive}"]) == pytest.approx(odds[positive] / sum(odds.values()), abs=1e-4)
+        if abs(float(row[f"p:{positive}"]) - limit) > 1e-5:  # of what is printed
+            assert (row["predicted"] == positive) == (float(row[f"p:{positive}"]) > limit)
+
+
+def calibrated_rows(run, tmp_path):
+    """What the command says of the data with the threshold of the validation part."""
+    table = tmp_path / "calibrated.csv"
+    assert call("classify", run, tmp_path / "data", "--csv", table, "--calibrated", "--threshold") == 0
+    with open(table, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

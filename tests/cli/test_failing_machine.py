@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
+import typer
 from calling import call
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ssmlab.cli import main as command_line
+from ssmlab.cli.display import showing
 from ssmlab.core.errors import Interrupted, explain_system
 from ssmlab.core.files import write_atomically, write_file, write_tensors
 
@@ -26,6 +29,7 @@ SMALL = ["--smoke", "data.limit=64", "training.epochs=2", "evaluation.samples=3"
     ("error", "said", "code"),
     [
         (OSError(errno.ENOSPC, "x", "a/b"), "a/b: no space left; what was there is intact; make room, then", 1),
+        (OSError(errno.ENOSPC, "x", b"a/b"), "a/b: no space left", 1),
         (OSError(errno.EDQUOT, "x", "a/b"), "a/b: no space left", 1),
         (OSError(errno.EIO, "x", "a/b"), "a/b: the disk cannot be read or written", 1),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; change its permissions", 2),
@@ -59,6 +63,41 @@ def test_what_the_machine_refuses_is_one_line(error, said, code, monkeypatch, ca
         call("doctor")
 
 
+def test_a_thread_whose_file_cannot_be_written_is_told_once(monkeypatch, capsys):
+    """As TensorBoard's: the thread ends with the error, and the next call of its writer raises it again."""
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+
+    def fails(*_, **__):
+        errors = [OSError(errno.ENOSPC, "No space left on device", "log"), ValueError("a bug")]
+        for error in errors:
+            thread = threading.Thread(target=raises, args=(error,))
+            thread.start()
+            thread.join()
+        raise errors[0]
+
+    monkeypatch.setattr(command_line, "app", fails)
+    assert call("doctor") == 1
+    assert [type(told.exc_value) for told in seen] == [ValueError] and threading.excepthook == seen.append
+    assert (
+        capsys.readouterr().err
+        == "ssmlab: log: no space left; what was there is intact; make room, then repeat the command\n"
+    )
+
+
+def raises(error):
+    raise error
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch):
+    def fails(*_, **__):  # as typer does
+        raise typer.Abort from EOFError("a bug")
+
+    monkeypatch.setattr(command_line, "app", fails)
+    with pytest.raises(EOFError, match="a bug"):
+        call("doctor")
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("without a number"), ValueError("a bug")])
 def test_other_errors_are_not_hidden(error, monkeypatch):
     def fails(*_, **__):
@@ -77,6 +116,46 @@ def test_interrupted(number, code, monkeypatch, capsys):
 
     monkeypatch.setattr(command_line, "app", stopped)
     assert call("doctor") == code and capsys.readouterr().err == "ssmlab: interrupted\n"
+
+
+def test_what_a_library_makes_of_a_signal_is_the_signal(monkeypatch, capsys):
+    def half_imported(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("cannot import name 'x'") from error
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command_line, "app", half_imported)
+    try:
+        assert call("doctor") == 143 and capsys.readouterr().err == "ssmlab: interrupted\n"
+        with pytest.raises(typer.Exit) as stopped, showing("go on with --resume"):
+            half_imported()
+        assert stopped.value.exit_code == 143 and "go on with --resume" in capsys.readouterr().out
+        monkeypatch.setattr(command_line, "app", lambda *_, **__: [][1])  # a later mistake is not the signal's
+        with pytest.raises(IndexError):
+            call("doctor")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_nobody_can_raise_comes_again(monkeypatch):
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def goes_on(*_, **__):
+        found = Callback()
+        del found
+        time.sleep(30)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(command_line, "app", goes_on)
+    try:
+        assert call("doctor") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_every_writer_says_which_file(tmp_path, monkeypatch):

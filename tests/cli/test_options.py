@@ -1,5 +1,6 @@
 """Options of a command are the fields of its library function's dataclass."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,18 +12,30 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ssmlab
+from ssmlab import adapt
+from ssmlab.adapt.options import CheckOptions as AdapterOptions
+from ssmlab.adapt.options import MethodsOptions
 from ssmlab.cli.main import app
 from ssmlab.cli.options import help_texts, parameters, takes
 from ssmlab.core.errors import UserError
 from ssmlab.core.options import Count, Option
+from ssmlab.data import check_data
+from ssmlab.data.options import DataOptions
 from ssmlab.experiments.options import DemoOptions, RunOptions, SweepOptions
 from ssmlab.generation.sampling import GenerateOptions
 from ssmlab.models import create_model
+from ssmlab.models.segmentation.plans import read_plan
+from ssmlab.profiling.bench.options import BenchOptions
+from ssmlab.studies.card import model_card
 from ssmlab.studies.compare import Options as CompareOptions
+from ssmlab.studies.options import ModelsOptions
 from ssmlab.studies.study import StudyOptions
 from ssmlab.tasks.language.options import ConvertOptions, WritingOptions
 from ssmlab.tasks.options import ClassifyOptions, EvaluateOptions
-from ssmlab.tasks.segment.options import SegmentOptions
+from ssmlab.tasks.segment.options import PlanOptions, SegmentOptions
+from ssmlab.tasks.segment.proposing import propose
+from ssmlab.tasks.translate.options import TranslateFileOptions
+from ssmlab.tasks.vision_language.writer_options import InstructionOptions, JudgeOptions, WriterOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +113,18 @@ def test_no_command_loads_numpy_before_it_runs():
 COMMANDS = {
     "evaluate": EvaluateOptions, "classify": ClassifyOptions, "segment": SegmentOptions, "generate": WritingOptions,
     "convert": ConvertOptions, "run": RunOptions, "sweep": SweepOptions, "demo": DemoOptions, "compare": CompareOptions,
+    "translate": TranslateFileOptions, "adapt methods": MethodsOptions, "adapt check": AdapterOptions,
+    "bench ops": BenchOptions, "plan": PlanOptions, "models": ModelsOptions, "data check": DataOptions,
+    "vlm make-instructions": InstructionOptions, "vlm score relative": JudgeOptions,
+    "vlm score scienceqa": WriterOptions,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_the_options_of_its_function_with_their_help(name):
-    command, texts = get_command(app).commands[name], help_texts(COMMANDS[name])
+    command, texts = get_command(app), help_texts(COMMANDS[name])
+    for word in name.split():
+        command = command.commands[word]
     shown = {one.name: getattr(one, "help", None) for one in command.params}
     own = {one.name: texts.get(one.name) for one in parameters(COMMANDS[name])}
     assert len(own) > 1 and own.items() <= shown.items()
@@ -132,3 +151,19 @@ def test_functions_read_the_options_that_commands_give():
     texts = ["one text of some letters", "and another one"]
     by_one = ssmlab.evaluate(model, texts, "language", length=8, stride=4, progress=False)
     assert by_one == ssmlab.evaluate(model, texts, "language", EvaluateOptions(length=8, stride=4), progress=False)
+
+
+def test_what_commands_do_is_there_from_python(tmp_path):
+    model = create_model("mamba_lm_test", vocab_size=257)
+    counts = {name: trained for name, trained, _ in adapt.count_methods(model, rank=2)}
+    assert counts["projections"] == adapt.apply(copy.deepcopy(model), rank=2).trainable and counts["vocabulary"] > 0
+    assert adapt.try_method(adapt.open_network("vim_test", classes=3), method="head").trainable > 0
+    found = propose("shapes", features=4, memory=2, out=tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == found.plan and found.plan.features[0] == 4 and found.classes == 2
+    assert [bool(model_card("mamba_lm_test", depth=n).parts[0].parts) for n in (1, 2)] == [False, True]
+    (tmp_path / "a.txt").write_text("one text. " * 40)
+    (tmp_path / "b.txt").write_text("another one. " * 40)
+    report = check_data(str(tmp_path), task="language", seed=1)
+    assert report.ok and report.counts == {"train": 2, "val": 2, "test": 2} and report.to_dict()["task"] == "language"
+    with pytest.raises(UserError, match="check_data has no option 'sed'; did you mean seed"):
+        check_data("digits", sed=1)

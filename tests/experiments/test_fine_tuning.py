@@ -20,9 +20,10 @@ from ssmlab.tasks.classify.recipe import TrainingConfig
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.augment import Augment, Mix
-from ssmlab.training.fit import SsmTrainer, TaskModule
+from ssmlab.training.fit import SsmTrainer
 from ssmlab.training.parameters import freeze, frozen_modules, layer_groups, optimizer_groups
 from ssmlab.training.resume import newest_complete
+from ssmlab.training.task import TaskModule
 from tiny import fit_tiny, network, part, same, values
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"

@@ -16,7 +16,6 @@ from ssmlab.core.device import memory_advice
 from ssmlab.core.errors import DataError, RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
-from ssmlab.core.statistics import ratio_difference, ratio_interval
 from ssmlab.experiments.run import run_recipe
 from ssmlab.experiments.sweep import run_sweep
 from ssmlab.reports.run_folder import load_run
@@ -295,23 +294,13 @@ def test_a_sweep_gives_every_model_its_own_best(tmp_path):
 def test_too_little_memory_is_one_line_with_a_remedy():
     config = load_recipe(TEXT, ["data.path=x", "training.batch_size=32"]).training
     short = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    message = r"^m: out of memory; try training.batch_size=16 \(now 32\), training.gradient_checkpointing=true"
+    message = (
+        r"^m: out of memory; try training.accumulation=2, which is the same update, training.batch_size=16 "
+        r"\(now 32\), training.gradient_checkpointing=true"
+    )
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), short):
         with pytest.raises(UserError, match=message) as told, memory_advice("m", config):
             raise error
         assert len(str(told.value).splitlines()) == 1
     with pytest.raises(RuntimeError, match="something else"), memory_advice("m", config):
         raise RuntimeError("something else")
-
-
-def test_intervals_of_ratios():
-    rng = np.random.default_rng(0)
-    wholes = rng.integers(1, 9, 400).astype(float)
-    a = wholes * 2 + rng.normal(0, 1, 400)
-    value, low, high = ratio_interval(a, wholes)
-    assert value == pytest.approx(a.sum() / wholes.sum()) and low < value < high
-    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(400) / wholes.sum(), rel=0.15)
-    same = ratio_difference(a, a - wholes, wholes)
-    assert (same.value, same.low, same.high) == pytest.approx((1, 1, 1))
-    with pytest.raises(ValueError, match="do not belong together"):
-        ratio_difference(a, a[:5], wholes)

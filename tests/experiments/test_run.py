@@ -285,9 +285,10 @@ def test_what_is_slower_is_said_once(monkeypatch, tmp_path, no_report):
     ]
 
 
-def test_a_run_is_one_process(monkeypatch, tmp_path):
+def test_processes_without_a_launcher_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="a run is one process"):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="WORLD_SIZE is 2 but RANK, .* start the processes with `torchrun"):
         run_recipe(load_recipe(DIGITS, smoke=True), output=tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_the_report(run):
     page = (run[0] / "report.html").read_text()
     for title in ("Against seconds", "Differences", "Marked images", "Surface Dice", "Pretraining time", "Iteration"):
         assert title in page, title
-    assert "Dice, test part" in page and page.count("data:image/png") >= 10
+    assert "Dice at equal iterations" in page and page.count("data:image/png") >= 10
     assert {"curves-dice.svg", "curves-loss.svg", "seconds-dice.svg", "seconds-loss.svg"} <= {
         file.name for file in (run[0] / "plots").iterdir()
     }

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import BeamOptions, beam_search
+from ssmlab.generation.beams import beam_search
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.prompt_state import PromptState
 from ssmlab.models import create_model
 

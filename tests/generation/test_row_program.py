@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from ssmlab.generation.beams import BeamDecoder, BeamOptions, beam_search
+from ssmlab.generation.beams import BeamDecoder, beam_search
 from ssmlab.generation.decode_program import DecodeProgram
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.translate import begin, translate_tokens
 from ssmlab.models import create_model
 from ssmlab.nn import quantize_linear_

@@ -8,7 +8,7 @@ import torch
 
 from ssmlab.core.errors import ModelError
 from ssmlab.generation import translate as module
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.translate import begin, in_order, score_tokens, translate_tokens
 from ssmlab.models import create_model, list_models
 

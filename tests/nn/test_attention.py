@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn import Attention, AttentionState, GatedMLP
+from ssmlab.nn.self_attention import SHORT, attend
 
 CASES = [
     {},
@@ -137,3 +138,20 @@ def test_gated_mlp_is_swiglu():
     assert "fc1.bias" not in GatedMLP(8, 10).state_dict()
     with pytest.raises(ModelError, match="hidden must be at least 1, got 0"):
         GatedMLP(8, 0)
+
+
+@pytest.mark.parametrize("keys", [5, SHORT + 1])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_in_half_precision_are_torchs_over_few_keys_and_many(keys, autocast):
+    """Few keys are taken in float32 inside; what comes out has the inputs' dtype and the error of bfloat16 at most."""
+    half = [torch.randn(2, 3, keys, 8).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [t.detach().double().requires_grad_() for t in half]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = attend(*half, is_causal=True)
+    expected = F.scaled_dot_product_attention(*exact, is_causal=True)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), expected, rtol=0.02, atol=0.02)
+    y.sum().backward()
+    expected.sum().backward()
+    for ours, theirs in zip(half, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0.03, atol=0.03)

@@ -5,7 +5,8 @@ import torch
 
 from ssmlab.profiling.bench import candidates, gpu
 from ssmlab.profiling.bench.opponents import Missing
-from ssmlab.profiling.bench.shapes import OPS, Shape
+from ssmlab.profiling.bench.options import OPS
+from ssmlab.profiling.bench.shapes import Shape
 
 
 def test_shapes_hold_those_that_are_promised():

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import paired_bootstrap_difference, wilson
+from ssmlab.core.statistics import differences, statistics_of, wilson
 
 RECIPE = """\
 # ssmlab run classification/digits    2 CPU cores, about 2 minutes
@@ -86,7 +86,7 @@ def make_run(folder: Path, fake: Fake | None = None, images: int = 12) -> Path:
             records += _finals(fake, model, seed, labels, scores) + _costs(fake, model, seed, rng)
         if len(fake.models) > 1 and not fake.unfinished and fake.recorded_difference:
             a, b = (outcomes[model[0], seed] == labels for model in fake.models[:2])
-            records.append(_difference(fake, a, b, seed))
+            records += _difference(fake, a, b, seed)
     write_records(folder / "records.jsonl", records)
     if images:
         _write_samples(
@@ -264,19 +264,16 @@ def _costs(fake, model, seed, rng) -> list[Record]:
     ]
 
 
-def _difference(fake, a, b, seed) -> Record:
+def _difference(fake, a, b, seed) -> list[Record]:
     first, second = fake.models[0][0], fake.models[1][0]
-    value, low, high = paired_bootstrap_difference(a, b)
-    return _record(
-        fake,
-        f"{first} - {second}",
-        seed,
-        "accuracy_difference",
-        value,
-        split="test",
-        n=len(a),
-        spread=(low, high),
-    )
+    (found,) = differences({second: statistics_of(b), first: statistics_of(a)}).values()
+    value, *spread = found.interval
+    name, metric = f"{first} - {second}", "accuracy_difference"
+    ps = ((found.p, None), (found.corrected, "Holm"))
+    return [
+        _record(fake, name, seed, metric, value, split="test", n=len(a), spread=tuple(spread)),
+        *(_record(fake, name, seed, f"p_of_{metric}", p, split="test", class_=c, unit=found.test) for p, c in ps),
+    ]
 
 
 def _write_samples(folder: Path, fake: Fake, labels, outcomes: dict, most: int) -> None:

@@ -34,6 +34,10 @@ def language(tmp_path, *, kept=(1.5, 1.6), val=((2.0, 1.5), (2.0, 1.6)), train=(
         Record(model="b - a", task="language", split="test", metric="bits_per_byte_difference", seed=0, n=500,
                value=kept[1] - kept[0], unit="bits", spread=(0.05, 0.15))
     )  # fmt: skip
+    records.append(
+        Record(model="b - a", task="language", split="test", metric="p_of_bits_per_byte_difference", seed=0, n=500,
+               value=0.01, class_="Holm")
+    )  # fmt: skip
     models = [{"label": label, "title": label.upper(), "weights": False} for label in "ab"]
     values = {"name": "r", "task": "language", "finished": "now", "models": models, "data": dict(data), "seeds": [0]}
     (tmp_path / "run.json").write_text(json.dumps(values | info))

@@ -34,6 +34,12 @@ def test_report_prints_the_table_the_winner_and_the_path(digits):
         assert said in joined
 
 
+def test_what_is_asked_for_is_written_next_to_the_page(digits):
+    done = CliRunner().invoke(command(), [str(digits), "--csv", "--card"], env={"COLUMNS": "100"})
+    assert done.exit_code == 0 and done.output.count("wrote ") == 3
+    assert (digits / "export" / "numbers.csv").is_file() and (digits / "export" / "model-card.md").is_file()
+
+
 def test_a_run_is_found_by_its_name(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits, tmp_path / "runs" / "digits")

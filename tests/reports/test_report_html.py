@@ -121,8 +121,8 @@ def test_it_says_how_the_numbers_were_made(digits):
     text = Page(read(digits)).text
     for said in (
         "360 images of the test part",
-        "Wilson's 95 % score interval",
-        "paired bootstrap",
+        "of shares Wilson's over the test images",
+        "corrected for all pairs of models",
         "median of 10 repeats",
         "warm-up",
         "b7c1f0a2d94e",
@@ -227,7 +227,7 @@ def test_several_seeds_are_named(hostile):
     text = Page(read(hostile)).text
     assert "Mean of 2 seeds" in text
     assert "Summed over the seeds" in text
-    assert "bootstrap over test images and seeds" in text
+    assert "interval over test images and seeds" in text
 
 
 def test_many_classes_show_the_mistakes_instead_of_a_matrix(tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_many_models_fit(tmp_path, monkeypatch):
     folder = remade(tmp_path, monkeypatch, Fake(models=many))
     text = Page(read(folder)).text
     assert "the next of 8" in text
-    assert "not widened for that choice" in text
+    assert "corrected for all pairs of models" in text
 
 
 def test_what_is_missing_or_damaged_beside_the_records_is_said(tmp_path, monkeypatch):

@@ -23,20 +23,22 @@ def bits(model, value, seed=0, spread=None):
 
 
 def difference(pair, value, low, high):
-    return Record(
-        task="language", model=pair, split="test", metric="bits_per_base_difference", value=value, spread=(low, high)
-    )
+    of = {"task": "language", "model": pair, "split": "test"}
+    return [
+        Record(metric="bits_per_base_difference", value=value, spread=(low, high), **of),
+        Record(metric="p_of_bits_per_base_difference", value=0.01, class_="Holm", **of),
+    ]
 
 
 def test_fewer_bits_win():
-    records = [bits("a", 1.9), bits("b", 1.7), difference("b - a", -0.2, -0.3, -0.1)]
+    records = [bits("a", 1.9), bits("b", 1.7), *difference("b - a", -0.2, -0.3, -0.1)]
     answer = winner(records, TASK)
     assert answer.clear and answer.leader == "b" and answer.difference == (0.2, 0.1, 0.3)
     assert answer.detail == (
         "1.700 bits per base against 1.900 bits per base for a, on 900 test tokens, one seed trained; 0.200 bits fewer "
-        "(95 % interval +0.100 to +0.300)."
+        "(95 % interval +0.100 to +0.300, p = 0.01)."
     )
-    unclear = winner([*records[:2], difference("a - b", 0.2, -0.1, 0.5)], TASK)
+    unclear = winner([*records[:2], *difference("a - b", 0.2, -0.1, 0.5)], TASK)
     assert unclear.kind == "unclear" and "b is 0.200 bits ahead of a" in unclear.detail
     alone = winner(records[:1], TASK)
     assert alone.detail.startswith("needs 1.900 bits per base on 900 test tokens (95 % interval 1.800")
@@ -45,7 +47,7 @@ def test_fewer_bits_win():
 def test_the_row_of_bits_marks_the_least_and_has_an_interval_over_seeds():
     records = [bits(model, value + seed / 10, seed) for model, value in (("a", 1.9), ("b", 1.7)) for seed in (0, 1, 2)]
     row = next(row for row in comparison(records, TASK).rows if row.label == "Bits per base")
-    assert [cell.best for cell in row.cells] == [False, True] and row.cells[1].text == "1.800 [1.552, 2.048]"
+    assert [cell.best for cell in row.cells] == [False, True] and row.cells[1].text == "1.800 [1.532, 2.068]"
 
 
 def test_the_primary_metric_is_the_first_that_was_measured():

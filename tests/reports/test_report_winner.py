@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_run import Fake, make_run
@@ -14,8 +16,13 @@ def accuracy(model, value, seed=0, n=400, **more):
     return Record(model=model, split="test", metric="accuracy", value=value, n=n, seed=seed, **more)
 
 
-def difference(name, value, low, high, seed=0):
-    return Record(model=name, split="test", metric="accuracy_difference", value=value, spread=(low, high), seed=seed)
+def difference(name, value, low, high, seed=0, p=0.01, metric="accuracy", n=None):
+    of = {"model": name, "split": "test", "seed": seed, "n": n}
+    return [
+        Record(metric=f"{metric}_difference", value=value, spread=(low, high), **of),
+        Record(metric=f"p_of_{metric}_difference", value=p, unit="permutation test", **of),
+        Record(metric=f"p_of_{metric}_difference", value=p, unit="permutation test", class_="Holm", **of),
+    ]
 
 
 def said(correct, ids=None):
@@ -24,32 +31,67 @@ def said(correct, ids=None):
 
 
 def test_a_clear_winner_with_margin_and_interval():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("b - a", 0.025, 0.005, 0.045)], TASK)
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), *difference("b - a", 0.025, 0.005, 0.045)], TASK)
     assert answer.clear
     assert answer.leader == "b"
     assert answer.runner_up == "a"
     assert answer.sentence == (
         "b wins: 97.5 % against 95.0 % for a, on 400 test images, one seed trained; +2.5 points (95 % interval +0.5 to "
-        "+4.5)."
+        "+4.5, p = 0.01)."
     )
 
 
 def test_a_recorded_difference_is_turned_round():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), difference("a - b", -0.025, -0.045, -0.005)], TASK)
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.975), *difference("a - b", -0.025, -0.045, -0.005)], TASK)
     assert answer.difference == pytest.approx((0.025, 0.005, 0.045))
 
 
 @pytest.mark.parametrize("low", [-0.01, 0.0])
 def test_an_interval_with_zero_is_no_clear_winner(low):
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), difference("b - a", 0.01, low, 0.03)], TASK)
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), *difference("b - a", 0.01, low, 0.03)], TASK)
     assert answer.kind == "unclear"
     assert answer.headline == "No clear winner"
     assert "b is 1.0 points ahead of a" in answer.detail
     assert "includes zero" in answer.detail
 
 
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.2, "p = 0.2 is above 0.05"), (None, "no p-value was recorded, as versions before did not")]
+)
+def test_a_p_that_is_too_large_or_missing_is_no_clear_winner(p, said):
+    records = [accuracy("a", 0.95), accuracy("b", 0.97), *difference("b - a", 0.02, 0.01, 0.03, p=p or 0)]
+    answer = winner(records if p else records[:3], TASK)
+    assert answer.kind == "unclear" and answer.reason == said
+
+
+def test_where_no_p_can_be_small_enough_it_is_said():
+    """Six images and three models: exact permutations of six signs have a p of 1/32 at least, three pairs 3/32."""
+    right = {"a": [False] * 6, "b": [True] * 6, "c": [False] * 5 + [True]}
+    records = [accuracy(name, np.mean(answers), n=6) for name, answers in right.items()]
+    answer = winner(records, TASK, {name: {0: said(answers)} for name, answers in right.items()})
+    assert answer.comparisons == 3 and not answer.clear
+    assert answer.reason == (
+        "of 6 test images no p-value of 3 comparisons can be below 0.094, whatever the models answer; it takes 7"
+    )
+    two = winner(records[:2], TASK, {name: {0: said(right[name])} for name in "ab"})
+    assert two.clear and "p = 0.031" in two.detail and "one seed trained" in two.detail
+
+
+def test_patients_are_the_cases(tmp_path):
+    """45 images of 9 patients, all of whose images are right or wrong together."""
+    groups = tuple(f"p{i // 5}" for i in range(45))
+    first, second = (np.repeat(np.arange(9) < most, 5) for most in (4, 9))
+    records = [accuracy("a", first.mean(), n=45), accuracy("b", second.mean(), n=45)]
+    predictions = {name: {0: replace(said(right), groups=groups)} for name, right in (("a", first), ("b", second))}
+    answer = winner(records, TASK, predictions, tested="45 test images of 9 groups (patient)")
+    assert answer.cases == 9 and not answer.clear and answer.corrected == 2 / 32  # five patients differ
+    assert "on 45 test images of 9 groups (patient)" in answer.detail
+    alone = {name: {0: replace(own[0], groups=None)} for name, own in predictions.items()}
+    assert winner(records, TASK, alone).clear
+
+
 def test_equal_models_are_equal():
-    answer = winner([accuracy("a", 0.95), accuracy("b", 0.95), difference("b - a", 0.0, -0.01, 0.01)], TASK)
+    answer = winner([accuracy("a", 0.95), accuracy("b", 0.95), *difference("b - a", 0.0, -0.01, 0.01)], TASK)
     assert answer.kind == "unclear"
     assert "both reach 95.0 %" in answer.detail
 
@@ -92,7 +134,7 @@ def test_the_best_of_three_meets_the_next_best():
         accuracy("a", 0.90),
         accuracy("b", 0.97),
         accuracy("c", 0.95),
-        difference("b - c", 0.02, 0.01, 0.03),
+        *difference("b - c", 0.02, 0.01, 0.03),
     ]
     answer = winner(records, TASK, titles={"a": "A", "b": "B", "c": "C"})
     assert (answer.leader, answer.runner_up) == ("b", "c")
@@ -100,7 +142,7 @@ def test_the_best_of_three_meets_the_next_best():
 
 
 def test_a_diverged_model_does_not_win():
-    answer = winner([accuracy("a", float("nan")), accuracy("b", 0.5), difference("b - a", 0.5, 0.4, 0.6)], TASK)
+    answer = winner([accuracy("a", float("nan")), accuracy("b", 0.5), *difference("b - a", 0.5, 0.4, 0.6)], TASK)
     assert answer.leader == "b"
 
 
@@ -120,13 +162,13 @@ def bits(model, value, n=1000):
     return Record(model=model, task="language", split="test", metric="bits_per_byte", value=value, n=n, seed=0)
 
 
-def gap(name, value, low, high, n, metric="bits_per_byte"):
-    return Record(model=name, split="test", metric=f"{metric}_difference", value=value, spread=(low, high), n=n, seed=0)
+def gap(name, value, low, high, n, p=0.01):
+    return difference(name, value, low, high, p=p, metric="bits_per_byte", n=n)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
 def test_fewer_than_six_cases_carry_no_verdict(n):
-    answer = winner([accuracy("a", 0.0, n=n), accuracy("b", 1.0, n=n), difference("b - a", 1.0, 1.0, 1.0)], TASK)
+    answer = winner([accuracy("a", 0.0, n=n), accuracy("b", 1.0, n=n), *difference("b - a", 1.0, 1.0, 1.0)], TASK)
     assert answer.clear == (n == 6)
     if n < 6:
         images = "image" if n == 1 else "images"
@@ -140,10 +182,10 @@ def test_fewer_than_six_cases_carry_no_verdict(n):
 def test_cases_are_what_was_resampled():
     """Thousands of tokens in two rows are two cases."""
     records = [bits("a", 8.0), bits("b", 7.0)]
-    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 2)], LANGUAGE).detail.startswith(
+    assert winner([*records, *gap("b - a", -1.0, -1.1, -0.9, 2)], LANGUAGE).detail.startswith(
         "2 test rows; at least 6 are needed."
     )
-    assert winner([*records, gap("b - a", -1.0, -1.1, -0.9, 20)], LANGUAGE).clear
+    assert winner([*records, *gap("b - a", -1.0, -1.1, -0.9, 20)], LANGUAGE).clear
     said_by = {name: {None: said([name == "b"] * 5)} for name in "ab"}
     assert winner([accuracy("a", 0.0, n=5), accuracy("b", 1.0, n=5)], TASK, said_by).headline == "No verdict"
 
@@ -156,9 +198,9 @@ def test_cases_are_what_was_resampled():
     ],
 )
 def test_what_prints_as_nothing_is_no_difference(low, value, said):
-    records = [bits("a", 9.6974), bits("b", 9.6974 + value), gap("b - a", value, low, 0.1, 40)]
+    records = [bits("a", 9.6974), bits("b", 9.6974 + value), *gap("b - a", value, low, 0.1, 40)]
     if value < 0.001:
         records[1] = bits("b", 9.6977)
     answer = winner(records, LANGUAGE)
     assert answer.headline == "No clear winner" and said in answer.sentence
-    assert winner([bits("a", 9.0), bits("b", 9.1), gap("b - a", 0.1, 0.05, 0.2, 40)], LANGUAGE).clear
+    assert winner([bits("a", 9.0), bits("b", 9.1), *gap("b - a", 0.1, 0.05, 0.2, 40)], LANGUAGE).clear

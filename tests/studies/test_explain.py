@@ -150,6 +150,11 @@ def test_the_command(folder, monkeypatch, capsys):
         assert text in page, text
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page) and "<script" not in page  # nothing is fetched
     assert page.count("<img") == page.count('src="data:image/') >= 2 * 5 + 2
+    with np.load(made / "maps.npz") as maps:
+        kinds = {name.rpartition("-")[2] for name in maps.files}
+        assert kinds == {"camera", "gradients", "pixels"} and maps["0-pixels"].ndim == 3
+        shown = {name for name in maps.files if not name.endswith("pixels")}
+    assert shown == {path.stem for path in (made / "maps").glob("*.png")}
     about = json.loads((made / "explain.json").read_text())
     assert about["pictures"][0]["classes"] == ["cat", "guinea pig"] and about["settings"]["search"]["seed"] == 3
     records = read_records(made / "records.jsonl")

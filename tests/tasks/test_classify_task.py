@@ -100,4 +100,4 @@ def test_rotation_keeps_the_distance_from_the_centre():
 
 
 def test_balanced_weights():
-    assert balanced_weights([0, 0, 0, 1], 3) == pytest.approx((4 / 9, 4 / 3, 0.0))
+    assert balanced_weights([3, 1, 0]) == pytest.approx((4 / 9, 4 / 3, 0.0))

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from ssmlab.core.errors import DataError, RecipeError
-from ssmlab.tasks.classify.data import channel_statistics, load_images, spread_over_classes
+from ssmlab.tasks.classify.data import load_images, spread_over_classes
+from ssmlab.tasks.classify.images import channel_statistics
 from ssmlab.tasks.recipe import load_recipe
 
 DIGITS = "classification/digits_resnet18_vs_hybrid"

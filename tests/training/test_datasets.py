@@ -1,6 +1,7 @@
 """`fit` with any dataset of torch, with and without a folder."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -146,6 +147,43 @@ def test_a_stream_without_a_length_is_trained_for_so_many_steps():
         fitted(Stream(20))
 
 
+class Positioned:
+    """A stream that knows where it is, as `ssmlab.data.stream` and others' do; counts what is read."""
+
+    def __init__(self, n):
+        self.pairs, self.at, self.read = Pairs(n), 0, 0
+
+    def __len__(self):
+        return 48
+
+    def __iter__(self):
+        while self.at < len(self.pairs):
+            self.at += 1
+            self.read += 1
+            yield self.pairs[self.at - 1]
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def test_a_stream_with_a_position_goes_on_without_reading_again(tmp_path):
+    config = CONFIG.model_copy(update={"checkpoint_steps": 1, "epochs": 3})
+    whole = fitted(Positioned(50), Pairs(12), config=config, folder=tmp_path / "whole")
+    for step in (4, 6, 15):  # in an epoch, at its end
+        with pytest.raises(MemoryError):
+            fitted(Positioned(50), Pairs(12), config=config, folder=tmp_path / "cut", progress=Stop(step))
+    (file,) = (tmp_path / "cut").rglob("stream.json")
+    assert json.loads(file.read_text()) == {"item": 14 * 8, "state": {"at": 12}}
+    stream = Positioned(50)
+    again = fitted(stream, Pairs(12), config=config, folder=tmp_path / "cut")
+    assert torch.equal(weights(whole.model), weights(again.model))
+    assert stream.read == 4 * 8, "the steps that were left"
+
+
 def test_a_stream_begins_again_when_it_ends_and_can_be_entered_anywhere():
     class Count(IterableDataset):
         def __iter__(self):
@@ -159,6 +197,7 @@ def test_a_stream_begins_again_when_it_ends_and_can_be_entered_anywhere():
     fresh.begin_epoch(1)
     assert fresh[1] == 0 and fresh[3] == 2
     assert fresh[0] == 4, "and back"
+    assert fresh.__getitems__([3, 0, 3]) == [2, 4, 2] and fresh.__getitems__([1, 2]) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,23 @@ def test_signals_leave_a_checkpoint_and_no_line_of_the_log_is_lost(tmp_path, num
     assert same(whole, resumed) and lines(resumed_log) == lines(log) and len(lines(log)) == 4 + 3
 
 
+def test_a_signal_before_the_first_step_waits_for_it(tmp_path):
+    """While the checkpoint is read, and what it needs is imported, nothing is interrupted."""
+    with pytest.raises(Interrupted):
+        fit_tiny(tmp_path, TASK, progress=Stop(4))
+
+    class Early(Stop):
+        def say(self, text):
+            if "goes on after step 4" in text:
+                os.kill(os.getpid(), self.number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as stopped:
+        fit_tiny(tmp_path, TASK, resume=True, progress=Early())
+    assert stopped.value.number == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    assert newest_complete(tmp_path / "checkpoints").name == "checkpoint-5"
+
+
 def test_a_folder_is_trained_in_by_one(tmp_path):
     class Second(Progress):
         def update(self, done, note=""):

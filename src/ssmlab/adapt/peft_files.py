@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from ssmlab.adapt.methods import lora
 from ssmlab.adapt.methods.low_rank import Difference, LowRank, attached
 from ssmlab.adapt.saving import CONFIG as OWN
 from ssmlab.adapt.saving import load
-from ssmlab.checkpoints.files import family_for
+from ssmlab.checkpoints.files import family_for, to_upstream
 from ssmlab.core.errors import ModelError
 from ssmlab.core.files import write_json, write_tensors
 from ssmlab.models.registry import original
 from ssmlab.models.rules import Rule, convert
+from ssmlab.models.weights import one_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 OTHERS = ("FOURIERFT", "HRA", "IA3", "LOHA", "LOKR", "OFT")  # kinds besides LORA
+MERGED = ("ADALORA", "BOFT", "VERA")  # kinds that PEFT itself merges into transformers' class of the model
 _KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
                   r"(\.weight)?")  # fmt: skip
 # transformers' mixers read these layers' weights without calling the layer: PEFT refuses the one and ignores the other
@@ -45,6 +48,8 @@ def add_adapter(model: Any, folder: str | Path) -> Any:
         return merge(adapted) if mergeable(adapted) else adapted
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} has no {OWN} and no {CONFIG}; give a folder of `adapt.save` or of PEFT")
+    if _read(folder)[0]["peft_type"] in MERGED:
+        return _merged_by_peft(model, folder)
     load_peft(model, folder)
     lora.merge_layers(model)
     return model.requires_grad_(True)
@@ -57,7 +62,7 @@ def load_peft(model: Any, folder: str | Path) -> Any:
         model: with the weights that the adapter was trained on, converted or of this package's own training.
         folder: with adapter_config.json and adapter_model.safetensors. LoRA, rsLoRA and DoRA of linear layers and
             embeddings are read, ranks of single layers included, and parameters that were trained whole; and every kind
-            kind of `OTHERS`.
+            of `OTHERS`.
     Raises:
         ModelError: a file is missing or damaged, it is another kind of adapter, or it does not fit the model.
     """
@@ -66,6 +71,8 @@ def load_peft(model: Any, folder: str | Path) -> Any:
 
     folder = Path(folder)
     content, tensors = _read(folder)
+    if content["peft_type"] in MERGED:
+        raise ModelError(f"{folder}: {content['peft_type']} is read only to be merged into the weights, by add_adapter")
     rules = _rules(model)
     if content["peft_type"] != "LORA":
         return _load_other(model, folder, content, tensors, rules)
@@ -141,6 +148,30 @@ def _load_other(
     if left or len(own) > len(tensors):
         raise ModelError(f"{folder} does not fit this model: {len(tensors)} tensors of {kind} for {len(own)} places")
     return model
+
+
+def _merged_by_peft(model: Any, folder: Path) -> Any:
+    """Adapters of `MERGED`: PEFT merges them into transformers' class with our weights, and those that it changed come
+    back."""
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    family = family_for(model, "huggingface")
+    config, before = to_upstream(model, family)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    network.load_state_dict(before)
+    try:
+        with warnings.catch_warnings():  # BOFT looks for a compiler of CUDA, and does without
+            warnings.simplefilter("ignore")
+            merged = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    # Files that do not fit make PEFT raise nearly anything
+    except Exception as error:
+        raise ModelError(f"{folder}: PEFT cannot put this on the model ({one_line(error)})") from error
+    changed = {name: t for name, t in merged.state_dict().items() if not torch.equal(t, before[name].to(t.dtype))}
+    with torch.no_grad():
+        for name, tensor in convert(changed, original(family).rules).items():
+            model.get_parameter(name)[: len(tensor)] = tensor
+    return model.requires_grad_(True)
 
 
 def _place(key: str, modules: dict[str, Any], rules: list[Rule]) -> tuple[str, str] | None:
@@ -294,6 +325,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     kind = content.get("peft_type") if isinstance(content, dict) else None
     if kind == "LORA" and not all(isinstance(content.get(key), int | float) for key in ("r", "lora_alpha")):
         raise ModelError(f"{folder / CONFIG}: LORA must have r and lora_alpha")
-    if kind not in ("LORA", *OTHERS):
-        raise ModelError(f"{folder / CONFIG}: peft_type {kind} is not read; those that are: LORA, {', '.join(OTHERS)}")
+    known = ("LORA", *OTHERS, *MERGED)
+    if kind not in known:
+        raise ModelError(f"{folder / CONFIG}: peft_type {kind} is not read; those that are: {', '.join(known)}")
     return content, tensors

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checkpoints.find import find_folder, read_object
+from ssmlab.checkpoints.find import HYBRIDS, find_folder, read_object
 from ssmlab.checkpoints.pieces import WINDOW, outline, pieces, weights_files
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import read_json, write_file, write_json, write_tensors
@@ -261,7 +261,7 @@ def family_of(config: dict[str, Any]) -> str:
     if kind is not None:
         raise ModelError(
             f"config.json is of model_type={kind!r}; of Hugging Face's models {', '.join(HUGGING_FACE)} are known, and "
-            "`ssmlab generate` writes with bamba, jamba, zamba2 and falcon_h1 too"
+            f"`ssmlab generate` and `ssmlab evaluate` take {', '.join(HYBRIDS)} too"
         )
     known = ", ".join((*HUGGING_FACE, *STATE_SPACES))
     raise ModelError(f"config.json has model_type=None and layer={layer!r}; known are {known}")

@@ -25,6 +25,8 @@ WAYS = (
     ("accuracy", 1, "highest validation accuracy"),
     ("loss", -1, "lowest validation loss"),
 )
+# other authors' models, by model_type, that transformers' classes run
+HYBRIDS = {"bamba": "Bamba", "jamba": "Jamba", "zamba2": "Zamba2", "falcon_h1": "Falcon-H1"}
 LLAVA = ("llava", "llava_llama")  # model_type of the originals
 HEAD, HEAD_WEIGHTS = "head.json", "head.safetensors"  # only classifiers of sequences have these
 
@@ -53,6 +55,11 @@ def model_folders(path: Path) -> list[Path]:
     if (folder / CONFIG).is_file():
         return [folder]
     return sorted(file.parent for file in folder.glob(f"models/*/{CONFIG}"))
+
+
+def is_hybrid(folder: Path) -> bool:
+    """Whether a folder holds one of `HYBRIDS`."""
+    return (folder / CONFIG).is_file() and read_object(folder / CONFIG).get("model_type") in HYBRIDS
 
 
 def find_folder(path: Path, kinds: tuple[str, ...] = (), *, choose: bool = False) -> tuple[Path, str]:

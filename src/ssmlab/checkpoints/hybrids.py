@@ -1,4 +1,4 @@
-"""Hybrids of other authors, Bamba, Jamba, Zamba2 and Falcon-H1, through transformers' classes, for writing alone.
+"""Hybrids of other authors, Bamba, Jamba, Zamba2 and Falcon-H1, in transformers' classes, to write and be measured.
 
 transformers computes; whoever wants our kernels in it calls `ssmlab.compat.install()` before. Its layers keep attention
 of every token and change their cache in place, and a second piece of a prompt would not go on from the first one's
@@ -17,18 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssmlab.checkpoints.find import CONFIG, read_object
+from ssmlab.checkpoints.find import CONFIG, HYBRIDS, read_object
 from ssmlab.core.errors import ModelError
 from ssmlab.generation.generate import generate
 from ssmlab.generation.prompt_state import read
 from ssmlab.models.weights import one_line
-
-HYBRIDS = {"bamba": "Bamba", "jamba": "Jamba", "zamba2": "Zamba2", "falcon_h1": "Falcon-H1"}
-
-
-def is_hybrid(folder: Path) -> bool:
-    """Whether a folder holds one of `HYBRIDS`; nothing heavy is imported."""
-    return (folder / CONFIG).is_file() and read_object(folder / CONFIG).get("model_type") in HYBRIDS
 
 
 class Caches:
@@ -82,9 +75,13 @@ class Hybrid(nn.Module):
         state: tuple | None = None,
         *,
         mask: Tensor | None = None,
+        seq_idx: Tensor | None = None,
         last_only: bool = False,
     ) -> tuple[Tensor, tuple]:
-        """As of `LanguageModel`: logits (b, l or 1, vocabulary) and the state after the last token."""
+        """As of `LanguageModel`: logits (b, l or 1, vocabulary) and the state after the last token.
+
+        The texts of a row that `seq_idx` numbers are read one by one, each from the beginning but for the first.
+        """
         before = [(None, 0)] * len(input_ids) if state is None else copy.deepcopy(state[0].caches.rows)
         length = 1 if last_only else input_ids.shape[1]
         weight = self.backbone.embedding.weight
@@ -92,16 +89,23 @@ class Hybrid(nn.Module):
         after = []
         for i, (cache, count) in enumerate(before):
             places = torch.arange(input_ids.shape[1]) if mask is None else mask[i].nonzero()[:, 0]
-            pieces: Any = places[:, None] if cache is not None else places[None] if len(places) else []
-            for piece in pieces:  # the first whole, later ones token by token
-                at = torch.arange(count, count + len(piece), device=weight.device)[None]
-                options = {"use_cache": True, "position_ids": at, self._cache: cache}
-                out = self.network(input_ids[i : i + 1, piece], **options)
-                cache, count = out[self._cache], count + len(piece)
-                if last_only:
-                    logits[i, 0] = out.logits[0, -1]
-                else:
-                    logits[i, piece] = out.logits[0]
+            texts: Any = [places] if len(places) else []
+            if seq_idx is not None and len(places):
+                texts = places.split(seq_idx[i, places].unique_consecutive(return_counts=True)[1].tolist())
+            for number, text in enumerate(texts):
+                if number:
+                    cache, count = None, 0
+                for piece in (
+                    text[:, None] if cache is not None else text[None]
+                ):  # the first whole, later token by token
+                    at = torch.arange(count, count + len(piece), device=weight.device)[None]
+                    options = {"use_cache": True, "position_ids": at, self._cache: cache}
+                    out = self.network(input_ids[i : i + 1, piece], **options)
+                    cache, count = out[self._cache], count + len(piece)
+                    if last_only:
+                        logits[i, 0] = out.logits[0, -1]
+                    else:
+                        logits[i, piece] = out.logits[0]
             after.append((cache, count))
         return logits, (HybridState(Caches(after)),)
 

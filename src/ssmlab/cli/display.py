@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ssmlab.core.display import Display
-from ssmlab.core.errors import exit_code_of
+from ssmlab.core.errors import exit_code_of, interrupted_by
 
 
 @contextmanager
@@ -12,17 +12,20 @@ def showing(interrupted: str) -> Iterator[Display]:
     """A display for a piece of work, whose bars go at the end; Ctrl-C ends the command with 130, SIGTERM with 143.
 
     Args:
-        interrupted: the message then.
+        interrupted: the message then, "" for none.
     """
     import typer
 
     display = Display()
     try:
         yield display
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if not (isinstance(error, KeyboardInterrupt) or interrupted_by()):  # some libraries make another error of it
+            raise
         display.stop()
         with suppress(OSError):  # the terminal may be closed
-            display.say(interrupted)
+            if interrupted:
+                display.say(interrupted)
         raise typer.Exit(exit_code_of(error)) from None
     finally:
         display.stop()

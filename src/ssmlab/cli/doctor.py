@@ -16,10 +16,10 @@ def doctor() -> None:
     _environment(console)
     import torch
 
-    from ssmlab.cli.selftest import GRADIENT_LIMIT, OUTPUT_LIMIT, self_test
     from ssmlab.cli.tested import tested
     from ssmlab.compat import providers
     from ssmlab.ops import _native, explain_backends
+    from ssmlab.profiling.selftest import GRADIENT_LIMIT, OUTPUT_LIMIT, self_test
 
     console.print("[bold]Dependencies[/bold] (installed, and the lowest and newest version that the tests pass with)")
     for name, lowest, newest, installed, remark in tested():

@@ -40,13 +40,17 @@ def evaluate(
     A line of questions is {"question": "...", "choices": ["...", "..."], "answer": 0}; the likeliest choice is the
     model's answer, also counted by the likelihood of a byte (accuracy_length_normalised).
     """
-    from ssmlab.checkpoints.find import find_model
+    from ssmlab.checkpoints.find import find_model, is_hybrid
     from ssmlab.core.display import Display
     from ssmlab.core.errors import UserError
 
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise UserError(f"--output {output} cannot be written; give the name of a file in a folder that is there")
-    find_model(model, choose=True)  # before torch is imported
+    found = find_model(model, choose=True)  # before torch is imported
+    if found.folder is not None and is_hybrid(found.folder):  # runs in transformers' classes, which get our kernels
+        from ssmlab.compat import install
+
+        install(quiet=True)
     from ssmlab.core.files import write_records
     from ssmlab.tasks.api import evaluate as measure
 

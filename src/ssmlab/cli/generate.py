@@ -30,6 +30,8 @@ def generate(
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Continue a prompt. The text goes to stdout; tokens a second, for reading and writing, to stderr."""
+    from ssmlab.checkpoints.find import HYBRIDS, is_hybrid
+    from ssmlab.core.errors import UserError
     from ssmlab.tasks.language.chat import check_model, open_chat
     from ssmlab.tasks.language.prompts import prompts_of
 
@@ -37,11 +39,8 @@ def generate(
     check_model(model, options.dtype, (*DTYPES, INT8))
     model = as_folder(model, pretrained, accept_licence)
     options.processor()  # what this imports is not timed
-    from ssmlab.checkpoints.hybrids import HYBRIDS, is_hybrid
-
     if is_hybrid(Path(model)):  # runs in transformers' classes, which get our kernels
         from ssmlab.compat import install
-        from ssmlab.core.errors import UserError
 
         for name in ("save_state", "save_answer", "load_state"):
             if getattr(options, name) is not None:

@@ -2,9 +2,9 @@
 
 import io
 import os
-import signal
 import sys
 import threading
+from functools import partial
 from typing import Any, cast
 
 import typer
@@ -35,7 +35,7 @@ from ssmlab.cli import (
     translate,
     vlm,
 )
-from ssmlab.core.errors import STOPPING, UserError, exit_code_of, explain_system, interrupt
+from ssmlab.core.errors import UserError, exit_code_of, explain_system, interrupted_by, watch_signals
 
 app = typer.Typer(
     name="ssmlab",
@@ -105,32 +105,43 @@ def main(arguments: list[str] | None = None) -> None:
     # step, with 10,000 turns 0.4 s; on idle cores both took 0.19 s.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torch's notes to whoever wrote the program, from every process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # with LANG=C: what the terminal has no sign for is a question mark
             stream.reconfigure(errors="replace")
-    for number in STOPPING:  # as Ctrl-C
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, interrupt)
+    watch_signals()
+    before, threading.excepthook = threading.excepthook, partial(_thread_failed, threading.excepthook)
     try:
         code = app(arguments, prog_name="ssmlab", standalone_mode=False)
     except USAGE as error:
         _explain_usage(error)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D, wherever it comes from
+            raise error.__cause__ from None
         typer.echo("ssmlab: interrupted", err=True)
         sys.exit(exit_code_of(error if isinstance(error, KeyboardInterrupt) else error.__cause__))
-    except UserError as error:
+    except Exception as error:
         if os.environ.get("SSMLAB_DEBUG"):
             raise
-        typer.echo(f"ssmlab: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (OSError, MemoryError, RuntimeError) as error:
-        told = explain_system(error)
-        if told is None or os.environ.get("SSMLAB_DEBUG"):
+        if interrupted_by():  # which some library made this error of
+            typer.echo("ssmlab: interrupted", err=True)
+            sys.exit(exit_code_of(error))
+        explained = (str(error), error.exit_code) if isinstance(error, UserError) else explain_system(error)
+        if explained is None:
             raise
-        typer.echo(f"ssmlab: {told[0]}", err=True)
-        sys.exit(told[1])
+        typer.echo(f"ssmlab: {explained[0]}", err=True)
+        sys.exit(explained[1])
+    finally:
+        threading.excepthook = before
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _thread_failed(before: Any, failed: threading.ExceptHookArgs) -> None:
+    """A full disk and the like are told once: TensorBoard's thread hands its error to the next call of the writer."""
+    if failed.exc_value is None or explain_system(failed.exc_value) is None or os.environ.get("SSMLAB_DEBUG"):
+        before(failed)
 
 
 def _explain_usage(error: Exception) -> None:

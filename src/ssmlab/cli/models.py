@@ -1,19 +1,18 @@
 """`ssmlab models`: the models by name, what one is made of, and how closely each family follows its original."""
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from ssmlab.cli.options import takes
+from ssmlab.studies.options import ModelsOptions
 
+
+@takes(ModelsOptions)
 def models(
-    name: str = typer.Argument(None, help="A model to show; timm/<name> is any model of timm."),
-    depth: int = typer.Option(3, min=1, help="Levels of the module tree."),
-    classes: int = typer.Option(None, min=1, help="Size of the output: 1000, of a network that segments 2."),
-    image_size: int = typer.Option(None, min=8, help="Side of the images; the model's own if not given."),
-    plan: Path = typer.Option(None, help="Of a network that segments: a file as `ssmlab plan` writes it."),
-    dims: int = typer.Option(2, min=2, max=3, help="Likewise, without a plan: 2 for images, 3 for volumes."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="List the models with their number of parameters."),
-    parity: bool = typer.Option(False, "--parity", help="How closely each family agrees with the original code."),
+    name: Annotated[str | None, typer.Argument(help="A model to show; timm/<name> is any model of timm.")] = None,
+    *,
+    options: ModelsOptions,
 ) -> None:
     """List the models, or show one: its modules, parameters and operations. Nothing is downloaded or computed."""
     from rich.console import Console
@@ -21,7 +20,7 @@ def models(
     from rich.tree import Tree
 
     console = Console(highlight=False)
-    if parity:
+    if options.parity:
         return _parity(console)
     if name is None:
         from rich.table import Table
@@ -35,14 +34,14 @@ def models(
             for known, entry in MODELS.items():
                 if group_of(known) == group:
                     title = f"{entry.title}, 2-D and 3-D" if group == "Segmentation" else entry.title
-                    table.add_row(f"[bold]{known}[/bold]", title, total_parameters(known) if verbose else "")
+                    table.add_row(f"[bold]{known}[/bold]", title, total_parameters(known) if options.verbose else "")
             console.print(table)
         console.print("    timm/<name>, any model of timm, e.g. timm/convnext_tiny", markup=False)
         console.print("ssmlab models NAME shows one, ssmlab models --parity what was compared with the originals")
         return
     from ssmlab.studies.card import model_card
 
-    card = model_card(name, depth=depth, classes=classes, image_size=image_size, plan=plan, dims=dims)
+    card = model_card(name, options)
     console.print(f"[bold]{escape(name)}[/bold] {escape(card.summary)}", soft_wrap=True)
     for line in card.lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -54,8 +54,8 @@ def parameters(options: type[Options]) -> list[Parameter]:
             kind = str if default is not None else str | None
         elif get_origin(kind) in (tuple, Sequence):
             kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
-        elif kind is bool:
-            declared = [f"{flag}/--no-{flag[2:]}" if default else flag]
+        elif kind is bool and default:
+            declared[0] += f"/--no-{flag[2:]}"
         option = typer.Option(*declared, help=texts.get(name), min=how.least, max=how.most, metavar=how.metavar)
         default = Parameter.empty if default is MISSING else default
         made.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]))

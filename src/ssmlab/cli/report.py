@@ -14,9 +14,13 @@ def report(
             help="Further runs of translation models, for scores by size and training pairs.", metavar="[RUN]..."
         ),
     ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Write tables for a paper, and figures as PDF.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the tables, and every number, as CSV.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write tables and methods as Markdown.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Write a model card.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Make the report of a run again and print who won."""
+    """Make the report of a run again and print who won; with options also write RUN/export/ for papers."""
     from ssmlab.cli.display import show_result
     from ssmlab.reports.html import write_report
     from ssmlab.tasks.table import report_of
@@ -24,6 +28,12 @@ def report(
     folder = find_run(run)
     page = write_report(folder, report_of, [find_run(other) for other in others or ()])
     show_result(folder)
+    asked = {"latex": latex, "csv": csv, "markdown": markdown, "card": card}
+    if any(asked.values()):
+        from ssmlab.reports.export import export
+
+        for path in export(folder, report_of, [name for name, wanted in asked.items() if wanted]):
+            typer.echo(f"wrote {path}")
     if open_:
         typer.launch(page.resolve().as_uri())
 

@@ -8,6 +8,9 @@ import typer
 
 from ssmlab.cli.options import takes
 from ssmlab.cli.published import AcceptLicence
+from ssmlab.core.errors import UserError
+from ssmlab.core.progress import Progress
+from ssmlab.core.world import world_of
 from ssmlab.experiments.options import FolderOptions, RunOptions
 
 RecipeName = Annotated[
@@ -38,7 +41,13 @@ def run(
     if (Path(recipe) / "recipe.toml").is_file():  # a run's folder: it is continued where it is, under the name it has
         changes.append(f"name={Path(recipe).resolve().name}")
         options = replace(options, output=Path(recipe).parent)
-    execute(load_recipe(recipe, changes, smoke=options.smoke), options, accept_licence=accept_licence)
+    try:
+        found = load_recipe(recipe, changes, smoke=options.smoke)
+    except UserError as error:
+        if world_of().rank:  # the first process says the same
+            raise typer.Exit(error.exit_code) from None
+        raise
+    execute(found, options, accept_licence=accept_licence)
 
 
 def _check(folder: Path) -> None:
@@ -59,12 +68,14 @@ def _check(folder: Path) -> None:
 
 
 def execute(recipe, options: FolderOptions, *, accept_licence: bool = False) -> Path:
-    """Run a recipe with a progress display, then print the comparison."""
+    """Run a recipe with a progress display, then print the comparison; of several processes the first one does so."""
     from ssmlab.cli.display import command_line, show_result, showing
     from ssmlab.experiments.run import run_recipe
 
-    folder = Path(options.output) / recipe.name
-    with showing(f"interrupted; continue with: ssmlab run {folder} --resume") as display:
-        folder = run_recipe(recipe, options, command=command_line(), progress=display, accept_licence=accept_licence)
-    show_result(folder)
+    folder, rank = Path(options.output) / recipe.name, world_of().rank
+    with showing("" if rank else f"interrupted; continue with: ssmlab run {folder} --resume") as display:
+        progress = Progress() if rank else display
+        folder = run_recipe(recipe, options, command=command_line(), progress=progress, accept_licence=accept_licence)
+    if not rank:
+        show_result(folder)
     return folder

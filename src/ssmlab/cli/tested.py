@@ -30,7 +30,6 @@ NEWEST = {
     "sentencepiece": "0.2.3",
     "sacrebleu": "2.6.0",
     "sacremoses": "0.2.0",
-    "monai": "1.6.1",
     "nibabel": "5.4.2",
     "pydicom": "3.0.2",
 }

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ssmlab.cli import vlm_score, vlm_use
+from ssmlab.cli.options import takes
+from ssmlab.tasks.vision_language.writer_options import InstructionOptions
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(vlm_score.app, name="score")
@@ -20,6 +22,7 @@ def main() -> None:
 
 
 @app.command("make-instructions")
+@takes(InstructionOptions)
 def make_instructions(
     source: Annotated[
         Path,
@@ -29,6 +32,7 @@ def make_instructions(
             "or folder of captions.",
         ),
     ],
+    *,
     writer: Annotated[
         str,
         typer.Option(
@@ -39,15 +43,7 @@ def make_instructions(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file of records; one that is there goes on.")],
-    kind: Annotated[
-        list[str] | None, typer.Option("--kind", help="conversation, detail or reasoning; all if not given.")
-    ] = None,
-    model: vlm_score.Model = "",
-    workers: vlm_score.Workers = 4,
-    temperature: Annotated[float, typer.Option(min=0, help="Of a server's model; 0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of one reply.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Sent to a server along with every request.")] = 0,
-    key: vlm_score.Key = vlm_score.KEY,
+    options: InstructionOptions,
 ) -> None:
     """Turn captions and boxes into conversations, descriptions and reasoning about images, as LLaVA's were made.
 
@@ -55,19 +51,14 @@ def make_instructions(
     """
     from ssmlab.cli.display import showing
     from ssmlab.core.formats import plural
-    from ssmlab.tasks.vision_language.instructions import KINDS, REFUSED, make_instructions
+    from ssmlab.tasks.vision_language.instructions import REFUSED, make_instructions
     from ssmlab.tasks.vision_language.scenes import read_scenes
     from ssmlab.tasks.vision_language.writers import open_writer
 
-    scenes = read_scenes(source)
-    opened = open_writer(writer, model, temperature=temperature, max_tokens=max_tokens, seed=seed, key=key)
-    settings = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    scenes, opened = read_scenes(source), open_writer(writer, options)
     with showing("interrupted; the same command goes on") as display:
-        display.start("writing", len(scenes) * len(kind or KINDS), unit="replies")
-        made = make_instructions(
-            scenes, opened, out, kinds=tuple(kind or KINDS), workers=workers, settings=settings,
-            progress=lambda done, total: display.update(done),
-        )  # fmt: skip
+        display.start("writing", len(scenes) * len(options.kinds), unit="replies")
+        made = make_instructions(scenes, opened, out, options, progress=lambda done, total: display.update(done))
     typer.echo(f"{plural(made.records, 'record')} in {out}; {made.refused:,} refused, in {out.with_suffix(REFUSED)}")
     for reason, n in sorted(made.reasons.items(), key=lambda one: (-one[1], one[0])):
         typer.echo(f"  {n:,}  {reason}")

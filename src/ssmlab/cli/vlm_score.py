@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-KEY = "OPENAI_API_KEY"
-Model = Annotated[str, typer.Option("--model", help="The model's name on a server; the only one if not given.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Requests under way at once.")]
-Key = Annotated[str, typer.Option("--key", metavar="NAME", help="The environment variable that holds a server's key.")]
+from ssmlab.cli.options import takes
+from ssmlab.tasks.vision_language.writer_options import JudgeOptions, WriterOptions
+
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write everything to a JSON file.")]
 Answers = Annotated[Path, typer.Argument(metavar="ANSWERS", help="Lines of JSON with question_id and text.")]
 Judge = Annotated[
@@ -24,10 +23,12 @@ def main() -> None:
 
 
 @app.command()
+@takes(WriterOptions)
 def scienceqa(
     answers: Annotated[
         Path, typer.Argument(metavar="ANSWERS", help="LLaVA's result file (outputs, results), or lines of JSON.")
     ],
+    *,
     problems: Annotated[Path | None, typer.Option("--problems", help="problems.json, or a part of it.")] = None,
     part: Annotated[str, typer.Option("--part", help="Problems that count: train, val, test or all.")] = "test",
     out: Annotated[
@@ -35,9 +36,7 @@ def scienceqa(
     ] = None,
     second: Annotated[Path | None, typer.Option("--second", help="Answers of a second model.")] = None,
     judge: Judge = "",
-    model: Model = "",
-    workers: Workers = 4,
-    key: Key = KEY,
+    options: WriterOptions,
 ) -> None:
     """ScienceQA by LLaVA's rule: the index of every answer, and with --problems accuracy and the nine columns.
 
@@ -70,7 +69,7 @@ def scienceqa(
         typer.echo(f"problems given: {score.columns['Avg'][1]:,}, of them without an answer {len(score.missing):,}")
         _columns(score.columns)
     if second is not None and known is not None:
-        result["judged"] = _decide(given, rule.read_answers(second), known, counted, (judge, model, key, workers))
+        result["judged"] = _decide(given, rule.read_answers(second), known, counted, judge, options)
     place = out or Path(f"{answers.name.removesuffix('.json').removesuffix('.jsonl')}.scored.json")
     write_json(place, result)
     typer.echo(f"indices: {place}")
@@ -161,19 +160,17 @@ def captions(
 
 
 @app.command()
+@takes(JudgeOptions)
 def relative(
     answers: Answers,
+    *,
     questions: Annotated[Path, typer.Option("--questions", help="Lines with question_id, image, text, category.")],
     references: Annotated[Path, typer.Option("--references", "-r", help="Lines with question_id and text.")],
     judge: Judge,
     context: Annotated[Path | None, typer.Option("--context", help="Lines with image, captions, instances.")] = None,
     rules: Annotated[Path | None, typer.Option("--rules", help="Rules by category, as LLaVA's rule.json.")] = None,
-    swap: Annotated[bool, typer.Option("--swap", help="Ask twice, the answers exchanged.")] = False,
-    temperature: Annotated[float, typer.Option(min=0, help="Of a server's model.")] = 0.2,
-    model: Model = "",
-    workers: Workers = 4,
-    key: Key = KEY,
     out: Out = None,
+    options: JudgeOptions,
 ) -> None:
     """A judge's marks of answers by those of references, in percent, overall and by category.
 
@@ -185,12 +182,10 @@ def relative(
 
     pairs = read_comparison(questions, references, answers, context)
     known = None if rules is None else read_rules(rules)
-    opened = open_writer(judge, model, temperature=temperature, key=key)
+    opened = open_writer(judge, options)
     with showing("interrupted") as display:
         display.start("judging", len(pairs), unit="questions")
-        score = relative_score(
-            pairs, opened, known, swap=swap, workers=workers, progress=lambda done, total: display.update(done)
-        )
+        score = relative_score(pairs, opened, known, options, progress=lambda done, total: display.update(done))
     counts = {kind: sum(q.category == kind and q.id in score.marks for q in pairs) for kind in score.categories}
     rows = [("overall", score.overall, len(score.marks))]
     rows += [(kind, found, counts[kind]) for kind, found in score.categories.items()]
@@ -202,17 +197,16 @@ def relative(
 
 
 def _decide(
-    first: Any, second: Any, problems: Any, part: str | None, place: tuple[str, str, str, int]
+    first: Any, second: Any, problems: Any, part: str | None, judge: str, options: WriterOptions
 ) -> dict[str, Any]:
     """Ask the judge, print and return what came of it."""
     from ssmlab.cli.display import showing
     from ssmlab.tasks.vision_language.judge import decide
     from ssmlab.tasks.vision_language.writers import open_writer
 
-    judge, model, key, workers = place
-    opened = open_writer(judge, model, key=key)
+    opened = open_writer(judge, options)
     with showing("interrupted") as display:
-        found = decide(first, second, problems, opened, part=part, workers=workers)
+        found = decide(first, second, problems, opened, part=part, workers=options.workers)
     display.say(
         f"judge: asked about {len(found.disagreed):,} disagreements, {len(found.unreadable):,} replies unreadable"
     )

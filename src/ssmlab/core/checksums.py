@@ -1,4 +1,4 @@
-"""Sizes and SHA-256 of the files of a folder, as they were written: so that damage is told, not computed with."""
+"""Sizes and SHA-256 of the files of a folder, as they were written: so that damage is reported, not computed with."""
 
 import hashlib
 from collections.abc import Callable, Mapping

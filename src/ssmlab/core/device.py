@@ -64,6 +64,8 @@ def memory_advice(label: str, config: Any):
         size = "tokens_per_batch" if hasattr(config, "tokens_per_batch") else "batch_size"
         now = getattr(config, size)
         advice = f"training.{size}={max(1, now // 2)} (now {now})"
+        if pieces := getattr(config, "accumulation", 0):
+            advice = f"training.accumulation={2 * pieces}, which is the same update, {advice}"
         if getattr(config, "gradient_checkpointing", True) is False:
             advice += ", training.gradient_checkpointing=true, a smaller data.length"
         raise UserError(

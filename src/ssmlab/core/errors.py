@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import signal
+import sys
+import threading
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -21,14 +23,55 @@ class Interrupted(KeyboardInterrupt):
         self.number = int(number)
 
 
+_came: list[int] = []  # the signals that `interrupt` has raised
+
+
 def interrupt(number: int, frame: Any = None) -> None:
     """What the command line does on a signal that ends a program."""
+    _came.append(int(number))
     raise Interrupted(number)
+
+
+def interrupted_by() -> int:
+    """The signal that `interrupt` raised, 0 where none came.
+
+    It may come anywhere, also in a library that makes another error of it, such as "cannot be imported"; what fails
+    after it is its consequence.
+    """
+    return _came[-1] if _came else 0
+
+
+def watch_signals() -> None:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; a program's own handlers stay.
+
+    Where Python cannot raise, in a callback of the garbage collector or of a fork, it prints the exception and goes on;
+    there the signal is sent once more.
+    """
+    _came.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+    before = sys.unraisablehook
+
+    def again(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+            # a moment later and from another thread: at once it would be raised in the hook
+            timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+        else:
+            before(unraisable)
+
+    if before is sys.__unraisablehook__:
+        sys.unraisablehook = again
 
 
 def exit_code_of(error: BaseException | None) -> int:
     """What a program that was interrupted ends with: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
-    return 128 + getattr(error, "number", signal.SIGINT)
+    return 128 + (getattr(error, "number", 0) or interrupted_by() or signal.SIGINT)
 
 
 class UserError(Exception):
@@ -51,6 +94,7 @@ def explain_system(error: BaseException) -> tuple[str, int] | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     path, number, name = error.filename, error.errno, errno.errorcode.get(error.errno, "")
+    path = os.fsdecode(path) if isinstance(path, bytes) else path
     where = f"{path}: " if path else ""
     if name in ("ENOSPC", "EDQUOT", "EFBIG"):
         return f"{where}no space left; what was there is intact; make room, then repeat the command", 1

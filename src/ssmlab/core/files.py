@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.record import Record
+from ssmlab.core.world import discards
 
 NO_SPACE = 64 << 20  # so few bytes are left where a disk was full a moment ago, and a half-written file is deleted
 
@@ -68,13 +69,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as a safetensors file, as `write_file` does, for all who may read a new file of the user's."""
+    """Write tensors as a safetensors file, as `write_file` does, for all who may read a new file of the user's.
+
+    A process whose files are thrown away writes none (`core.world.discarding`).
+    """
     from safetensors.torch import save_file  # torch
 
     def write(temporary: Path) -> None:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata)
+        save_file({} if discards() else tensors, temporary, metadata)
         temporary.chmod(mode)  # safetensors 0.8 writes files that their owner alone can read
 
     write_file(path, write)

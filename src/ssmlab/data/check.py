@@ -61,7 +61,7 @@ class CheckReport:
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
-        return {"ok": self.ok, **asdict(self)}
+        return {"ok": self.ok, "task": "classify", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)

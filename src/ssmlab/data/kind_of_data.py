@@ -14,7 +14,6 @@ from ssmlab.data.sequences.reader import FEWEST, labels_of
 from ssmlab.data.text.documents import FIELD, PYDOC
 from ssmlab.data.text.encoding import head_of_text
 
-TASKS = ("classify", "segment", "classify_sequence", "language", "translate", "vision_language")
 MOST_RECORDS = 50  # files of a folder that are looked into for conversations about images
 ARCHIVES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz")
 SEQUENCES = ("audio", "dna", "chat", "text")  # in this order where there are as many: a text next to every sound

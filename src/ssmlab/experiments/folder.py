@@ -19,7 +19,8 @@ from ssmlab.tasks.overrides import flatten
 from ssmlab.tasks.recipe import validate
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
-MAY_DIFFER = ("name", "device", "description")  # between a run and its continuation
+# Between a run and its continuation: neither changes what is computed
+MAY_DIFFER = ("name", "device", "description", "training.accumulation", "training.sharding")
 MARKER_FILE = (
     ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
 )

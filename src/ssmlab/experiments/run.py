@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ssmlab.core.files import records_text, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
+from ssmlab.core.world import ALONE, World, world_of
 from ssmlab.experiments.folder import (
     check_folder,
     claim,
@@ -49,7 +51,7 @@ def run_recipe(
     accept_licence: bool = False,
     **given: Any,
 ) -> Path:
-    """Train, test and compare the models of a recipe.
+    """Train, test and compare the models of a recipe; of a launcher such as torchrun all processes together.
 
     Args:
         options: of which the fields may also be given one by one. output: the run's folder is `output/<recipe.name>`.
@@ -68,9 +70,9 @@ def run_recipe(
     options = FolderOptions.of(options, given, "run_recipe")
     output, resume, overwrite = Path(options.output), options.resume, options.overwrite
     progress = progress or Progress()
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "1"):
-        raise UserError(f"a run is one process, and WORLD_SIZE is {processes}; start it without a launcher of several")
+    world = _start(recipe)
+    if world.rank:
+        return _follow(recipe, output, world)
     with claim(output / recipe.name, progress, overwrite=overwrite) as folder:
         check_folder(recipe, output, resume=resume, overwrite=overwrite)
         there = (folder / "recipe.toml").is_file()  # else one was killed before it began
@@ -83,24 +85,67 @@ def run_recipe(
                     f"{what}; put it back, start again with --overwrite, or delete the folder of that model, which "
                     "--resume then trains again"
                 )
-        if resume and is_finished(folder) and not again:
+        over = resume and is_finished(folder) and not again
+        _agree(world, None if over else resume, folder)
+        if over:
             progress.say(f"{folder} is finished already")
             return folder
-        data = _load(recipe, folder, resume, overwrite, progress, accept_licence)
-        run = Run(recipe, folder, data, resume, command, progress)
+        data = _load(recipe, folder, resume, overwrite, progress, accept_licence, world)
+        run = Run(recipe, folder, data, resume, command, progress, world)
         run.announce()
         make_folder(recipe, folder, overwrite=overwrite)
-        run.all()
+        run.all([job.finished for job in run.jobs])
     return folder
 
 
-def _load(recipe, folder, resume, overwrite, progress, accept_licence) -> Any:
+def _start(recipe: AnyRecipe) -> World:
+    """Connect to the processes of a launcher, if there are any. All of them call `run_recipe`."""
+    world = world_of()
+    if world.size > 1:
+        from ssmlab.core.device import choose_compute
+        from ssmlab.training.distributed import start
+
+        start(choose_compute(recipe.device, "float32").device)
+    return world
+
+
+def _agree(world: World, *values: Any) -> tuple[Any, ...]:
+    """The first process' values, on all of them."""
+    if world.size == 1:
+        return values
+    from ssmlab.training.distributed import agree, explained
+
+    with explained(world):
+        return agree(world, values)
+
+
+def _follow(recipe: AnyRecipe, output: Path, world: World) -> Path:
+    """What every process but the first does: compute its share of all. What it writes is thrown away.
+
+    Returns:
+        the folder of the run, which is the first process'.
+    """
+    resume, folder = _agree(world, None, None)
+    if resume is None:
+        return folder
+    with tempfile.TemporaryDirectory() as place:
+        data = _load(recipe, Path(place) / recipe.name, False, False, Progress(), False, world)
+        run = Run(recipe, Path(place) / recipe.name, data, resume, None, Progress(), world)
+        run.all([])
+    return folder
+
+
+def _load(recipe, folder, resume, overwrite, progress, accept_licence, world) -> Any:
     """The data of a run, and before them all that can be wrong without them."""
     if recipe.device not in ("auto", "cpu"):  # these are always there; others are checked before data are read
         from ssmlab.core.device import choose_compute
 
         choose_compute(recipe.device, "float32")
+    if world.rank:
+        _agree(world)  # the first process has fetched it
     fetch_published(recipe, accept_licence)
+    if not world.rank:
+        _agree(world)
     if recipe.base.recipe or recipe.base.weights:
         run_base(recipe, folder.parent, progress, overwrite)
     data = load_data(recipe, progress)
@@ -116,11 +161,11 @@ def _load(recipe, folder, resume, overwrite, progress, accept_licence) -> Any:
 class Run:
     """A run under way. Results live in files, so that a resumed run goes on from those of the interrupted one."""
 
-    def __init__(self, recipe, folder, data, resume, command, progress):
+    def __init__(self, recipe, folder, data, resume, command, progress, world=ALONE):
         from ssmlab.tasks.shared.experiment import compute_of
 
         self.recipe, self.folder, self.data = recipe, folder, data
-        self.resume, self.progress = resume, progress
+        self.resume, self.progress, self.world = resume, progress, world
         self.experiment, self.resolved = experiment_of(recipe, data)
         self.find_base = cache(partial(base_task, recipe))
         robust = recipe.task == "classify" and recipe.evaluation.robustness.transformations != "none"
@@ -138,17 +183,28 @@ class Run:
             versions=versions(),
         )
 
-    def all(self) -> None:
-        """Train and measure every model that is not finished, then compare them."""
-        self.describe()
-        for job in self.jobs:
-            if job.finished:
+    def all(self, finished: list[bool]) -> None:
+        """Train and measure every model that is not finished, then compare them; the first process does so alone.
+
+        Args:
+            finished: for every job, as the first process knows it.
+        """
+        first = self.world.rank == 0
+        (finished,) = _agree(self.world, finished)
+        if first:
+            self.describe()
+        for job, done in zip(self.jobs, finished, strict=True):
+            if done:
                 self.progress.say(f"{job.folder.name}: finished already")
             else:
                 self.fit(job)
-                drop_replaced(self.folder)
-            self.describe()
-        self.finish()
+                if first:
+                    drop_replaced(self.folder)
+            if first:
+                self.describe()
+        if first:
+            self.finish()
+        _agree(self.world, None)  # all is written
 
     def announce(self) -> None:
         """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
@@ -170,7 +226,8 @@ class Run:
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
             where = f"{self.device}, {' and '.join(precisions)}"
-            self.progress.say(f"training {names} on {where}: about {duration(max(1.0, seconds))}")
+            about = f": about {duration(max(1.0, seconds))}" if seconds else ""
+            self.progress.say(f"training {names} on {where}{about}")
 
     def fit(self, job: Job) -> None:
         """Train and measure one model; its records are written last."""
@@ -178,7 +235,17 @@ class Run:
 
         (job.folder / CHECKSUMS).unlink(missing_ok=True)  # its files are written again
         how = {"find_base": self.find_base, "logs": self.folder / "logs" / job.folder.name, "resume": self.resume}
-        records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if self.world.size == 1:
+            records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+        else:
+            from ssmlab.training.distributed import explained, sharing
+
+            with explained(self.world), sharing(self.world):
+                records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+        if self.world.rank:
+            shutil.rmtree(job.folder)
+            return
         if self.robust:
             from ssmlab.studies.robustness.experiment import run_tests
 

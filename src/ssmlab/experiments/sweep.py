@@ -14,6 +14,7 @@ import numpy as np
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.progress import Progress, duration
+from ssmlab.core.world import world_of
 from ssmlab.experiments.folder import check_folder, claim, drop_replaced, make_folder
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.options import SweepOptions
@@ -146,6 +147,8 @@ def run_sweep(
         the trials; `output/<name>-sweep/` holds sweep.jsonl, a line for every model, seed and trial, and best.toml.
     """
     options = SweepOptions.of(options, given, "run_sweep")
+    if (count := world_of().size) > 1:
+        raise UserError(f"a sweep is a single process, WORLD_SIZE is {count}; start it without a launcher")
     progress = progress or Progress()
     grid, overrides = parse_grid([*arguments, *options.changes()])
     read = partial(load_recipe, source, smoke=options.smoke)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,39 +11,12 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.prompt_state import PromptState, select_rows
 from ssmlab.generation.text_stream import TextStream
 from ssmlab.ops.likeliest import likeliest
 
 Processor = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeamOptions:
-    """Options of beam search.
-
-    beams: texts of a sentence that go on at a time; 1 is greedy search, which is done when its text ends.
-    nbest: texts of a sentence that are returned, at most as many as beams.
-    length_penalty: alpha in the score of a text of n tokens, its end counted: sum of log p / n^alpha. 0 compares sums,
-        1 means.
-    no_repeat_ngram: no n tokens in a row occur twice in a text; 0 leaves it out.
-    """
-
-    beams: int = 5
-    nbest: int = 1
-    length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-
-    def __post_init__(self):
-        for name, least in (("beams", 1), ("nbest", 1), ("no_repeat_ngram", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ModelError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.nbest > self.beams:
-            raise ModelError(f"nbest={self.nbest} texts need as many beams, got beams={self.beams}")
-        alpha = self.length_penalty
-        if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha < float("inf"):
-            raise ModelError(f"length_penalty must be a number of at least 0, got {alpha!r}")
 
 
 class Hypothesis(NamedTuple):

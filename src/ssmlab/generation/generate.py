@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import BeamOptions, beam_search
+from ssmlab.generation.beams import beam_search
 from ssmlab.generation.graphs import Decoder
+from ssmlab.generation.options import BeamOptions
 from ssmlab.generation.prompt_state import PromptState, read, select_rows, whole_numbers
 from ssmlab.generation.sampling import GenerateOptions, Sampling, draw
 from ssmlab.generation.text_stream import TextStream

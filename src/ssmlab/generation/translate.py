@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssmlab.core.errors import ModelError
-from ssmlab.generation.beams import BeamDecoder, BeamOptions, Hypothesis, beam_search
-from ssmlab.generation.prompt_state import PromptState, left_padded
+from ssmlab.generation.beams import BeamDecoder, Hypothesis, beam_search
+from ssmlab.generation.options import BATCH, BeamOptions
+from ssmlab.generation.prompt_state import PromptState, left_padded, select_rows
 
-BATCH = 1024  # tokens of the sources of a batch, padding counted
 LEAST = 24  # tokens that a short source counts as: its translations take room too
 WINDOW = 32  # batches that are sorted by length together, once the first have been written
 FACTOR, MORE = 2, 20  # the longest translation of n tokens has FACTOR n + MORE
@@ -64,6 +65,60 @@ def translate_tokens(
     return in_order(sources, len, translate, batch_tokens)
 
 
+def translate_documents(
+    model: Any,
+    documents: Iterable[Sequence[Any]],
+    *,
+    separator: int,
+    eos: int,
+    options: BeamOptions | None = None,
+    prefix: Sequence[int] = (),
+    suppress: Sequence[int] = (),
+    max_tokens: int | None = None,
+    batch_tokens: int = BATCH,
+) -> Iterator[list[list[Hypothesis]]]:
+    """Translate documents line by line, each line from the state after those before it and their translations.
+
+    Args:
+        model: a translation model whose `carries_state`.
+        documents: of every one the tokens of its lines, none of them empty.
+        separator, eos, options, prefix, suppress, max_tokens: as for `translate_tokens`, of every line.
+        batch_tokens: tokens of the lines that are read at once, one of each of some documents.
+    Yields:
+        For every document the best translations of its lines. The state goes on from the best.
+    Raises:
+        ModelError: an option out of range, or a token that the model does not have.
+    """
+    choices, decoder = options or BeamOptions(), BeamDecoder(model)
+
+    @torch.no_grad()
+    def translate(batch: list[Sequence[Any]]) -> list[list[list[Hypothesis]]]:
+        found: list[list[list[Hypothesis]]] = [[] for _ in batch]
+        order = sorted(range(len(batch)), key=lambda i: -len(batch[i]))  # those that go on are the first rows
+        state: Any = None
+        for step in range(len(batch[order[0]])):
+            rows = [i for i in order if len(batch[i]) > step]
+            if state is not None:
+                state = select_rows(state, torch.arange(len(rows), device=next(model.parameters()).device))
+            sources = [batch[i][step] for i in rows]
+            start = begin(model, sources, [[separator, *prefix]] * len(rows), state)
+            limits = [max_tokens or max(1, FACTOR * len(source) + MORE - len(prefix)) for source in sources]
+            best = beam_search(model, start, limits, choices, ends=(eos,), suppress=suppress, decoder=decoder)
+            written = [one.tokens if one.reason == "eos" else [*one.tokens, eos] for one, *_ in best]
+            tokens, mask = _rectangle(model, written)
+            _, state = model(tokens, start.state, mask=mask, last_only=True)
+            for i, texts in zip(rows, best, strict=True):
+                found[i].append(texts)
+        return found
+
+    return in_order(documents, lambda lines: max(map(len, lines), default=0), translate, batch_tokens)
+
+
+def carries_state(model: Any) -> bool:
+    """Whether a translation model reads a source after what it has read and written; an encoder reads each anew."""
+    return "state" in signature(model.read_source).parameters
+
+
 def score_tokens(
     model: Any,
     pairs: Iterable[tuple[Any, Any]],
@@ -96,9 +151,13 @@ def score_tokens(
 
 
 @torch.no_grad()
-def begin(model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> PromptState:
+def begin(
+    model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], before: tuple | None = None
+) -> PromptState:
     """The state after every source and the beginning of its target, the separator included.
 
+    Args:
+        before: the state that sources are read after, of a model whose `carries_state`.
     Raises:
         ModelError: the model reads no sources, or a token that it does not have.
     """
@@ -108,7 +167,7 @@ def begin(model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequen
     unknown = sorted({token for row in (*sources, *targets) for token in row if not 0 <= token < size})
     if unknown:
         raise ModelError(f"the model has tokens 0 to {size - 1}, the text has {unknown[:5]}; is the tokenizer its own?")
-    state = model.read_source(*_rectangle(model, sources))
+    state = model.read_source(*_rectangle(model, sources), *(() if before is None else (before,)))
     tokens, mask = _rectangle(model, targets)
     logits, state = model(tokens, state, mask=mask, last_only=True)
     return PromptState(tuple(map(tuple, targets)), logits[:, -1], state)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError
@@ -14,6 +13,7 @@ from ssmlab.nn.conv import CausalConv1d
 from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import packed, places, runs
+from ssmlab.nn.self_attention import attend
 
 
 class AttentionState(NamedTuple):
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         allowed, seen = _visible(u, None if state is None else state.seen, token, run)
         if state is not None:
             k, v = torch.cat([state.k.to(k.dtype), k], dim=1), torch.cat([state.v.to(v.dtype), v], dim=1)
-        y = F.scaled_dot_product_attention(
+        y = attend(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),

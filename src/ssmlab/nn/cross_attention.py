@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssmlab.core.checks import check_shapes, check_state
 from ssmlab.core.errors import ModelError, ShapeError
 from ssmlab.nn.dt import check_sizes
 from ssmlab.nn.linear import Linear
 from ssmlab.nn.padding import visible
+from ssmlab.nn.self_attention import attend
 
 
 class CrossKeys(NamedTuple):
@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
             )
         q = self.q_proj(u).view(len(k), -1, self.num_heads, self.head_dim).transpose(1, 2)
         dropout = self.attn_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible(seen), dropout_p=dropout)
+        y = attend(q, k, v, attn_mask=visible(seen), dropout_p=dropout)
         return self.out_proj(y.transpose(1, 2).reshape(rows, length, self.d_model))
 
     def extra_repr(self) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.formats import listing
-from ssmlab.core.statistics import wilson
+from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.run_folder import SEED_SUFFIX, Run, load_run
 from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner, winner
@@ -30,7 +30,7 @@ FELL = 0.01  # the share by which a training loss falls at least where something
 
 def judged(run: Run) -> Winner:
     """The verdict of a run, or why there is none."""
-    verdict = winner(run.records, run.task, run.predictions, run.titles)
+    verdict = winner(run.records, run.task, run.predictions, run.titles, run.tested)
     if verdict.kind not in JUDGED:
         return verdict
     compared = [label for label in (verdict.leader, verdict.runner_up) if label]
@@ -117,12 +117,9 @@ def _chance(run: Run, label: str, which: str = "") -> str:
     if known is None or value is None or not math.isfinite(value):
         return ""
     level, what = known
-    # The 95 % interval of the first seed's number, moved to the mean; the number itself where there is none.
-    record, low, high = next(iter(run.finals[label, metric.metric, None].values())), value, value
-    if record.spread is not None:
-        low, high = value + record.spread[0] - record.value, value + record.spread[1] - record.value
-    elif record.n and metric.fraction:
-        low, high = wilson(round(value * record.n), record.n)
+    found = run.finals[label, metric.metric, None].values()
+    _, low, high = interval_of(found, metric.bounds, fraction=metric.fraction)
+    low, high = (value if math.isnan(bound) else bound for bound in (low, high))
     if metric.sign * (low if metric.higher_is_better else high) > metric.sign * level:
         return ""
     return (

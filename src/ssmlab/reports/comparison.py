@@ -7,8 +7,7 @@ import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import mean_interval, wilson
-from ssmlab.reports.primary_metric import primary_metric, too_few
+from ssmlab.reports.primary_metric import interval_of, primary_metric, too_few
 from ssmlab.reports.run_folder import Finals, final_records, model_labels
 from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.reports.task_report import COST, QUALITY, Measure, TaskReport
@@ -41,10 +40,9 @@ RATES = ("images_per_second", "tokens_per_second")  # measured in rounds, with t
 def comparison(records: list[Record], task: TaskReport, titles: dict[str, str] | None = None) -> Table:
     """Compare the models of a run by their final numbers.
 
-    With one seed, the accuracy carries its Wilson interval; with several, quality is the mean with Student's t interval
-    over seeds and cost the plain mean. The primary metric comes first. The best value of a row is marked unless
-    all values print alike, or no model can be better, as where lengths are compared or where the test part has fewer
-    than six cases.
+    Quality is the mean over seeds with its interval over cases and seeds, cost the plain mean. The primary metric comes
+    first. The best value of a row is marked unless all values print alike, or no model can be better, as where lengths
+    are compared or where the test part has fewer than six cases.
 
     Args:
         records: of the run; curves (with a step) are left out, and of repeated records the last one counts.
@@ -66,7 +64,7 @@ def comparison(records: list[Record], task: TaskReport, titles: dict[str, str] |
     seeds = {len(values.get((label, metric, None), {})) for label in titles}
     notes = []
     if max(seeds, default=0) > 1:
-        notes.append(f"Mean of {max(seeds)} seeds; intervals are Student's t over seeds.")
+        notes.append(f"Mean of {max(seeds)} seeds; intervals are over test cases and seeds.")
         if len(seeds) > 1:
             counts = [f"{titles[m]} {len(values.get((m, metric, None), {}))}" for m in titles]
             notes.append(f"Not every seed is there: {formats.listing(counts)}.")
@@ -76,19 +74,25 @@ def comparison(records: list[Record], task: TaskReport, titles: dict[str, str] |
 def _row(measure: Measure, labels: list[str], values: Finals) -> Row | None:
     class_ = measure.class_
     if class_ == "*":
-        # The positive class is known from the record alone.
-        class_ = next((key[2] for key in values if key[1] == measure.metric), None)
-        if class_ is not None:
+        # The positive class is known from the record alone; of more than two classes their mean is shown.
+        named = {key[2] for key in values if key[1] == measure.metric}
+        class_ = "macro" if len(named) > 1 else next(iter(named), None)
+        if class_ == "macro":
+            measure = replace(measure, help="mean over classes")
+        elif class_ is not None:
             measure = replace(measure, label=f"{measure.label} ({class_})", help=f"{measure.help} {class_}")
     of_model = [list(values.get((label, measure.metric, class_), {}).values()) for label in labels]
     if not any(of_model):
         return None
-    cells = [_cell(measure, label, found, values) for label, found in zip(labels, of_model, strict=True)]
+    cells = [
+        _cell(measure, label, found, values, [each for each in of_model if each is not found])
+        for label, found in zip(labels, of_model, strict=True)
+    ]
     means = [float(np.mean([r.value for r in found])) if found else math.nan for found in of_model]
     return Row(measure.label, measure.group, best_cells(cells, means, measure.better), measure.help)
 
 
-def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> Cell:
+def _cell(measure: Measure, label: str, found: list[Record], values: Finals, others: list[list[Record]]) -> Cell:
     if not found:
         scans = measure.metric == "tokens" and values.get((label, "scan_macs", None))
         return Cell("not counted" if scans and any(r.value for r in scans.values()) else formats.UNKNOWN)
@@ -101,14 +105,10 @@ def _cell(measure: Measure, label: str, found: list[Record], values: Finals) -> 
             share = float(np.mean(parts)) / mean
             detail = f"scan {formats.percent(share) if share >= 0.0005 else 'under 0.1 %'}"
     elif measure.interval:
-        bounds = found[0].spread
-        if len(found) > 1:
-            _, low, high = mean_interval(numbers)
-            bounds = max(low, 0.0), min(high, 1.0) if measure.bounded else high
-        elif bounds is None and measure.metric == "accuracy" and found[0].n and math.isfinite(numbers[0]):
-            bounds = wilson(round(numbers[0] * found[0].n), found[0].n)
-        if bounds:
-            form, (low, high) = measure.format, bounds
+        limits = (0.0, 1.0 if measure.bounded else math.inf)
+        _, low, high = interval_of(found, limits, fraction=measure.metric == "accuracy", others=others)
+        if math.isfinite(low):
+            form = measure.format
             detail = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
     elif measure.metric in RATES and len(spreads := [r.spread for r in found if r.spread]) == len(found):
         low, high = min(low for low, _ in spreads), max(high for _, high in spreads)

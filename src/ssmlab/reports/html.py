@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_atomically
-from ssmlab.reports import gradients, lengths, plots, provenance, sections, series
+from ssmlab.reports import differences, gradients, lengths, methods, plots, provenance, sections, series
 from ssmlab.reports.caveats import judged
 from ssmlab.reports.comparison import comparison
 from ssmlab.reports.markup import Html, document, el
@@ -64,6 +64,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
     table = comparison(run.records, run.task, run.titles)
     parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
+        ("differences", "Differences of all pairs", lambda: differences.section(run, drawn)),
         *((name, title, partial(make, run, drawn)) for name, title, make in run.task.sections),
         ("gradients", "Gradients", lambda: gradients.section(run, drawn, sections.figure)),
         ("lengths", "Against length", lambda: sections.lengths(run, drawn)),
@@ -71,6 +72,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
         ("roc", "ROC and throughput" if "roc" in drawn else "Throughput", lambda: sections.roc_and_speed(run, drawn)),
         ("classes", "Per class", lambda: sections.per_class(run)),
         ("samples", "Sample images", lambda: sections.samples(run)),
+        ("words", "Methods in words", lambda: el("div", el("p", methods.paragraph(run)), class_="card")),
         ("method", "How these numbers were made", lambda: provenance.method(run, table)),
         ("data", "Data", lambda: provenance.data(run)),
         ("run", "Recipe, seeds, versions, machine", lambda: provenance.circumstances(run)),

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import Interval
-
-FEWEST = 6  # independent cases: under no difference, a paired bootstrap of five leaves zero out in 18 % of comparisons
+from ssmlab.core.statistics import FEWEST, LEVEL, Interval, over_seeds, wilson
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,26 @@ def primary_metric(records: Iterable[Record], candidates: Iterable[PrimaryMetric
     return next((each for each in candidates if each.metric in measured), ACCURACY)
 
 
+def interval_of(
+    records: Iterable[Record], bounds: tuple[float, float] = (-math.inf, math.inf), *, fraction: bool = False,
+    others: Iterable[Iterable[Record]] = (),
+) -> Interval:  # fmt: skip
+    """The mean of a number over seeds with its interval over cases and seeds; of one seed the recorded one.
+
+    Args:
+        records: one of every seed. bounds: of the values.
+        fraction: a missing interval is Wilson's.
+        others: the same number of other models; of two seeds all are taken to spread alike.
+    """
+    rows = list(records)
+    spreads: list[tuple[float, float] | None] = [row.spread for row in rows]
+    for i, row in enumerate(rows):
+        if fraction and row.spread is None and row.n and math.isfinite(row.value):
+            spreads[i] = wilson(round(row.value * row.n), row.n)
+    alike = [[row.value for row in each] for each in others]
+    return over_seeds([row.value for row in rows], spreads, alike, bounds=bounds)
+
+
 def too_few(cases: int | None, many: str) -> str:
     """Why so few test cases carry no verdict: "2 test images; at least 6 are needed", or nothing where they do."""
     if cases is None or cases >= FEWEST:
@@ -69,14 +87,26 @@ def too_few(cases: int | None, many: str) -> str:
     return f"{cases} test {many if cases != 1 else many.removesuffix('s')}; at least {FEWEST} are needed"
 
 
-def undecided(difference: Interval, gap: Callable[[float], str]) -> str:
+def probability(value: float) -> str:
+    """A p-value: two digits, or that it is smaller than what is printed."""
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
+
+
+def p_is(value: float) -> str:
+    """ "p = 0.012", "p < 0.001"."""
+    return f"p {probability(value)}" if value < 0.001 else f"p = {probability(value)}"
+
+
+def undecided(difference: Interval, gap: Callable[[float], str], corrected: float | None, comparisons: int = 1) -> str:
     """Why a difference names no winner, nothing where it does. This rule is that of every task and page.
 
-    What is smaller than the printed digits is no difference, and an interval that begins there includes zero.
+    It is `core.statistics.is_decided`; beside it, what is smaller than the printed digits is no difference, and an
+    interval that begins there includes zero.
 
     Args:
         difference: of the better minus the worse, positive, with its 95 % interval.
         gap: a difference as it is printed.
+        corrected: its p by Holm; None where none is known. comparisons: that it is corrected for.
     """
     nothing = gap(0.0)
     if math.isnan(difference.low):
@@ -85,4 +115,13 @@ def undecided(difference: Interval, gap: Callable[[float], str]) -> str:
         return "the difference is smaller than what is printed"
     if difference.low <= 0 or gap(difference.low) == nothing:
         return f"the 95 % interval {gap(difference.low)} to {gap(difference.high)} includes zero"
+    if corrected is None:
+        return "no p-value was recorded, as versions before did not"
+    if corrected > LEVEL:
+        return f"{p_is(corrected)}{corrected_for(comparisons)} is above {LEVEL:.2g}"
     return ""
+
+
+def corrected_for(comparisons: int) -> str:
+    """What a p-value is corrected for, in words; nothing where there was one comparison."""
+    return f", corrected for {comparisons} comparisons," if comparisons > 1 else ""

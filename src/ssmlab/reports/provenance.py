@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ssmlab.core import formats
+from ssmlab.core.statistics import FEWEST
 from ssmlab.reports.markup import Html, el
-from ssmlab.reports.primary_metric import FEWEST
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import Table
 
@@ -38,19 +38,21 @@ def method(run: Run, table: Table) -> Html | None:
         n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
         interval = run.task.interval.format(items=many, name=primary.name)
         if len({r.seed for r in tested}) > 1:
-            interval = "Means over seeds carry Student's t interval over the seeds."
+            interval += " Of means over seeds the seeds' standard error is added in squares to that of the cases."
+        if run.test_groups:
+            n += f" of {run.test_groups:,} groups ({run.data.get('group')})"
+            interval += " Items of a group are not independent: groups are what is drawn and counted."
         rows.append(("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}"))
     if len(run.labels) > 1 and not run.task.not_compared:
         several, again = len(run.seeds) > 1, run.task.resampled or many
         how = (
-            f"{primary.name.capitalize()} of one model minus that of the other on the same {again}, with the 95 % "
-            f"percentile interval of a paired bootstrap over test {again}{' and seeds' if several else ''}. A winner "
-            f"is named where it excludes zero as printed, and never from fewer than {FEWEST} test {again}."
+            f"{primary.name.capitalize()} of one model minus that of the other on the same {again}, with its 95 % "
+            f"interval over test {again}{' and seeds' if several else ''}. A winner is named where it excludes zero as "
+            f"printed and p, corrected for all pairs of models, is at most 0.05, and never from fewer than {FEWEST} "
+            "independent cases."
         )
         if not several:
-            how += " It covers this test part, not the luck of the seed: for that, run several seeds."
-        if len(run.labels) > 2:
-            how += " The best is compared with the next best; the interval is not widened for that choice."
+            how += " One seed was trained: that is about these models, not about training such models; run several."
         rows.append(("Margin", how))
     terms = [f"{row.label}: {row.help}" for row in table.rows if row.help]
     if terms:
@@ -75,6 +77,7 @@ def data(run: Run) -> Html | None:
         ("Format", facts.get("format")),
         ("Path", facts.get("path")),
         (str(facts.get("items") or "images").capitalize(), _counts(facts.get("counts"))),
+        (f"Groups ({facts.get('group')})", _counts(facts.get("groups"))),
         ("Tokens requested", _counts(facts.get("tokens"))),
         ("Documents", _counts(facts.get("documents"))),
         ("Vocabulary", facts.get("vocabulary")),

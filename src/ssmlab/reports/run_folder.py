@@ -33,6 +33,7 @@ class Predictions:
     Args:
         ids, labels, predicted: one entry an image; `classes` in the order of the probability columns.
         probabilities: (images, classes), or None where the file has none.
+        groups: of every image, such as its patient; None where there are none.
     """
 
     ids: tuple[str, ...]
@@ -40,6 +41,7 @@ class Predictions:
     predicted: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: np.ndarray | None
+    groups: tuple[str, ...] | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -96,6 +98,21 @@ class Run:
     @property
     def data(self) -> dict:
         return self.info["data"] if isinstance(self.info.get("data"), dict) else {}
+
+    @property
+    def test_groups(self) -> int | None:
+        """How many groups, such as patients, the test part has; None where its items are independent."""
+        counts = self.data.get("groups")
+        found = counts.get("test") if isinstance(counts, dict) else None
+        return found if isinstance(found, int) else None
+
+    @property
+    def tested(self) -> str:
+        """ "45 test images of 9 groups (patient)", with what is known."""
+        n = next((r.n for r in self.records if r.metric == self.primary_metric.metric and r.split == "test" and r.n), 0)
+        counted = f"{n:,} " if n else ""
+        groups = f" of {self.test_groups:,} groups ({self.data.get('group')})" if self.test_groups else ""
+        return f"{counted}test {self.items[1]}{groups}"
 
     @property
     def seeds(self) -> list[int]:
@@ -255,7 +272,7 @@ def _read_all_predictions(folder, info, labels, problems) -> dict[str, dict[int 
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read predictions.csv: id,label,predicted,correct and one probability column `p:<class>` per class.
+    """Read predictions.csv: id,label,predicted,correct[,group] and one probability column `p:<class>` per class.
 
     Raises:
         UserError: a column is missing, a row is cut, or a probability is no number.
@@ -277,7 +294,7 @@ def read_predictions(path: Path) -> Predictions:
         table = np.array([columns[f"p:{name}"] for name in classes], dtype=float).T if classes else None
     except ValueError as error:
         raise UserError(f"{path.parent.name}/{path.name} is damaged: {error}.") from None
-    return Predictions(columns["id"], columns["label"], columns["predicted"], classes, table)
+    return Predictions(columns["id"], columns["label"], columns["predicted"], classes, table, columns.get("group"))
 
 
 def _read_samples(folder: Path, problems: list[str]) -> list[Sample]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmlab.core.statistics import mean_interval, wilson
+from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.run_folder import Predictions, Run
 
 _MOST_POINTS = 300
@@ -186,15 +186,8 @@ def speeds(run: Run) -> list[Speed]:
         rates = list(run.finals.get((label, f"{counted}_per_second", None), {}).values())
         if not accuracies or not rates or not all(np.isfinite([r.value for r in accuracies + rates])):
             continue
-        value = float(np.mean([r.value for r in accuracies]))
-        first = accuracies[0]
-        low = high = value
-        if len(accuracies) > 1:
-            _, low, high = mean_interval([r.value for r in accuracies])
-        elif first.spread:
-            low, high = first.spread
-        elif first.n and metric.fraction:
-            low, high = wilson(round(first.value * first.n), first.n)
+        value, low, high = interval_of(accuracies, metric.bounds, fraction=metric.fraction)
+        low, high = (value if np.isnan(bound) else bound for bound in (low, high))
         spread = [bound for r in rates for bound in (r.spread or (r.value, r.value))]
         rate = float(np.mean([r.value for r in rates]))
         low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])

@@ -70,6 +70,40 @@ class Table:
         return replace(self, rows=tuple(rows))
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts, for the page and for papers.
+
+    Args:
+        title: what it shows. corner: heads the names of the rows, heads: the columns.
+        rows: name and texts. note: what the reader must know.
+    """
+
+    title: str
+    corner: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    note: str = ""
+
+    @property
+    def html(self) -> Html:
+        """In a box that scrolls."""
+        table = plain_table(self.corner, self.heads, self.rows, caption=self.note or None, class_="wide wrapped")
+        scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=self.title)
+        return el("div", scroll, class_="card")
+
+
+def sheets_of(table: Table) -> list[Sheet]:
+    """A table of models as a sheet for every group of measures; the best values are in **bold**."""
+    found = []
+    for group, members in groupby(table.rows, lambda row: row.group):
+        rows = tuple(
+            (row.label, tuple(f"**{cell.text}**" if cell.best else cell.text for cell in row.cells)) for row in members
+        )
+        found.append(Sheet(group, "", table.columns, rows))
+    return found
+
+
 def best_cells(cells: Sequence[Cell], values: Sequence[float | None], better: int) -> tuple[Cell, ...]:
     """The cells, the best of them marked: all that print like it, and none where all print alike.
 

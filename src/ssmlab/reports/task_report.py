@@ -7,8 +7,11 @@ from typing import Any
 from ssmlab.reports.primary_metric import PrimaryMetric
 
 QUALITY, COST = "Quality, test part", "Cost"  # groups of measures
-WILSON = "The interval of an accuracy is Wilson's 95 % score interval over the test {items}."
-BOOTSTRAP = "The interval of {name} is a 95 % percentile interval of a bootstrap over rows of the test part."
+WILSON = (
+    "Intervals are of 95 %: of shares Wilson's over the test {items}, of areas under the ROC curve DeLong's, of all "
+    "others by drawing {items} with replacement, corrected for few of them."
+)
+BOOTSTRAP = "Rows of the test part are drawn with replacement for the interval of {name}, corrected for few rows."
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class Measure:
     bounded: bool = True
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A metric whose differences of all pairs are a table of the page.
+
+    Args:
+        label: heads the table. gap: a difference as it is printed; None: as those of the primary metric.
+    """
+
+    metric: str
+    label: str
+    gap: Callable[[float], str] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
     """The words, metrics and sections of a task's reports.
@@ -44,6 +60,7 @@ class TaskReport:
         passes: what one forward pass takes, and costs are counted for: one, many.
         primary: candidates for the metric by which models are compared; without any the accuracy.
         measures: of the quality, in the order of the table.
+        compared: metrics whose differences are shown for all pairs; without any the primary one.
         interval: how the interval of the quality is made, with {items} and {name} of the primary metric.
         resampled: what differences are resampled over, if not the items.
         not_compared: headline and detail where no model is better than another.
@@ -58,6 +75,7 @@ class TaskReport:
     passes: tuple[str, str] = ("image", "images")
     primary: tuple[PrimaryMetric, ...] = ()
     measures: tuple[Measure, ...] = ()
+    compared: tuple[Compared, ...] = ()
     interval: str = WILSON
     resampled: str = ""
     not_compared: tuple[str, str] | None = None

@@ -22,6 +22,7 @@ VARIABLES = {
 }
 _RC: dict[Any, Any] = {  # matplotlib lists every key in its types
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
     "axes.unicode_minus": True,
     "font.family": "DejaVu Sans",
@@ -65,7 +66,13 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // len(MARKERS)) % len(MARKERS)]  # beyond the colours another pair of the two
 
 
-def draw(size: tuple[float, float], paint, name: str) -> str:
+class Drawing(str):
+    """The text of an SVG file that can be drawn again in another format; `how` are the arguments of `draw`."""
+
+    how: tuple[Any, ...] = ()
+
+
+def draw(size: tuple[float, float], paint, name: str) -> Drawing:
     """Make an SVG file's text.
 
     Args:
@@ -73,19 +80,33 @@ def draw(size: tuple[float, float], paint, name: str) -> str:
         paint: function of the figure that draws into it.
         name: makes the ids in the file the same from run to run.
     """
+    out = io.StringIO()
+    # Without these, the file would hold the date and the address of matplotlib.
+    _save(out, "svg", dict.fromkeys(("Date", "Creator", "Format", "Type")), size, paint, name)
+    drawing = Drawing(out.getvalue())
+    drawing.how = size, paint, name
+    return drawing
+
+
+def as_pdf(drawing: str) -> bytes | None:
+    """The same plot as the content of a PDF file with fonts as text; None of a text that was not drawn here."""
+    if not isinstance(drawing, Drawing):
+        return None
+    out = io.BytesIO()
+    _save(out, "pdf", dict.fromkeys(("CreationDate", "Creator", "Producer")), *drawing.how)
+    return out.getvalue()
+
+
+def _save(out, format: str, metadata: dict, size: tuple[float, float], paint, name: str) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    out = io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
         # The reader's browser has the glyphs of a class name that matplotlib's own font lacks; only widths are guessed.
         warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         paint(figure)
-        # Without these, the file would hold the date and the address of matplotlib.
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=no_metadata)
-    return out.getvalue()
+        figure.savefig(out, format=format, metadata=metadata)
 
 
 def inline(svg: str, name: str) -> str:

@@ -8,8 +8,17 @@ import numpy as np
 
 from ssmlab.core.formats import listing, plural
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import Interval, mean_interval, paired_bootstrap_difference, wilson
-from ssmlab.reports.primary_metric import PrimaryMetric, primary_metric, too_few, undecided
+from ssmlab.core.statistics import LEVEL, Interval, differences, statistics_of
+from ssmlab.reports.differences import best_gap, impossible, pairs_of
+from ssmlab.reports.primary_metric import (
+    PrimaryMetric,
+    corrected_for,
+    interval_of,
+    p_is,
+    primary_metric,
+    too_few,
+    undecided,
+)
 from ssmlab.reports.run_folder import Predictions, model_labels
 from ssmlab.reports.task_report import TaskReport
 
@@ -25,7 +34,10 @@ class Winner:
         leader, runner_up: labels of the best model and of the next best, None where there is none.
         difference: by how much the leader is better than the runner-up in the primary metric, with its 95 % interval;
             the bounds are nan where neither the records nor the predictions give them.
+        corrected: p of no difference, corrected by Holm for the comparisons; None where it is not known.
+        comparisons: pairs of models that it is corrected for.
         n, seeds: test images, and seeds that the accuracy is a mean over.
+        cases: independent ones, the groups where there are some; None where it is not known.
         reason: why no winner is named, where two models could be compared.
     """
 
@@ -35,7 +47,10 @@ class Winner:
     leader: str | None = None
     runner_up: str | None = None
     difference: Interval | None = None
+    corrected: float | None = None
+    comparisons: int = 1
     n: int | None = None
+    cases: int | None = None
     seeds: int = 1
     reason: str = ""
 
@@ -48,19 +63,25 @@ class Winner:
         return self.kind == "clear"
 
 
+Predicted = dict[str, dict[int | None, Predictions]]
+
+
 def winner(
     records: list[Record],
     task: TaskReport,
-    predictions: dict[str, dict[int | None, Predictions]] | None = None,
+    predictions: Predicted | None = None,
     titles: dict[str, str] | None = None,
+    tested: str = "",
 ) -> Winner:
     """Compare the models of a run by its primary metric on the test part.
 
     Args:
-        records: of the run; the interval of the difference is taken from `<metric>_difference` where it was recorded.
+        records: of the run; the interval and p of the difference are taken from `<metric>_difference` and its p-values
+            where they were recorded.
         task: what reports know of the run's task.
-        predictions: label -> seed -> Predictions, to compute that interval where it was not.
+        predictions: label -> seed -> Predictions, to compute these where they were not.
         titles: label -> what to call the model; also says which models were to be measured.
+        tested: "45 test images of 9 groups (patient)", where more is known than the records' n.
     """
     titles = titles or {label: label for label in model_labels(records)}
     metric, (_, many) = primary_metric(records, task.primary), task.items
@@ -90,28 +111,35 @@ def winner(
     if len(ranking) == 1:
         return Winner("single", titles[leader], _alone(measured[leader], metric, many), **facts)
     facts["runner_up"] = ranking[1]
-    facts["difference"], cases = _difference(records, predictions or {}, measured, leader, ranking[1], metric)
-    # Where the interval is over something else than what the metric counts, such as rows of tokens, that is the case.
-    few = too_few(cases or facts["n"], many if cases in (None, facts["n"]) else "rows")
-    return _compared(titles, measured, len(ranking), facts, metric, many, few)
+    facts |= _difference(records, predictions or {}, measured, leader, ranking[1], metric)
+    tested = tested or (f"{facts['n']:,} test {many}" if facts["n"] else f"the test {many}")
+    return _compared(titles, measured, len(ranking), facts, metric, many, tested)
 
 
-def _compared(titles, measured, models: int, facts: dict, metric: PrimaryMetric, many: str, few: str) -> Winner:
+def _compared(
+    titles: dict, measured: dict, models: int, facts: dict, metric: PrimaryMetric, many: str, tested: str
+) -> Winner:
     leader, second, difference = facts["leader"], facts["runner_up"], facts["difference"]
-    basis = f"on {facts['n']:,} test {many}" if facts["n"] else f"on the test {many}"
+    cases, comparisons, corrected = facts["cases"], facts["comparisons"], facts["corrected"]
+    basis = f"on {tested}"
     basis += f", mean of {facts['seeds']} seeds" if facts["seeds"] > 1 else ", one seed trained"
     first_text, second_text = _accuracy(measured[leader], metric), _accuracy(measured[second], metric)
     a, b = titles[leader], titles[second] + ("" if models == 2 else f", the next of {models}")
-    if few:
+    # Where the interval is over something else than what the metric counts, such as rows of tokens, that is the case.
+    what = many if cases in (None, facts["n"]) else "groups" if "groups" in tested else "rows"
+    if few := too_few(cases or facts["n"], what):
         detail = f"{few}. {a} reaches {first_text} and {b}, {second_text} {basis}."
         return Winner("unclear", "No verdict", detail, reason=few, **facts)
-    reason = undecided(difference, metric.gap)
+    reason = undecided(difference, metric.gap, corrected, comparisons)
+    if corrected is not None and corrected > LEVEL and (never := impossible(cases, comparisons, facts["seeds"], what)):
+        reason = never
     interval = f"95 % interval {metric.gap(difference.low)} to {metric.gap(difference.high)}"
     ahead = metric.gap(difference.value).lstrip("+")
     if not reason:
         margin = f"{ahead if metric.better else metric.gap(difference.value)} {metric.unit}{metric.better}"
         detail = f"{first_text} against {second_text} for {b}, {basis}; {margin}"
-        return Winner("clear", f"{a} wins", f"{detail} ({interval}).", **facts)
+        sure = f"{interval}, {p_is(corrected)}{corrected_for(comparisons).rstrip(',')}"
+        return Winner("clear", f"{a} wins", f"{detail} ({sure}).", **facts)
     if math.isnan(difference.low):
         detail = (
             f"{a} reaches {first_text} and {b}, {second_text} {basis}, but without the predictions of both the margin "
@@ -140,14 +168,9 @@ def _alone(values: dict[int | None, Record], metric: PrimaryMetric, many: str) -
     record = next(iter(values.values()))
     images = f" of {record.n:,} test {many}" if record.n else f" of the test {many}"
     if len(values) > 1:
-        mean, low, high = mean_interval([r.value for r in values.values()])
-        low, high = max(low, metric.bounds[0]), min(high, metric.bounds[1])
         images += f", mean of {plural(len(values), 'seed')}"
-    elif record.spread:
-        mean, (low, high) = record.value, record.spread
-    elif record.n and metric.fraction:
-        mean, (low, high) = record.value, wilson(round(record.value * record.n), record.n)
-    else:
+    mean, low, high = interval_of(values.values(), metric.bounds, fraction=metric.fraction)
+    if math.isnan(low):
         return f"classifies {metric.text(record.value)}{images} correctly."
     interval = f"(95 % interval {metric.text(low)} to {metric.text(high)})"
     if not metric.fraction:
@@ -156,32 +179,44 @@ def _alone(values: dict[int | None, Record], metric: PrimaryMetric, many: str) -
     return f"classifies {metric.text(mean)}{images} correctly {interval}."
 
 
-def _difference(records, predictions, measured, a: str, b: str, metric: PrimaryMetric) -> tuple[Interval, int | None]:
-    """By how much `a` is better, and over how many independent cases that was resampled, where that is known."""
+def _difference(
+    records: list[Record], predictions: Predicted, measured: dict, a: str, b: str, metric: PrimaryMetric
+) -> dict[str, Any]:
+    """By how much `a` is better, its corrected p, and of how many cases and comparisons, where that is known."""
     value = metric.sign * (_mean(measured[a]) - _mean(measured[b]))
-    for name, sign in ((f"{a} - {b}", metric.sign), (f"{b} - {a}", -metric.sign)):
-        rows = [
-            r for r in records if r.model == name and r.metric == f"{metric.metric}_difference" and r.split != "val"
-        ]
-        rows = [r for r in rows if r.spread is not None]
-        if rows:
-            # With several seeds one record may be of all (seed null), next to one for each seed.
-            pooled = [r for r in rows if r.seed is None] or rows
-            last = pooled[-1] if len({r.seed for r in pooled}) == 1 else None
-            if last is not None:
-                low, high = sorted(sign * bound for bound in last.spread)
-                return Interval(sign * last.value, low, high), last.n
-    # Correctness of both models on the same images in the same order, (seeds, images).
-    correct: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    pairs = pairs_of(records, list(measured), metric.metric)
+    pair = next((each for each in pairs if {each.first, each.second} == {a, b}), None)
+    bounds = best_gap(metric, a, pair) if pair is not None else None
+    difference = Interval(*(bounds or (value, math.nan, math.nan)))
+    found: dict[str, Any] = {"difference": difference, "comparisons": max(len(pairs), 1), "cases": None}
+    found["corrected"] = None
+    if pair is not None and bounds is not None:
+        found |= {"cases": pair.difference.n, "corrected": pair.corrected}
+        if pair.corrected is not None:
+            return found
+    models, groups = _right(predictions, list(measured))
+    if metric.fraction and {a, b} <= models.keys():
+        order = [*(label for label in models if label not in (a, b)), b, a]  # so that the difference is a - b
+        of = differences({label: models[label] for label in order}, groups=groups, bounds=(-1.0, 1.0))
+        each = of[a, b]
+        found |= {"difference": each.interval, "cases": each.cases, "corrected": each.corrected,
+                  "comparisons": len(of)}  # fmt: skip
+    return found
+
+
+def _right(predictions: Predicted, labels: list[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Statistics of every model that has predictions of the same images, (seeds, images, 2), and the images' groups."""
     ids: tuple[str, ...] = ()
-    of_a, of_b = predictions.get(a, {}), predictions.get(b, {})
-    for seed in (seed for seed in of_a if seed in of_b):
-        ids = ids or of_a[seed].ids
-        for rows, own in zip(correct, (of_a[seed], of_b[seed]), strict=True):
+    groups, found = None, {}
+    for label in labels:
+        rows = []
+        for own in predictions.get(label, {}).values():
+            if not ids:
+                ids, groups = own.ids, own.groups
             by_id = dict(zip(own.ids, own.correct, strict=True))
             if own.ids != ids and (len(by_id) != len(own.ids) or set(by_id) != set(ids)):
-                return Interval(value, math.nan, math.nan), None
+                return {}, None
             rows.append(own.correct if own.ids == ids else np.array([by_id[id_] for id_ in ids]))
-    if not ids:
-        return Interval(value, math.nan, math.nan), None
-    return paired_bootstrap_difference(*correct), len(ids)
+        if rows:
+            found[label] = statistics_of(np.stack(rows))
+    return found, groups

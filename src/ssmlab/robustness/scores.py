@@ -1,7 +1,4 @@
-"""From a model's answers about images to its scores, with bootstrap intervals. numpy only.
-
-Calibration: the expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, eq. 3).
-"""
+"""From a model's answers about images to its scores, with intervals over images. numpy and scipy only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,13 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ssmlab.core.record import Record
+from ssmlab.core.statistics.calibration import calibration_error, calibration_statistics
+from ssmlab.core.statistics.intervals import fraction_interval
+from ssmlab.core.statistics.resampling import interval_of_draws
 
-BINS = 15
 FEW = 5  # with no more classes, every answer is among the first five
 ORIGINAL = "original"
 AT_ONCE = 100  # resamples
-CONFIDENCE = 0.95
-BIASED = ("ece", "mean_ece")
+FRACTIONS = ("accuracy", "top5_accuracy", "agreement", "mean_agreement", "mean_corruption_error")
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,8 @@ class Answers:
         return [name for name in self.outcomes if name not in (ORIGINAL, *self.apart)]
 
 
-def _gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Right minus confidence in the column of the image's bin, (n, 15): bin i holds confidences in (i/15, (i+1)/15]."""
-    number = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(int) - 1, 0, BINS - 1)
-    found = np.zeros((len(correct), BINS), np.float32)
-    found[np.arange(len(correct)), number] = correct.astype(np.float32) - confidence
-    return found
-
-
 def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Record]:
-    """Every score of a model, with bootstrap intervals over images: of the percentiles, for ECE reflected at the value,
-
-    since the error of few images is too large on average, and once more so in each resample.
+    """Every score of a model with its interval over images, see `core.statistics.resampled_interval`.
 
     The same images are drawn for all conditions, so a drop and a mean are resampled as a whole. For a transformation
     with several severities, a score is the mean over them. `class_` is the transformation; None for means over all.
@@ -84,34 +72,27 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
             drawn[key].append(values)
     records = []
     for (metric, class_), values in whole.items():
-        low, high = np.quantile(np.concatenate(drawn[metric, class_]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        if metric in BIASED:
-            # The whole reflected interval may lie below the value, which is too large itself; a value lies in its own.
-            low, high = np.clip(2 * values[0] - high, 0.0, values[0]), max(2 * values[0] - low, values[0])
-        records.append(
-            Record(
-                metric=metric,
-                class_=class_,
-                value=float(values[0]),
-                unit="fraction",
-                n=n,
-                spread=(float(low), float(high)),
-            )
-        )
+        value, draws = float(values[0]), np.concatenate(drawn[metric, class_])
+        if metric in FRACTIONS:  # has a width where all images agree
+            interval = fraction_interval(value, float(draws.var()) * n / max(n - 1, 1), max(n - 1, 1), n)
+        else:
+            bounds = (0.0 if "ece" in metric else -1.0, np.inf)
+            interval = interval_of_draws(value, draws, n, rng, bounds=bounds)
+        spread = (interval.low, interval.high)
+        records.append(Record(metric=metric, class_=class_, value=value, unit="fraction", n=n, spread=spread))
     return records
 
 
 def _measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, str | None], np.ndarray]:
     """(metric, transformation) -> its value under every row of weights (r, n)."""
-    n = weights.shape[1]
     original = answers.outcomes[ORIGINAL][0]
     found: dict[tuple[str, str | None], np.ndarray] = {}
     for name, outcomes in answers.outcomes.items():
         found["accuracy", name] = _mean(weights, [o.correct for o in outcomes])
         if answers.classes > FEW:
             found["top5_accuracy", name] = _mean(weights, [o.in_five for o in outcomes])
-        gaps = [np.abs(weights @ _gaps(o.confidence, o.correct)).sum(1) / n for o in outcomes]
-        found["ece", name] = np.mean(gaps, axis=0)
+        calibrations = [calibration_statistics(o.confidence, o.correct).astype(np.float32) for o in outcomes]
+        found["ece", name] = np.mean([calibration_error(weights @ each) for each in calibrations], axis=0)
         if name != ORIGINAL:
             found["agreement", name] = _mean(weights, [o.predicted == original.predicted for o in outcomes])
             found["accuracy_drop", name] = found["accuracy", ORIGINAL] - found["accuracy", name]

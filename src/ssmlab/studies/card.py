@@ -6,7 +6,6 @@ There a model of any size takes no memory, and nothing is computed or downloaded
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import ModelError
@@ -16,6 +15,7 @@ from ssmlab.models.catalogue import find_weights
 from ssmlab.models.registry import MODELS, create_model, describe, kind_of, list_models
 from ssmlab.models.segmentation.plans import Plan, propose_plan, read_plan
 from ssmlab.studies.compare.published import published
+from ssmlab.studies.options import CardOptions
 
 CLASSES = 1000  # of a vision model, in the list and alone: ImageNet-1K's, as authors count
 TEXTS = ("language", "translation", "vision_language")  # kinds without classes
@@ -47,33 +47,23 @@ class ModelCard:
     parts: tuple[Part, ...]
 
 
-def model_card(
-    name: str,
-    *,
-    depth: int = 3,
-    classes: int | None = None,
-    image_size: int | None = None,
-    plan: Path | None = None,
-    dims: int = 2,
-) -> ModelCard:
+def model_card(name: str, options: CardOptions | None = None, **given: Any) -> ModelCard:
     """The card of a model of the table or of timm/<name>.
 
     Args:
-        depth: levels of the module tree.
-        classes: size of the output: 1000, of a network that segments 2.
-        image_size: side of the images; the model's own if not given.
-        plan: of a network that segments: a file as `ssmlab plan` writes it.
-        dims: likewise, without a plan: 2 for images, 3 for volumes.
+        options: the fields of `CardOptions` may also be given one by one.
     Raises:
         ModelError: unknown name, or a size that the model does not take; before torch is imported, where that can be.
     """
+    options = CardOptions.of(options, given, "model_card")
+    classes, image_size, plan, depth = options.classes, options.image_size, options.plan, options.depth
     title, kind = describe(name), kind_of(name)
     if kind == "segmentation" and image_size:
         raise ModelError(f"--image-size: the plan says the size of {name}'s patches; give --plan FILE")
     if kind != "segmentation" and plan:
         raise ModelError(f"--plan: {name} is built from no plan; {', '.join(list_models('segmentation'))} are")
     if kind == "segmentation":
-        sizes = usual_plan(dims) if plan is None else read_plan(plan)
+        sizes = usual_plan(options.dims) if plan is None else read_plan(plan)
         model = without_weights(name, classes or 2, plan=sizes)
         of = plan or f"the plan that is proposed for {' x '.join(map(str, sizes.patch_size))}"
         summary = f"{title}, {sizes.dims}-D: {parameters(model):,} parameters by {of}"

@@ -1,6 +1,7 @@
 """`fit`, `evaluate`, `predict` and `generate` of `import ssmlab`: any model, any dataset, any task, no files needed."""
 
 import json
+import tempfile
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -17,6 +18,7 @@ from ssmlab.core.files import read_json, write_json, write_records
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.text import did_you_mean
+from ssmlab.core.world import world_of
 from ssmlab.generation.generate import Generated
 from ssmlab.tasks.items import Remembered, name_of, several
 from ssmlab.tasks.opening import Opened, open_model
@@ -72,7 +74,7 @@ def fit(
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"fit trains a module, got {type(model).__name__}; create_model(...) or load_model(...)[0]")
-    settings, show, place = _config(config, options), _progress(progress), None if folder is None else Path(folder)
+    settings, show, (place, _scratch) = _config(config, options), _progress(progress), _place(folder)
     state: dict[str, Any] = {}
     if place is not None:
         kind = task if isinstance(task, str) else type(task).__name__
@@ -173,7 +175,8 @@ def predict(
         inputs: images of PIL, their file names, arrays (h, w[, c]), tensors (c, h, w), texts or sequences of tokens;
             a list, a batch, a dataset (whose labels are not read), or a single one.
         task: as for `fit`, where the model does not say it.
-        options: of the task, as for `evaluate`.
+        options: of the task, as for `evaluate`; of classes also calibrated, probabilities at the temperature of the
+            validation part, and threshold, the class of two by its threshold.
     Returns:
         of images and sequences with classes `ClassPrediction`; of segmentation networks `Segmentation`; of language
         models `ScoredText`; of translation models `Translation`.
@@ -183,11 +186,12 @@ def predict(
     opened = open_model(model)
     name, about = _task_name(opened, task), opened.about
     module, compute = _module(name), choose_compute(device or "auto", "float32")
-    _known(options, (*module.ABOUT, "overlap", "mirror"), f"predict for {name!r}")
+    taken = (*module.ABOUT, *getattr(module, "PREDICTING", ()))
+    _known(options, (*taken, "overlap", "mirror"), f"predict for {name!r}")
     items = several(inputs, images=name in ("classify", "segment"))
     if not items:
         return []
-    about = about | {key: options[key] for key in module.ABOUT if key in options}
+    about = about | {key: options[key] for key in taken if key in options}
     own = ("overlap", "mirror", *(("tokenizer",) if name == "language" else ()))
     kept = {key: value for key, value in options.items() if key in own}
     network = opened.network.to(compute.device).eval()
@@ -273,7 +277,7 @@ def _progress(progress: bool | Progress) -> Progress:
         return progress
     from ssmlab.core.display import Display
 
-    return Display() if progress else Progress()
+    return Display() if progress and not world_of().rank else Progress()
 
 
 def _length(data: Any) -> int | None:
@@ -288,6 +292,14 @@ def _written(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value) if isinstance(value, Path) or is_dataclass(value) else type(value).__name__
+
+
+def _place(folder: Path | str | None) -> tuple[Path | None, Any]:
+    """Where a fit is saved, and what keeps that folder: the first of several processes alone writes into its own."""
+    if folder is None or not world_of().rank:
+        return (None if folder is None else Path(folder)), None
+    scratch = tempfile.TemporaryDirectory()  # it goes with the call
+    return Path(scratch.name), scratch
 
 
 def _check_folder(place: Path, config: FitConfig, resume: bool, **about: Any) -> dict[str, Any]:

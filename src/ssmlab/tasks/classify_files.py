@@ -79,7 +79,8 @@ def _pictures(
 ) -> Classified:
     from ssmlab.tasks.classify.predict import Classifier
 
-    classifier = Classifier(folder, options.device, accept_licence=accept_licence)
+    how = {"calibrated": options.calibrated, "threshold": options.threshold}
+    classifier = Classifier(folder, options.device, accept_licence=accept_licence, **how)
     rows: list[Prediction] = []
     progress.start("classifying", len(files))
     try:
@@ -106,7 +107,8 @@ def _sequences(
 
     if not files and stdin is None:
         raise UserError("there is nothing to classify; name files or folders, or pipe one into the command")
-    classifier = SequenceInference(folder, options.device)
+    how = {"calibrated": options.calibrated, "threshold": options.threshold}
+    classifier = SequenceInference(folder, options.device, **how)
     if options.lines and classifier.kind != "text":
         raise UserError(f"--lines is for texts; {folder} is a model of {classifier.kind}")
     for path in files:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ssmlab.checkpoints.find import find_model
+from ssmlab.checkpoints.find import find_model, is_hybrid
 from ssmlab.checkpoints.folder import load_model
+from ssmlab.checkpoints.hybrids import Hybrid, load_hybrid
 from ssmlab.core.errors import ModelError
 from ssmlab.models.download import local_folder
 from ssmlab.models.language.language_model import LanguageModel
@@ -59,6 +60,8 @@ def open_model(model: Any) -> Opened:
     if found.folder is None and found.kind != "language":
         raise ModelError(f"{found.name} is a name without weights; give the folder of a trained model")
     folder = found.folder or local_folder(found.name)
+    if is_hybrid(folder):
+        return Opened(load_hybrid(folder), "language", {"folder": str(folder)}, folder, found.note)
     network, _ = load_model(folder)
     return Opened(network, TASK_OF[found.kind], network.preprocess_config, folder, found.note)
 
@@ -68,6 +71,6 @@ def kind_of_network(model: Any) -> str:
     if isinstance(model, SequenceClassifier):
         return "sequence_classifier"
     kind = kind_of(getattr(model, "registry_name", None))
-    if isinstance(model, LanguageModel):
+    if isinstance(model, LanguageModel | Hybrid):
         return kind or "language"
     return kind or ("vision" if getattr(model, "default_cfg", None) else "")

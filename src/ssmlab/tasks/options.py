@@ -48,6 +48,10 @@ class ClassifyOptions(Options):
     """Write a table with the probability of every class."""
     lines: bool = False
     """Every line of a text is one to classify."""
+    calibrated: bool = False
+    """Probabilities at the temperature that the model's validation part said."""
+    threshold: bool = False
+    """Of two classes, name the one that the threshold of the validation part says; probabilities are calibrated."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     batch_size: Positive = 32

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from ssmlab.core.errors import STOPPING, Interrupted, interrupt
 from ssmlab.core.progress import Progress
+from ssmlab.training.distributed import gather
 
 
 @dataclass
@@ -33,12 +34,13 @@ class Checkpoints(TrainerCallback):
     a checkpoint of it.
 
     interrupted: the number of the signal that came, else 0.
+    agreed: of several processes: whether one of them was interrupted before this step began, as all of them know.
     window: what the next line of the log sums up, of a checkpoint between two lines.
     """
 
     def __init__(self, trainer, steps: int):
         self.trainer, self.steps = trainer, steps
-        self.interrupted = 0
+        self.interrupted, self.agreed = 0, False
         self.window: dict[str, Any] = {}
         self._before: dict[int, Any] = {}
 
@@ -47,7 +49,11 @@ class Checkpoints(TrainerCallback):
         if self.window:
             self.trainer._tr_loss += self.window["loss"]
             self.trainer._globalstep_last_logged = self.window["logged"]
-            self.trainer.model.sums = {name: tuple(found) for name, found in self.window["sums"].items()}
+            if self.trainer.world.rank == 0:  # they are of all processes
+                self.trainer.model.sums = {name: tuple(found) for name, found in self.window["sums"].items()}
+
+    def listen(self):
+        """Let signals wait for the end of a step, until `restore`."""
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 # a program's own handler stays, and so does that of nohup, which ignores a closed terminal
@@ -56,8 +62,10 @@ class Checkpoints(TrainerCallback):
 
     def open_window(self) -> dict[str, Any]:
         """What the next line of the log has seen so far, so that a resumed training writes the same line."""
-        sums = {name: [float(value), float(count)] for name, (value, count) in self.trainer.model.sums.items()}
-        loss, logged = float(self.trainer._tr_loss), self.trainer._globalstep_last_logged
+        world = self.trainer.world
+        sums = {name: list(found) for name, found in self.trainer.model.summed(world).items()}
+        losses, logged = gather(world, float(self.trainer._tr_loss)), self.trainer._globalstep_last_logged
+        loss = sum(losses) / len(losses)
         return {"loss": loss, "sums": sums, "logged": logged}
 
     def _on_interrupt(self, number, frame):
@@ -66,17 +74,24 @@ class Checkpoints(TrainerCallback):
             raise Interrupted(number)
         self.interrupted = number
 
+    @property
+    def stopping(self) -> int:
+        """The signal after which the step under way is the last, else 0; all processes have the same answer."""
+        if self.trainer.world.size == 1:
+            return self.interrupted
+        return self.agreed and (self.interrupted or signal.SIGTERM)
+
     def on_step_end(self, args, state, control, **kwargs):
         per_epoch = state.max_steps // state.num_train_epochs
         if state.global_step % per_epoch == 0:
             return  # the end of the epoch evaluates, then saves; a step earlier would leave out the evaluation
-        if self.interrupted or (self.steps and state.global_step % self.steps == 0):
+        if self.stopping or (self.steps and state.global_step % self.steps == 0):
             control.should_save = True  # after the line of the log, if this step has one
 
     def on_save(self, args, state, control, **kwargs):
-        if self.interrupted and state.global_step < state.max_steps:
+        if self.stopping and state.global_step < state.max_steps:
             self.restore()
-            raise Interrupted(self.interrupted)
+            raise Interrupted(self.stopping)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.restore()
@@ -150,7 +165,7 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            found = self.trainer.model.take_averages()
+            found = self.trainer.model.take_averages(self.trainer.world)
             logs |= found
             state.log_history[-1] |= found
             self.loss = f"loss {logs['loss']:.3f}"

@@ -40,7 +40,12 @@ class FitConfig(Table):
     min_steps: int = Field(0, ge=0)
     """Small data get more epochs, until there are so many steps; of a stream without a length, all steps."""
     batch_size: int = Field(32, ge=1)
-    """Items of a step."""
+    """Items of a step, of all processes together."""
+    accumulation: int = Field(1, ge=1)
+    """In so many pieces, one after the other, a step's batch is computed: less memory, the same update."""
+    sharding: Literal["none", "full"] = "none"
+    """Of several processes. full: each keeps a share of weights, gradients and moments (FSDP2), for models whose
+    training one device has no room for; none: each keeps all of them (DDP)."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     """sgd: with Nesterov momentum of 0.99."""
     learning_rate: float = Field(1e-3, gt=0)

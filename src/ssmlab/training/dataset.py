@@ -1,7 +1,9 @@
 """Datasets as training reads them: a batch at a time from arrays, streams without an end, and anything of torch."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ssmlab.core.errors import UserError
+
+POSITION = "stream.json"  # in a checkpoint
+KEPT_STATES = 8  # of a stream before its last batches; a loader reads one or two batches ahead
 
 
 class BatchedDataset(Dataset):
@@ -95,52 +100,134 @@ class _NamedItems(Dataset):
 class StreamDataset(Dataset):
     """An iterable dataset, read in its order and begun again when it ends, with an epoch of `length` items.
 
-    Item i of epoch e is the (e * length + i)-th of the stream, so that a resumed training goes on where it was.
+    Item i of epoch e is the (e * length + i)-th of the stream, so that a resumed training goes on where it was: at once
+    where the source has `state_dict` and `load_state_dict`, which are then in the checkpoints, else by reading again
+    what came before.
+
+    Args:
+        source: anything that can be iterated; one with `take(count)` gives so many items at once.
+        collate: makes a batch of items; None: the task does.
+        unit: what an item is called.
     """
 
-    def __init__(self, source: IterableDataset, length: int, batch_size: int):
-        self.source, self.length, self.streams = source, length, batch_size
-        self._items: Iterator[Any] = iter(())
+    def __init__(
+        self, source: Any, length: int, batch_size: int, collate: Callable[[list[Any]], dict] | None = None,
+        unit: str = "items",
+    ):  # fmt: skip
+        self.source, self.length, self.streams, self.unit = source, length, batch_size, unit
+        self._collate, self.has_position = collate, hasattr(source, "load_state_dict")
+        self._items: Iterator[Any] | None = None
         self._next = self._first = 0
+        # where the source was before the last batches: a loader reads further than what a checkpoint was trained on
+        self._states: dict[int, Any] = {0: source.state_dict()} if self.has_position else {}
 
     def __len__(self) -> int:
         return self.length
+
+    def begin_training(self, seed: int) -> None:
+        """Read in the order of this seed, where the source has one, unless the training goes on from a checkpoint."""
+        if hasattr(self.source, "restart") and self._next == 0:
+            self.source.restart(seed)
+            self._states = {0: self.source.state_dict()}
 
     def begin_epoch(self, number: int) -> None:
         """From now on item 0 is the first of this epoch."""
         self._first = number * self.length
 
     def __getitem__(self, index: int) -> Any:
-        wanted = self._first + index
-        if wanted < self._next or not self._next:
-            self._items, self._next = self._endless(), 0
-        item = None
-        while self._next <= wanted:
-            item = next(self._items)
-            self._next += 1
-        return item
+        return self._read(self._first + index, 1)[0]
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        """These items, as a batch if the dataset makes batches; those that follow each other are read at once."""
+        if indices == list(range(indices[0], indices[0] + len(indices))):
+            items = self._read(self._first + indices[0], len(indices))
+        else:
+            read = {index: self._read(self._first + index, 1)[0] for index in sorted(set(indices))}
+            items = [read[index] for index in indices]
+        return self._collate(items) if self._collate else items
+
+    def position(self, item: int) -> dict[str, Any]:
+        """Where an item of the stream is, as JSON: one that begins one of the last batches, or comes after them."""
+        if item >= self._next:
+            self._seek(item)
+            self._keep_state()
+        return {"item": item, "state": self._states[item]}
+
+    def go_to(self, position: dict[str, Any]) -> None:
+        """Go on from a `position`."""
+        self._next, self._states = -1, {0: self._states[0], position["item"]: position["state"]}
+        self._seek(position["item"])
+
+    def _read(self, item: int, count: int) -> list[Any]:
+        self._seek(item)
+        if self.has_position:
+            self._keep_state()
+        self._next += count
+        if hasattr(self.source, "take"):
+            return self.source.take(count)
+        self._items = self._items or self._endless()
+        return [next(self._items) for _ in range(count)]
+
+    def _keep_state(self) -> None:
+        self._states[self._next] = self.source.state_dict()
+        for old in sorted(self._states)[1:-KEPT_STATES]:  # the first one is where everything begins
+            del self._states[old]
+
+    def _seek(self, item: int) -> None:
+        if item == self._next:
+            return
+        if item < self._next or self._next < 0:
+            known = max((at for at in self._states if at <= item), default=0)
+            if self.has_position:
+                self.source.load_state_dict(self._states[known])
+            self._items, self._next = None, known
+        while self._next < item:
+            self._read(self._next, 1)
 
     def _endless(self) -> Iterator[Any]:
-        while True:
+        empty = 0
+        while empty < 2:  # one that goes on may have been at its end
             count = 0
             for count, item in enumerate(self.source, 1):  # noqa: B007 - the count says whether there was one
                 yield item
-            if not count:
-                raise UserError("the iterable dataset has no items")
+            empty = 0 if count else empty + 1
+        raise UserError("the iterable dataset has no items")
+
+
+class Position:
+    """The position of a stream in the checkpoints of a trainer, in `stream.json`."""
+
+    def __init__(self, data: StreamDataset, trainer: Any):
+        self.data, self.trainer = data, trainer
+
+    def save(self, folder: Path) -> None:
+        """Where the step after the last one begins to read."""
+        state = self.trainer.state
+        epoch, step = divmod(state.global_step, state.max_steps // state.num_train_epochs)
+        found = self.data.position(epoch * len(self.data) + step * self.data.streams)
+        (folder / POSITION).write_text(json.dumps(found), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Go on from there; from the beginning, read again, with a checkpoint of a version that kept none."""
+        if (folder / POSITION).is_file():
+            self.data.go_to(json.loads((folder / POSITION).read_text(encoding="utf-8")))
 
 
 def as_dataset(data: Any, batch_size: int, epochs: int = 1, min_steps: int = 0) -> Dataset:
     """Anything of torch as a dataset with a length and items by number.
 
     Args:
-        data: with `__getitem__` and `__len__`, or an iterable dataset; a list of items is a dataset too.
+        data: with `__getitem__` and `__len__`, or an iterable dataset, torch's or anything with `state_dict` and
+            `load_state_dict`; a list of items is a dataset too.
         epochs, min_steps: how long a stream is trained on that has no length.
     Raises:
         UserError: it is neither, or has no length and `min_steps` is 0.
     """
-    if isinstance(data, IterableDataset):
+    if isinstance(data, StreamDataset):
+        return data
+    if isinstance(data, IterableDataset) or hasattr(data, "load_state_dict"):
         try:
-            count = len(data)  # type: ignore[arg-type]
+            count = len(data)
         except TypeError:
             if not min_steps:
                 raise UserError(

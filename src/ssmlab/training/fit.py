@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ssmlab.core.device import ComputeConfig, choose_compute, memory_advice, same_random
 from ssmlab.core.errors import Interrupted, UserError
@@ -25,15 +26,19 @@ from ssmlab.core.lock import locked
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.training import resume as resuming
+from ssmlab.training.arguments import arguments_of
 from ssmlab.training.average import Average
 from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Patience, Watch
 from ssmlab.training.config import FitConfig
-from ssmlab.training.dataset import as_dataset
+from ssmlab.training.curves import curves
+from ssmlab.training.dataset import Position, StreamDataset, as_dataset
+from ssmlab.training.distributed import agree, explained, seed_apart, sharing, start, wait, whole, whole_state
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.nonfinite import LastStep
+from ssmlab.training.parallel import Parallel
 from ssmlab.training.parameters import decayed, optimizer_groups, optimizer_of
 from ssmlab.training.resume import PARTIAL, contiguous
-from ssmlab.training.task import Task, TaskModule
+from ssmlab.training.task import Task
 
 CHECKPOINTS = "checkpoints"  # in the folder of a fit
 
@@ -80,7 +85,7 @@ def fit(
     resume: bool = True,
     logs: Path | None = None,
 ) -> FitResult:
-    """Train a model in place.
+    """Train a model in place; with a launcher such as torchrun together with its other processes.
 
     Args:
         model, task: any module, and what a batch and its outputs mean.
@@ -88,13 +93,13 @@ def fit(
             whose `__getitems__` returns a batch is used as it is. The training part may change, see `callbacks.Epochs`;
             with `streams` it is read in its order, so many items at a time: 1, where an item is a whole batch.
         config: None takes the defaults of `FitConfig`.
-        folder: for checkpoints and gradients.npz; None writes no file at all.
+        folder: for checkpoints and gradients.npz, which the first of several processes writes; None: no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
         label, seed: what messages call the model; what decides the order of the items, dropout and augmentation.
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
         logs: a folder for TensorBoard.
     Raises:
-        UserError: the loss is not finite, memory or data are not in order, or another process trains in the folder.
+        UserError: the loss is not finite, memory or data are not in order, another process trains there, or has gone.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
     """
     config, progress = config or FitConfig(), progress or Progress()
@@ -108,85 +113,44 @@ def fit(
         raise UserError("keep='best' chooses by the validation part, and so does patience; give one, or leave both out")
     if device.channels_last:
         model.to(memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory() if folder is None else locked(Path(folder) / CHECKPOINTS) as place:
-        trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed,
+    world = start(device.device)
+    own = None if folder is None or world.rank else Path(folder)  # the others read the first one's checkpoints
+    with locked(own / CHECKPOINTS) if own else tempfile.TemporaryDirectory() as place, explained(world):
+        trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed, world=world,
                              saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
         trainer.fit(resume and folder is not None)
         kept, epoch = trainer.keep()
     for record in kept:
-        progress.say(
-            f"{label}: the weights of {record.metric.removeprefix('kept_')} {record.value:g} of {record.n} are kept"
-        )
+        what = record.metric.removeprefix("kept_")
+        progress.say(f"{label}: the weights of {what} {record.value:g} of {record.n} are kept")
     model.eval().to(memory_format=torch.contiguous_format)
     if trainer.gradients:
         kept += trainer.gradients.records
-        if folder is not None:
-            trainer.gradients.write(Path(folder))
-    state = trainer.state
-    return FitResult(model=model, history=state.log_history, seconds=trainer.clock.seconds, steps=state.global_step,
-                     epoch=epoch, found=kept)  # fmt: skip
-
-
-def arguments_of(config: FitConfig, task: Task, train: Any, val: Any, folder: Path, seed: int, device: ComputeConfig):
-    """What transformers' trainer is configured by."""
-    items, streams = len(train), getattr(train, "streams", 0)
-    epochs, steps = config.length(items)
-    best = config.keep == "best"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=streams or max(config.batch_size, 64),
-        train_sampling_strategy="sequential" if streams else "random",
-        dataloader_drop_last=items >= config.batch_size,
-        dataloader_pin_memory=device.device == "cuda",
-        max_grad_norm=config.clip_norm,
-        weight_decay=config.weight_decay,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule
-        if config.warmup == 0 or config.schedule != "constant"
-        else "constant_with_warmup",
-        lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0} if config.schedule == "polynomial" else {},
-        warmup_steps=config.warmup_steps(steps),
-        seed=seed,
-        data_seed=seed,
-        eval_strategy="no" if val is None else "epoch",
-        save_strategy="epoch",
-        metric_for_best_model=task.primary_metric if best else None,
-        greater_is_better=task.higher_is_better if best else None,
-        logging_strategy="steps",
-        logging_steps=max(1, steps // 200),
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        use_cpu=device.device == "cpu",
-        bf16=device.precision == "bf16",
-        fp16=device.precision == "fp16",
-        report_to=[],
-        disable_tqdm=False,  # the ProgressCallback is taken out by name; True would bring a printing one instead
-        log_level="error",
-    )
-    if device.device == "cuda":
-        arguments._n_gpu = 1  # several GPUs in one process would mean DataParallel
-    return arguments
+        if own:
+            trainer.gradients.write(own)
+    return FitResult(model=model, history=trainer.state.log_history, seconds=trainer.clock.seconds,
+                     steps=trainer.state.global_step, epoch=epoch, found=kept)  # fmt: skip
 
 
 class SsmTrainer(Trainer):
     """transformers.Trainer with the few changes that the house needs; use `fit`."""
 
     optimizer: Any
+    _weights: dict[str, Any]  # of the checkpoint that is being written
 
-    def __init__(self, network, task, train, val, config, folder, device, *, label, seed, saves, progress, logs):
+    def __init__(self, network, task, train, val, config, folder, device, *, label, seed, world, saves, progress, logs):
         if size := getattr(train, "streams", 0):
             config = config.model_copy(update={"batch_size": size})
         self.label, self.config, self.saves, self.progress = label, config, saves, progress
-        self.clock = Clock()
+        self.clock, self.world = Clock(), world
+        arguments = arguments_of(config, task, train, val, folder, seed, device)
+        self.parallel = Parallel(network, task, config, world, arguments.device)
         super().__init__(
-            TaskModule(network, task),
-            arguments_of(config, task, train, val, folder, seed, device),
+            self.parallel.module,
+            arguments,
             data_collator=lambda found: found if isinstance(found, dict) else task.collate(found),
-            train_dataset=train,
-            eval_dataset=val,
+            train_dataset=self.parallel.share(train),
+            eval_dataset=self.parallel.share(val),
             compute_metrics=self._metrics,
             optimizer_cls_and_kwargs=optimizer_of(config, device),
         )
@@ -194,13 +158,15 @@ class SsmTrainer(Trainer):
         self.gradients = Gradients(network, config, label, progress) if Gradients.wanted(config) else None
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
         self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
+        if isinstance(train, StreamDataset) and train.has_position:
+            self.kept_parts.append(Position(train, self))
         self.checkpoints = Checkpoints(self, config.checkpoint_steps)
         self.patience = (
             Patience(task.primary_metric, task.higher_is_better, config.patience) if config.patience else None
         )
         self.last_step = LastStep(self)
         callbacks: list[Any] = [self.average, Watch(self, progress)]
-        if logs is not None:
+        if logs is not None and world.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
             callbacks.append(TensorBoardCallback(SummaryWriter(str(logs))))
@@ -210,38 +176,51 @@ class SsmTrainer(Trainer):
 
     def fit(self, resume: bool) -> None:
         """Train, with `resume` from the newest complete checkpoint if there is one."""
+        self.checkpoints.listen()  # before anything is loaded: nothing is interrupted half-way
+        try:
+            self._fit(resume)
+        finally:
+            self.checkpoints.restore()
+        if self.checkpoints.interrupted:  # in the last step, or where none was left
+            raise Interrupted(self.checkpoints.interrupted)
+        self.clock.pause()
+
+    def _fit(self, resume: bool) -> None:
+        """`fit`, while signals wait."""
+        for note in self.parallel.notes():
+            self.progress.say(f"{self.label}: {note}")
         folder = Path(self.args.output_dir)
         for flaw in resuming.flaws(folder) if resume else ():
             self.progress.say(f"{self.label}: {flaw}; that checkpoint is left out")
-        checkpoint = resuming.newest_complete(folder) if resume else None
+        self.place, checkpoint = agree(  # where the first process reads and writes
+            self.world, (folder.absolute(), resuming.newest_complete(folder.absolute()) if resume else None)
+        )
         if checkpoint is not None:  # what transformers' trainer does not load by itself
             done, steps = int(checkpoint.name.split("-")[1]), self.config.length(len(self.train_dataset))[1]
             self.progress.say(f"{self.label}: goes on after step {done:,} of {steps:,}")
             clock = resuming.check_same(checkpoint, self.model, self.config)
-            if other := resuming.other_circumstances(clock, self.args.device.type):
+            if other := resuming.other_circumstances(clock, self.args.device.type, self.world.size):
                 self.progress.say(f"{self.label}: with {other}: the last bits may not be those of an unbroken training")
             self.clock.seconds, self.checkpoints.window = clock["seconds"], clock.get("window", {})
             for part in self.kept_parts:
                 part.load(checkpoint)
-            resuming.load_states(self.model.task, self.model.network.to(self.args.device), checkpoint)
+            resuming.load_states(self.model.task, self.model.network.to(self.args.device), checkpoint, self.world)
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if self.patience and self.patience.is_over(state.log_history):  # it was over before it was killed
                 self.state = state
                 self._load_from_checkpoint(str(checkpoint))
                 return
-        try:
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            self.checkpoints.restore()
-        if self.checkpoints.interrupted:  # in the last step
-            raise Interrupted(self.checkpoints.interrupted)
-        self.clock.pause()
+        seed_apart(self.world, self.args.seed)
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    def _metrics(self, found: Any) -> dict[str, float]:
+    def _metrics(self, found: Any, network: Any = None) -> dict[str, float]:
         """Of the validation part: those of the outputs, and those for which the task lets the model write."""
         task = self.model.task
         metrics = task.validation(found.predictions, found.label_ids)
-        return metrics | (task.decoded(self.model.network) if hasattr(task, "decoded") else {})
+        if not hasattr(task, "decoded"):
+            return metrics
+        with sharing(self.world):
+            return metrics | task.decoded(network or self.model.network)
 
     def keep(self) -> tuple[list[Record], float]:
         """Give the model the weights of the best epoch, if one was chosen, else the running averages, if any.
@@ -252,25 +231,31 @@ class SsmTrainer(Trainer):
         state = self.state
         epoch = state.epoch or 0.0
         if self.config.keep == "best" and state.best_global_step:
-            best = resuming.best_weights(Path(self.args.output_dir), state.best_global_step)
-            self.model.load_state_dict(load_file(best))
+            best = resuming.best_weights(self.place, state.best_global_step)
+            self.parallel.load_weights(load_file(best))
+            wait(self.world)  # all have read it before the first process goes on
             epoch = state.best_global_step / state.max_steps * state.num_train_epochs
         elif self.average:
             self.average.apply()
+        self.parallel.finish()
         if self.config.keep != "best":
             return [], epoch
         if getattr(self.train_dataset, "counts", "epochs") == "iterations":
             steps = round(epoch / state.num_train_epochs * state.max_steps)
             return [Record(metric="kept_iteration", value=steps, unit="count", n=state.max_steps)], epoch
-        return [
-            Record(metric="kept_epoch", value=round(epoch, 6), unit="count", n=round(state.num_train_epochs))
-        ], epoch
+        epochs = round(state.num_train_epochs)
+        return [Record(metric="kept_epoch", value=round(epoch, 6), unit="count", n=epochs)], epoch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         number = self.state.global_step + 1
         self.last_step.begin(inputs)
         with memory_advice(self.label, self.config), self.gradients.step(number) if self.gradients else nullcontext():
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            one = partial(super().training_step, model)
+            if self.parallel.active:
+                held, interrupted = partial(self.parallel.held, model), bool(self.checkpoints.interrupted)
+                loss, self.checkpoints.agreed = self.parallel.step(inputs, one, held, interrupted)
+            else:
+                loss = one(inputs)
         self.last_step.check(loss, "the loss")
         if self.gradients:
             scaler = self.accelerator.scaler
@@ -278,7 +263,7 @@ class SsmTrainer(Trainer):
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = whole(super()._get_grad_norm(model, grad_norm))
         scaled = self.accelerator.scaler is not None  # which leaves such a step out
         return norm if scaled else self.last_step.check(norm, "the norm of the gradient")
 
@@ -291,6 +276,22 @@ class SsmTrainer(Trainer):
         if self.is_in_train:
             self.clock.run()
         return metrics
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        """Several processes predict a share of every batch each; all of them get all outputs."""
+        if self.world.size == 1:
+            kwargs["metric_key_prefix"] = metric_key_prefix
+            return super().evaluation_loop(dataloader, description, *args, **kwargs)
+        module = self.parallel.evaluated()
+        found, labels = self.parallel.outputs(dataloader, self._prepare_inputs, module.eval())
+        metrics = self._metrics(EvalPrediction(predictions=found, label_ids=labels), module.network)
+        self.parallel.release()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=found, label_ids=labels, metrics=metrics, num_samples=len(found))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.parallel.adjust(self.accelerator)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """`dataloader_drop_last` is meant for training; validation sees every item."""
@@ -318,7 +319,7 @@ class SsmTrainer(Trainer):
         return self.optimizer
 
     def _get_output_dir(self, trial) -> str:
-        return os.path.join(self.args.output_dir, PARTIAL)
+        return str(Path(self.args.output_dir) / PARTIAL)
 
     def _save_checkpoint(self, model, trial) -> None:
         if not self.saves:
@@ -327,20 +328,56 @@ class SsmTrainer(Trainer):
         folder = Path(self.args.output_dir)
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
         name = f"checkpoint-{self.state.global_step}"
-        clock = {"seconds": self.clock.seconds, "config": self.config.model_dump(mode="json")}
-        clock |= {"on": resuming.circumstances(self.args.device.type), "window": self.checkpoints.open_window()}
+        config, on = self.config.model_dump(mode="json"), resuming.circumstances(self.args.device.type, self.world.size)
+        clock = {"seconds": self.clock.seconds, "config": config, "on": on, "window": self.checkpoints.open_window()}
         with writing(folder / name):
-            super()._save_checkpoint(model, trial)
-            (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
-            for part in self.kept_parts:
-                part.save(folder / PARTIAL / name)
-            resuming.save_states(self.model.task, folder / PARTIAL / name)
-            resuming.commit(folder, name, self.state.best_global_step)
+            self._weights, states = whole_state(self.model), resuming.whole_states(self.model.task, self.world)
+            super()._save_checkpoint(model, trial)  # the other processes' files are in folders that are thrown away
+            self._weights = {}
+            if self.world.rank == 0:
+                (folder / PARTIAL / name / "clock.json").write_text(json.dumps(clock))
+                for part in self.kept_parts:
+                    part.save(folder / PARTIAL / name)
+                if states:
+                    write_tensors(folder / PARTIAL / name / resuming.STATES, states)
+                resuming.commit(folder, name, self.state.best_global_step)
+            wait(self.world)
         self.clock.run()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        os.makedirs(output_dir, exist_ok=True)
-        self._write_weights(Path(output_dir) / "model.safetensors")
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        write_tensors(Path(output_dir) / "model.safetensors", contiguous(self._weights), {"format": "pt"})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        self.parallel.load_weights(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+
+    def _save_optimizer_and_scheduler(self, output_dir) -> None:
+        if not self.parallel.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif (state := self.parallel.optimizer_state(self.optimizer)) and self.world.rank == 0:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        if checkpoint is None or not self.parallel.sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        files = (Path(checkpoint) / f"{name}.pt" for name in ("optimizer", "scheduler"))
+        optimizer, scheduler = (torch.load(file, "cpu", weights_only=True) for file in files)
+        self.parallel.load_optimizer(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
+
+    def _save_rng_state(self, output_dir) -> None:
+        if self.world.size == 1:
+            super()._save_rng_state(output_dir)
+        else:
+            self.parallel.save_random(Path(output_dir))
+
+    def _load_rng_state(self, checkpoint) -> None:
+        if self.world.size == 1:
+            super()._load_rng_state(checkpoint)
+        elif checkpoint is not None:
+            self.parallel.load_random(Path(checkpoint), self.args.seed, self.state.global_step)
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """A new best epoch also leaves its weights in a file. Of equal ones the lower loss is better."""
@@ -357,22 +394,7 @@ class SsmTrainer(Trainer):
         return better
 
     def _write_weights(self, path: Path) -> None:
-        write_tensors(path, contiguous(self.model.state_dict()), {"format": "pt"})
-
-
-def curves(log: list[dict]) -> dict[str, list[Record]]:
-    """The Trainer's log as records, by part: loss, metrics, learning rate and epoch at every step that was logged."""
-    found: dict[str, list[Record]] = {"train": [], "val": []}
-    units = {"loss": "nats", "accuracy": "fraction", "token_accuracy": "fraction", "learning_rate": None, "epoch": None}
-    units |= {"nll": "nats", "bleu": None, "chrf": None}
-    bits = (key.removeprefix("eval_") for row in log for key in row)
-    units |= {metric: "bits" for metric in bits if metric.startswith("bits_per_")}
-    for row in log:
-        if "eval_loss" not in row and "loss" not in row:
-            continue
-        prefix, rows = ("eval_", found["val"]) if "eval_loss" in row else ("", found["train"])
-        for metric in units:
-            key = metric if metric in ("learning_rate", "epoch") else prefix + metric
-            if key in row:
-                rows.append(Record(metric=metric, value=row[key], unit=units[metric], step=row["step"]))
-    return found
+        weights = whole_state(self.model)
+        if self.world.rank == 0:
+            write_tensors(path, contiguous(weights), {"format": "pt"})
+        wait(self.world)

@@ -54,6 +54,8 @@ class LastStep:
 
     def _where(self) -> str:
         """In words, where the step that is repeated has its first NaN or infinity."""
+        if self.trainer.parallel.sharded:
+            return "where it begins is not looked for in a model of shards"
         module, (inputs, random, cuda, states) = self.trainer.model, self._began
         for name, tensor in module.network.state_dict().items():
             if _bad(tensor):

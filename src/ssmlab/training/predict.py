@@ -10,7 +10,8 @@ from torch import nn
 
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.progress import Progress
-from ssmlab.training.dataset import batch_of
+from ssmlab.training.dataset import as_dataset, batch_of
+from ssmlab.training.distributed import Share, gather, in_order, shared_world
 from ssmlab.training.task import Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,8 +46,11 @@ def predict(
     Args:
         model: on the device of `compute`.
         dataset: of any kind that `fit` takes, with a length; one that has `streams` is read so many rows at a time.
+            Within `distributed.sharing` every process computes its share of each batch, and all of them get all.
     """
-    progress = progress or Progress()
+    progress, world = progress or Progress(), shared_world()
+    if world.size > 1:
+        dataset = Share(as_dataset(dataset, batch_size), task, world)
     model.eval()
     size = getattr(dataset, "streams", 0) or batch_size
     found, steps = [], -(-len(dataset) // size)
@@ -56,9 +60,12 @@ def predict(
         with torch.inference_mode(), autocast(compute):
             for step in range(steps):
                 rows = list(range(step * size, min((step + 1) * size, len(dataset))))
-                batch = {name: tensor.to(compute.device) for name, tensor in batch_of(dataset, rows, task).items()}
-                found.append(task.outputs(model, batch).float().cpu())
+                batch = batch_of(dataset, rows, task)
+                own = int(batch.pop("share")[0]) if world.size > 1 else None
+                batch = {name: tensor.to(compute.device) for name, tensor in batch.items()}
+                found.append(task.outputs(model, batch)[:own].float().cpu())
                 progress.update(step + 1)
     finally:
         progress.stop()
-    return Outputs(torch.cat(found).numpy(), time.perf_counter() - begin)
+    parts = gather(world, [rows.numpy() for rows in found])
+    return Outputs(in_order(parts), time.perf_counter() - begin)

@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from ssmlab.core.checksums import FILE as CHECKSUMS
 from ssmlab.core.checksums import damages, write_checksums
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_tensors
 from ssmlab.core.stamp import processor
+from ssmlab.core.world import World
 from ssmlab.models.weights import one_line
+from ssmlab.training.distributed import gather
 
 PARTIAL = ".partial"
 BEST = "best-{}.safetensors"  # next to the checkpoints: the weights after the best step so far
 OLD_BEST = "best.safetensors"  # of versions before
 STATES = "carried.safetensors"
+SAME_UPDATE = ("accumulation", "sharding")  # may be others when a training goes on
 _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -132,7 +134,11 @@ def check_same(checkpoint: Path, module: nn.Module, config: Any) -> dict[str, An
     """
     clock = json.loads((checkpoint / "clock.json").read_text(encoding="utf-8"))
     now, before = config.model_dump(mode="json"), clock.get("config", {})  # checkpoints of older versions have none
-    changed = [f"{key}={value} (now {now.get(key)})" for key, value in before.items() if value != now.get(key)]
+    changed = [
+        f"{key}={value} (now {now.get(key)})"
+        for key, value in before.items()
+        if value != now.get(key) and key not in SAME_UPDATE
+    ]
     with safe_open(checkpoint / "model.safetensors", "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -145,18 +151,19 @@ def check_same(checkpoint: Path, module: nn.Module, config: Any) -> dict[str, An
     return clock
 
 
-def circumstances(device: str) -> dict[str, Any]:
+def circumstances(device: str, processes: int = 1) -> dict[str, Any]:
     """What the bits of a result depend on besides recipe, data and seed."""
     return {
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": torch.cuda.get_device_name() if device == "cuda" else processor(),
     }
 
 
-def other_circumstances(clock: dict[str, Any], device: str) -> str:
+def other_circumstances(clock: dict[str, Any], device: str, processes: int = 1) -> str:
     """What is other than before a training was interrupted, in words; "" where nothing is, or it is not known."""
-    now = circumstances(device)
+    now = circumstances(device, processes)
     changed = [f"{name} {now[name]} (was {was})" for name, was in clock.get("on", {}).items() if now.get(name) != was]
     return ", ".join(changed)
 
@@ -171,19 +178,18 @@ def contiguous(state: dict) -> dict:
     return separate
 
 
-def save_states(task: Any, folder: Path) -> None:
-    """Write the state that training carries, if the task carries any."""
+def whole_states(task: Any, world: World) -> dict[str, Tensor]:
+    """The state that training carries, of all processes' rows; {} where the task carries none. All must call it."""
     layers = getattr(task, "states", {}).get(True)
     if layers is None:
-        return
-    tensors = {
-        f"{i}.{name}": tensor.contiguous() for i, state in enumerate(layers) for name, tensor in state._asdict().items()
-    }
-    write_tensors(folder / STATES, tensors)
+        return {}
+    own = {f"{i}.{name}": tensor.cpu() for i, state in enumerate(layers) for name, tensor in state._asdict().items()}
+    parts = gather(world, own)
+    return {name: torch.cat([part[name] for part in parts]) for name in own}
 
 
-def load_states(task: Any, network: nn.Module, folder: Path) -> None:
-    """Give the task the state that a checkpoint holds.
+def load_states(task: Any, network: nn.Module, folder: Path, world: World) -> None:
+    """Give the task the state that a checkpoint holds, of this process' rows.
 
     Args:
         network: a language model on the device where it is trained; it says which kinds of state its layers have.
@@ -197,5 +203,10 @@ def load_states(task: Any, network: nn.Module, folder: Path) -> None:
         _, like = network.eval()(torch.zeros(1, 1, dtype=torch.int64, device=device))
     network.train(was)
     task.states[True] = tuple(
-        type(state)(**{name: tensors[f"{i}.{name}"] for name in state._fields}) for i, state in enumerate(like)
+        type(state)(**{name: _own_rows(tensors[f"{i}.{name}"], world) for name in state._fields})
+        for i, state in enumerate(like)
     )
+
+
+def _own_rows(tensor: Tensor, world: World) -> Tensor:
+    return tensor[world.share(len(tensor))]

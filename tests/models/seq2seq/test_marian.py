@@ -13,6 +13,8 @@ from ssmlab.checkpoints.files import save_language_model
 from ssmlab.checkpoints.find import find_model
 from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError
+from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.translate import translate_tokens
 from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
 
@@ -87,6 +89,20 @@ def test_a_folder_of_transformers_has_the_same_logits(options, tmp_path):
     other = inputs[0].clone()
     other[:, 0] = inputs[0][:, 0] % 50 + 4
     assert not torch.allclose(theirs(model, other, *inputs[1:]), expected, atol=1e-2), "the source decides"
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_a_search_finds_what_transformers_finds(folder, beams):
+    """`early_stopping="never"` is the rule that stops when nothing better can come, as ours."""
+    model, (source, _, mask) = MarianMTModel.from_pretrained(folder).eval(), pair()
+    length = {"max_new_tokens": 12, "forced_eos_token_id": None, "bad_words_ids": [[PAD]]}
+    search = {"num_beams": beams, "do_sample": False} | ({"early_stopping": "never"} if beams > 1 else {})
+    expected = model.generate(source, attention_mask=mask.long(), **length, **search)
+    sources = [row[seen].tolist() for row, seen in zip(source, mask, strict=True)]
+    options = {"options": BeamOptions(beams=beams), "suppress": [PAD], "max_tokens": 12}
+    found = translate_tokens(load_model(folder)[0], sources, separator=PAD, eos=EOS, **options)
+    for row, (best, *_) in zip(expected[:, 1:].tolist(), found, strict=True):
+        assert best.tokens == row[: len(best.tokens)] and set(row[len(best.tokens) :]) <= {PAD}
 
 
 def test_what_the_folder_means(folder):

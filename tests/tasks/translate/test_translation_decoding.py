@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssmlab.data.pairs.subwords import EOS, PAD, SEP
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
 from ssmlab.models import create_model
 from ssmlab.tasks.translate.decoding import Decoding
 

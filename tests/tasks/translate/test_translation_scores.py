@@ -220,7 +220,8 @@ def test_arms_are_compared_over_sentences_and_seeds(data):
     assert low < 0 < high
     one = score_differences({label: arms[label][:1] for label in ("good", "bad")}, resamples=300, trials=499)
     assert [(r.metric, r.class_) for _, r in one if r.metric.startswith("p_of_bleu")] == [
-        ("p_of_bleu_difference", "these models")
-    ]
+        ("p_of_bleu_difference", None),
+        ("p_of_bleu_difference", "Holm"),
+    ]  # of one seed it is about these models anyway
     fixed = dict(score_differences({"fixed": arms["bad"][:1], "good": arms["good"]}, resamples=300, trials=499)[1:2])
     assert fixed["good - fixed"].value <= 0.01

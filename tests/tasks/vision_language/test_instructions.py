@@ -13,7 +13,6 @@ import pytest
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.conversations import read_conversations
 from ssmlab.tasks.vision_language.instructions import (
-    KINDS,
     Refused,
     forms,
     make_instructions,
@@ -22,6 +21,7 @@ from ssmlab.tasks.vision_language.instructions import (
     turns_of,
 )
 from ssmlab.tasks.vision_language.scenes import Scene, read_scenes
+from ssmlab.tasks.vision_language.writer_options import KINDS
 from ssmlab.tasks.vision_language.writers import Reply, ServerWriter
 from tasks.vision_language.stub import serving
 
@@ -59,8 +59,8 @@ def answer(messages, number=0):
     return text if kind == "detail" else f"Question:\nWhy {n}?\n===\nAnswer:\n{text}"
 
 
-def make(address, out, n=60, **options):
-    return make_instructions(scenes(n), ServerWriter(address), out, **options)
+def make(address, out, n=60, workers=1, **options):
+    return make_instructions(scenes(n), ServerWriter(address), out, workers=workers, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -113,13 +113,13 @@ def test_going_on(tmp_path):
 def test_other_settings_are_refused(tmp_path):
     out = tmp_path / "made.jsonl"
     with serving(answer) as (address, _):
-        make(address, out, 2, settings={"seed": 0})
+        make(address, out, 2, seed=0)
         with pytest.raises(UserError, match="begun with other seed"):
-            make(address, out, 2, settings={"seed": 1})
+            make(address, out, 2, seed=1)
         with pytest.raises(UserError, match="begun with other scenes"):
-            make(address, out, 3, settings={"seed": 0})
+            make(address, out, 3, seed=0)
         with pytest.raises(UserError, match="begun with other kinds"):
-            make(address, out, 2, kinds=("detail",), settings={"seed": 0})
+            make(address, out, 2, kinds=("detail",), seed=0)
         with pytest.raises(UserError, match=r"ends in \.jsonl"):
             make(address, tmp_path / "made.json", 2)
         with pytest.raises(UserError, match="kinds must be of"):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ssmlab.core.errors import UserError
 from ssmlab.models.language.language_model import of_tokens
-from ssmlab.training.task import Task
+from ssmlab.training.task import Task, counts_of, loss_of
 
 Batch = dict[str, Tensor]
 Term = Callable[[nn.Module, Batch], Tensor]  # the network in training and a batch of the new task -> a scalar
@@ -111,11 +111,21 @@ class Remembering:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss with the terms in training, and the task's outputs."""
-        loss, outputs = self.task.loss(model, batch)
+        share: Any = 1.0
+        if "totals" in batch:  # a piece of a step: the terms are means over rows
+            rows, *totals = batch["totals"]
+            share, batch = len(batch["labels"]) / rows, batch | {"totals": torch.stack(totals)}
+        loss, outputs = loss_of(self.task, model, batch)
         if model.training:
+            batch = {name: values for name, values in batch.items() if name != "totals"}
             for term in self.terms:
-                loss = loss + term(model, batch)
+                loss = loss + share * term(model, batch)
         return loss, outputs
+
+    def counts(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Rows, then what the task's loss is a mean over."""
+        own = counts_of(self.task, model, batch)
+        return torch.cat([own.new_tensor([len(batch["labels"])]), own])
 
     def collate(self, items: list[Any]) -> Batch:
         """As the task."""

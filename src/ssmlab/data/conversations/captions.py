@@ -43,8 +43,8 @@ def read_table(path: Path, text_only: bool) -> Rows | None:
     form = columns(text)
     if form is None:
         return None
-    quoting = csv.QUOTE_NONE if form.separator == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text), delimiter=form.separator, quoting=quoting)
+    lines, plain = io.StringIO(text), form.separator == "\t"  # no quotes between tabs
+    reader = csv.reader(lines, delimiter=form.separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
     try:
         cells = [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
@@ -146,10 +146,10 @@ def read_coco(values: dict[str, Any], text_only: bool) -> Rows:
     for index, row in enumerate(values["annotations"]):
         if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
             found.problems.append(Problem(index, str(index), "no caption"))
-        elif not isinstance(named.get(row.get("image_id")), str):
+        elif not isinstance(name := named.get(row.get("image_id")), str):
             found.problems.append(Problem(index, str(row.get("id", index)), f"no image {row.get('image_id')}"))
         else:
-            _add(found, index, named[row["image_id"]], row["caption"], text_only)
+            _add(found, index, name, row["caption"], text_only)
     return found
 
 

@@ -36,6 +36,19 @@ class ConversationReport:
     notes: list[str]
 
     @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def format(self) -> str:
+        return self.kind
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """ "all" -> records, which are not divided into parts."""
+        return {"all": self.records}
+
+    @property
     def ok(self) -> bool:
         return not self.problems
 

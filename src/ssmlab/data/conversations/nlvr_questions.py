@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,20 @@ def _wordings() -> dict[str, list[Asked]]:
     """Every question that can be asked, by type."""
     colours = list(COLOURS.values())
 
-    def count(of: Callable[[dict[str, Any]], bool]) -> Callable[[Items], str | None]:
+    def number(items: Items, colour: str, shape: str) -> int:
+        """Items of a colour and a shape; "" is any."""
+        return sum(colour in ("", colour_of(item)) and shape in ("", item["type"]) for item in items)
+
+    def count(colour: str, shape: str) -> Callable[[Items], str | None]:
         def answer(items: Items) -> str | None:
-            n = sum(map(of, items))
+            n = number(items, colour, shape)
             return str(n) if n <= _MOST_COUNT else None
+
+        return answer
+
+    def exists(colour: str, shape: str) -> Callable[[Items], str | None]:
+        def answer(items: Items) -> str | None:
+            return "yes" if number(items, colour, shape) else "no"
 
         return answer
 
@@ -136,16 +147,12 @@ def _wordings() -> dict[str, list[Asked]]:
         left = set(colours) - set(map(colour_of, items))
         return left.pop() if len(left) == 1 else None
 
-    many: list[Asked] = []
+    many: list[Asked] = [(f"How many {shape}s are there?", count("", shape)) for shape in SHAPES]
+    many += [(f"How many {colour} items are there?", count(colour, "")) for colour in colours]
     there: list[Asked] = []
-    for shape in SHAPES:
-        many.append((f"How many {shape}s are there?", count(lambda item, s=shape: item["type"] == s)))
-        for colour in colours:
-            fits = lambda item, c=colour, s=shape: item["type"] == s and colour_of(item) == c  # noqa: E731
-            many.append((f"How many {colour} {shape}s are there?", count(fits)))
-            there.append((f"Is there a {colour} {shape}?", lambda items, f=fits: "yes" if any(map(f, items)) else "no"))
-    for colour in colours:
-        many.append((f"How many {colour} items are there?", count(lambda item, c=colour: colour_of(item) == c)))
+    for colour, shape in product(colours, SHAPES):
+        many.append((f"How many {colour} {shape}s are there?", count(colour, shape)))
+        there.append((f"Is there a {colour} {shape}?", exists(colour, shape)))
     which: list[Asked] = [(f"Which colour are the {shape}s?", shared(shape)) for shape in SHAPES]
     which += [("Which colour do most items have?", commonest), ("Which colour is missing?", missing)]
     return {"how many": many, "which colour": which, "is there": there}
@@ -159,7 +166,7 @@ def _answers(table: dict[str, dict[str, list[int]]]) -> list[str]:
         total.update({answer: len(pictures) for answer, pictures in found.items()})
     ranked = sorted(total, key=lambda answer: (-total[answer], answer))
 
-    def kept(chosen: Sequence[str]) -> int:
-        return len(chosen) * sum(min(len(found.get(answer, ())) for answer in chosen) for found in table.values())
+    def kept(k: int) -> int:
+        return k * sum(min(len(found.get(answer, ())) for answer in ranked[:k]) for found in table.values())
 
-    return sorted(max((ranked[:k] for k in range(2, len(ranked) + 1)), key=kept, default=[]))
+    return sorted(ranked[: max(range(2, len(ranked) + 1), key=kept, default=0)])

@@ -22,11 +22,18 @@ class PairReport:
     words: dict[str, tuple[int, float, int]]
     vocabulary: int
 
+    ok = True
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs by part."""
+        return self.data.counts
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         words = {side: list(found) for side, found in self.words.items()}
         more = {"words": words, "vocabulary": self.vocabulary, "problems": []}
-        return {"ok": True, "task": "translate", **self.data.describe(), **more}
+        return {"ok": self.ok, "task": "translate", **self.data.describe(), **more}
 
 
 def check_pairs(config: PairConfig) -> PairReport:

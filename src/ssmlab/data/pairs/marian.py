@@ -1,4 +1,4 @@
-"""The tokenizer of OPUS-MT's models: two vocabularies of sentencepiece behind one table of tokens."""
+"""The tokenizer of OPUS-MT's models: two vocabularies of sentencepiece that share one table of tokens."""
 
 from __future__ import annotations
 

@@ -48,9 +48,11 @@ class SequenceReport:
     warnings: list[str]
     notes: list[str]
 
+    ok = True
+
     def to_dict(self) -> dict:
         """Plain values for JSON."""
-        return {"ok": True, **asdict(self), "problems": []}
+        return {"ok": self.ok, **asdict(self), "problems": []}
 
 
 def check_sequences(

@@ -19,7 +19,7 @@ class Dropout:
 
     embedding: of the embedded tokens.
     branch: of what a block adds to the residual stream (Vaswani et al. 2017, arXiv:1706.03762, section 5.4).
-    skip: of the identity path beside the block, on top of `branch` (Escolano et al. 2024). A value of the embedding
+    skip: of the identity path next to the block, on top of `branch` (Escolano et al. 2024). A value of the embedding
         survives n blocks with probability (1 - skip)^n, so it must be small.
     inner: inside a block: before a Mamba block's last projection, and of the hidden channels of an MLP.
     attention: of attention's probabilities.

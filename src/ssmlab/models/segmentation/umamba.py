@@ -6,7 +6,7 @@ the original code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,23 @@ class UMamba(nn.Module):
         if self.config.variant == "bot":
             maps[-1] = self.mamba_layer(maps[-1])
         scales = []
-        for i, logits in enumerate(self.decoder(maps, every)):  # without what lies over the padding
-            for axis, n in enumerate(size):
-                for stride in plan.strides[: i + 1]:
-                    n = -(-n // stride[axis])
+        for logits, sizes in zip(self.decoder(maps, every), self._sizes(size), strict=False):
+            for axis, n in enumerate(sizes):  # without what lies over the padding
                 logits = logits.narrow(axis + 2, 0, n)
             scales.append(logits)
         return scales
+
+    def scale_sizes(self, size: Sequence[int]) -> list[tuple[int, ...]]:
+        """The sizes of the logits in training, of images of a size."""
+        return self._sizes(size) if self.config.plan.deep_supervision else [tuple(size)]
+
+    def _sizes(self, size: Sequence[int]) -> list[tuple[int, ...]]:
+        """Of every stage of the decoder, the highest resolution first."""
+        sizes, now = [], tuple(size)
+        for stride in self.config.plan.strides[:-1]:
+            now = tuple(-(-n // step) for n, step in zip(now, stride, strict=True))
+            sizes.append(now)
+        return sizes
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay would pull away from their meaning."""

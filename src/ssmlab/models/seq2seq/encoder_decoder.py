@@ -29,7 +29,7 @@ class EncoderDecoderConfig(TokensConfig):
     n_encoder_layer, n_layer: layers of the encoder and of the decoder.
     heads: of the attention from the target to the source.
     norm: "rms" or "layer". norm_eps: added to its mean square.
-    post_norm: the norm stands after the sum, as in the first Transformer, instead of before the block.
+    post_norm: the norm comes after the sum, as in the first Transformer, instead of before the block.
     scale_embedding: embedded tokens are multiplied by sqrt(d_model).
     logits_bias: a bias a token on the logits.
     """
@@ -86,7 +86,7 @@ class Branch(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """A block that sees the whole source, and what the family puts behind it."""
+    """A block that sees the whole source, and what the family puts after it."""
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__()
@@ -102,7 +102,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A causal block with a state, attention to the source, and what the family puts behind them."""
+    """A causal block with a state, attention to the source, and what the family puts after them."""
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__()
@@ -121,7 +121,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The source's features. Its padding is moved behind the tokens and stays there."""
+    """The source's features. Its padding is moved after the tokens and stays there."""
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__()

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ssmlab.core.record import Record
 from ssmlab.profiling.bench import candidates, gpu
+from ssmlab.profiling.bench.options import BUDGET, LIMIT
 from ssmlab.profiling.bench.shapes import Shape
 from ssmlab.profiling.bench.timing import Timing, interleaved
 
 EXP, COPY = "torch.exp", "copy"
-BUDGET = 0.2  # seconds of repeats for all candidates of a shape together
-LIMIT = 0.5  # seconds of a call beyond which a candidate is left out
 MEMORY = 4 * 2**30  # bytes beyond which a candidate is left out
 ROOM = 2**27  # floats of a yardstick's buffer, larger than any cache; what is larger is done in passes over it
 

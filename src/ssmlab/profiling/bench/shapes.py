@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import isqrt
 
-from ssmlab.ops._dispatch import BACKENDS, example
+from ssmlab.ops._dispatch import example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,3 @@ def grid(op: str, *, quick: bool = False) -> list[Shape]:
     ]
     order = [(shape.backward, shape.dtype, shape.layout) for shape in shapes]
     return sorted(shapes, key=lambda s: (order.index((s.backward, s.dtype, s.layout)), s.elements))
-
-
-OPS = tuple(op for op in BACKENDS if example(op).full is not None)

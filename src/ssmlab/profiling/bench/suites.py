@@ -9,8 +9,6 @@ import torch
 from ssmlab.profiling.bench import cold, language, vision
 from ssmlab.profiling.bench.results import Result
 
-SUITES = ("ops", "first", "language", "vision")
-
 
 def suite(name: str, ops: list[str], device: str, budget: float, *, quick: bool = False) -> Iterator[list[Result]]:
     """The results of a suite, one part after the other.

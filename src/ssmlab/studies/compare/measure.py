@@ -1,5 +1,6 @@
 """The measurements of a comparison. Each returns records by model; timings take turns."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import mean_interval
 from ssmlab.models import create_model
 from ssmlab.profiling import (
     Call,
@@ -27,6 +27,7 @@ from ssmlab.profiling import (
     peak_memory,
     weight_bytes,
 )
+from ssmlab.reports.primary_metric import interval_of
 from ssmlab.studies.compare.model_refs import ModelRef
 from ssmlab.tasks.classify.task import Classify
 from ssmlab.tasks.shared.metrics import classification_metrics
@@ -95,14 +96,14 @@ def other_seeds(model: Built, device: str) -> Iterator[Built]:
 
 
 def over_seeds(rows: list[list[Record]]) -> list[Record]:
-    """The means of records over seeds; an accuracy has Student's t interval over them."""
+    """The means of records over seeds, with their intervals over images and seeds."""
     if len(rows) == 1:
         return rows[0]
     found = []
     for same in zip(*rows, strict=True):
-        mean, low, high = mean_interval([record.value for record in same])
-        spread = (max(low, 0.0), min(high, 1.0)) if same[0].metric == "accuracy" else None
-        found.append(replace(same[0], value=mean, spread=spread))
+        limits = (0.0, math.inf if same[0].metric == "loss" else 1.0)
+        mean, low, high = interval_of(same, limits, fraction=same[0].metric == "accuracy")
+        found.append(replace(same[0], value=mean, spread=(low, high) if math.isfinite(low) else None))
     return found
 
 

@@ -81,6 +81,8 @@ class _Rows:
             detail = ""
             if r and metric == "accuracy":
                 detail = formats.percent_range(*(r.spread or wilson(round(r.value * r.n), r.n)))
+            elif r and r.spread and group == QUALITY:
+                detail = f"[{form(r.spread[0])}, {form(r.spread[1])}]"
             elif r and r.spread:
                 detail = f"({form(r.spread[0])} to {form(r.spread[1])}, n {r.n})"
             cells.append(Cell(form(r.value), detail) if r else self._missing(model, metric))

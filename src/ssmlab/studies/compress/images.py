@@ -57,6 +57,8 @@ class Images(Kind):
             }
         )
         images = load_images(self.recipe, self.progress)
+        if images.stream is not None:
+            self.progress.say(f"note: of a stream the {len(images.train.labels):,} images in memory are trained on")
         for note in images.describe["notes"]:
             self.progress.say(f"data: {note}")
         self.same_classes(images.classes)

@@ -21,7 +21,7 @@ from ssmlab.studies.explain.mistakes import explain_mistakes
 from ssmlab.studies.explain.opening import Opened
 from ssmlab.studies.explain.recipe import MisclassifiedRecipe
 from ssmlab.tasks.classify import experiment as classify
-from ssmlab.tasks.classify.data import Images
+from ssmlab.tasks.classify.images import Images
 from ssmlab.tasks.classify.recipe import ModelConfig
 from ssmlab.tasks.classify.report import REPORT
 from ssmlab.tasks.classify.task import Classify

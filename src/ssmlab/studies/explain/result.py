@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from ssmlab.core.record import Record
 from ssmlab.core.stamp import Stamp, now
+from ssmlab.interpret.pictures import over
 from ssmlab.studies.explain.explanation import Explanation
 from ssmlab.studies.explain.page import methods, page, predicted
 from ssmlab.studies.study import Report
@@ -16,7 +22,7 @@ from ssmlab.studies.study import Report
 def write_explanation(
     folder: Path, found: Explanation, stamp: Stamp, started: str, *, heading: str = "", answer: str = ""
 ) -> Path:
-    """Write explain.json, records.jsonl and the page.
+    """Write explain.json, records.jsonl, the maps as maps.npz and maps/*.png, and the page.
 
     Args:
         heading, answer: the top of the page; the pictures' predictions if not given.
@@ -56,7 +62,28 @@ def write_explanation(
             settings=json.dumps(report.settings),
         ),
     )
-    return report.write("explain", about, text)
+    return report.write("explain", about, text, files=map_files(found))
+
+
+def map_files(found: Explanation) -> dict[str, bytes]:
+    """Every map in the size of its picture: one maps.npz with the numbers, and PNG files laid over the picture.
+
+    Names are <number of the picture>-<its name>-<class>-<camera or gradients>; what no file name may hold is "_".
+    """
+    maps, files = {}, {}
+    for number, picture in enumerate(found.pictures):
+        for each in picture.classes:
+            for kind, map_ in (("camera", each.camera), ("gradients", each.gradients)):
+                words = f"{number}-{Path(picture.name).stem}-{found.model.classes[each.index]}-{kind}"
+                name = re.sub(r"[^\w.-]+", "_", words)[:150]
+                maps[name] = np.asarray(map_, np.float32)
+                out = io.BytesIO()
+                Image.fromarray(over(picture.pixels, map_, signed=kind == "gradients")).save(out, "PNG")
+                files[f"maps/{name}.png"] = out.getvalue()
+        maps[f"{number}-pixels"] = picture.pixels
+    numbers = io.BytesIO()
+    np.savez_compressed(numbers, **maps)  # type: ignore[arg-type]
+    return files | {"maps.npz": numbers.getvalue()}
 
 
 def records_of(found: Explanation) -> list[Record]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ssmlab.core import formats
-from ssmlab.core.statistics import Interval, ratio_difference
+from ssmlab.core.statistics import Difference, differences, statistics_of
 from ssmlab.reports.markup import el
-from ssmlab.reports.primary_metric import too_few, undecided
+from ssmlab.reports.primary_metric import interval_of, p_is, too_few, undecided
 from ssmlab.reports.sections import figure, named
 from ssmlab.reports.tables import Table, to_html, to_markdown
 from ssmlab.robustness.conditions import Condition
@@ -18,7 +18,7 @@ from ssmlab.studies.compare.seed_groups import SeedGroup
 from ssmlab.studies.robustness.grid import tiles, tiles_html, tiles_png
 from ssmlab.studies.robustness.plot import best_and_worst
 from ssmlab.studies.robustness.sample import Sample
-from ssmlab.studies.robustness.table import LEGEND, by_model, by_transformation, interval_of, summary
+from ssmlab.studies.robustness.table import LEGEND, by_model, by_transformation, summary
 from ssmlab.studies.study import Report, card, page, section
 
 METHOD = (
@@ -39,12 +39,13 @@ METHOD = (
     (
         "ECE",
         "Expected calibration error: 15 bins of the confidence, in each the distance of accuracy and mean confidence, "
-        "weighted by the images in it.",
+        "weighted by the images in it, less what few images alone make of it.",
     ),
     (
         "Intervals",
-        "95 %. Of one seed: bootstrap, images drawn with replacement, the same ones for all transformations; that of "
-        "ECE is reflected at its value, since ECE is too large on average. Of several seeds: Student's t.",
+        "95 %. Images are drawn with replacement, the same ones for all transformations, corrected for few of them; of "
+        "several seeds their standard error is added in squares. p is of a permutation of images, corrected by Holm "
+        "for all pairs of models.",
     ),
 )
 
@@ -120,8 +121,8 @@ class Result(Report):
     @cached_property
     def answer(self) -> tuple[str, str]:
         """Who holds best, and by how much; or why there is no verdict, and the numbers."""
-        found = by_model(self.records)
-        errors = {label: interval_of(found[label, "mean_corruption_error", None])[0] for label in self.titles}
+        scored = by_model(self.records)
+        errors = {label: interval_of(scored[label, "mean_corruption_error", None])[0] for label in self.titles}
         order = sorted(errors, key=lambda label: errors[label])
         first = f"{self.titles[order[0]]}: mean corruption error {formats.percent(errors[order[0]])}"
         second = "".join(f"{self.titles[label]} {formats.percent(errors[label])}" for label in order[1:2])
@@ -129,25 +130,29 @@ class Result(Report):
             return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
         if not second:
             return first, ""
-        margin = self._margin(order[0], order[1])
-        if margin is None:
+        found = self._margin(order[0], order[1])
+        if found is None:
             return f"{first}, then {second}", ""
+        margin = found.interval
         if few := too_few(len(self.sample.ids), "images"):
             return f"No verdict: {few}", f"{first}, then {second}"
         bounds = f"{formats.points(margin.low)} to {formats.points(margin.high)}"
-        if reason := undecided(margin, formats.points):
+        trained = "" if found.seeds > 1 else "; one seed trained"
+        if reason := undecided(margin, formats.points, found.corrected, len(self.right) * (len(self.right) - 1) // 2):
             return (
                 f"No clear lead: {first}, then {second}",
                 f"difference {formats.points(margin.value)} points, {bounds}: {reason}",
             )
-        return f"{first}, then {second}", f"{formats.points(margin.value)} points, {bounds} (95 %)"
+        sure = f"{formats.points(margin.value)} points, {bounds} (95 %), {p_is(found.corrected)}{trained}"
+        return f"{first}, then {second}", sure
 
-    def _margin(self, first: str, second: str) -> Interval | None:
+    def _margin(self, first: str, second: str) -> Difference | None:
         """Mean accuracy under the transformations, first minus second, over the same images and seeds."""
-        a, b = np.stack(self.right[first]), np.stack(self.right[second])
-        if a.shape != b.shape:
+        rows = {label: statistics_of(np.stack(right)) for label, right in self.right.items()}
+        if len({each.shape[1] for each in rows.values()}) > 1:
             return None
-        return ratio_difference(a, b, np.ones(a.shape[1]), resamples=self.settings["resamples"])
+        ordered = {label: rows[label] for label in (*(rows.keys() - {first, second}), second, first)}
+        return differences(ordered, resamples=self.settings["resamples"], bounds=(-1.0, 1.0))[first, second]
 
 
 def write_result(result: Result) -> Path:

@@ -6,14 +6,11 @@ import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import mean_interval
+from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.robustness.scores import ORIGINAL
 
-LEGEND = (
-    "● marks the best of a measure. Brackets hold 95 % intervals: over images by bootstrap; with several seeds "
-    "Student's t over seeds."
-)
+LEGEND = "● marks the best of a measure. Brackets hold 95 % intervals over images, and over seeds if there are several."
 SUMMARY = "All transformations"
 # metric, heading of its table, better, format
 BY_TRANSFORMATION = (
@@ -83,17 +80,10 @@ def _row(found: Found, models: list[str], label: str, group: str, metric: str, c
     for each in records:
         value, low, high = interval_of(each) if each else (None, 0.0, 0.0)
         values.append(value)
+        if value is not None and not np.isfinite(low):
+            low = high = value
         if form is formats.percent and not metric.endswith("mce"):
             low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
         bounds = formats.percent_range(low, high) if form is formats.percent else f"[{form(low)}, {form(high)}]"
         cells.append(Cell(formats.UNKNOWN) if value is None else Cell(form(value), bounds))
     return Row(label, group, best_cells(cells, values, better))
-
-
-def interval_of(records: list[Record]) -> tuple[float, float, float]:
-    """Value and interval of one score: of one seed as it was measured, of several the mean with Student's t."""
-    if len(records) == 1:
-        low, high = records[0].spread or (records[0].value, records[0].value)
-        return records[0].value, low, high
-    mean, low, high = mean_interval([record.value for record in records])
-    return mean, low, high

@@ -1,42 +1,18 @@
 """The images of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.data import ImageData, check_images, open_images
+from ssmlab.data.images.medmnist import machine_memory
+from ssmlab.data.stream.labelled import is_sharded
+from ssmlab.tasks.classify.images import PARTS, Images, Part, channel_statistics
 from ssmlab.tasks.classify.recipe import Recipe
-
-PARTS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images (n, h, w, 3) uint8 with labels (n,) and stable ids."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """All parts of a run's data.
-
-    Args:
-        mean, std: per channel over the training part, of values scaled to 0..1.
-        describe: what run.json says about the data.
-    """
-
-    train: Part
-    val: Part
-    test: Part
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    describe: dict
+from ssmlab.tasks.classify.streaming import stream_folders, stream_shards
 
 
 def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
@@ -47,6 +23,8 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         RecipeError: the recipe names a class that the data do not have.
     """
     config, progress = recipe.data, progress or Progress()
+    if config.path and config.stream is not False and is_sharded(config.path):
+        return checked_positive(recipe, stream_shards(recipe, progress))
     data = open_images(
         config.path,
         group=config.group or None,
@@ -54,12 +32,12 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         val_fraction=config.val_fraction,
         seed=config.split_seed,
     )
-    positive = recipe.evaluation.positive
-    if positive and positive not in data.classes:
-        raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
-    if positive and len(data.classes) != 2:
-        raise RecipeError(f"evaluation.positive is for two classes, the data have {len(data.classes)}; leave it out")
-    progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
+    count, memory = sum(len(getattr(data, name)) for name in PARTS), machine_memory()
+    large = memory is not None and not config.limit and count * config.image_size**2 * 3 > memory // 2
+    if config.stream is True or (config.stream == "auto" and large):
+        return checked_positive(recipe, stream_folders(recipe, data, progress))
+    check_positive(recipe, data.classes)
+    progress.start("checking images", count)
     try:  # decode everything once, so that all damaged files and all images in two parts are reported before training
         report = check_images(data, progress=lambda done, total: progress.update(done), fit=config.fit)
     finally:
@@ -75,6 +53,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "image_size": config.image_size,
         "fit": config.fit,
         "copies": report.copies,
+        **described_groups(config.group, parts),
         "notes": [
             *report.warnings,
             *([report.shapes] if report.shapes else []),
@@ -82,7 +61,33 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
+    return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, stream=None, **parts)
+
+
+def checked_positive(recipe: Recipe, images: Images) -> Images:
+    """The images of a recipe whose positive class is one of theirs, see `check_positive`."""
+    check_positive(recipe, images.classes)
+    return images
+
+
+def check_positive(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Refuse a positive class that the data do not have.
+
+    Raises:
+        RecipeError: it is none of them, or they are not two.
+    """
+    positive = recipe.evaluation.positive
+    if positive and positive not in classes:
+        raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(classes)}")
+    if positive and len(classes) != 2:
+        raise RecipeError(f"evaluation.positive is for two classes, the data have {len(classes)}; leave it out")
+
+
+def described_groups(column: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The column of the groups and how many every part has, for run.json; nothing where there are none."""
+    if any(part.groups is None for part in parts.values()):
+        return {}
+    return {"group": column, "groups": {name: len(set(part.groups)) for name, part in parts.items()}}
 
 
 def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
@@ -94,7 +99,7 @@ def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
         images = split.array(config.image_size, lambda done, total: progress.update(done), config.fit)
     finally:
         progress.stop()
-    return Part(images, np.asarray(split.labels), list(split.ids))
+    return Part(images, np.asarray(split.labels), list(split.ids), split.groups)
 
 
 def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -106,16 +111,3 @@ def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray
         turn[members] = rng.permutation(len(members))
     # The first of every class, then the second of every class, and so on.
     return np.sort(np.lexsort((rng.random(len(labels)), turn))[:count])
-
-
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of (n, h, w, c) uint8, scaled to 0..1; exact, from histograms."""
-    values = np.arange(256) / 255
-    mean, std = [], []
-    for channel in range(images.shape[-1]):
-        weights = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
-        centre = float(weights @ values)
-        mean.append(round(centre, 6))
-        # A channel without any variation is left as it is.
-        std.append(round(float(weights @ (values - centre) ** 2) ** 0.5, 6) or 1.0)
-    return tuple(mean), tuple(std)

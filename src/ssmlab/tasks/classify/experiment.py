@@ -1,32 +1,33 @@
 """Image classification in a run: one model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 import json
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
 from ssmlab.checkpoints.folder import save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import paired_bootstrap_difference
 from ssmlab.models import create_model
 from ssmlab.reports.run_folder import read_predictions
-from ssmlab.tasks.classify.data import Images, Part
+from ssmlab.tasks.classify.images import Images, Part
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
+from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.costs import costs
+from ssmlab.tasks.shared.differences import class_differences
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.shared.outputs import write_predictions, write_samples
-from ssmlab.training.dataset import BatchedDataset
+from ssmlab.training.dataset import BatchedDataset, StreamDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
 
@@ -67,15 +68,18 @@ def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> C
         mean=mean,
         std=std,
         label_smoothing=config.label_smoothing,
-        class_weights=balanced_weights(data.train.labels, len(data.classes)) if balanced else None,
+        class_weights=balanced_weights(data.class_counts) if balanced else None,
         augment=Augment(**config.augment.model_dump(), fill=mean),
         mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
     )
 
 
-def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[BatchedDataset, BatchedDataset]:
+def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[Dataset, BatchedDataset]:
     """Training and validation part."""
-    return dataset_of(data.train), dataset_of(data.val)
+    if data.stream is None:
+        return dataset_of(data.train), dataset_of(data.val)
+    size = recipe.training_of(model).batch_size
+    return StreamDataset(data.stream.open(), data.stream.items, size, unit="images"), dataset_of(data.val)
 
 
 def dataset_of(part: Part) -> BatchedDataset:
@@ -102,14 +106,13 @@ def predict_part(
 def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify) -> dict[str, float]:
     """Accuracy and loss of the validation part."""
     logits, _ = predict_part(recipe, data, job, network, task, "val", None)
-    records = classification_metrics(logits, data.val.labels, task.classes)
-    return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
+    return {f"val_{name}": value for name, value in task.validation(logits, data.val.labels).items()}
 
 
 def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
-    preprocess = {
+    preprocess: dict[str, Any] = {
         "image_size": recipe.data.image_size,
         "fit": recipe.data.fit,
         "mean": list(task.mean),
@@ -117,13 +120,17 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
         "classes": list(task.classes),
         "channels": 3,
     }
+    logits, _ = predict_part(recipe, data, job, network, task, "val", progress)
+    preprocess[KEY] = calibration_of(logits, data.val.labels, task.classes, config.positive, config.sensitivity)
     save_model(network, job.folder, preprocess)
-    records: Records = {}
-    for name in ("val", "test"):
-        part = getattr(data, name)
-        logits, seconds = predict_part(recipe, data, job, network, task, name, progress)
-        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    how: dict[str, Any] = {"positive": config.positive, "resamples": config.bootstrap}
+    records: Records = {"val": classification_metrics(logits, data.val.labels, task.classes, **how)}
+    part = data.test
+    logits, seconds = predict_part(recipe, data, job, network, task, "test", progress)
+    records["test"] = classification_metrics(
+        logits, part.labels, task.classes, groups=part.groups, calibration=preprocess[KEY], **how
+    )
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
@@ -133,24 +140,16 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
 
 
 def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Record]]:
-    """The difference of every two models' test accuracies, with its paired interval over items and seeds."""
+    """The differences of every two models in accuracy, area under the ROC curve and loss, over items and seeds."""
     correct: dict[str, list] = {}
+    probabilities: dict[str, list] = {}
     for job in jobs:
-        found = read_predictions(job.folder / "predictions.csv").correct
-        correct.setdefault(job.model.label, []).append(found)
-    differences = []
-    for first, second in combinations(correct, 2):
-        a, b = np.stack(correct[first]), np.stack(correct[second])
-        interval = paired_bootstrap_difference(b, a, resamples=recipe.evaluation.bootstrap)
-        record = Record(
-            metric="accuracy_difference",
-            value=interval.value,
-            unit="fraction",
-            n=a.shape[1],
-            spread=(interval.low, interval.high),
-        )
-        differences.append((f"{second} - {first}", record))
-    return differences
+        found = read_predictions(job.folder / "predictions.csv")
+        correct.setdefault(job.model.label, []).append(found.correct)
+        probabilities.setdefault(job.model.label, []).append(found.probabilities)
+    right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
+    labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
+    return class_differences(labels, right, likely, groups=data.test.groups, resamples=resamples)
 
 
 def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:

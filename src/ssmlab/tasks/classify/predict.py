@@ -1,6 +1,6 @@
 """A trained model on new pictures. torch is imported when the first model is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,22 @@ from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.text import csv_text
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.tasks.shared.calibration import by_threshold, check_threshold, probabilities_of, stored_calibration
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Probabilities of all classes for one picture or one sequence of a file.
 
+    Args:
+        label: the class that a threshold says; None: the most likely one.
     Raises:
         ModelError: one is not a number.
     """
 
     file: Path | str
     probabilities: np.ndarray
+    label: int | None = None
 
     def __post_init__(self):
         if not np.isfinite(self.probabilities).all():
@@ -32,8 +36,49 @@ class Prediction:
             )
 
     def ranking(self, classes: tuple[str, ...]) -> list[tuple[str, float]]:
+        """Classes with their probabilities, the predicted one first, then the most likely ones."""
         order = np.argsort(-self.probabilities, kind="stable")
+        if self.label is not None:
+            order = np.array([self.label, *order[order != self.label]])
         return [(classes[i], float(self.probabilities[i])) for i in order]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the logits of a classifier say.
+
+    Args:
+        calibration: see `tasks.shared.calibration`; None: as they are.
+        threshold: whether the class is by its threshold.
+    """
+
+    classes: tuple[str, ...]
+    calibration: Mapping[str, Any] | None = None
+    threshold: bool = False
+
+    @staticmethod
+    def of(
+        about: Mapping[str, Any], classes: tuple[str, ...], model: str, *, calibrated: bool, threshold: bool
+    ) -> "Meaning":
+        """Of a model, by its preprocess.json.
+
+        Raises:
+            UserError: a calibration is asked for that it does not hold, or a threshold of more than two classes.
+        """
+        if not (calibrated or threshold):
+            return Meaning(classes)
+        found = stored_calibration(about, model)
+        if threshold:
+            check_threshold(found, classes)
+        return Meaning(classes, found, threshold)
+
+    def predictions(self, files: Sequence[Path | str], logits: np.ndarray) -> list[Prediction]:
+        """A prediction for every file, of logits (n, classes)."""
+        likely = probabilities_of(logits, self.calibration)
+        said: Sequence[int | None] = [None] * len(files)
+        if self.threshold and self.calibration is not None:
+            said = by_threshold(likely, self.calibration, self.classes).tolist()
+        return [Prediction(*each) for each in zip(files, likely, said, strict=True)]
 
 
 class Classifier:
@@ -43,11 +88,17 @@ class Classifier:
         folder: of the model; or a name of `models.catalogue` or timm/<name>, whose published weights are downloaded
             where they are not on this machine.
         accept_licence: accept their licence, where that is needed.
+        calibrated: probabilities at the temperature that the validation part said.
+        threshold: of two classes the predicted one by the threshold that it said; probabilities are calibrated then.
     Raises:
         ModelError: the folder is incomplete, or the model is no classifier.
+        UserError: it holds no calibration.
     """
 
-    def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
+    def __init__(
+        self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False, calibrated: bool = False,
+        threshold: bool = False,
+    ):  # fmt: skip
         from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
         from ssmlab.tasks.classify.task import Classify
@@ -65,6 +116,7 @@ class Classifier:
             self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
+        self.meaning = Meaning.of(preprocess, self.classes, str(folder), calibrated=calibrated, threshold=threshold)
 
     def classify(self, files: list[Path], batch_size: int = 32) -> Iterator[tuple[list[Prediction], list[str]]]:
         """Predictions and problems, a batch of files at a time."""
@@ -74,7 +126,6 @@ class Classifier:
     def _batch(self, files: list[Path]) -> tuple[list[Prediction], list[str]]:
         import torch
 
-        from ssmlab.tasks.shared.metrics import log_softmax
         from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
@@ -102,8 +153,7 @@ class Classifier:
         images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
         part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
         found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
-        probabilities = np.exp(log_softmax(found.values.astype(np.float64)))
-        return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
+        return self.meaning.predictions(readable, found.values), problems
 
 
 def published_network(name: str, accept_licence: bool):

@@ -20,15 +20,18 @@ from ssmlab.data.check import check_images
 from ssmlab.data.contents import PARTS
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
-from ssmlab.tasks.classify.data import Part
 from ssmlab.tasks.classify.experiment import dataset_of
+from ssmlab.tasks.classify.images import Part
+from ssmlab.tasks.classify.predict import Meaning
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
-from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
+from ssmlab.tasks.shared.calibration import KEY
+from ssmlab.tasks.shared.metrics import RESAMPLES, classification_metrics
 from ssmlab.training.predict import predict as outputs_for
 
 ABOUT = ("classes", "mean", "std", "positive")
+PREDICTING = ("calibrated", "threshold")  # see `tasks.classify.predict.Classifier`
 TRAINING = ("label_smoothing", "class_weights", "augment")
 SOME = 1000  # items that mean and standard deviation are measured on
 
@@ -138,7 +141,7 @@ def prepare(
     if isinstance(weights, str):
         if weights != "balanced":
             raise UserError(f'class_weights must be "balanced" or a factor per class, got {weights!r}')
-        weights = balanced_weights(labels_of(train), len(about["classes"]))
+        weights = balanced_weights(np.bincount(labels_of(train), minlength=len(about["classes"])))
     if isinstance(augment, dict):
         names = [field.name for field in fields(Augment)]
         for name in augment:
@@ -167,8 +170,7 @@ def read(
         recipe, run: of the run that trained the model and its data, where these are meant; else None.
     """
     if recipe is not None:
-        config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
-        return dataset_of(getattr(run, part)), config
+        return dataset_of(getattr(run, part)), own_options(recipe, getattr(run, part), part)
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])
     for warning in check_images(found, fit=about.get("fit", "crop")).warnings:
@@ -228,43 +230,70 @@ def evaluate(
     compute: ComputeConfig,
     batch_size: int,
     progress: Progress,
-    positive: str = "",
+    **options: Any,
 ) -> list[Record]:
-    """Loss, accuracy and its kin with 95 % intervals, of (image, label)."""
-    return class_records(model, task_of(about), data, positive, compute, batch_size, progress)
+    """Loss, accuracy and its kin with 95 % intervals, of (image, label).
+
+    Args:
+        options: of `class_records`.
+    """
+    return class_records(model, task_of(about), data, about, compute, batch_size, progress, **options)
+
+
+def own_options(recipe: Any, part: Any, name: str) -> dict[str, Any]:
+    """How a run measures a part, so that its numbers are those of the run."""
+    config = recipe.evaluation
+    return {
+        "positive": config.positive,
+        "batch_size": config.batch_size,
+        "bootstrap": config.bootstrap,
+        "groups": part.groups if name == "test" else None,
+    }
 
 
 def class_records(
-    model: nn.Module, task: Any, data: Any, positive: str, compute: ComputeConfig, batch_size: int, progress: Progress
-) -> list[Record]:
-    """Loss, accuracy and its kin of a task with classes, whatever its items are."""
+    model: nn.Module, task: Any, data: Any, about: dict[str, Any], compute: ComputeConfig, batch_size: int,
+    progress: Progress, *, positive: str = "", groups: Sequence[str] | None = None, bootstrap: int = RESAMPLES,
+) -> list[Record]:  # fmt: skip
+    """Loss, accuracy and its kin of a task with classes, whatever its items are.
+
+    Args:
+        about: of the model, as preprocess.json has it; with its calibration numbers after that are there too.
+        positive: of two classes. groups: of every item. bootstrap: resamples.
+    """
     batches = Remembered(data, task)
     found = outputs_for(
         model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
     )
-    return classification_metrics(found.values, batches.labels, task.classes, positive=positive)
+    return classification_metrics(
+        found.values, batches.labels, task.classes, positive=positive, groups=groups, calibration=about.get(KEY),
+        resamples=bootstrap,
+    )  # fmt: skip
 
 
 def predict(
     model: nn.Module, inputs: Any, about: dict[str, Any], *, compute: ComputeConfig, batch_size: int, progress: Progress
 ) -> list[ClassPrediction]:
     """A prediction for every image: PIL images, file names, arrays, tensors, or items of a dataset."""
-    return class_predictions(model, task_of(about), images_of(inputs, about), compute, batch_size, progress)
+    return class_predictions(model, task_of(about), images_of(inputs, about), about, compute, batch_size, progress)
 
 
 def class_predictions(
-    model: nn.Module, task: Any, inputs: Iterable[Any], compute: ComputeConfig, batch_size: int, progress: Progress
-) -> list[ClassPrediction]:
-    """A prediction for every input of a task with classes."""
+    model: nn.Module, task: Any, inputs: Iterable[Any], about: dict[str, Any], compute: ComputeConfig, batch_size: int,
+    progress: Progress,
+) -> list[ClassPrediction]:  # fmt: skip
+    """A prediction for every input of a task with classes, calibrated where `about` says so."""
+    asked = {key: bool(about.get(key)) for key in PREDICTING}
+    meaning = Meaning.of(about, tuple(task.classes), name_of(model), **asked)
     items = [(each, 0) for each in inputs]
     found = outputs_for(
         model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
     )
     predictions = []
-    for row in np.exp(log_softmax(found.values.astype(np.float64))):
-        ranking = {task.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
-        label, probability = next(iter(ranking.items()))
-        predictions.append(ClassPrediction(label, probability, ranking))
+    for each in meaning.predictions([str(i) for i in range(len(found.values))], found.values):
+        ranking = each.ranking(task.classes)
+        label, probability = ranking[0]
+        predictions.append(ClassPrediction(label, probability, dict(sorted(ranking, key=lambda pair: -pair[1]))))
     return predictions
 
 

@@ -9,7 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from ssmlab.core.table import Table
 from ssmlab.models.registry import describe
 from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
-from ssmlab.tasks.shared.tables import CompressConfig, ContinualConfig, RobustnessConfig, checked_method
+from ssmlab.tasks.shared.tables import (
+    CompressConfig,
+    ContinualConfig,
+    RobustnessConfig,
+    StreamTable,
+    checked_method,
+)
 from ssmlab.training.config import FitConfig
 
 _BUILDS = {"name", "num_classes", "image_size", "in_chans", "pretrained", "weights"}
@@ -22,7 +28,7 @@ _POLICY = re.compile(
 )
 
 
-class DataConfig(Table):
+class DataConfig(StreamTable):
     """Which images. `path` is a folder, a file or "digits"; the format is found from the content."""
 
     path: str = ""
@@ -135,6 +141,8 @@ class EvaluationConfig(Table):
     """Images of a prediction."""
     positive: str = ""
     """The positive class of two; the second in order where it is not given."""
+    sensitivity: float = Field(0.0, ge=0, lt=1)
+    """Of two classes: the threshold, chosen on the validation part, finds this share; 0: Youden's index chooses it."""
     throughput_batch: int = Field(32, ge=1)
     """Images of a batch when the speed is measured."""
     throughput_repeats: int = Field(10, ge=1)
@@ -152,7 +160,8 @@ class Recipe(AnyRecipe):
 
     adapts: ClassVar[bool] = True
     forms: ClassVar[str] = (
-        "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, CIFAR, ImageNet, or digits"
+        "an MHIST folder, class folders or a zip of them, a MedMNIST .npz, CIFAR, ImageNet, tar shards, Parquet, "
+        "a data set of Hugging Face (its folder, or hf://datasets/NAME), or digits"
     )
 
     task: Literal["classify"] = "classify"

@@ -1,5 +1,6 @@
 """Image classification: batches of uint8 images to a loss, and logits to numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,7 +79,8 @@ class Classify:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats (a scalar) and the logits (b, classes) of a batch {"images", "labels"}.
 
-        A model in evaluation mode gets plain cross-entropy, comparable between recipes: no smoothing, no weights.
+        A model in evaluation mode gets plain cross-entropy, comparable between recipes: no smoothing, no weights. Of a
+        piece of a step, whose sums are divided by batch["totals"], see `counts`.
         """
         x, labels = self.prepare(batch["images"], training=model.training), batch["labels"]
         if not model.training:
@@ -92,8 +94,17 @@ class Classify:
         weight = None
         if self.class_weights is not None:
             weight = torch.tensor(self.class_weights, device=logits.device)
-        loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
-        return loss, logits
+        how: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing}
+        if "totals" in batch:
+            return F.cross_entropy(logits, labels, reduction="sum", **how) / batch["totals"][0], logits
+        return F.cross_entropy(logits, labels, **how), logits
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss in training is a mean over: images, or the weights of their classes."""
+        labels = batch["labels"]
+        if self.class_weights is None or self.mix is not None:
+            return torch.tensor([len(labels)])
+        return torch.tensor(self.class_weights, device=labels.device)[labels].sum(0, keepdim=True)
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The logits (b, classes) of a batch, whose labels are not read."""
@@ -125,8 +136,8 @@ def image_tensor(image: Any) -> Tensor:
     return image_tensor(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
 
 
-def balanced_weights(labels, classes: int) -> tuple[float, ...]:
+def balanced_weights(counts: Sequence[int] | np.ndarray) -> tuple[float, ...]:
     """Weights inversely proportional to the frequency of each class, n / (classes * count); absent classes get 0."""
-    counts = torch.bincount(torch.as_tensor(labels), minlength=classes).double()
-    weights = torch.where(counts > 0, counts.sum() / (classes * counts.clamp(min=1)), 0.0)
+    found = np.asarray(counts, np.float64)
+    weights = np.where(found > 0, found.sum() / (len(found) * found.clip(min=1)), 0.0)
     return tuple(weights.tolist())

@@ -12,18 +12,19 @@ from ssmlab.data.sequences.fasta import BASES
 from ssmlab.data.sequences.reader import Labelled, open_labelled
 from ssmlab.data.sequences.wav import LEVELS
 from ssmlab.data.splits import split_hash
-from ssmlab.tasks.classify.data import spread_over_classes
-from ssmlab.tasks.language.data import PARTS, encoded, tokenizer_of
+from ssmlab.tasks.classify.data import described_groups, spread_over_classes
+from ssmlab.tasks.language.texts import PARTS, encoded, tokenizer_of
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
 
 @dataclass(frozen=True)
 class SequencePart:
-    """Tokens of every sequence, labels (n,) and stable ids."""
+    """Tokens of every sequence, labels (n,), stable ids, and groups where a column says them."""
 
     tokens: list[np.ndarray]
     labels: np.ndarray
     ids: list[str]
+    groups: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         chosen = np.array(held[name])
         if config.limit and config.limit < len(chosen):
             chosen = chosen[spread_over_classes(numbers[chosen], config.limit, config.split_seed)]
-        parts[name] = SequencePart([tokens[i] for i in chosen], numbers[chosen], [items[i].id for i in chosen])
+        groups = [items[i].group or "" for i in chosen] if config.group else None
+        parts[name] = SequencePart([tokens[i] for i in chosen], numbers[chosen], [items[i].id for i in chosen], groups)
     lengths = np.array([len(found) for found in tokens])
     cut = int((lengths > config.length).sum())
     if cut:
@@ -100,6 +102,7 @@ def load_labelled(recipe: AnyRecipe, progress: Progress | None = None) -> Sequen
         "row": f"at most {config.length:,} tokens; sequences have {lengths.min():,} to {lengths.max():,}",
         "split_hash": split_hash({name: [content_id(items[i].id, tokens[i]) for i in held[name]] for name in PARTS}),
         "notes": notes,
+        **described_groups(config.group, parts),
         "copies": data.copies,
     }
     return Sequences(classes=classes, vocab_size=size, tokenizer=tokenizer, rate=data.rate, describe=describe, **parts)

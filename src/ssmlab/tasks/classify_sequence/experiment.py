@@ -18,6 +18,7 @@ from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.language.experiment import build_language_model, copy_tokenizer
 from ssmlab.tasks.language.recipe import SequenceModel
 from ssmlab.tasks.language.rows import token_costs
+from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
@@ -81,7 +82,7 @@ def measure(
 ) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
-    preprocess = {
+    preprocess: dict[str, Any] = {
         "kind": recipe.data.kind,
         "tokenizer": data.tokenizer,
         "length": recipe.data.length,
@@ -89,14 +90,18 @@ def measure(
         "encoding": recipe.data.encoding,
         "classes": list(data.classes),
     }
+    logits, _ = predict_part(recipe, data, job, network, "val", progress)
+    preprocess[KEY] = calibration_of(logits, data.val.labels, task.classes, config.positive, config.sensitivity)
     save_model(network, job.folder, preprocess)
     copy_tokenizer(data.tokenizer, job.folder)
-    records: Records = {}
-    for name in ("val", "test"):
-        part = getattr(data, name)
-        logits, seconds = predict_part(recipe, data, job, network, name, progress)
-        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    how: dict[str, Any] = {"positive": config.positive, "resamples": config.bootstrap}
+    records: Records = {"val": classification_metrics(logits, data.val.labels, task.classes, **how)}
+    part = data.test
+    logits, seconds = predict_part(recipe, data, job, network, "test", progress)
+    records["test"] = classification_metrics(
+        logits, part.labels, task.classes, groups=part.groups, calibration=preprocess[KEY], **how
+    )
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
     batch = PaddedSequences(part, recipe.data.length).__getitems__(list(range(min(8, len(part.labels)))))
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),

@@ -11,17 +11,20 @@ from ssmlab.data.sequences.unlabelled import Reader
 from ssmlab.data.text.documents import Document
 from ssmlab.data.text.encoding import UTF8
 from ssmlab.data.text.tokenizers import BaseTokenizer, find_tokenizer
-from ssmlab.tasks.classify.predict import Prediction
+from ssmlab.tasks.classify.predict import Meaning, Prediction
 
 
 class SequenceInference:
     """A classifier that a run saved, with all that sequences went through in its training.
 
+    Args:
+        calibrated, threshold: see `tasks.classify.predict.Classifier`.
     Raises:
         ModelError: the folder is incomplete.
+        UserError: it holds no calibration.
     """
 
-    def __init__(self, folder: Path, device: str = "auto"):
+    def __init__(self, folder: Path, device: str = "auto", *, calibrated: bool = False, threshold: bool = False):
         from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
 
@@ -37,6 +40,7 @@ class SequenceInference:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         if len(self.classes) != network.head.out_features:
             raise ModelError(f"{folder} names {len(self.classes)} classes and has {network.head.out_features} outputs")
+        self.meaning = Meaning.of(preprocess, self.classes, str(folder), calibrated=calibrated, threshold=threshold)
         self.notes: list[str] = []
         self._encode: Callable = list
         self.decode: Callable[[list[int]], str] | None = BaseTokenizer().decode if self.kind == "dna" else None
@@ -80,7 +84,6 @@ class SequenceInference:
         from ssmlab.tasks.classify_sequence.data import SequencePart
         from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
         from ssmlab.tasks.classify_sequence.task import ClassifySequences
-        from ssmlab.tasks.shared.metrics import log_softmax
         from ssmlab.training.predict import predict
 
         if not documents:
@@ -96,5 +99,4 @@ class SequenceInference:
             title="classifying",
             progress=progress,
         )
-        probabilities = np.exp(log_softmax(logits.astype(np.float64)))
-        return [Prediction(id, row) for id, row in zip(ids, probabilities, strict=True)]
+        return self.meaning.predictions(ids, logits)

@@ -14,14 +14,22 @@ from ssmlab.core.record import Record
 from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, find_tokenizer, load_tokenizer
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
-from ssmlab.tasks.classify.python import ClassPrediction, check_classes, class_predictions, class_records, parts_named
+from ssmlab.tasks.classify.python import (
+    ClassPrediction,
+    check_classes,
+    class_predictions,
+    class_records,
+    own_options,
+    parts_named,
+)
 from ssmlab.tasks.classify_sequence.data import SequencePart
 from ssmlab.tasks.classify_sequence.experiment import PaddedSequences
 from ssmlab.tasks.classify_sequence.task import ClassifySequences
 from ssmlab.tasks.items import attribute, changed, labels_of, name_of, outputs_of, pair, some_items
-from ssmlab.tasks.language.data import encoded
+from ssmlab.tasks.language.texts import encoded
 
 ABOUT = ("classes", "tokenizer", "length", "positive")
+PREDICTING = ("calibrated", "threshold")  # see `tasks.classify.predict.Classifier`
 TRAINING = ("pool",)
 LENGTH = 1024  # sequences are cut after so many tokens, where nothing else is given
 
@@ -92,8 +100,8 @@ def read(
         recipe, run: of the run that trained the model and its data, where these are meant; else None.
     """
     if recipe is not None:
-        config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
-        return PaddedSequences(getattr(run, part), recipe.data.length), config
+        own = getattr(run, part)
+        return PaddedSequences(own, recipe.data.length), own_options(recipe, own, part)
     found = open_labelled(str(path), about["kind"], val_fraction=0.1, seed=0, rate=int(about.get("rate") or 0))
     check_classes(path, found.classes, about["classes"])
     size = 1 << 31 if about["kind"] != "text" else 1 << 62
@@ -113,14 +121,18 @@ def evaluate(
     compute: ComputeConfig,
     batch_size: int,
     progress: Progress,
-    positive: str = "",
+    **options: Any,
 ) -> list[Record]:
-    """Loss, accuracy and its kin with 95 % intervals, of (text or tokens, label)."""
+    """Loss, accuracy and its kin with 95 % intervals, of (text or tokens, label).
+
+    Args:
+        options: of `class_records`.
+    """
     task = ClassifySequences(classes=tuple(about["classes"]))
     if not isinstance(data, PaddedSequences):
         tokens = _tokens(about, model.config.vocab_size)
         data = changed(data, lambda item: _changed(item, tokens))
-    return class_records(model, task, data, positive, compute, batch_size, progress)
+    return class_records(model, task, data, about, compute, batch_size, progress, **options)
 
 
 def predict(
@@ -129,4 +141,4 @@ def predict(
     """A prediction for every text or sequence of tokens."""
     task, tokens = ClassifySequences(classes=tuple(about["classes"])), _tokens(about, model.config.vocab_size)
     rows = (tokens(row[0] if isinstance(row, tuple) else row) for row in inputs)
-    return class_predictions(model, task, rows, compute, batch_size, progress)
+    return class_predictions(model, task, rows, about, compute, batch_size, progress)

@@ -1,6 +1,17 @@
 """What reports say of classifications of sequences."""
 
+from ssmlab.reports import calibration, class_tables
 from ssmlab.reports.task_report import TaskReport
-from ssmlab.tasks.shared.measures import CLASSIFICATION, FORGETTING, LOSS
+from ssmlab.tasks.shared.measures import CLASS_LOSS, CLASSIFICATION, COMPARED, FORGETTING, LABEL_AUC
 
-REPORT = TaskReport(items=("sequence", "sequences"), measures=(*CLASSIFICATION, LOSS, *FORGETTING))
+REPORT = TaskReport(
+    items=("sequence", "sequences"),
+    primary=(LABEL_AUC,),
+    measures=(*CLASSIFICATION, CLASS_LOSS, *FORGETTING),
+    compared=COMPARED,
+    plots=(calibration.plots,),
+    sections=(
+        ("calibration", "Calibration", calibration.section),
+        ("class-intervals", "Per class, with intervals", class_tables.section),
+    ),
+)

@@ -28,7 +28,13 @@ class ClassifySequences:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss in nats and the logits (b, classes) of {"tokens" (b, l), "mask" (b, l) or none, "labels" (b,)}."""
         logits = self.outputs(model, batch)
+        if "totals" in batch:
+            return F.cross_entropy(logits, batch["labels"], reduction="sum") / batch["totals"][0], logits
         return F.cross_entropy(logits, batch["labels"]), logits
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is a mean over: sequences."""
+        return torch.tensor([len(batch["labels"])])
 
     def collate(self, items: list[Any]) -> dict[str, Tensor]:
         """A batch of (tokens, label), or of {"tokens", "labels"}, with a mask where the lengths differ."""

@@ -138,7 +138,8 @@ def open_network(
     import torch
 
     from ssmlab.checkpoints.files import load_language_model
-    from ssmlab.checkpoints.hybrids import is_hybrid, load_hybrid
+    from ssmlab.checkpoints.find import is_hybrid
+    from ssmlab.checkpoints.hybrids import load_hybrid
     from ssmlab.nn import quantize_linear_
 
     kind = None if dtype in (None, INT8) else getattr(torch, dtype)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.checkpoints.files import save_language_model
-from ssmlab.core.errors import DataError
+from ssmlab.checkpoints.find import is_hybrid
+from ssmlab.core.errors import DataError, UserError
 from ssmlab.data.text.chat_template import FILE, as_jinja, find_template
 from ssmlab.data.text.jsonl import question_tokens
 from ssmlab.data.text.tokenizers import JsonTokenizer, find_ends, find_special, find_tokenizer, tokenizer_files
@@ -31,6 +32,10 @@ def convert(model: str, output: Path, options: ConvertOptions, *, note: Note = l
         ModelError, DataError: a part is missing, or the layout has no such model.
     """
     folder = find_writer(model, note) if Path(model).exists() else None
+    if folder is not None and is_hybrid(folder):
+        raise UserError(
+            f"{folder} is in transformers' layout already, and no other holds such a model; copy the folder"
+        )
     network = open_network(model if folder is None else str(folder), options.dtype, note=note)
     if folder is None:
         save_language_model(network, output, layout=options.to)

@@ -21,45 +21,24 @@ from ssmlab.data.text.chat_template import ChatTemplate, chat_document, find_tem
 from ssmlab.data.text.documents import Document, divide, left_out, read_texts
 from ssmlab.data.text.jsonl import chat_tokens, read_chats
 from ssmlab.data.text.packing import Rows, pack, pack_alone, pack_streams, pack_whole
-from ssmlab.data.text.tokenizers import BYTES, Tokenizer, find_tokenizer, load_tokenizer
-from ssmlab.models.catalogue import find_weights, is_repository
-from ssmlab.models.download import local_folder
+from ssmlab.data.text.tokenizers import BYTES, Tokenizer
 from ssmlab.models.registry import kind_of
-from ssmlab.tasks.language.new_tokens import with_new_tokens
+from ssmlab.tasks.language.streaming import in_stream, stream_texts
+from ssmlab.tasks.language.texts import (
+    PARTS,
+    UNITS,
+    Texts,
+    chance_of,
+    encoded,
+    separator_of,
+    start_folders,
+    tokenizer_of,
+)
 from ssmlab.tasks.shared.recipe import AnyRecipe
 
-PARTS = ("train", "val", "test")
 GENERATED = "generated"
-UNITS = {"text": "byte", "chat": "byte", "dna": "base", "audio": "sample"}
 NOUNS = {"text": "texts", "chat": "chats", "dna": "sequences", "audio": "sounds"}
 UNKNOWN = BASES.index("N")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """All parts of a run's data.
-
-    Args:
-        rows: by part.
-        vocab_size: numbers of tokens are below it, the separator of documents included.
-        separator_id: that token.
-        unit: what bits are counted by: "byte", "base" or "sample".
-        units: by part, how many of them are predicted.
-        tokenizer: the file or folder that it came from, "bytes", or "" where tokens are no text.
-        describe: what run.json says about the data.
-        template: of chats, the form of a message by role, or the tokenizer's own template; None for other data.
-        rate: samples per second of sounds, else 0.
-    """
-
-    rows: dict[str, Rows]
-    vocab_size: int
-    separator_id: int
-    unit: str
-    units: dict[str, int]
-    tokenizer: str
-    describe: dict
-    template: dict[str, str] | ChatTemplate | None = None
-    rate: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +64,8 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
     """
     config, progress = recipe.data, progress or Progress()
     _check_models(recipe)
+    if in_stream(recipe):
+        return stream_texts(recipe, progress)
     progress.say(f"reading {config.path}")
     source = {"text": _text, "dna": _dna, "audio": _audio, "chat": _chat}[config.kind](recipe)
     rows, notes = {}, [*source.notes, *left_out(config.path, config.kind)]
@@ -125,30 +106,16 @@ def load_texts(recipe: AnyRecipe, progress: Progress | None = None) -> Texts:
         "split_hash": split_hash(ids),
         "notes": notes + warnings,
         "copies": copies,
-        "chance": _chance(rows, f"bits_per_{UNITS[config.kind]}", units, counts),
+        "chance": chance_of(rows, f"bits_per_{UNITS[config.kind]}", units, counts),
     }
     return Texts(
-        rows=rows,
-        vocab_size=describe["vocabulary"],
-        separator_id=source.separator_id,
-        unit=UNITS[config.kind],
-        units=units,
-        tokenizer=source.tokenizer,
-        describe=describe,
-        template=source.template, rate=source.rate,
+        rows=rows, vocab_size=describe["vocabulary"], separator_id=source.separator_id, unit=UNITS[config.kind],
+        units=units, tokenizer=source.tokenizer, describe=describe, template=source.template, rate=source.rate,
     )  # fmt: skip
 
 
-def _chance(rows: dict[str, Rows], metric: str, units: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
-    """What a model reaches on the test part that knows nothing but how frequent tokens are in the training part."""
-    train, test = (labels[labels >= 0] for labels in (rows["train"].labels(), rows["test"].labels()))
-    seen = np.bincount(train, minlength=int(max(train.max(), test.max())) + 1) + 1.0  # one more, for the unseen
-    bits = float(-np.log2(seen / seen.sum())[test].mean()) * counts["test"] / units["test"]
-    return {"metric": metric, "value": bits, "of": "the frequencies of tokens alone"}
-
-
 def _check_models(recipe: Any) -> None:
-    folders = _folders(recipe)
+    folders = start_folders(recipe)
     if recipe.model and not (folders[0] / "config.json").is_file():
         folder, form = folders[0], "give the folder of a language model, or a published name such as"
         problem = "no config.json there"
@@ -191,24 +158,6 @@ def _units(source: _Source, rows: dict[str, Rows], counts: dict[str, int]) -> di
     }
 
 
-def tokenizer_of(recipe: AnyRecipe) -> tuple[Tokenizer, str]:
-    """The tokenizer that a recipe names, else that of the weights that it starts from, else bytes; and its source."""
-    named = recipe.data.tokenizer
-    folders = _folders(recipe)
-    if named or not folders:
-        found = load_tokenizer(named or BYTES)
-        return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
-    config = json.loads((folders[0] / "config.json").read_text("utf-8"))
-    size = (config.get("config") or config).get("vocab_size", 0)
-    found = find_tokenizer(folders[0], size)
-    return with_new_tokens(recipe, found, str(getattr(found, "path", BYTES)))
-
-
-def separator_of(tokenizer: Tokenizer) -> int:
-    """The token between documents: the tokenizer's own end, or one more than it has."""
-    return tokenizer.size if tokenizer.eos is None else tokenizer.eos
-
-
 def _text(recipe: AnyRecipe) -> _Source:
     config = recipe.data
     tokenizer, name = tokenizer_of(recipe)
@@ -225,13 +174,6 @@ def _text(recipe: AnyRecipe) -> _Source:
             for part, found in parts.items()
         }
     return _Source(parts, tokenizer.size, separator_of(tokenizer), name, [how], keys, units)
-
-
-def encoded(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
-    """Tokens of a text; bytes without a detour over lists."""
-    if name == BYTES:
-        return np.frombuffer(text.encode("utf-8"), np.uint8)
-    return np.array(tokenizer.encode(text), np.int32)
 
 
 def _dna(recipe: AnyRecipe) -> _Source:
@@ -286,7 +228,9 @@ def _chat(recipe: AnyRecipe) -> _Source:
     if isinstance(template, ChatTemplate):
         notes.append(f"messages are written by the model's own chat template, {template.source}")
     elif template != config.template.model_dump():
-        notes.append(f"messages are written as the model was trained on them, by {_folders(recipe)[0]}/preprocess.json")
+        notes.append(
+            f"messages are written as the model was trained on them, by {start_folders(recipe)[0]}/preprocess.json"
+        )
     return _Source(parts, tokenizer.size, separator_id, name, notes, keys, template=template)
 
 
@@ -295,7 +239,7 @@ def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatT
     own = recipe.data.template
     if recipe.data.chat_template == "recipe" or own != type(own)():
         return own.model_dump()
-    folders = _folders(recipe)[:1]
+    folders = start_folders(recipe)[:1]
     for folder in folders:
         file = folder / "preprocess.json"
         known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
@@ -304,15 +248,6 @@ def _template(recipe: AnyRecipe, tokenizer: Tokenizer) -> dict[str, str] | ChatT
     path = getattr(tokenizer, "path", None)
     found = find_template(([] if path is None else [Path(path).parent]) + folders)
     return own.model_dump() if found is None else found
-
-
-def _folders(recipe: Any) -> list[Path]:
-    """The folders that the recipe's models start from, of published names as they are on this machine."""
-    starts = (model.name if model.pretrained else model.weights for model in recipe.models)
-    return [
-        local_folder(start) if find_weights(start) is not None or is_repository(start) else Path(start)
-        for start in (getattr(recipe, "model", ""), *starts) if start
-    ]  # fmt: skip
 
 
 def _divided(documents: list[Document], config: Any, keys: dict[str, Keys], characters: bool = False):

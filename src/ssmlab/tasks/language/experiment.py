@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ssmlab.checkpoints.files import load_language_model, save_language_model
@@ -15,20 +16,21 @@ from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.core.files import write_atomically, write_json
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.data.stream.texts import joined
 from ssmlab.data.text import chat_template
 from ssmlab.data.text.chat_template import ChatTemplate
 from ssmlab.data.text.packing import Rows
 from ssmlab.data.text.tokenizer_files import VOCABULARY, merged
 from ssmlab.data.text.tokenizers import FILES
 from ssmlab.models import create_model
-from ssmlab.tasks.language.data import Texts
 from ssmlab.tasks.language.new_tokens import base_vocabulary
 from ssmlab.tasks.language.recipe import LanguageRecipe, SequenceModel
 from ssmlab.tasks.language.rows import FILE, row_differences, row_metrics, token_costs, write_rows
 from ssmlab.tasks.language.task import IGNORE, Language
+from ssmlab.tasks.language.texts import Texts
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
 from ssmlab.tasks.shared.job import Job
-from ssmlab.training.dataset import BatchedDataset
+from ssmlab.training.dataset import BatchedDataset, StreamDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
 
@@ -76,9 +78,18 @@ def task_of_part(recipe: LanguageRecipe, data: Texts, part: str, model: Sequence
     )
 
 
-def parts(recipe: LanguageRecipe, data: Texts, model: Any = None) -> tuple[BatchedDataset, BatchedDataset]:
+def parts(recipe: LanguageRecipe, data: Texts, model: Any = None) -> tuple[Dataset, BatchedDataset]:
     """Training and validation part."""
-    return dataset_of(data.rows["train"]), dataset_of(data.rows["val"])
+    val = dataset_of(data.rows["val"])
+    if data.train is None:
+        return dataset_of(data.rows["train"]), val
+    size = recipe.training_of(model).batch_size if model else recipe.training.batch_size
+    return StreamDataset(data.train.open(), data.train.items, size, batch_of_rows, "rows"), val
+
+
+def batch_of_rows(rows: list[Rows]) -> dict[str, torch.Tensor]:
+    """Single rows as a batch."""
+    return dataset_of(joined(rows)).__getitems__(list(range(len(rows))))
 
 
 def dataset_of(rows: Rows) -> BatchedDataset:

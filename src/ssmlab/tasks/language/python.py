@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ssmlab.checkpoints.hybrids import Hybrid
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.core.progress import Progress
@@ -24,10 +25,11 @@ from ssmlab.data.text.tokenizers import BYTES, ByteTokenizer, Tokenizer, find_en
 from ssmlab.generation.generate import Generated
 from ssmlab.generation.generate import generate as continuations
 from ssmlab.tasks.items import name_of, some_items
-from ssmlab.tasks.language.data import UNITS, UNKNOWN, Texts, encoded, separator_of
+from ssmlab.tasks.language.data import UNKNOWN
 from ssmlab.tasks.language.experiment import dataset_of
 from ssmlab.tasks.language.rows import row_metrics
 from ssmlab.tasks.language.task import COUNT, NLL, Language
+from ssmlab.tasks.language.texts import UNITS, Texts, encoded, separator_of
 from ssmlab.training.predict import predict as outputs_for
 
 ABOUT = ("tokenizer", "length", "stride", "documents", "tokens_per_unit", "bootstrap")
@@ -99,6 +101,8 @@ def prepare(
         train, val: a text, a list of texts, or a dataset of sequences of tokens.
         given: tokenizer, "bytes", a file, a folder or an object with `encode`; length of a row in tokens.
     """
+    if isinstance(model, Hybrid):
+        raise UserError(f"{type(model.network).__name__} writes and is measured here; transformers trains it")
     about = dict(getattr(model, "preprocess_config", {}))
     length = int(given.get("length") or about.get("length") or LENGTH)
     if not _are_texts(train):

@@ -11,7 +11,7 @@ from ssmlab.core.text import did_you_mean
 from ssmlab.models.catalogue import find_weights, is_repository
 from ssmlab.models.registry import describe, kind_of, list_models
 from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
-from ssmlab.tasks.shared.tables import ContinualConfig, checked_method
+from ssmlab.tasks.shared.tables import ContinualConfig, StreamTable, checked_method
 from ssmlab.training.config import FitConfig
 
 KINDS = {"text": "bytes", "dna": "bases", "audio": "samples"}  # what a token is, where no tokenizer says otherwise
@@ -93,6 +93,8 @@ class SequenceEvaluation(Table):
     """Rows of a prediction."""
     positive: str = ""
     """The positive class of two; the second in order where it is not given."""
+    sensitivity: float = Field(0.0, ge=0, lt=1)
+    """Of two classes: the threshold, chosen on the validation part, finds this share; 0: Youden's index chooses it."""
     throughput_batch: int = Field(8, ge=1)
     """Rows of a batch when the speed is measured."""
     throughput_repeats: int = Field(5, ge=1)
@@ -119,7 +121,7 @@ class Template(Table):
         return self
 
 
-class LanguageData(Table):
+class LanguageData(StreamTable):
     """Which texts, bases or sounds. A token is a byte, a base, a sample of 8 bits, or what the tokenizer makes."""
 
     path: str = ""
@@ -181,4 +183,10 @@ class LanguageRecipe(SequenceRecipe):
             raise ValueError("training.carry_state is for streams; the messages of a chat are apart")
         if self.training.carry_state and not self.data.packing:
             raise ValueError("training.carry_state needs rows that continue each other; leave data.packing=true")
+        if self.data.stream is True and (self.training.carry_state or not self.data.packing):
+            raise ValueError(
+                "data.stream=true shuffles packed rows; leave training.carry_state and data.packing as they are"
+            )
+        if self.data.stream is True and self.data.kind != "text":
+            raise ValueError(f"data.stream=true is for texts and tokens; {self.data.kind} is read before training")
         return self

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from contextlib import nullcontext
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import nn
 from ssmlab.core.device import ComputeConfig
 from ssmlab.core.files import write_atomically
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import ratio_difference, ratio_interval, wilson
+from ssmlab.core.statistics import score_interval, statistics_of, wilson
 from ssmlab.profiling import count_flops, count_parameters, images_per_second
 from ssmlab.tasks.language.task import CORRECT, COUNT, NLL
+from ssmlab.tasks.shared.differences import difference_records, wilcoxon_records
 from ssmlab.training.predict import autocast
 
 FILE = "rows.csv"
@@ -39,7 +39,7 @@ def read_rows(path: Path) -> np.ndarray:
 
 
 def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
-    """The task's numbers of a part; the primary one with its bootstrap interval over rows."""
+    """The task's numbers of a part; the primary one with its interval over rows."""
     values = task.validation(sums)
     n = int(sums[:, COUNT].sum())
     units = {"loss": "nats", "perplexity": None, "token_accuracy": "fraction", "accuracy": "fraction"}
@@ -55,16 +55,17 @@ def row_metrics(task: Any, sums: np.ndarray, resamples: int) -> list[Record]:
 
 
 def _interval(sums: np.ndarray, column: int, scale: float, resamples: int) -> tuple[float, float]:
-    """The 95 % interval of a number: by the bootstrap over rows, but Wilson's where rows are wholly right or wrong.
+    """The 95 % interval of a number: by drawing rows, but Wilson's where rows are wholly right or wrong.
 
-    Rows that are all correct, or all wrong, say nothing to the bootstrap, whose interval has no width then.
+    Rows that are all correct, or all wrong, say nothing where they are drawn: the interval has no width then.
     """
     count, correct = sums[:, COUNT], sums[:, CORRECT]
     if column == CORRECT and (count == 1).all():
         return wilson(round(correct.sum()), len(sums))
     if column == CORRECT and (correct.sum() in (0, count.sum())):
         return wilson(len(sums) if correct.any() else 0, len(sums))
-    _, low, high = ratio_interval(scale * sums[:, column], count, resamples=resamples)
+    bounds = (0.0, 1.0 if column == CORRECT else math.inf)
+    _, low, high = score_interval(statistics_of(scale * sums[:, column], count), resamples=resamples, bounds=bounds)
     return low, high
 
 
@@ -76,25 +77,22 @@ def primary_column(task: Any) -> tuple[int, float]:
 
 
 def row_differences(jobs: list[Any], task: Any, resamples: int) -> list[tuple[str, Record]]:
-    """The difference of every two models in the primary metric, with its paired interval over rows and seeds."""
+    """The difference of every two models in the primary metric over rows and seeds, with p-values.
+
+    Of bits Wilcoxon's test of the rows' means is there too.
+    """
     found: dict[str, list[np.ndarray]] = {}
     for job in jobs:
         found.setdefault(job.model.label, []).append(read_rows(job.folder / FILE))
     column, scale = primary_column(task)
-    differences = []
-    for first, second in combinations(found, 2):
-        a, b = np.stack(found[first]), np.stack(found[second])
-        a, b = (rows[:, a[0, :, COUNT] > 0] for rows in (a, b))
-        interval = ratio_difference(scale * b[..., column], scale * a[..., column], a[0, :, COUNT], resamples=resamples)
-        record = Record(
-            metric=f"{task.primary_metric}_difference",
-            value=interval.value,
-            unit="fraction" if task.primary_metric == "accuracy" else "bits",
-            n=a.shape[1],
-            spread=(interval.low, interval.high),
-        )
-        differences.append((f"{second} - {first}", record))
-    return differences
+    models, means = {}, {}
+    for label, rows in found.items():
+        some = np.stack([each[each[:, COUNT] > 0] for each in rows])
+        models[label] = statistics_of(scale * some[..., column], some[0, :, COUNT])
+        means[label] = scale * some[..., column] / some[..., COUNT]
+    unit = "fraction" if task.primary_metric == "accuracy" else "bits"
+    records = difference_records(task.primary_metric, models, unit=unit, resamples=resamples)
+    return records + (wilcoxon_records(task.primary_metric, means) if column == NLL else [])
 
 
 def token_costs(network: nn.Module, tokens: torch.Tensor, config: Any, compute: ComputeConfig) -> list[Record]:

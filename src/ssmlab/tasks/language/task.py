@@ -59,7 +59,11 @@ class Language:
         logits, after = model(batch["tokens"], state, seq_idx=batch.get("seq_idx"))
         if self.stateful:
             self.states[model.training] = tree_map(lambda tensor: tensor.detach(), after)
-        return token_loss(logits, batch["labels"])
+        return token_loss(logits, batch["labels"], batch.get("totals"))
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is a mean over: predicted tokens."""
+        return (batch["labels"] != IGNORE).sum()[None]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The sums (b, 3) of every row."""
@@ -103,15 +107,16 @@ def collate_tokens(items: list[Any]) -> dict[str, Tensor]:
     }
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def token_loss(logits: Tensor, labels: Tensor, totals: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats over the labels that are not -100, and every row's sums (b, 3).
 
     Args:
         logits: (b, l, v). labels: (b, l), int64.
+        totals: (1,), by which the sum is divided instead of by the number of these labels.
     """
     nll = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
     counted = labels != IGNORE
     with torch.no_grad():
         correct = (logits.argmax(-1) == labels).float().sum(1)
         sums = torch.stack([nll.detach().sum(1), counted.float().sum(1), correct], 1)
-    return nll.sum() / counted.sum().clamp(min=1), sums
+    return nll.sum() / (counted.sum().clamp(min=1) if totals is None else totals[0]), sums

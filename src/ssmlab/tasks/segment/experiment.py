@@ -33,6 +33,7 @@ from ssmlab.tasks.segment.timeline import Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
 from ssmlab.tasks.shared.job import Job
+from ssmlab.training.distributed import whole_state
 from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.parameters import freeze
 from ssmlab.training.resume import contiguous
@@ -151,7 +152,7 @@ def train_timed(
     def begins(step: int) -> None:
         if step:
             (folder / SNAPSHOTS).mkdir(exist_ok=True)
-            write_tensors(folder / SNAPSHOTS / f"{step}.safetensors", contiguous(network.state_dict()))
+            write_tensors(folder / SNAPSHOTS / f"{step}.safetensors", contiguous(whole_state(network)))
         timeline.save()
         timeline.begin()
 
@@ -274,7 +275,7 @@ def times_of(recipe: SegmentationRecipe, data: Masks, job: Job) -> list[Record]:
 def compare(recipe: SegmentationRecipe, data: Masks, jobs: list[Job]) -> list[tuple[str, Record]]:
     """The difference of every two models' Dice, at the end and at equal seconds."""
     resamples = recipe.evaluation.bootstrap
-    equal = dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds_difference")
+    equal = dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds")
     return dice_differences(jobs, resamples) + equal
 
 

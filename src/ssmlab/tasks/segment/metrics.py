@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from ssmlab.core.files import write_atomically
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import ratio_difference, ratio_interval
+from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.core.text import csv_text, plain_cell
-from ssmlab.tasks.segment.task import by_image, in_total, per_image
+from ssmlab.tasks.segment.task import by_image, per_image
+from ssmlab.tasks.shared.differences import difference_records, wilcoxon_records
 
 FILE = "images.csv"  # of the test part, in a model's folder
 SHARES = ("dice", "iou", "precision", "recall")
@@ -67,7 +67,7 @@ class ImageTable:
 def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[Record]:
     """Every number: the mean over images, by class and over all classes but the first; and in total, `total_<metric>`.
 
-    Intervals are 95 % percentile intervals of a bootstrap over images.
+    Intervals are of 95 %, over images, see `core.statistics.resampled_interval`.
     """
     units = dict.fromkeys(SHARES, "fraction") | SURFACE | {"hausdorff95": unit}
     records = []
@@ -77,16 +77,22 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
         for class_, column in columns.items():
             known = column[np.isfinite(column)]
             if len(known):
-                mean = ratio_interval(known, np.ones(len(known)), resamples=resamples)
+                bounds = (0.0, np.inf if metric == "hausdorff95" else 1.0)
+                mean = score_interval(statistics_of(known), resamples=resamples, bounds=bounds)
                 records.append(_record(metric, mean, units[metric], len(known), class_))
+    shape = table.counts.shape
     for metric in SHARES:
-        total = in_total(table.counts)[metric]
-        spreads = _total_spreads(table.counts, metric, resamples)
-        known = total[1:][np.isfinite(total[1:])]
-        whole = float(known.mean()) if len(known) else float("nan")
-        for class_, value, spread in zip((None, *table.classes), (whole, *total), spreads, strict=True):
-            if np.isfinite(value):
-                records.append(_record(f"total_{metric}", (value, *spread), "fraction", len(table.ids), class_))
+        for k, class_ in enumerate((None, *table.classes)):
+
+            def in_all(sums: np.ndarray, metric: str = metric, k: int = k) -> np.ndarray:
+                """Of the pixels of drawn images together: the mean over classes but the first, or one class."""
+                values = per_image(sums.reshape(*sums.shape[:-1], shape[1], 3))[metric]
+                return by_image(values) if k == 0 else values[..., k - 1]
+
+            flat = table.counts.reshape(1, shape[0], -1).astype(np.float64)
+            found = score_interval(flat, in_all, resamples=resamples, bounds=(0.0, 1.0))
+            if np.isfinite(found.value):
+                records.append(_record(f"total_{metric}", found, "fraction", len(table.ids), class_))
     return records
 
 
@@ -116,36 +122,23 @@ def _record(metric: str, interval: Sequence[float], unit: str, n: int, class_: s
     return Record(metric=metric, value=float(value), unit=unit, n=n, spread=(float(low), float(high)), class_=class_)
 
 
-def _total_spreads(counts: np.ndarray, metric: str, resamples: int) -> list[tuple[float, float]]:
-    """Of the mean over classes and of every class: images are drawn with replacement, their pixels counted together."""
-    rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=resamples)
-    drawn = np.einsum("ri,ikc->rkc", weights, counts.astype(np.float64))
-    values = per_image(drawn)[metric]
-    columns = [by_image(values), *values.T]
-    found = []
-    for column in columns:
-        known = column[np.isfinite(column)]
-        low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
-        found.append((float(low), float(high)))
-    return found
-
-
 def dice_differences(
-    jobs: Sequence[Any], resamples: int, file: str = FILE, metric: str = "dice_difference"
+    jobs: Sequence[Any], resamples: int, file: str = FILE, metric: str = "dice"
 ) -> list[tuple[str, Record]]:
-    """The difference of every two models' Dice with its paired interval over test images and seeds."""
+    """The difference of every two models' Dice over test images and seeds, with p-values, of Wilcoxon's test too.
+
+    Images of which a model has no Dice are left out for all.
+    """
     found: dict[str, list[np.ndarray]] = {}
     for job in jobs:
         if (job.folder / file).is_file():
             found.setdefault(job.model.label, []).append(ImageTable.read(job.folder / file).dice)
-    differences = []
-    for first, second in combinations(found, 2):
-        a, b = np.stack(found[first]), np.stack(found[second])
-        if a.shape != b.shape:
-            continue
-        known = np.isfinite(a).all(0) & np.isfinite(b).all(0)
-        if known.any():
-            interval = ratio_difference(b[:, known], a[:, known], np.ones(known.sum()), resamples=resamples)
-            differences.append((f"{second} - {first}", _record(metric, interval, "fraction", int(known.sum()), None)))
-    return differences
+    images = max((len(rows[0]) for rows in found.values()), default=0)
+    values = {label: np.stack(rows) for label, rows in found.items() if all(len(row) == images for row in rows)}
+    known = np.all([np.isfinite(rows).all(0) for rows in values.values()], axis=0) if values else np.zeros(0, bool)
+    if len(values) < 2 or not known.any():
+        return []
+    values = {label: rows[:, known] for label, rows in values.items()}
+    stacked = {label: statistics_of(rows) for label, rows in values.items()}
+    records = difference_records(metric, stacked, resamples=resamples, bounds=(-1.0, 1.0))
+    return records + wilcoxon_records(metric, values)

@@ -15,6 +15,7 @@ from ssmlab.tasks.segment.overlays import plane_of
 from ssmlab.tasks.segment.task import Segment, image_sums
 from ssmlab.tasks.shared.dice import IGNORE
 from ssmlab.tasks.shared.surface import surface_distances
+from ssmlab.training.distributed import gather, shared_world
 from ssmlab.training.predict import autocast
 
 
@@ -48,7 +49,7 @@ def predict_part(
     title: str = "",
     progress: Progress | None = None,
 ) -> Predicted:
-    """Predict every image of a part.
+    """Predict every image of a part; within `distributed.sharing` every process its share of them.
 
     Args:
         tolerance: of the surface distance, in the unit of the images' spacing; 0 leaves out everything about outlines.
@@ -61,8 +62,9 @@ def predict_part(
     k = len(task.classes)
     surface = {name: np.full((len(split), k), np.nan) for name in ("surface_dice", "hausdorff95")} if tolerance else {}
     progress.start(title, len(split))
+    world = shared_world()
     try:
-        for i in range(len(split)):
+        for i in range(len(split))[own := world.share(len(split))]:
             sample = split.sample(i)
             begin = time.perf_counter()
             with torch.inference_mode(), autocast(compute):
@@ -79,6 +81,8 @@ def predict_part(
             progress.update(i + 1)
     finally:
         progress.stop()
-    rows = np.stack(sums)
+    parts = gather(world, (sums, marked, {name: values[own] for name, values in surface.items()}))
+    rows, marked = np.stack([row for own, _, _ in parts for row in own]), [one for _, own, _ in parts for one in own]
+    surface = {name: np.concatenate([values[name] for _, _, values in parts]) for name in surface}
     table = ImageTable(split.ids, task.classes, rows[:, :-2].reshape(len(rows), k, 3).astype(np.int64), surface)
     return Predicted(table, task.validation(rows), marked, seconds)

@@ -5,62 +5,25 @@ import json
 from pathlib import Path
 
 from ssmlab.core import formats
-from ssmlab.core.record import Record
 from ssmlab.reports import seconds
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
 from ssmlab.reports.primary_metric import PrimaryMetric, signed
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.seconds import Curve
-from ssmlab.reports.tables import plain_table
-from ssmlab.reports.task_report import QUALITY, Measure, TaskReport
+from ssmlab.reports.task_report import QUALITY, Compared, Measure, TaskReport
 from ssmlab.tasks.shared.measures import FORGETTING, LOSS
 
 CURVES = (
     Curve("loss", "train", "Loss, nats + (1 − Dice)"),
     Curve("dice", "val", "Dice, validation part"),
 )
-DIFFERENCES = {
-    "dice_difference": "at equal iterations",
-    "dice_at_equal_seconds_difference": "at equal seconds",
-}
 _LARGEST_IMAGE = 2_000_000
 
 
 def plots(run: Run) -> list[Plot]:
     """Loss and Dice against seconds."""
     return seconds.plots(run, CURVES, "Pretraining is not counted.")
-
-
-def differences(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    """Every two models' difference in test Dice, at equal iterations and at equal seconds."""
-    last: dict[tuple[str, str], Record] = {}
-    for record in run.records:
-        if record.metric in DIFFERENCES and record.model and record.spread:
-            last[record.model, record.metric] = record
-    if not last:
-        return None
-    pairs = list(dict.fromkeys(pair for pair, _ in last))
-    shown = [metric for metric in DIFFERENCES if any(found == metric for _, found in last)]
-    rows = [(_titled(run, pair), [_difference(last.get((pair, metric))) for metric in shown]) for pair in pairs]
-    note = (
-        "The first model's Dice minus the second's on the same images, with the 95 % interval of a paired bootstrap "
-        "over images and seeds. At equal seconds: with the weights that each had when the fastest model was ready."
-    )
-    heads = [DIFFERENCES[metric] for metric in shown]
-    table = plain_table("Dice, test part", heads, rows, caption=note, class_="wide")
-    return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-
-
-def _difference(record: Record | None) -> str:
-    if record is None or record.spread is None:
-        return formats.UNKNOWN
-    return f"{signed(record.value)} [{signed(record.spread[0])}, {signed(record.spread[1])}]"
-
-
-def _titled(run: Run, pair: str) -> str:
-    first, _, second = pair.partition(" - ")
-    return f"{run.titles.get(first, first)} − {run.titles.get(second, second)}"
 
 
 def overlays(run: Run, drawn: dict[str, Plot]) -> Html | None:
@@ -116,8 +79,12 @@ REPORT = TaskReport(
                 bounded=False),
         *FORGETTING,
     ),
+    compared=(
+        Compared("dice", "Dice at equal iterations", signed),
+        Compared("dice_at_equal_seconds", "Dice at equal seconds: as each was when the fastest was ready", signed),
+    ),
     interval="A class that neither mask of an image has is left out of the image's mean; one that only one of them "
-    "has counts as 0. Intervals are 95 % percentile intervals of a bootstrap over images.",
+    "has counts as 0. Intervals are of 95 %: images are drawn with replacement, corrected for few of them.",
     notes=(
         (
             frozenset({"macs", "images_per_second"}),
@@ -128,7 +95,6 @@ REPORT = TaskReport(
     plots=(plots,),
     sections=(
         ("seconds", "Against seconds", seconds.section),
-        ("differences", "Differences", differences),
         ("overlays", "Marked images", overlays),
     ),
 )  # fmt: skip

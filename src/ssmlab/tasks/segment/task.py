@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.shared.dice import IGNORE, deep_loss, overlaps
+from ssmlab.tasks.shared.dice import IGNORE, deep_counts, deep_loss, overlaps
 from ssmlab.tasks.shared.regrid import Windows, predict_at
 
 
@@ -56,10 +56,16 @@ class Segment:
         outputs = model(batch["images"])
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         if model.training:
-            return deep_loss(outputs, batch["labels"]), logits
+            return deep_loss(outputs, batch["labels"], batch.get("totals")), logits
         probabilities = logits.float().softmax(1)
         sums = torch.stack([image_sums(p, labels) for p, labels in zip(probabilities, batch["labels"], strict=True)])
         return _mean_nats(sums), sums
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss in training is a mean over: images and counted pixels, of every resolution of the network."""
+        labels = batch["labels"]
+        sizes = getattr(model, "scale_sizes", lambda size: [size])(labels.shape[1:])
+        return deep_counts(labels, sizes)
 
     def predict(self, model: nn.Module, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Probabilities (k, *spatial), float32, of a whole image (c, *spatial), on the model's device."""
@@ -154,7 +160,7 @@ def in_total(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def by_image(values: np.ndarray) -> np.ndarray:
     """The mean of every image (images,) over its classes but the first, of values (images, classes); nan: nothing."""
-    return _nanmean(values[:, 1:], 1)
+    return _nanmean(values[..., 1:], -1)
 
 
 def mean_of(values: np.ndarray) -> float:

@@ -49,7 +49,7 @@ def attach(recipe: Any, model: Any, network: nn.Module, task: Any, batch: dict, 
     keep_base(network, config.base, precision)
     options = {name: getattr(config, name) for name in _OPTIONS} | growth(recipe, method, task)
     if config.new_tokens:
-        from ssmlab.tasks.language.data import tokenizer_of
+        from ssmlab.tasks.language.texts import tokenizer_of
 
         grown: Any = tokenizer_of(recipe)[0]
         network.tokenizer_files = grown.files

@@ -13,7 +13,7 @@ IGNORE = 255
 SMOOTH = 1e-5
 
 
-def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def dice_cross_entropy(logits: Tensor, labels: Tensor, totals: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats, plus 1 - Dice of the softmax, the mean over images and all classes but the first.
 
         Dice = (2 sum p t + s) / (sum p + sum t + s),   s = 1e-5
@@ -23,6 +23,7 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (b, k, *spatial). labels: (b, *spatial) integers below k, or 255.
+        totals: (2,), images and counted pixels, by which the sums are divided instead of by those of the labels.
     """
     k, counted = logits.shape[1], labels != IGNORE
     logits, target = logits.float(), torch.where(counted, labels, 0).long()
@@ -31,6 +32,8 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     guess = logits.softmax(1)[:, 1:] * counted[:, None]
     both, either = (guess * truth).flatten(2).sum(-1), (guess + truth).flatten(2).sum(-1)
     dice = (2 * both + SMOOTH) / (either + SMOOTH)
+    if totals is not None:
+        return nll.sum() / totals[1] + (1 - dice).mean(1).sum() / totals[0]
     return nll.sum() / counted.sum().clamp(min=1) + (1 - dice).mean()
 
 
@@ -42,18 +45,26 @@ def scale_weights(scales: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def deep_loss(outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+def deep_counts(labels: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Images and counted pixels of every resolution, (2 scales,): what `deep_loss` is a mean over."""
+    counts = [torch.stack([torch.tensor(len(labels)), (resized(labels, s) != IGNORE).sum().cpu()]) for s in sizes]
+    return torch.cat(counts)
+
+
+def deep_loss(outputs: Tensor | Sequence[Tensor], labels: Tensor, totals: Tensor | None = None) -> Tensor:
     """`dice_cross_entropy` of every resolution, weighted; labels become smaller by their nearest value.
 
     Args:
         outputs: logits (b, k, *spatial), or a list of them, the highest resolution first.
         labels: (b, *spatial) of the highest.
+        totals: (2 scales,), what `deep_counts` gives of all pieces of a step.
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     total = outputs[0].new_zeros((), dtype=torch.float32)
-    for weight, logits in zip(scale_weights(len(outputs)), outputs, strict=True):
+    for i, (weight, logits) in enumerate(zip(scale_weights(len(outputs)), outputs, strict=True)):
         if weight:
-            total = total + weight * dice_cross_entropy(logits, resized(labels, logits.shape[2:]))
+            of_scale = None if totals is None else totals[2 * i : 2 * i + 2]
+            total = total + weight * dice_cross_entropy(logits, resized(labels, logits.shape[2:]), of_scale)
     return total
 
 

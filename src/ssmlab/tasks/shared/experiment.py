@@ -10,15 +10,18 @@ from torch import nn
 from ssmlab.core.device import ComputeConfig, choose_compute
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.core.world import discarding, world_of
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.comparison import PROCESS
 from ssmlab.tasks.shared import adapting, continual
 from ssmlab.tasks.shared.base_task import BaseTask
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.training.curves import curves
 from ssmlab.training.dataset import batch_of
+from ssmlab.training.distributed import rows_of, shared_world
 from ssmlab.training.estimate import estimate_seconds
-from ssmlab.training.fit import FitResult, curves, fit
+from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.parameters import optimizer_groups
 from ssmlab.training.task import Task
 
@@ -107,15 +110,19 @@ def estimate_job(experiment: Experiment, recipe: AnyRecipe, data: Any, job: Job)
         optimizer_groups(network, config)
     part, task = experiment.parts(recipe, data, job.model)[0], experiment.task_of(recipe, data, job.model, network)
     epochs, steps = config.length(len(part))
-    counts = data.describe["counts"]
+    counts, processes = data.describe["counts"], world_of().size
+    if processes > 1 and config.sharding == "full":
+        return 0.0  # a device may have no room for what the shards are of
     rows = epochs * counts["val"] + counts["test"]
+    batch = batch_of(part, list(range(min(config.batch_size, len(part)))), task)
+    piece = rows_of(batch, slice(0, -(-len(batch["labels"]) // (processes * config.accumulation))))
     return estimate_seconds(
         network,
         task,
         config,
-        batch_of(part, list(range(min(config.batch_size, len(part)))), task),
-        steps=steps,
-        evaluated=experiment.evaluated(recipe, data, epochs) if experiment.evaluated else rows,
+        piece,
+        steps=steps * config.accumulation,
+        evaluated=(experiment.evaluated(recipe, data, epochs) if experiment.evaluated else rows) // processes,
         compute=compute_of(recipe, job.model),
     )
 
@@ -170,8 +177,9 @@ def fit_job(
     base = find_base()
     trained_numbers = adapting.trained_numbers(network)
     switched_off = continual.switched_off(base, network)
-    whole = adapting.merge_and_save(network, job.folder)
-    measured = experiment.measure(recipe, data, job, network, task, progress)
+    with discarding(shared_world().rank > 0):
+        whole = adapting.merge_and_save(network, job.folder)
+        measured = experiment.measure(recipe, data, job, network, task, progress)
     if not whole:  # no file of weights can stand for it: its base and the adapter's folder do
         (job.folder / "model.safetensors").unlink()
     records: Records = {"train": [], "val": [], "test": [], None: []}

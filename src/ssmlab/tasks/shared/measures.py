@@ -1,8 +1,10 @@
 """Metrics that several tasks report: their rows in the comparison, and bits as the primary metric."""
 
+from dataclasses import replace
+
 from ssmlab.core import formats
 from ssmlab.reports.primary_metric import PrimaryMetric, signed
-from ssmlab.reports.task_report import QUALITY, Measure
+from ssmlab.reports.task_report import QUALITY, Compared, Measure
 
 UNITS = ("byte", "base", "sample")  # what bits are counted by
 
@@ -12,6 +14,11 @@ def share(metric: str, label: str, class_: str | None = None, help: str = "", *,
     return Measure(metric, label, QUALITY, 1, formats.percent, class_, help, interval=interval)
 
 
+def area(metric: str, label: str, help: str) -> Measure:
+    """An area under a curve."""
+    return Measure(metric, label, QUALITY, 1, formats.decimal(3), help=help, interval=True)
+
+
 ACCURACY = share("accuracy", "Accuracy", help="share classified correctly")
 CLASSIFICATION = (
     ACCURACY,
@@ -19,7 +26,34 @@ CLASSIFICATION = (
     share("f1", "Macro F1", "macro", "mean over classes"),
     share("sensitivity", "Sensitivity", "*", "recall of"),
     share("specificity", "Specificity", "*", "recall of all but"),
-    Measure("roc_auc", "ROC AUC", QUALITY, 1, formats.decimal(4), help="area under the ROC curve", interval=True),
+    area("roc_auc", "ROC AUC", "area under the ROC curve"),
+    area("pr_auc", "PR AUC", "area under the curve of precision and recall"),
+    Measure("ece", "Calibration error", QUALITY, -1, formats.percent, help="ECE, as trained", interval=True),
+    Measure("brier", "Brier score", QUALITY, -1, formats.decimal(3), help="squared distance", interval=True,
+            bounded=False),
+    share("label_accuracy", "Right answers", help="share of labels"),
+    share("all_right", "Without a mistake", help="share of images with all labels right"),
+    share("group_accuracy", "Accuracy, by group", help="of whole groups, such as patients: their mean probabilities"),
+    share("group_sensitivity", "Sensitivity, by group", "*", "recall of"),
+    share("group_specificity", "Specificity, by group", "*", "recall of all but"),
+    area("group_roc_auc", "ROC AUC, by group", "of whole groups"),
+)  # fmt: skip
+COMPARED = (
+    Compared("label_auc", "ROC AUC, mean over labels", signed),
+    Compared("label_accuracy", "Right answers, percentage points", formats.points),
+    Compared("accuracy", "Accuracy, percentage points", formats.points),
+    Compared("roc_auc", "ROC AUC", signed),
+    Compared("loss", "Loss, nats", signed),
+)
+LABEL_AUC = PrimaryMetric(  # of several labels an image
+    "label_auc",
+    "mean ROC AUC",
+    True,
+    "AUC",
+    "",
+    lambda value: f"mean AUC {formats.decimal(3)(value)}",
+    signed,
+    (0.0, 1.0),
 )
 TOKENS = (
     *(
@@ -30,6 +64,7 @@ TOKENS = (
     share("token_accuracy", "Next tokens right", help="share foretold correctly", interval=False),
 )
 LOSS = Measure("loss", "Loss", QUALITY, -1, formats.decimal(3), help="cross-entropy in nats")
+CLASS_LOSS = replace(LOSS, interval=True, bounded=False)
 FORGETTING = (  # of the run that the models started from
     *(
         Measure(f"base_bits_per_{unit}", "Old task", QUALITY, -1, formats.decimal(3), help=f"bits per {unit}")

@@ -7,16 +7,23 @@ import numpy as np
 
 from ssmlab.core.files import write_atomically, write_json
 from ssmlab.core.text import csv_text
-from ssmlab.tasks.shared.metrics import log_softmax
+from ssmlab.tasks.shared.calibration import probabilities_of
 
 
-def write_predictions(path: Path, ids: list[str], labels, logits: np.ndarray, classes: tuple[str, ...]) -> None:
-    """CSV with the columns id, label, predicted, correct and `p:<class>`; labels are names of classes."""
-    probabilities = np.exp(log_softmax(logits.astype(np.float64)))
-    rows: list[list] = [["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)]]
-    for id_, label, row in zip(ids, labels, probabilities, strict=True):
+def write_predictions(
+    path: Path, ids: list[str], labels, logits: np.ndarray, classes: tuple[str, ...], groups: list[str] | None = None
+) -> None:
+    """CSV with the columns id, label, predicted, correct, `p:<class>`, and group where there are some.
+
+    Labels are names of classes.
+    """
+    probabilities = probabilities_of(logits)
+    head = ["id", "label", "predicted", "correct", *(f"p:{name}" for name in classes)]
+    rows: list[list] = [head if groups is None else [*head, "group"]]
+    for i, (id_, label, row) in enumerate(zip(ids, labels, probabilities, strict=True)):
         best = int(row.argmax())
-        rows.append([id_, classes[label], classes[best], int(best == label), *(f"{p:.6g}" for p in row)])
+        cells = [id_, classes[label], classes[best], int(best == label), *(f"{p:.6g}" for p in row)]
+        rows.append(cells if groups is None else [*cells, groups[i]])
     write_atomically(path, csv_text(rows))
 
 

@@ -17,6 +17,17 @@ _LOW_RANK = {"rank", "alpha", "dropout", "dora", "rslora"}  # settings of low-ra
 _ONLY = {"tokens": "affix", "states": "additional_scan", "share": "dimensions", "new_tokens": "vocabulary"}
 
 
+class StreamTable(Table):
+    """Data that may be larger than memory."""
+
+    stream: bool | Literal["auto"] = "auto"
+    """Read them while a model is trained, in place of all before; auto: where they are too large for memory."""
+    buffer: int = Field(4096, ge=1)
+    """Of a stream: rows or pictures in memory, of which the next one is drawn."""
+    workers: int = Field(2, ge=0)
+    """Of a stream: threads that decode pictures; their number changes no result."""
+
+
 class AdaptConfig(Table):
     """Adapters on every model of the recipe, or on those that name a method of their own.
 

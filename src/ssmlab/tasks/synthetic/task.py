@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.language.task import CORRECT, COUNT, NLL, collate_tokens, token_loss
+from ssmlab.tasks.language.task import CORRECT, COUNT, IGNORE, NLL, collate_tokens, token_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,19 @@ class Recall:
         """
         logits, _ = model(batch["tokens"])
         labels = batch["labels"]
-        loss, sums = token_loss(logits, labels)
+        totals = batch.get("totals")
+        loss, sums = token_loss(logits, labels, totals)
         if model.training and self.label_smoothing:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing)
+            flat, wanted, smoothing = logits.flatten(0, 1).float(), labels.flatten(), self.label_smoothing
+            if totals is None:
+                loss = F.cross_entropy(flat, wanted, label_smoothing=smoothing)
+            else:
+                loss = F.cross_entropy(flat, wanted, label_smoothing=smoothing, reduction="sum") / totals[0]
         return loss, sums
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is a mean over: answers."""
+        return (batch["labels"] != IGNORE).sum()[None]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The sums (b, 3) of every row."""

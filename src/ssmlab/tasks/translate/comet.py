@@ -11,7 +11,7 @@ import numpy as np
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import ratio_interval
+from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.tasks.translate.scores import EvaluationSet, write_lines
 
 MODEL = "Unbabel/wmt22-comet-da"
@@ -53,5 +53,5 @@ def comet_record(
     scores = np.array([row["COMET"] for row in rows], dtype=float)
     if len(scores) != len(lines):
         raise UserError(f"{program} scored {len(scores):,} sentences of {len(lines):,}; they are not aligned")
-    value, low, high = ratio_interval(scores, np.ones(len(scores)), seed)
+    value, low, high = score_interval(statistics_of(scores), seed=seed)
     return Record(metric="comet", value=value, unit=model, n=len(scores), spread=(low, high))

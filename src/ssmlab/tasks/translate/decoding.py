@@ -5,16 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ssmlab.core.progress import Progress
-from ssmlab.generation.beams import BeamOptions, beam_search
-from ssmlab.generation.prompt_state import PromptState, select_rows
-from ssmlab.generation.translate import BATCH, FACTOR, MORE, translate_tokens
+from ssmlab.generation.options import BATCH, BeamOptions
+from ssmlab.generation.translate import translate_documents, translate_tokens
 
-DOCUMENTS = 32  # that are translated side by side, where the state goes on from line to line
 Tokens = Sequence[int] | np.ndarray
 
 
@@ -95,30 +90,17 @@ class Decoding:
     def _joined(self, lines: list[Tokens]) -> list[int]:
         return [token for line in lines for token in (self.separator, *line)][1:]
 
-    @torch.no_grad()
     def _carried(
         self, network: Any, sources: Sequence[Tokens], documents: list[list[int]]
     ) -> Iterator[tuple[int, Translated]]:
         """Line by line, each from the state after the lines before it and their translations."""
-        device = next(network.parameters()).device
-        documents = sorted(documents, key=len, reverse=True)  # those that go on are the first rows
-        for begin in range(0, len(documents), DOCUMENTS):
-            some, state = documents[begin : begin + DOCUMENTS], None
-            for step in range(len(some[0])):
-                rows = [document[step] for document in some if len(document) > step]
-                if state is not None:
-                    state = select_rows(state, torch.arange(len(rows), device=device))
-                state = network.read_source(*_rectangle([sources[i] for i in rows], device), state)
-                first = torch.full((len(rows), 1), self.separator, device=device)
-                logits, state = network(first, state, last_only=True)
-                start = PromptState(((self.separator,),) * len(rows), logits[:, -1], state)
-                limits = [self.max_tokens or FACTOR * len(sources[i]) + MORE for i in rows]
-                never = (*self.suppress, self.separator)
-                found = beam_search(network, start, limits, self.options, ends=(self.eos,), suppress=never)
-                best = [self._ended(texts[0]) for texts in found]
-                written, mask = _rectangle([[*line.tokens, self.eos] for line in best], device)
-                _, state = network(written, state, mask=mask, last_only=True)
-                yield from zip(rows, best, strict=True)
+        found = translate_documents(
+            network, ([list(map(int, sources[i])) for i in document] for document in documents),
+            separator=self.separator, eos=self.eos, options=self.options, suppress=(*self.suppress, self.separator),
+            max_tokens=self.max_tokens, batch_tokens=self.batch_tokens,
+        )  # fmt: skip
+        for document, lines in zip(documents, found, strict=True):
+            yield from zip(document, (self._ended(best) for best, *_ in lines), strict=True)
 
 
 def _split(tokens: list[int], separator: int) -> list[list[int]]:
@@ -129,10 +111,3 @@ def _split(tokens: list[int], separator: int) -> list[list[int]]:
         else:
             lines[-1].append(token)
     return lines
-
-
-def _rectangle(rows: Sequence[Tokens], device: Any) -> tuple[Tensor, Tensor]:
-    """Tokens (b, l), filled up at the end, and where they are, bool (b, l)."""
-    ids = pad_sequence([torch.tensor([int(token) for token in row]) for row in rows], batch_first=True)
-    lengths = torch.tensor([[len(row)] for row in rows])
-    return ids.to(device), (torch.arange(ids.shape[1]) < lengths).to(device)

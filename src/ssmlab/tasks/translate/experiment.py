@@ -1,6 +1,5 @@
 """Translation models in a run: built, trained (`tasks.shared.experiment`), chosen by BLEU, tested once, compared."""
 
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,8 @@ from ssmlab.checkpoints.folder import load_model, save_model
 from ssmlab.core.errors import ModelError, RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
+from ssmlab.generation.translate import carries_state
 from ssmlab.models import create_model
 from ssmlab.models.download import local_folder
 from ssmlab.profiling.language import pair_costs
@@ -28,6 +28,7 @@ from ssmlab.tasks.translate.recipe import TranslationModel, TranslationRecipe
 from ssmlab.tasks.translate.scores import Scores, records_of, score_differences, score_lines, validation_scores
 from ssmlab.tasks.translate.speed import decoding_records
 from ssmlab.tasks.translate.task import Translate
+from ssmlab.training.distributed import gather, shared_world
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import predict
 
@@ -58,7 +59,7 @@ def build(recipe: TranslationRecipe, data: Corpus, model: TranslationModel, seed
     else:
         size = data.words[start].size
         network = create_model(recipe.name_of(model), vocab_size=size, **places, **model.options)
-    if config.carry_state and "state" not in inspect.signature(network.read_source).parameters:
+    if config.carry_state and not carries_state(network):
         raise RecipeError(
             f"training.carry_state: {model.label} has an encoder, which reads every source anew; compare decoder-only "
             "models, or train it with carry_state=false"
@@ -103,7 +104,10 @@ def translated(
     ]
     progress.start(title, len(sources), unit="sentences", per_step=1)
     try:
-        found = decoding_of(recipe, data, model, beams).lines(network.eval(), sources, progress)
+        decoding, world = decoding_of(recipe, data, model, beams), shared_world()
+        documents = world.share(-(-len(sources) // decoding.group))  # whole ones
+        own = sources[documents.start * decoding.group : documents.stop * decoding.group]
+        found = [line for part in gather(world, decoding.lines(network.eval(), own, progress)) for line in part]
     finally:
         progress.stop()
     return [data.words[start].target.decode(one.tokens) for one in found], found

@@ -14,7 +14,7 @@ from ssmlab.data.pairs.config import PairConfig
 from ssmlab.data.pairs.marian import load_words
 from ssmlab.data.pairs.reader import read_pairs
 from ssmlab.data.pairs.subwords import LEAST, train_subwords
-from ssmlab.generation.beams import BeamOptions
+from ssmlab.generation.options import BeamOptions
 from ssmlab.tasks.items import name_of, some_items
 from ssmlab.tasks.opening import kind_of_network
 from ssmlab.tasks.translate.batches import EvaluationBatches, Marks, TrainingBatches, joined

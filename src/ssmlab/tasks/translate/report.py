@@ -1,22 +1,21 @@
 """What reports say of translation models: scores, who is better and how sure that is, lengths, dropout, examples."""
 
+import math
 import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.reports import seconds, theme
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot
-from ssmlab.reports.primary_metric import PrimaryMetric
+from ssmlab.reports.primary_metric import PrimaryMetric, interval_of, probability
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.seconds import Curve
 from ssmlab.reports.sections import figure, legend
 from ssmlab.reports.tables import plain_table
-from ssmlab.reports.task_report import COST, QUALITY, Measure, TaskReport
+from ssmlab.reports.task_report import COST, QUALITY, Compared, Measure, TaskReport
 from ssmlab.tasks.shared.measures import LOSS
 from ssmlab.tasks.translate import examples, runs
 
@@ -32,11 +31,6 @@ def gap(value: float) -> str:
     """A difference with two decimals and its sign."""
     number = f"{abs(value):.2f}"
     return number if number == "0.00" else ("+" if value > 0 else "−") + number
-
-
-def probability(value: float) -> str:
-    """A p-value: two digits, or that it is smaller than what is printed."""
-    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def ranged(record: Record | None, text: Callable[[float], str] = gap) -> str:
@@ -57,42 +51,16 @@ def compared(run: Run) -> dict[str, dict[tuple[str, str | None], Record]]:
     return found
 
 
-def titled(run: Run, pair: str) -> str:
-    """ "B − A" of the pair "b - a"."""
-    first, _, second = pair.partition(" - ")
-    return f"{run.titles.get(first, first)} − {run.titles.get(second, second)}"
-
-
-def differences(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    """Every two models' differences with intervals and p-values."""
-    pairs = compared(run)
-    if not pairs:
-        return None
-    heads, rows = ["BLEU", "p", "p, these models", "chrF++", "p"], []
-    for pair, found in pairs.items():
-        cells = []
-        for metric in ("bleu", "chrf"):
-            cells.append(ranged(found.get((f"{metric}_difference", None))))
-            for class_ in (None, "these models")[: 2 if metric == "bleu" else 1]:
-                p = found.get((f"p_of_{metric}_difference", class_))
-                cells.append(probability(p.value) if p else formats.UNKNOWN)
-        rows.append((titled(run, pair), cells))
-    unit = next((r.unit for r in run.records if r.metric == "bleu" and r.split == "test" and r.unit), "")
-    chrf = next((r.unit for r in run.records if r.metric == "chrf" and r.split == "test" and r.unit), "")
-    note = (
-        "The first model's score minus the second's on the same sentences. Intervals are of 95 %: sentences are drawn "
-        "with replacement, the same for both; seeds add Student's t of their standard error, which is wide where there "
-        "are three. p is that of approximate randomisation over sentences with the same part of the seeds: how often "
-        "models that are alike would differ as much. “These models” leaves the seeds out and says nothing about models "
-        "that are trained anew; with one seed it is all that can be said. None of these is corrected for the number of "
-        f"comparisons. Signatures: BLEU {unit}; chrF++ {chrf}."
-    )
-    table = plain_table("Test part", heads, rows, caption=note, class_="wide")
-    return el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
+def signatures(run: Run, drawn: dict[str, Plot]) -> Html | None:
+    """How scores were computed, as sacreBLEU says it; scores with other signatures are not comparable."""
+    found = [next((r.unit for r in run.records if r.metric == name and r.split == "test" and r.unit), "")
+             for name in ("bleu", "chrf")]  # fmt: skip
+    texts = [f"{name} {text}" for name, text in zip(("BLEU", "chrF++"), found, strict=True) if text]
+    return el("div", el("p", "; ".join(texts) + "."), class_="card") if texts else None
 
 
 def by_class(run: Run, metric: str, beginning: str = "") -> dict[str, dict[str, Record]]:
-    """A metric of the test part by class and model, the mean over seeds with the interval of the first.
+    """A metric of the test part by class and model, the mean over seeds with its interval.
 
     Args:
         beginning: of the classes' names.
@@ -100,10 +68,10 @@ def by_class(run: Run, metric: str, beginning: str = "") -> dict[str, dict[str, 
     found: dict[str, dict[str, Record]] = {}
     for (label, name, class_), by_seed in run.finals.items():
         if name == metric and class_ and class_.startswith(beginning) and label in run.titles:
-            first = next(iter(by_seed.values()))
-            value = float(np.mean([record.value for record in by_seed.values()]))
-            spread = first.spread if len(by_seed) == 1 else None
-            found.setdefault(class_, {})[label] = Record(metric=metric, value=value, n=first.n, spread=spread)
+            value, low, high = interval_of(by_seed.values())
+            spread = (low, high) if math.isfinite(low) else None
+            n = next(iter(by_seed.values())).n
+            found.setdefault(class_, {})[label] = Record(metric=metric, value=value, n=n, spread=spread)
     return found
 
 
@@ -167,7 +135,7 @@ def dropouts(run: Run) -> list[tuple[str, str, Record | None, Record | None]]:
                     run.titles.get(a, a),
                     changed,
                     _turned(record, sign),
-                    p or found.get(("p_of_bleu_difference", "these models")),
+                    p,
                 )
             )
     return rows
@@ -273,24 +241,18 @@ REPORT = TaskReport(
                 help="multiply-accumulates of a pair of the test part's mean length"),
         Measure("tokens_per_second", "Target tokens per second", COST, 1, formats.rate, "*", "test part,"),
     ),
-    interval="The interval of BLEU and of chrF++ is a 95 % percentile interval of a bootstrap over sentences.",
-    notes=(
-        (
-            frozenset({"bleu_difference"}),
-            "Seeds",
-            "Differences over seeds add Student's t of the seeds' standard error to the bootstrap over sentences.",
-        ),
-    ),
+    compared=(Compared("bleu", "BLEU", gap), Compared("chrf", "chrF++", gap)),
+    interval="Sentences are drawn with replacement for the 95 % intervals of BLEU and chrF++, corrected for few.",
     by_updates=True,
     several=True,
     plots=(plots,),
     sections=(
-        ("differences", "Differences", differences),
         ("dropout", "What dropout does", dropout),
         ("seconds", "Against seconds", seconds.section),
         ("source-lengths", "By length of the source", source_lengths),
         ("robustness", "Careless sources", robustness),
         ("runs", "Next to other runs", runs.section),
+        ("signatures", "Signatures", signatures),
         ("examples", "Side by side", examples.examples),
     ),
 )  # fmt: skip

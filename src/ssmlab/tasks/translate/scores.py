@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.core.files import write_atomically, write_file
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import approximate_randomisation, score_interval
+from ssmlab.core.statistics import score_interval
+from ssmlab.tasks.shared.differences import difference_records
 
 SOURCES, REFERENCES = "test.src", "test.ref"  # in a run's folder
 HYPOTHESES, STATISTICS = "test.hyp", "scores.npz"  # in a model's folder
@@ -277,7 +277,7 @@ def records_of(data: EvaluationSet, scores: Scores, resamples: int = 1000) -> li
     n = len(scores.lines)
     records = []
     for metric, statistics, score in (("bleu", scores.bleu, bleu_of), ("chrf", scores.chrf, chrf_of)):
-        _, low, high = score_interval(statistics[None], score, resamples=resamples)
+        _, low, high = score_interval(statistics[None], score, resamples=resamples, bounds=(0.0, 100.0))
         unit, value = scores.signatures[metric], scores.values[metric]
         records.append(Record(metric=metric, value=value, unit=unit, n=n, spread=(low, high)))
     value = scores.values["bleu_tokenised"]
@@ -289,7 +289,9 @@ def records_of(data: EvaluationSet, scores: Scores, resamples: int = 1000) -> li
     for least, most in LENGTHS:
         inside = (words >= least) & (words <= most) if most else words >= least
         if inside.any():
-            value, low, high = score_interval(scores.bleu[None, inside], bleu_of, resamples=resamples)
+            value, low, high = score_interval(
+                scores.bleu[None, inside], bleu_of, resamples=resamples, bounds=(0.0, 100.0)
+            )
             class_ = f"sources of {least} to {most} words" if most else f"sources of {least} words and more"
             records.append(Record(metric="bleu", value=value, unit=scores.signatures["bleu"], n=int(inside.sum()),
                                   spread=(low, high), class_=class_))  # fmt: skip
@@ -301,26 +303,16 @@ def score_differences(
 ) -> list[tuple[str, Record]]:
     """Every two arms' difference in BLEU and chrF++ over sentences and seeds, with p-values, by the pair's name.
 
-    `<metric>_difference` has the 95 % interval of `score_interval`, `p_of_<metric>_difference` is that of
-    `approximate_randomisation` over sentences and seeds; of the class "these models" it asks about these trained models
-    alone, which is all that can be asked where every arm has one seed.
+    The records are those of `tasks.shared.differences.difference_records`; the test is approximate randomisation.
 
     Args:
         arms: a label and the scores of its seeds, all of the same sentences; a model that was not trained here has one.
             Of two other numbers of seeds p-values take as many as both have.
     """
     records = []
-    for first, second in combinations(arms, 2):
-        for metric, score in (("bleu", bleu_of), ("chrf", chrf_of)):
-            a, b = (np.stack([getattr(scores, metric) for scores in arms[label]]) for label in (second, first))
-            value, low, high = score_interval(a, score, b, resamples=resamples)
-            name, n = f"{metric}_difference", a.shape[1]
-            found = [Record(metric=name, value=value, unit="points", n=n, spread=(low, high))]
-            if min(len(a), len(b)) > 1:
-                a, b = a[: len(b)], b[: len(a)]
-            for seeds, class_ in ((True, None), (False, "these models")):
-                if class_ or max(len(a), len(b)) > 1:
-                    p = approximate_randomisation(a, b, score, resamples=trials, seeds=seeds)
-                    found.append(Record(metric=f"p_of_{name}", value=p, unit="probability", n=trials, class_=class_))
-            records += [(f"{second} - {first}", record) for record in found]
+    for metric, score in (("bleu", bleu_of), ("chrf", chrf_of)):
+        models = {label: np.stack([getattr(scores, metric) for scores in each]) for label, each in arms.items()}
+        records += difference_records(
+            metric, models, score, unit="points", resamples=resamples, trials=trials, bounds=(-100.0, 100.0)
+        )
     return records

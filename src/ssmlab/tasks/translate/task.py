@@ -21,7 +21,7 @@ class Translate:
     The outputs of a row are three sums: nats without smoothing, tokens that were predicted, tokens that were correct.
 
     Args:
-        vocab_size: tokens of the vocabulary; logits behind them only fill it up.
+        vocab_size: tokens of the vocabulary; logits after them only fill it up.
         label_smoothing: 0 to 1, in training only.
         marks: tokens that begin and end a target.
         decode: scores of the validation part as a model translates it, "bleu" among them; None leaves them out.
@@ -61,7 +61,11 @@ class Translate:
         with torch.no_grad():
             correct = (logs.argmax(-1) == labels).float().sum(1)
             sums = torch.stack([nll.detach().sum(1), counted.float().sum(1), correct], 1)
-        return total / counted.sum().clamp(min=1), sums
+        return total / (batch["totals"][0] if "totals" in batch else counted.sum().clamp(min=1)), sums
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is a mean over: predicted tokens."""
+        return (batch["labels"] != NO_LABEL).sum()[None]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The sums (b, 3) of every row."""

@@ -13,11 +13,13 @@ from ssmlab.core.device import choose_compute
 from ssmlab.core.errors import UserError
 from ssmlab.data.pairs.marian import load_words
 from ssmlab.data.pairs.subwords import SEP
-from ssmlab.generation.beams import BeamOptions, Hypothesis
-from ssmlab.generation.translate import BATCH, score_tokens, translate_tokens
+from ssmlab.generation.beams import Hypothesis
+from ssmlab.generation.translate import carries_state, score_tokens, translate_documents, translate_tokens
 from ssmlab.tasks.items import name_of
 from ssmlab.tasks.opening import open_model
+from ssmlab.tasks.translate.options import TranslateOptions
 
+BLANK = Hypothesis([], [], 0.0, "eos")
 # Where a sentence ends: after . ! ? … and what closes around them, before a blank. Abbreviations end one too.
 SENTENCE = re.compile(r"(?<=[.!?…])[\"'»”’)\]]*(\s+)(?=\S)|(?<=[。！？])(?=\S)")
 
@@ -45,41 +47,26 @@ def translate(
     texts: str | Iterable[str],
     *,
     tokenizer: Any = None,
-    beams: int = 5,
-    nbest: int = 1,
-    length_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    max_tokens: int | None = None,
-    source_prefix: str = "",
-    target_prefix: str = "",
-    paragraphs: bool = False,
-    batch_tokens: int = BATCH,
-    device: str | None = None,
+    options: TranslateOptions | None = None,
+    **given: Any,
 ) -> list[Translation]:
     """Translate texts; of every text its translation, in order.
 
-        translate("runs/multi30k", ["A dog runs."])[0].text
+        translate("runs/multi30k", ["A dog runs."], beams=1)[0].text
 
     Args:
         model: a translation model, what `fit` returned, or a folder.
         texts: one, or any number of them.
         tokenizer: an object with `encode`, `decode` and `eos`, or its file; None takes the model's own.
-        beams, nbest, length_penalty, no_repeat_ngram: as in `BeamOptions`.
-        max_tokens: of a translation; None: 2 n + 20 for n tokens.
-        source_prefix: comes before every text, as the name of a language does. target_prefix: what every translation
-            begins with.
-        paragraphs: translate sentence by sentence, and join them.
-        batch_tokens: tokens of the texts that are translated at once; more need more memory.
+        options: how they are translated; the fields of `TranslateOptions` may also be given one by one: beams, nbest,
+            length_penalty, no_repeat_ngram, max_tokens, source_prefix, target_prefix, paragraphs, documents,
+            batch_tokens, device.
     Raises:
-        UserError: the model translates nothing, or an option is out of range.
+        UserError: the model translates nothing, or an option is unknown or out of range.
     """
-    opened = open_translator(model, tokenizer=tokenizer, device=device)
-    options = BeamOptions(beams=beams, nbest=nbest, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram)
-    found = opened.translate(
-        [texts] if isinstance(texts, str) else texts, options, max_tokens=max_tokens, source_prefix=source_prefix,
-        target_prefix=target_prefix, paragraphs=paragraphs, batch_tokens=batch_tokens,
-    )  # fmt: skip
-    return list(found)
+    choices = TranslateOptions.of(options, given, "translate")
+    opened = open_translator(model, tokenizer=tokenizer, device=choices.device)
+    return list(opened.translate([texts] if isinstance(texts, str) else texts, choices))
 
 
 def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = None) -> Translator:
@@ -123,33 +110,40 @@ class Translator:
     suppress: tuple[int, ...] = ()
 
     def translate(
-        self,
-        texts: Iterable[str],
-        options: BeamOptions | None = None,
-        *,
-        max_tokens: int | None = None,
-        source_prefix: str = "",
-        target_prefix: str = "",
-        paragraphs: bool = False,
-        batch_tokens: int = BATCH,
+        self, texts: Iterable[str], options: TranslateOptions | None = None, **given: Any
     ) -> Iterator[Translation]:
-        """The translation of every text, as soon as those of all before it are there; see `translate`."""
-        choices = options or BeamOptions()
-        if paragraphs and choices.nbest > 1:
-            raise UserError(f"nbest={choices.nbest} is of single sentences; leave out paragraphs")
+        """The translation of every text, as soon as those of all before it are there; see `translate`.
+
+        Raises:
+            UserError: the model has an encoder, which knows no sentences before, and documents are wanted.
+        """
+        choices = TranslateOptions.of(options, given, "translate")
+        if choices.documents and not carries_state(self.network):
+            raise UserError(
+                f"{name_of(self.network)} has an encoder, which reads each sentence anew; leave out documents, or "
+                "take a decoder-only model"
+            )
+        return self._translated(texts, choices)
+
+    def _translated(self, texts: Iterable[str], choices: TranslateOptions) -> Iterator[Translation]:
         parts: deque[int] = deque()  # sentences of the texts that were read and not yet written
 
-        def sources() -> Iterator[list[int]]:
+        def sources() -> Iterator[list[list[int]]]:
             for text in texts:
-                pieces = sentences(text) if paragraphs else [text]
+                pieces = sentences(text) if choices.paragraphs else [text]
                 parts.append(len(pieces))
-                yield from (self._tokens(source_prefix, piece) for piece in pieces)
+                yield [self._tokens(choices.source_prefix, piece) for piece in pieces]
 
-        prefix = list(map(int, self._target.encode(target_prefix))) if target_prefix else []
-        found = translate_tokens(
-            self.network, sources(), separator=self.separator, eos=self.eos, options=choices, prefix=prefix,
-            suppress=self.suppress, max_tokens=max_tokens, batch_tokens=batch_tokens,
-        )  # fmt: skip
+        found: Iterator[list[Hypothesis]]
+        prefix = list(map(int, self._target.encode(choices.target_prefix))) if choices.target_prefix else []
+        how: dict[str, Any] = {"separator": self.separator, "eos": self.eos, "prefix": prefix}
+        how |= {"options": choices, "suppress": self.suppress}
+        how |= {"max_tokens": choices.max_tokens, "batch_tokens": choices.batch_tokens}
+        if choices.documents:
+            every = translate_documents(self.network, documents(sources()), **how)
+            found = (line for document in every for line in document or [[BLANK]])
+        else:
+            found = translate_tokens(self.network, (piece for pieces in sources() for piece in pieces), **how)
         for first in found:
             pieces = [first, *(next(found) for _ in range(parts.popleft() - 1))]
             if len(pieces) > 1:
@@ -159,28 +153,25 @@ class Translator:
                 yield best._replace(others=tuple(others))
 
     def score(
-        self,
-        pairs: Iterable[tuple[str, str]],
-        length_penalty: float = 1.0,
-        *,
-        source_prefix: str = "",
-        batch_tokens: int = BATCH,
+        self, pairs: Iterable[tuple[str, str]], options: TranslateOptions | None = None, **given: Any
     ) -> Iterator[Translation]:
         """How likely the model finds given translations, of pairs (source, translation), in order. To a blank source
-        there is nothing to say: its translation is empty."""
+        there is nothing to say: its translation is empty. Of the options only length_penalty, source_prefix and
+        batch_tokens act."""
+        choices = TranslateOptions.of(options, given, "score")
         waiting: deque[tuple[str, list[int]]] = deque()
 
         def tokens() -> Iterator[tuple[list[int], list[int]]]:
             for source, target in pairs:
-                own = self._tokens(source_prefix, source)
+                own = self._tokens(choices.source_prefix, source)
                 words = list(map(int, self._target.encode(target))) if own and target else []
                 waiting.append((target if own else "", words))
                 yield own, words
 
         marks = {"separator": self.separator, "eos": self.eos}
-        for logs in score_tokens(self.network, tokens(), **marks, batch_tokens=batch_tokens):
+        for logs in score_tokens(self.network, tokens(), **marks, batch_tokens=choices.batch_tokens):
             text, words = waiting.popleft()
-            total = sum(logs) / max(1, len(logs)) ** length_penalty
+            total = sum(logs) / max(1, len(logs)) ** choices.length_penalty
             yield Translation(text, total, "eos", [*words, self.eos] if logs else [], logs)
 
     @property
@@ -205,6 +196,22 @@ def sentences(text: str) -> list[str]:
         pieces.append(text[begin : match.start(1) if match[1] else match.end()])
         begin = match.end()
     return [*pieces, text[begin:]]
+
+
+def documents(texts: Iterable[list[list[int]]]) -> Iterator[list[list[int]]]:
+    """Documents, the tokens of their sentences, from those of texts. A blank text ends one, and is one without
+    sentences itself."""
+    document: list[list[int]] = []
+    for sentence in (piece for pieces in texts for piece in pieces):
+        if sentence:
+            document.append(sentence)
+            continue
+        if document:
+            yield document
+        document = []
+        yield []
+    if document:
+        yield document
 
 
 def _joined(parts: list[Translation], length_penalty: float) -> Translation:

@@ -13,7 +13,7 @@ from html import unescape
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.core.statistics import Interval, ratio_difference, ratio_interval, score_interval
+from ssmlab.core.statistics import Interval, score_interval, statistics_of
 
 ORDERS = 4
 SIGMA = 6.0
@@ -164,17 +164,16 @@ def score_captions(
     order = np.random.default_rng(seed).permutation(len(texts))
     turned = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # nobody keeps its own
     others = [texts[turned[i]] for i in range(len(texts))]
-    own, other = (cider_d(lines, known, documents) for lines in (texts, others))
-    ones = np.ones(len(texts))
+    cider, cider_other = (statistics_of(cider_d(lines, known, documents)) for lines in (texts, others))
     bleu, bleu_other = (bleu_statistics(lines, known)[None] for lines in (texts, others))
     hits = []
     for text, group in zip(texts, known, strict=True):
         words, said = set(text.split()) - _SMALL, {word for reference in group for word in reference.split()}
         hits.append(len(words & said) / len(words) if words else 0.0)
     return CaptionScores(
-        cider=ratio_interval(own, ones, seed),
-        cider_shuffled=ratio_interval(other, ones, seed),
-        cider_gain=ratio_difference(own, other, ones, seed),
+        cider=score_interval(cider, seed=seed),
+        cider_shuffled=score_interval(cider_other, seed=seed),
+        cider_gain=score_interval(cider, b=cider_other, seed=seed),
         bleu=score_interval(bleu, bleu_of, seed=seed),
         bleu_shuffled=score_interval(bleu_other, bleu_of, seed=seed),
         bleu_gain=score_interval(bleu, bleu_of, bleu_other, seed=seed),

@@ -16,7 +16,7 @@ from ssmlab.core.errors import RecipeError
 from ssmlab.core.files import write_atomically, write_tensors
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
-from ssmlab.core.statistics import ratio_interval, wilson
+from ssmlab.core.statistics import score_interval, statistics_of, wilson
 from ssmlab.data.conversations import Conversation, find_template
 from ssmlab.models.catalogue import user_folder
 from ssmlab.models.vision_language.encoder import FeatureCache
@@ -230,7 +230,7 @@ def look_records(task: VisionLanguage, sums: dict[Shown, np.ndarray], seen: np.n
     """
     own = sums["own"]
     found = task.validation(own)
-    _, low, high = ratio_interval(own[:, NLL], own[:, COUNT], resamples=resamples)
+    _, low, high = score_interval(statistics_of(own[:, NLL], own[:, COUNT]), resamples=resamples)
     units = {"loss": "nats", "token_accuracy": "fraction"}
     records = [
         Record(metric=name, value=value, unit=units.get(name), n=int(own[:, COUNT].sum()),

@@ -24,9 +24,9 @@ from ssmlab.core.files import read_json, write_atomically, write_json
 from ssmlab.core.lock import locked
 from ssmlab.data.conversations.record import MARK
 from ssmlab.tasks.vision_language.scenes import Scene, check_scenes
+from ssmlab.tasks.vision_language.writer_options import KINDS, InstructionOptions
 from ssmlab.tasks.vision_language.writers import Messages, Reply, RequestRefused, Writer, in_order
 
-KINDS = ("conversation", "detail", "reasoning")
 REFUSED, SETTINGS = ".refused.jsonl", ".settings.json"
 _PAIR = re.compile(r"\s*===+\s*")
 # what shows that the writer speaks of what it was given, not of an image
@@ -137,11 +137,10 @@ def make_instructions(
     scenes: Sequence[Scene],
     writer: Writer,
     out: str | Path,
+    options: InstructionOptions | None = None,
     *,
-    kinds: Sequence[str] = KINDS,
-    workers: int = 1,
-    settings: dict[str, Any] | None = None,
     progress: Callable[[int, int], Any] | None = None,
+    **given: Any,
 ) -> Made:
     """Have records written for scenes, and check them. A file that is there already is gone on with.
 
@@ -149,15 +148,16 @@ def make_instructions(
     (id, kind, reason, reply) and <name>.settings.json, by which a start with other settings is refused.
 
     Args:
-        out: a .jsonl file. kinds: of `KINDS`, in the order in which they are written for each scene.
-        workers: requests under way at once; the files do not depend on it.
-        settings: what else decides over the replies, such as temperature and seed.
+        out: a .jsonl file. options: the fields of `InstructionOptions` may also be given one by one; the files do not
+            depend on `workers`.
         progress: called as progress(done, total) after every reply.
     Raises:
         DataError: scenes without captions and boxes, or ids that come twice.
         UserError: the file was begun with other settings, or is in use; the writer does not answer.
     """
     out = Path(out)
+    options = InstructionOptions.of(options, given, "make_instructions")
+    kinds = options.kinds
     if not kinds or len(set(kinds)) != len(kinds) or not {*kinds} <= {*KINDS}:
         raise UserError(f"kinds must be of {', '.join(KINDS)}, each once; got {', '.join(kinds) or 'none'}")
     check_scenes(scenes)
@@ -165,7 +165,7 @@ def make_instructions(
         raise UserError(f"{out}: name a file that ends in .jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     told = {"writer": writer.name, "kinds": list(kinds), "scenes": _hash(scenes), "messages": _hash(forms())}
-    told |= settings or {}
+    told |= {name: getattr(options, name) for name in ("temperature", "max_tokens", "seed")}
     refused, about = out.with_suffix(REFUSED), out.with_suffix(SETTINGS)
     with _alone(out):
         stored = read_json(about) if out.exists() else told
@@ -182,7 +182,7 @@ def make_instructions(
             except RequestRefused as error:
                 return error
 
-        replies = in_order(ask, work[begun:], workers)
+        replies = in_order(ask, work[begun:], options.workers)
         with open(out, "ab") as kept, open(refused, "ab") as dropped:
             for (scene, kind), reply in zip(work[begun:], replies, strict=True):
                 if isinstance(reply, RequestRefused) and not state.records:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import DataError
-from ssmlab.core.statistics import Interval, ratio_interval, wilson
+from ssmlab.core.statistics import Interval, score_interval, statistics_of, wilson
 from ssmlab.data.contents import some
 from ssmlab.data.conversations.scienceqa import question_text
 from ssmlab.tasks.vision_language.answers import read_rows, texts_by_id
 from ssmlab.tasks.vision_language.scienceqa import Answers, answer_index, nine_columns
+from ssmlab.tasks.vision_language.writer_options import JudgeOptions
 from ssmlab.tasks.vision_language.writers import Writer, in_order
 
 SYSTEM = "You compare the answers of two assistants carefully and without favour."
@@ -125,23 +126,23 @@ def relative_score(
     questions: Sequence[Question],
     judge: Writer,
     rules: Mapping[str, Mapping[str, str]] | None = None,
+    options: JudgeOptions | None = None,
     *,
-    swap: bool = False,
-    workers: int = 1,
     progress: Report | None = None,
+    **given: Any,
 ) -> RelativeScore:
     """Have a judge compare answers with references, as LLaVA's evaluation does with GPT-4.
 
     Args:
         rules: by category, see `read_rules`; a category is looked up as it is, then as llava_bench_<category>, then as
             default; None takes `RULE` for all.
-        swap: ask again with the answers exchanged and take the mean: judges favour a place.
-        workers: requests under way at once.
+        options: `swap` and `workers` of `JudgeOptions` may also be given one by one.
     Raises:
         DataError: a category has no rule. UserError: the judge does not answer.
     """
+    options = JudgeOptions.of(options, given, "relative_score")
     rules = rules or {"default": RULE}
-    prompts = [_prompts(question, rules, swap) for question in questions]
+    prompts = [_prompts(question, rules, options.swap) for question in questions]
 
     def ask(pair: tuple[str, ...]) -> list[str]:
         return [judge.write([("system", SYSTEM), ("user", prompt)]).text for prompt in pair]
@@ -149,7 +150,7 @@ def relative_score(
     marks: dict[str, tuple[float, float]] = {}
     unreadable: dict[str, str] = {}
     replies: dict[str, list[str]] = {}
-    for done, (question, texts) in enumerate(zip(questions, in_order(ask, prompts, workers), strict=True), 1):
+    for done, (question, texts) in enumerate(zip(questions, in_order(ask, prompts, options.workers), strict=True), 1):
         found = [marks_of(text) for text in texts]
         replies[question.id] = texts
         if any(pair is None for pair in found):
@@ -283,5 +284,5 @@ def _relative(marks: Sequence[tuple[float, float]]) -> Interval | None:
         return None
     if min(reference) <= 0:  # a resample of zeros alone has no ratio
         return Interval(100 * sum(p[1] for p in marks) / sum(reference), float("nan"), float("nan"))
-    found = ratio_interval([pair[1] for pair in marks], reference)
+    found = score_interval(statistics_of([pair[1] for pair in marks], reference))
     return Interval(*(100 * value for value in found))

@@ -106,10 +106,10 @@ def _scene(row: dict[str, Any], n: int) -> Scene:
 def _box(box: Any, width: float, height: float) -> Box:
     place = box.get("bbox", box.get("box")) if isinstance(box, dict) else None
     name = box.get("category") if isinstance(box, dict) else None
-    numbers = isinstance(place, list) and len(place) == 4 and all(isinstance(value, int | float) for value in place)
-    if not isinstance(name, str) or not numbers:
+    sides = place if isinstance(place, list) and all(isinstance(value, int | float) for value in place) else []
+    if not isinstance(name, str) or len(sides) != 4:
         raise BadRecord('a box is {"category": "cat", "bbox": [left, top, right, bottom]}')
-    left, top, right, bottom = (float(value) / side for value, side in zip(place, (width, height) * 2, strict=True))
+    left, top, right, bottom = (float(value) / side for value, side in zip(sides, (width, height) * 2, strict=True))
     if not (0 <= left <= right <= 1.0001 and 0 <= top <= bottom <= 1.0001):
         raise BadRecord(f"box {place} is not within the image; give left, top, right, bottom as parts of its sides")
     return name, (left, top, right, bottom)

@@ -146,11 +146,11 @@ class ScienceQAScore:
 
     def to_dict(self) -> dict[str, Any]:
         """In LLaVA's form (acc in percent, correct, count, results), and what it lacks."""
-        right, n = self.columns.get("Avg", (None, None))
+        right, n = self.columns.get("Avg", (0, 0))
         return {
-            "acc": None if not n else 100 * right / n,
-            "correct": right,
-            "count": n,
+            "acc": 100 * right / n if n else None,
+            "correct": right if n else None,
+            "count": n if n else None,
             "results": self.indices,
             "columns": {name: {"correct": k, "n": m, "acc": 100 * k / m} for name, (k, m) in self.columns.items()},
             "stored": self.stored,

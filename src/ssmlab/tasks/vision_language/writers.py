@@ -19,10 +19,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from ssmlab.core.errors import UserError
+from ssmlab.tasks.vision_language.writer_options import KEY, WriterOptions
 
 Messages = Sequence[tuple[str, str]]  # (role, text); roles are system, user, assistant
-T, R = TypeVar("T"), TypeVar("R")
-KEY = "OPENAI_API_KEY"
+T = TypeVar("T")
+R = TypeVar("R")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _THIS_ONE = (400, 413, 422)
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
@@ -223,25 +224,18 @@ class TransformersWriter:
         return Reply(self._tokenizer.decode(new, skip_special_tokens=True), len(new) >= self._most)
 
 
-def open_writer(
-    place: str,
-    model: str = "",
-    *,
-    temperature: float = 0.0,
-    max_tokens: int = 1024,
-    seed: int = 0,
-    key: str = KEY,
-    device: str = "auto",
-) -> Writer:
+def open_writer(place: str, options: WriterOptions | None = None, **given: Any) -> Writer:
     """A writer by an address, or by the folder of a model, ours first.
 
     Args:
-        model: the name on a server. temperature, seed, key: of servers; models of folders write greedily.
+        options: the fields of `WriterOptions` may also be given one by one.
     Raises:
         UserError: there is none.
     """
+    options = WriterOptions.of(options, given, "open_writer")
     if "://" in place:
-        return ServerWriter(place, model, temperature=temperature, max_tokens=max_tokens, seed=seed, key=key)
+        return ServerWriter(place, options.model, temperature=options.temperature, max_tokens=options.max_tokens,
+                            seed=options.seed, key=options.key)  # fmt: skip
     from ssmlab.checkpoints.files import HUGGING_FACE
     from ssmlab.checkpoints.hybrids import HYBRIDS
     from ssmlab.data.text.encoding import json_table
@@ -251,8 +245,8 @@ def open_writer(
         raise UserError(f"{place} is neither an address such as http://127.0.0.1:8000/v1 nor the folder of a model")
     kind = json_table(folder / "config.json").get("model_type")
     if isinstance(kind, str) and kind not in {*HUGGING_FACE, *HYBRIDS}:  # which our own readers know
-        return TransformersWriter(str(folder), max_tokens=max_tokens, device=device)
-    return ChatWriter(str(folder), max_tokens=max_tokens, device=device)
+        return TransformersWriter(str(folder), max_tokens=options.max_tokens, device=options.device)
+    return ChatWriter(str(folder), max_tokens=options.max_tokens, device=options.device)
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -1,0 +1,173 @@
+"""A run in words: the paragraph of a paper that says what was done, and the card of its models."""
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from ssmlab.core import formats
+from ssmlab.core.formats import listing, plural
+from ssmlab.core.statistics import FEWEST
+from ssmlab.reports.comparison import comparison
+from ssmlab.reports.differences import assumptions, pairs_of
+from ssmlab.reports.run_folder import Run
+from ssmlab.reports.tables import to_markdown
+from ssmlab.reports.verdict import Winner
+
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+# Keys of [training] that have a sentence of their own, or that say nothing about the result.
+TOLD = {
+    "epochs", "iterations", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "keep",
+    "clip_norm", "checkpoint_steps", "channels_last", "watch_gradients", "precision", "min_steps", "patience",
+}  # fmt: skip
+
+
+# Settings that do nothing without another one.
+NEEDS = {"ema_warmup": ("ema",), "mix_probability": ("mixup", "cutmix"), "erasing": ("random_erasing",)}
+
+
+def recipe_of(run: Run) -> dict[str, Any]:
+    """The resolved recipe; empty where it cannot be read."""
+    try:
+        return tomllib.loads(run.recipe or "")
+    except tomllib.TOMLDecodeError:
+        return {}
+
+
+def paragraph(run: Run) -> str:
+    """What was trained on what, how, how it was tested and how sure the numbers are, in sentences for a paper."""
+    recipe = recipe_of(run)
+    sentences = [*_data(run, recipe.get("data", {})), *_training(run, recipe), *_testing(run)]
+    return " ".join(sentences)
+
+
+def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
+    counts, groups = run.data.get("counts"), run.data.get("groups")
+    found = []
+    if isinstance(counts, dict):
+        parts = []
+        for name, word in PARTS.items():
+            if isinstance(counts.get(name), int):
+                of = f" of {groups[name]:,} groups" if isinstance(groups, dict) and name in groups else ""
+                parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
+        classes = f" in {len(run.classes)} classes" if run.classes else ""
+        found.append(f"The data ({run.data.get('format') or 'unknown format'}{classes}) had {listing(parts)}.")
+    if isinstance(groups, dict):
+        found.append(f"All cases with the same {run.data.get('group')} were kept in one part.")
+    if size := config.get("image_size"):
+        fit = {"crop": "cut to the middle square", "pad": "padded to a square", "stretch": "stretched to a square"}
+        found.append(
+            f"Images were {fit.get(str(config.get('fit')), 'made square')} and scaled to {size} × {size} pixels."
+        )
+    if split := run.data.get("split_hash"):
+        found.append(f"The split has the hash {str(split)[:12]}.")
+    return found
+
+
+def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
+    config = recipe.get("training", {})
+    names = []
+    for label in run.labels:
+        parameters = run.final(label, "parameters")
+        names.append(run.titles[label] + (f" ({formats.large(parameters)} parameters)" if parameters else ""))
+    started = {m.get("label") for m in run.info.get("models") or [] if isinstance(m, dict) and m.get("weights")}
+    found = [f"We trained {listing(names)}."]
+    if started:
+        found.append(f"{listing([run.titles.get(str(m), str(m)) for m in started])} started from earlier weights.")
+    if config:
+        length = f"{config['epochs']} epochs" if "epochs" in config else f"{config.get('iterations', '?')} iterations"
+        warm = config.get("warmup", 0)
+        rises = (
+            f", after a warm-up of {f'{100 * warm:g} % of the steps' if warm < 1 else f'{warm:g} steps'}"
+            if warm
+            else ""
+        )
+        found.append(
+            f"Optimiser {config.get('optimizer', 'adamw')}, learning rate {config.get('learning_rate', 0):g} with a "
+            f"{config.get('schedule', 'cosine')} schedule{rises}, weight decay {config.get('weight_decay', 0):g}, "
+            f"batch size {config.get('batch_size')}, {length}"
+            + (f", gradients clipped to a norm of {config['clip_norm']:g}" if config.get("clip_norm") else "")
+            + "."
+        )
+        best = config.get("keep") == "best"
+        found.append(
+            "The weights of the best epoch on the validation part were kept." if best else "The last weights were kept."
+        )
+        rest = _further(config)
+        if rest:
+            found.append(f"Further settings: {', '.join(rest)}.")
+    own = [f"{m.get('label') or m.get('name')}: {', '.join(_further(m['training'], ()))}"
+           for m in recipe.get("models", []) if m.get("training")]  # fmt: skip
+    if own:
+        found.append(f"Settings of single models: {'; '.join(own)}.")
+    found.append(f"{'Seeds' if len(run.seeds) > 1 else 'Seed'}: {', '.join(map(str, run.seeds)) or 'unknown'}.")
+    return found
+
+
+def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:
+    """Settings that change something, as "key value"; tables as "table.key value"."""
+    found = []
+    for key, value in config.items():
+        needs = NEEDS.get(key)
+        if (needs and not any(config.get(name) for name in needs)) or (key == "layer_decay" and value == 1):
+            continue
+        if isinstance(value, dict):
+            if key == "freeze_by_gradient" and not value.get("steps"):
+                continue
+            found += [f"{key}.{text}" for text in _further(value, ())]
+        elif key not in told and value not in (0, 0.0, "", "none", False, [], None):
+            found.append(f"{key.replace('_', ' ')} {value}")
+    return found
+
+
+def _testing(run: Run) -> list[str]:
+    found = [f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."]
+    found.append(f"Models are compared by {run.primary_metric.name}.")
+    found.append(run.task.interval.format(items=run.items[1], name=run.primary_metric.name))
+    if len(run.seeds) > 1:
+        found.append("Means over seeds carry the error of the cases and of the seeds.")
+    pairs = pairs_of(run.records, run.labels, run.primary_metric.metric)
+    if pairs:
+        found.append(
+            f"Differences of all {plural(len(pairs), 'pair')} have p-values by {pairs[0].test or 'no test'}, corrected "
+            "by Holm; a model is called better where the 95 % interval and the corrected p (at most 0.05) agree and "
+            f"there are at least {FEWEST} independent cases."
+        )
+    if any(record.metric == "temperature" for record in run.records):
+        found.append("Probabilities were calibrated by a temperature fitted on the validation part.")
+    versions, machine = run.info.get("versions"), run.info.get("machine")
+    found.append(f"Software: {versions or 'unknown'}; machine: {machine or 'unknown'}.")
+    return found
+
+
+def model_card(run: Run, verdict: Winner) -> str:
+    """The card of a run's models in Markdown: what they are, what they learned from, how good they are, and limits."""
+    data, info = run.data, run.info
+    classes = f", classes {', '.join(run.classes)}" if 0 < len(run.classes) <= 20 else ""
+    shown = to_markdown(comparison(run.records, run.task, run.titles)).replace("## ", "### ")
+    limits = [f"{verdict.sentence}"]
+    if len(run.seeds) < 2:
+        limits.append("One seed was trained: how much another training of the same models would differ is not known.")
+    limits.append(
+        "Numbers are of one test part; on images of other machines, places or patients they can be worse, which was "
+        "not tested."
+    )
+    limits += [str(note) for note in data.get("notes") or []]
+    use = f"ssmlab classify {run.folder} FILE..." if run.classes else f"ssmlab report {run.folder}"
+    kept = ("command", "commit", "machine", "versions", "finished")
+    lines = [
+        "---", "library_name: ssmlab", f"tags: [{info.get('task') or 'model'}]", "---",
+        f"# {run.name}", "", str(info.get("description") or "").strip(), "",
+        "## Models", "",
+        *(f"- {run.titles[m]}: folder `models/{m}{'_seed<seed>' if len(run.seeds) > 1 else ''}`" for m in run.labels),
+        "", "## Intended use", "",
+        f"Research on {info.get('task') or 'this task'}{classes}. Not a medical device; nothing here was tested for "
+        "use on patients.", "",
+        "## Training and data", "", paragraph(run), "",
+        "## Results on the test part", "", shown,
+        assumptions(run) if pairs_of(run.records, run.labels, run.primary_metric.metric) else "", "",
+        "## Limits", "", *(f"- {text}" for text in limits), "",
+        "## How to use", "", "```", use, "```", "",
+        "## Circumstances", "",
+        *(f"- {key}: {info[key]}" for key in kept if info.get(key)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)

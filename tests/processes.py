@@ -1,0 +1,52 @@
+"""Several processes on this machine as a launcher starts them, for tests of what they compute together (gloo, CPU)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+SECONDS = 400  # on a machine that others use too
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What a launcher sets for one of several processes; a single one gets nothing."""
+    found = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    found |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    if size == 1:
+        return found
+    numbers = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return found | {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(size: int, module: str, function: str, *arguments) -> list[subprocess.Popen]:
+    """So many processes that call a function of a module below tests, each with the same arguments."""
+    port = free_port()
+    code = f"import json, sys; from {module} import {function} as call; call(*json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, env=environment(rank, size, port), **pipe) for rank in range(size)]
+
+
+def ended(processes: list[subprocess.Popen], seconds: float = SECONDS) -> list[tuple[int, str]]:
+    """Exit code and standard error of each."""
+    try:
+        errors = [process.communicate(timeout=seconds)[1] for process in processes]
+        return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def together(size: int, module: str, function: str, *arguments) -> None:
+    """Let so many processes call a function, and see that all of them end well."""
+    for code, error in ended(start(size, module, function, *arguments)):
+        assert code == 0, error[-4000:]

@@ -1,0 +1,44 @@
+"""A step in pieces in one process, and what several processes do to a network, without starting any."""
+
+import pytest
+import torch
+from torch import nn
+
+from ssmlab.core.errors import UserError
+from ssmlab.core.world import World
+from ssmlab.tasks.language.task import Language
+from ssmlab.training.config import FitConfig
+from ssmlab.training.distributed import Share, in_order
+from ssmlab.training.parallel import Parallel, layers_of, synchronise_norms
+from tiny import network, part
+
+CPU = torch.device("cpu")
+
+
+def test_batch_norms_are_put_back():
+    model = network()
+    own = synchronise_norms(model)
+    assert list(own) == ["1"] and isinstance(model[1], nn.SyncBatchNorm)
+    model[1].running_mean.add_(2)
+    assert torch.equal(own["1"].running_mean, model[1].running_mean) and own["1"].weight is model[1].weight
+
+
+def test_layers_are_those_of_the_outermost_lists():
+    inner = nn.ModuleList([nn.Sequential(nn.ModuleList([nn.Linear(1, 1)])), nn.ReLU()])
+    assert layers_of(nn.Sequential(nn.Linear(1, 1), inner)) == [inner[0]]
+
+
+@pytest.mark.parametrize("indices", [[4, 1, 3, 0, 2], [7]])
+def test_shares_of_a_batch_are_the_batch(indices):
+    data = part(9, 0)
+    shares = [Share(data, None, World(rank, 3)).__getitems__(indices) for rank in range(3)]
+    assert sum(int(one["share"][0]) for one in shares) == len(indices) == int(shares[0]["share"][1])
+    rows = [one["images"][: int(one["share"][0])].numpy() for one in shares]
+    assert (in_order([[one] for one in rows]) == data.__getitems__(indices)["images"].numpy()).all()
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(UserError, match="carry_state .* training.accumulation=1"):
+        Parallel(network(), Language(vocab_size=9, stateful=True), FitConfig(accumulation=2), World(), CPU)
+    with pytest.raises(UserError, match="sharding='full' cannot be used with ema"):
+        Parallel(network(), None, FitConfig(sharding="full", ema=0.9), World(0, 2), CPU)

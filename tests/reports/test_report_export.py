@@ -99,6 +99,20 @@ def test_methods_are_sentences_of_the_recipe(digits, tmp_path):
     assert "Seeds: 0, 1." in text and "the error of the cases and of the seeds" in text
 
 
+def test_a_recipe_that_was_changed_by_hand_is_no_failure(digits):
+    run = load_run(digits, report_of)
+    for recipe in (
+        "training = 3",
+        "data = 'x'\nmodels = 4",
+        "[training]\nlearning_rate = 'high'\nwarmup = 'some'",
+        "= =",
+    ):
+        run.recipe = recipe
+        assert "We trained ResNet-18" in paragraph(run)
+    run.info |= {"models": None, "data": {"counts": 3, "groups": []}}
+    assert "We trained" in paragraph(run)
+
+
 def test_a_card_says_what_models_are_for_and_what_is_not_known(digits):
     export(digits, report_of, ("card",))
     text = (digits / "export" / "model-card.md").read_text("utf-8")

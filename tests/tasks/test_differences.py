@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ssmlab.core.statistics import holm, mcnemar, wilcoxon
+from ssmlab.core.statistics import holm, mcnemar, nadeau_bengio, wilcoxon
 from ssmlab.reports.differences import pairs_of
-from ssmlab.tasks.shared.differences import class_differences, label_differences
+from ssmlab.tasks.shared.differences import class_differences, fold_records, label_differences
 
 
 def likely(rng, labels, better=0.0, seeds=1):
@@ -59,6 +59,15 @@ def test_seeds_have_a_p_without_their_error(three):
     correct = {name: p.argmax(-1) == labels for name, p in found.items()}
     by = {(r.metric, r.class_): r.value for _, r in class_differences(labels, correct, found, resamples=200)}
     assert by["p_of_accuracy_difference", "these models"] <= by["p_of_accuracy_difference", None]
+
+
+def test_folds_have_the_corrected_t_test():
+    rng = np.random.default_rng(3)
+    scores = {name: 0.8 + 0.02 * rng.standard_normal(5) + better for name, better in (("a", 0), ("b", 0.1), ("c", 0))}
+    by = {(pair, r.class_): r for pair, r in fold_records("accuracy", scores, 20, 80)}
+    assert by["b - a", "Nadeau-Bengio"].value == nadeau_bengio(scores["b"] - scores["a"], 20, 80)[1] < 0.05
+    assert by["b - a", "Nadeau-Bengio, Holm"].value > by["b - a", "Nadeau-Bengio"].value
+    assert {r.metric for r in by.values()} == {"p_of_accuracy_difference"}
 
 
 def test_several_labels_are_compared_by_their_mean_area():

@@ -19,6 +19,7 @@ NEWEST = {
     "tokenizers": "0.23.3",
     "accelerate": "1.15.0",
     "scikit-learn": "1.9.1",
+    "scipy": "1.17.1",
     "matplotlib": "3.11.2",
     "pydantic": "2.14.4",
     "typer": "0.29.2",

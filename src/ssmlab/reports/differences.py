@@ -11,6 +11,7 @@ from ssmlab.reports.tables import Sheet
 from ssmlab.reports.task_report import Compared
 
 HOLM, ALONE = "Holm", "these models"  # classes of p-values: corrected for all pairs; without the error of the seeds
+FURTHER = ("Wilcoxon", "Nadeau-Bengio")  # classes of the p-values of further tests, which have "..., Holm" too
 SUFFIX = "_difference"
 
 
@@ -132,7 +133,8 @@ def _sheet(run, compared: Compared) -> Sheet | None:
     gap = compared.gap or run.primary_metric.gap
     heads = ["Difference", "95 % interval", "p", "p, Holm"]
     kinds: list[str | None] = [None, HOLM]
-    for class_, head in ((ALONE, "p, these models"), ("Wilcoxon", "Wilcoxon"), (f"Wilcoxon, {HOLM}", "Wilcoxon, Holm")):
+    further = [class_ for test in FURTHER for class_ in (test, f"{test}, {HOLM}")]
+    for class_, head in ((ALONE, "p, these models"), *zip(further, further, strict=True)):
         if any(class_ in pair.ps for pair in pairs):
             heads.append(head)
             kinds.append(class_)

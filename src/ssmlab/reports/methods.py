@@ -36,67 +36,69 @@ def recipe_of(run: Run) -> dict[str, Any]:
 def paragraph(run: Run) -> str:
     """What was trained on what, how, how it was tested and how sure the numbers are, in sentences for a paper."""
     recipe = recipe_of(run)
-    sentences = [*_data(run, recipe.get("data", {})), *_training(run, recipe), *_testing(run)]
-    return " ".join(sentences)
+    return " ".join([*_data(run, _table(recipe, "data")), *_training(run, recipe), *_testing(run)])
+
+
+def _table(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of the recipe; empty where something else stands there, as in a file that was changed by hand."""
+    found = recipe.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any, scale: float = 1) -> str:
+    return f"{scale * value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
-    counts, groups = run.data.get("counts"), run.data.get("groups")
-    found = []
-    if isinstance(counts, dict):
-        parts = []
-        for name, word in PARTS.items():
-            if isinstance(counts.get(name), int):
-                of = f" of {groups[name]:,} groups" if isinstance(groups, dict) and name in groups else ""
-                parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
+    counts, groups = (found if isinstance(found := run.data.get(name), dict) else {} for name in ("counts", "groups"))
+    found, parts = [], []
+    for name, word in PARTS.items():
+        if isinstance(counts.get(name), int):
+            of = f" of {groups[name]} groups" if name in groups else ""
+            parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
+    if parts:
         classes = f" in {len(run.classes)} classes" if run.classes else ""
         found.append(f"The data ({run.data.get('format') or 'unknown format'}{classes}) had {listing(parts)}.")
-    if isinstance(groups, dict):
+    if groups:
         found.append(f"All cases with the same {run.data.get('group')} were kept in one part.")
     if size := config.get("image_size"):
-        fit = {"crop": "cut to the middle square", "pad": "padded to a square", "stretch": "stretched to a square"}
-        found.append(
-            f"Images were {fit.get(str(config.get('fit')), 'made square')} and scaled to {size} × {size} pixels."
-        )
+        ways = {"crop": "cut to the middle square", "pad": "padded to a square", "stretch": "stretched to a square"}
+        fit = ways.get(str(config.get("fit")), "made square")
+        found.append(f"Images were {fit} and scaled to {size} × {size} pixels.")
     if split := run.data.get("split_hash"):
         found.append(f"The split has the hash {str(split)[:12]}.")
     return found
 
 
 def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
-    config = recipe.get("training", {})
-    names = []
+    config, names = _table(recipe, "training"), []
     for label in run.labels:
         parameters = run.final(label, "parameters")
         names.append(run.titles[label] + (f" ({formats.large(parameters)} parameters)" if parameters else ""))
-    started = {m.get("label") for m in run.info.get("models") or [] if isinstance(m, dict) and m.get("weights")}
+    models = [m for m in run.info.get("models") or [] if isinstance(m, dict)]
+    started = [run.titles.get(str(m.get("label")), str(m.get("label"))) for m in models if m.get("weights")]
     found = [f"We trained {listing(names)}."]
     if started:
-        found.append(f"{listing([run.titles.get(str(m), str(m)) for m in started])} started from earlier weights.")
+        found.append(f"{listing(started)} started from earlier weights.")
     if config:
         length = f"{config['epochs']} epochs" if "epochs" in config else f"{config.get('iterations', '?')} iterations"
-        warm = config.get("warmup", 0)
-        rises = (
-            f", after a warm-up of {f'{100 * warm:g} % of the steps' if warm < 1 else f'{warm:g} steps'}"
-            if warm
-            else ""
-        )
+        warm, rises = config.get("warmup", 0), ""
+        if isinstance(warm, (int, float)) and warm:
+            rises = f", after a warm-up of {f'{_number(warm, 100)} % of the' if warm < 1 else _number(warm)} steps"
+        clip = config.get("clip_norm")
         found.append(
-            f"Optimiser {config.get('optimizer', 'adamw')}, learning rate {config.get('learning_rate', 0):g} with a "
-            f"{config.get('schedule', 'cosine')} schedule{rises}, weight decay {config.get('weight_decay', 0):g}, "
-            f"batch size {config.get('batch_size')}, {length}"
-            + (f", gradients clipped to a norm of {config['clip_norm']:g}" if config.get("clip_norm") else "")
-            + "."
+            f"Optimiser {config.get('optimizer', 'adamw')}, learning rate {_number(config.get('learning_rate', '?'))} "
+            f"with a {config.get('schedule', 'cosine')} schedule{rises}, weight decay "
+            f"{_number(config.get('weight_decay', '?'))}, batch size {config.get('batch_size', '?')}, {length}"
+            + (f", gradients clipped to a norm of {_number(clip)}." if clip else ".")
         )
         best = config.get("keep") == "best"
-        found.append(
-            "The weights of the best epoch on the validation part were kept." if best else "The last weights were kept."
-        )
-        rest = _further(config)
-        if rest:
+        found.append(f"The {'weights of the best epoch on the validation part' if best else 'last weights'} were kept.")
+        if rest := _further(config):
             found.append(f"Further settings: {', '.join(rest)}.")
-    own = [f"{m.get('label') or m.get('name')}: {', '.join(_further(m['training'], ()))}"
-           for m in recipe.get("models", []) if m.get("training")]  # fmt: skip
+    listed = recipe.get("models")
+    rows = [m for m in (listed if isinstance(listed, list) else ()) if isinstance(m, dict) and _table(m, "training")]
+    own = [f"{m.get('label') or m.get('name')}: {', '.join(_further(_table(m, 'training'), ()))}" for m in rows]
     if own:
         found.append(f"Settings of single models: {'; '.join(own)}.")
     found.append(f"{'Seeds' if len(run.seeds) > 1 else 'Seed'}: {', '.join(map(str, run.seeds)) or 'unknown'}.")

@@ -16,16 +16,18 @@ from ssmlab.core.statistics import (
     group_numbers,
     holm,
     mean_area,
+    nadeau_bengio,
     ratio,
     roc_area,
     statistics_of,
     wilcoxon,
 )
-from ssmlab.reports.differences import ALONE, HOLM, p_metric
+from ssmlab.reports.differences import ALONE, FURTHER, HOLM, p_metric
 
 Pairs = list[tuple[str, Record]]
 UNBOUNDED = (-np.inf, np.inf)
 DELONG, WILCOXON = "DeLong's test", "Wilcoxon's signed-rank test"
+FOLDS = "corrected resampled t-test over folds"
 
 
 def difference_records(
@@ -73,10 +75,26 @@ def tested_pairs(
 
 def wilcoxon_records(metric: str, values: Mapping[str, np.ndarray], groups: Sequence[str] | None = None) -> Pairs:
     """Wilcoxon's p of every pair, of values (seeds, cases); the classes of the records begin with its name."""
+    found = tested_pairs(values, lambda a, b: wilcoxon(a, b, groups))
+    return _further(metric, found, WILCOXON, FURTHER[0])
+
+
+def fold_records(metric: str, scores: Mapping[str, np.ndarray], tested: float, trained: float) -> Pairs:
+    """Nadeau & Bengio's p of every pair, of scores of the same folds; the classes of the records begin with its name.
+
+    Args:
+        scores: label -> a score of every fold, and of every repeat.
+        tested, trained: cases in the test and in the training part of a fold.
+    """
+    found = tested_pairs(scores, lambda a, b: nadeau_bengio(a - b, tested, trained)[1])
+    return _further(metric, found, FOLDS, FURTHER[1])
+
+
+def _further(metric: str, found: dict[str, tuple[float, float]], test: str, class_: str) -> Pairs:
     records: Pairs = []
-    for name, (p, corrected) in tested_pairs(values, lambda a, b: wilcoxon(a, b, groups)).items():
-        records += [(name, p_record(metric, p, WILCOXON, "Wilcoxon"))]
-        records += [(name, p_record(metric, corrected, WILCOXON, f"Wilcoxon, {HOLM}"))]
+    for name, ps in found.items():
+        kinds = zip(ps, (class_, f"{class_}, {HOLM}"), strict=True)
+        records += [(name, p_record(metric, p, test, kind)) for p, kind in kinds]
     return records
 
 

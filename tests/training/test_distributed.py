@@ -29,6 +29,7 @@ JOBS = {
     "translate": ["translation/multi30k", ["data.limit=8", "models=[{name='translation_mamba',label='mamba'}]",
                                            "training.label_smoothing=0.1", "training.ema=0"]],
     "segment": ["segmentation/roads_umamba", ["models=[{name='umamba_bot'}]"]],
+    "vision_language": ["vision_language/own_data", []],
     "averaged": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.ema=0.9",
                                               "training.keep=best"]],
 }  # fmt: skip

@@ -1,14 +1,20 @@
 """A step in pieces in one process, and what several processes do to a network, without starting any."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from ssmlab import tasks
 from ssmlab.core.errors import UserError
 from ssmlab.core.world import World
 from ssmlab.tasks.language.task import Language
+from ssmlab.tasks.table import TASKS
+from ssmlab.tasks.vision_language.task import VisionLanguage
 from ssmlab.training.config import FitConfig
-from ssmlab.training.distributed import Share, in_order
+from ssmlab.training.distributed import Share, in_order, rows_of
 from ssmlab.training.parallel import Parallel, layers_of, synchronise_norms
 from tiny import network, part
 
@@ -35,6 +41,22 @@ def test_shares_of_a_batch_are_the_batch(indices):
     assert sum(int(one["share"][0]) for one in shares) == len(indices) == int(shares[0]["share"][1])
     rows = [one["images"][: int(one["share"][0])].numpy() for one in shares]
     assert (in_order([[one] for one in rows]) == data.__getitems__(indices)["images"].numpy()).all()
+
+
+def test_every_task_says_what_its_loss_is_a_mean_over():
+    """Without it, pieces of a step would weigh as many rows as they have, not as many tokens."""
+    for name in TASKS:
+        if (Path(tasks.__file__).parent / name / "task.py").is_file():
+            kinds = vars(import_module(f"ssmlab.tasks.{name}.task")).values()
+            found = [kind for kind in kinds if hasattr(kind, "count_correct") and hasattr(kind, "validation")]
+            assert found and all(hasattr(kind, "counts") for kind in found), name
+
+
+def test_images_stay_with_their_rows():
+    ids = torch.tensor([[-1, -1, -1, -1, 5], [3, 4, 5, 6, 7], [-1, -1, 8, 9, 9]])  # two tokens an image
+    batch = {"ids": ids, "labels": ids, "features": torch.arange(3.0)[:, None]}
+    images = [rows_of(batch, slice(i, i + 1), VisionLanguage()).get("features") for i in range(3)]
+    assert images[0].flatten().tolist() == [0, 1] and images[1] is None and images[2].flatten().tolist() == [2]
 
 
 def test_what_does_not_go_together_is_refused():

@@ -163,7 +163,7 @@ class Share(Dataset):
         if getattr(self.dataset, "streams", 0):
             found = self._batch(indices)
             count, part = len(found["labels"]), self.world.share(len(found["labels"]))
-            found = rows_of(found, part)
+            found = rows_of(found, part, self.task)
         else:
             count, part = len(indices), self.world.share(len(indices))
             found = self._batch(indices[part] or indices[:1])
@@ -174,9 +174,11 @@ class Share(Dataset):
         return found if isinstance(found, dict) else self.task.collate(found)
 
 
-def rows_of(batch: dict[str, Any], part: slice) -> dict[str, Any]:
-    """Rows of a batch; the first one, where there are none."""
+def rows_of(batch: dict[str, Any], part: slice, task: Any) -> dict[str, Any]:
+    """Rows of a batch, as the task takes them out, if it says how; the first one, where there are none."""
     part = part if part.stop > part.start else slice(0, 1)
+    if hasattr(task, "rows"):
+        return task.rows(batch, part)
     return {name: values[part] for name, values in batch.items()}
 
 

@@ -145,7 +145,7 @@ class Parallel:
         losses = []
         for number in range(self.pieces):
             part = World(number, self.pieces).share(own)
-            piece = rows_of(inputs, part)
+            piece = rows_of(inputs, part, self.task)
             if part.stop > part.start:
                 values = [max(total, 1e-9) / self.world.size for total in totals]
             else:

@@ -24,7 +24,7 @@ class Task(Protocol):
     Where a step's batch is computed in pieces, by several processes or one after the other, the pieces' losses are
     added. `counts(model, batch) -> (m,)` says what the task's means are over, such as tokens; `loss` then finds these
     numbers of the whole step in batch["totals"], and divides its sums by them instead. Without `counts` the loss is
-    taken for a mean over rows.
+    taken for a mean over rows. `rows(batch, part)` takes rows out of a batch whose tensors are not all of its rows.
     """
 
     @property

@@ -33,7 +33,7 @@ from ssmlab.tasks.segment.timeline import Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
 from ssmlab.tasks.shared.job import Job
-from ssmlab.training.distributed import whole_state
+from ssmlab.training.distributed import agree, shared_world, whole_state
 from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.parameters import freeze
 from ssmlab.training.resume import contiguous
@@ -177,8 +177,9 @@ def pretrained(
     source = data.source
     assert source is not None
     folder = job.folder.parent.parent / "pretrained" / f"{job.model.name}_seed{job.seed}"
-    if (folder / "pretraining.json").is_file():
-        return folder
+    done = folder.absolute() if (folder / "pretraining.json").is_file() else None
+    if done := agree(shared_world(), done):  # as the first of several processes has it
+        return done
     network = network_of(recipe, source, job.model.name, job.seed)
     result = train_timed(recipe, source, job, network, recipe.pretraining, folder, None, progress, resume)
     save_model(network, folder, preprocess_of(recipe, source))

@@ -115,7 +115,7 @@ def estimate_job(experiment: Experiment, recipe: AnyRecipe, data: Any, job: Job)
         return 0.0  # a device may have no room for what the shards are of
     rows = epochs * counts["val"] + counts["test"]
     batch = batch_of(part, list(range(min(config.batch_size, len(part)))), task)
-    piece = rows_of(batch, slice(0, -(-len(batch["labels"]) // (processes * config.accumulation))))
+    piece = rows_of(batch, slice(0, -(-len(batch["labels"]) // (processes * config.accumulation))), task)
     return estimate_seconds(
         network,
         task,

@@ -32,6 +32,7 @@ from ssmlab.tasks.vision_language.examples import SHOWN, Examples, Shown, tokens
 from ssmlab.tasks.vision_language.recipe import LINES, PARTS, Stage, VisionLanguageModel, VisionLanguageRecipe
 from ssmlab.tasks.vision_language.task import VisionLanguage
 from ssmlab.training.dataset import batch_of
+from ssmlab.training.distributed import agree, shared_world
 from ssmlab.training.estimate import estimate_seconds
 from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.predict import predict
@@ -132,12 +133,13 @@ def train_job(
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)
             learn(network, stage)
-            if (folder / HISTORY).is_file():
+            done = folder.absolute() if (folder / HISTORY).is_file() else None
+            if done := agree(shared_world(), done):  # as the first of several processes has it
                 progress.say(f"{job.folder.name}: {stage.name} is finished already")
                 if hasattr(network.language, "adaptation"):
                     adapt.merge(network.language)
-                network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-                results.append(FitResult(model=network, **json.loads((folder / HISTORY).read_text("utf-8"))))
+                network.load_state_dict(load_file(done / WEIGHTS), strict=True)
+                results.append(FitResult(model=network, **json.loads((done / HISTORY).read_text("utf-8"))))
                 continue
             train, val = stage_parts(recipe, data, network, stage)
             result = fit(
@@ -153,6 +155,7 @@ def train_job(
 
 def finish_stage(network: Any, folder: Path, result: FitResult) -> None:
     """Make adapters part of the weights, and keep what a stage left for a run that goes on after a kill."""
+    folder.mkdir(parents=True, exist_ok=True)
     if hasattr(network.language, "adaptation"):
         adapt.save(network.language, folder / "adapter")
         adapt.merge(network.language)

@@ -43,6 +43,9 @@ class VisionLanguage:
         """The mean over the batch's predicted tokens in nats, and the sums (b, 3) of every row.
 
         Logits are computed where something is learned, and nowhere else.
+
+        Args:
+            batch: as `collate` makes it; of a piece of a step with "totals", by which the sum is divided instead.
         """
         network: Any = model
         hidden, _ = network.hidden(batch["ids"], image_tokens(network, batch))
@@ -56,7 +59,22 @@ class VisionLanguage:
             sums = torch.zeros(len(labels), 3, device=labels.device)
             for column, values in zip((NLL, COUNT, CORRECT), columns, strict=True):
                 sums[:, column] = sums[:, column].index_add(0, rows, values.to(sums.dtype))
-        return nll.sum() / max(1, len(nll)), sums
+        return nll.sum() / (batch["totals"][0] if "totals" in batch else max(1, len(nll))), sums
+
+    def counts(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is a mean over: predicted tokens."""
+        return (batch["labels"] != IGNORE).sum()[None]
+
+    def rows(self, batch: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
+        """Rows of a batch with their images, of which all have equally many tokens."""
+        found = {name: batch[name][part] for name in ("ids", "labels")}
+        tokens = (batch["ids"] == -1).sum(1).cpu()
+        for name in batch.keys() - found.keys():
+            ends = (tokens.cumsum(0) * len(batch[name]) // tokens.sum().clamp(min=1)).tolist()
+            first = ends[part.start - 1] if part.start else 0
+            if (last := ends[part.stop - 1]) > first:
+                found[name] = batch[name][first:last]
+        return found
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The sums (b, 3) of every row."""

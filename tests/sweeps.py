@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    import ssmlab.cli.main
     import ssmlab.experiments.run
     import ssmlab.experiments.sweep
     import ssmlab.reports.html

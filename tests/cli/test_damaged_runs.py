@@ -9,6 +9,8 @@ from calling import call
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ssmlab.core.errors import UserError
+from ssmlab.experiments.folder import MARKER_FILE, PAGE_DUE
 from ssmlab.experiments.run import run_recipe
 from ssmlab.tasks.recipe import load_recipe
 
@@ -115,6 +117,19 @@ def test_a_model_that_is_gone_is_trained_again(run, capsys, monkeypatch):
     after = load_file(run / MODEL / "model.safetensors")
     assert all((before[key] == after[key]).all() for key in before)
     assert call("run", "--check", run) == 0
+
+
+def test_a_run_that_was_killed_while_its_page_was_written(run, monkeypatch):
+    """The same command writes the page, and takes away what was half written."""
+    (run / "report.html").unlink(missing_ok=True)
+    (run / PAGE_DUE).touch()
+    (run / "plots").mkdir(exist_ok=True)
+    (run / "plots" / ".curves.svg.1.partial").write_text("<svg")
+    recipe = load_recipe(DIGITS, SMALL, smoke=True)
+    run_recipe(recipe, output=run.parent)
+    assert (run / "report.html").is_file() and not [path for path in run.rglob(".*") if path.name != MARKER_FILE]
+    with pytest.raises(UserError, match="already holds a run"):
+        run_recipe(recipe, output=run.parent)
 
 
 def without_checksums(run):

@@ -11,6 +11,7 @@ from ssmlab.core.files import write_json
 from ssmlab.core.progress import Progress
 from ssmlab.experiments.folder import (
     MARKER_FILE,
+    PAGE_DUE,
     REPLACED,
     _restore_replaced,
     check_folder,
@@ -61,6 +62,8 @@ def test_the_same_command_goes_on_with_what_is_not_finished(recipe, tmp_path):
     finished(tmp_path / "x", recipe)
     with pytest.raises(UserError, match=r"already holds a run \(finished today\); --overwrite starts it again, name="):
         check_folder(recipe, tmp_path)
+    (folder / PAGE_DUE).touch()  # it was killed while its page was written
+    check_folder(recipe, tmp_path)
 
 
 def test_a_base_that_the_run_has_filled_in_is_no_other_recipe(tmp_path):

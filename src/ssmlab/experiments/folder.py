@@ -25,6 +25,7 @@ MARKER_FILE = (
     ".ssmlab-run"  # in every run's folder from the beginning: nothing without it, or a run.json of ours, is deleted
 )
 REPLACED = ".replaced"  # in it: the run that `--overwrite` is to delete, until the new one has a trained model
+PAGE_DUE = ".page-due"  # in the folder of a run that is finished but for its page
 _DELETED = ".deleted"  # what that becomes first, so that half a run is never put back
 
 
@@ -104,7 +105,7 @@ def check_folder(recipe: AnyRecipe, output: Path, *, resume: bool = False, overw
                 f"{folder} holds a run of another recipe ({state_of(folder)}): {changed}; give this one another folder "
                 "with name=..., or delete that one with --overwrite"
             )
-        elif not overwrite and is_finished(folder):
+        elif not overwrite and is_finished(folder) and not (folder / PAGE_DUE).is_file():
             raise UserError(
                 f"{folder} already holds a run ({state_of(folder)}); --overwrite starts it again, name=... gives "
                 "another folder"

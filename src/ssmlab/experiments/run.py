@@ -21,12 +21,14 @@ from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
 from ssmlab.core.world import ALONE, World, world_of
 from ssmlab.experiments.folder import (
+    PAGE_DUE,
     check_folder,
     claim,
     drop_replaced,
     is_finished,
     is_run,
     make_folder,
+    remove_leftovers,
     run_info,
 )
 from ssmlab.experiments.jobs import base_task, jobs_of
@@ -88,6 +90,8 @@ def run_recipe(
         over = resume and is_finished(folder) and not again
         _agree(world, None if over else resume, folder)
         if over:
+            if (folder / PAGE_DUE).is_file():  # it was killed there
+                write_page(folder)
             progress.say(f"{folder} is finished already")
             return folder
         data = _load(recipe, folder, resume, overwrite, progress, accept_licence, world)
@@ -96,6 +100,15 @@ def run_recipe(
         make_folder(recipe, folder, overwrite=overwrite)
         run.all([job.finished for job in run.jobs])
     return folder
+
+
+def write_page(folder: Path) -> None:
+    """Write the report of a finished run, after which nothing is due any more."""
+    from ssmlab.reports.html import write_report
+
+    remove_leftovers(folder)
+    write_report(folder, report_of)
+    (folder / PAGE_DUE).unlink(missing_ok=True)
 
 
 def _start(recipe: AnyRecipe) -> World:
@@ -319,10 +332,9 @@ class Run:
 
             folders = [job.folder for job in self.jobs]
             run_tests(folders, self.recipe, self.folder / "robustness", Progress(), write=True)
+        (self.folder / PAGE_DUE).touch()
         self.describe(finished=now())
-        from ssmlab.reports.html import write_report
-
-        write_report(self.folder, report_of)
+        write_page(self.folder)
 
     def compared(self) -> list[Record]:
         """The differences of every two models on the test part."""

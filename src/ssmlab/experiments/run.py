@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.checksums import FILE as CHECKSUMS
-from ssmlab.core.checksums import write_checksums
+from ssmlab.core.checksums import damages, write_checksums
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.files import records_text, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
+from ssmlab.data.folds import FILE as SPLITS
+from ssmlab.data.folds import splits_text
 from ssmlab.experiments.folder import (
     check_folder,
     claim,
@@ -32,6 +34,7 @@ from ssmlab.experiments.options import FolderOptions
 from ssmlab.experiments.published import fetch_published
 from ssmlab.reports.run_folder import damaged_files
 from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.shared.folds import fold_jobs, view_of
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import experiment_of, load_data, report_of
@@ -90,6 +93,7 @@ def run_recipe(
         run = Run(recipe, folder, data, resume, command, progress)
         run.announce()
         make_folder(recipe, folder, overwrite=overwrite)
+        run.save_splits()
         run.all()
     return folder
 
@@ -138,17 +142,38 @@ class Run:
             versions=versions(),
         )
 
+    def save_splits(self) -> None:
+        """Write the folds as nnU-Net does, so that another program or run can take the same."""
+        if getattr(self.data, "folds", ()) and not (self.folder / SPLITS).is_file():
+            names = getattr(self.data, "names", self.data.train.ids)
+            folds = [fold for repeat in self.data.folds for fold in repeat]
+            write_atomically(self.folder / SPLITS, splits_text(folds, names))
+
     def all(self) -> None:
         """Train and measure every model that is not finished, then compare them."""
         self.describe()
         for job in self.jobs:
-            if job.finished:
-                self.progress.say(f"{job.folder.name}: finished already")
-            else:
-                self.fit(job)
-                drop_replaced(self.folder)
+            parts = fold_jobs(job, self.data)
+            for each in [job] if job.finished else parts:
+                if each.finished:
+                    self._check(each)
+                    self.progress.say(f"{each.label}: finished already")
+                else:
+                    self.fit(each)
+                    drop_replaced(self.folder)
+            if parts != [job] and not job.finished:
+                self.pool(job, parts)
             self.describe()
         self.finish()
+
+    def _check(self, job: Job) -> None:
+        """That a fold which an earlier process has finished is as it was written.
+
+        Raises:
+            UserError: a file of it is damaged.
+        """
+        for what in damages(job.folder) if job.fold is not None else ():
+            raise UserError(f"{what}; delete {job.folder}, which is then trained again")
 
     def announce(self) -> None:
         """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
@@ -162,10 +187,12 @@ class Run:
             self.progress.say(f"data: {note}")
         if len(notes) > MOST_NOTES:
             self.progress.say(f"data: and {len(notes) - MOST_NOTES} more notes, which the report has")
-        left = [job for job in self.jobs if not (self.resume and job.finished)]
+        whole = [job for job in self.jobs if not (self.resume and job.finished)]
+        left = [part for job in whole for part in fold_jobs(job, self.data) if not (self.resume and part.finished)]
         if left:
             self.progress.say("timing a few steps")
-        seconds = estimate_jobs(self.experiment, self.resolved, self.data, left)
+        seen = view_of(left[0], self.data) if left else self.data  # a fold takes as long as another
+        seconds = estimate_jobs(self.experiment, self.resolved, seen, left)
         precisions = dict.fromkeys(self.computes[job.model.label].precision for job in left)
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
@@ -177,12 +204,24 @@ class Run:
         from ssmlab.tasks.shared.experiment import fit_job
 
         (job.folder / CHECKSUMS).unlink(missing_ok=True)  # its files are written again
-        how = {"find_base": self.find_base, "logs": self.folder / "logs" / job.folder.name, "resume": self.resume}
-        records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+        logs = self.folder / "logs" / job.label.replace(" ", "_")
+        how = {"find_base": self.find_base, "logs": logs, "resume": self.resume}
+        records = fit_job(self.experiment, self.resolved, view_of(job, self.data), job, progress=self.progress, **how)
         if self.robust:
             from ssmlab.studies.robustness.experiment import run_tests
 
             run_tests([job.folder], self.recipe, self.folder / "robustness", self.progress, write=False)
+        self._write(job, records)
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+    def pool(self, job: Job, parts: list[Job]) -> None:
+        """What the folds of a model predicted, as one table and one set of records; and the mean of them as a model."""
+        (job.folder / CHECKSUMS).unlink(missing_ok=True)
+        records = self.experiment.pool(self.resolved, self.data, job, parts, self.progress)
+        self._write(job, records)
+
+    def _write(self, job: Job, records: dict[str | None, list[Record]]) -> None:
+        """Write the records of a model, after which it counts as finished."""
         stamped = [
             record
             for split, rows in records.items()
@@ -193,7 +232,6 @@ class Run:
         text = records_text(stamped)
         write_checksums(job.folder, names, {"records.jsonl": text})
         write_atomically(job.folder / "records.jsonl", text)
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
 
     def describe(self, finished: str | None = None) -> None:
         """Write run.json, and records.jsonl of what is finished."""
@@ -211,7 +249,7 @@ class Run:
             **{key: getattr(self.stamp, key) for key in ("command", "commit", "machine", "versions")},
             "started": previous.get("started") or now(),
             "finished": finished,
-            "seeds": self.recipe.seeds,
+            "seeds": self.recipe.replicates,
         }
         about = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if finished:
@@ -261,7 +299,7 @@ class Run:
         """The differences of every two models on the test part."""
         if self.experiment.compare is None:
             return []
-        seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
+        seed = self.recipe.seeds[0] if len(self.recipe.replicates) == 1 else None
         return [
             record
             for pair, difference in self.experiment.compare(self.resolved, self.data, self.jobs)

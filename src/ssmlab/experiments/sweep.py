@@ -153,6 +153,10 @@ def run_sweep(
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     # All recipes are checked before the first is trained.
     recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
+    if getattr(base, "folded", False):
+        raise RecipeError(
+            "a sweep compares on the validation part; leave folds out, and give them to the run of best.toml"
+        )
     _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite

@@ -19,9 +19,16 @@ from ssmlab.data.files import Files, FolderFiles, ZipFiles
 from ssmlab.data.images.decode import Progress
 from ssmlab.data.leaks import Keys, leaks
 from ssmlab.data.masks.nnunet import is_nnunet, read_nnunet
-from ssmlab.data.masks.pairs import Case, MaskContents, beside_images, folders_of_pictures, read_pairs
+from ssmlab.data.masks.pairs import (
+    Case,
+    MaskContents,
+    add_case_groups,
+    beside_images,
+    folders_of_pictures,
+    read_pairs,
+)
 from ssmlab.data.masks.shapes import GENERATED, GeneratedFiles
-from ssmlab.data.masks.store import Checked, MaskStore, Sample
+from ssmlab.data.masks.store import Checked, MaskStore, Sample, unlike
 from ssmlab.data.masks.values import Rule, decide
 from ssmlab.data.masks.volumes import is_volume, require_nibabel, target_spacing
 from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
@@ -49,6 +56,12 @@ class MaskSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group of every image, or the published fold; None where there are none."""
+        found = [case.group or "" for case in self._cases]
+        return found if any(found) else None
 
     def sample(self, i: int) -> Sample:
         """Image (c, *spatial), labels (*spatial) uint8 with 255 where nothing is counted, spacing. Raises DataError."""
@@ -113,6 +126,7 @@ def open_masks(
     images: str = "",
     masks: str = "",
     views: str = "",
+    group: str = "",
     classes: tuple[str, ...] = (),
     colours: dict[str, object] | None = None,
     values: str = "auto",
@@ -120,6 +134,7 @@ def open_masks(
     val_fraction: float = 0.1,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
+    apart: bool = True,
     strict: bool = True,
     progress: Progress | None = None,
 ) -> MaskData:
@@ -131,22 +146,26 @@ def open_masks(
     Args:
         path: see `ACCEPTED`.
         images, masks, views: folders below the path, where their names do not say what they hold.
+        group: a column of groups.csv or metadata.csv at the top of the data, with a column `file`: whose images stay on
+            one side, such as the patient's.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
         values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
             (see `values.decide`).
+        apart: False takes no test part from data that have none, as a cross-validation of all images needs it.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
-    contents, store, checked = _looked_at(path, images, masks, views, progress)
+    contents, store, checked = _looked_at(path, images, masks, views, progress, group)
     names, table = _meaning(contents, classes, colours or {})
     seen = [c.values for c in checked if c.values is not None]
     rule, unknown, notes = decide(seen, names, table, values=values, ignore=ignore)
     store.rule = rule
-    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *unlike(checked)]
     good = [c for c in checked if not c.problems]
-    parts = _divide(contents, [c.case for c in good], val_fraction, test_fraction, seed, problems)
+    fraction = test_fraction if apart else 0.0
+    parts = _divide(contents, [c.case for c in good], val_fraction, fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
@@ -192,15 +211,17 @@ def measure_masks(
         DataError: with every problem, by file name.
     """
     contents, _, checked = _looked_at(path, images, masks, views, progress)
-    problems = [*contents.problems, *(p for c in checked for p in c.problems), *_alike(checked)]
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unlike(checked)]
     if problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     rule, unknown, _ = decide([c.values for c in checked if c.values is not None], contents.classes, contents.values)
     return _measures(checked), () if unknown else rule.classes, len(checked)
 
 
-def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
+def _looked_at(path, images, masks, views, progress, group="") -> tuple[MaskContents, MaskStore, list[Checked]]:
     contents, files = _read(Path(path).expanduser(), images, masks, views)
+    if group:
+        add_case_groups(contents, files, group)
     store = MaskStore(files)
     checked = store.check(contents.cases, progress)
     known = Counter(c.directions for c in checked if c.directions)
@@ -309,25 +330,11 @@ def _meaning(contents, classes, colours):
     return names, table
 
 
-def _alike(checked: list[Checked]) -> list[str]:
-    """Images whose number of dimensions or channels is another than that of most."""
-    problems = []
-    for what, of in (("dimensions", lambda c: len(c.size)), ("channels", lambda c: c.channels)):
-        numbers = [of(c) for c in checked if not c.problems]
-        usual = max(set(numbers), key=numbers.count, default=None)
-        problems += [
-            f"{c.case.id}: has {of(c)} {what}, the other images {usual}"
-            for c in checked
-            if not c.problems and of(c) != usual
-        ]
-    return problems
-
-
 def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dict[str, list[Case]]:
     """The three parts; says in the notes which were published and which taken."""
     parts = {part: [case for case in cases if case.part == part] for part in PARTS}
     parts["train"] += [case for case in cases if case.part is None]
-    if not parts["test"]:
+    if not parts["test"] and test_fraction:
         parts["train"], parts["test"] = _take(contents, parts["train"], test_fraction, 0, "test", problems)
     if not parts["val"]:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", problems)
@@ -342,7 +349,7 @@ def _take(contents, cases, fraction, seed, part, problems):
     if not chosen and not problems:
         problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
     of = "train" if part == "val" else "all"
-    said = {"fraction": fraction, "whole": "fold" if whole else "", "how": f"seed {seed}"}
+    said = {"fraction": fraction, "whole": "group" if whole else "", "how": f"seed {seed}"}
     contents.notes.append(about_split(part, of, len(chosen), len(cases), "images", **said))
     rest = [case for i, case in enumerate(cases) if i not in chosen]
     return rest, [case for i, case in enumerate(cases) if i in chosen]

@@ -253,3 +253,17 @@ def _compact(voxels: np.ndarray) -> np.ndarray:
 
 def _size(shape) -> str:
     return " x ".join(str(axis) for axis in reversed(shape))
+
+
+def unlike(checked: list[Checked]) -> list[str]:
+    """Images whose number of dimensions or channels is another than that of most."""
+    problems = []
+    for what, of in (("dimensions", lambda c: len(c.size)), ("channels", lambda c: c.channels)):
+        numbers = [of(c) for c in checked if not c.problems]
+        usual = max(set(numbers), key=numbers.count, default=None)
+        problems += [
+            f"{c.case.id}: has {of(c)} {what}, the other images {usual}"
+            for c in checked
+            if not c.problems and of(c) != usual
+        ]
+    return problems

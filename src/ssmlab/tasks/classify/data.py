@@ -1,12 +1,17 @@
 """The images of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from ssmlab.core.errors import RecipeError
+from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
-from ssmlab.data import ImageData, check_images, open_images
+from ssmlab.core.text import did_you_mean
+from ssmlab.data import check_images, open_images
+from ssmlab.data.folds import Division, Fold, about_folds
+from ssmlab.data.images.reader import Split
+from ssmlab.data.splits import split_hash
 from ssmlab.tasks.classify.recipe import Recipe
 
 PARTS = ("train", "val", "test")
@@ -14,20 +19,36 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Part:
-    """Images (n, h, w, 3) uint8 with labels (n,) and stable ids."""
+    """Images (n, h, w, 3) uint8 with labels (n,) and stable ids.
+
+    Args:
+        labels: of images with several labels 0 or 1, (n, classes).
+        groups: of every image; empty where there are none.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     ids: list[str]
+    groups: list[str] = field(default_factory=list)
+
+    def take(self, positions) -> "Part":
+        """The images at these positions."""
+        chosen = list(positions)
+        groups = [self.groups[i] for i in chosen] if self.groups else []
+        return Part(self.images[chosen], self.labels[chosen], [self.ids[i] for i in chosen], groups)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """All parts of a run's data.
 
+    With a cross-validation train and test are all images of its folds and val is empty; `of_fold` has the parts of one.
+
     Args:
         mean, std: per channel over the training part, of values scaled to 0..1.
         describe: what run.json says about the data.
+        several: whether an image may have several labels.
+        folds: by repeat. apart: with folds, the published test part, which is in none of them.
     """
 
     train: Part
@@ -37,6 +58,44 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     describe: dict
+    several: bool = False
+    folds: tuple[tuple[Fold, ...], ...] = ()
+    apart: Part | None = None
+
+    def of_fold(self, fold: Fold) -> "Images":
+        """The parts of one fold; test is what it holds out."""
+        parts = {
+            "train": self.train.take(fold.train),
+            "val": self.train.take(fold.val),
+            "test": self.train.take(fold.held_out),
+        }
+        mean, std = channel_statistics(parts["train"].images)
+        describe = self.describe | {"counts": {name: len(part.labels) for name, part in parts.items()}}
+        return replace(self, **parts, mean=mean, std=std, describe=describe)  # type: ignore[arg-type]
+
+    def part(self, name: str) -> Part:
+        """What models that a run has finished may be tested on.
+
+        Raises:
+            UserError: a cross-validation has learned from it.
+        """
+        if not self.folds:
+            return getattr(self, name)
+        if name != "test" or self.apart is None:
+            raise UserError(
+                f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
+                "records hold what was predicted out of the folds, or give other data"
+            )
+        return self.apart
+
+
+def strata_of(labels: np.ndarray) -> np.ndarray:
+    """Labels by which images are divided alike: of several labels the rarest one of an image, -1 where it has none."""
+    if labels.ndim == 1:
+        return labels
+    counts = labels.sum(0)
+    rarest = np.where(labels > 0, counts, np.iinfo(np.int64).max).argmin(1)
+    return np.where(labels.any(1), rarest, -1)
 
 
 def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
@@ -47,29 +106,49 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         RecipeError: the recipe names a class that the data do not have.
     """
     config, progress = recipe.data, progress or Progress()
+    folded = getattr(recipe, "folded", False)
     data = open_images(
         config.path,
         group=config.group or None,
         labels=config.labels,
         val_fraction=config.val_fraction,
         seed=config.split_seed,
+        apart=not folded,
     )
     positive = recipe.evaluation.positive
     if positive and positive not in data.classes:
         raise RecipeError(f"evaluation.positive={positive!r} is no class of the data: {', '.join(data.classes)}")
     if positive and len(data.classes) != 2:
         raise RecipeError(f"evaluation.positive is for two classes, the data have {len(data.classes)}; leave it out")
+    _check_training(recipe, data.classes, data.several)
     progress.start("checking images", sum(len(getattr(data, name)) for name in PARTS))
     try:  # decode everything once, so that all damaged files and all images in two parts are reported before training
         report = check_images(data, progress=lambda done, total: progress.update(done), fit=config.fit)
     finally:
         progress.stop()
-    parts = {name: _read(data, name, config, progress) for name in PARTS}
+    splits = dict(data.splits)
+    if folded:
+        splits["train"], splits["val"] = data.train.joined(data.val), data.val.take([])
+    parts = {name: _read(split, config, progress) for name, split in splits.items()}
+    folds, apart, notes = (), None, []  # type: ignore[var-annotated]
+    if folded:
+        pool, published = parts["train"], splits["train"].folds
+        groups = pool.groups or None
+        how = {"folds": recipe.folds, "repeats": recipe.repeats, "splits": recipe.splits}
+        division = Division(**how, val_fraction=config.val_fraction, seed=config.split_seed)  # type: ignore[arg-type]
+        forms = (lambda id_: PurePosixPath(id_).name, lambda id_: PurePosixPath(id_).stem)
+        folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), groups, published, forms)
+        notes = about_folds(folds, groups, len(pool.ids))
+        apart = parts["test"] if len(parts["test"].ids) else None
+        parts["test"] = pool
     mean, std = channel_statistics(parts["train"].images)
+    counts = {name: len(part.labels) for name, part in parts.items()}
+    if folds:
+        counts |= {"train": len(folds[0][0].train), "val": len(folds[0][0].val)}
     describe = {
         "format": data.format,
         "path": config.path,
-        "counts": {name: len(part.labels) for name, part in parts.items()},
+        "counts": counts,
         "classes": list(data.classes),
         "split_hash": data.split_hash,
         "image_size": config.image_size,
@@ -79,22 +158,47 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *report.warnings,
             *([report.shapes] if report.shapes else []),
             *report.notes,
+            *notes,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    return Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, **parts)
+    if folds:
+        held = {
+            f"{r}:{f.number}": [parts["train"].ids[i] for i in f.held_out] for r, one in enumerate(folds) for f in one
+        }
+        describe["split_hash"] = split_hash(held | {"test": apart.ids if apart else []})
+        published_test = len(apart.ids) if apart else 0
+        describe["folds"] = {"number": len(folds[0]), "repeats": len(folds), "published_test": published_test}
+    return Images(
+        classes=tuple(data.classes), mean=mean, std=std, describe=describe, several=data.several, folds=folds,
+        apart=apart, **parts,
+    )  # fmt: skip
 
 
-def _read(data: ImageData, name: str, config, progress: Progress) -> Part:
-    split = getattr(data, name)
+def _check_training(recipe: Recipe, classes: tuple[str, ...], several: bool) -> None:
+    """That what the recipe says about classes fits the data.
+
+    Raises:
+        RecipeError: it names a class that there is not, or mixes images with several labels.
+    """
+    for config in [recipe.training, *(recipe.training_of(model) for model in recipe.models)]:
+        for name in config.class_weights if isinstance(config.class_weights, dict) else ():
+            if name not in classes:
+                hint = did_you_mean(name, classes) or f": {', '.join(classes[:8])}"
+                raise RecipeError(f"training.class_weights names {name!r}, which is no class of the data{hint}")
+        if several and (config.mixup or config.cutmix):
+            raise RecipeError("training.mixup and cutmix mix one label an image, these have several; leave them out")
+
+
+def _read(split: Split, config, progress: Progress) -> Part:
     if config.limit and config.limit < len(split):
-        split = split.take(spread_over_classes(split.labels, config.limit, config.split_seed))
-    progress.start(f"reading {name}", len(split))
+        split = split.take(spread_over_classes(strata_of(split.labels), config.limit, config.split_seed))
+    progress.start(f"reading {split.name}", len(split))
     try:
         images = split.array(config.image_size, lambda done, total: progress.update(done), config.fit)
     finally:
         progress.stop()
-    return Part(images, np.asarray(split.labels), list(split.ids))
+    return Part(images, np.asarray(split.labels), list(split.ids), list(split.groups or []))
 
 
 def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Image classification in a run: one model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,29 @@ from torch import nn
 from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
-from ssmlab.checkpoints.folder import save_model
+from ssmlab.checkpoints.folder import load_model, save_ensemble, save_model
 from ssmlab.core.progress import Progress
-from ssmlab.core.record import Record
+from ssmlab.core.record import Record, read_records
 from ssmlab.core.statistics import paired_bootstrap_difference
 from ssmlab.models import create_model
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.tasks.classify.data import Images, Part
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
+from ssmlab.tasks.classify.several import ClassifySeveral, label_records, positive_weights
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.folds import PUBLISHED, folds_for, has_weights, number_of_folds, pooled_records
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
 from ssmlab.tasks.shared.outputs import write_predictions, write_samples
+from ssmlab.tasks.shared.views import VIEWS, Views
 from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
+
+LOGITS = "logits.npy"  # of what a fold holds out, in its folder
 
 
 def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Module:
@@ -53,7 +59,7 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
     return network
 
 
-def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify:
+def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify | ClassifySeveral:
     """Images are normalised as initial weights were trained with, or by the training part's statistics."""
     config, mean, std = recipe.training_of(model), data.mean, data.std
     if model.pretrained or model.weights:  # those of the run that made the weights, or timm's
@@ -61,16 +67,22 @@ def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> C
         file = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
         known = json.loads(file.read_text("utf-8")) if model.weights and file.is_file() else network.default_cfg
         mean, std = tuple(known["mean"]), tuple(known["std"])
-    balanced = config.class_weights == "balanced"
-    return Classify(
+    weights_of, labels = config.class_weights, data.train.labels
+    factors: tuple[float, ...] | None = None
+    if isinstance(weights_of, dict):
+        factors = tuple(float(weights_of.get(name, 1.0)) for name in data.classes)
+    elif weights_of == "balanced":
+        factors = positive_weights(labels) if data.several else balanced_weights(labels, len(data.classes))
+    task = Classify(
         classes=data.classes,
         mean=mean,
         std=std,
         label_smoothing=config.label_smoothing,
-        class_weights=balanced_weights(data.train.labels, len(data.classes)) if balanced else None,
+        class_weights=factors,
         augment=Augment(**config.augment.model_dump(), fill=mean),
         mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
     )
+    return ClassifySeveral(images=task) if data.several else task
 
 
 def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[BatchedDataset, BatchedDataset]:
@@ -85,28 +97,34 @@ def dataset_of(part: Part) -> BatchedDataset:
 
 
 def predict_part(
-    recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, name: str, progress: Progress | None
+    recipe: Recipe, part: Part, job: Job, network: nn.Module, task: Any, name: str, progress: Progress | None
 ) -> Outputs:
     """The logits of a part."""
     return predict(
         network,
         task,
-        dataset_of(getattr(data, name)),
+        dataset_of(part),
         batch_size=recipe.evaluation.batch_size,
         compute=compute_of(recipe, job.model),
-        title=f"{job.folder.name}: {name}",
+        title=f"{job.label}: {name}",
         progress=progress,
     )
 
 
-def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify) -> dict[str, float]:
-    """Accuracy and loss of the validation part."""
-    logits, _ = predict_part(recipe, data, job, network, task, "val", None)
-    records = classification_metrics(logits, data.val.labels, task.classes)
-    return {f"val_{r.metric}": r.value for r in records if r.metric in ("accuracy", "loss")}
+def numbers_of(logits: np.ndarray, part: Part, task: Any, positive: str = "") -> list[Record]:
+    """Every number of a part, of images with one label or with several."""
+    if isinstance(task, ClassifySeveral):
+        return label_records(logits, part.labels, task.classes)
+    return classification_metrics(logits, part.labels, task.classes, positive=positive)
 
 
-def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress) -> Records:
+def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Any) -> dict[str, float]:
+    """The numbers of the validation part by which models are chosen."""
+    logits, _ = predict_part(recipe, data.val, job, network, task, "val", None)
+    return {f"val_{name}": value for name, value in task.validation(logits, data.val.labels).items()}
+
+
+def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Any, progress: Progress) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
     preprocess = {
@@ -116,19 +134,81 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
         "std": list(task.std),
         "classes": list(task.classes),
         "channels": 3,
+        **({"several": True} if data.several else {}),
     }
     save_model(network, job.folder, preprocess)
-    records: Records = {}
-    for name in ("val", "test"):
-        part = getattr(data, name)
-        logits, seconds = predict_part(recipe, data, job, network, task, name, progress)
-        records[name] = classification_metrics(logits, part.labels, task.classes, positive=config.positive)
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes)
+    logits, _ = predict_part(recipe, data.val, job, network, task, "val", progress)
+    records: Records = {"val": numbers_of(logits, data.val, task, config.positive)}
+    part, prices = data.test, []
+    logits, seconds = predict_part(recipe, part, job, network, task, "test", progress)
+    if config.tta != "none":
+        plain, before = logits, seconds
+        views = Views(network, config.tta, data.several)
+        logits, seconds = predict_part(
+            recipe, part, job, views, task, f"test, {len(VIEWS[config.tta])} views", progress
+        )
+        gain = gain_of(logits, plain, part.labels, config.bootstrap)
+        prices = [Record(metric="tta_seconds", value=seconds - before, unit="seconds", n=len(part.labels))]
+    records["test"] = numbers_of(logits, part, task, config.positive) + ([gain] if prices else [])
+    if job.fold is not None:  # what is put together with the other folds, as it is
+        np.save(job.folder / LOGITS, logits)
+    more = {"group": part.groups}
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, more)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
+        *prices,
         *costs(network, task, some, config, compute_of(recipe, job.model)),
     ]
+    return records
+
+
+def gain_of(logits: np.ndarray, plain: np.ndarray, labels: np.ndarray, resamples: int) -> Record:
+    """By how much an evaluation of several views is better than one of the images as they are: in accuracy, of images
+    with several labels in the accuracy of labels."""
+    correct = [
+        ((found > 0) == (labels > 0)).ravel() if labels.ndim == 2 else found.argmax(1) == labels
+        for found in (logits, plain)
+    ]
+    interval = paired_bootstrap_difference(*correct, resamples=resamples)
+    spread = (interval.low, interval.high)
+    return Record(metric="tta_gain", value=interval.value, unit="fraction", n=len(labels), spread=spread)
+
+
+def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Progress) -> Records:
+    """The folds' predictions as one table in the order of the images, their numbers, and their mean as a model.
+
+    A test part that was published is predicted by that model, once.
+    """
+    everything = data.train
+    logits = np.zeros((len(everything.ids), len(data.classes)), np.float32)
+    for fold, part in zip(folds_for(job, data), folds, strict=True):
+        logits[list(fold.held_out)] = np.load(part.folder / LOGITS)
+    more = {"group": everything.groups, "fold": number_of_folds(job, data)}
+    write_predictions(job.folder / "predictions.csv", everything.ids, everything.labels, logits, data.classes, more)
+    records, positive = pooled_records(folds), recipe.evaluation.positive
+    task = Classify(classes=data.classes, mean=data.mean, std=data.std)
+    whole: Any = ClassifySeveral(images=task) if data.several else task
+    records["test"] = numbers_of(logits, everything, whole, positive)
+    gains = [r for fold in folds for r in read_records(fold.folder / "records.jsonl") if r.metric == "tta_gain"]
+    if gains:
+        gain = float(np.average([r.value for r in gains], weights=[r.n or 1 for r in gains]))
+        records["test"].append(Record(metric="tta_gain", value=gain, unit="fraction", n=len(everything.ids)))
+    if not has_weights([fold.folder for fold in folds]):
+        return records
+    save_ensemble(job.folder, [fold.folder for fold in folds])
+    if data.apart is not None:
+        network, about = load_model(job.folder)
+        own = replace(task, mean=tuple(about["mean"]), std=tuple(about["std"]))
+        reads: Any = ClassifySeveral(images=own) if data.several else own
+        network = network.to(compute_of(recipe, job.model).device)
+        if recipe.evaluation.tta != "none":
+            network = Views(network, recipe.evaluation.tta, data.several)
+        found, _ = predict_part(recipe, data.apart, job, network, reads, "published test part", progress)
+        records[PUBLISHED] = numbers_of(found, data.apart, reads, positive)
+        file = job.folder / f"{PUBLISHED}.csv"
+        more = {"group": data.apart.groups}
+        write_predictions(file, data.apart.ids, data.apart.labels, found, data.classes, more)
     return records
 
 
@@ -170,6 +250,8 @@ EXPERIMENT = Experiment(
     parts=parts,
     validate=validate,
     measure=measure,
+    primary_metric=lambda data: "roc_auc" if data.several else "accuracy",
     compare=compare,
     finish=finish,
+    pool=pool,
 )

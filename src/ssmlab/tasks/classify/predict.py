@@ -50,6 +50,7 @@ class Classifier:
     def __init__(self, folder: Path | str, device: str = "auto", *, accept_licence: bool = False):
         from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
+        from ssmlab.tasks.classify.several import ClassifySeveral
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
@@ -62,7 +63,9 @@ class Classifier:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
             self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
-            self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+            self.several = bool(preprocess.get("several"))
+            task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+            self.task: Any = ClassifySeveral(images=task) if self.several else task
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
 
@@ -74,7 +77,7 @@ class Classifier:
     def _batch(self, files: list[Path]) -> tuple[list[Prediction], list[str]]:
         import torch
 
-        from ssmlab.tasks.shared.metrics import log_softmax
+        from ssmlab.tasks.classify.several import probabilities_of
         from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
@@ -102,7 +105,7 @@ class Classifier:
         images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
         part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
         found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
-        probabilities = np.exp(log_softmax(found.values.astype(np.float64)))
+        probabilities = probabilities_of(found.values, self.several)
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
 
 

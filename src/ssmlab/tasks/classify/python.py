@@ -22,13 +22,15 @@ from ssmlab.data.images.decode import UnreadableImage, decode, fit_square
 from ssmlab.data.images.reader import open_images
 from ssmlab.tasks.classify.data import Part
 from ssmlab.tasks.classify.experiment import dataset_of
+from ssmlab.tasks.classify.several import ClassifySeveral, label_records, probabilities_of
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
-from ssmlab.tasks.shared.metrics import classification_metrics, log_softmax
+from ssmlab.tasks.shared.metrics import classification_metrics
+from ssmlab.tasks.shared.views import VIEWS, Views
 from ssmlab.training.predict import predict as outputs_for
 
-ABOUT = ("classes", "mean", "std", "positive")
+ABOUT = ("classes", "mean", "std", "positive", "tta")
 TRAINING = ("label_smoothing", "class_weights", "augment")
 SOME = 1000  # items that mean and standard deviation are measured on
 
@@ -168,7 +170,7 @@ def read(
     """
     if recipe is not None:
         config = {"positive": recipe.evaluation.positive, "batch_size": recipe.evaluation.batch_size}
-        return dataset_of(getattr(run, part)), config
+        return dataset_of(run.part(part)), config | {"tta": recipe.evaluation.tta}
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])
     for warning in check_images(found, fit=about.get("fit", "crop")).warnings:
@@ -184,8 +186,13 @@ def read(
             arrays.append(split.array(*how))
         finally:
             progress.stop()
+    if found.several != bool(about.get("several")):
+        has, takes = ("several labels", "one") if found.several else ("one label", "several")
+        raise DataError(f"{path} has images with {has}, the model was trained on {takes}")
     number = {name: i for i, name in enumerate(about["classes"])}  # the model's, which may be in another order
-    labels = np.array([number[found.classes[label]] for split in splits for label in split.labels], np.int64)
+    order = [number[name] for name in found.classes]
+    every = np.concatenate([split.labels for split in splits])
+    labels = every[:, np.argsort(order)] if found.several else np.array(order, np.int64)[every]
     return dataset_of(Part(np.concatenate(arrays), labels, [id for split in splits for id in split.ids])), {}
 
 
@@ -208,8 +215,8 @@ def check_classes(path: Path, found: Sequence[str], known: Sequence[str]) -> Non
         raise DataError(f"{path} has the classes {one}, the model {other}; they must be the same")
 
 
-def task_of(about: dict[str, Any]) -> Classify:
-    """The task of a trained model.
+def task_of(about: dict[str, Any]) -> Any:
+    """The task of a trained model, `Classify` or `ClassifySeveral`.
 
     Raises:
         UserError: what images went through is not known.
@@ -217,7 +224,8 @@ def task_of(about: dict[str, Any]) -> Classify:
     missing = [key for key in ("classes", "mean", "std") if key not in about]
     if missing:
         raise UserError(f"nothing says what the model's {' and '.join(missing)} are; give {missing[0]}=...")
-    return Classify(classes=tuple(about["classes"]), mean=tuple(about["mean"]), std=tuple(about["std"]))
+    task = Classify(classes=tuple(about["classes"]), mean=tuple(about["mean"]), std=tuple(about["std"]))
+    return ClassifySeveral(images=task) if about.get("several") else task
 
 
 def evaluate(
@@ -229,9 +237,25 @@ def evaluate(
     batch_size: int,
     progress: Progress,
     positive: str = "",
+    tta: str = "none",
 ) -> list[Record]:
-    """Loss, accuracy and its kin with 95 % intervals, of (image, label)."""
-    return class_records(model, task_of(about), data, positive, compute, batch_size, progress)
+    """Loss, accuracy and its kin with 95 % intervals, of (image, label); of several labels each one's numbers.
+
+    Args:
+        tta: the mean over views of an image, see `tasks.shared.views`.
+    """
+    if tta not in VIEWS:
+        raise UserError(f"tta must be one of {', '.join(VIEWS)}, got {tta!r}")
+    task = task_of(about)
+    several = isinstance(task, ClassifySeveral)
+    network = model if tta == "none" else Views(model, tta, several)
+    if not several:
+        return class_records(network, task, data, positive, compute, batch_size, progress)
+    batches = Remembered(data, task)
+    found = outputs_for(
+        network, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
+    )
+    return label_records(found.values, batches.labels, task.classes)
 
 
 def class_records(
@@ -261,7 +285,7 @@ def class_predictions(
         model, task, items, batch_size=batch_size, compute=compute, title="predicting", progress=progress
     )
     predictions = []
-    for row in np.exp(log_softmax(found.values.astype(np.float64))):
+    for row in probabilities_of(found.values, isinstance(task, ClassifySeveral)):
         ranking = {task.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
         label, probability = next(iter(ranking.items()))
         predictions.append(ClassPrediction(label, probability, ranking))

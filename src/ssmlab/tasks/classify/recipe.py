@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.models.registry import describe
-from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.tasks.shared.recipe import FoldedRecipe, check_names
 from ssmlab.tasks.shared.tables import CompressConfig, ContinualConfig, RobustnessConfig, checked_method
 from ssmlab.training.config import FitConfig
 
@@ -77,8 +77,8 @@ class TrainingConfig(FitConfig):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """The share of a label that is spread over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Balanced: each class weighs the same in the loss."""
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """Balanced: each class weighs the same in the loss; or factors by class, such as {malignant=5}, others 1."""
     channels_last: Literal["auto", "yes", "no"] = "auto"
     """Memory order of images; auto: on a GPU."""
     mixup: float = Field(0.0, ge=0)
@@ -89,6 +89,13 @@ class TrainingConfig(FitConfig):
     """The fraction of batches that are mixed at all."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training images."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _factors(cls, value):
+        if isinstance(value, dict) and (not value or min(value.values()) < 0 or not max(value.values())):
+            raise ValueError(f"factors of classes are 0 or more, and one is more than 0, got {value}")
+        return value
 
 
 class ModelConfig(Table):
@@ -133,6 +140,9 @@ class EvaluationConfig(Table):
 
     batch_size: int = Field(64, ge=1)
     """Images of a prediction."""
+    tta: Literal["none", "horizontal", "flips", "dihedral"] = "none"
+    """Test-time augmentation: the mean over 2, 4 or 8 views of an image, mirrored and turned by right angles; what that
+    gains and costs is measured."""
     positive: str = ""
     """The positive class of two; the second in order where it is not given."""
     throughput_batch: int = Field(32, ge=1)
@@ -147,7 +157,7 @@ class EvaluationConfig(Table):
     """How models hold when images change."""
 
 
-class Recipe(AnyRecipe):
+class Recipe(FoldedRecipe):
     """A complete run of image classification."""
 
     adapts: ClassVar[bool] = True
@@ -160,3 +170,9 @@ class Recipe(AnyRecipe):
     training: TrainingConfig = TrainingConfig()
     models: list[ModelConfig] = Field(min_length=1)
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _alone(self):
+        if self.folded and self.evaluation.robustness.transformations != "none":
+            raise ValueError("robustness of a cross-validation is tested afterwards: ssmlab robustness RUN --data PATH")
+        return self

@@ -11,7 +11,7 @@ from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.registry import describe, list_models
 from ssmlab.models.segmentation.plans import plan_from, read_plan
-from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.tasks.shared.recipe import FoldedRecipe, check_names
 from ssmlab.training.config import FitConfig
 
 
@@ -26,6 +26,8 @@ class SegmentationData(Table):
     """Likewise of the masks."""
     views: str = ""
     """Likewise of the fields of view, outside of which nothing counts."""
+    group: str = ""
+    """A column of groups.csv next to them whose images stay on one side of the split, e.g. the patient."""
     classes: list[str] = Field([])
     """Names in the order of the labels; two, or as the data say, where not given."""
     colours: dict[str, Any] = Field({})
@@ -154,7 +156,7 @@ class SegmentationEvaluation(Table):
     """Images in the report."""
 
 
-class SegmentationRecipe(AnyRecipe):
+class SegmentationRecipe(FoldedRecipe):
     """A run of segmentation."""
 
     forms: ClassVar[str] = (

@@ -55,6 +55,8 @@ class Experiment:
     fit_job: `(recipe, data, job, *, find_base, logs, progress, resume)`, all records of a model, likewise.
     compare: `(recipe, data, jobs)`, differences of every two models with the pair's name.
     finish: `(recipe, data, jobs, folder)`: write what the report needs besides records.
+    pool: `(recipe, data, job, folds, progress)`: of the trained folds of a model write its predictions and the model
+        that is their mean; records by part.
     """
 
     build: Callable[..., nn.Module]
@@ -71,6 +73,7 @@ class Experiment:
     fit_job: Callable[..., Records] | None = None
     compare: Callable[..., list[tuple[str, Record]]] | None = None
     finish: Callable[..., None] | None = None
+    pool: Callable[..., Records] | None = None
 
 
 def compute_of(recipe: AnyRecipe, model: Any) -> ComputeConfig:
@@ -145,7 +148,7 @@ def train_job(
     with remembering as learned, peak_memory(compute.device) as peak:
         result = fit(
             network, learned, train, val, recipe.training_of(job.model),
-            folder=job.folder, device=compute, label=job.folder.name, seed=job.seed,
+            folder=job.folder, device=compute, label=job.label, seed=job.seed,
             progress=progress, resume=resume, logs=logs,
         )  # fmt: skip
     return Trained(network, task, result, peak)

@@ -63,7 +63,8 @@ def draw_folds(
     sizes, found = [0] * folds, [[] for _ in range(folds)]  # type: tuple[list[int], list[list[int]]]
     for name in sorted(members, key=lambda name: (-len(members[name]), hashed[name])):
         own = Counter(labels[i] for i in members[name])
-        costs = [sum(n * (2 * held[f][c] + n) / totals[c] ** 2 for c, n in own.items()) for f in range(folds)]
+        parts = sorted(own.items(), key=str)  # so that sums are the same whatever the order of the items
+        costs = [sum(n * (2 * held[f][c] + n) / totals[c] ** 2 for c, n in parts) for f in range(folds)]
         best = min(range(folds), key=lambda f: (costs[f], sizes[f], f))
         held[best] += own
         sizes[best] += len(members[name])

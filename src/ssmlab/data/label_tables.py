@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from ssmlab.data.contents import JOINT, alike, count, did_you_mean, some
 from ssmlab.data.files import Files
-from ssmlab.data.named import FileNames, Records
+from ssmlab.data.named import FileNames, Records, label_of, number_in
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
@@ -52,7 +52,6 @@ FEW = 200  # rows by which a column is first judged
 MANY = 20  # more problems of one kind become one line
 FOLDERS, TABLE = "folders", "table"  # data.labels, where folders and a table say different classes
 SEVERAL = "several"  # data.labels, where a file may have several labels
-NONE = ("no finding", "none", "")  # cells that say that a file has none of several labels
 
 
 class Row(NamedTuple):
@@ -241,8 +240,8 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
                 if said
                 else f"no column holds a class for every file ({held})"
             )
-            + "; name it with data.labels=COLUMN (data check --labels COLUMN), or data.labels=several where a file may have "
-            "several"
+            + "; name it with data.labels=COLUMN (data check --labels COLUMN), or "
+            "data.labels=several where a file may have several"
         )
         return None
     same = [item for item in clear if item[1] == clear[0][1]]
@@ -268,14 +267,14 @@ def _label_columns(one: _Known) -> tuple[list[str], bool]:
     if named:
         return named, len(named) == 1
     binary = _binary(one)
-    rows = [[_number(row[name]) for name in binary] for _, row in one.table.rows]
+    rows = [[number_in(row[name]) for name in binary] for _, row in one.table.rows]
     if len(binary) > 1 and all(row.count(1.0) == 1 for row in rows):
         return binary, True
     may = []
     for name in rest:
         values = one.values(name)
         different = set(values) - {""}
-        broken = any((number := _number(value)) is not None and not number.is_integer() for value in different)
+        broken = any((number := number_in(value)) is not None and not number.is_integer() for value in different)
         if not _is_group(name) and 1 < len(different) <= max(2, len(values) // 2) and not broken:
             may.append(name)
     return _different(one, may), False
@@ -284,7 +283,7 @@ def _label_columns(one: _Known) -> tuple[list[str], bool]:
 def _binary(one: _Known) -> list[str]:
     """Columns of 0 and 1."""
     rest = [name for name in one.table.columns if name not in (one.file, _part_column(one))]
-    return [name for name in rest if {_number(value) for value in one.values(name)} <= {0.0, 1.0}]
+    return [name for name in rest if {number_in(value) for value in one.values(name)} <= {0.0, 1.0}]
 
 
 def _different(one: _Known, names: list[str]) -> list[str]:
@@ -294,20 +293,13 @@ def _different(one: _Known, names: list[str]) -> list[str]:
         values = one.values(name)
         first = {value: number for number, value in reversed(list(enumerate(values)))}
         same = tuple(first[value] for value in values)
-        if same not in kept or all(_number(value) is not None for value in one.values(kept[same])):
+        if same not in kept or all(number_in(value) is not None for value in one.values(kept[same])):
             kept[same] = name
     return list(kept.values())
 
 
 def _is_group(name: str) -> bool:
     return GROUPS.fullmatch(re.sub(r"[\s_-]", "", name.casefold())) is not None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _part(value: str) -> str | None:
@@ -337,7 +329,7 @@ def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Lab
     for one in tables:
         part_column = _part_column(one)
         for line, row in one.table.rows:
-            label, given = _label_of(row, columns, labels.several)
+            label, given = label_of(row, columns, labels.several)
             part = _part(row[part_column]) if part_column else one.part if by_table else None
             found, where = index.find(row[one.file], one.folder, one.part), f"{one.table.name}, line {line}"
             if not found:
@@ -358,7 +350,12 @@ def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Lab
                 wrong.setdefault("without a class, a part or a group", []).append(
                     f"{where}: {row[one.file]} has {got}; fill it in or delete the row"
                 )
-            elif labels.rows.setdefault(found[0], _row(row, label, part, labels.groups.get(found[0]))).label != label:
+            elif (
+                labels.rows.setdefault(
+                    found[0], Row(label, part, labels.groups.get(found[0]), row.get("fold") or None)
+                ).label
+                != label
+            ):
                 wrong.setdefault("that give a file a second class; keep one", []).append(
                     f"{where}: {row[one.file]} is {labels.rows[found[0]].label!r} and {label!r}; keep one of the rows"
                 )
@@ -374,22 +371,6 @@ def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Lab
         )
     labels.warnings += alike(labels.classes)
     _note(tables, labels, group)
-
-
-def _label_of(row: dict[str, str], columns: list[str], several: bool) -> tuple[str, bool]:
-    """What a row says, several labels joined, and whether it says anything."""
-    if len(columns) > 1:
-        ones = [name for name in columns if _number(row[name]) == 1]
-        return JOINT.join(ones), several or bool(ones)
-    cell = row[columns[0]]
-    if not several:
-        return cell, bool(cell)
-    names = [name.strip() for name in re.split(r"[|;]", cell)]
-    return JOINT.join(name for name in names if name.casefold() not in NONE), True
-
-
-def _row(row: dict[str, str], label: str, part: str | None, group: str | None) -> Row:
-    return Row(label, part, group, row.get("fold") or None)
 
 
 def _note(tables: list[_Known], labels: Labels, group: str | None) -> None:

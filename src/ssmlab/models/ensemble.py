@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Normalised(NamedTuple):
-    """The mean and standard deviation that a member's images were normalised by, of every channel; empty: by their own."""
+    """The mean and standard deviation that normalised a member's images, of every channel; empty: their own."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

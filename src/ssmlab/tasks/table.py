@@ -43,6 +43,7 @@ TASKS = {
     "translate": Row("ssmlab.tasks.translate", "TranslationRecipe", "load_pairs", own="translation/own_files"),
     "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths"),
     "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", reads="classify"),
+    "learning_curve": Row("ssmlab.studies.learning_curve", "LearningCurveRecipe", "load_images", reads="classify"),
     "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", reads="classify"),
 }
 

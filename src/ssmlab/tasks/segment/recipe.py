@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.registry import describe, list_models
-from ssmlab.models.segmentation.plans import plan_from, read_plan
+from ssmlab.models.segmentation.plans import PRESETS, plan_from, read_plan
 from ssmlab.tasks.shared.recipe import FoldedRecipe, check_names
 from ssmlab.training.config import FitConfig
 
@@ -171,13 +171,14 @@ class SegmentationRecipe(FoldedRecipe):
     """How they are trained on the source."""
     training: SegmentationTraining = SegmentationTraining()
     plan: dict[str, Any] | str = ""
-    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty."""
+    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty, for 8
+    or 24 GiB and residual encoders if resenc_m or resenc_l."""
     models: list[SegmentationModel] = Field(min_length=1)
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
 
     @model_validator(mode="after")
     def _sizes(self):
-        if self.plan:  # ModelError is a ValueError
+        if self.plan and str(self.plan) not in PRESETS:  # ModelError is a ValueError
             plan = read_plan(self.plan) if isinstance(self.plan, str) else plan_from(self.plan)
             self.plan = json.loads(json.dumps(asdict(plan)))  # lists, as they are read again from the resolved recipe
         return self

@@ -168,6 +168,8 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         }
         describe["split_hash"] = split_hash(held | {"test": apart.ids if apart else []})
         published_test = len(apart.ids) if apart else 0
+        if apart is None:  # so that nobody tests the folds' models on what they have learned from
+            describe["all"] = split_hash({"all": data.train.ids + data.val.ids})
         describe["folds"] = {"number": len(folds[0]), "repeats": len(folds), "published_test": published_test}
     return Images(
         classes=tuple(data.classes), mean=mean, std=std, describe=describe, several=data.several, folds=folds,

@@ -135,6 +135,7 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
         "classes": list(task.classes),
         "channels": 3,
         **({"several": True} if data.several else {}),
+        **({"learned_from": data.describe["all"]} if "all" in data.describe else {}),
     }
     save_model(network, job.folder, preprocess)
     logits, _ = predict_part(recipe, data.val, job, network, task, "val", progress)

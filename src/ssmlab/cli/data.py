@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,29 @@ def check(
         _show(report)
     if not report.ok:
         raise typer.Exit(2)
+
+
+@app.command()
+def series(
+    folder: Annotated[Path, typer.Argument(help="A folder with DICOM files, at any depth.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the volumes; made where it is missing.")],
+) -> None:
+    """Write every DICOM series as a NIfTI volume, in Hounsfield units where it is a CT, and groups.csv with patients as
+    digests: no name, date or number of a header is in any of them. Exit code 2 if a series cannot be used."""
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.images.dicom import NEEDED, is_readable
+    from ssmlab.data.masks.dicom_series import write_series
+    from ssmlab.data.masks.volumes import require_nibabel
+
+    if not is_readable():
+        raise DataError(NEEDED)
+    require_nibabel()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    written, problems = write_series(folder, out)
+    typer.echo(f"{len(written)} volumes in {out}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(written) + len(problems)} series cannot be used", problems)
 
 
 def _show(report: Any) -> None:

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
-from ssmlab.data.splits import held_out
+from ssmlab.data.splits import held_out, split_hash
 
 FILE = "splits_final.json"  # nnU-Net's name of it
 
@@ -251,14 +252,31 @@ class Division:
         return tuple(tuple(folds_of(divided, ids, labels, groups, **how)) for divided in held)  # type: ignore[arg-type]
 
 
-def about_folds(folds: Sequence[Sequence[Fold]], groups: Sequence[str] | None, items: int) -> list[str]:
-    """What a cross-validation rests on, in words."""
+def about_division(
+    described: dict[str, Any],
+    folds: Sequence[Sequence[Fold]],
+    ids: Sequence[str],
+    groups: Sequence[str] | None,
+    apart: Sequence[str],
+) -> dict[str, Any]:
+    """What run.json says of a cross-validation: counts, split_hash, folds and notes.
+
+    Args:
+        described: what it says of the data. ids, groups: of the items that are divided. apart: ids of a published test.
+    """
     first = folds[0]
+    held = {f"{r}:{f.number}": [ids[i] for i in f.held_out] for r, one in enumerate(folds) for f in one}
     sizes = sorted({len(fold.held_out) for fold in first})
-    held = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     whole = "" if groups is None else f", {len(set(groups)):,} groups kept whole"
     again = f", drawn {len(folds)} times" if len(folds) > 1 else ""
-    return [
-        f"{len(first)} folds of {items:,} images{whole}{again}: {held} are held out of each; every image is predicted "
-        "by a model that has neither learned from it nor been chosen by it"
-    ]
+    note = (
+        f"{len(first)} folds of {len(ids):,} images{whole}{again}: {size} are held out of each; every image is "
+        "predicted by a model that has neither learned from it nor been chosen by it"
+    )
+    return {
+        "counts": {"train": len(first[0].train), "val": len(first[0].val), "test": len(ids)},
+        "split_hash": split_hash(held | {"test": apart}),
+        "folds": {"number": len(first), "repeats": len(folds), "published_test": len(apart)},
+        "notes": [*described.get("notes", []), note],
+    }

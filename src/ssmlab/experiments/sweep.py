@@ -153,10 +153,6 @@ def run_sweep(
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     # All recipes are checked before the first is trained.
     recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
-    if getattr(base, "folded", False):
-        raise RecipeError(
-            "a sweep compares on the validation part; leave folds out, and give them to the run of best.toml"
-        )
     _own_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite
@@ -225,6 +221,10 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
 
 def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
     """What a model says for itself would win over every point of the grid; and all trials start from one base."""
+    if getattr(recipe, "folded", False):
+        raise RecipeError(
+            "a sweep compares on the validation part; leave folds out, and give them to the run of best.toml"
+        )
     for key in grid:
         if key.startswith("base."):
             raise RecipeError(f"{key} cannot vary: the trials start from one model; sweep base.recipe by itself")

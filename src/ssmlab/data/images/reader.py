@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import JOINT, PARTS, count, some
+from ssmlab.data.contents import JOINT, PARTS, Contents, count, some
 from ssmlab.data.images.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.images.formats import read_contents
 from ssmlab.data.images.medmnist import machine_memory
@@ -146,6 +146,9 @@ def open_images(
     val_fraction: float = 0.1,
     seed: int = 0,
     apart: bool = True,
+    window: tuple[float, float] | None = None,
+    slices: int = 0,
+    skip_unreadable: bool = False,
     strict: bool = True,
 ) -> ImageData:
     """Open a labelled image data set; the format is found from the content, not from the name.
@@ -165,6 +168,11 @@ def open_images(
             where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.
         apart: False takes no test part from data that have none, as a cross-validation of all images needs it.
+        window: centre and width of the values that become 0..255, of DICOM, NIfTI and grey pictures of 16 bits; None:
+            what a DICOM file says, the middle 99 % of a volume, the high byte of 16.
+        slices: of every volume so many at equal distances are images of one group, of NIfTI files and of DICOM series;
+            0: of NIfTI the middle one, and every DICOM file is an image.
+        skip_unreadable: leave pictures out that cannot be decoded, with a note; the parts are then those of the rest.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name and with the fix. Where the structure is wrong, all images
@@ -173,25 +181,29 @@ def open_images(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    contents = read_contents(str(path), group, labels)
+    contents = read_contents(str(path), group, labels, window, slices)
+    if skip_unreadable:
+        _skip_unreadable(contents)
     _check(contents)
     splits = _divide(contents, val_fraction, seed, apart)
-    data = ImageData(
-        name=contents.name,
-        format=contents.format,
-        path=str(path),
-        classes=contents.classes,
-        **splits,
-        split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=contents.notes,
-        warnings=contents.warnings,
-        problems=contents.problems,
-        several=contents.several,
-    )
+    told = ("name", "format", "classes", "notes", "warnings", "problems", "several")
+    hashed = split_hash({part: split.ids for part, split in splits.items()})
+    data = ImageData(path=str(path), split_hash=hashed, **splits, **{name: getattr(contents, name) for name in told})
     if strict and data.problems:
         problems = data.problems + [p for split in splits.values() for p in find_unreadable(split)]
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     return data
+
+
+def _skip_unreadable(contents: Contents) -> None:
+    """Decode every picture, and leave out those that cannot be."""
+    failures = dict(for_each_image(contents.load, [item.key for item in contents.items], lambda i, image: None))
+    if failures:
+        lost = [f"{contents.items[i].id} ({reason})" for i, reason in failures.items()]
+        contents.warnings.append(
+            f"left out, since data.skip_unreadable: {count(len(lost), 'image')} that cannot be read: {'; '.join(lost)}"
+        )
+        contents.items = [item for i, item in enumerate(contents.items) if i not in failures]
 
 
 def find_unreadable(split: Split) -> list[str]:

@@ -172,20 +172,12 @@ def open_masks(
     copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
     splits: dict[str, Any] = {p: MaskSplit(p, [c.id for c in cases], cases, store) for p, cases in parts.items()}
     return MaskData(
-        name=contents.name,
-        format=contents.format,
-        path=str(path),
-        classes=rule.classes,
-        **vars(_measures(good)),
-        directions=store.directions,
-        numbers=rule.numbers,
+        name=contents.name, format=contents.format, path=str(path), classes=rule.classes, **vars(_measures(good)),
+        directions=store.directions, numbers=rule.numbers, **splits, copies=copies, problems=problems,
         shares=_shares(splits["train"], rule) if not problems else (),
-        **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=[*contents.notes, *notes, *_notes(good, part_of)],
-        copies=copies,
-        problems=problems,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

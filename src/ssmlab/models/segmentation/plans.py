@@ -277,14 +277,7 @@ def propose_plan(
     patch = [min(round(edge / step), most) for step, most in zip(space, size, strict=True)]
     least = 2 if batch_size is None else batch_size
 
-    def planned(patch: Sequence[int]) -> Plan | None:
-        found = _with_patch(patch, space, least, base_features)
-        if found is None or not residual_encoder:
-            return found
-        blocks = tuple(RESENC_BLOCKS[min(s, 3)] for s in range(found.n_stages))
-        return replace(found, n_conv_encoder=blocks, n_conv_decoder=(1,) * (found.n_stages - 1))
-
-    plan = planned(patch)
+    plan = _with_patch(patch, space, least, base_features, residual_encoder)
     while plan is not None and training_bytes(plan, channels, classes) > memory_bytes:
         ratio = [n / most for n, most in zip(plan.patch_size, size, strict=True)]
         axis = ratio.index(max(ratio))
@@ -292,7 +285,7 @@ def propose_plan(
         # a smaller patch may be halved less often, and is then a multiple of less
         smaller = [n - plan.divisor[axis] * (i == axis) for i, n in enumerate(patch)]
         patch[axis] -= _divisor(topology(smaller, space)[0])[axis]
-        plan = planned(patch)
+        plan = _with_patch(patch, space, least, base_features, residual_encoder)
     if plan is None:
         raise ModelError(
             f"images of {tuple(size)} need at least {2 * LEAST_EDGE} pixels along two axes, or "
@@ -305,7 +298,7 @@ def propose_plan(
     return plan
 
 
-def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base_features: int) -> Plan | None:
+def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base: int, residual: bool) -> Plan | None:
     """The plan for a patch; None where it would have fewer than two stages."""
     strides, kernels, fitted = topology(patch, spacing)
     stages = len(strides)
@@ -313,11 +306,11 @@ def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base
         return None
     return Plan(
         patch_size=fitted,
-        features=tuple(min(base_features * 2**i, MOST_FEATURES[len(fitted)]) for i in range(stages)),
+        features=tuple(min(base * 2**i, MOST_FEATURES[len(fitted)]) for i in range(stages)),
         kernel_sizes=tuple(kernels),
         strides=tuple(strides),
-        n_conv_encoder=(BLOCKS,) * stages,
-        n_conv_decoder=(BLOCKS,) * (stages - 1),
+        n_conv_encoder=tuple(RESENC_BLOCKS[min(s, 3)] if residual else BLOCKS for s in range(stages)),
+        n_conv_decoder=(1 if residual else BLOCKS,) * (stages - 1),
         spacing=tuple(spacing),
         batch_size=batch,
     )

@@ -8,8 +8,8 @@ import numpy as np
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.text import did_you_mean
-from ssmlab.data import check_images, open_images
-from ssmlab.data.folds import Division, Fold, about_folds
+from ssmlab.data import ImageData, check_images, open_images
+from ssmlab.data.folds import Division, Fold, about_division
 from ssmlab.data.images.reader import Split
 from ssmlab.data.splits import split_hash
 from ssmlab.tasks.classify.recipe import Recipe
@@ -114,6 +114,9 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         val_fraction=config.val_fraction,
         seed=config.split_seed,
         apart=not folded,
+        window=(config.window[0], config.window[1]) if config.window else None,
+        slices=config.slices,
+        skip_unreadable=config.skip_unreadable,
     )
     positive = recipe.evaluation.positive
     if positive and positive not in data.classes:
@@ -130,25 +133,11 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
     if folded:
         splits["train"], splits["val"] = data.train.joined(data.val), data.val.take([])
     parts = {name: _read(split, config, progress) for name, split in splits.items()}
-    folds, apart, notes = (), None, []  # type: ignore[var-annotated]
-    if folded:
-        pool, published = parts["train"], splits["train"].folds
-        groups = pool.groups or None
-        how = {"folds": recipe.folds, "repeats": recipe.repeats, "splits": recipe.splits}
-        division = Division(**how, val_fraction=config.val_fraction, seed=config.split_seed)  # type: ignore[arg-type]
-        forms = (lambda id_: PurePosixPath(id_).name, lambda id_: PurePosixPath(id_).stem)
-        folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), groups, published, forms)
-        notes = about_folds(folds, groups, len(pool.ids))
-        apart = parts["test"] if len(parts["test"].ids) else None
-        parts["test"] = pool
     mean, std = channel_statistics(parts["train"].images)
-    counts = {name: len(part.labels) for name, part in parts.items()}
-    if folds:
-        counts |= {"train": len(folds[0][0].train), "val": len(folds[0][0].val)}
     describe = {
         "format": data.format,
         "path": config.path,
-        "counts": counts,
+        "counts": {name: len(part.labels) for name, part in parts.items()},
         "classes": list(data.classes),
         "split_hash": data.split_hash,
         "image_size": config.image_size,
@@ -158,23 +147,28 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *report.warnings,
             *([report.shapes] if report.shapes else []),
             *report.notes,
-            *notes,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    if folds:
-        held = {
-            f"{r}:{f.number}": [parts["train"].ids[i] for i in f.held_out] for r, one in enumerate(folds) for f in one
-        }
-        describe["split_hash"] = split_hash(held | {"test": apart.ids if apart else []})
-        published_test = len(apart.ids) if apart else 0
-        if apart is None:  # so that nobody tests the folds' models on what they have learned from
-            describe["all"] = split_hash({"all": data.train.ids + data.val.ids})
-        describe["folds"] = {"number": len(folds[0]), "repeats": len(folds), "published_test": published_test}
-    return Images(
-        classes=tuple(data.classes), mean=mean, std=std, describe=describe, several=data.several, folds=folds,
-        apart=apart, **parts,
+    images = Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, several=data.several, **parts)
+    return _folded(recipe, images, splits["train"].folds, data) if folded else images
+
+
+def _folded(recipe: Recipe, images: Images, published: list[str] | None, data: ImageData) -> Images:
+    """The same images divided into folds; a published test part stays apart."""
+    pool, config = images.train, recipe.data
+    groups = pool.groups or None
+    division = Division(
+        folds=recipe.folds, repeats=recipe.repeats, splits=recipe.splits, val_fraction=config.val_fraction,
+        seed=config.split_seed,
     )  # fmt: skip
+    forms = (lambda id_: PurePosixPath(id_).name, lambda id_: PurePosixPath(id_).stem)
+    folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), groups, published, forms)
+    apart = images.test if len(images.test.ids) else None
+    describe = images.describe | about_division(images.describe, folds, pool.ids, groups, apart.ids if apart else [])
+    if apart is None:  # so that nobody tests the folds' models on what they have learned from
+        describe["all"] = split_hash({"all": [id_ for split in data.splits.values() for id_ in split.ids]})
+    return replace(images, test=pool, describe=describe, folds=folds, apart=apart)
 
 
 def _check_training(recipe: Recipe, classes: tuple[str, ...], several: bool) -> None:

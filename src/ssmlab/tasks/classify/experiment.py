@@ -135,6 +135,8 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
         "classes": list(task.classes),
         "channels": 3,
         **({"several": True} if data.several else {}),
+        **({"window": recipe.data.window} if recipe.data.window else {}),
+        **({"slices": recipe.data.slices} if recipe.data.slices else {}),
         **({"learned_from": data.describe["all"]} if "all" in data.describe else {}),
     }
     save_model(network, job.folder, preprocess)

@@ -10,7 +10,10 @@ import numpy as np
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.text import csv_text
+from ssmlab.data.files import Disk
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.data.images.volumes import SliceKey, VolumePictures
+from ssmlab.data.masks.volumes import is_volume
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Classifier:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
             self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
+            self.window, self.slices = preprocess.get("window"), preprocess.get("slices") or 1
             self.several = bool(preprocess.get("several"))
             task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
             self.task: Any = ClassifySeveral(images=task) if self.several else task
@@ -81,19 +85,26 @@ class Classifier:
         from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
-        pictures: dict[int, np.ndarray] = {}
+        pictures: dict[int, list[np.ndarray]] = {}
+        window = (self.window[0], self.window[1]) if self.window else None
+        volumes = VolumePictures(Disk(), None, window)
 
         start = (self.whole - self.image_size) // 2
         middle = slice(start, start + self.image_size)
 
-        def keep(i, picture):
-            if picture.info["frames"] > 1:
-                self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
-            pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
+        def keep(i, found):
+            if found[0].info["frames"] > 1:
+                self.notes.append(
+                    f"{files[i]}: of its {found[0].info['frames']} frames or pages only the first is used"
+                )
+            pictures[i] = [np.asarray(fit_square(each, self.whole, self.fit))[middle, middle] for each in found]
 
         def load(file: Path):
+            name = str(file)
             try:
-                return decode(file.read_bytes())
+                if is_volume(name):
+                    return [volumes(SliceKey((name,), i, self.slices)) for i in range(self.slices)]
+                return [decode(file.read_bytes(), window)]
             except OSError as error:
                 raise UnreadableImage(error.strerror or str(error)) from error
 
@@ -102,10 +113,12 @@ class Classifier:
         if not pictures:
             return [], problems
         readable = [files[i] for i in sorted(pictures)]
-        images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
-        part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
-        found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
-        probabilities = probabilities_of(found.values, self.several)
+        images = torch.from_numpy(np.stack([one for i in sorted(pictures) for one in pictures[i]])).permute(0, 3, 1, 2)
+        part = BatchedDataset({"images": images, "labels": torch.zeros(len(images))})
+        found = predict(self.network, self.task, part, batch_size=len(images), compute=self.compute)
+        single = probabilities_of(found.values, self.several)
+        ends = np.cumsum([len(pictures[i]) for i in sorted(pictures)])[:-1]
+        probabilities = [rows.mean(0) for rows in np.split(single, ends)]  # of a volume the mean over its slices
         return [Prediction(file, row) for file, row in zip(readable, probabilities, strict=True)], problems
 
 

@@ -34,13 +34,27 @@ class DataConfig(Table):
     group: str = ""
     """A column whose images stay on one side of the split, e.g. the patient."""
     labels: str = "fine"
-    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"."""
+    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"; "several", or columns a,b,c of 0
+    and 1, where an image may have several labels."""
+    window: list[float] = Field([], max_length=2)
+    """Centre and width of the values that become black to white, of DICOM, NIfTI and grey pictures of 16 bits."""
+    slices: int = Field(0, ge=0)
+    """Of every volume (NIfTI, DICOM series) so many are images; 0: of NIfTI the middle one, every DICOM file is one."""
+    skip_unreadable: bool = False
+    """Leave images out that cannot be read, and list them."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Of train, where the data come without a validation part."""
     split_seed: int = 0
     """Of the split and of the choice by `limit`."""
     limit: int = Field(0, ge=0)
     """At most so many images of each part, drawn class by class; 0 = all."""
+
+    @field_validator("window")
+    @classmethod
+    def _wide(cls, value):
+        if value and (len(value) != 2 or value[1] <= 0):
+            raise ValueError(f"a window is [centre, width] with a width above 0, such as [40, 400], got {value}")
+        return value
 
 
 class AugmentConfig(Table):

@@ -9,9 +9,8 @@ import numpy as np
 
 from ssmlab.core.errors import DataError, RecipeError, UserError
 from ssmlab.core.progress import Progress
-from ssmlab.data.folds import Division, Fold, about_folds
+from ssmlab.data.folds import Division, Fold, about_division
 from ssmlab.data.masks.reader import MaskData, MaskSplit, open_masks
-from ssmlab.data.splits import split_hash
 from ssmlab.tasks.segment.recipe import SegmentationData, SegmentationRecipe
 
 PARTS = ("train", "val", "test")
@@ -122,14 +121,7 @@ def _folded(recipe: SegmentationRecipe, masks: Masks) -> Masks:
     own, published = (groups, None) if config.group else (None, groups)
     folds = division.divide(pool.ids, [0] * len(pool), own, published, (case_name, lambda id_: PurePosixPath(id_).name))
     apart = masks.test if len(masks.test) else None
-    held = {f"{r}:{f.number}": [pool.ids[i] for i in f.held_out] for r, one in enumerate(folds) for f in one}
-    first = folds[0][0]
-    describe = masks.describe | {
-        "counts": {"train": len(first.train), "val": len(first.val), "test": len(pool)},
-        "split_hash": split_hash(held | {"test": apart.ids if apart else []}),
-        "folds": {"number": len(folds[0]), "repeats": len(folds), "published_test": len(apart) if apart else 0},
-        "notes": [*masks.describe["notes"], *about_folds(folds, own, len(pool))],
-    }
+    describe = masks.describe | about_division(masks.describe, folds, pool.ids, own, apart.ids if apart else [])
     return replace(masks, train=pool, val=pool.take([]), test=pool, describe=describe, folds=folds, apart=apart)
 
 

@@ -130,6 +130,14 @@ def _read_array(archive, info, name, problems):
         return None
 
 
+def read_array(path: Path, name: str, problems: list[str]) -> np.ndarray | None:
+    """An array of an .npz; None where it is not there, or with a problem where it cannot be read."""
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        check_archive(path, list(infos.values()))
+        return _read_array(archive, infos[name], name, problems) if name in infos else None
+
+
 def _check_pair(part, images, labels, problems):
     """Whether images and labels of one part can be used."""
     before, number = len(problems), len(images) if images.ndim else 0

@@ -18,6 +18,7 @@ from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.files import Files, FolderFiles, ZipFiles
 from ssmlab.data.images.decode import Progress
 from ssmlab.data.leaks import Keys, leaks
+from ssmlab.data.masks.medsegbench import label_arrays, read_medsegbench
 from ssmlab.data.masks.nnunet import is_nnunet, read_nnunet
 from ssmlab.data.masks.pairs import (
     Case,
@@ -37,7 +38,7 @@ from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 ACCEPTED = (
     "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks next to images (a.png and "
     "a_mask.png), Massachusetts Roads (tiff/train and tiff/train_labels), nnU-Net's raw layout (imagesTr, labelsTr, "
-    "dataset.json), a zip of such folders, or the generated sets: shapes, cells"
+    "dataset.json), a zip of such folders, a MedSegBench .npz, or the generated sets: shapes, cells"
 )
 
 
@@ -135,6 +136,7 @@ def open_masks(
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
     apart: bool = True,
+    skip_unreadable: bool = False,
     strict: bool = True,
     progress: Progress | None = None,
 ) -> MaskData:
@@ -153,11 +155,16 @@ def open_masks(
         values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
             (see `values.decide`).
         apart: False takes no test part from data that have none, as a cross-validation of all images needs it.
+        skip_unreadable: leave images out that cannot be read, or whose masks cannot be, with a note each.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
     contents, store, checked = _looked_at(path, images, masks, views, progress, group)
+    if skip_unreadable:
+        lost = [c for c in checked if c.unreadable]
+        contents.notes += [f"left out, since data.skip_unreadable: {problem}" for c in lost for problem in c.problems]
+        checked = [c for c in checked if c not in lost]
     names, table = _meaning(contents, classes, colours or {})
     seen = [c.values for c in checked if c.values is not None]
     rule, unknown, notes = decide(seen, names, table, values=values, ignore=ignore)
@@ -268,6 +275,8 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, Files]:
     files: FolderFiles | ZipFiles
     if path.is_dir():
         files = FolderFiles(path)
+    elif (found := read_medsegbench(path)) is not None:
+        return found
     elif path.is_file() and path.suffix.lower() == ".zip":
         files = ZipFiles(path)
     elif path.exists():
@@ -374,7 +383,7 @@ def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
 def has_masks(path: str | Path) -> bool:
     """Whether names of folders, or of files in one folder, are those of images with masks."""
     path = Path(path).expanduser()
-    if str(path) in GENERATED:
+    if str(path) in GENERATED or label_arrays(path):
         return True
     zipped = path.is_file() and path.suffix.lower() == ".zip" and is_zipfile(path)
     if not (path.is_dir() or zipped):

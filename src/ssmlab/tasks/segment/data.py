@@ -154,6 +154,7 @@ def _open(config: SegmentationData, progress: Progress, apart: bool) -> MaskData
             seed=config.split_seed,
             group=config.group,
             apart=apart,
+            skip_unreadable=config.skip_unreadable,
             progress=show,
         )
     finally:

@@ -38,6 +38,8 @@ class SegmentationData(Table):
     """The label that is not counted; auto: 255 next to small numbers."""
     normalise: Literal["auto", "set", "image"] = "auto"
     """By the training images, or each by itself (volumes)."""
+    skip_unreadable: bool = False
+    """Leave images out that cannot be read, and list them."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Of train, where the data come without a validation part."""
     test_fraction: float = Field(0.2, gt=0, lt=1)

@@ -148,23 +148,21 @@ def open_masks(
     Args:
         path: see `ACCEPTED`.
         images, masks, views: folders below the path, where their names do not say what they hold.
-        group: a column of groups.csv or metadata.csv at the top of the data, with a column `file`: whose images stay on
-            one side, such as the patient's.
+        group: a column of groups.csv or metadata.csv whose images stay on one side, such as the patient's.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
         values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
             (see `values.decide`).
-        apart: False takes no test part from data that have none, as a cross-validation of all images needs it.
-        skip_unreadable: leave images out that cannot be read, or whose masks cannot be, with a note each.
+        apart: False takes no test part from data that have none. skip_unreadable: leave images out that cannot be read,
+            or whose masks cannot be, with a note each.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
     contents, store, checked = _looked_at(path, images, masks, views, progress, group)
-    if skip_unreadable:
-        lost = [c for c in checked if c.unreadable]
-        contents.notes += [f"left out, since data.skip_unreadable: {problem}" for c in lost for problem in c.problems]
-        checked = [c for c in checked if c not in lost]
+    lost = [c for c in checked if c.unreadable and skip_unreadable]
+    contents.notes += [f"left out, since data.skip_unreadable: {problem}" for c in lost for problem in c.problems]
+    checked = [c for c in checked if not (c.unreadable and skip_unreadable)]
     names, table = _meaning(contents, classes, colours or {})
     seen = [c.values for c in checked if c.values is not None]
     rule, unknown, notes = decide(seen, names, table, values=values, ignore=ignore)

@@ -17,14 +17,16 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.statistics import paired_bootstrap_difference
 from ssmlab.models import create_model
+from ssmlab.profiling import peak_memory
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.tasks.classify.data import Images, Part
+from ssmlab.tasks.classify.probe import fit_probe
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
 from ssmlab.tasks.classify.several import ClassifySeveral, label_records, positive_weights
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.costs import costs
-from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, train_job
 from ssmlab.tasks.shared.folds import PUBLISHED, folds_for, has_weights, number_of_folds, pooled_records
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.metrics import classification_metrics
@@ -247,7 +249,23 @@ def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:
     write_samples(folder / "samples", test.images, test.labels, test.ids, data.classes, predicted, count)
 
 
-EXPERIMENT = Experiment(
+def fit_or_probe(
+    recipe: Recipe, data: Images, job: Job, *, logs: Path | None, progress: Progress | None, resume: bool, **more: Any
+) -> Trained:
+    """Train a model as any, or fit the classifier of a frozen one."""
+    if job.model.fit == "gradient":
+        return train_job(TRAINED, recipe, data, job, logs=logs, progress=progress, resume=resume, **more)
+    network: Any = build(recipe, data, job.model, job.seed)
+    task, compute = task_of(recipe, data, job.model, network), compute_of(recipe, job.model)
+    train, val = parts(recipe, data, job.model)
+    balanced = recipe.training_of(job.model).class_weights == "balanced"
+    with peak_memory(compute.device) as peak:
+        how: dict[str, Any] = {"balanced": balanced, "compute": compute, "label": job.label, "progress": progress}
+        result = fit_probe(network, task, train, val, **how)
+    return Trained(network, task, result, peak)
+
+
+TRAINED = Experiment(
     build=build,
     task_of=task_of,
     parts=parts,
@@ -258,3 +276,4 @@ EXPERIMENT = Experiment(
     finish=finish,
     pool=pool,
 )
+EXPERIMENT = replace(TRAINED, train_job=fit_or_probe, wants_base=True)

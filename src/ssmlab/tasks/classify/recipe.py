@@ -131,6 +131,8 @@ class ModelConfig(Table):
     """Against forgetting the task of `base`."""
     compress: CompressConfig = CompressConfig()
     """Factorised layers, from the weights that it starts with."""
+    fit: Literal["gradient", "logistic_regression"] = "gradient"
+    """logistic_regression: of a frozen network, pretrained as a rule, scikit-learn fits the classifier alone."""
     options: dict[str, Any] = Field({})
     """Of the model's config, such as depth."""
     training: dict[str, Any] = Field({})
@@ -146,6 +148,10 @@ class ModelConfig(Table):
         if self.weights and not Path(self.weights).exists():
             raise ValueError(f"weights {self.weights}: no such file or folder")
         check_names(self.label, self.options, _BUILDS)
+        if self.fit != "gradient" and (self.adapt or self.compress.rule or self.remedy.method != "none"):
+            raise ValueError(
+                f"{self.label}: fit={self.fit} trains nothing but the classifier; leave adapt, compress and remedy out"
+            )
         return self
 
 

@@ -142,8 +142,8 @@ def open_masks(
 ) -> MaskData:
     """Open images with masks, and look at every one of them once.
 
-    The parts are those published. Where there is no test part, `test_fraction` of what is there becomes one, with seed
-    0, and of the rest `val_fraction` with `seed`, chosen by the hash of their names.
+    The parts are those published. Without a test part `test_fraction` of what is there becomes one, with seed 0, and of
+    the rest `val_fraction` with `seed`, chosen by the hash of their names.
 
     Args:
         path: see `ACCEPTED`.
@@ -151,8 +151,7 @@ def open_masks(
         group: a column of groups.csv or metadata.csv whose images stay on one side, such as the patient's.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
-        values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
-            (see `values.decide`).
+        values, ignore: what numbers mean and which one is not counted, where nothing says it; see `values.decide`.
         apart: False takes no test part from data that have none. skip_unreadable: leave images out that cannot be read,
             or whose masks cannot be, with a note each.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
@@ -169,8 +168,7 @@ def open_masks(
     store.rule = rule
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *unlike(checked)]
     good = [c for c in checked if not c.problems]
-    fraction = test_fraction if apart else 0.0
-    parts = _divide(contents, [c.case for c in good], val_fraction, fraction, seed, problems)
+    parts = _divide(contents, [c.case for c in good], val_fraction, apart * test_fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}

@@ -36,8 +36,8 @@ def chest(tmp_path_factory):
 
 
 def recipe(chest, *changes):
-    small = [f"data.path={chest}", "data.image_size=32", "training.epochs=6", "training.class_weights=balanced",
-             "evaluation.throughput_batch=2", "evaluation.throughput_repeats=2", "models=[{name='resnet_test'}]"]  # fmt: skip
+    small = [f"data.path={chest}", "data.image_size=32", "training.epochs=6", "training.class_weights=balanced"]
+    small += ["evaluation.throughput_batch=2", "evaluation.throughput_repeats=2", "models=[{name='resnet_test'}]"]
     return load_recipe(DIGITS, [*small, *changes], smoke=True)
 
 

@@ -139,14 +139,22 @@ class ResEncUNet(nn.Module):
         Raises:
             ShapeError: another number of axes or channels.
         """
+        every = self.training and self.config.plan.deep_supervision
+        found = self._scales(x, every)
+        return found if every else found[0]
+
+    def forward_scales(self, x: Tensor) -> list[Tensor]:
+        """Images (b, in_chans, *spatial) -> logits of every stage of the decoder, highest resolution first."""
+        return self._scales(x, every=True)
+
+    def _scales(self, x: Tensor, every: bool) -> list[Tensor]:
         plan = self.config.plan
         if x.ndim != plan.dims + 2 or x.shape[1] != self.config.in_chans:
             axes = "b, c={}, h, w" if plan.dims == 2 else "b, c={}, d, h, w"
             raise ShapeError(
                 f"residual-encoder U-Net: images must be ({axes.format(self.config.in_chans)}), got {tuple(x.shape)}"
             )
-        every, size = self.training and plan.deep_supervision, x.shape[2:]
-        maps: list[Tensor] = []
+        size, maps = x.shape[2:], []  # type: tuple[Any, list[Tensor]]
         y = self.encoder.stem(padded(x, plan.divisor))
         for stage in self.encoder.stages:
             y = stage(y)
@@ -163,7 +171,7 @@ class ResEncUNet(nn.Module):
                         n = -(-n // stride[axis])
                     found = found.narrow(axis + 2, 0, n)
                 logits.append(found)
-        return logits[::-1] if every else logits[-1]
+        return logits[::-1]
 
 
 CONFIGS = {"resenc_unet": Preset(ResEncUNet, UMambaConfig, {"variant": "plain"})}

@@ -74,6 +74,26 @@ def series(
         raise DataError(f"{len(problems)} of {len(written) + len(problems)} series cannot be used", problems)
 
 
+@app.command()
+def tiles(
+    slides: Annotated[list[Path], typer.Argument(help="Whole slides (.svs, .ndpi, .tif ...), and folders of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the tiles; made where it is missing.")],
+    size: Annotated[int, typer.Option(min=16, help="Of a tile, in pixels.")] = 256,
+    mpp: Annotated[float, typer.Option(min=0, help="Micrometres a pixel; 0: as scanned.")] = 0.5,
+    tissue: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that is tissue.")] = 0.5,
+) -> None:
+    """Cut whole slides into pictures. Folders stay classes; groups.csv says every tile's slide (data.group=slide)."""
+    from ssmlab.core.display import Display
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.images.slides import find_slides, write_tiles
+
+    found = find_slides(slides)
+    written, problems = write_tiles(found, out, size=size, mpp=mpp, tissue=tissue, progress=Display(stderr=True))
+    typer.echo(f"{written:,} tiles of {len(found) - len(problems)} slides in {out}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(found)} slides cannot be used", problems)
+
+
 def _show(report: Any) -> None:
     """What a report of any kind says, on the screen."""
     from rich.console import Console

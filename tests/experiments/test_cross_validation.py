@@ -110,6 +110,7 @@ def test_the_mean_of_the_folds_is_a_model(run, patients, tmp_path):
         comparison.compare([str(run)], options)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_next_fold(patients, tmp_path, monkeypatch):
     changes = [*SMALL, f"data.path={patients}", "data.image_size=32", "name=killed", "models=[{name='resnet_test'}]"]
     trained = []
@@ -133,6 +134,7 @@ def test_a_killed_run_goes_on_with_the_next_fold(patients, tmp_path, monkeypatch
     assert len(read_predictions(folder / "models/resnet_test/predictions.csv").ids) == 45
 
 
+@pytest.mark.slow
 def test_a_published_test_part_stays_apart(tmp_path):
     changes = [*SMALL, "name=apart", "models=[{name='resnet_test'}]", "seeds=[0,1]", "evaluation.tta=horizontal"]
     folder = run_recipe(load_recipe(DIGITS, changes, smoke=True), output=tmp_path)

@@ -22,6 +22,7 @@ def test_ranges_and_choices():
             parse_space([text])
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_a_kill(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     whole = run_search(DIGITS, SMALL, budget=3, smoke=True, output=tmp_path / "whole")
@@ -44,6 +45,9 @@ def test_a_search_goes_on_after_a_kill(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_search(DIGITS, SMALL, budget=3, smoke=True, output=tmp_path / "again")
     monkeypatch.setattr(search, "run_trial", original)
+    with pytest.raises(UserError, match="another space"):
+        run_search(DIGITS, [*SMALL[:-1], "training.learning_rate=1e-4..1"], budget=3, smoke=True,
+                   output=tmp_path / "again")  # fmt: skip
     again = run_search(DIGITS, SMALL, budget=3, smoke=True, output=tmp_path / "again")
     assert [t.changes for t in again.trials] == [t.changes for t in whole.trials]
     assert [t.accuracies for t in again.trials] == [t.accuracies for t in whole.trials]

@@ -41,6 +41,7 @@ def recipe(chest, *changes):
     return load_recipe(DIGITS, [*small, *changes], smoke=True)
 
 
+@pytest.mark.slow
 def test_a_run(chest, tmp_path):
     folder = run_recipe(recipe(chest, "folds=2", "evaluation.tta=none", "name=several"), output=tmp_path)
     records = {(r.split, r.metric, r.class_): r for r in read_records(folder / "records.jsonl") if r.step is None}

@@ -41,6 +41,7 @@ def test_fractions_must_grow():
         load_recipe(CURVE, ["fractions=[0.5,0.25]"], smoke=True)
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path):
     changes = ["models=[{name='resnet_test'},{name='resnet_mamba_test'}]", "fractions=[0.25,1.0]", "data.limit=60"]
     folder = run_recipe(load_recipe(CURVE, changes, smoke=True), output=tmp_path)

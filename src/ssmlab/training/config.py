@@ -42,7 +42,9 @@ class FitConfig(Table):
     batch_size: int = Field(32, ge=1)
     """Items of a step."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """sgd: with Nesterov momentum of 0.99."""
+    """sgd: with Nesterov momentum."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Of sgd; 0: plain."""
     learning_rate: float = Field(1e-3, gt=0)
     """The highest rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0)

@@ -81,7 +81,7 @@ class SegmentationTraining(FitConfig):
     batch_size: int = Field(0, ge=0)
     """Patches of an iteration; 0 = as many as the plan says."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """sgd: Nesterov momentum of 0.99."""
+    """sgd: with Nesterov momentum, of 0.99 where training.momentum does not say it."""
     schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"
     """How the learning rate falls to 0; polynomial: (1 - t / iterations)^0.9."""
     warmup: float = Field(0.0, ge=0, lt=1)

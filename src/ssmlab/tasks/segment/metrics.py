@@ -57,7 +57,7 @@ class ImageTable:
         surface = {
             name: np.concatenate([table.values[name] for table in tables])[order]
             for name in SURFACE
-            if name in tables[0].values
+            if all(name in table.values for table in tables)
         }
         return ImageTable(ids, tables[0].classes, np.concatenate([table.counts for table in tables])[order], surface)
 

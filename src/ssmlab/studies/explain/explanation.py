@@ -173,8 +173,8 @@ def explain(
     sanity, first = None, seen[0].classes[0].index
     if settings.score_steps:
         sanity = randomised_weights(
-            one_network(model.network), images[:1], lambda network, images: grad_cam(network, images, first, relu=False), stages=4,
-            seed=settings.seed,
+            one_network(model.network), images[:1],
+            lambda network, images: grad_cam(network, images, first, relu=False), stages=4, seed=settings.seed,
         )  # fmt: skip
     return Explanation(
         model=model, settings=settings, pictures=seen, target=target.name,
@@ -185,7 +185,7 @@ def explain(
 
 
 def one_network(network: nn.Module) -> nn.Module:
-    """The network whose single layers are shown: of an ensemble its first member, which reads what the ensemble reads."""
+    """The network whose single layers are shown: of an ensemble its first member, which reads what it reads."""
     return network.members[0] if isinstance(network, Ensemble) else network
 
 

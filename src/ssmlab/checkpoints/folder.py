@@ -112,7 +112,9 @@ def save_ensemble(folder: str | Path, members: Sequence[str | Path]) -> Path:
                 )
     place = folder.resolve()
     names = [Path(os.path.relpath(member, place)).as_posix() for member in chosen]
-    write_json(folder / PREPROCESS, abouts[0])
+    same = {key: value for key, value in abouts[0].items() if all(about.get(key) == value for about in abouts)}
+    own = {key: abouts[0][key] for key in ("mean", "std") if key in abouts[0]}  # what the first member reads
+    write_json(folder / PREPROCESS, same | own)  # without what is of one member, such as its calibration
     model = read_object(chosen[0] / CONFIG)["model"]
     write_json(folder / CONFIG, {"kind": kinds[0], "model": model, "members": names})
     return folder

@@ -23,7 +23,7 @@ def shares(recipe: LearningCurveRecipe, data: Images, seed: int) -> list[Images]
     The subsets are drawn anew for every seed, so that an interval over seeds holds the choice of the images too.
     """
     part = data.train
-    own = nested(part.ids, strata_of(part.labels).tolist(), part.groups or None, recipe.fractions, seed)
+    own = nested(part.ids, strata_of(part.labels).tolist(), part.groups, recipe.fractions, seed)
     found = []
     for positions in own:
         train = part.take(positions)

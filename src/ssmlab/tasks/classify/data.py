@@ -1,6 +1,6 @@
 """The images of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -23,18 +23,18 @@ class Part:
 
     Args:
         labels: of images with several labels 0 or 1, (n, classes).
-        groups: of every image; empty where there are none.
+        groups: of every image, such as patients; None where nothing says them.
     """
 
     images: np.ndarray
     labels: np.ndarray
     ids: list[str]
-    groups: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
 
     def take(self, positions) -> "Part":
         """The images at these positions."""
         chosen = list(positions)
-        groups = [self.groups[i] for i in chosen] if self.groups else []
+        groups = None if self.groups is None else [self.groups[i] for i in chosen]
         return Part(self.images[chosen], self.labels[chosen], [self.ids[i] for i in chosen], groups)
 
 
@@ -157,7 +157,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
 def _folded(recipe: Recipe, images: Images, published: list[str] | None, data: ImageData) -> Images:
     """The same images divided into folds; a published test part stays apart."""
     pool, config = images.train, recipe.data
-    groups = pool.groups or None
+    groups = pool.groups
     division = Division(
         folds=recipe.folds, repeats=recipe.repeats, splits=recipe.splits, val_fraction=config.val_fraction,
         seed=config.split_seed,
@@ -194,7 +194,7 @@ def _read(split: Split, config, progress: Progress) -> Part:
         images = split.array(config.image_size, lambda done, total: progress.update(done), config.fit)
     finally:
         progress.stop()
-    return Part(images, np.asarray(split.labels), list(split.ids), list(split.groups or []))
+    return Part(images, np.asarray(split.labels), list(split.ids), split.groups)
 
 
 def spread_over_classes(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

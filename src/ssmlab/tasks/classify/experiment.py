@@ -157,7 +157,7 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
     records["test"] = numbers_of(logits, part, task, config.positive) + ([gain] if prices else [])
     if job.fold is not None:  # what is put together with the other folds, as it is
         np.save(job.folder / LOGITS, logits)
-    more = {"group": part.groups}
+    more = {"group": part.groups or []}
     write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, more)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [
@@ -189,7 +189,7 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
     logits = np.zeros((len(everything.ids), len(data.classes)), np.float32)
     for fold, part in zip(folds_for(job, data), folds, strict=True):
         logits[list(fold.held_out)] = np.load(part.folder / LOGITS)
-    more = {"group": everything.groups, "fold": number_of_folds(job, data)}
+    more = {"group": everything.groups or [], "fold": number_of_folds(job, data)}
     write_predictions(job.folder / "predictions.csv", everything.ids, everything.labels, logits, data.classes, more)
     records, positive = pooled_records(folds), recipe.evaluation.positive
     task = Classify(classes=data.classes, mean=data.mean, std=data.std)
@@ -212,7 +212,7 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
         found, _ = predict_part(recipe, data.apart, job, network, reads, "published test part", progress)
         records[PUBLISHED] = numbers_of(found, data.apart, reads, positive)
         file = job.folder / f"{PUBLISHED}.csv"
-        more = {"group": data.apart.groups}
+        more = {"group": data.apart.groups or []}
         write_predictions(file, data.apart.ids, data.apart.labels, found, data.classes, more)
     return records
 
@@ -271,7 +271,7 @@ TRAINED = Experiment(
     parts=parts,
     validate=validate,
     measure=measure,
-    primary_metric=lambda data: "roc_auc" if data.several else "accuracy",
+    primary_metric=lambda data: "label_auc" if data.several else "accuracy",
     compare=compare,
     finish=finish,
     pool=pool,

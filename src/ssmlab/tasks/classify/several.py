@@ -25,7 +25,7 @@ class ClassifySeveral:
 
     images: Classify
 
-    primary_metric: ClassVar[str] = "roc_auc"
+    primary_metric: ClassVar[str] = "label_auc"
     higher_is_better: ClassVar[bool] = True
 
     @property
@@ -77,7 +77,7 @@ class ClassifySeveral:
     def validation(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Loss and mean area under the ROC curve of a part; 1/2 where no label occurs."""
         areas = [area for area in label_areas(outputs, labels) if area is not None]
-        return {"loss": label_loss(outputs, labels), "roc_auc": float(np.mean(areas)) if areas else 0.5}
+        return {"loss": label_loss(outputs, labels), "label_auc": float(np.mean(areas)) if areas else 0.5}
 
 
 def positive_weights(labels: np.ndarray) -> tuple[float, ...]:
@@ -107,7 +107,10 @@ def label_areas(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
 
 
 def label_records(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[Record]:
-    """The numbers of a part whose images have several labels: loss, accuracy of labels, areas and their mean.
+    """The numbers of a part whose images have several labels.
+
+    `label_auc`, by which models are chosen, is the mean area under the ROC curve over labels; `label_accuracy` the share of
+    answers that are right, from 1/2 on, `all_right` that of images without a wrong answer.
 
     Args:
         logits, labels: (n, classes); labels 0 or 1.
@@ -121,7 +124,7 @@ def label_records(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ..
     records = [
         Record(metric="loss", value=label_loss(logits, labels), unit="nats", n=n),
         Record(metric="label_accuracy", value=float(right.mean()), unit="fraction", n=n),
-        Record(metric="accuracy", value=float(right.all(1).mean()), unit="fraction", n=n),
+        Record(metric="all_right", value=float(right.all(1).mean()), unit="fraction", n=n),
     ]
     records += [Record(metric="support", value=int(labels[:, k].sum()), class_=c, unit="count", n=n) for k, c in
                 enumerate(classes)]  # fmt: skip
@@ -132,6 +135,8 @@ def label_records(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ..
     for metric, values in found.items():
         mean = float(np.mean(list(values.values())))
         records.append(Record(metric=metric, value=mean, unit="fraction", n=n))
+        if metric == "roc_auc":
+            records.append(Record(metric="label_auc", value=mean, unit="fraction", n=n))
         records += [
             Record(metric=metric, value=value, class_=classes[k], unit="fraction", n=n)
             for k, value in values.items()

@@ -109,8 +109,8 @@ def label_areas(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
 def label_records(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[Record]:
     """The numbers of a part whose images have several labels.
 
-    `label_auc`, by which models are chosen, is the mean area under the ROC curve over labels; `label_accuracy` the share
-    of answers that are right, from 1/2 on, `all_right` that of images without a wrong answer.
+    `label_auc`, by which models are chosen, is the mean area under the ROC curve over labels; `label_accuracy` is the
+    share of answers that are right, from 1/2 on, `all_right` that of images without a wrong answer.
 
     Args:
         logits, labels: (n, classes); labels 0 or 1.

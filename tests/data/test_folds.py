@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ssmlab.core.errors import DataError
+from ssmlab.data.copies import kept_together
 from ssmlab.data.folds import Division, draw_folds, read_splits, splits_text
 
 
@@ -114,3 +115,13 @@ def test_mistakes_in_the_data():
     assert Counter(published[i] for i in folds[2].held_out) == {"fold2": 15}
     with pytest.raises(DataError, match="group 'p0' is in folds 0 and"):
         division(folds=4).divide(ids, labels, [f"p{i // 2}" for i in range(60)], published)
+
+
+def test_copies_and_copies_of_copies_are_kept_together():
+    ids, keys = list("abcdef"), [b"1", b"2", b"1", b"3", b"4", b"3"]
+    assert kept_together(ids, None, [b"%d" % i for i in range(6)]) is None
+    found = kept_together(ids, None, keys)
+    assert found[0] == found[2] and found[3] == found[5] and len(set(found)) == 4
+    found = kept_together(ids, ["p", "p", "q", "q", "r", "s"], keys)
+    assert len(set(found[:4])) == 1 and found[5] == found[3] and found[4] == "r"
+    assert len(set(found)) == 2

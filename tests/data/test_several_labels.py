@@ -68,12 +68,11 @@ def test_path_label_group_fold(make, tmp_path):
         (tmp_path / f"{i}.png").write_bytes(make.encode(make.draw(i)))
         rows.append(f"{i}.png,{'ab'[i % 2]},p{i // 2},{i // 2 % 4}")
     (tmp_path / "data.csv").write_text("\n".join(rows) + "\n")
-    data = open_images(tmp_path, apart=False)
-    assert len(data.test) == 0
-    for split in (data.train, data.val):
+    data = open_images(tmp_path, divide=False)
+    assert len(data.test) == len(data.val) == 0 and len(data.train) == 24
+    for split in (data.train, open_images(tmp_path).val):
         assert split.groups == [f"p{int(id_[:-4]) // 2}" for id_ in split.ids]
         assert split.folds == [str(int(id_[:-4]) // 2 % 4) for id_ in split.ids]
-    assert not set(data.train.groups) & set(data.val.groups)
 
 
 def test_images_are_divided_by_their_rarest_label():

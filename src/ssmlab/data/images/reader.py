@@ -145,7 +145,7 @@ def open_images(
     labels: str = "fine",
     val_fraction: float = 0.1,
     seed: int = 0,
-    apart: bool = True,
+    divide: bool = True,
     window: tuple[float, float] | None = None,
     slices: int = 0,
     skip_unreadable: bool = False,
@@ -167,7 +167,7 @@ def open_images(
         labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20); of a table of labels, the column of the classes,
             where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.
-        apart: False takes no test part from data that have none, as a cross-validation of all images needs it.
+        divide: False takes no part from data that lack one, as a cross-validation of all images needs it.
         window: centre and width of the values that become 0..255, of DICOM, NIfTI and grey pictures of 16 bits; None:
             what a DICOM file says, the middle 99 % of a volume, the high byte of 16.
         slices: of every volume so many at equal distances are images of one group, of NIfTI files and of DICOM series;
@@ -185,7 +185,7 @@ def open_images(
     if skip_unreadable:
         _skip_unreadable(contents)
     _check(contents)
-    splits = _divide(contents, val_fraction, seed, apart)
+    splits = _divide(contents, val_fraction, seed, divide)
     told = ("name", "format", "classes", "notes", "warnings", "problems", "several")
     hashed = split_hash({part: split.ids for part, split in splits.items()})
     data = ImageData(path=str(path), split_hash=hashed, **splits, **{name: getattr(contents, name) for name in told})
@@ -271,11 +271,11 @@ def strata(labels: Sequence[str]) -> list[str]:
     return [min(label.split(JOINT), key=lambda one: (counts[one], one)) for label in labels]
 
 
-def _divide(contents, val_fraction, seed, apart) -> dict[str, Split]:
+def _divide(contents, val_fraction, seed, divide) -> dict[str, Split]:
     """The three parts: as published, or taken from what is there; says in the notes which."""
     parts = {part: [item for item in contents.items if item.part == part] for part in PARTS}
     free = [item for item in contents.items if item.part is None]
-    if not apart:
+    if not divide:
         parts["train"] += free
     elif free:
         parts["train"], parts["test"] = _take(contents, free, TEST_FRACTION, 0, "test", "all")
@@ -283,7 +283,7 @@ def _divide(contents, val_fraction, seed, apart) -> dict[str, Split]:
         parts["train"], parts["test"] = _take(contents, parts["train"], TEST_FRACTION, 0, "test", "train")
         if parts["val"]:
             contents.notes.append("if val is meant to be the test, rename it: validation is then taken from train")
-    if parts["train"] and not parts["val"]:
+    if divide and parts["train"] and not parts["val"]:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", "train")
     number = {name: i for i, name in enumerate(contents.classes)}
     grouped = any(item.group for item in contents.items) and not contents.folds

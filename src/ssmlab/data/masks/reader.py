@@ -135,7 +135,7 @@ def open_masks(
     val_fraction: float = 0.1,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
-    apart: bool = True,
+    divide: bool = True,
     skip_unreadable: bool = False,
     strict: bool = True,
     progress: Progress | None = None,
@@ -152,7 +152,7 @@ def open_masks(
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
         values, ignore: what numbers mean and which one is not counted, where nothing says it; see `values.decide`.
-        apart: False takes no test part from data that have none. skip_unreadable: leave images out that cannot be read,
+        divide: False takes no part from data that lack one. skip_unreadable: leave images out that cannot be read,
             or whose masks cannot be, with a note each.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
@@ -168,7 +168,7 @@ def open_masks(
     store.rule = rule
     problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *unlike(checked)]
     good = [c for c in checked if not c.problems]
-    parts = _divide(contents, [c.case for c in good], val_fraction, apart * test_fraction, seed, problems)
+    parts = _divide(contents, [c.case for c in good], divide * val_fraction, divide * test_fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
@@ -333,7 +333,7 @@ def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dic
     parts["train"] += [case for case in cases if case.part is None]
     if not parts["test"] and test_fraction:
         parts["train"], parts["test"] = _take(contents, parts["train"], test_fraction, 0, "test", problems)
-    if not parts["val"]:
+    if not parts["val"] and val_fraction:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", problems)
     return parts
 

@@ -9,6 +9,8 @@ from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.text import did_you_mean
 from ssmlab.data import ImageData, check_images, open_images
+from ssmlab.data.contents import count
+from ssmlab.data.copies import digest, kept_together
 from ssmlab.data.folds import Division, Fold, about_division
 from ssmlab.data.images.reader import Split
 from ssmlab.data.splits import split_hash
@@ -113,7 +115,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         labels=config.labels,
         val_fraction=config.val_fraction,
         seed=config.split_seed,
-        apart=not folded,
+        divide=not folded,
         window=(config.window[0], config.window[1]) if config.window else None,
         slices=config.slices,
         skip_unreadable=config.skip_unreadable,
@@ -162,10 +164,16 @@ def _folded(recipe: Recipe, images: Images, published: list[str] | None, data: I
         folds=recipe.folds, repeats=recipe.repeats, splits=recipe.splits, val_fraction=config.val_fraction,
         seed=config.split_seed,
     )  # fmt: skip
+    digests = [digest(image) for image in pool.images]
+    drawn = not (recipe.splits or published)  # folds that others have made stay as they are
+    whole = kept_together(pool.ids, groups, digests) if drawn else groups
+    twice = len(digests) - len(set(digests))
     forms = (lambda id_: PurePosixPath(id_).name, lambda id_: PurePosixPath(id_).stem)
-    folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), groups, published, forms)
+    folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), whole, published, forms)
     apart = images.test if len(images.test.ids) else None
     describe = images.describe | about_division(images.describe, folds, pool.ids, groups, apart.ids if apart else [])
+    if twice and drawn:
+        describe["notes"].append(f"{count(twice, 'image')} equal to another, which stay in one fold with it")
     if apart is None:  # so that nobody tests the folds' models on what they have learned from
         describe["all"] = split_hash({"all": [id_ for split in data.splits.values() for id_ in split.ids]})
     return replace(images, test=pool, describe=describe, folds=folds, apart=apart)

@@ -92,7 +92,7 @@ def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> 
     read, messages, problems = {}, [], []
     for name, config in wanted.items():  # both, so that everything is reported at once
         try:
-            read[name] = _open(config, progress, apart=not (recipe.folded and name == "data"))
+            read[name] = _open(config, progress, divide=not (recipe.folded and name == "data"))
         except DataError as error:
             messages.append(str(error).split("\n", 1)[0])
             problems += error.problems
@@ -131,7 +131,7 @@ def case_name(id_: str) -> str:
     return re.sub(r"_\d{4}$", "", stem)
 
 
-def _open(config: SegmentationData, progress: Progress, apart: bool) -> MaskData:
+def _open(config: SegmentationData, progress: Progress, divide: bool) -> MaskData:
     def show(done: int, total: int) -> None:
         if not started:
             progress.start(f"checking {config.path}", total)
@@ -153,7 +153,7 @@ def _open(config: SegmentationData, progress: Progress, apart: bool) -> MaskData
             test_fraction=config.test_fraction,
             seed=config.split_seed,
             group=config.group,
-            apart=apart,
+            divide=divide,
             skip_unreadable=config.skip_unreadable,
             progress=show,
         )

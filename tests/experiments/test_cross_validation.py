@@ -145,7 +145,7 @@ def test_a_published_test_part_stays_apart(tmp_path):
     assert {r.seed for r in records if r.metric == "accuracy"} == {0, 1}
     assert all(r.n == len(apart) for r in records if r.metric == "accuracy")
     gain = [r for r in read_records(folder / "records.jsonl") if r.metric == "tta_gain" and r.split == "test"]
-    assert len(gain) == 2
+    assert len(gain) == 2 and all(r.spread[0] <= r.value <= r.spread[1] for r in gain)
     found = evaluate(str(folder / "models/resnet_test_seed0"), progress=False)
     assert found.value("accuracy") == next(r.value for r in records if (r.metric, r.seed) == ("accuracy", 0))
 

@@ -14,7 +14,7 @@ from transformers import set_seed
 from ssmlab.adapt.factorize import factorize
 from ssmlab.checkpoints.folder import load_model, save_ensemble, save_model
 from ssmlab.core.progress import Progress
-from ssmlab.core.record import Record, read_records
+from ssmlab.core.record import Record
 from ssmlab.core.statistics import paired_bootstrap_difference
 from ssmlab.models import create_model
 from ssmlab.profiling import peak_memory
@@ -36,7 +36,7 @@ from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
 
-LOGITS = "logits.npy"  # of what a fold holds out, in its folder
+LOGITS, PLAIN = "logits.npy", "plain_logits.npy"  # of what a fold holds out, in its folder; of one view
 
 
 def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Module:
@@ -144,7 +144,7 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
     save_model(network, job.folder, preprocess)
     logits, _ = predict_part(recipe, data.val, job, network, task, "val", progress)
     records: Records = {"val": numbers_of(logits, data.val, task, config.positive)}
-    part, prices = data.test, []
+    part, prices, plain = data.test, [], None
     logits, seconds = predict_part(recipe, part, job, network, task, "test", progress)
     if config.tta != "none":
         plain, before = logits, seconds
@@ -157,6 +157,8 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
     records["test"] = numbers_of(logits, part, task, config.positive) + ([gain] if prices else [])
     if job.fold is not None:  # what is put together with the other folds, as it is
         np.save(job.folder / LOGITS, logits)
+        if prices:
+            np.save(job.folder / PLAIN, plain)
     more = {"group": part.groups or []}
     write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, more)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
@@ -186,19 +188,20 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
     A test part that was published is predicted by that model, once.
     """
     everything = data.train
-    logits = np.zeros((len(everything.ids), len(data.classes)), np.float32)
+    logits, plain = np.zeros((2, len(everything.ids), len(data.classes)), np.float32)
+    several_views = recipe.evaluation.tta != "none"
     for fold, part in zip(folds_for(job, data), folds, strict=True):
         logits[list(fold.held_out)] = np.load(part.folder / LOGITS)
+        if several_views:
+            plain[list(fold.held_out)] = np.load(part.folder / PLAIN)
     more = {"group": everything.groups or [], "fold": number_of_folds(job, data)}
     write_predictions(job.folder / "predictions.csv", everything.ids, everything.labels, logits, data.classes, more)
     records, positive = pooled_records(folds), recipe.evaluation.positive
     task = Classify(classes=data.classes, mean=data.mean, std=data.std)
     whole: Any = ClassifySeveral(images=task) if data.several else task
     records["test"] = numbers_of(logits, everything, whole, positive)
-    gains = [r for fold in folds for r in read_records(fold.folder / "records.jsonl") if r.metric == "tta_gain"]
-    if gains:
-        gain = float(np.average([r.value for r in gains], weights=[r.n or 1 for r in gains]))
-        records["test"].append(Record(metric="tta_gain", value=gain, unit="fraction", n=len(everything.ids)))
+    if several_views:
+        records["test"].append(gain_of(logits, plain, everything.labels, recipe.evaluation.bootstrap))
     if not has_weights([fold.folder for fold in folds]):
         return records
     save_ensemble(job.folder, [fold.folder for fold in folds])
@@ -207,7 +210,7 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
         own = replace(task, mean=tuple(about["mean"]), std=tuple(about["std"]))
         reads: Any = ClassifySeveral(images=own) if data.several else own
         network = network.to(compute_of(recipe, job.model).device)
-        if recipe.evaluation.tta != "none":
+        if several_views:
             network = Views(network, recipe.evaluation.tta, data.several)
         found, _ = predict_part(recipe, data.apart, job, network, reads, "published test part", progress)
         records[PUBLISHED] = numbers_of(found, data.apart, reads, positive)

@@ -12,7 +12,12 @@ from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import REPEAT
 
 PUBLISHED = "published_test"  # the split of records of a test part that no fold has seen
-SUMS = ("train_seconds", "test_seconds", "pretraining_seconds")  # all folds together; of other numbers the mean
+SUMS = (
+    "train_seconds",
+    "test_seconds",
+    "tta_seconds",
+    "pretraining_seconds",
+)  # all folds together; of other numbers the mean
 
 
 def fold_jobs(job: Job, data: Any) -> list[Job]:

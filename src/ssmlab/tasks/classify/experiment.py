@@ -129,7 +129,7 @@ def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: A
 def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Any, progress: Progress) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
-    preprocess = {
+    preprocess: dict[str, Any] = {
         "image_size": recipe.data.image_size,
         "fit": recipe.data.fit,
         "mean": list(task.mean),
@@ -144,7 +144,8 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: An
     save_model(network, job.folder, preprocess)
     logits, _ = predict_part(recipe, data.val, job, network, task, "val", progress)
     records: Records = {"val": numbers_of(logits, data.val, task, config.positive)}
-    part, prices, plain = data.test, [], None
+    part, plain = data.test, np.zeros(0)
+    prices: list[Record] = []
     logits, seconds = predict_part(recipe, part, job, network, task, "test", progress)
     if config.tta != "none":
         plain, before = logits, seconds

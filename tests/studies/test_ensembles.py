@@ -21,6 +21,12 @@ from ssmlab.studies.robustness.evaluation import Options, robustness
 CLASSES = open_images("digits").classes
 
 
+def call(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(each) for each in arguments])
+    return end.value.code
+
+
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory):
     root = tmp_path_factory.mktemp("ensemble")
@@ -29,14 +35,14 @@ def ensemble(tmp_path_factory):
         model = create_model(name, num_classes=10, image_size=32)
         about = {"image_size": 32, "fit": "crop", "mean": [0.4 + i / 10] * 3, "std": [0.25] * 3, "classes": CLASSES}
         save_model(model, root / name, about | {"channels": 3})
-    assert main(["ensemble", str(root / "both"), str(root / "resnet_test"), str(root / "resnet_mamba_test")]) == 0
+    assert call("ensemble", root / "both", root / "resnet_test", root / "resnet_mamba_test") == 0
     return root / "both"
 
 
 def test_the_folder_names_its_members(ensemble, capsys):
     stored = json.loads((ensemble / "config.json").read_text())
     assert stored["members"] == ["../resnet_test", "../resnet_mamba_test"] and stored["kind"] == "vision"
-    assert main(["ensemble", str(ensemble.parent / "resnet_test"), str(ensemble), str(ensemble)]) == 2
+    assert call("ensemble", ensemble.parent / "resnet_test", ensemble, ensemble) == 2
     assert "holds a trained model; give another folder" in capsys.readouterr().err
 
 
@@ -60,4 +66,4 @@ def test_it_is_compared_and_tested_under_changes(ensemble, tmp_path):
     robust = robustness([str(ensemble)], Options(data="digits", per_class=1, resamples=100, output=tmp_path / "r"))
     assert len({r.class_ for r in read_records(robust.folder / "records.jsonl") if r.metric == "accuracy"}) > 20
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "x.png")
-    assert main(["classify", str(ensemble), str(tmp_path / "x.png")]) == 0
+    assert call("classify", ensemble, tmp_path / "x.png") == 0

@@ -95,7 +95,8 @@ def save_ensemble(folder: str | Path, members: Sequence[str | Path]) -> Path:
     Raises:
         ModelError: there is none, one is no such model, or they differ in classes or in what they read.
     """
-    folder, chosen = Path(folder), []  # type: tuple[Path, list[Path]]
+    folder = Path(folder)
+    chosen: list[Path] = []
     for member in map(Path, members):
         stored = read_object(member / CONFIG)
         chosen += [(member / name).resolve() for name in stored.get("members", [])] or [member.resolve()]

@@ -41,7 +41,7 @@ def check_data(
     """
     options = DataOptions.of(options, given, "check_data")
     task, kind = kind_of_data(path, options.wanted)
-    split = {"val_fraction": options.val_fraction, "seed": options.seed}
+    split: dict[str, Any] = {"val_fraction": options.val_fraction, "seed": options.seed}
     if task == "segment":
         return check_masks(path, **split)
     if task == "translate":

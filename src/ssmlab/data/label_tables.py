@@ -210,14 +210,14 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
     wanted = [name.strip() for name in column.split(",")]
     labels.several = column == SEVERAL or len(wanted) > 1
     if column == SEVERAL:
+        found: list[tuple[_Known, list[str], bool]]
         found = [(one, _binary(one) or _label_columns(one)[0], True) for one in known]
         found = [item for item in found if item[1]]
         wide = [item for item in found if len(item[1]) > 1]
-        having = wide or found
-        if not having or (wide and any(item[1] != wide[0][1] for item in wide)):
+        if not found or (wide and any(item[1] != wide[0][1] for item in wide)):
             labels.problems.append("data.labels=several: no table has columns of 0 and 1; name them, a,b,c")
             return None
-        found = having
+        found = wide or found
     elif column:
         having = [one for one in known if set(wanted) <= set(one.table.columns)]
         if not having:

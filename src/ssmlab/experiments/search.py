@@ -169,14 +169,14 @@ def _one(optuna, space, over, sign, folder, source, overrides, options, data, st
     )
     distributions = {key: _distribution(optuna, values) for key, values in space.items()}
     states = optuna.trial.TrialState
-    for row in over:
+    for known in over:
         study.add_trial(
             optuna.trial.create_trial(
-                params=row["params"],
+                params=known["params"],
                 distributions=distributions,
-                state=states.COMPLETE if "found" in row else states.PRUNED,
-                value=row["value"],
-                intermediate_values={int(step): value for step, value in row["curve"].items()},
+                state=states.COMPLETE if "found" in known else states.PRUNED,
+                value=known["value"],
+                intermediate_values={int(step): value for step, value in known["curve"].items()},
             )
         )
     trial = study.ask(distributions)

@@ -64,8 +64,8 @@ def grad_cam(
 
     if isinstance(model, Ensemble) and target is None:
         how: dict[str, Any] = {"elementwise": elementwise, "relu": relu, "resize": resize}
-        maps = [grad_cam(one, model.seen_by(i, images), classes, **how) for i, one in enumerate(model.members)]
-        return torch.stack(maps).mean(0)
+        every = [grad_cam(one, model.seen_by(i, images), classes, **how) for i, one in enumerate(model.members)]
+        return torch.stack(every).mean(0)
     target = target_of(model) if target is None else target
     elementwise = not target.alike if elementwise is None else elementwise
     tapped = Tapped(model, target)

@@ -187,8 +187,9 @@ def open_images(
     _check(contents)
     splits = _divide(contents, val_fraction, seed, divide)
     told = ("name", "format", "classes", "notes", "warnings", "problems", "several")
+    about: dict[str, Any] = {name: getattr(contents, name) for name in told} | splits
     hashed = split_hash({part: split.ids for part, split in splits.items()})
-    data = ImageData(path=str(path), split_hash=hashed, **splits, **{name: getattr(contents, name) for name in told})
+    data = ImageData(path=str(path), split_hash=hashed, **about)
     if strict and data.problems:
         problems = data.problems + [p for split in splits.values() for p in find_unreadable(split)]
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)

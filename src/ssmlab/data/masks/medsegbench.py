@@ -65,10 +65,9 @@ def read_medsegbench(path: Path) -> tuple[MaskContents, ArrayFiles] | None:
     problems: list[str] = []
     arrays: dict[str, np.ndarray] = {}
     for part in PARTS:
-        pair = [read_array(path, f"{part}_{what}", problems) for what in ("images", found[0])]
-        if pair[0] is None or pair[1] is None:
+        images, labels = (read_array(path, f"{part}_{what}", problems) for what in ("images", found[0]))
+        if images is None or labels is None:
             continue
-        images, labels = pair
         labels = labels[..., 0] if labels.ndim == 4 and labels.shape[-1] == 1 else labels
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[:3] != labels.shape:
             problems.append(

@@ -271,8 +271,8 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, Files]:
     files: FolderFiles | ZipFiles
     if path.is_dir():
         files = FolderFiles(path)
-    elif (found := read_medsegbench(path)) is not None:
-        return found
+    elif (arrays := read_medsegbench(path)) is not None:
+        return arrays
     elif path.is_file() and path.suffix.lower() == ".zip":
         files = ZipFiles(path)
     elif path.exists():

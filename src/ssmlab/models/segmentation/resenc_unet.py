@@ -112,7 +112,8 @@ class ResEncUNet(nn.Module):
         transposed: Any = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
         stages = range(plan.n_stages)
         upwards = range(plan.n_stages - 2, -1, -1)
-        self.encoder, self.decoder = nn.Module(), nn.Module()
+        self.encoder: Any = nn.Module()
+        self.decoder: Any = nn.Module()
         self.encoder.stem = Convs(dims, config.in_chans, widths[0], kernels[0])
         self.encoder.stages = nn.Sequential(
             *(
@@ -131,7 +132,7 @@ class ResEncUNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             if isinstance(module, ResidualBlock):  # every block begins as the identity
-                nn.init.zeros_(module.conv2.norm.weight)
+                nn.init.zeros_(module.conv2.norm.weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images (b, in_chans, *spatial) -> logits (b, num_classes, *spatial), in training a list as of `UMamba`.

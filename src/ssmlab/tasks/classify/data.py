@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +153,8 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    images = Images(classes=tuple(data.classes), mean=mean, std=std, describe=describe, several=data.several, **parts)
+    about: dict[str, Any] = {"mean": mean, "std": std, "describe": describe, "several": data.several}
+    images = Images(classes=tuple(data.classes), **about, **parts)
     return _folded(recipe, images, splits["train"].folds, data) if folded else images
 
 

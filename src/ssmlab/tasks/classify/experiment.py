@@ -195,7 +195,7 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
         logits[list(fold.held_out)] = np.load(part.folder / LOGITS)
         if several_views:
             plain[list(fold.held_out)] = np.load(part.folder / PLAIN)
-    more = {"group": everything.groups or [], "fold": number_of_folds(job, data)}
+    more: dict[str, Any] = {"group": everything.groups or [], "fold": number_of_folds(job, data)}
     write_predictions(job.folder / "predictions.csv", everything.ids, everything.labels, logits, data.classes, more)
     records, positive = pooled_records(folds), recipe.evaluation.positive
     task = Classify(classes=data.classes, mean=data.mean, std=data.std)

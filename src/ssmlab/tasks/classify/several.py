@@ -131,7 +131,7 @@ def label_records(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ..
     if not known:
         return records
     precisions = {k: float(average_precision_score(labels[:, k], logits[:, k])) for k in known}
-    found = {"roc_auc": {k: areas[k] for k in known}, "average_precision": precisions}
+    found: dict[str, dict[int, Any]] = {"roc_auc": {k: areas[k] for k in known}, "average_precision": precisions}
     for metric, values in found.items():
         mean = float(np.mean(list(values.values())))
         records.append(Record(metric=metric, value=mean, unit="fraction", n=n))

@@ -153,8 +153,8 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),
         ],
     }
-    about: dict[str, Any] = {"mean": mean, "std": std, "describe": describe, "several": data.several}
-    images = Images(classes=tuple(data.classes), **about, **parts)
+    about: dict[str, Any] = {"mean": mean, "std": std, "describe": describe, "several": data.several} | parts
+    images = Images(classes=tuple(data.classes), **about)
     return _folded(recipe, images, splits["train"].folds, data) if folded else images
 
 

@@ -164,7 +164,7 @@ RUNNERS: dict[str, Callable[[dict, Found], Found]] = {
 MODEL_RUNNERS = dict.fromkeys(("mambavision", "medmamba", "vim", "vmamba"), run_images)
 MODEL_RUNNERS |= dict.fromkeys(("mamba1", "mamba2"), run_language)
 MODEL_RUNNERS["mamba3"] = run_mamba3
-MODEL_RUNNERS["umamba"] = run_segmenter
+MODEL_RUNNERS |= dict.fromkeys(("umamba", "resenc_unet"), run_segmenter)
 
 
 def check_case(root: Path, path: Path, fill) -> tuple[float, str]:

@@ -187,14 +187,14 @@ def check_ssmlab(words: list[str]) -> None:
 
 
 def check_recipe(command: str, recipe: str, *changes: str, smoke: bool) -> None:
-    from ssmlab.experiments.sweep import parse_grid
+    from ssmlab.experiments.search import RANGE, parse_space
     from ssmlab.tasks.recipe import load_recipe
 
     if recipe.isupper() or recipe.startswith("runs/") or recipe.endswith(".toml"):
         return
     if command == "sweep":
-        grid, changes = parse_grid(list(changes))
-        changes = [*changes, *(f"{key}={values[0]}" for key, values in grid.items())]
+        grid, changes = parse_space(list(changes))
+        changes = [*changes, *(f"{key}={values[0].partition(RANGE)[0]}" for key, values in grid.items())]
     load_recipe(recipe, ["data.path=somewhere", *changes], smoke=smoke)
 
 

@@ -231,7 +231,7 @@ def test_phone_photos(tmp_path):
     )
 
 
-@pytest.mark.parametrize("ending", ["nii.gz", "mha"])
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
 def test_class_folders_of_volumes(tmp_path, ending):
     write(tmp_path, *(f"{label}/{i}.{ending}" for label in "ab" for i in range(3)), content=b"x")
     (problem,) = checked(tmp_path)["problems"]

@@ -68,7 +68,7 @@ def test_class_names_beside_the_file(make, tmp_path):
         ({"train_images": np.uint8(3)}, "train_images: shape (); expected"),
         ({"train_labels": np.uint8(3)}, "train_labels: shape (); expected"),
         ({"train_images": np.zeros((40, 0, 6), np.uint8)}, "train_images: shape (40, 0, 6); expected"),
-        ({"train_labels": np.zeros((40, 14), np.uint8)}, "no multi-label sets"),
+        ({"train_labels": np.zeros((40, 14), np.uint8)}, "labels of the parts have 1 and 14 columns"),
         ({"train_labels": np.zeros((40, 1))}, "train_labels: float64; expected whole numbers"),
         ({"train_labels": np.zeros((39, 1), np.uint8)}, "train_labels: 39 for 40 images"),
         ({"test_labels": np.full((10, 1), -1)}, "test_labels: 10 unknown labels (-1 in row 0)"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssmlab.core.errors import DataError, ModelError, RecipeError
+from ssmlab.core.errors import DataError, ModelError, RecipeError, UserError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
@@ -347,3 +347,37 @@ def test_a_volume_to_be_segmented_may_hold_all_channels(tmp_path):
     image = read_image(FolderFiles(tmp_path), replace(cases[0], images=("a.nii.gz",))).image
     np.testing.assert_array_equal(image, voxels.transpose(3, 2, 1, 0))
     assert [case.channels for case in find_images([tmp_path], 1)[0]] == [1, 1]
+
+
+@pytest.mark.slow
+def test_folds_are_pooled_and_their_mean_is_a_model(tmp_path):
+    from ssmlab.checkpoints.folder import load_model
+    from ssmlab.models.ensemble import Ensemble
+    from ssmlab.tasks.api import evaluate
+    from ssmlab.tasks.segment.new_images import Segmenter
+
+    data = volumes(tmp_path / "data")
+    models = "models=[{name='residual_unet'},{name='resenc_unet'}]"
+    changes = [f"data.path={data}", PLAN_3D, models, "data.classes=[]", "folds=3", "evaluation.mirror=true"]
+    folder = run_recipe(recipe(*changes), output=tmp_path)
+    records = read_records(folder / "records.jsonl")
+    for label in ("residual_unet", "resenc_unet"):
+        table = ImageTable.read(folder / "models" / label / "images.csv")
+        assert len(set(table.ids)) == 6
+        for fold in range(3):
+            own = ImageTable.read(folder / "models" / label / f"fold{fold}" / "images.csv")
+            rows = [table.ids.index(id_) for id_ in own.ids]
+            assert np.array_equal(own.counts, table.counts[rows])
+        found = {(r.split, r.metric, r.class_): r for r in records if r.model == label and r.step is None}
+        assert found["test", "dice", None].n == 6 and found["fold0", "dice", None].n == 2
+        assert ("fold0", "tta_gain", None) in found and (None, "tta_seconds", None) in found
+        network, _ = load_model(folder / "models" / label, "segmentation")
+        assert isinstance(network, Ensemble) and len(network.members) == 3
+    rows = json.loads((folder / "splits_final.json").read_text())
+    assert sorted(name for row in rows for name in row["val"]) == [f"case{i}" for i in range(6)]
+    again = load_data(recipe(*changes, f"splits={folder / 'splits_final.json'}"))
+    assert again.folds == load_data(load_recipe(folder)).folds
+    segmenter = Segmenter(folder / "models" / "resenc_unet")
+    assert len(segmenter.classes) == 3
+    with pytest.raises(UserError, match="learned from every image"):
+        evaluate(str(folder / "models" / "residual_unet"), progress=False)

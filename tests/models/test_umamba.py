@@ -87,7 +87,7 @@ def test_golden_case(path):
 
 def test_the_golden_cases_are_there():
     assert len(CASES) == 2
-    assert list_models("segmentation") == ["umamba_bot", "umamba_enc", "residual_unet"]
+    assert list_models("segmentation") == ["umamba_bot", "umamba_enc", "residual_unet", "resenc_unet"]
 
 
 @pytest.mark.parametrize("network", ORIGINAL)

@@ -20,6 +20,7 @@ OFFLINE = {
     "classify": {"digits"}, "language": {"pydoc", "generated"}, "classify_sequence": {"generated"},
     "synthetic": {"selective_copying", "induction_heads", "parity", "modular_arithmetic"}, "scaling": {"random"},
     "robustness": {"digits"}, "misclassified": {"digits"},
+    "learning_curve": {"digits"},
     "segment": {"shapes"}, "translate": {"generated"}, "vision_language": {"generated"},
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ CONFIG, PREPROCESS, WEIGHTS = "config.json", "preprocess.json", "model.safetenso
 # validation metrics by which one of several models is chosen: the first that any of them has
 WAYS = (
     ("dice", 1, "highest validation Dice"),
+    ("label_auc", 1, "highest validation area under the ROC curve"),
     ("accuracy", 1, "highest validation accuracy"),
     ("loss", -1, "lowest validation loss"),
 )

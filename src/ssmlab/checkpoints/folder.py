@@ -7,10 +7,15 @@ kind                   config.json                                   weights, an
 "translation"          the same as of "language"                      model.safetensors, preprocess.json
 "vision_language"      the same, or another layout                    the same, or the layout's, see `vision_language`
 "sequence_classifier"  that of its layers, a language model          head.safetensors, head.json, preprocess.json
+
+An ensemble of models of images or of segmentation networks is a folder whose config.json names other folders, relative
+to it, as "members"; its preprocess.json is that of the first.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from ssmlab.core.checksums import FILE as CHECKSUMS
 from ssmlab.core.checksums import damages
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_json, write_tensors
+from ssmlab.models.ensemble import Ensemble, Normalised
 from ssmlab.models.language.sequence_classifier import SequenceClassifier
 from ssmlab.models.registry import create_model
 from ssmlab.models.registry import kind_of as kind_of_name
@@ -68,6 +74,8 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
         if preprocess is not None:
             write_json(folder / PREPROCESS, preprocess)
         return folder
+    if isinstance(model, Ensemble):
+        raise ModelError("an ensemble has no weights of its own; save_ensemble(folder, members) names those of others")
     if name is None:
         raise ModelError(f"{type(model).__name__} has no name in the table; build it with create_model to save it")
     if getattr(model, "pooling", "avg") != "avg":
@@ -81,6 +89,44 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
     write_json(folder / CONFIG, config)
     write_json(folder / PREPROCESS, preprocess or {})
     write_tensors(folder / WEIGHTS, state, {"format": "pt"})
+    return folder
+
+
+ALIKE = ("classes", "image_size", "fit", "channels", "patch_size", "spacing", "directions", "numbers", "several")
+
+
+def save_ensemble(folder: str | Path, members: Sequence[str | Path]) -> Path:
+    """Make a folder a model that is the mean of others' probabilities. The members stay where they are.
+
+    Args:
+        folder: made where it is missing.
+        members: folders of trained models of images or of segmentation networks; of ensembles their members.
+    Raises:
+        ModelError: there is none, one is no such model, or they differ in classes or in what they read.
+    """
+    folder = Path(folder)
+    chosen: list[Path] = []
+    for member in map(Path, members):
+        stored = read_object(member / CONFIG)
+        chosen += [(member / name).resolve() for name in stored.get("members", [])] or [member.resolve()]
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise ModelError(f"an ensemble needs two different models at least, got {len(set(chosen))}")
+    kinds, abouts = [kind_of(member) for member in chosen], [read_object(member / PREPROCESS) for member in chosen]
+    for member, kind, about in zip(chosen, kinds, abouts, strict=True):
+        if kind not in ("vision", "segmentation") or kind != kinds[0]:
+            raise ModelError(f"{member} is a {NAMES[kind]}; members of an ensemble are all of images, or all segment")
+        for key in ALIKE:
+            if about.get(key) != abouts[0].get(key):
+                raise ModelError(
+                    f"{member} has {key} {about.get(key)}, {chosen[0]} has {abouts[0].get(key)}; members must agree"
+                )
+    place = folder.resolve()
+    names = [Path(os.path.relpath(member, place)).as_posix() for member in chosen]
+    same = {key: value for key, value in abouts[0].items() if all(about.get(key) == value for about in abouts)}
+    own = {key: abouts[0][key] for key in ("mean", "std") if key in abouts[0]}  # what the first member reads
+    write_json(folder / PREPROCESS, same | own)  # without what is of one member, such as its calibration
+    model = read_object(chosen[0] / CONFIG)["model"]
+    write_json(folder / CONFIG, {"kind": kinds[0], "model": model, "members": names})
     return folder
 
 
@@ -114,10 +160,25 @@ def load_model(folder: str | Path, wanted: str | None = None) -> tuple[Any, dict
         model, preprocess = load_language_model(folder), read_object(about) if about.is_file() else {}
         if kind == "translation" and not preprocess:  # of transformers
             preprocess = marks(read_object(folder / CONFIG))
+    elif (folder / CONFIG).is_file() and (members := read_object(folder / CONFIG).get("members")):
+        model, preprocess = _load_ensemble(folder, members)
     else:
         model, preprocess = _load_network(folder)
     model.preprocess_config = preprocess | {"folder": str(folder)}
     return model, preprocess
+
+
+def _load_ensemble(folder: Path, members: Any) -> tuple[Ensemble, dict[str, Any]]:
+    """The models that a config.json names, as one."""
+    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+        raise ModelError(f"{folder / CONFIG}: members must be a list of folders")
+    missing = [name for name in members if not (folder / name / CONFIG).is_file()]
+    if missing:
+        raise ModelError(f"{folder} is an ensemble, and {len(missing)} of its members are missing ({missing[0]})")
+    found = [load_model(folder / name) for name in members]
+    normalised = [Normalised(*(tuple(about.get(key, ())) for key in ("mean", "std"))) for _, about in found]
+    preprocess = read_object(folder / PREPROCESS)
+    return Ensemble([model for model, _ in found], normalised, bool(preprocess.get("several"))).eval(), preprocess
 
 
 def _load_network(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,49 @@ def check(
         _show(report)
     if not report.ok:
         raise typer.Exit(2)
+
+
+@app.command()
+def series(
+    folder: Annotated[Path, typer.Argument(help="A folder with DICOM files, at any depth.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the volumes; made where it is missing.")],
+) -> None:
+    """Write every DICOM series as a NIfTI volume, in Hounsfield units where it is a CT, and groups.csv with patients as
+    digests: no name, date or number of a header is in any of them. Exit code 2 if a series cannot be used."""
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.images.dicom import NEEDED, is_readable
+    from ssmlab.data.masks.dicom_series import write_series
+    from ssmlab.data.masks.volumes import require_nibabel
+
+    if not is_readable():
+        raise DataError(NEEDED)
+    require_nibabel()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    written, problems = write_series(folder, out)
+    typer.echo(f"{len(written)} volumes in {out}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(written) + len(problems)} series cannot be used", problems)
+
+
+@app.command()
+def tiles(
+    slides: Annotated[list[Path], typer.Argument(help="Whole slides (.svs, .ndpi, .tif ...), and folders of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the tiles; made where it is missing.")],
+    size: Annotated[int, typer.Option(min=16, help="Of a tile, in pixels.")] = 256,
+    mpp: Annotated[float, typer.Option(min=0, help="Micrometres a pixel; 0: as scanned.")] = 0.5,
+    tissue: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that is tissue.")] = 0.5,
+) -> None:
+    """Cut whole slides into pictures. Folders stay classes; groups.csv says every tile's slide (data.group=slide)."""
+    from ssmlab.core.display import Display
+    from ssmlab.core.errors import DataError
+    from ssmlab.data.images.slides import find_slides, write_tiles
+
+    found = find_slides(slides)
+    written, problems = write_tiles(found, out, size=size, mpp=mpp, tissue=tissue, progress=Display(stderr=True))
+    typer.echo(f"{written:,} tiles of {len(found) - len(problems)} slides in {out}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(found)} slides cannot be used", problems)
 
 
 def _show(report: Any) -> None:

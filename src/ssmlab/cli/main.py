@@ -20,6 +20,7 @@ from ssmlab.cli import (
     data,
     demo,
     doctor,
+    ensemble,
     evaluate,
     execute,
     explain,
@@ -51,6 +52,7 @@ app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("classify")(classify.classify)
 app.command("segment")(segment.segment)
+app.command("ensemble")(ensemble.ensemble)
 app.command("plan")(plan.plan)
 app.command("generate")(generate.generate)
 app.command("translate")(translate.translate)

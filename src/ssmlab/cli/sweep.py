@@ -1,33 +1,41 @@
 """`ssmlab sweep`: a grid over a recipe's keys, compared on the validation part."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ssmlab.cli.options import takes
 from ssmlab.cli.published import AcceptLicence
 from ssmlab.cli.run import RecipeName
-from ssmlab.experiments.options import SweepOptions
+from ssmlab.experiments.options import SearchOptions, SweepOptions
 
 
-@takes(SweepOptions)
+@takes(SearchOptions)
 def sweep(
     recipe: RecipeName,
     grid: Annotated[
         list[str],
         typer.Argument(
-            metavar="KEY=A,B,C...", help="E.g. training.learning_rate=1e-4,1e-3; KEY=A changes every trial."
+            metavar="KEY=A,B,C...",
+            help="E.g. training.learning_rate=1e-4,1e-3; KEY=A changes every trial; with --budget "
+            "also a range, training.learning_rate=1e-5..1e-2.",
         ),
     ],
-    options: SweepOptions,
+    options: SearchOptions,
     accept_licence: AcceptLicence = False,
 ) -> None:
-    """Train a recipe at every point of a grid and keep the best on the validation part; the test part is not used."""
+    """Train a recipe at every point of a grid, or so many as --budget says, and keep the best on the validation part;
+    the test part is not used."""
     from ssmlab.cli.display import showing
+    from ssmlab.experiments.search import run_search
     from ssmlab.experiments.sweep import run_sweep
 
+    run: Any = run_search if options.budget else run_sweep
+    if not options.budget:
+        own = {name: getattr(options, name) for name in SweepOptions.field_names()}
+        options = SweepOptions(**own)  # type: ignore[assignment]
     with showing("interrupted; the same command goes on") as display:
-        result = run_sweep(recipe, grid, options, progress=display, accept_licence=accept_licence)
+        result = run(recipe, grid, options, progress=display, accept_licence=accept_licence)
     from rich.table import Table
 
     labels, metric = list(result.best.accuracies), result.best.metric

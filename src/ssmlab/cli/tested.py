@@ -33,8 +33,11 @@ NEWEST = {
     "sacremoses": "0.2.0",
     "nibabel": "5.4.2",
     "pydicom": "3.0.2",
+    "optuna": "5.0.0",
+    "openslide-python": "1.4.7",
+    "openslide-bin": "4.0.1.2",
 }
-_FOR_USERS = ("sentencepiece", "translation", "medical")  # the extras whose packages are looked at
+_FOR_USERS = ("sentencepiece", "translation", "medical", "slides", "sweep")  # the extras whose packages are looked at
 
 
 class Tested(NamedTuple):

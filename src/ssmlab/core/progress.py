@@ -16,6 +16,12 @@ class Progress:
     def note(self, text: str) -> None:
         """The latest numbers, where they come between two updates."""
 
+    def training(self) -> None:
+        """A model of a sweep begins."""
+
+    def evaluated(self, value: float) -> None:
+        """A training has predicted the validation part; the value of its primary metric."""
+
     def stop(self) -> None:
         """The piece is over, finished or not."""
 

@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import count, some
+from ssmlab.data.contents import JOINT, count, some
 from ssmlab.data.images.decode import Progress, for_each_image
 from ssmlab.data.images.fitting import about_fit
 from ssmlab.data.images.reader import ImageData, unreadable
@@ -101,7 +101,10 @@ def check_images(
     conflicts = [[(o.label, o.part, o.id) for o in group] for group in several if len({o.label for o in group}) > 1]
     duplicates = [[(o.part, o.id) for o in group] for group in several if len({o.part for o in group}) > 1]
     axes = {"width": sorted(one.size[0] for one in seen), "height": sorted(one.size[1] for one in seen)}
-    numbers = {part: np.bincount(split.labels, minlength=len(data.classes)) for part, split in data.splits.items()}
+    numbers = {
+        part: split.labels.sum(0) if data.several else np.bincount(split.labels, minlength=len(data.classes))
+        for part, split in data.splits.items()
+    }
     report = CheckReport(
         name=data.name,
         format=data.format,
@@ -137,7 +140,8 @@ def _look(data, progress):
         split, i = places[n]
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
         dark = image.info["mode"].startswith("I") and max(high for _, high in image.getextrema()) < 16
-        label = data.classes[split.labels[i]]
+        own = split.labels[i]
+        label = JOINT.join(np.array(data.classes)[own > 0]) if data.several else data.classes[own]
         mode, frames = image.info["mode"], image.info.get("frames", 1)
         seen[n] = _Seen(
             split.name, split.ids[i], label, image.size, mode, frames, digest.digest(), dark, thumbnail(image)

@@ -9,17 +9,28 @@ from typing import Any
 from PIL import Image
 
 PARTS = ("train", "val", "test")
+JOINT = "|"  # between the labels of one image, as ChestX-ray14's tables have it
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: a stable id, its class, the part it was published in (None: unknown), what `load` needs."""
+    """One image: a stable id, its class, the part it was published in (None: unknown), what `load` needs.
+
+    label: of an image with several labels all of them, joined by `JOINT`; "" where it has none.
+    fold: of a cross-validation, as published.
+    """
 
     id: str
     label: str
     part: str | None
     key: object
     group: str | None = None
+    fold: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, of an image that may have several."""
+        return self.label.split(JOINT) if self.label else []
 
 
 @dataclass(kw_only=True)
@@ -33,6 +44,7 @@ class Contents:
         problems: what must be mended, each naming its file and the fix. notes: what the user should know.
         warnings: of these what may be a mistake. folds: names of the folds that are the items' groups.
         incomplete: items are missing for a reason that a problem gives, so that counts say nothing.
+        several: an image may have several labels, or none.
     """
 
     name: str
@@ -45,6 +57,7 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     folds: tuple[str, ...] = ()
     incomplete: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)

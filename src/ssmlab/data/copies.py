@@ -55,3 +55,25 @@ def first_copies(ids: Sequence[str], digests: Sequence[bytes]) -> list[str]:
     """For every item the id of its first copy, its own where it has none: as groups they keep copies on one side."""
     first: dict[bytes, str] = {}
     return [first.setdefault(key, id) for id, key in zip(ids, digests, strict=True)]
+
+
+def kept_together(ids: Sequence[str], groups: Sequence[str] | None, digests: Sequence[bytes]) -> list[str] | None:
+    """Groups that hold all that shares a group or a digest, copies of copies too; None where nothing does.
+
+    Args:
+        groups: of every item, None where there are none.
+    """
+    if groups is None and len(set(digests)) == len(ids):
+        return None
+    above = list(range(len(ids)))
+
+    def top(i: int) -> int:
+        while above[i] != i:
+            above[i] = i = above[above[i]]
+        return i
+
+    first: dict[object, int] = {}
+    for i in range(len(ids)):
+        for key in (digests[i], *([groups[i]] if groups is not None else [])):
+            above[top(i)] = top(first.setdefault(key, i))
+    return [groups[top(i)] if groups is not None else ids[top(i)] for i in range(len(ids))]

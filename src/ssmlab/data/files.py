@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.images.decode import UnreadableImage, decode
+from ssmlab.data.images.decode import UnreadableImage, Window, decode
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp"),
@@ -214,14 +214,30 @@ class ZipFiles:
         self._archive()
 
 
+class Disk:
+    """Reads a file by its path, for readers that take names; it lists none."""
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a file; UnreadableImage where there is none."""
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(error.strerror or str(error)) from error
+
+
 class FilePictures:
-    """Loads a picture by the name of its file."""
+    """Loads a picture by the name of its file.
+
+    Attributes:
+        window: of grey values of more than 8 bits, see `decode`.
+    """
 
     def __init__(self, files: Files):
         self.files = files
+        self.window: Window | None = None
 
     def __call__(self, name: str) -> Image.Image:
-        return decode(self.files.read(name))
+        return decode(self.files.read(name), self.window)
 
 
 def open_files(path: str | Path) -> FolderFiles | ZipFiles | None:

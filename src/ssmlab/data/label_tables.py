@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from ssmlab.data.contents import alike, count, did_you_mean, some
+from ssmlab.data.contents import JOINT, alike, count, did_you_mean, some
 from ssmlab.data.files import Files
-from ssmlab.data.named import FileNames, Records
+from ssmlab.data.named import FileNames, Records, label_of, number_in
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import top_of
 from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
@@ -51,6 +51,7 @@ GROUPS = re.compile("(patient|subject|lesion|case|slide|participant|person|speak
 FEW = 200  # rows by which a column is first judged
 MANY = 20  # more problems of one kind become one line
 FOLDERS, TABLE = "folders", "table"  # data.labels, where folders and a table say different classes
+SEVERAL = "several"  # data.labels, where a file may have several labels
 
 
 class Row(NamedTuple):
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     label: str
     part: str | None
     group: str | None
+    fold: str | None = None
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Labels:
         groups: by file, from whichever tables have the column of the groups, `group_tables`. group_problems: what is
             wrong with them.
         unclear: whether several columns may hold the classes.
+        several: whether a file may have several labels, which are joined in its row. names: of the labels, in order.
     """
 
     tables: list[str]
@@ -85,10 +88,16 @@ class Labels:
     group_tables: list[str] = field(default_factory=list)
     group_problems: list[str] = field(default_factory=list)
     unclear: bool = False
+    several: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
+        if self.names:
+            return self.names
         names = {row.label for row in self.rows.values()}
+        if self.several:
+            names = {name for label in names for name in label.split(JOINT)} - {""}
         return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
 
 
@@ -114,7 +123,8 @@ def read_labels(
 
     Args:
         names: of the files that may have a class, or the records of FASTA files.
-        column: that of the classes, where the user names it; "table" where it is to be found.
+        column: that of the classes, where the user names it; "table" where it is to be found. "several", or columns of
+            0 and 1 with commas between them: a file may have several labels.
         group: likewise of the groups; of the table of the classes, else of another that names the files.
     Returns:
         None where no table names any of the files.
@@ -142,6 +152,8 @@ def read_labels(
     if not known:
         return Labels([], problems=unreadable) if unreadable else None
     labels = Labels([one.table.name for one in known], problems=[p for one in known for p in one.table.problems])
+    plain = next((one for one in known if {"path", "label", "group"} <= set(one.table.columns)), None)
+    group = group or ("group" if plain else None)  # path,label,group is the form that docs/data.md asks for
     if group:
         _read_groups(known, index, group, labels)
     chosen = _choose(known, "" if column == TABLE else column, labels)
@@ -195,14 +207,25 @@ def _read_groups(known: list[_Known], index: FileNames | Records, column: str, l
 
 def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Known], list[str]] | None:
     """The tables that say classes, and the column or the columns of 0 and 1 that do."""
-    if column:
-        having = [one for one in known if column in one.table.columns]
+    wanted = [name.strip() for name in column.split(",")]
+    labels.several = column == SEVERAL or len(wanted) > 1
+    if column == SEVERAL:
+        found: list[tuple[_Known, list[str], bool]]
+        found = [(one, _binary(one) or _label_columns(one)[0], True) for one in known]
+        found = [item for item in found if item[1]]
+        wide = [item for item in found if len(item[1]) > 1]
+        if not found or (wide and any(item[1] != wide[0][1] for item in wide)):
+            labels.problems.append("data.labels=several: no table has columns of 0 and 1; name them, a,b,c")
+            return None
+        found = wide or found
+    elif column:
+        having = [one for one in known if set(wanted) <= set(one.table.columns)]
         if not having:
             said = "; ".join(f"{one.table.name} has {', '.join(one.table.columns)}" for one in known)
             every = [name for one in known for name in one.table.columns]
             labels.problems.append(f"data.labels={column!r}: no such column ({said}){did_you_mean(column, every)}")
             return None
-        found = [(one, [column], True) for one in having]
+        found = [(one, wanted, True) for one in having]
     else:
         found = [(one, *_label_columns(one)) for one in known]
     clear = [item for item in found if len(item[1]) == 1 or item[2]]
@@ -217,7 +240,8 @@ def _choose(known: list[_Known], column: str, labels: Labels) -> tuple[list[_Kno
                 if said
                 else f"no column holds a class for every file ({held})"
             )
-            + "; name it with data.labels=COLUMN (data check --labels COLUMN)"
+            + "; name it with data.labels=COLUMN (data check --labels COLUMN), or "
+            "data.labels=several where a file may have several"
         )
         return None
     same = [item for item in clear if item[1] == clear[0][1]]
@@ -242,18 +266,24 @@ def _label_columns(one: _Known) -> tuple[list[str], bool]:
     named = _different(one, [name for name in rest if re.sub(r"[\s_-]", "", name.casefold()) in NAMED])
     if named:
         return named, len(named) == 1
-    binary = [name for name in rest if {_number(value) for value in one.values(name)} <= {0.0, 1.0}]
-    rows = [[_number(row[name]) for name in binary] for _, row in one.table.rows]
+    binary = _binary(one)
+    rows = [[number_in(row[name]) for name in binary] for _, row in one.table.rows]
     if len(binary) > 1 and all(row.count(1.0) == 1 for row in rows):
         return binary, True
     may = []
     for name in rest:
         values = one.values(name)
         different = set(values) - {""}
-        broken = any((number := _number(value)) is not None and not number.is_integer() for value in different)
+        broken = any((number := number_in(value)) is not None and not number.is_integer() for value in different)
         if not _is_group(name) and 1 < len(different) <= max(2, len(values) // 2) and not broken:
             may.append(name)
     return _different(one, may), False
+
+
+def _binary(one: _Known) -> list[str]:
+    """Columns of 0 and 1."""
+    rest = [name for name in one.table.columns if name not in (one.file, _part_column(one))]
+    return [name for name in rest if {number_in(value) for value in one.values(name)} <= {0.0, 1.0}]
 
 
 def _different(one: _Known, names: list[str]) -> list[str]:
@@ -263,20 +293,13 @@ def _different(one: _Known, names: list[str]) -> list[str]:
         values = one.values(name)
         first = {value: number for number, value in reversed(list(enumerate(values)))}
         same = tuple(first[value] for value in values)
-        if same not in kept or all(_number(value) is not None for value in one.values(kept[same])):
+        if same not in kept or all(number_in(value) is not None for value in one.values(kept[same])):
             kept[same] = name
     return list(kept.values())
 
 
 def _is_group(name: str) -> bool:
     return GROUPS.fullmatch(re.sub(r"[\s_-]", "", name.casefold())) is not None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _part(value: str) -> str | None:
@@ -306,7 +329,7 @@ def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Lab
     for one in tables:
         part_column = _part_column(one)
         for line, row in one.table.rows:
-            label = row[columns[0]] if len(columns) == 1 else next(c for c in columns if _number(row[c]) == 1)
+            label, given = label_of(row, columns, labels.several)
             part = _part(row[part_column]) if part_column else one.part if by_table else None
             found, where = index.find(row[one.file], one.folder, one.part), f"{one.table.name}, line {line}"
             if not found:
@@ -317,28 +340,34 @@ def _add_rows(chosen, index: FileNames | Records, group: str | None, labels: Lab
                 wrong.setdefault("that may mean several files; write their paths", []).append(
                     f"{where}: {row[one.file]!r} may mean {some(found)}; write its path"
                 )
-            elif not label or (part_column and not part) or (group and found[0] not in labels.groups):
-                empty = columns[0] if not label else part_column if part_column and not part else group
+            elif not given or (part_column and not part) or (group and found[0] not in labels.groups):
+                empty = columns[0] if not given else part_column if part_column and not part else group
                 got = (
                     f"the unknown part {row[empty]!r}"
-                    if label and empty == part_column and row[empty]
+                    if given and empty == part_column and row[empty]
                     else f"no {empty}"
                 )
                 wrong.setdefault("without a class, a part or a group", []).append(
                     f"{where}: {row[one.file]} has {got}; fill it in or delete the row"
                 )
-            elif labels.rows.setdefault(found[0], Row(label, part, labels.groups.get(found[0]))).label != label:
+            elif (
+                labels.rows.setdefault(
+                    found[0], Row(label, part, labels.groups.get(found[0]), row.get("fold") or None)
+                ).label
+                != label
+            ):
                 wrong.setdefault("that give a file a second class; keep one", []).append(
                     f"{where}: {row[one.file]} is {labels.rows[found[0]].label!r} and {label!r}; keep one of the rows"
                 )
     for what, lines in wrong.items():
         short = [f"{some(labels.tables)}: {len(lines):,} rows {what} ({lines[0]})"]
         labels.problems += lines if len(lines) <= MANY else short
-    joined = [name for name in labels.classes if "|" in name]
+    labels.names = tuple(columns) if labels.several and len(columns) > 1 else ()
+    joined = [name for name in labels.classes if JOINT in name]
     if joined:
         labels.problems.append(
-            f"{some(labels.tables)}: several classes in one cell ({some(joined)}); an image has one, keep one or "
-            "delete these rows"
+            f"{some(labels.tables)}: several classes in one cell ({some(joined)}); data.labels=several reads "
+            "several labels an image; else keep one, or delete these rows"
         )
     labels.warnings += alike(labels.classes)
     _note(tables, labels, group)

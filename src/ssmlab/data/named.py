@@ -1,10 +1,14 @@
-"""What the cells of a table name: files of a data set, or records of FASTA files."""
+"""What the cells of a table name: files of a data set, records of FASTA files, or labels."""
 
+import re
 from collections.abc import Sequence
 
+from ssmlab.data.contents import JOINT
 from ssmlab.data.files import plain_name
 from ssmlab.data.names import stem_of
 from ssmlab.data.parts import parts_of
+
+NONE = ("no finding", "none", "")  # cells that say that a file has none of several labels
 
 
 class FileNames:
@@ -53,3 +57,23 @@ class Records:
         words = cell.removeprefix(">").split()
         found = self.named.get(cell) or (self.named.get(words[0], []) if words else [])
         return [name for name in found if part and self.parts[name] == part] or found if len(found) > 1 else found
+
+
+def number_in(text: str) -> float | None:
+    """The number in a cell; None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def label_of(row: dict[str, str], columns: list[str], several: bool) -> tuple[str, bool]:
+    """What a row says, several labels joined, and whether it says anything."""
+    if len(columns) > 1:
+        ones = [name for name in columns if number_in(row[name]) == 1]
+        return JOINT.join(ones), several or bool(ones)
+    cell = row[columns[0]]
+    if not several:
+        return cell, bool(cell)
+    names = [name.strip() for name in re.split(r"[|;]", cell)]
+    return JOINT.join(name for name in names if name.casefold() not in NONE), True

@@ -1,7 +1,13 @@
-"""Pictures that look nearly alike in different parts: made smaller, saved again, brighter. A note, never a verdict."""
+"""What is nearly alike in different parts: pictures made smaller, saved again, brighter; texts with some words changed.
 
-from collections.abc import Sequence
+A note, never a verdict.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -12,6 +18,11 @@ FLAT = 3.0  # a spread of grey values below which a thumbnail shows nothing
 MOST = 1 << 30  # pairs of images, beyond which none is compared
 CELLS = 1 << 24  # of them at a time
 ORDER = ("train", "val", "test")
+WORDS = 5  # of a shingle
+SKETCH = 48  # of a text's shingles, those with the smallest hashes, by which texts are found that may be alike
+SHARED = 0.8  # of all shingles of two texts that are nearly alike
+LEAST_WORDS = 12  # shorter texts are alike by chance
+LONGEST = 50_000_000  # characters, beyond which texts are not compared
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -54,3 +65,55 @@ def near_copies(seen: Sequence[Any]) -> list[str]:
                 f"({part}: {seen[i].id} and {parts[j]}: {seen[j].id}); look whether they are copies"
             )
     return notes
+
+
+def near_texts(items: Iterable[tuple[str, str, str]], noun: str = "texts") -> list[str]:
+    """Notes about texts of val and test that share most of their words, in order, with one of an earlier part.
+
+    Shingles are five words in a row, whatever their case and what lies between them. Two texts are nearly alike where
+    80 % of the shingles of both are shared (Jaccard); texts whose words are the same are counted elsewhere.
+
+    Source: Broder 1997, "On the resemblance and containment of documents"; candidates by the smallest hashes.
+
+    Args:
+        items: (part, id, text) of everything.
+        noun: what several items are.
+    """
+    items = list(items)
+    if sum(len(text) for *_, text in items) > LONGEST:
+        return [f"{noun} with a few words changed were not looked for: more than {LONGEST:,} characters"]
+    shingles = [_shingles(text) for *_, text in items]
+    sketches = [set(sorted(found)[:SKETCH]) for found in shingles]
+    places: dict[int, list[int]] = {}
+    for i, (part, *_) in enumerate(items):
+        for value in sketches[i] if part != ORDER[-1] else ():
+            places.setdefault(value, []).append(i)
+    notes = []
+    for part in ORDER[1:]:
+        earlier, pairs = ORDER[: ORDER.index(part)], []
+        for i, (own, *_) in enumerate(items):
+            if own != part or not shingles[i]:
+                continue
+            shared = Counter(j for value in sketches[i] for j in places.get(value, ()) if items[j][0] in earlier)
+            for j, _ in shared.most_common(3):
+                both = len(shingles[i] & shingles[j])
+                likeness = both / (len(shingles[i]) + len(shingles[j]) - both)
+                if SHARED <= likeness < 1:
+                    pairs.append((i, j))
+                    break
+        if pairs:
+            i, j = pairs[0]
+            total = sum(own == part for own, *_ in items)
+            notes.append(
+                f"{len(pairs):,} of {total:,} {part} {noun} differ in a few words from one in {' or '.join(earlier)} "
+                f"({part}: {items[i][1]} and {items[j][0]}: {items[j][1]}); look whether they are copies"
+            )
+    return notes
+
+
+def _shingles(text: str) -> set[int]:
+    """Hashes of every five words in a row; none of a text that is too short."""
+    words = re.findall(r"\w+", text.casefold())
+    if len(words) < LEAST_WORDS:
+        return set()
+    return {crc32(" ".join(words[i : i + WORDS]).encode()) for i in range(len(words) - WORDS + 1)}

@@ -17,7 +17,7 @@ class DataOptions(Options):
     group: str | None = None
     """Column whose images stay on one side, such as the patient."""
     labels: str = "fine"
-    """Column of the classes in a table; of CIFAR-100 fine or coarse."""
+    """Column of the classes in a table, or several; of CIFAR-100 fine or coarse."""
     val_fraction: float = 0.1
     """Share of train for validation where the data have none."""
     seed: int = 0

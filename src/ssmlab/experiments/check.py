@@ -44,6 +44,8 @@ def check_run(folder: Path) -> tuple[int, int, list[str]]:
             readers[path.name](path)
         except UserError as error:
             problems.append(str(error))
-    checkpoints = list(folder.glob("models/*/checkpoints/checkpoint-*"))
+    checkpoints = [
+        c for model in ("models/*", "models/*/fold*") for c in folder.glob(f"{model}/checkpoints/checkpoint-*")
+    ]
     problems += filter(None, map(flaw_of, checkpoints))
     return len(compared), len(others) + len(checkpoints), problems

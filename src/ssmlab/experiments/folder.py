@@ -176,7 +176,9 @@ def drop_replaced(folder: Path) -> None:
 
 def _has_progress(folder: Path) -> bool:
     """Whether a checkpoint or a finished model, or of a sweep a trial, is in a run's folder."""
-    patterns = ("models/*/checkpoints/checkpoint-*", "models/*/records.jsonl", "trials/*/models/*", "sweep.jsonl")
+    models = ("models/*", "models/*/fold*")
+    patterns = [f"{model}/{what}" for model in models for what in ("checkpoints/checkpoint-*", "records.jsonl")]
+    patterns += ["trials/*/models/*", "sweep.jsonl"]
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
@@ -204,7 +206,7 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    for mark in folder.glob("models/*/records.jsonl"):
+    for mark in (*folder.glob("models/*/records.jsonl"), *folder.glob("models/*/fold*/records.jsonl")):
         shutil.rmtree(mark.parent / "checkpoints", ignore_errors=True)
 
 

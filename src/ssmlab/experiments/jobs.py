@@ -11,10 +11,10 @@ from ssmlab.tasks.table import experiment_of, load_data
 
 def jobs_of(recipe: AnyRecipe, folder: Path) -> list[Job]:
     """Every model with every seed; the folder carries the seed where there are several."""
-    several = len(recipe.seeds) > 1
+    several = len(recipe.replicates) > 1
     return [
         Job(model, seed, folder / "models" / (f"{model.label}_seed{seed}" if several else model.label))
-        for seed in recipe.seeds
+        for seed in recipe.replicates
         for model in recipe.models
     ]
 

@@ -40,6 +40,21 @@ class SweepOptions(FolderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchOptions(SweepOptions):
+    """Where a sweep is, and how many of its trials are trained."""
+
+    budget: Annotated[int, Option(least=0)] = 0
+    """Trials that Optuna proposes, instead of the whole grid; a value may then be a range, low..high."""
+    minutes: Annotated[float, Option(least=0)] = 0.0
+    """With --budget: after so many no further trial begins; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.minutes and not self.budget:
+            raise UserError("--minutes is for --budget, which says how many trials there are at most")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(SweepOptions):
     """Where a run is, and how its recipe is read."""
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ssmlab.core.checksums import FILE as CHECKSUMS
-from ssmlab.core.checksums import write_checksums
+from ssmlab.core.checksums import damages, write_checksums
 from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.files import records_text, write_atomically
 from ssmlab.core.progress import Progress, duration
 from ssmlab.core.record import Record, read_records
 from ssmlab.core.stamp import Stamp, commit, machine, now, versions
-from ssmlab.core.world import ALONE, World, world_of
+from ssmlab.core.world import ALONE, World
 from ssmlab.experiments.folder import (
     PAGE_DUE,
     check_folder,
@@ -34,8 +34,10 @@ from ssmlab.experiments.folder import (
 from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.options import FolderOptions
 from ssmlab.experiments.published import fetch_published
+from ssmlab.experiments.together import agreed, connect
 from ssmlab.reports.run_folder import damaged_files
 from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.shared.folds import fold_jobs, view_of, write_splits
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import experiment_of, load_data, report_of
@@ -72,7 +74,7 @@ def run_recipe(
     options = FolderOptions.of(options, given, "run_recipe")
     output, resume, overwrite = Path(options.output), options.resume, options.overwrite
     progress = progress or Progress()
-    world = _start(recipe)
+    world = connect(recipe)
     if world.rank:
         return _follow(recipe, output, world)
     with claim(output / recipe.name, progress, overwrite=overwrite) as folder:
@@ -88,7 +90,7 @@ def run_recipe(
                     "--resume then trains again"
                 )
         over = resume and is_finished(folder) and not again
-        _agree(world, None if over else resume, folder)
+        agreed(world, None if over else resume, folder)
         if over:
             if (folder / PAGE_DUE).is_file():  # it was killed there
                 write_page(folder)
@@ -98,6 +100,7 @@ def run_recipe(
         run = Run(recipe, folder, data, resume, command, progress, world)
         run.announce()
         make_folder(recipe, folder, overwrite=overwrite)
+        write_splits(data, folder)
         run.all([job.finished for job in run.jobs])
     return folder
 
@@ -111,34 +114,13 @@ def write_page(folder: Path) -> None:
     (folder / PAGE_DUE).unlink(missing_ok=True)
 
 
-def _start(recipe: AnyRecipe) -> World:
-    """Connect to the processes of a launcher, if there are any. All of them call `run_recipe`."""
-    world = world_of()
-    if world.size > 1:
-        from ssmlab.core.device import choose_compute
-        from ssmlab.training.distributed import start
-
-        start(choose_compute(recipe.device, "float32").device)
-    return world
-
-
-def _agree(world: World, *values: Any) -> tuple[Any, ...]:
-    """The first process' values, on all of them."""
-    if world.size == 1:
-        return values
-    from ssmlab.training.distributed import agree, explained
-
-    with explained(world):
-        return agree(world, values)
-
-
 def _follow(recipe: AnyRecipe, output: Path, world: World) -> Path:
     """What every process but the first does: compute its share of all. What it writes is thrown away.
 
     Returns:
         the folder of the run, which is the first process'.
     """
-    resume, folder = _agree(world, None, None)
+    resume, folder = agreed(world, None, None)
     if resume is None:
         return folder
     with tempfile.TemporaryDirectory() as place:
@@ -155,10 +137,10 @@ def _load(recipe, folder, resume, overwrite, progress, accept_licence, world) ->
 
         choose_compute(recipe.device, "float32")
     if world.rank:
-        _agree(world)  # the first process has fetched it
+        agreed(world)  # the first process has fetched it
     fetch_published(recipe, accept_licence)
     if not world.rank:
-        _agree(world)
+        agreed(world)
     if recipe.base.recipe or recipe.base.weights:
         run_base(recipe, folder.parent, progress, overwrite)
     data = load_data(recipe, progress)
@@ -203,21 +185,36 @@ class Run:
             finished: for every job, as the first process knows it.
         """
         first = self.world.rank == 0
-        (finished,) = _agree(self.world, finished)
+        (finished,) = agreed(self.world, finished)
         if first:
             self.describe()
         for job, done in zip(self.jobs, finished, strict=True):
-            if done:
-                self.progress.say(f"{job.folder.name}: finished already")
-            else:
-                self.fit(job)
-                if first:
-                    drop_replaced(self.folder)
+            parts = fold_jobs(job, self.data)
+            (over,) = agreed(self.world, [each.finished for each in parts])
+            for each, ended in [(job, True)] if done else zip(parts, over, strict=True):
+                if ended:
+                    self._check(each)
+                    self.progress.say(f"{each.label}: finished already")
+                else:
+                    self.fit(each)
+                    if first:
+                        drop_replaced(self.folder)
+            if parts != [job] and not done and first:
+                self.pool(job, parts)
             if first:
                 self.describe()
         if first:
             self.finish()
-        _agree(self.world, None)  # all is written
+        agreed(self.world, None)  # all is written
+
+    def _check(self, job: Job) -> None:
+        """That a fold which an earlier process has finished is as it was written.
+
+        Raises:
+            UserError: a file of it is damaged.
+        """
+        for what in damages(job.folder) if job.fold is not None else ():
+            raise UserError(f"{what}; delete {job.folder}, which is then trained again")
 
     def announce(self) -> None:
         """Say what the numbers will rest on, how long what is left will take, and what makes it slow."""
@@ -231,10 +228,12 @@ class Run:
             self.progress.say(f"data: {note}")
         if len(notes) > MOST_NOTES:
             self.progress.say(f"data: and {len(notes) - MOST_NOTES} more notes, which the report has")
-        left = [job for job in self.jobs if not (self.resume and job.finished)]
+        whole = [job for job in self.jobs if not (self.resume and job.finished)]
+        left = [part for job in whole for part in fold_jobs(job, self.data) if not (self.resume and part.finished)]
         if left:
             self.progress.say("timing a few steps")
-        seconds = estimate_jobs(self.experiment, self.resolved, self.data, left)
+        seen = view_of(left[0], self.data) if left else self.data  # a fold takes as long as another
+        seconds = estimate_jobs(self.experiment, self.resolved, seen, left)
         precisions = dict.fromkeys(self.computes[job.model.label].precision for job in left)
         names = ", ".join(dict.fromkeys(job.model.title for job in left))
         if left:
@@ -247,15 +246,17 @@ class Run:
         from ssmlab.tasks.shared.experiment import fit_job
 
         (job.folder / CHECKSUMS).unlink(missing_ok=True)  # its files are written again
-        how = {"find_base": self.find_base, "logs": self.folder / "logs" / job.folder.name, "resume": self.resume}
+        logs = self.folder / "logs" / job.label.replace(" ", "_")
+        how = {"find_base": self.find_base, "logs": logs, "resume": self.resume}
+        data = view_of(job, self.data)
         job.folder.mkdir(parents=True, exist_ok=True)
         if self.world.size == 1:
-            records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+            records = fit_job(self.experiment, self.resolved, data, job, progress=self.progress, **how)
         else:
             from ssmlab.training.distributed import explained, sharing
 
             with explained(self.world), sharing(self.world):
-                records = fit_job(self.experiment, self.resolved, self.data, job, progress=self.progress, **how)
+                records = fit_job(self.experiment, self.resolved, data, job, progress=self.progress, **how)
         if self.world.rank:
             shutil.rmtree(job.folder)
             return
@@ -263,6 +264,17 @@ class Run:
             from ssmlab.studies.robustness.experiment import run_tests
 
             run_tests([job.folder], self.recipe, self.folder / "robustness", self.progress, write=False)
+        self._write(job, records)
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+    def pool(self, job: Job, parts: list[Job]) -> None:
+        """What the folds of a model predicted, as one table and one set of records; and the mean of them as a model."""
+        (job.folder / CHECKSUMS).unlink(missing_ok=True)
+        records = self.experiment.pool(self.resolved, self.data, job, parts, self.progress)
+        self._write(job, records)
+
+    def _write(self, job: Job, records: dict[str | None, list[Record]]) -> None:
+        """Write the records of a model, after which it counts as finished."""
         stamped = [
             record
             for split, rows in records.items()
@@ -273,7 +285,6 @@ class Run:
         text = records_text(stamped)
         write_checksums(job.folder, names, {"records.jsonl": text})
         write_atomically(job.folder / "records.jsonl", text)
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
 
     def describe(self, finished: str | None = None) -> None:
         """Write run.json, and records.jsonl of what is finished."""
@@ -291,7 +302,7 @@ class Run:
             **{key: getattr(self.stamp, key) for key in ("command", "commit", "machine", "versions")},
             "started": previous.get("started") or now(),
             "finished": finished,
-            "seeds": self.recipe.seeds,
+            "seeds": self.recipe.replicates,
         }
         about = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if finished:
@@ -340,7 +351,7 @@ class Run:
         """The differences of every two models on the test part."""
         if self.experiment.compare is None:
             return []
-        seed = self.recipe.seeds[0] if len(self.recipe.seeds) == 1 else None
+        seed = self.recipe.seeds[0] if len(self.recipe.replicates) == 1 else None
         return [
             record
             for pair, difference in self.experiment.compare(self.resolved, self.data, self.jobs)

@@ -53,10 +53,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All trials in the order of the grid, and the folder with `sweep.jsonl` and `best.toml`."""
+    """All trials in the order of the grid, and the folder with `sweep.jsonl` and `best.toml`.
+
+    Args:
+        grid: whether they are the points of one, and were not proposed.
+    """
 
     folder: Path
     trials: list[Trial]
+    grid: bool = True
 
     @property
     def best(self) -> Trial:
@@ -66,7 +71,7 @@ class Sweep:
     def at_edge(self) -> list[str]:
         """What to add to the grid: a number that is best at its end may be better beyond it."""
         found = []
-        for key, text in self.best.changes.items():
+        for key, text in self.best.changes.items() if self.grid else ():
             values = sorted({_number(trial.changes[key]) for trial in self.trials})
             best = _number(text)
             if len(values) > 1 and not math.isnan(sum(values)) and best in (values[0], values[-1]):
@@ -156,7 +161,7 @@ def run_sweep(
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     # All recipes are checked before the first is trained.
     recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
-    _own_keys(base, grid)
+    check_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite
     with claim(output / named.name, progress, overwrite=overwrite) as folder:
@@ -180,14 +185,14 @@ def run_sweep(
             key = recipe.data.model_dump_json()
             if key not in cache:
                 cache = {key: load_data(recipe, progress)}
-            trials.append(_trial(folder, number, len(points), point, recipe, cache[key], progress))
+            trials.append(run_trial(folder, number, len(points), point, recipe, cache[key], progress))
             drop_replaced(folder)
         sweep = Sweep(folder, trials)
         write_atomically(folder / "best.toml", sweep.recipe.to_toml())
         return sweep
 
 
-def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
+def run_trial(folder, number, count, point, recipe, data, progress) -> Trial:
     """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
     from ssmlab.tasks.shared.experiment import estimate_jobs, train_job
 
@@ -205,6 +210,7 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
     for job in jobs:
         row = known.get((number, job.model.label, job.seed))
         if row is None:
+            progress.training()
             how = {"find_base": find_base, "progress": progress, "resume": True}
             network, task, result, _ = train_job(experiment, resolved, data, job, **how)
             row = {
@@ -222,8 +228,12 @@ def _trial(folder, number, count, point, recipe, data, progress) -> Trial:
     return Trial(point, recipe, accuracies, metric, experiment.higher_is_better)
 
 
-def _own_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
+def check_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:
     """What a model says for itself would win over every point of the grid; and all trials start from one base."""
+    if getattr(recipe, "folded", False):
+        raise RecipeError(
+            "a sweep compares on the validation part; leave folds out, and give them to the run of best.toml"
+        )
     for key in grid:
         if key.startswith("base."):
             raise RecipeError(f"{key} cannot vary: the trials start from one model; sweep base.recipe by itself")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.interpret.layers import Tapped, Target, target_of
+from ssmlab.models.ensemble import Ensemble
 from ssmlab.profiling.flops import evaluation
 
 
@@ -55,12 +56,16 @@ def grad_cam(
         relu: keep what speaks for the class alone.
         resize: bilinearly to the size of the images; else the layer's own grid.
     Returns:
-        (b, h, w), in logits where nothing is clipped.
+        (b, h, w), in logits where nothing is clipped; of an ensemble the mean of its members' maps.
     Raises:
         ModelError: no layer of this network is known.
     """
     from captum.attr import LayerGradCam, LayerGradientXActivation
 
+    if isinstance(model, Ensemble) and target is None:
+        how: dict[str, Any] = {"elementwise": elementwise, "relu": relu, "resize": resize}
+        every = [grad_cam(one, model.seen_by(i, images), classes, **how) for i, one in enumerate(model.members)]
+        return torch.stack(every).mean(0)
     target = target_of(model) if target is None else target
     elementwise = not target.alike if elementwise is None else elementwise
     tapped = Tapped(model, target)

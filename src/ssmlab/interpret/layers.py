@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ssmlab.core.errors import ModelError
+from ssmlab.models.ensemble import Ensemble
 from ssmlab.models.vision.base import VisionModel
 from ssmlab.models.vision.maps import CHANNELS_FIRST, CHANNELS_LAST, Layout, MapLayer, token_layout
 
@@ -29,11 +30,13 @@ def target_of(model: nn.Module) -> Target:
     """The layer for Grad-CAM: the last one with a map after which every position still counts for the classes.
 
     Our models say it; of timm's that read a class token it is the norm before the last attention, since after it only
-    that token counts; of all others the output of the last stage.
+    that token counts; of all others the output of the last stage. Of an ensemble it is its first member's.
 
     Raises:
         ModelError: nothing is known about this network.
     """
+    if isinstance(model, Ensemble):
+        return _within_first(target_of(model.members[0]))
     if isinstance(model, VisionModel):
         return _target(model, model.last_map())
     return _of_timm(model, within="norm1")
@@ -45,9 +48,15 @@ def final_of(model: nn.Module) -> Target:
     Raises:
         ModelError: nothing is known about this network.
     """
+    if isinstance(model, Ensemble):
+        return _within_first(final_of(model.members[0]))
     if isinstance(model, VisionModel):
         return _target(model, model.final_map())
     return _of_timm(model, within="")
+
+
+def _within_first(target: Target) -> Target:
+    return replace(target, name=f"members.0.{target.name}")
 
 
 def _target(model: nn.Module, layer: MapLayer) -> Target:

@@ -143,6 +143,12 @@ FAMILIES = (
         originals={"umamba": "umamba"},
     ),
     Family(
+        "resenc_unet",
+        "segmentation",
+        {"resenc_unet": "nnU-Net's residual-encoder U-Net"},
+        originals={"resenc_unet": "resenc_unet"},
+    ),
+    Family(
         "translation_transformer",
         "translation",
         _arms("translation_transformer", "Transformer as Marian's"),

@@ -141,9 +141,16 @@ def open_test_images(options: Any, models: Sequence["ModelRef"], hint: str) -> "
         DataError: the data cannot be read. UserError: a model has other classes.
     """
     from ssmlab.data import open_images
+    from ssmlab.data.splits import split_hash
 
     data = open_images(options.data, group=options.group, labels=options.labels)
+    every = split_hash({"all": [id_ for split in data.splits.values() for id_ in split.ids]})
     for model in models:
+        if (model.preprocess or {}).get("learned_from") == every:
+            raise UserError(
+                f"{model.label}: its folds have learned from every image of {options.data}; what was predicted out of "
+                "the folds is in the run's report, give other data here"
+            )
         known = model.preprocess["classes"] if model.preprocess else data.classes
         if set(known) != set(data.classes):
             raise UserError(

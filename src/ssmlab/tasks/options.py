@@ -25,6 +25,8 @@ class EvaluateOptions(Options):
     """Of texts: a tokenizer.json, a folder, or bytes."""
     positive: str | None = None
     """Of two classes the one whose recall is the sensitivity."""
+    tta: str = "none"
+    """Of images: horizontal, flips or dihedral, the mean over 2, 4 or 8 views; as in the run where it says it."""
     batch_size: Annotated[int | None, Option(least=1)] = None
     """Items at once; as in the run, else 32."""
     device: str | None = "auto"
@@ -32,7 +34,11 @@ class EvaluateOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("part", ("train", "val", "test", "all")), ("documents", ("file", "line"))):
+        for name, known in (
+            ("part", ("train", "val", "test", "all")),
+            ("documents", ("file", "line")),
+            ("tta", ("none", "horizontal", "flips", "dihedral")),
+        ):
             if getattr(self, name) not in known:
                 *some, last = known
                 raise UserError(f"--{name} must be {', '.join(some)} or {last}, got {getattr(self, name)}")

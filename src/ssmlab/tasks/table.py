@@ -46,6 +46,7 @@ TASKS = {
     ),
     "scaling": Row("ssmlab.studies.scaling", "ScalingRecipe", "load_lengths"),
     "robustness": Row("ssmlab.studies.robustness", "RobustnessRecipe", "load_named", reads="classify"),
+    "learning_curve": Row("ssmlab.studies.learning_curve", "LearningCurveRecipe", "load_images", reads="classify"),
     "misclassified": Row("ssmlab.studies.explain", "MisclassifiedRecipe", "load_images", reads="classify"),
 }
 

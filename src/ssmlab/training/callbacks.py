@@ -179,6 +179,7 @@ class Watch(TrainerCallback):
             )
             self.accuracy = f"validation {text}"
             self.progress.note(self._numbers())
+            self.progress.evaluated(float(value))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.progress.stop()

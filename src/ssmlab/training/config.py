@@ -47,7 +47,9 @@ class FitConfig(Table):
     """Of several processes. full: each keeps a share of weights, gradients and moments (FSDP2), for models whose
     training one device has no room for; none: each keeps all of them (DDP)."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """sgd: with Nesterov momentum of 0.99."""
+    """sgd: with Nesterov momentum."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Of sgd; 0: plain."""
     learning_rate: float = Field(1e-3, gt=0)
     """The highest rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0)

@@ -51,7 +51,9 @@ def layer_groups(model: nn.Module, learning_rate: float, weight_decay: float, la
 def optimizer_of(config: FitConfig, device: ComputeConfig) -> tuple[Callable, dict[str, Any]]:
     """The class of the optimizer and its options."""
     if config.optimizer == "sgd":  # as nnU-Net has it
-        return torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.99, "nesterov": True}
+        return torch.optim.SGD, {
+            "lr": config.learning_rate, "momentum": config.momentum, "nesterov": config.momentum > 0
+        }  # fmt: skip
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     betas = (0.9, config.adam_beta2)
     return kind, {"lr": config.learning_rate, "betas": betas, "fused": device.device in ("cpu", "cuda")}

@@ -2,7 +2,8 @@
 
     grey, 1 bit, palette, YCbCr, CMYK   converted to RGB
     alpha or a transparent colour       laid over white (the background of slides, scans and figures)
-    16 bits a channel                   the high byte, value // 256: the full range 0..65535 becomes 0..255
+    16 bits a channel                   the high byte, value // 256: the full range 0..65535 becomes 0..255; of grey
+                                        values the window that is asked for
     32-bit integers                     read as 16-bit values; refused outside 0..65535, as floats are
     EXIF orientation                    applied; a damaged EXIF block is passed over
     several frames or pages             the first one of GIF, WebP, PNG and TIFF, which the check of the data reports
@@ -32,6 +33,8 @@ ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # of a JPEG (MPO) further frames are 
 MODERN = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"heif", b"mif1", b"hevc", b"avif", b"avis"))
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as 24-bit RGB): larger pictures are refused
 
+Window = tuple[float, float]
+"""Centre and width of the values that become 0..255, as of DICOM."""
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) from the calling thread."""
 
@@ -40,9 +43,11 @@ class UnreadableImage(Exception):
     """One picture that cannot be decoded; the text is the reason."""
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, window: Window | None = None) -> Image.Image:
     """Decode one picture completely, so that a truncated file is found.
 
+    Args:
+        window: for grey values of more than 8 bits; pictures of 8 bits have none.
     Returns:
         an RGB picture; `picture.info["mode"]` is Pillow's name of the mode that the file had, with "+alpha" where
             it had a transparent colour, and "RGB;16" for three channels of 16 bits, which Pillow reads as 8;
@@ -56,7 +61,7 @@ def decode(data: bytes) -> Image.Image:
         raise UnreadableImage("HEIC or AVIF, a format that is not read; convert it to JPEG or PNG")
     if is_dicom(data[:132]):
         try:
-            image, mode, frames = read_dicom(data)
+            image, mode, frames = read_dicom(data, window)
         except ValueError as error:
             raise UnreadableImage(str(error)) from None
         picture = to_rgb(image)
@@ -78,7 +83,8 @@ def decode(data: bytes) -> Image.Image:
                 upright = ImageOps.exif_transpose(image)
             except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
                 upright = image  # viewers show such a picture as it is stored, and so do we
-            picture = to_rgb(upright)
+            picture = to_rgb(upright, window)
+            mode = f"{mode} {window[0]:g}/{window[1]:g}" if window and mode.startswith(("I", "F")) else mode
     except UnreadableImage:
         raise
     # Damaged files make decoders raise nearly anything: struct.error, SyntaxError, IndexError, zlib.error
@@ -88,14 +94,24 @@ def decode(data: bytes) -> Image.Image:
     return picture
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow picture as RGB, by the rule above; UnreadableImage for floats and values out of range."""
+def windowed(values: np.ndarray, window: Window) -> np.ndarray:
+    """Values as uint8: from centre - width / 2, which becomes 0, to centre + width / 2, which becomes 255."""
+    centre, width = window
+    return np.clip(np.rint(255 * ((values.astype(np.float64) - centre) / width + 0.5)), 0, 255).astype(np.uint8)
+
+
+def to_rgb(image: Image.Image, window: Window | None = None) -> Image.Image:
+    """A Pillow picture as RGB, by the rule above. Without a window floats and values out of range are no picture."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
+        if window is not None:
+            return Image.fromarray(windowed(values, window)).convert("RGB")
         if image.mode == "F":
-            raise UnreadableImage("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+            raise UnreadableImage(
+                "floating-point pixels have no agreed range; save it with 8 or 16 bits, or give data.window"
+            )
         if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
             raise UnreadableImage(f"values {values.min()}..{values.max()} do not fit 16 bits; save it with 8 or 16")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

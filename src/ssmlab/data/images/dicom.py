@@ -1,8 +1,8 @@
 """Single DICOM images, such as radiographs and slices, as 8-bit pictures. pydicom is imported when it is needed.
 
     stored values   times RescaleSlope plus RescaleIntercept
-    scale           the file's first window (WindowCenter, WindowWidth; linear, linear exact or sigmoid); without one
-                    the whole range of its BitsStored becomes 0..255
+    scale           the window that is asked for, else the file's first one (WindowCenter, WindowWidth; linear, linear
+                    exact or sigmoid); without one the whole range of its BitsStored becomes 0..255
     MONOCHROME1     inverted, so that more is brighter
     colour          RGB, YBR and palettes to RGB, without a window
     frames          the first one
@@ -42,26 +42,16 @@ def is_readable() -> bool:
     return find_spec("pydicom") is not None
 
 
-def read_dicom(data: bytes) -> tuple[Image.Image, str, int]:
+def read_dicom(data: bytes, window: tuple[float, float] | None = None) -> tuple[Image.Image, str, int]:
     """A DICOM file's picture (L or RGB), how it became 8 bits ("DICOM CT 40/80", "DICOM 12 bits"), and its frames.
 
+    Args:
+        window: centre and width, of rescaled values; None: the file's.
     Raises:
         ValueError: pydicom is missing, the file is damaged or holds no picture, or its compression cannot be read.
     """
-    header = _header(data)
-    if "PixelData" not in header:
-        raise ValueError("DICOM without a picture, such as a report or a structure set; leave it out")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = header.pixel_array
-    except (AttributeError, ValueError, KeyError, NotImplementedError, RuntimeError, OSError, TypeError) as error:
-        compression = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-        name = getattr(compression, "name", "unknown")
-        raise ValueError(
-            f"DICOM whose pixels cannot be read ({type(error).__name__}, {name}); convert it to PNG, or "
-            "install more decoders: pip install pylibjpeg[all]"
-        ) from None
+    header = read_header(data)
+    values = pixels_of(header)
     frames = int(_number(header, "NumberOfFrames", 1))
     values = values[0] if frames > 1 else values
     kind = str(header.get("PhotometricInterpretation", ""))
@@ -71,20 +61,56 @@ def read_dicom(data: bytes) -> tuple[Image.Image, str, int]:
         from pydicom.pixels import apply_color_lut
 
         return Image.fromarray(_colours(apply_color_lut(values, header))), "P", frames
-    grey, how = _grey(values.astype(np.float64), header)
+    grey, how = _grey(values.astype(np.float64), header, window)
     return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey), how, frames
+
+
+def rescaled(header: Any) -> np.ndarray:
+    """The values of a header's pixels, float64, by its slope and intercept.
+
+    Raises:
+        ValueError: as of `read_dicom`.
+    """
+    slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
+    return pixels_of(header).astype(np.float64) * slope + intercept
+
+
+def pixels_of(header: Any) -> np.ndarray:
+    """The stored values of a header's pixels.
+
+    Raises:
+        ValueError: there are none, or they cannot be read.
+    """
+    if "PixelData" not in header:
+        raise ValueError("DICOM without a picture, such as a report or a structure set; leave it out")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return header.pixel_array
+    except (AttributeError, ValueError, KeyError, NotImplementedError, RuntimeError, OSError, TypeError) as error:
+        compression = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+        name = getattr(compression, "name", "unknown")
+        raise ValueError(
+            f"DICOM whose pixels cannot be read ({type(error).__name__}, {name}); convert it to PNG, or "
+            "install more decoders: pip install pylibjpeg[all]"
+        ) from None
 
 
 def patient_of(head: bytes) -> str | None:
     """A digest of who a file is of, by its first `HEADER` bytes; None where it does not say that."""
     try:
-        patient = str(_header(head).get("PatientID", "")).strip()
+        patient = str(read_header(head).get("PatientID", "")).strip()
     except ValueError:
         return None
     return hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else None
 
 
-def _header(data: bytes) -> Any:
+def read_header(data: bytes) -> Any:
+    """What pydicom makes of a file, or of its beginning.
+
+    Raises:
+        ValueError: pydicom is missing, or the file is damaged.
+    """
     try:
         import pydicom
     except ImportError:
@@ -99,18 +125,18 @@ def _header(data: bytes) -> Any:
         raise ValueError(f"DICOM that is damaged ({type(error).__name__}); copy it again") from None
 
 
-def _grey(values: np.ndarray, header: Any) -> tuple[np.ndarray, str]:
-    """Values to 0..255 by the file's window, else by the range of its bits; and which it was."""
+def _grey(values: np.ndarray, header: Any, window: tuple[float, float] | None) -> tuple[np.ndarray, str]:
+    """Values to 0..255 by a window, that of the file, or the range of its bits; and which it was."""
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
     values = values * slope + intercept
     bits, signed = int(_number(header, "BitsStored", 8)), bool(_number(header, "PixelRepresentation", 0))
-    centre, width = _number(header, "WindowCenter", 0.0), _number(header, "WindowWidth", 0.0)
+    centre, width = window or (_number(header, "WindowCenter", 0.0), _number(header, "WindowWidth", 0.0))
     if width <= 0:
         low = -(2.0 ** (bits - 1)) if signed else 0.0
         low, span = low * slope + intercept, max(2.0**bits - 1, 1) * slope
         grey, how = (values - low) / span, f"DICOM {bits} bits"
     else:  # PS3.3 C.11.2.1.2 and C.11.2.1.3
-        function = str(header.get("VOILUTFunction", "LINEAR")).upper()
+        function = "LINEAR" if window else str(header.get("VOILUTFunction", "LINEAR")).upper()
         if function == "SIGMOID":
             grey = 1 / (1 + np.exp(-4 * (values - centre) / width))
         elif function == "LINEAR_EXACT" or width == 1:

@@ -26,7 +26,12 @@ def read_folders(files: FolderFiles | ZipFiles, found: Sorted, group: str | None
         classes=tuple(found.classes),
         items=[
             Item(
-                example.name.removeprefix(found.prefix), example.label or "", example.part, example.name, example.group
+                example.name.removeprefix(found.prefix),
+                example.label or "",
+                example.part,
+                example.name,
+                example.group,
+                example.group if found.folds else None,
             )
             for example in found.examples
         ],
@@ -106,7 +111,14 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
         format="label_table",
         classes=labels.classes,
         items=[
-            Item(name.removeprefix(found.prefix), row.label, parts[name] if by_folder else row.part, name, row.group)
+            Item(
+                name.removeprefix(found.prefix),
+                row.label,
+                parts[name] if by_folder else row.part,
+                name,
+                row.group,
+                row.fold,
+            )
             for name, row in sorted(labels.rows.items())
         ],
         load=FilePictures(files),
@@ -114,4 +126,5 @@ def read_label_table(files: FolderFiles | ZipFiles, found: Sorted, group: str | 
         notes=[*labels.notes, *notes],
         warnings=[*labels.warnings, *(w for w in found.warnings if "differ only" not in w)],
         incomplete=bool(labels.problems),
+        several=labels.several,
     )

@@ -5,12 +5,16 @@ from pathlib import Path
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import Contents, count, did_you_mean, some
-from ssmlab.data.files import FolderFiles, ZipFiles
+from ssmlab.data.files import FilePictures, FolderFiles, ZipFiles
 from ssmlab.data.images import cifar, imagenet, medmnist, mhist
 from ssmlab.data.images.cifar import LABELS, TarFiles
+from ssmlab.data.images.decode import Window
 from ssmlab.data.images.dicom import HEADER, NEEDED, SUFFIXES, is_bare_dicom, is_readable, patient_of
 from ssmlab.data.images.folders import read_folders, read_label_table
+from ssmlab.data.images.volumes import with_slices
 from ssmlab.data.label_tables import FOLDERS
+from ssmlab.data.masks.volumes import is_volume, require_nibabel
+from ssmlab.data.names import MASK_FOLDERS
 from ssmlab.data.parts import sort_files
 
 FORMATS = (medmnist.FORMAT, mhist.FORMAT, cifar.FORMAT, imagenet.FORMAT)  # the first that knows the files reads them
@@ -21,16 +25,26 @@ ACCEPTED = (
 )
 
 
-def read_contents(path: str, group: str | None, labels: str = "fine") -> Contents:
+def read_contents(
+    path: str, group: str | None, labels: str = "fine", window: Window | None = None, slices: int = 0
+) -> Contents:
     """Read "digits", a folder, an archive or a table.
 
     Args:
+        window, slices: of grey values of more than 8 bits, and of volumes; see `open_images`.
         labels: of CIFAR-100, "fine" or "coarse"; of a table, the column of the classes; or "folders" or "table",
             whichever counts.
     Raises:
         DataError: it is no data set at all, or one without such labels.
     """
     contents = _read(path, group, labels)
+    pictures = contents.load
+    if isinstance(pictures, FilePictures):
+        pictures.window = window
+        contents = with_slices(contents, pictures.files, slices, window)
+    elif window or slices:
+        what = "data.window" if window else "data.slices"
+        raise DataError(f"{path}: {what} is for files of pictures and volumes, this is {contents.format}; leave it out")
     if contents.format == "cifar100" and labels not in LABELS:
         raise DataError(f"labels={labels!r}: expected {' or '.join(LABELS)}")
     column = contents.format == "label_table" and labels not in LABELS
@@ -97,6 +111,11 @@ def _read_files(files, group, labels):
         if (contents := form.read(files, group, labels)) is not None:
             return contents
     found = sort_files(files, "image")
+    if not (found.examples or found.loose) and any(is_volume(name) for name in found.unread):
+        volumes = sort_files(files, "volume")
+        if not any(name.casefold() in MASK_FOLDERS for name in volumes.classes):
+            require_nibabel()
+            found = volumes
     if not is_readable() and (dicom := _first_dicom(files, found)):
         raise DataError(f"{dicom}: {NEEDED}")
     by_table = read_label_table(files, found, group, "" if labels in LABELS else labels)

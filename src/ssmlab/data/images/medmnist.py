@@ -1,6 +1,7 @@
 """MedMNIST (Yang et al. 2023, doi 10.1038/s41597-022-01721-8): {train,val,test}_{images,labels} in one .npz.
 
-Images are uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), labels integers (n, 1) or (n,) from 0. Ids are
+Images are uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), labels integers (n, 1) or (n,) from 0; or 0 and 1 for each of
+several labels, (n, k), as ChestMNIST has them. Ids are
 "train/0", "train/1" and so on, by array and row, also where validation is taken from train. The file holds no
 names of classes: a text file `classes.txt` next to it, one name a line, gives them; else they are "0", "1" and
 so on.
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssmlab.data.contents import PARTS, Contents, Format, Item
+from ssmlab.data.contents import JOINT, PARTS, Contents, Format, Item
 from ssmlab.data.files import ZipFiles, check_archive
 from ssmlab.data.tables import add_groups, tables_in
 
@@ -51,8 +52,16 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
     for part in PARTS:
         pair = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if pair[0] is not None and pair[1] is not None and _check_pair(part, *pair, problems):
-            images[part], labels[part] = pair[0], pair[1].reshape(-1).astype(np.int64)
+            images[part], labels[part] = pair[0], pair[1].astype(np.int64)
+    widths = {values.shape[1] if values.ndim == 2 else 1 for values in labels.values()}
+    several = max(widths, default=1) > 1
+    if len(widths) > 1:
+        problems.append(f"labels of the parts have {' and '.join(map(str, sorted(widths)))} columns; make them equal")
+        labels = {}
+    if not several:
+        labels = {part: values.reshape(-1) for part, values in labels.items()}
     top = max((int(values.max()) + 1 for values in labels.values() if len(values)), default=0)
+    top = max(widths) if several else top
     classes = tuple(str(i) for i in range(top))
     if (path.parent / "classes.txt").is_file():
         lines = (path.parent / "classes.txt").read_text(encoding="utf-8-sig", errors="replace").split("\n")
@@ -64,9 +73,9 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
                 f"classes.txt: {len(names)} names for {top} classes; write one different name a line, or delete it"
             )
     items = [
-        Item(f"{part}/{i}", classes[label], part, (part, i))
+        Item(f"{part}/{i}", JOINT.join(np.array(classes)[row > 0]) if several else classes[row], part, (part, i))
         for part, values in labels.items()
-        for i, label in enumerate(values.tolist())
+        for i, row in enumerate(values)
     ]
     if group is not None and items:
         items, more = add_groups(items, group, tables_in(path.parent), f"next to {path.name}")
@@ -79,6 +88,7 @@ def read_medmnist(path: Path, group: str | None) -> Contents:
         load=ArrayPictures(images),
         problems=problems,
         incomplete=any(f"{part}_labels" in arrays and part not in images for part in PARTS),
+        several=several,
     )
 
 
@@ -120,6 +130,14 @@ def _read_array(archive, info, name, problems):
         return None
 
 
+def read_array(path: Path, name: str, problems: list[str]) -> np.ndarray | None:
+    """An array of an .npz; None where it is not there, or with a problem where it cannot be read."""
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        check_archive(path, list(infos.values()))
+        return _read_array(archive, infos[name], name, problems) if name in infos else None
+
+
 def _check_pair(part, images, labels, problems):
     """Whether images and labels of one part can be used."""
     before, number = len(problems), len(images) if images.ndim else 0
@@ -128,15 +146,19 @@ def _check_pair(part, images, labels, problems):
         problems.append(f"{part}_images: shape {images.shape}; expected (n, h, w), (n, h, w, 1) or (n, h, w, 3)")
     if images.dtype != np.uint8:
         problems.append(f"{part}_images: {images.dtype} pixels; expected uint8, 0 to 255")
-    if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1) or labels.ndim == 0:
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    if labels.ndim > 2 or labels.ndim == 0 or 0 in labels.shape[1:]:
         problems.append(
-            f"{part}_labels: shape {labels.shape}; expected (n, 1): one class an image (no multi-label sets)"
+            f"{part}_labels: shape {labels.shape}; expected (n, 1), one class an image, or (n, k), 0 or 1 for k labels"
         )
     elif labels.dtype.kind not in "iu":
         problems.append(f"{part}_labels: {labels.dtype}; expected whole numbers")
     elif len(labels) != number:
         problems.append(f"{part}_labels: {len(labels):,} for {number:,} images; make them as many")
-    else:
+    elif several and not ((labels == 0) | (labels == 1)).all():
+        wrong = labels[(labels != 0) & (labels != 1)][0]
+        problems.append(f"{part}_labels: {wrong} among labels of {labels.shape[1]} columns; each is 0 or 1")
+    elif not several:
         rows = np.flatnonzero((labels.reshape(-1) < 0) | (labels.reshape(-1) >= MAX_CLASSES))
         if len(rows):
             value = labels.reshape(-1)[rows[0]]

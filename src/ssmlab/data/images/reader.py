@@ -1,7 +1,7 @@
 """`open_images`: a folder, an archive or the embedded digits as three labelled parts, whatever its format."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.contents import PARTS, count, some
+from ssmlab.data.contents import JOINT, PARTS, Contents, count, some
 from ssmlab.data.images.decode import Progress, UnreadableImage, fit_square, for_each_image
 from ssmlab.data.images.formats import read_contents
 from ssmlab.data.images.medmnist import machine_memory
@@ -27,16 +27,18 @@ class Split:
 
     Attributes:
         name: "train", "val" or "test".
-        labels: int64 (n,), positions in `ImageData.classes`.
+        labels: int64 (n,), positions in `ImageData.classes`; of images with several labels 0 or 1, (n, classes).
         ids: stable names, unique in the data set: the path below the data's root, the image name, or
             "train/7".
-        groups: the group of every image, or None where no group column was named.
+        groups: the group of every image, or None where no group column was named and no header says it.
+        folds: the fold of every image, or None where the data name none.
     """
 
     name: str
     labels: np.ndarray
     ids: list[str]
     groups: list[str] | None
+    folds: list[str] | None
     _keys: list = field(repr=False)
     _load: Callable[[Any], Image.Image] = field(repr=False)
     _all: list["Split"] = field(repr=False)  # the parts of the data set, this one too
@@ -51,7 +53,21 @@ class Split:
             labels=self.labels[positions],
             ids=[self.ids[i] for i in positions],
             groups=None if self.groups is None else [self.groups[i] for i in positions],
+            folds=None if self.folds is None else [self.folds[i] for i in positions],
             _keys=[self._keys[i] for i in positions],
+        )
+
+    def joined(self, other: "Split") -> "Split":
+        """The images of two parts of one data set."""
+        pairs = ((self.groups, other.groups), (self.folds, other.folds))
+        groups, folds = (None if one is None or more is None else one + more for one, more in pairs)
+        return replace(
+            self,
+            labels=np.concatenate([self.labels, other.labels]),
+            ids=self.ids + other.ids,
+            groups=groups,
+            folds=folds,
+            _keys=self._keys + other._keys,
         )
 
     def image(self, i: int) -> Image.Image:
@@ -98,6 +114,7 @@ class ImageData:
         path: as it was given.
         classes: names in the order of the labels.
         split_hash: SHA-256 over the sorted lines "id<tab>part".
+        several: whether an image may have several labels.
         notes: how the parts were made and what was left out, for the reader of a report.
         warnings: what was left out and should not have been there, such as pictures in formats that are not read.
         problems: empty unless opened with strict=False.
@@ -114,6 +131,7 @@ class ImageData:
     notes: list[str]
     warnings: list[str]
     problems: list[str]
+    several: bool = False
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -127,6 +145,10 @@ def open_images(
     labels: str = "fine",
     val_fraction: float = 0.1,
     seed: int = 0,
+    divide: bool = True,
+    window: tuple[float, float] | None = None,
+    slices: int = 0,
+    skip_unreadable: bool = False,
     strict: bool = True,
 ) -> ImageData:
     """Open a labelled image data set; the format is found from the content, not from the name.
@@ -145,6 +167,12 @@ def open_images(
         labels: of CIFAR-100, "fine" (100 classes) or "coarse" (20); of a table of labels, the column of the classes,
             where its name and content do not say it; "folders" where class folders count and a table does not.
         val_fraction: in (0, 1); without effect where the data have a validation part.
+        divide: False takes no part from data that lack one, as a cross-validation of all images needs it.
+        window: centre and width of the values that become 0..255, of DICOM, NIfTI and grey pictures of 16 bits; None:
+            what a DICOM file says, the middle 99 % of a volume, the high byte of 16.
+        slices: of every volume so many at equal distances are images of one group, of NIfTI files and of DICOM series;
+            0: of NIfTI the middle one, and every DICOM file is an image.
+        skip_unreadable: leave pictures out that cannot be decoded, with a note; the parts are then those of the rest.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name and with the fix. Where the structure is wrong, all images
@@ -153,24 +181,30 @@ def open_images(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    contents = read_contents(str(path), group, labels)
+    contents = read_contents(str(path), group, labels, window, slices)
+    if skip_unreadable:
+        _skip_unreadable(contents)
     _check(contents)
-    splits = _divide(contents, val_fraction, seed, group is not None)
-    data = ImageData(
-        name=contents.name,
-        format=contents.format,
-        path=str(path),
-        classes=contents.classes,
-        **splits,
-        split_hash=split_hash({part: split.ids for part, split in splits.items()}),
-        notes=contents.notes,
-        warnings=contents.warnings,
-        problems=contents.problems,
-    )
+    splits = _divide(contents, val_fraction, seed, divide)
+    told = ("name", "format", "classes", "notes", "warnings", "problems", "several")
+    about: dict[str, Any] = {name: getattr(contents, name) for name in told} | splits
+    hashed = split_hash({part: split.ids for part, split in splits.items()})
+    data = ImageData(path=str(path), split_hash=hashed, **about)
     if strict and data.problems:
         problems = data.problems + [p for split in splits.values() for p in find_unreadable(split)]
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     return data
+
+
+def _skip_unreadable(contents: Contents) -> None:
+    """Decode every picture, and leave out those that cannot be."""
+    failures = dict(for_each_image(contents.load, [item.key for item in contents.items], lambda i, image: None))
+    if failures:
+        lost = [f"{contents.items[i].id} ({reason})" for i, reason in failures.items()]
+        contents.warnings.append(
+            f"left out, since data.skip_unreadable: {count(len(lost), 'image')} that cannot be read: {'; '.join(lost)}"
+        )
+        contents.items = [item for i, item in enumerate(contents.items) if i not in failures]
 
 
 def find_unreadable(split: Split) -> list[str]:
@@ -186,15 +220,24 @@ def unreadable(name: str, reason: str) -> str:
 
 def _check(contents):
     """Report what is wrong across parts: empty parts, classes that cannot be learnt, groups on two sides."""
-    counts = {part: Counter(item.label for item in contents.items if item.part == part) for part in PARTS}
-    published = any(counts.values())
+    sizes = Counter(item.part for item in contents.items)
+    counts = {
+        part: Counter(
+            label
+            for item in contents.items
+            if item.part == part
+            for label in (item.labels if contents.several else (item.label,))
+        )
+        for part in PARTS
+    }
+    published = any(sizes[part] for part in PARTS)
     if contents.incomplete or (contents.problems and not contents.items):
         return  # that is why
     for part in ("train", "test"):
         taken = part == "test" and contents.format in DIVIDED
-        if not counts[part] and not taken and (published or not contents.items):
+        if not sizes[part] and not taken and (published or not contents.items):
             contents.problems.append(f"{part}: the part is empty or missing; add images")
-    if len(contents.classes) == 1:
+    if len(contents.classes) == 1 and not contents.several:
         contents.problems.append(f"only one class, {contents.classes[0]!r}; a classifier needs at least two")
     if not published:
         return
@@ -223,26 +266,43 @@ def _check(contents):
             contents.problems.append(f"group {name!r} is in {where}; move its images to one part, or name no group")
 
 
-def _divide(contents, val_fraction, seed, grouped) -> dict[str, Split]:
+def strata(labels: Sequence[str]) -> list[str]:
+    """By which images with several labels are divided alike: the rarest label of each, "" where it has none."""
+    counts = Counter(one for label in labels for one in label.split(JOINT))
+    return [min(label.split(JOINT), key=lambda one: (counts[one], one)) for label in labels]
+
+
+def _divide(contents, val_fraction, seed, divide) -> dict[str, Split]:
     """The three parts: as published, or taken from what is there; says in the notes which."""
     parts = {part: [item for item in contents.items if item.part == part] for part in PARTS}
     free = [item for item in contents.items if item.part is None]
-    if free:
+    if not divide:
+        parts["train"] += free
+    elif free:
         parts["train"], parts["test"] = _take(contents, free, TEST_FRACTION, 0, "test", "all")
     elif parts["train"] and not parts["test"] and contents.format in DIVIDED and not contents.incomplete:
         parts["train"], parts["test"] = _take(contents, parts["train"], TEST_FRACTION, 0, "test", "train")
         if parts["val"]:
             contents.notes.append("if val is meant to be the test, rename it: validation is then taken from train")
-    if parts["train"] and not parts["val"]:
+    if divide and parts["train"] and not parts["val"]:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", "train")
     number = {name: i for i, name in enumerate(contents.classes)}
+    grouped = any(item.group for item in contents.items) and not contents.folds
+    folded = any(item.fold for item in contents.items)
     together: list[Split] = []
     for part, items in parts.items():
+        if contents.several:
+            labels = np.zeros((len(items), len(number)), np.int64)
+            for row, item in zip(labels, items, strict=True):
+                row[[number[label] for label in item.labels]] = 1
+        else:
+            labels = np.array([number[item.label] for item in items], np.int64)
         split = Split(
             name=part,
-            labels=np.array([number[item.label] for item in items], np.int64),
+            labels=labels,
             ids=[item.id for item in items],
             groups=[item.group or "" for item in items] if grouped else None,
+            folds=[item.fold or "" for item in items] if folded else None,
             _keys=[item.key for item in items],
             _load=contents.load,
             _all=together,
@@ -254,6 +314,7 @@ def _divide(contents, val_fraction, seed, grouped) -> dict[str, Split]:
 def _take(contents, items, fraction, seed, part, of):
     groups = [item.group or item.id for item in items] if any(item.group for item in items) else None
     ids, labels = [item.id for item in items], [item.label for item in items]
+    labels = strata(labels) if contents.several else labels
     chosen = held_out(ids, labels, groups, fraction=fraction, seed=seed, part=part)
     if not chosen and contents.folds:  # one fold is left
         groups, chosen = None, held_out(ids, labels, fraction=fraction, seed=seed, part=part)

@@ -9,10 +9,11 @@ Massachusetts Roads   {train,val,test} and {train,val,test}_labels; also {train,
 field of view   a folder `mask` next to another folder of masks (DRIVE), or fov | roi
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 
-from ssmlab.data.contents import PARTS, count, some
+from ssmlab.data.contents import PARTS, Item, count, some
 from ssmlab.data.files import Files, ZipFiles, is_image
 from ssmlab.data.masks.shapes import GeneratedFiles
 from ssmlab.data.masks.volumes import SUFFIXES
@@ -27,6 +28,7 @@ from ssmlab.data.names import (
     without,
 )
 from ssmlab.data.parts import sort_files
+from ssmlab.data.tables import GROUP_TABLES, add_groups, read_table
 
 SECOND_FOLDERS = frozenset(("2nd_manual", "manual2"))  # another expert's opinion
 SECOND_SUFFIXES = ("_2ndHO", "_manual2")
@@ -299,3 +301,12 @@ def _match(images, others, what, problems):
                 matched[image] = candidate
             left = [name for name in left if name not in candidates]
     return matched, left
+
+
+def add_case_groups(contents: MaskContents, files: Files, column: str) -> None:
+    """Give every case the group that a column of groups.csv or metadata.csv names for its image."""
+    tables = [read_table(name, partial(files.read, name)) for name in GROUP_TABLES if name in files.files]
+    items = [Item(case.id, "", case.part, None) for case in contents.cases]
+    items, problems = add_groups(items, column, tables, "next to the folders of images")
+    contents.cases = [replace(case, group=item.group) for case, item in zip(contents.cases, items, strict=True)]
+    contents.problems += problems

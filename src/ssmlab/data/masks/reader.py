@@ -18,10 +18,18 @@ from ssmlab.data.contents import PARTS, count, did_you_mean, some
 from ssmlab.data.files import Files, FolderFiles, ZipFiles
 from ssmlab.data.images.decode import Progress
 from ssmlab.data.leaks import Keys, leaks
+from ssmlab.data.masks.medsegbench import label_arrays, read_medsegbench
 from ssmlab.data.masks.nnunet import is_nnunet, read_nnunet
-from ssmlab.data.masks.pairs import Case, MaskContents, beside_images, folders_of_pictures, read_pairs
+from ssmlab.data.masks.pairs import (
+    Case,
+    MaskContents,
+    add_case_groups,
+    beside_images,
+    folders_of_pictures,
+    read_pairs,
+)
 from ssmlab.data.masks.shapes import GENERATED, GeneratedFiles
-from ssmlab.data.masks.store import Checked, MaskStore, Sample
+from ssmlab.data.masks.store import Checked, MaskStore, Sample, unlike
 from ssmlab.data.masks.values import Rule, decide
 from ssmlab.data.masks.volumes import is_volume, require_nibabel, target_spacing
 from ssmlab.data.names import IMAGE_FOLDERS, MASK_FOLDERS, folder_meaning
@@ -30,7 +38,7 @@ from ssmlab.data.splits import TEST_FRACTION, about_split, held_out, split_hash
 ACCEPTED = (
     "folders of images and of masks (images/ and masks/, groundtruth/, labels/ ...), masks next to images (a.png and "
     "a_mask.png), Massachusetts Roads (tiff/train and tiff/train_labels), nnU-Net's raw layout (imagesTr, labelsTr, "
-    "dataset.json), a zip of such folders, or the generated sets: shapes, cells"
+    "dataset.json), a zip of such folders, a MedSegBench .npz, or the generated sets: shapes, cells"
 )
 
 
@@ -49,6 +57,12 @@ class MaskSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group of every image, or the published fold; None where there are none."""
+        found = [case.group or "" for case in self._cases]
+        return found if any(found) else None
 
     def sample(self, i: int) -> Sample:
         """Image (c, *spatial), labels (*spatial) uint8 with 255 where nothing is counted, spacing. Raises DataError."""
@@ -113,6 +127,7 @@ def open_masks(
     images: str = "",
     masks: str = "",
     views: str = "",
+    group: str = "",
     classes: tuple[str, ...] = (),
     colours: dict[str, object] | None = None,
     values: str = "auto",
@@ -120,53 +135,52 @@ def open_masks(
     val_fraction: float = 0.1,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
+    divide: bool = True,
+    skip_unreadable: bool = False,
     strict: bool = True,
     progress: Progress | None = None,
 ) -> MaskData:
     """Open images with masks, and look at every one of them once.
 
-    The parts are those published. Where there is no test part, `test_fraction` of what is there becomes one, with seed
-    0, and of the rest `val_fraction` with `seed`, chosen by the hash of their names.
+    The parts are those published. Without a test part `test_fraction` of what is there becomes one, with seed 0, and of
+    the rest `val_fraction` with `seed`, chosen by the hash of their names.
 
     Args:
         path: see `ACCEPTED`.
         images, masks, views: folders below the path, where their names do not say what they hold.
+        group: a column of groups.csv or metadata.csv whose images stay on one side, such as the patient's.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
-        values, ignore: what numbers mean, and which one is not counted, where neither the data nor `colours` say it
-            (see `values.decide`).
+        values, ignore: what numbers mean and which one is not counted, where nothing says it; see `values.decide`.
+        divide: False takes no part from data that lack one. skip_unreadable: leave images out that cannot be read,
+            or whose masks cannot be, with a note each.
         strict: False leaves what is wrong in `.problems`, as far as the data can be opened at all.
     Raises:
         DataError: with every problem, by file name.
     """
-    contents, store, checked = _looked_at(path, images, masks, views, progress)
+    contents, store, checked = _looked_at(path, images, masks, views, progress, group)
+    lost = [c for c in checked if c.unreadable and skip_unreadable]
+    contents.notes += [f"left out, since data.skip_unreadable: {problem}" for c in lost for problem in c.problems]
+    checked = [c for c in checked if not (c.unreadable and skip_unreadable)]
     names, table = _meaning(contents, classes, colours or {})
     seen = [c.values for c in checked if c.values is not None]
     rule, unknown, notes = decide(seen, names, table, values=values, ignore=ignore)
     store.rule = rule
-    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *_alike(checked)]
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unknown, *unlike(checked)]
     good = [c for c in checked if not c.problems]
-    parts = _divide(contents, [c.case for c in good], val_fraction, test_fraction, seed, problems)
+    parts = _divide(contents, [c.case for c in good], divide * val_fraction, divide * test_fraction, seed, problems)
     if strict and problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
     copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
     splits: dict[str, Any] = {p: MaskSplit(p, [c.id for c in cases], cases, store) for p, cases in parts.items()}
     return MaskData(
-        name=contents.name,
-        format=contents.format,
-        path=str(path),
-        classes=rule.classes,
-        **vars(_measures(good)),
-        directions=store.directions,
-        numbers=rule.numbers,
+        name=contents.name, format=contents.format, path=str(path), classes=rule.classes, **vars(_measures(good)),
+        directions=store.directions, numbers=rule.numbers, **splits, copies=copies, problems=problems,
         shares=_shares(splits["train"], rule) if not problems else (),
-        **splits,
         split_hash=split_hash({part: split.ids for part, split in splits.items()}),
         notes=[*contents.notes, *notes, *_notes(good, part_of)],
-        copies=copies,
-        problems=problems,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +206,17 @@ def measure_masks(
         DataError: with every problem, by file name.
     """
     contents, _, checked = _looked_at(path, images, masks, views, progress)
-    problems = [*contents.problems, *(p for c in checked for p in c.problems), *_alike(checked)]
+    problems = [*contents.problems, *(p for c in checked for p in c.problems), *unlike(checked)]
     if problems:
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     rule, unknown, _ = decide([c.values for c in checked if c.values is not None], contents.classes, contents.values)
     return _measures(checked), () if unknown else rule.classes, len(checked)
 
 
-def _looked_at(path, images, masks, views, progress) -> tuple[MaskContents, MaskStore, list[Checked]]:
+def _looked_at(path, images, masks, views, progress, group="") -> tuple[MaskContents, MaskStore, list[Checked]]:
     contents, files = _read(Path(path).expanduser(), images, masks, views)
+    if group:
+        add_case_groups(contents, files, group)
     store = MaskStore(files)
     checked = store.check(contents.cases, progress)
     known = Counter(c.directions for c in checked if c.directions)
@@ -255,6 +271,8 @@ def _read(path: Path, images, masks, views) -> tuple[MaskContents, Files]:
     files: FolderFiles | ZipFiles
     if path.is_dir():
         files = FolderFiles(path)
+    elif (arrays := read_medsegbench(path)) is not None:
+        return arrays
     elif path.is_file() and path.suffix.lower() == ".zip":
         files = ZipFiles(path)
     elif path.exists():
@@ -309,27 +327,13 @@ def _meaning(contents, classes, colours):
     return names, table
 
 
-def _alike(checked: list[Checked]) -> list[str]:
-    """Images whose number of dimensions or channels is another than that of most."""
-    problems = []
-    for what, of in (("dimensions", lambda c: len(c.size)), ("channels", lambda c: c.channels)):
-        numbers = [of(c) for c in checked if not c.problems]
-        usual = max(set(numbers), key=numbers.count, default=None)
-        problems += [
-            f"{c.case.id}: has {of(c)} {what}, the other images {usual}"
-            for c in checked
-            if not c.problems and of(c) != usual
-        ]
-    return problems
-
-
 def _divide(contents, cases, val_fraction, test_fraction, seed, problems) -> dict[str, list[Case]]:
     """The three parts; says in the notes which were published and which taken."""
     parts = {part: [case for case in cases if case.part == part] for part in PARTS}
     parts["train"] += [case for case in cases if case.part is None]
-    if not parts["test"]:
+    if not parts["test"] and test_fraction:
         parts["train"], parts["test"] = _take(contents, parts["train"], test_fraction, 0, "test", problems)
-    if not parts["val"]:
+    if not parts["val"] and val_fraction:
         parts["train"], parts["val"] = _take(contents, parts["train"], val_fraction, seed, "val", problems)
     return parts
 
@@ -342,7 +346,7 @@ def _take(contents, cases, fraction, seed, part, problems):
     if not chosen and not problems:
         problems.append(f"{part}: no images can be spared for it; add images, or a folder {part}/")
     of = "train" if part == "val" else "all"
-    said = {"fraction": fraction, "whole": "fold" if whole else "", "how": f"seed {seed}"}
+    said = {"fraction": fraction, "whole": "group" if whole else "", "how": f"seed {seed}"}
     contents.notes.append(about_split(part, of, len(chosen), len(cases), "images", **said))
     rest = [case for i, case in enumerate(cases) if i not in chosen]
     return rest, [case for i, case in enumerate(cases) if i in chosen]
@@ -375,7 +379,7 @@ def _shares(train: MaskSplit, rule: Rule) -> tuple[float, ...]:
 def has_masks(path: str | Path) -> bool:
     """Whether names of folders, or of files in one folder, are those of images with masks."""
     path = Path(path).expanduser()
-    if str(path) in GENERATED:
+    if str(path) in GENERATED or label_arrays(path):
         return True
     zipped = path.is_file() and path.suffix.lower() == ".zip" and is_zipfile(path)
     if not (path.is_dir() or zipped):

@@ -51,6 +51,7 @@ class Checked:
     digest: str = ""
     mode: str = ""  # of a picture, see `decode`; "" of volumes and stacks
     frames: int = 1
+    unreadable: bool = False
     dark: bool = False  # a picture of 16 bits that uses less than a sixteenth of the range
 
     @property
@@ -220,6 +221,7 @@ def _look(files, checked: Checked) -> None:
             checked.dark = checked.mode.startswith("I") and image.max() < 16
         checked.digest = hashlib.sha256(str((image.shape, image.dtype)).encode() + image.tobytes()).hexdigest()
     except UnreadableImage as error:
+        checked.unreadable = True
         checked.problems.append(f"{case.id}: cannot be read ({error}); replace the file, or take it out of the data")
     for name in (case.mask, case.view):
         if name is None:
@@ -228,6 +230,7 @@ def _look(files, checked: Checked) -> None:
             names = (name, *case.more) if name == case.mask else (name,)
             raw, full, grid, coloured = read_masks(files, names, checked.directions)
         except UnreadableImage as error:
+            checked.unreadable = True
             checked.problems.append(f"{name}: cannot be read ({error}); replace the file, or take it out of the data")
             continue
         size = raw.shape[:2] if coloured else raw.shape
@@ -253,3 +256,17 @@ def _compact(voxels: np.ndarray) -> np.ndarray:
 
 def _size(shape) -> str:
     return " x ".join(str(axis) for axis in reversed(shape))
+
+
+def unlike(checked: list[Checked]) -> list[str]:
+    """Images whose number of dimensions or channels is another than that of most."""
+    problems = []
+    for what, of in (("dimensions", lambda c: len(c.size)), ("channels", lambda c: c.channels)):
+        numbers = [of(c) for c in checked if not c.problems]
+        usual = max(set(numbers), key=numbers.count, default=None)
+        problems += [
+            f"{c.case.id}: has {of(c)} {what}, the other images {usual}"
+            for c in checked
+            if not c.problems and of(c) != usual
+        ]
+    return problems

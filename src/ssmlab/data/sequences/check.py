@@ -8,6 +8,7 @@ from statistics import median
 import numpy as np
 
 from ssmlab.data.leaks import base_keys, leaks, sound_keys, text_keys
+from ssmlab.data.near import near_texts
 from ssmlab.data.sequences.fasta import read_fasta
 from ssmlab.data.sequences.reader import open_labelled
 from ssmlab.data.sequences.wav import read_wavs
@@ -135,7 +136,13 @@ def _documents(path, kind, val_fraction, seed, encoding):
     parts = {part: [(d.id, np.asarray(d.tokens)) for d in held[part]] for part in PARTS}
     key_of = {document.id: key for document, key in zip(documents, keys, strict=True)}
     whole = ((part, d.id, key_of[d.id]) for part in PARTS for d in held[part] if d.id in key_of)
-    copies, warnings = leaks(whole, "chats" if kind == "chat" else "documents")
+    noun = "chats" if kind == "chat" else "documents"
+    copies, warnings = leaks(whole, noun)
+    if kind in ("text", "chat"):
+        contents = (
+            (part, id_, tokens.tobytes().decode("utf-8", "replace")) for part in PARTS for id_, tokens in parts[part]
+        )
+        notes = [*notes, *near_texts(contents, noun)]
     return parts, {}, (copies, warnings, [how, *notes, *left_out(path, kind)])
 
 

@@ -16,6 +16,7 @@ from ssmlab.data.kinds import Example, Sorted
 from ssmlab.data.label_tables import ENDINGS, FOLDERS, Labels, read_labels
 from ssmlab.data.leaks import Keys, base_keys, leaks, sound_keys, text_keys
 from ssmlab.data.named import Records
+from ssmlab.data.near import near_texts
 from ssmlab.data.parts import BY_FILE, BY_FOLDER, parts_of, sort_files
 from ssmlab.data.sequences.fasta import read_fasta, record_names, unpacked
 from ssmlab.data.sequences.wav import mu_law, read_wavs
@@ -117,6 +118,9 @@ def open_labelled(
     held = ((part, data.items[i].id, keys[i]) for part, positions in data.held.items() for i in positions)
     data.copies, warnings = leaks(held, _NOUNS[kind])
     data.warnings += warnings
+    if kind == "text":
+        whole = ((part, data.items[i].id, str(data.items[i].content)) for part, own in data.held.items() for i in own)
+        data.notes += near_texts(whole)
     named: dict[bytes, dict[str, str]] = {}
     for item, key in zip(data.items, keys, strict=True):
         named.setdefault(key.exact, {}).setdefault(item.label, item.id)

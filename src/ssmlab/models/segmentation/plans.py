@@ -227,6 +227,9 @@ LEAST_EDGE = 4  # no axis is halved below it; maps end between 4 and 7, or 11 al
 MOST_FEATURES = {2: 512, 3: 320}
 FIRST_EDGE = {2: 2048, 3: 256}  # the patch that the search begins with has this many pixels along every axis
 BLOCKS = 2  # of every stage
+RESENC_BLOCKS = (1, 3, 4, 6)  # of the first stages of nnU-Net's residual encoders; 6 from there on
+# nnU-Net's presets of them: GiB that a step may take. Its own targets are those of a GPU's memory.
+PRESETS = {"resenc_m": 8.0, "resenc_l": 24.0}
 # Bytes that a step of training takes for every number in the maps that `map_numbers` counts, float32 on the CPU: what
 # backward keeps, and scratch of the convolutions. Measured: 2.5 for residual_unet in 2-D to 6.0 for umamba_enc in 3-D.
 BYTES_PER_NUMBER = 6.2
@@ -244,6 +247,7 @@ def propose_plan(
     *,
     base_features: int = 32,
     batch_size: int | None = None,
+    residual_encoder: bool = False,
 ) -> Plan:
     """Sizes for a user's images by nnU-Net's rules.
 
@@ -264,6 +268,7 @@ def propose_plan(
         dims: 2 for images; with a volume's three axes the coarsest is left out. None takes the number of axes.
         base_features: channels of the first stage.
         batch_size: patches a step; None finds it, at least 2.
+        residual_encoder: blocks as of nnU-Net's residual-encoder U-Nets, which take more memory.
     Raises:
         ModelError: sizes that do not fit together, images too small for two stages, or too little memory.
     """
@@ -272,7 +277,7 @@ def propose_plan(
     patch = [min(round(edge / step), most) for step, most in zip(space, size, strict=True)]
     least = 2 if batch_size is None else batch_size
 
-    plan = _with_patch(patch, space, least, base_features)
+    plan = _with_patch(patch, space, least, base_features, residual_encoder)
     while plan is not None and training_bytes(plan, channels, classes) > memory_bytes:
         ratio = [n / most for n, most in zip(plan.patch_size, size, strict=True)]
         axis = ratio.index(max(ratio))
@@ -280,7 +285,7 @@ def propose_plan(
         # a smaller patch may be halved less often, and is then a multiple of less
         smaller = [n - plan.divisor[axis] * (i == axis) for i, n in enumerate(patch)]
         patch[axis] -= _divisor(topology(smaller, space)[0])[axis]
-        plan = _with_patch(patch, space, least, base_features)
+        plan = _with_patch(patch, space, least, base_features, residual_encoder)
     if plan is None:
         raise ModelError(
             f"images of {tuple(size)} need at least {2 * LEAST_EDGE} pixels along two axes, or "
@@ -293,7 +298,7 @@ def propose_plan(
     return plan
 
 
-def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base_features: int) -> Plan | None:
+def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base: int, residual: bool) -> Plan | None:
     """The plan for a patch; None where it would have fewer than two stages."""
     strides, kernels, fitted = topology(patch, spacing)
     stages = len(strides)
@@ -301,11 +306,11 @@ def _with_patch(patch: Sequence[int], spacing: Sequence[float], batch: int, base
         return None
     return Plan(
         patch_size=fitted,
-        features=tuple(min(base_features * 2**i, MOST_FEATURES[len(fitted)]) for i in range(stages)),
+        features=tuple(min(base * 2**i, MOST_FEATURES[len(fitted)]) for i in range(stages)),
         kernel_sizes=tuple(kernels),
         strides=tuple(strides),
-        n_conv_encoder=(BLOCKS,) * stages,
-        n_conv_decoder=(BLOCKS,) * (stages - 1),
+        n_conv_encoder=tuple(RESENC_BLOCKS[min(s, 3)] if residual else BLOCKS for s in range(stages)),
+        n_conv_decoder=(1 if residual else BLOCKS,) * (stages - 1),
         spacing=tuple(spacing),
         batch_size=batch,
     )

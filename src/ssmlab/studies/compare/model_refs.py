@@ -43,10 +43,15 @@ class ModelRef:
 
     @property
     def digest(self) -> str:
-        """Of the file of weights."""
-        file = self.weights or (self.folder or Path()) / "model.safetensors"
-        with open(file, "rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        """Of the file of weights, or of those of an ensemble's members."""
+        folder = self.folder or Path()
+        members = read_object(folder / "config.json").get("members", ()) if self.folder else ()
+        files = [folder / name / "model.safetensors" for name in members]
+        digests = []
+        for file in files or [self.weights or folder / "model.safetensors"]:
+            with open(file, "rb") as content:
+                digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def find_model_refs(models: Sequence[str], weights: Sequence[str] = (), runs: Path = Path("runs")) -> list[ModelRef]:
@@ -120,8 +125,14 @@ def _find(model: str, runs: Path) -> list[ModelRef]:
         missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
         if missing:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
+        if preprocess.get("several"):
+            raise ModelError(
+                f"{folder} gives images several labels, which this command does not measure; use `ssmlab evaluate`"
+            )
         folder = folder.resolve() if str(folder) == "." else folder
         in_run, title = folder.parent.name == "models", describe(name, "vision")
+        if members := read_object(folder / "config.json").get("members"):
+            title = f"{title}, ensemble of {len(members)}"
         label = f"{folder.parent.parent.resolve().name}/{folder.name}" if in_run else str(folder)
         found.append(ModelRef(label=label, title=title, name=name, folder=folder, preprocess=preprocess))
     return found

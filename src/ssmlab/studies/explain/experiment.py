@@ -33,7 +33,7 @@ from ssmlab.tasks.table import report_of
 SECONDS = 20.0  # that an explanation takes next to a training, by rule of thumb
 
 
-def task_of(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig, network: nn.Module) -> Classify:
+def task_of(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig, network: nn.Module) -> Any:
     """As in any classification, but the transformations must exist before anything is trained."""
     for name in recipe.evaluation.explain.transformations:
         transformations.find(name)

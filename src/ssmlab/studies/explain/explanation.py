@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.core.errors import ModelError
@@ -27,6 +27,7 @@ from ssmlab.interpret.scores import (
     randomised_weights,
 )
 from ssmlab.interpret.visualise import Search, class_objective, visualise
+from ssmlab.models.ensemble import Ensemble
 from ssmlab.profiling.flops import evaluation
 from ssmlab.studies.explain.opening import Opened, short
 
@@ -172,8 +173,8 @@ def explain(
     sanity, first = None, seen[0].classes[0].index
     if settings.score_steps:
         sanity = randomised_weights(
-            model.network, images[:1], lambda network, images: grad_cam(network, images, first, relu=False), stages=4,
-            seed=settings.seed,
+            one_network(model.network), images[:1],
+            lambda network, images: grad_cam(network, images, first, relu=False), stages=4, seed=settings.seed,
         )  # fmt: skip
     return Explanation(
         model=model, settings=settings, pictures=seen, target=target.name,
@@ -181,6 +182,11 @@ def explain(
         learned=learned, field=field,
         sanity=sanity,
     )  # fmt: skip
+
+
+def one_network(network: nn.Module) -> nn.Module:
+    """The network whose single layers are shown: of an ensemble its first member, which reads what it reads."""
+    return network.members[0] if isinstance(network, Ensemble) else network
 
 
 def learned_features(
@@ -235,7 +241,7 @@ def _class(model: Opened, image: Tensor, index: int, probability: float, setting
 def _scans(model: Opened, image: Tensor, classes: list[ClassFound]) -> list[ScanFound]:
     """The last scans of every size of map; none for a network without scans."""
     try:
-        calls = [call for call in scans_of(model.network, image) if call.place is not None]
+        calls = [call for call in scans_of(one_network(model.network), image) if call.place is not None]
     except ModelError:
         return []
     last = {call.place.grid: _block(call) for call in calls if call.place is not None}

@@ -105,6 +105,8 @@ def open_model(
     if kind_of(folder) in SEQUENCES:
         raise UserError(f"{folder} is a model of texts or other sequences; explain takes models of images")
     classifier = Classifier(folder, device)
+    if classifier.several:
+        raise UserError(f"{folder} gives images several labels; explain takes models that choose one class")
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,

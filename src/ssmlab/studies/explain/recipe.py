@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.tasks.classify.recipe import EvaluationConfig, Recipe
@@ -38,3 +38,9 @@ class MisclassifiedRecipe(Recipe):
 
     task: Literal["misclassified"] = "misclassified"  # type: ignore[assignment]
     evaluation: ExplainedEvaluation = ExplainedEvaluation()
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if self.folded:
+            raise ValueError("folds are for classification/...; then `ssmlab explain RUN PICTURES` explains its models")
+        return self

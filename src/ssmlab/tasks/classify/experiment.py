@@ -1,6 +1,7 @@
 """Image classification in a run: one model is built, trained (`tasks.shared.experiment`), tested and compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,34 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
-from ssmlab.checkpoints.folder import save_model
+from ssmlab.checkpoints.folder import load_model, save_ensemble, save_model
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
+from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.models import create_model
+from ssmlab.profiling import peak_memory
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.tasks.classify.images import Images, Part
+from ssmlab.tasks.classify.probe import fit_probe
 from ssmlab.tasks.classify.recipe import ModelConfig, Recipe
+from ssmlab.tasks.classify.several import ClassifySeveral, positive_weights
 from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.costs import costs
-from ssmlab.tasks.shared.differences import class_differences
-from ssmlab.tasks.shared.experiment import Experiment, Records, compute_of
+from ssmlab.tasks.shared.differences import class_differences, label_differences
+from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, train_job
+from ssmlab.tasks.shared.folds import PUBLISHED, folds_for, has_weights, number_of_folds, pooled_records
 from ssmlab.tasks.shared.job import Job
-from ssmlab.tasks.shared.metrics import classification_metrics
+from ssmlab.tasks.shared.label_metrics import label_metrics
+from ssmlab.tasks.shared.metrics import classification_metrics, interval_record
 from ssmlab.tasks.shared.outputs import write_predictions, write_samples
+from ssmlab.tasks.shared.views import VIEWS, Views
 from ssmlab.training.dataset import BatchedDataset, StreamDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
+
+LOGITS, PLAIN = "logits.npy", "plain_logits.npy"  # of what a fold holds out, in its folder; of one view
 
 
 def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Module:
@@ -54,7 +64,7 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
     return network
 
 
-def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify:
+def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> Classify | ClassifySeveral:
     """Images are normalised as initial weights were trained with, or by the training part's statistics."""
     config, mean, std = recipe.training_of(model), data.mean, data.std
     if model.pretrained or model.weights:  # those of the run that made the weights, or timm's
@@ -62,16 +72,23 @@ def task_of(recipe: Recipe, data: Images, model: ModelConfig, network: Any) -> C
         file = (weights if weights.is_dir() else weights.parent) / "preprocess.json"
         known = json.loads(file.read_text("utf-8")) if model.weights and file.is_file() else network.default_cfg
         mean, std = tuple(known["mean"]), tuple(known["std"])
-    balanced = config.class_weights == "balanced"
-    return Classify(
+    weights_of = config.class_weights
+    factors: tuple[float, ...] | None = None
+    if isinstance(weights_of, dict):
+        factors = tuple(float(weights_of.get(name, 1.0)) for name in data.classes)
+    elif weights_of == "balanced":
+        counts = data.class_counts
+        factors = positive_weights(counts, len(data.train.ids)) if data.several else balanced_weights(counts)
+    task = Classify(
         classes=data.classes,
         mean=mean,
         std=std,
         label_smoothing=config.label_smoothing,
-        class_weights=balanced_weights(data.class_counts) if balanced else None,
+        class_weights=factors,
         augment=Augment(**config.augment.model_dump(), fill=mean),
         mix=Mix(config.mixup, config.cutmix, config.mix_probability) if config.mixup or config.cutmix else None,
     )
+    return ClassifySeveral(images=task) if data.several else task
 
 
 def parts(recipe: Recipe, data: Images, model: ModelConfig) -> tuple[Dataset, BatchedDataset]:
@@ -89,27 +106,40 @@ def dataset_of(part: Part) -> BatchedDataset:
 
 
 def predict_part(
-    recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, name: str, progress: Progress | None
+    recipe: Recipe, part: Part, job: Job, network: nn.Module, task: Any, name: str, progress: Progress | None
 ) -> Outputs:
     """The logits of a part."""
     return predict(
         network,
         task,
-        dataset_of(getattr(data, name)),
+        dataset_of(part),
         batch_size=recipe.evaluation.batch_size,
         compute=compute_of(recipe, job.model),
-        title=f"{job.folder.name}: {name}",
+        title=f"{job.label}: {name}",
         progress=progress,
     )
 
 
-def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify) -> dict[str, float]:
-    """Accuracy and loss of the validation part."""
-    logits, _ = predict_part(recipe, data, job, network, task, "val", None)
+def numbers_of(recipe: Recipe, logits: np.ndarray, part: Part, task: Any, **how: Any) -> list[Record]:
+    """Every number of a part, of images with one label or with several.
+
+    Args:
+        how: groups and calibration, see `classification_metrics`.
+    """
+    config = recipe.evaluation
+    if isinstance(task, ClassifySeveral):
+        return label_metrics(logits, part.labels, task.classes, resamples=config.bootstrap, **how)
+    how |= {"positive": config.positive}
+    return classification_metrics(logits, part.labels, task.classes, resamples=config.bootstrap, **how)
+
+
+def validate(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Any) -> dict[str, float]:
+    """The numbers of the validation part by which models are chosen."""
+    logits, _ = predict_part(recipe, data.val, job, network, task, "val", None)
     return {f"val_{name}": value for name, value in task.validation(logits, data.val.labels).items()}
 
 
-def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Classify, progress: Progress) -> Records:
+def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Any, progress: Progress) -> Records:
     """Save the model, predict the validation part and once the test part, and count what the model costs."""
     config = recipe.evaluation
     preprocess: dict[str, Any] = {
@@ -119,23 +149,91 @@ def measure(recipe: Recipe, data: Images, job: Job, network: nn.Module, task: Cl
         "std": list(task.std),
         "classes": list(task.classes),
         "channels": 3,
+        **({"several": True} if data.several else {}),
+        **({"window": recipe.data.window} if recipe.data.window else {}),
+        **({"slices": recipe.data.slices} if recipe.data.slices else {}),
+        **({"learned_from": data.describe["all"]} if "all" in data.describe else {}),
     }
-    logits, _ = predict_part(recipe, data, job, network, task, "val", progress)
+    logits, _ = predict_part(recipe, data.val, job, network, task, "val", progress)
     preprocess[KEY] = calibration_of(logits, data.val.labels, task.classes, config.positive, config.sensitivity)
     save_model(network, job.folder, preprocess)
-    how: dict[str, Any] = {"positive": config.positive, "resamples": config.bootstrap}
-    records: Records = {"val": classification_metrics(logits, data.val.labels, task.classes, **how)}
-    part = data.test
-    logits, seconds = predict_part(recipe, data, job, network, task, "test", progress)
-    records["test"] = classification_metrics(
-        logits, part.labels, task.classes, groups=part.groups, calibration=preprocess[KEY], **how
-    )
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
+    records: Records = {"val": numbers_of(recipe, logits, data.val, task)}
+    part, plain = data.test, np.zeros(0)
+    prices: list[Record] = []
+    logits, seconds = predict_part(recipe, part, job, network, task, "test", progress)
+    if config.tta != "none":
+        plain, before = logits, seconds
+        views = Views(network, config.tta, data.several)
+        logits, seconds = predict_part(
+            recipe, part, job, views, task, f"test, {len(VIEWS[config.tta])} views", progress
+        )
+        gain = gain_of(logits, plain, part, config.bootstrap)
+        prices = [Record(metric="tta_seconds", value=seconds - before, unit="seconds", n=len(part.labels))]
+    records["test"] = numbers_of(recipe, logits, part, task, groups=part.groups, calibration=preprocess[KEY])
+    records["test"] += [gain] if prices else []
+    if job.fold is not None:  # what is put together with the other folds, as it is
+        np.save(job.folder / LOGITS, logits)
+        if prices:
+            np.save(job.folder / PLAIN, plain)
+    more = {"group": part.groups or []}
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, more)
     some = torch.as_tensor(dataset_of(data.test).arrays["images"][:64])
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),
+        *prices,
         *costs(network, task, some, config, compute_of(recipe, job.model)),
     ]
+    return records
+
+
+def gain_of(logits: np.ndarray, plain: np.ndarray, part: Part, resamples: int) -> Record:
+    """By how much an evaluation of several views is better than one of the images as they are: in accuracy, of images
+    with several labels in the accuracy of labels."""
+    labels = part.labels
+    correct = [
+        ((found > 0) == (labels > 0)).mean(1) if labels.ndim == 2 else found.argmax(1) == labels
+        for found in (logits, plain)
+    ]
+    views, single = (statistics_of(each) for each in correct)
+    found = score_interval(views, b=single, groups=part.groups, resamples=resamples)
+    return interval_record("tta_gain", found, len(labels))
+
+
+def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Progress) -> Records:
+    """The folds' predictions as one table in the order of the images, their numbers, and their mean as a model.
+
+    A test part that was published is predicted by that model, once.
+    """
+    everything = data.train
+    logits, plain = np.zeros((2, len(everything.ids), len(data.classes)), np.float32)
+    several_views = recipe.evaluation.tta != "none"
+    for fold, part in zip(folds_for(job, data), folds, strict=True):
+        logits[list(fold.held_out)] = np.load(part.folder / LOGITS)
+        if several_views:
+            plain[list(fold.held_out)] = np.load(part.folder / PLAIN)
+    more: dict[str, Any] = {"group": everything.groups or [], "fold": number_of_folds(job, data)}
+    write_predictions(job.folder / "predictions.csv", everything.ids, everything.labels, logits, data.classes, more)
+    records = pooled_records(folds)
+    task = Classify(classes=data.classes, mean=data.mean, std=data.std)
+    whole: Any = ClassifySeveral(images=task) if data.several else task
+    records["test"] = numbers_of(recipe, logits, everything, whole, groups=everything.groups)
+    if several_views:
+        records["test"].append(gain_of(logits, plain, everything, recipe.evaluation.bootstrap))
+    if not has_weights([fold.folder for fold in folds]):
+        return records
+    save_ensemble(job.folder, [fold.folder for fold in folds])
+    if data.apart is not None:
+        network, about = load_model(job.folder)
+        own = replace(task, mean=tuple(about["mean"]), std=tuple(about["std"]))
+        reads: Any = ClassifySeveral(images=own) if data.several else own
+        network = network.to(compute_of(recipe, job.model).device)
+        if several_views:
+            network = Views(network, recipe.evaluation.tta, data.several)
+        found, _ = predict_part(recipe, data.apart, job, network, reads, "published test part", progress)
+        records[PUBLISHED] = numbers_of(recipe, found, data.apart, reads, groups=data.apart.groups)
+        file = job.folder / f"{PUBLISHED}.csv"
+        more = {"group": data.apart.groups or []}
+        write_predictions(file, data.apart.ids, data.apart.labels, found, data.classes, more)
     return records
 
 
@@ -149,6 +247,8 @@ def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Re
         probabilities.setdefault(job.model.label, []).append(found.probabilities)
     right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
     labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
+    if data.several:
+        return label_differences(labels, likely, groups=data.test.groups, resamples=resamples)
     return class_differences(labels, right, likely, groups=data.test.groups, resamples=resamples)
 
 
@@ -163,12 +263,31 @@ def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:
     write_samples(folder / "samples", test.images, test.labels, test.ids, data.classes, predicted, count)
 
 
-EXPERIMENT = Experiment(
+def fit_or_probe(
+    recipe: Recipe, data: Images, job: Job, *, logs: Path | None, progress: Progress | None, resume: bool, **more: Any
+) -> Trained:
+    """Train a model as any, or fit the classifier of a frozen one."""
+    if job.model.fit == "gradient":
+        return train_job(TRAINED, recipe, data, job, logs=logs, progress=progress, resume=resume, **more)
+    network: Any = build(recipe, data, job.model, job.seed)
+    task, compute = task_of(recipe, data, job.model, network), compute_of(recipe, job.model)
+    train, val = parts(recipe, data, job.model)
+    balanced = recipe.training_of(job.model).class_weights == "balanced"
+    with peak_memory(compute.device) as peak:
+        how: dict[str, Any] = {"balanced": balanced, "compute": compute, "label": job.label, "progress": progress}
+        result = fit_probe(network, task, train, val, **how)
+    return Trained(network, task, result, peak)
+
+
+TRAINED = Experiment(
     build=build,
     task_of=task_of,
     parts=parts,
     validate=validate,
     measure=measure,
+    primary_metric=lambda data: "label_auc" if data.several else "accuracy",
     compare=compare,
     finish=finish,
+    pool=pool,
 )
+EXPERIMENT = replace(TRAINED, train_job=fit_or_probe, wants_base=True)

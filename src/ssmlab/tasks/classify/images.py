@@ -1,11 +1,13 @@
 """The images of a run, whoever reads them. Nothing here imports torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab.core.errors import UserError
+from ssmlab.data.folds import Fold
 from ssmlab.data.stream.shuffle import Stream
 
 PARTS = ("train", "val", "test")
@@ -24,22 +26,37 @@ class ImageStream(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Images (n, h, w, 3) uint8 with labels (n,), stable ids, and groups such as patients where a column says them."""
+    """Images (n, h, w, 3) uint8 with labels (n,) and stable ids.
+
+    Args:
+        labels: of images with several labels 0 or 1, (n, classes).
+        groups: of every image, such as patients; None where nothing says them.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     ids: list[str]
     groups: list[str] | None = None
 
+    def take(self, positions) -> "Part":
+        """The images at these positions."""
+        chosen = list(positions)
+        groups = None if self.groups is None else [self.groups[i] for i in chosen]
+        return Part(self.images[chosen], self.labels[chosen], [self.ids[i] for i in chosen], groups)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """All parts of a run's data.
 
+    With a cross-validation train and test are all images of its folds and val is empty; `of_fold` has the parts of one.
+
     Args:
         mean, std: per channel over the training part, of values scaled to 0..1.
         describe: what run.json says about the data.
+        several: whether an image may have several labels.
         stream: the training part where it is read while a model is trained; `train` is then some of it.
+        folds: by repeat. apart: with folds, the published test part, which is in none of them.
     """
 
     train: Part
@@ -50,12 +67,43 @@ class Images:
     std: tuple[float, ...]
     describe: dict
     stream: ImageStream | None = None
+    several: bool = False
+    folds: tuple[tuple[Fold, ...], ...] = ()
+    apart: Part | None = None
+
+    def of_fold(self, fold: Fold) -> "Images":
+        """The parts of one fold; test is what it holds out."""
+        parts = {
+            "train": self.train.take(fold.train),
+            "val": self.train.take(fold.val),
+            "test": self.train.take(fold.held_out),
+        }
+        mean, std = channel_statistics(parts["train"].images)
+        describe = self.describe | {"counts": {name: len(part.labels) for name, part in parts.items()}}
+        return replace(self, **parts, mean=mean, std=std, describe=describe)  # type: ignore[arg-type]
+
+    def part(self, name: str) -> Part:
+        """What models that a run has finished may be tested on.
+
+        Raises:
+            UserError: a cross-validation has learned from it.
+        """
+        if not self.folds:
+            return getattr(self, name)
+        if name != "test" or self.apart is None:
+            raise UserError(
+                f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
+                "records hold what was predicted out of the folds, or give other data"
+            )
+        return self.apart
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """Training images of every class."""
+        """Training images of every class, or with every label."""
         if self.stream is not None:
             return self.stream.counts
+        if self.several:
+            return tuple(self.train.labels.sum(0).tolist())
         return tuple(np.bincount(self.train.labels, minlength=len(self.classes)).tolist())
 
 

@@ -10,7 +10,10 @@ import numpy as np
 from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.text import csv_text
+from ssmlab.data.files import Disk
 from ssmlab.data.images.decode import UnreadableImage, decode, fit_square, for_each_image
+from ssmlab.data.images.volumes import SliceKey, VolumePictures
+from ssmlab.data.masks.volumes import is_volume
 from ssmlab.tasks.shared.calibration import by_threshold, check_threshold, probabilities_of, stored_calibration
 
 
@@ -50,11 +53,13 @@ class Meaning:
     Args:
         calibration: see `tasks.shared.calibration`; None: as they are.
         threshold: whether the class is by its threshold.
+        several: whether a picture may have several labels, whose probabilities are each its own.
     """
 
     classes: tuple[str, ...]
     calibration: Mapping[str, Any] | None = None
     threshold: bool = False
+    several: bool = False
 
     @staticmethod
     def of(
@@ -65,16 +70,25 @@ class Meaning:
         Raises:
             UserError: a calibration is asked for that it does not hold, or a threshold of more than two classes.
         """
+        several = bool(about.get("several"))
         if not (calibrated or threshold):
-            return Meaning(classes)
+            return Meaning(classes, several=several)
         found = stored_calibration(about, model)
         if threshold:
             check_threshold(found, classes)
-        return Meaning(classes, found, threshold)
+        return Meaning(classes, found, threshold, several)
 
-    def predictions(self, files: Sequence[Path | str], logits: np.ndarray) -> list[Prediction]:
-        """A prediction for every file, of logits (n, classes)."""
-        likely = probabilities_of(logits, self.calibration)
+    def predictions(
+        self, files: Sequence[Path | str], logits: np.ndarray, rows: Sequence[int] | None = None
+    ) -> list[Prediction]:
+        """A prediction for every file, of logits (n, classes).
+
+        Args:
+            rows: of every file, such as the slices of a volume, whose mean probabilities are its own; None: 1.
+        """
+        likely = probabilities_of(logits, self.calibration, several=self.several)
+        if rows is not None:
+            likely = np.stack([part.mean(0) for part in np.split(likely, np.cumsum(rows)[:-1])])
         said: Sequence[int | None] = [None] * len(files)
         if self.threshold and self.calibration is not None:
             said = by_threshold(likely, self.calibration, self.classes).tolist()
@@ -101,6 +115,7 @@ class Classifier:
     ):  # fmt: skip
         from ssmlab.checkpoints.folder import load_model
         from ssmlab.core.device import choose_compute
+        from ssmlab.tasks.classify.several import ClassifySeveral
         from ssmlab.tasks.classify.task import Classify
 
         folder = Path(folder)
@@ -113,7 +128,10 @@ class Classifier:
             self.classes = tuple(preprocess["classes"])
             self.image_size, self.fit = int(preprocess["image_size"]), preprocess.get("fit", "crop")
             self.whole = max(self.image_size, round(self.image_size / (preprocess.get("crop_pct") or 1.0)))
-            self.task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+            self.window, self.slices = preprocess.get("window"), preprocess.get("slices") or 1
+            self.several = bool(preprocess.get("several"))
+            task = Classify(classes=self.classes, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
+            self.task: Any = ClassifySeveral(images=task) if self.several else task
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {error}; train the model again") from None
         self.meaning = Meaning.of(preprocess, self.classes, str(folder), calibrated=calibrated, threshold=threshold)
@@ -129,19 +147,26 @@ class Classifier:
         from ssmlab.training.dataset import BatchedDataset
         from ssmlab.training.predict import predict
 
-        pictures: dict[int, np.ndarray] = {}
+        pictures: dict[int, list[np.ndarray]] = {}
+        window = (self.window[0], self.window[1]) if self.window else None
+        volumes = VolumePictures(Disk(), None, window)
 
         start = (self.whole - self.image_size) // 2
         middle = slice(start, start + self.image_size)
 
-        def keep(i, picture):
-            if picture.info["frames"] > 1:
-                self.notes.append(f"{files[i]}: of its {picture.info['frames']} frames or pages only the first is used")
-            pictures[i] = np.asarray(fit_square(picture, self.whole, self.fit))[middle, middle]
+        def keep(i, found):
+            if found[0].info["frames"] > 1:
+                self.notes.append(
+                    f"{files[i]}: of its {found[0].info['frames']} frames or pages only the first is used"
+                )
+            pictures[i] = [np.asarray(fit_square(each, self.whole, self.fit))[middle, middle] for each in found]
 
         def load(file: Path):
+            name = str(file)
             try:
-                return decode(file.read_bytes())
+                if is_volume(name):
+                    return [volumes(SliceKey((name,), i, self.slices)) for i in range(self.slices)]
+                return [decode(file.read_bytes(), window)]
             except OSError as error:
                 raise UnreadableImage(error.strerror or str(error)) from error
 
@@ -150,10 +175,11 @@ class Classifier:
         if not pictures:
             return [], problems
         readable = [files[i] for i in sorted(pictures)]
-        images = torch.from_numpy(np.stack([pictures[i] for i in sorted(pictures)])).permute(0, 3, 1, 2)
-        part = BatchedDataset({"images": images, "labels": torch.zeros(len(readable))})
-        found = predict(self.network, self.task, part, batch_size=len(readable), compute=self.compute)
-        return self.meaning.predictions(readable, found.values), problems
+        rows = [len(pictures[i]) for i in sorted(pictures)]  # slices of a volume
+        images = torch.from_numpy(np.stack([one for i in sorted(pictures) for one in pictures[i]])).permute(0, 3, 1, 2)
+        part = BatchedDataset({"images": images, "labels": torch.zeros(len(images))})
+        found = predict(self.network, self.task, part, batch_size=len(images), compute=self.compute)
+        return self.meaning.predictions(readable, found.values, rows), problems
 
 
 def published_network(name: str, accept_licence: bool):

@@ -23,14 +23,17 @@ from ssmlab.data.images.reader import open_images
 from ssmlab.tasks.classify.experiment import dataset_of
 from ssmlab.tasks.classify.images import Part
 from ssmlab.tasks.classify.predict import Meaning
+from ssmlab.tasks.classify.several import ClassifySeveral
 from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
 from ssmlab.tasks.shared.calibration import KEY
+from ssmlab.tasks.shared.label_metrics import label_metrics
 from ssmlab.tasks.shared.metrics import RESAMPLES, classification_metrics
+from ssmlab.tasks.shared.views import VIEWS, Views
 from ssmlab.training.predict import predict as outputs_for
 
-ABOUT = ("classes", "mean", "std", "positive")
+ABOUT = ("classes", "mean", "std", "positive", "tta")
 PREDICTING = ("calibrated", "threshold")  # see `tasks.classify.predict.Classifier`
 TRAINING = ("label_smoothing", "class_weights", "augment")
 SOME = 1000  # items that mean and standard deviation are measured on
@@ -170,7 +173,8 @@ def read(
         recipe, run: of the run that trained the model and its data, where these are meant; else None.
     """
     if recipe is not None:
-        return dataset_of(getattr(run, part)), own_options(recipe, getattr(run, part), part)
+        found = run.part(part)
+        return dataset_of(found), own_options(recipe, found, part)
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])
     for warning in check_images(found, fit=about.get("fit", "crop")).warnings:
@@ -186,8 +190,13 @@ def read(
             arrays.append(split.array(*how))
         finally:
             progress.stop()
+    if found.several != bool(about.get("several")):
+        has, takes = ("several labels", "one") if found.several else ("one label", "several")
+        raise DataError(f"{path} has images with {has}, the model was trained on {takes}")
     number = {name: i for i, name in enumerate(about["classes"])}  # the model's, which may be in another order
-    labels = np.array([number[found.classes[label]] for split in splits for label in split.labels], np.int64)
+    order = [number[name] for name in found.classes]
+    every = np.concatenate([split.labels for split in splits])
+    labels = every[:, np.argsort(order)] if found.several else np.array(order, np.int64)[every]
     return dataset_of(Part(np.concatenate(arrays), labels, [id for split in splits for id in split.ids])), {}
 
 
@@ -210,8 +219,8 @@ def check_classes(path: Path, found: Sequence[str], known: Sequence[str]) -> Non
         raise DataError(f"{path} has the classes {one}, the model {other}; they must be the same")
 
 
-def task_of(about: dict[str, Any]) -> Classify:
-    """The task of a trained model.
+def task_of(about: dict[str, Any]) -> Any:
+    """The task of a trained model, `Classify` or `ClassifySeveral`.
 
     Raises:
         UserError: what images went through is not known.
@@ -219,7 +228,8 @@ def task_of(about: dict[str, Any]) -> Classify:
     missing = [key for key in ("classes", "mean", "std") if key not in about]
     if missing:
         raise UserError(f"nothing says what the model's {' and '.join(missing)} are; give {missing[0]}=...")
-    return Classify(classes=tuple(about["classes"]), mean=tuple(about["mean"]), std=tuple(about["std"]))
+    task = Classify(classes=tuple(about["classes"]), mean=tuple(about["mean"]), std=tuple(about["std"]))
+    return ClassifySeveral(images=task) if about.get("several") else task
 
 
 def evaluate(
@@ -230,14 +240,22 @@ def evaluate(
     compute: ComputeConfig,
     batch_size: int,
     progress: Progress,
+    tta: str = "none",
     **options: Any,
 ) -> list[Record]:
-    """Loss, accuracy and its kin with 95 % intervals, of (image, label).
+    """Loss, accuracy and its kin with 95 % intervals, of (image, label); of several labels each one's numbers.
 
     Args:
+        tta: the mean over views of an image, see `tasks.shared.views`.
         options: of `class_records`.
+    Raises:
+        UserError: there are no such views.
     """
-    return class_records(model, task_of(about), data, about, compute, batch_size, progress, **options)
+    if tta not in VIEWS:
+        raise UserError(f"tta must be one of {', '.join(VIEWS)}, got {tta!r}")
+    task = task_of(about)
+    network = model if tta == "none" else Views(model, tta, isinstance(task, ClassifySeveral))
+    return class_records(network, task, data, about, compute, batch_size, progress, **options)
 
 
 def own_options(recipe: Any, part: Any, name: str) -> dict[str, Any]:
@@ -248,6 +266,7 @@ def own_options(recipe: Any, part: Any, name: str) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "bootstrap": config.bootstrap,
         "groups": part.groups if name == "test" else None,
+        **({"tta": config.tta} if hasattr(config, "tta") else {}),
     }
 
 
@@ -265,10 +284,10 @@ def class_records(
     found = outputs_for(
         model, task, batches, batch_size=batch_size, compute=compute, title="evaluating", progress=progress
     )
-    return classification_metrics(
-        found.values, batches.labels, task.classes, positive=positive, groups=groups, calibration=about.get(KEY),
-        resamples=bootstrap,
-    )  # fmt: skip
+    how: dict[str, Any] = {"groups": groups, "calibration": about.get(KEY), "resamples": bootstrap}
+    if isinstance(task, ClassifySeveral):
+        return label_metrics(found.values, batches.labels, task.classes, **how)
+    return classification_metrics(found.values, batches.labels, task.classes, positive=positive, **how)
 
 
 def predict(

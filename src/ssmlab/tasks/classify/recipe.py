@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.models.registry import describe
-from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.tasks.shared.recipe import FoldedRecipe, check_names
 from ssmlab.tasks.shared.tables import (
     CompressConfig,
     ContinualConfig,
@@ -40,13 +40,27 @@ class DataConfig(StreamTable):
     group: str = ""
     """A column whose images stay on one side of the split, e.g. the patient."""
     labels: str = "fine"
-    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"."""
+    """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"; "several", or columns a,b,c of 0
+    and 1, where an image may have several labels."""
+    window: list[float] = Field([], max_length=2)
+    """Centre and width of the values that become black to white, of DICOM, NIfTI and grey pictures of 16 bits."""
+    slices: int = Field(0, ge=0)
+    """Of every volume (NIfTI, DICOM series) so many are images; 0: of NIfTI the middle one, every DICOM file is one."""
+    skip_unreadable: bool = False
+    """Leave images out that cannot be read, and list them."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Of train, where the data come without a validation part."""
     split_seed: int = 0
     """Of the split and of the choice by `limit`."""
     limit: int = Field(0, ge=0)
     """At most so many images of each part, drawn class by class; 0 = all."""
+
+    @field_validator("window")
+    @classmethod
+    def _wide(cls, value):
+        if value and (len(value) != 2 or value[1] <= 0):
+            raise ValueError(f"a window is [centre, width] with a width above 0, such as [40, 400], got {value}")
+        return value
 
 
 class AugmentConfig(Table):
@@ -83,8 +97,8 @@ class TrainingConfig(FitConfig):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """The share of a label that is spread over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Balanced: each class weighs the same in the loss."""
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """Balanced: each class weighs the same in the loss; or factors by class, such as {malignant=5}, others 1."""
     channels_last: Literal["auto", "yes", "no"] = "auto"
     """Memory order of images; auto: on a GPU."""
     mixup: float = Field(0.0, ge=0)
@@ -95,6 +109,13 @@ class TrainingConfig(FitConfig):
     """The fraction of batches that are mixed at all."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training images."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _factors(cls, value):
+        if isinstance(value, dict) and (not value or min(value.values()) < 0 or not max(value.values())):
+            raise ValueError(f"factors of classes are 0 or more, and one is more than 0, got {value}")
+        return value
 
 
 class ModelConfig(Table):
@@ -116,6 +137,8 @@ class ModelConfig(Table):
     """Against forgetting the task of `base`."""
     compress: CompressConfig = CompressConfig()
     """Factorised layers, from the weights that it starts with."""
+    fit: Literal["gradient", "logistic_regression"] = "gradient"
+    """logistic_regression: of a frozen network, pretrained as a rule, scikit-learn fits the classifier alone."""
     options: dict[str, Any] = Field({})
     """Of the model's config, such as depth."""
     training: dict[str, Any] = Field({})
@@ -131,6 +154,10 @@ class ModelConfig(Table):
         if self.weights and not Path(self.weights).exists():
             raise ValueError(f"weights {self.weights}: no such file or folder")
         check_names(self.label, self.options, _BUILDS)
+        if self.fit != "gradient" and (self.adapt or self.compress.rule or self.remedy.method != "none"):
+            raise ValueError(
+                f"{self.label}: fit={self.fit} trains nothing but the classifier; leave adapt, compress and remedy out"
+            )
         return self
 
 
@@ -139,6 +166,9 @@ class EvaluationConfig(Table):
 
     batch_size: int = Field(64, ge=1)
     """Images of a prediction."""
+    tta: Literal["none", "horizontal", "flips", "dihedral"] = "none"
+    """Test-time augmentation: the mean over 2, 4 or 8 views of an image, mirrored and turned by right angles; what that
+    gains and costs is measured."""
     positive: str = ""
     """The positive class of two; the second in order where it is not given."""
     sensitivity: float = Field(0.0, ge=0, lt=1)
@@ -155,7 +185,7 @@ class EvaluationConfig(Table):
     """How models hold when images change."""
 
 
-class Recipe(AnyRecipe):
+class Recipe(FoldedRecipe):
     """A complete run of image classification."""
 
     adapts: ClassVar[bool] = True
@@ -169,3 +199,9 @@ class Recipe(AnyRecipe):
     training: TrainingConfig = TrainingConfig()
     models: list[ModelConfig] = Field(min_length=1)
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _alone(self):
+        if self.folded and self.evaluation.robustness.transformations != "none":
+            raise ValueError("robustness of a cross-validation is tested afterwards: ssmlab robustness RUN --data PATH")
+        return self

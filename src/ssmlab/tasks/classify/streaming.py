@@ -105,7 +105,10 @@ def _images(
         "notes": [told, *how, "copies across parts are not looked for in a stream"],
     }
     stream = ImageStream(open_stream, epoch, tuple(counts.tolist()))
-    return Images(classes=census.classes, mean=mean, std=std, describe=describe, stream=stream, **parts)
+    train, val, test = (parts[name] for name in PARTS)
+    return Images(
+        train=train, val=val, test=test, classes=census.classes, mean=mean, std=std, describe=describe, stream=stream
+    )
 
 
 def _held(source: Source, prepare, most: int, name: str, path: str, progress: Progress) -> tuple[Part, int]:

@@ -101,7 +101,8 @@ def measure(
     records["test"] = classification_metrics(
         logits, part.labels, task.classes, groups=part.groups, calibration=preprocess[KEY], **how
     )
-    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, part.groups)
+    more = {"group": part.groups or []}
+    write_predictions(job.folder / "predictions.csv", part.ids, part.labels, logits, task.classes, more)
     batch = PaddedSequences(part, recipe.data.length).__getitems__(list(range(min(8, len(part.labels)))))
     records[None] = [
         Record(metric="test_seconds", value=seconds, unit="seconds", n=len(part.labels)),

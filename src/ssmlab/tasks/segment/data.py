@@ -1,12 +1,15 @@
 """The images and masks of a run: read and checked with numpy alone, before torch is imported."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from ssmlab.core.errors import DataError, RecipeError
+from ssmlab.core.errors import DataError, RecipeError, UserError
 from ssmlab.core.progress import Progress
+from ssmlab.data.folds import Division, Fold, about_division
 from ssmlab.data.masks.reader import MaskData, MaskSplit, open_masks
 from ssmlab.tasks.segment.recipe import SegmentationData, SegmentationRecipe
 
@@ -17,12 +20,15 @@ PARTS = ("train", "val", "test")
 class Masks:
     """All parts of a run's data.
 
+    With a cross-validation train and test are all images of its folds and val is empty; `of_fold` has the parts of one.
+
     Args:
         mean, std: per channel over the training part, of 8-bit values scaled to 0..1; empty where every image is
             normalised by itself.
         found: what the reader says about all of it.
         source: the same for what models are pretrained on, or None.
         describe: what run.json says about the data.
+        folds: by repeat. apart: with folds, the published test part, which is in none of them.
     """
 
     train: MaskSplit
@@ -33,10 +39,43 @@ class Masks:
     found: MaskData
     source: "Masks | None"
     describe: dict
+    folds: tuple[tuple[Fold, ...], ...] = ()
+    apart: MaskSplit | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.found.classes
+
+    @property
+    def names(self) -> list[str]:
+        """What splits_final.json calls the images: of nnU-Net's layout its cases, else their ids."""
+        return [case_name(id_) if self.found.format == "nnunet" else id_ for id_ in self.train.ids]
+
+    def of_fold(self, fold: Fold) -> "Masks":
+        """The parts of one fold; test is what it holds out."""
+        parts = {
+            "train": self.train.take(fold.train),
+            "val": self.train.take(fold.val),
+            "test": self.train.take(fold.held_out),
+        }
+        mean, std = statistics(parts["train"]) if self.mean else ((), ())
+        describe = self.describe | {"counts": {name: len(split) for name, split in parts.items()}}
+        return replace(self, **parts, mean=mean, std=std, describe=describe)  # type: ignore[arg-type]
+
+    def part(self, name: str) -> MaskSplit:
+        """What models that a run has finished may be tested on.
+
+        Raises:
+            UserError: a cross-validation has learned from it.
+        """
+        if not self.folds:
+            return getattr(self, name)
+        if name != "test" or self.apart is None:
+            raise UserError(
+                f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
+                "records hold what was predicted out of the folds, or give other data"
+            )
+        return self.apart
 
 
 def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> Masks:
@@ -53,7 +92,7 @@ def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> 
     read, messages, problems = {}, [], []
     for name, config in wanted.items():  # both, so that everything is reported at once
         try:
-            read[name] = _open(config, progress)
+            read[name] = _open(config, progress, divide=not (recipe.folded and name == "data"))
         except DataError as error:
             messages.append(str(error).split("\n", 1)[0])
             problems += error.problems
@@ -61,6 +100,8 @@ def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> 
         raise DataError("; ".join(messages), problems)
     source = _masks(recipe.source, read["source"], None) if "source" in read else None
     masks = _masks(recipe.data, read["data"], source)
+    if recipe.folded:
+        masks = _folded(recipe, masks)
     if source and (source.found.channels, source.found.dimensions) != (masks.found.channels, masks.found.dimensions):
         raise DataError(
             f"source.path has images of {source.found.channels} channels and {source.found.dimensions} dimensions, "
@@ -69,7 +110,28 @@ def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> 
     return masks
 
 
-def _open(config: SegmentationData, progress: Progress) -> MaskData:
+def _folded(recipe: SegmentationRecipe, masks: Masks) -> Masks:
+    """The same images divided into folds; a published test part stays apart."""
+    pool, config = masks.train.joined(masks.val), recipe.data
+    groups = pool.groups
+    division = Division(
+        folds=recipe.folds, repeats=recipe.repeats, splits=recipe.splits, val_fraction=config.val_fraction,
+        seed=config.split_seed,
+    )  # fmt: skip
+    own, published = (groups, None) if config.group else (None, groups)
+    folds = division.divide(pool.ids, [0] * len(pool), own, published, (case_name, lambda id_: PurePosixPath(id_).name))
+    apart = masks.test if len(masks.test) else None
+    describe = masks.describe | about_division(masks.describe, folds, pool.ids, own, apart.ids if apart else [])
+    return replace(masks, train=pool, val=pool.take([]), test=pool, describe=describe, folds=folds, apart=apart)
+
+
+def case_name(id_: str) -> str:
+    """What nnU-Net calls an image: its file's name without channel and suffix."""
+    stem = PurePosixPath(id_).name.partition(".")[0]
+    return re.sub(r"_\d{4}$", "", stem)
+
+
+def _open(config: SegmentationData, progress: Progress, divide: bool) -> MaskData:
     def show(done: int, total: int) -> None:
         if not started:
             progress.start(f"checking {config.path}", total)
@@ -90,6 +152,9 @@ def _open(config: SegmentationData, progress: Progress) -> MaskData:
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
             seed=config.split_seed,
+            group=config.group,
+            divide=divide,
+            skip_unreadable=config.skip_unreadable,
             progress=show,
         )
     finally:

@@ -13,18 +13,20 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import nn
 
-from ssmlab.checkpoints.folder import save_model
+from ssmlab.checkpoints.folder import load_model, save_ensemble, save_model
+from ssmlab.core.device import ComputeConfig
 from ssmlab.core.files import write_json, write_tensors
 from ssmlab.core.progress import Progress
-from ssmlab.core.record import Record
+from ssmlab.core.record import Record, read_records
+from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.models import create_model
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
-from ssmlab.tasks.segment.metrics import FILE, constant_record, dice_differences, records_of
+from ssmlab.tasks.segment.metrics import FILE, ImageTable, constant_record, dice_differences, records_of
 from ssmlab.tasks.segment.overlays import write_overlays
 from ssmlab.tasks.segment.patches import Patches
 from ssmlab.tasks.segment.planning import across_of, plan_of, resolve, spacing_of, windows_predicted
-from ssmlab.tasks.segment.predict import predict_part, slices
+from ssmlab.tasks.segment.predict import Predicted, predict_part, slices
 from ssmlab.tasks.segment.recipe import SegmentationModel, SegmentationRecipe, SegmentationTraining
 from ssmlab.tasks.segment.serving import Prepared, ValidationVolumes, fetched
 from ssmlab.tasks.segment.start import load_body
@@ -32,6 +34,7 @@ from ssmlab.tasks.segment.task import Segment, windows_of
 from ssmlab.tasks.segment.timeline import Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
+from ssmlab.tasks.shared.folds import PUBLISHED, fold_jobs, number_of_folds, pooled_records, view_of
 from ssmlab.tasks.shared.job import Job
 from ssmlab.training.distributed import agree, shared_world, whole_state
 from ssmlab.training.fit import FitResult, fit
@@ -160,7 +163,8 @@ def train_timed(
     try:
         result = fit(
             network, task_of(recipe, data), train, val, config, folder=folder, device=compute_of(recipe, job.model),
-            label=folder.name, seed=job.seed, progress=timeline, resume=resume, logs=logs,
+            label=folder.name if job.folder != folder else job.label, seed=job.seed, progress=timeline, resume=resume,
+            logs=logs,
         )  # fmt: skip
     finally:
         timeline.save()
@@ -176,7 +180,7 @@ def pretrained(
     """The folder of a network that was trained on the source, once for all models of its name and seed."""
     source = data.source
     assert source is not None
-    folder = job.folder.parent.parent / "pretrained" / f"{job.model.name}_seed{job.seed}"
+    folder = job.run / "pretrained" / f"{job.model.name}_seed{job.seed}"
     done = folder.absolute() if (folder / "pretraining.json").is_file() else None
     if done := agree(shared_world(), done):  # as the first of several processes has it
         return done
@@ -227,9 +231,10 @@ def measure(
         compute,
         tolerance=config.tolerance,
         kept=config.samples,
-        title=f"{job.folder.name}: test",
+        title=f"{job.label}: test",
         progress=progress,
     )
+    gained = mirror_gain(recipe, data, network, test, compute) if config.mirror else []
     test.table.write(job.folder / FILE)
     np.savez_compressed(job.folder / "marked.npz", *test.marked)
     unit = "millimetres" if data.found.measured else "pixels"
@@ -239,12 +244,69 @@ def measure(
     records["val"] += [Record(metric=name, value=value, n=len(data.val)) for name, value in val.numbers.items()]
     loss = Record(metric="loss", value=test.numbers["loss"], unit="nats", n=len(data.test))
     records["test"] = [loss, *records_of(test.table, config.bootstrap, unit), *constant_record(test.table)]
+    records["test"] += gained[:1]
     records[None] = [
         *times_of(recipe, data, job),
         Record(metric="test_seconds", value=test.seconds, unit="seconds", n=len(data.test)),
+        *gained[1:],
         *costs(network, plain, images, config, compute),
     ]
     return records
+
+
+def mirror_gain(
+    recipe: SegmentationRecipe, data: Masks, network: nn.Module, mirrored: Predicted, compute: ComputeConfig
+) -> list[Record]:
+    """By how much the mean over mirror images is better than the images as they are, in Dice, and how much longer."""
+    evaluation = recipe.evaluation.model_copy(update={"mirror": False})
+    plain = predict_part(
+        network, task_of(recipe.model_copy(update={"evaluation": evaluation}), data), data.test, compute
+    )
+    one, other = mirrored.table.dice[None], plain.table.dice[None]
+    known = np.isfinite(one[0]) & np.isfinite(other[0])
+    longer = Record(metric="tta_seconds", value=mirrored.seconds - plain.seconds, unit="seconds", n=len(data.test))
+    if not known.any():
+        return []
+    views, single = (statistics_of(dice[:, known]) for dice in (one, other))
+    gain = score_interval(views, b=single, resamples=evaluation.bootstrap)
+    n, spread = int(known.sum()), (gain.low, gain.high)
+    return [Record(metric="tta_gain", value=gain.value, unit="fraction", n=n, spread=spread), longer]
+
+
+def pool(recipe: SegmentationRecipe, data: Masks, job: Job, folds: list[Job], progress: Progress) -> Records:
+    """The folds' numbers of every image as one table, and their mean as a model.
+
+    A test part that was published is predicted by that model, once.
+    """
+    config, unit = recipe.evaluation, "millimetres" if data.found.measured else "pixels"
+    table = join_folds(data, job, folds, FILE)
+    records = pooled_records(folds)
+    losses = [r for fold in folds for r in read_records(fold.folder / "records.jsonl") if r.split == "test"]
+    losses = [r for r in losses if r.metric == "loss"]
+    mean = float(np.average([r.value for r in losses], weights=[r.n or 1 for r in losses]))
+    loss = Record(metric="loss", value=mean, unit="nats", n=len(table.ids))
+    records["test"] = [loss, *records_of(table, config.bootstrap, unit), *constant_record(table)]
+    save_ensemble(job.folder, [fold.folder for fold in folds])
+    if data.apart is not None:
+        network, about = load_model(job.folder)
+        own = replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))
+        compute = compute_of(recipe, job.model)
+        found = predict_part(
+            network.to(compute.device), task_of(recipe, own), data.apart, compute, tolerance=config.tolerance,
+            title=f"{job.label}: published test part", progress=progress,
+        )  # fmt: skip
+        found.table.write(job.folder / f"{PUBLISHED}.csv")
+        records[PUBLISHED] = records_of(found.table, config.bootstrap, unit)
+    return records
+
+
+def join_folds(data: Masks, job: Job, folds: list[Job], file: str) -> ImageTable:
+    """The table of every fold as one, in the folder of the model."""
+    table = ImageTable.joined([ImageTable.read(fold.folder / file) for fold in folds], data.train.ids)
+    groups = data.train.groups
+    more = {"fold": number_of_folds(job, data)} | ({"group": groups} if groups else {})
+    table.write(job.folder / file, more)
+    return table
 
 
 def curves_of(job: Job) -> Records:
@@ -282,15 +344,22 @@ def compare(recipe: SegmentationRecipe, data: Masks, jobs: list[Job]) -> list[tu
 
 def finish(recipe: SegmentationRecipe, data: Masks, jobs: list[Job], folder: Path) -> None:
     """Pictures of the first seed, and the test part once more at the time when the fastest model was ready."""
-    chosen = slices(data.test, recipe.evaluation.samples)
+    first = view_of(fold_jobs(jobs[0], data)[0], data)  # of folds the first
+    chosen = slices(first.test, recipe.evaluation.samples)
     predicted = {}
     for job in jobs:
         if job.seed == recipe.seeds[0]:
-            with np.load(job.folder / "marked.npz") as marked:
+            with np.load(fold_jobs(job, data)[0].folder / "marked.npz") as marked:
                 predicted[job.model.label] = [marked[name] for name in marked.files]
-    write_overlays(folder / "overlays", data.test, chosen, predicted)
-    for seed in recipe.seeds:
-        test_at_equal_seconds(recipe, data, [job for job in jobs if job.seed == seed])
+    write_overlays(folder / "overlays", first.test, chosen, predicted)
+    for seed in recipe.replicates:
+        own = [job for job in jobs if job.seed == seed]
+        for together in zip(*(fold_jobs(job, data) for job in own), strict=True):
+            test_at_equal_seconds(recipe, view_of(together[0], data), list(together))
+        for job in own if data.folds else ():
+            folds = fold_jobs(job, data)
+            if all((fold.folder / AT_EQUAL_SECONDS).is_file() for fold in folds):
+                join_folds(data, job, folds, AT_EQUAL_SECONDS)
 
 
 def test_at_equal_seconds(recipe: SegmentationRecipe, data: Masks, jobs: list[Job]) -> None:
@@ -324,5 +393,6 @@ TIMED = Experiment(
     train_job=train_job,
     compare=compare,
     finish=finish,
+    pool=pool,
 )
 EXPERIMENT = replace(TIMED, estimate=estimate)

@@ -1,7 +1,7 @@
 """The numbers of a segmentation: tables of images to records, with their intervals, and differences of two models."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,33 @@ class ImageTable:
         self.ids, self.classes, self.counts = tuple(ids), tuple(classes), counts
         self.values = per_image(counts) | surface
 
-    def write(self, path: Path) -> None:
-        """CSV with the columns id, class, the counts and every metric; empty where a number does not exist."""
-        rows: list[list] = [["id", "class", *COUNTS, *self.values]]
+    def write(self, path: Path, more: Mapping[str, Sequence] | None = None) -> None:
+        """CSV with the columns id, class, the counts and every metric; empty where a number does not exist.
+
+        Args:
+            more: further columns by name, a value an image, such as group and fold.
+        """
+        more = more or {}
+        rows: list[list] = [["id", "class", *COUNTS, *self.values, *more]]
         for i, id_ in enumerate(self.ids):
+            own = [values[i] for values in more.values()]
             for k, name in enumerate(self.classes):
                 numbers = [values[i, k] for values in self.values.values()]
                 shown = ["" if not np.isfinite(number) else f"{number:.6g}" for number in numbers]
-                rows.append([id_, name, *(int(count) for count in self.counts[i, k]), *shown])
+                rows.append([id_, name, *(int(count) for count in self.counts[i, k]), *shown, *own])
         write_atomically(path, csv_text(rows))
+
+    @staticmethod
+    def joined(tables: Sequence["ImageTable"], ids: Sequence[str]) -> "ImageTable":
+        """The images of several tables, each of them in one, in the order of `ids`."""
+        place = {id_: i for i, id_ in enumerate(id_ for table in tables for id_ in table.ids)}
+        order = [place[id_] for id_ in ids]
+        surface = {
+            name: np.concatenate([table.values[name] for table in tables])[order]
+            for name in SURFACE
+            if all(name in table.values for table in tables)
+        }
+        return ImageTable(ids, tables[0].classes, np.concatenate([table.counts for table in tables])[order], surface)
 
     @staticmethod
     def read(path: Path) -> "ImageTable":

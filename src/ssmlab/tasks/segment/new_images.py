@@ -13,6 +13,7 @@ import numpy as np
 from ssmlab.checkpoints.find import find_folder
 from ssmlab.core.errors import DataError, ModelError
 from ssmlab.core.files import write_atomically
+from ssmlab.data.files import Disk
 from ssmlab.data.images.decode import UnreadableImage
 from ssmlab.data.masks.pairs import Case
 from ssmlab.data.masks.store import ReadImage, read_image
@@ -32,17 +33,6 @@ class Marked:
     name: str
     shares: dict[str, float]
     files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class _Disk:
-    """Reads a file by its path, for the readers that take names."""
-
-    def read(self, name: str) -> bytes:
-        try:
-            return Path(name).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(error.strerror or str(error)) from error
 
 
 def find_network(path: Path) -> tuple[Path, str]:
@@ -168,7 +158,7 @@ class Segmenter:
                 yield f"{case.images[0]}: its mask would overwrite an image; give another --out"
                 continue
             try:
-                found = read_image(_Disk(), case, self.directions)
+                found = read_image(Disk(), case, self.directions)
                 yield self._write(case, found)
             except UnreadableImage as error:
                 yield f"{case.images[0]}: {error}"

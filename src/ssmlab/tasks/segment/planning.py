@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from ssmlab.core.errors import ModelError
-from ssmlab.models.segmentation.plans import Plan, plan_from, propose_plan
+from ssmlab.models.segmentation.plans import PRESETS, Plan, plan_from, propose_plan
 from ssmlab.tasks.segment.data import Masks
 from ssmlab.tasks.segment.recipe import SegmentationRecipe
 from ssmlab.tasks.shared.regrid import regridded_size
@@ -20,9 +20,12 @@ def resolve(recipe: SegmentationRecipe, data: Masks) -> SegmentationRecipe:
     """
     found = data.found
     if not recipe.plan or isinstance(recipe.plan, str):
+        preset = str(recipe.plan or "")
         plan = propose_plan(
             found.usual,
             found.spacing,
+            PRESETS.get(preset, 8.0) * 2**30,
+            residual_encoder=preset in PRESETS,
             channels=found.channels,
             classes=len(found.classes),
             batch_size=recipe.training.batch_size or None,

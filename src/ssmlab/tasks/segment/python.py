@@ -167,7 +167,7 @@ def read(
         config = recipe.evaluation
         options = {"overlap": config.overlap, "mirror": config.mirror, "bootstrap": config.bootstrap}
         options |= {"tolerance": config.tolerance, "unit": "millimetres" if run.found.measured else "pixels"}
-        return getattr(run, part), options | {"batch_size": config.batch_size}
+        return run.part(part), options | {"batch_size": config.batch_size}
     progress.start(f"checking {path}", 1)
     try:
         found = open_masks(path, classes=tuple(about["classes"]))

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from ssmlab.core.table import Table
 from ssmlab.core.text import did_you_mean
 from ssmlab.models.registry import describe, list_models
-from ssmlab.models.segmentation.plans import plan_from, read_plan
-from ssmlab.tasks.shared.recipe import AnyRecipe, check_names
+from ssmlab.models.segmentation.plans import PRESETS, plan_from, read_plan
+from ssmlab.tasks.shared.recipe import FoldedRecipe, check_names
 from ssmlab.training.config import FitConfig
 
 
@@ -26,6 +26,8 @@ class SegmentationData(Table):
     """Likewise of the masks."""
     views: str = ""
     """Likewise of the fields of view, outside of which nothing counts."""
+    group: str = ""
+    """A column of groups.csv next to them whose images stay on one side of the split, e.g. the patient."""
     classes: list[str] = Field([])
     """Names in the order of the labels; two, or as the data say, where not given."""
     colours: dict[str, Any] = Field({})
@@ -36,6 +38,8 @@ class SegmentationData(Table):
     """The label that is not counted; auto: 255 next to small numbers."""
     normalise: Literal["auto", "set", "image"] = "auto"
     """By the training images, or each by itself (volumes)."""
+    skip_unreadable: bool = False
+    """Leave images out that cannot be read, and list them."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Of train, where the data come without a validation part."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
@@ -77,7 +81,7 @@ class SegmentationTraining(FitConfig):
     batch_size: int = Field(0, ge=0)
     """Patches of an iteration; 0 = as many as the plan says."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """sgd: Nesterov momentum of 0.99."""
+    """sgd: with Nesterov momentum, of 0.99 where training.momentum does not say it."""
     schedule: Literal["polynomial", "cosine", "linear", "constant"] = "polynomial"
     """How the learning rate falls to 0; polynomial: (1 - t / iterations)^0.9."""
     warmup: float = Field(0.0, ge=0, lt=1)
@@ -154,7 +158,7 @@ class SegmentationEvaluation(Table):
     """Images in the report."""
 
 
-class SegmentationRecipe(AnyRecipe):
+class SegmentationRecipe(FoldedRecipe):
     """A run of segmentation."""
 
     forms: ClassVar[str] = (
@@ -169,13 +173,14 @@ class SegmentationRecipe(AnyRecipe):
     """How they are trained on the source."""
     training: SegmentationTraining = SegmentationTraining()
     plan: dict[str, Any] | str = ""
-    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty."""
+    """Sizes of the networks, as `Plan` names them, or a file that holds them; proposed from the images if empty, for 8
+    or 24 GiB and residual encoders if resenc_m or resenc_l."""
     models: list[SegmentationModel] = Field(min_length=1)
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
 
     @model_validator(mode="after")
     def _sizes(self):
-        if self.plan:  # ModelError is a ValueError
+        if self.plan and str(self.plan) not in PRESETS:  # ModelError is a ValueError
             plan = read_plan(self.plan) if isinstance(self.plan, str) else plan_from(self.plan)
             self.plan = json.loads(json.dumps(asdict(plan)))  # lists, as they are read again from the resolved recipe
         return self

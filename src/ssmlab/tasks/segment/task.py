@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmlab.models.ensemble import Ensemble
 from ssmlab.tasks.shared.dice import IGNORE, deep_counts, deep_loss, overlaps
 from ssmlab.tasks.shared.regrid import Windows, predict_at
 
@@ -178,10 +179,18 @@ def _nanmean(values: np.ndarray, axis: int) -> Any:
 def windows_of(
     patch: Sequence[int], *, overlap: float = 0.5, mirror: Sequence[int] = (), batch: int = 4, across: int = 0
 ) -> Windows:
-    """`predict_windows` with these settings; with a patch in 2-D a volume's slices across an axis one by one."""
+    """`predict_windows` with these settings; with a patch in 2-D a volume's slices across an axis one by one.
+
+    Of an ensemble the mean of the members' probabilities of the whole image.
+    """
     from ssmlab.tasks.shared.sliding import predict_windows
 
     def predict(model: nn.Module, image: Tensor) -> Tensor:
+        if isinstance(model, Ensemble):
+            total: Any = 0.0
+            for i, member in enumerate(model.members):
+                total = total + predict(member, model.seen_by(i, image, axis=0))
+            return total / len(model.members)
         if image.ndim == len(patch) + 2:
             return torch.stack([predict(model, plane) for plane in image.unbind(across + 1)], across + 1)
         return predict_windows(model, image, tuple(patch), overlap=overlap, mirror=tuple(mirror), batch=batch)

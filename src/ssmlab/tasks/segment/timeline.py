@@ -53,6 +53,9 @@ class Timeline(Progress):
     def note(self, text: str) -> None:
         self.shown.note(text)
 
+    def evaluated(self, value: float) -> None:
+        self.shown.evaluated(value)
+
     def stop(self) -> None:
         self.shown.stop()
 

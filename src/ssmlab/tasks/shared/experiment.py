@@ -54,10 +54,12 @@ class Experiment:
         test part; costs. Records by part.
     evaluated: `(recipe, data, epochs)`, rows that are predicted during and after training.
     estimate: `(recipe, data, job)`, seconds that a model will take, where that is not `estimate_job`'s answer.
-    train_job: as the function of this name, where it is not that.
+    train_job: as the function of this name, where it is not that; wants_base: with `find_base`.
     fit_job: `(recipe, data, job, *, find_base, logs, progress, resume)`, all records of a model, likewise.
     compare: `(recipe, data, jobs)`, differences of every two models with the pair's name.
     finish: `(recipe, data, jobs, folder)`: write what the report needs besides records.
+    pool: `(recipe, data, job, folds, progress)`: of the trained folds of a model write its predictions and the model
+        that is their mean; records by part.
     """
 
     build: Callable[..., nn.Module]
@@ -71,9 +73,11 @@ class Experiment:
     evaluated: Callable[[Any, Any, int], int] | None = None
     estimate: Callable[..., float] | None = None
     train_job: Callable[..., Trained] | None = None
+    wants_base: bool = False
     fit_job: Callable[..., Records] | None = None
     compare: Callable[..., list[tuple[str, Record]]] | None = None
     finish: Callable[..., None] | None = None
+    pool: Callable[..., Records] | None = None
 
 
 def compute_of(recipe: AnyRecipe, model: Any) -> ComputeConfig:
@@ -144,7 +148,8 @@ def train_job(
         find_base: the run that the models started from, if any; called where something needs it.
     """
     if experiment.train_job is not None:
-        return experiment.train_job(recipe, data, job, logs=logs, progress=progress, resume=resume)
+        more = {"find_base": find_base} if experiment.wants_base else {}
+        return experiment.train_job(recipe, data, job, logs=logs, progress=progress, resume=resume, **more)
     network = adapted(experiment, recipe, data, job)
     task, compute = experiment.task_of(recipe, data, job.model, network), compute_of(recipe, job.model)
     train, val = experiment.parts(recipe, data, job.model)
@@ -152,7 +157,7 @@ def train_job(
     with remembering as learned, peak_memory(compute.device) as peak:
         result = fit(
             network, learned, train, val, recipe.training_of(job.model),
-            folder=job.folder, device=compute, label=job.folder.name, seed=job.seed,
+            folder=job.folder, device=compute, label=job.label, seed=job.seed,
             progress=progress, resume=resume, logs=logs,
         )  # fmt: skip
     return Trained(network, task, result, peak)

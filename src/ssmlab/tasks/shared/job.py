@@ -7,11 +7,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one seed, and the folder of its results."""
+    """One model with one seed, and the folder of its results.
+
+    Args:
+        fold: which one of a cross-validation it is trained on; None: on all of the training part, or it stands for the
+            models of all folds.
+        root: the folder of the run, where that is not two above.
+    """
 
     model: Any
     seed: int
     folder: Path
+    fold: int | None = None
+    root: Path | None = None
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self.root or self.folder.parent.parent
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.folder.name if self.fold is None else f"{self.folder.parent.name} {self.folder.name}"
 
     @property
     def finished(self) -> bool:

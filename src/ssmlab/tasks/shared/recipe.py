@@ -3,6 +3,7 @@
 No field is optional in the sense of None: TOML has no null, and the resolved recipe of a run shows every default.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -89,6 +90,12 @@ class AnyRecipe(Table):
                 raise ValueError(f"models.{i}.{where}: {first['msg']}, got {first['input']!r}") from None
         return self
 
+    @property
+    def replicates(self) -> list[int]:
+        """The seed of every training of a model; a repeat of a cross-validation has seeds of its own."""
+        repeats = range(getattr(self, "repeats", 1))
+        return [seed + REPEAT * repeat for repeat in repeats for seed in self.seeds]
+
     def training_of(self, model: Any) -> Any:
         """How a model is trained: as all are, with what the model itself says."""
         own = getattr(model, "training", {})
@@ -99,6 +106,38 @@ class AnyRecipe(Table):
         import tomli_w
 
         return tomli_w.dumps(self.model_dump())
+
+
+REPEAT = 1000  # between the seeds of two repeats of a cross-validation
+
+
+class FoldedRecipe(AnyRecipe):
+    """A recipe whose models may be trained once for every fold of a cross-validation."""
+
+    folds: int = Field(0, ge=0, le=100)
+    """Cross-validation: every image but those of a published test part is predicted once, by a model of so many that
+    has never seen it; 0: none. Images of one group stay in one fold."""
+    repeats: int = Field(1, ge=1, le=20)
+    """Of the cross-validation, each with other folds."""
+    splits: str = ""
+    """Folds from a file: nnU-Net's splits_final.json, or that of another run."""
+
+    @model_validator(mode="after")
+    def _folded(self):
+        if self.folds == 1:
+            raise ValueError("folds=1 leaves nothing to train on; take 2 or more, 5 as a rule, or 0 for none")
+        if self.repeats > 1 and not (self.folds or self.splits):
+            raise ValueError(f"repeats={self.repeats} is for a cross-validation; give folds=5, or leave it out")
+        if self.repeats > 1 and max(self.seeds) >= REPEAT:
+            raise ValueError(f"repeats need seeds below {REPEAT}, got {max(self.seeds)}")
+        if self.splits and not Path(self.splits).is_file():
+            raise ValueError(f"splits={self.splits}: there is no such file; give a splits_final.json")
+        return self
+
+    @property
+    def folded(self) -> bool:
+        """Whether there is a cross-validation."""
+        return bool(self.folds or self.splits)
 
 
 def check_names(label: str, options: dict[str, Any], reserved: set[str]) -> None:

@@ -1,0 +1,1 @@
+"""How good models get with how many training images."""

@@ -60,7 +60,7 @@ def test_every_task_has_its_words():
     assert {name: report_of(name).items[1] for name in TASKS} == {
         "classify": "images", "language": "tokens", "classify_sequence": "sequences", "synthetic": "answers",
         "segment": "images", "scaling": "lengths", "robustness": "images", "misclassified": "images",
-        "translate": "sentences", "vision_language": "tokens",
+        "translate": "sentences", "vision_language": "tokens", "learning_curve": "images",
     }  # fmt: skip
     assert [report_of(name).per_pass("{Items} per {item}") for name in ("classify", "segment")] == [
         "Images per image", "Patches per patch",

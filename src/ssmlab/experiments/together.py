@@ -1,4 +1,4 @@
-"""What the processes of a launcher do together before and between trainings. torch is imported where there are several."""
+"""What the processes of a launcher agree on between trainings; torch is imported where there are several."""
 
 from typing import Any
 

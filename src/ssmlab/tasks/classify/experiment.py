@@ -247,7 +247,7 @@ def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Re
         probabilities.setdefault(job.model.label, []).append(found.probabilities)
     right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
     labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
-    if data.several:
+    if labels.ndim == 2:
         return label_differences(labels, likely, groups=data.test.groups, resamples=resamples)
     return class_differences(labels, right, likely, groups=data.test.groups, resamples=resamples)
 

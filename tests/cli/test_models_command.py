@@ -159,7 +159,10 @@ def test_networks_that_segment_are_listed_and_shown(capsys, tmp_path):
 def test_options_that_do_not_fit_a_network_are_told(capsys, tmp_path):
     for arguments, said in (
         (["umamba_bot", "--image-size", "64"], "the plan says the size of umamba_bot's patches; give --plan"),
-        (["resnet18", "--plan", "x.toml"], "resnet18 is built from no plan; umamba_bot, umamba_enc, residual_unet are"),
+        (
+            ["resnet18", "--plan", "x.toml"],
+            "resnet18 is built from no plan; umamba_bot, umamba_enc, residual_unet, resenc_unet are",
+        ),
         (["umamba_bot", "--plan", str(tmp_path / "x.toml")], "there is no plan"),
         (["umamba_bott"], "unknown model 'umamba_bott'; did you mean umamba_bot"),
     ):

@@ -12,7 +12,7 @@ ROOT, CASES = parity.cases_in(FOLDER)
 
 
 def test_the_golden_cases_are_there():
-    assert len(CASES) == 109
+    assert len(CASES) == 111
 
 
 @pytest.mark.parametrize("path", CASES, ids=[f"{p.parent.name}-{p.stem}" for p in CASES])

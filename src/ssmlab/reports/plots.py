@@ -11,7 +11,7 @@ from ssmlab.reports.run_folder import Run
 from ssmlab.reports.verdict import Winner
 
 _WIDTH = 380
-_TITLES = {"accuracy": "Accuracy, %", "loss": "Loss, nats"}
+_TITLES = {"accuracy": "Accuracy, %", "loss": "Loss, nats", "bleu": "BLEU"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def curves(run: Run, metric: str) -> Plot | None:
         best = series.best_validation(lines, label, higher=higher)
         if best:
             number = formats.percent(best[1]) if fraction else f"{best[1]:.3f}"
-            ends.append(f"{run.titles[label]} {number} at {axis} {best[0]:.3g}")
+            ends.append(f"{run.titles[label]} {number} at {axis} {round(best[0], 2):,.9g}")
     caption = f"Best on the validation part: {'; '.join(ends)}." if ends else ""
     if any(line.low is not None and line.repeated for line in drawn):
         caption = f"Means over seeds, bands from the smallest to the largest. {caption}".strip()

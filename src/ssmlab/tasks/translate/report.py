@@ -103,7 +103,7 @@ def _classes(
     heads = ["Sentences", *(run.titles[label] for label in labels)]
     table = plain_table(corner, heads, rows, caption=note or None, class_="wide wrapped")
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-    return join([legend(run), el("div", [figure(plot), box] if plot else box, class_="grid" if plot else None)])
+    return join([legend(run), el("div", figure(plot), class_="alone") if plot else None, box])
 
 
 def dropouts(run: Run) -> list[tuple[str, str, Record | None, Record | None]]:

@@ -80,16 +80,24 @@ def files(root: Path) -> dict[str, tuple[Path, str]]:
         put("parquet", {"train.parquet": packed.getvalue()}, "train.parquet")
     except ImportError:
         pass
-    sound = io.BytesIO()
-    with wave.open(sound, "wb") as file:
-        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
-        file.writeframes(np.random.default_rng(0).integers(-999, 999, 800).astype("<i2").tobytes())
-    put("wav", {f"{c}/{i}.wav": sound.getvalue() for c in "ab" for i in range(30)}, "a/2.wav")
-    genes = "".join(f">gene {i}\n{'ACGTN' * (i + 3)}\n" for i in range(30)).encode()
-    put("fasta", {"a.fa": genes, "b.fa": genes.replace(b"gene", b"other")}, "a.fa")
+    random = np.random.default_rng(0)
+
+    def sound() -> bytes:
+        written = io.BytesIO()
+        with wave.open(written, "wb") as file:
+            file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+            file.writeframes(random.integers(-999, 999, 800).astype("<i2").tobytes())
+        return written.getvalue()
+
+    put("wav", {f"{c}/{i}.wav": sound() for c in "ab" for i in range(30)}, "a/2.wav")  # equal ones would be in one part
+    genes, others = (
+        "".join(f">{name} {i}\n{''.join(random.choice(list('ACGTN'), 15 + i))}\n" for i in range(30)).encode()
+        for name in ("gene", "other")
+    )
+    put("fasta", {"a.fa": genes, "b.fa": others}, "a.fa")
     put(
         "fasta.gz",
-        {"a.fa.gz": gzip.compress(genes), "b.fa.gz": gzip.compress(genes.replace(b"gene", b"other"))},
+        {"a.fa.gz": gzip.compress(genes), "b.fa.gz": gzip.compress(others)},
         "a.fa.gz",
     )
     parts = [f"{part}/{c}/{i}.txt" for part in ("train", "test") for c in "ab" for i in range(6)]

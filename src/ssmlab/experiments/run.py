@@ -280,7 +280,7 @@ class Run:
             for split, rows in records.items()
             for record in self.stamp.on(rows, model=job.model.label, seed=job.seed, split=split)
         ]
-        own = [path for path in job.folder.rglob("*") if path.is_file() and job.checkpoints not in path.parents]
+        own = [p for p in job.folder.rglob("*") if p.is_file() and not {*job.passing} & {*p.parents}]
         names = {path.relative_to(job.folder).as_posix(): path for path in own if path.name != CHECKSUMS}
         text = records_text(stamped)
         write_checksums(job.folder, names, {"records.jsonl": text})

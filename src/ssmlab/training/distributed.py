@@ -183,8 +183,15 @@ def rows_of(batch: dict[str, Any], part: slice, task: Any) -> dict[str, Any]:
 
 
 def in_order(parts: list[list[np.ndarray]]) -> np.ndarray:
-    """Rows of all batches, of which every process had a part: (processes, batches) arrays -> one, in their order."""
-    return np.concatenate([array for batch in zip(*parts, strict=True) for array in batch])
+    """Rows of all batches, of which every process had a part: (processes, batches) arrays -> one, in their order.
+
+    Rows of tokens (n, l) are as long as the longest one of their batch; all get the longest's length, with -100.
+    """
+    arrays = [array for batch in zip(*parts, strict=True) for array in batch]
+    if arrays[0].ndim == 2:
+        widest = max(array.shape[1] for array in arrays)
+        arrays = [np.pad(a, ((0, 0), (0, widest - a.shape[1])), constant_values=-100) for a in arrays]
+    return np.concatenate(arrays)
 
 
 def whole_state(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ _EVERYTHING = (-np.inf, np.inf)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """The first statistic by the second: the mean of cases that count 1 each, bits by bytes."""
-    return sums[..., 0] / sums[..., 1]
+    """The first statistic by the second: the mean of cases that count 1 each, bits by bytes; nan where that is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1]
 
 
 def statistics_of(values, wholes=None) -> np.ndarray:

@@ -35,13 +35,13 @@ from ssmlab.tasks.segment.timeline import Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
 from ssmlab.tasks.shared.folds import PUBLISHED, fold_jobs, number_of_folds, pooled_records, view_of
-from ssmlab.tasks.shared.job import Job
+from ssmlab.tasks.shared.job import SNAPSHOTS, Job
 from ssmlab.training.distributed import agree, shared_world, whole_state
 from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.parameters import freeze
 from ssmlab.training.resume import contiguous
 
-SNAPSHOTS, SECONDS = "snapshots", "seconds.json"  # in a model's folder while the run lasts; and for good
+SECONDS = "seconds.json"  # in a model's folder
 AT_EQUAL_SECONDS = "images_at_equal_seconds.csv"
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SNAPSHOTS = "snapshots"  # weights of a model between stretches of its training, until the run ends
+
 
 @dataclass(frozen=True)
 class Job:
@@ -38,3 +40,8 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def passing(self) -> tuple[Path, ...]:
+        """Folders that are there only while the run lasts."""
+        return self.checkpoints, self.folder / SNAPSHOTS

@@ -12,6 +12,7 @@ LOWEST_TESTS := tests/test_versions.py tests/ops/test_operators.py tests/ops/tes
 	tests/experiments/test_run.py tests/experiments/test_language_runs.py \
 	tests/experiments/test_segmentation_runs.py
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard native/include/*)
+# A process a core with one thread each; make test-lowest leaves the threads alone, so that both ways are tested
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -21,10 +22,10 @@ demo: $(VENV)/.package
 	$(BIN)/ssmlab demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow" --durations=15
 
 test-lowest: $(LOWEST)/.test
 	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -m "versions or not slow" $(LOWEST_TESTS)

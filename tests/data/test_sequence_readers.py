@@ -12,7 +12,7 @@ import pytest
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.sequences.fasta import parse_fasta, read_fasta, reverse_complement
-from ssmlab.data.sequences.reader import assign_parts, read_labelled
+from ssmlab.data.sequences.reader import assign_parts, open_labelled, read_labelled
 from ssmlab.data.sequences.wav import mu_law, read_wav, read_wavs
 from ssmlab.data.synthetic.recall import ASK, NOISE, generated_bases, induction_heads, selective_copying
 from ssmlab.data.text.documents import Document, divide, read_texts
@@ -81,6 +81,16 @@ def test_fasta(tmp_path):
     (tmp_path / "bad.fa").write_text("hello")
     with pytest.raises(DataError, match="bad.fa: line 1"):
         read_fasta(tmp_path)
+
+
+def test_records_of_one_name_are_told_apart_and_divided(tmp_path):
+    """`>gene 1` and `>gene 2` are both called gene: with one name they would all be in one part."""
+    bases = ["".join(np.random.default_rng(i).choice(list("ACGT"), 30)) for i in range(60)]
+    for name, own in (("a.fa", bases[:30]), ("b.fa", bases[30:])):
+        (tmp_path / name).write_text("".join(f">gene {i}\n{text}\n" for i, text in enumerate(own)))
+    assert [d.id for d in read_fasta(tmp_path / "a.fa")][:3] == ["a.fa:gene", "a.fa:gene#2", "a.fa:gene#3"]
+    held = open_labelled(tmp_path, "dna").held
+    assert all(held[part] for part in ("train", "val", "test"))
 
 
 def test_the_other_strand():

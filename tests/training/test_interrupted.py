@@ -55,6 +55,8 @@ def lines(trained):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_a_checkpoint_and_no_line_of_the_log_is_lost(tmp_path, number, sparse_log):
     whole, log = fit_tiny(tmp_path / "whole", TASK)
+    if signal.getsignal(number) == signal.SIG_IGN:  # as under nohup, whose choice a training respects
+        pytest.skip("the tests were started so that this signal is ignored")
     before = signal.getsignal(number)
     for step in (4, 6, 9):  # with a line, at an epoch's end between two lines, between two lines
         with pytest.raises(Interrupted) as stopped:

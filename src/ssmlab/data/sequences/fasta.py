@@ -1,6 +1,7 @@
 """Bases from FASTA files, plain or compressed by gzip. numpy only."""
 
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,18 @@ def parse_fasta(id: str, content: bytes) -> list[Document]:
     empty = [name for name, lines in records if not lines]
     if empty or not records:
         raise ValueError(f"record {empty[0]} has no bases; remove it" if empty else "has no records")
-    return [Document(f"{id}:{name}", np.concatenate(lines)) for name, lines in records]
+    names = _told_apart([name for name, _ in records])
+    return [Document(f"{id}:{name}", np.concatenate(lines)) for name, (_, lines) in zip(names, records, strict=True)]
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Names of which no two are the same, since parts are chosen by them: the second `gene` is `gene#2`."""
+    seen: Counter = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return found
 
 
 def record_names(content: bytes) -> list[str]:
@@ -77,7 +89,7 @@ def record_names(content: bytes) -> list[str]:
     """
     heads = [line.strip()[1:] for line in as_utf8(content).splitlines() if line.strip().startswith(b">")]
     words = [head.decode("utf-8", "replace").split() for head in heads]
-    return [found[0] if found else str(number) for number, found in enumerate(words, 1)]
+    return _told_apart([found[0] if found else str(number) for number, found in enumerate(words, 1)])
 
 
 def reverse_complement(bases: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_records_of_one_name_are_told_apart_and_divided(tmp_path):
     for name, own in (("a.fa", bases[:30]), ("b.fa", bases[30:])):
         (tmp_path / name).write_text("".join(f">gene {i}\n{text}\n" for i, text in enumerate(own)))
     assert [d.id for d in read_fasta(tmp_path / "a.fa")][:3] == ["a.fa:gene", "a.fa:gene#2", "a.fa:gene#3"]
-    held = open_labelled(tmp_path, "dna").held
+    held = open_labelled(str(tmp_path), "dna", val_fraction=0.1, seed=0).held
     assert all(held[part] for part in ("train", "val", "test"))
 
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssmlab.core.errors import UserError
 from ssmlab.data.folds import Fold
 from ssmlab.data.stream.shuffle import Stream
+from ssmlab.tasks.shared.folds import fold_parts
 
 PARTS = ("train", "val", "test")
 
@@ -73,29 +73,10 @@ class Images:
 
     def of_fold(self, fold: Fold) -> "Images":
         """The parts of one fold; test is what it holds out."""
-        parts = {
-            "train": self.train.take(fold.train),
-            "val": self.train.take(fold.val),
-            "test": self.train.take(fold.held_out),
-        }
+        parts = fold_parts(self.train, fold)
         mean, std = channel_statistics(parts["train"].images)
         describe = self.describe | {"counts": {name: len(part.labels) for name, part in parts.items()}}
         return replace(self, **parts, mean=mean, std=std, describe=describe)  # type: ignore[arg-type]
-
-    def part(self, name: str) -> Part:
-        """What models that a run has finished may be tested on.
-
-        Raises:
-            UserError: a cross-validation has learned from it.
-        """
-        if not self.folds:
-            return getattr(self, name)
-        if name != "test" or self.apart is None:
-            raise UserError(
-                f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
-                "records hold what was predicted out of the folds, or give other data"
-            )
-        return self.apart
 
     @property
     def class_counts(self) -> tuple[int, ...]:

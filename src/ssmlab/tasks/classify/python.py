@@ -28,6 +28,7 @@ from ssmlab.tasks.classify.task import Classify, balanced_weights, image_tensor
 from ssmlab.tasks.items import Remembered, attribute, labels_of, name_of, outputs_of, pair, several, some_items
 from ssmlab.tasks.shared.augment import Augment
 from ssmlab.tasks.shared.calibration import KEY
+from ssmlab.tasks.shared.folds import untouched
 from ssmlab.tasks.shared.label_metrics import label_metrics
 from ssmlab.tasks.shared.metrics import RESAMPLES, classification_metrics
 from ssmlab.tasks.shared.views import VIEWS, Views
@@ -173,7 +174,7 @@ def read(
         recipe, run: of the run that trained the model and its data, where these are meant; else None.
     """
     if recipe is not None:
-        found = run.part(part)
+        found = untouched(run, part)
         return dataset_of(found), own_options(recipe, found, part)
     found = open_images(path)
     check_classes(path, found.classes, about["classes"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmlab.core.errors import UserError
+from ssmlab.core.statistics import roc_area
 from ssmlab.tasks.classify.task import Classify
 
 
@@ -75,7 +76,8 @@ class ClassifySeveral:
 
     def validation(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Loss and mean area under the ROC curve of a part; 1/2 where no label occurs."""
-        areas = [area for area in label_areas(outputs, labels) if area is not None]
+        known = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
+        areas = [float(roc_area(labels[:, k] > 0, outputs[:, k]).value) for k in known]
         return {"loss": label_loss(outputs, labels), "label_auc": float(np.mean(areas)) if areas else 0.5}
 
 
@@ -92,11 +94,3 @@ def label_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Binary cross-entropy in nats, the mean over images and labels."""
     values = logits.astype(np.float64)
     return float((np.logaddexp(0, values) - values * labels).mean())
-
-
-def label_areas(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
-    """The area under the ROC curve of every label; None where all images have it, or none."""
-    from sklearn.metrics import roc_auc_score
-
-    both = [0 < column.sum() < len(column) for column in labels.T]
-    return [float(roc_auc_score(labels[:, k], logits[:, k])) if known else None for k, known in enumerate(both)]

@@ -1,17 +1,7 @@
 """What reports say of classifications of sequences."""
 
-from ssmlab.reports import calibration, class_tables
-from ssmlab.reports.task_report import TaskReport
-from ssmlab.tasks.shared.measures import CLASS_LOSS, CLASSIFICATION, COMPARED, FORGETTING, LABEL_AUC
+from dataclasses import replace
 
-REPORT = TaskReport(
-    items=("sequence", "sequences"),
-    primary=(LABEL_AUC,),
-    measures=(*CLASSIFICATION, CLASS_LOSS, *FORGETTING),
-    compared=COMPARED,
-    plots=(calibration.plots,),
-    sections=(
-        ("calibration", "Calibration", calibration.section),
-        ("class-intervals", "Per class, with intervals", class_tables.section),
-    ),
-)
+from ssmlab.tasks.classify.report import REPORT as IMAGES
+
+REPORT = replace(IMAGES, items=("sequence", "sequences"))

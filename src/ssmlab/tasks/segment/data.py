@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ssmlab.core.errors import DataError, RecipeError, UserError
+from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
 from ssmlab.data.folds import Division, Fold, about_division
 from ssmlab.data.masks.reader import MaskData, MaskSplit, open_masks
 from ssmlab.tasks.segment.recipe import SegmentationData, SegmentationRecipe
+from ssmlab.tasks.shared.folds import fold_parts
 
 PARTS = ("train", "val", "test")
 
@@ -53,29 +54,10 @@ class Masks:
 
     def of_fold(self, fold: Fold) -> "Masks":
         """The parts of one fold; test is what it holds out."""
-        parts = {
-            "train": self.train.take(fold.train),
-            "val": self.train.take(fold.val),
-            "test": self.train.take(fold.held_out),
-        }
+        parts = fold_parts(self.train, fold)
         mean, std = statistics(parts["train"]) if self.mean else ((), ())
         describe = self.describe | {"counts": {name: len(split) for name, split in parts.items()}}
         return replace(self, **parts, mean=mean, std=std, describe=describe)  # type: ignore[arg-type]
-
-    def part(self, name: str) -> MaskSplit:
-        """What models that a run has finished may be tested on.
-
-        Raises:
-            UserError: a cross-validation has learned from it.
-        """
-        if not self.folds:
-            return getattr(self, name)
-        if name != "test" or self.apart is None:
-            raise UserError(
-                f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
-                "records hold what was predicted out of the folds, or give other data"
-            )
-        return self.apart
 
 
 def load_masks(recipe: SegmentationRecipe, progress: Progress | None = None) -> Masks:

@@ -23,6 +23,7 @@ from ssmlab.tasks.segment.predict import predict_part
 from ssmlab.tasks.segment.serving import ValidationVolumes
 from ssmlab.tasks.segment.task import Segment, normalised, windows_of
 from ssmlab.tasks.shared.dice import IGNORE
+from ssmlab.tasks.shared.folds import untouched
 from ssmlab.training.predict import autocast
 
 ABOUT = ("classes", "mean", "std", "patch_size", "overlap", "mirror", "bootstrap")
@@ -167,7 +168,7 @@ def read(
         config = recipe.evaluation
         options = {"overlap": config.overlap, "mirror": config.mirror, "bootstrap": config.bootstrap}
         options |= {"tolerance": config.tolerance, "unit": "millimetres" if run.found.measured else "pixels"}
-        return run.part(part), options | {"batch_size": config.batch_size}
+        return untouched(run, part), options | {"batch_size": config.batch_size}
     progress.start(f"checking {path}", 1)
     try:
         found = open_masks(path, classes=tuple(about["classes"]))

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.record import Record, read_records
-from ssmlab.data.folds import FILE, splits_text
+from ssmlab.data.folds import FILE, Fold, splits_text
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import REPEAT
 
@@ -34,6 +35,27 @@ def view_of(job: Job, data: Any) -> Any:
     if job.fold is None:
         return data
     return data.of_fold(next(fold for fold in folds_for(job, data) if fold.number == job.fold))
+
+
+def fold_parts(pool: Any, fold: Fold) -> dict[str, Any]:
+    """The parts of one fold of a pool, which has `take`; test is what it holds out."""
+    return {"train": pool.take(fold.train), "val": pool.take(fold.val), "test": pool.take(fold.held_out)}
+
+
+def untouched(data: Any, name: str) -> Any:
+    """A part that models which a run has finished may be tested on.
+
+    Raises:
+        UserError: a cross-validation has learned from it.
+    """
+    if not data.folds:
+        return getattr(data, name)
+    if name != "test" or data.apart is None:
+        raise UserError(
+            f"the folds have learned from every image of the {name} part, so that it measures nothing; the run's "
+            "records hold what was predicted out of the folds, or give other data"
+        )
+    return data.apart
 
 
 def folds_for(job: Job, data: Any) -> Any:

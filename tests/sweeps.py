@@ -242,6 +242,8 @@ class Sweep:
     def note(self, what: str, trial: str, fault: str, text: str = "") -> None:
         """Count a trial; a fault is kept and printed."""
         self.counts[what, not fault] += 1
+        if (done := self.counts[what, True] + self.counts[what, False]) % 4 == 0:
+            print(f"{self.kind}: {what}: {done} trials", flush=True)
         if fault:
             self.faults.append(f"{self.kind}, {trial}: {fault}")
             print("FAULT", self.faults[-1], *text.splitlines()[-6:], sep="\n    ", flush=True)
@@ -260,9 +262,12 @@ class Sweep:
         kinds: dict[str, list[int]] = {}
         for at, name in enumerate(self.names, 1):
             kinds.setdefault(name, []).append(at)
-        one_each = [self.random.choice(places) for places in kinds.values()]
-        even = np.linspace(1, self.changes, max(count - len(one_each), 0)).round().astype(int).tolist()
-        return sorted({*self.random.sample(one_each, min(count, len(one_each))), *even})
+        chosen = {
+            self.random.choice(places) for places in self.random.sample([*kinds.values()], min(count, len(kinds)))
+        }
+        others = [at for at in range(1, self.changes + 1) if at not in chosen]
+        more = np.linspace(0, len(others) - 1, min(count, self.changes) - len(chosen)).round().astype(int)
+        return sorted(chosen | {others[i] for i in more})
 
     def kills(self, count: int) -> None:
         """At `count` of the changes of files."""

@@ -173,6 +173,9 @@ class Watch(TrainerCallback):
             logs |= found
             state.log_history[-1] |= found
             self.loss = f"loss {logs['loss']:.3f}"
+        if "train_loss" in logs:  # transformers' is divided by the steps of this sitting
+            logs["train_loss"] = self.trainer._total_loss_scalar / max(state.global_step, 1)
+            state.log_history[-1]["train_loss"] = logs["train_loss"]
         task = self.trainer.model.task
         value = logs.get(f"eval_{task.primary_metric}")
         if value is not None:

@@ -93,12 +93,11 @@ def fit(
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. The training part may change, see `callbacks.Epochs`;
             with `streams` it is read in its order, so many items at a time: 1, where an item is a whole batch.
-        config: None takes the defaults of `FitConfig`.
+        config, logs: None takes the defaults of `FitConfig`; a folder for TensorBoard.
         folder: for checkpoints and gradients.npz, which the first of several processes writes; None: no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
         label, seed: what messages call the model; what decides the order of the items, dropout and augmentation.
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
-        logs: a folder for TensorBoard.
         kept: what else belongs to a checkpoint, with `save(folder)` for one that is written and `load(folder)`.
     Raises:
         UserError: the loss is not finite, memory or data are not in order, another process trains there, or has gone.
@@ -123,13 +122,12 @@ def fit(
         trainer.fit(resume and folder is not None)
         found, epoch = trainer.keep()
     for record in found:
-        whose = record.metric.removeprefix("kept_")
-        progress.say(f"{label}: the weights of {whose} {record.value:g} of {record.n} are kept")
+        what = record.metric.removeprefix("kept_")
+        progress.say(f"{label}: the weights of {what} {record.value:g} of {record.n} are kept")
     model.eval().to(memory_format=torch.contiguous_format)
-    if trainer.gradients:
-        found += trainer.gradients.records
-        if own:
-            trainer.gradients.write(own)
+    found += trainer.gradients.records if trainer.gradients else []
+    if trainer.gradients and own:
+        trainer.gradients.write(own)
     return FitResult(model=model, history=trainer.state.log_history, seconds=trainer.clock.seconds,
                      steps=trainer.state.global_step, epoch=epoch, found=found)  # fmt: skip
 

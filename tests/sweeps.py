@@ -1,6 +1,6 @@
 """Runs killed, without room, damaged and started twice, and hostile files for every reader: one line for each.
 
-    python tests/sweeps.py [kills|moments|room|cuts|twice|hostile ...] [--kinds images,language] [--count N] [--seed 0]
+    python tests/sweeps.py [kills|moments|room|disk|cuts|twice|hostile ...] [--kinds images,language] [--count N]
 
 A trial is a process of its own, forked from one that has imported everything. It must end with the bits of a run that
 nothing disturbed, or with one line and exit code 1 or 2, and leave nothing half-written behind. What does not is
@@ -16,11 +16,13 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ KINDS = {  # a recipe and its changes; {folder} holds what `material` makes
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 UNREAD = "checksums.json config.json preprocess.json model.safetensors report.html best.toml"  # by `ssmlab report`
 RECORD = ("task", "model", "split", "class", "step", "metric", "value", "unit", "n", "spread", "seed")
-CLOCK = re.compile("second|runtime|started|finished|command")  # in the keys of JSON files
+CLOCK = re.compile("second|runtime|started|finished|command|commit")  # in the keys of JSON files
 TIMES = ("second", "bytes", "tokens/s", "images/s", "pairs/s", "characters/s", "sentences/s")
 
 
@@ -87,7 +89,7 @@ class Trial:
     ):
         self.command, self.folder = command, folder
         self.at, self.fault, self.seconds, self.bytes = at, fault, seconds, bytes
-        self.log = folder.parent / f"{folder.name}.log"
+        self.log = (folder.parent.parent if fault == "filled" else folder.parent) / f"{folder.name}.log"
         self.pid = os.fork()
         if not self.pid:
             self._child()
@@ -107,6 +109,8 @@ class Trial:
                     names.append(re.sub("[0-9]+", "#", Path(path).name))
                     if self.fault == "kill" and self.seen == self.at:
                         os.kill(os.getpid(), signal.SIGKILL)
+                    if self.fault == "filled" and self.seen == self.at:
+                        fill(self.folder.with_name("ballast"))
                     if self.fault == "full" and self.seen >= self.at and event in ("open", "os.mkdir"):
                         raise OSError(errno.ENOSPC, "No space left on device", arguments[0])
 
@@ -143,6 +147,13 @@ class Trial:
                 os.waitpid(self.pid, 0)
                 return 124, self.log.read_text("utf-8", "replace")
             time.sleep(0.02)
+
+
+def fill(path: Path) -> None:
+    """Write a file until its disk is full."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
 
 
 def material(folder: Path) -> None:
@@ -304,6 +315,27 @@ class Sweep:
             else:
                 self.again("room", f"full from change {at} on", output)
 
+    def disk(self, count: int) -> None:
+        """A real disk of 64 MB is full from a change on; then there is room. Needs the right to mount."""
+        place = self.work / "disk"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+        try:
+            for at in self.spread(count):
+                output = place / f"full{at}"
+                code, text = Trial(command_of(self.kind, self.given, output), output, at=at, fault="filled").wait()
+                (place / "ballast").unlink()
+                fault = one_line(code, text, (1,)) or ("" if "no space left" in text else "another message")
+                if code == 0:
+                    self.note("disk", f"filled at change {at}", different(output, self.whole))
+                elif fault:
+                    self.note("disk", f"filled at change {at}", fault, text)
+                else:
+                    self.again("disk", f"filled at change {at}", output)
+                shutil.rmtree(output, ignore_errors=True)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+
     def cuts(self, count: int) -> None:
         """Files of the finished run cut, zeroed, changed: --check names each, and no reader ends with a traceback."""
         files = [path for path in sorted((self.work / "whole").rglob("*"))
@@ -429,7 +461,7 @@ def main() -> None:
     """Run what is asked for, print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     counts = {"kills": 40, "moments": 10, "room": 20, "cuts": 30, "twice": 2, "hostile": 300}
-    parser.add_argument("what", nargs="*", default=list(counts))
+    parser.add_argument("what", nargs="*", default=list(counts), help="disk, which mounts one, only by name")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
@@ -461,7 +493,7 @@ def main() -> None:
                 sweep = Sweep(kind, Path(folder), given, options.seed)
                 for what in options.what:
                     if what != "hostile":
-                        getattr(sweep, what)(options.count or counts[what])
+                        getattr(sweep, what)(options.count or counts.get(what, 20))
                         numbers = {right: sweep.counts[what, right] for right in (True, False)}
                         print(f"{kind}: {what}: {numbers[True]} right, {numbers[False]} wrong", flush=True)
                         found.update({(what, right): n for right, n in numbers.items() if n})

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ssmlab.core.files import read_json, write_json
 
@@ -23,11 +24,11 @@ def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str,
     for name, text in (later or {}).items():
         content = text.encode("utf-8")
         found[name] = [len(content), hashlib.sha256(content).hexdigest()]
-    content = {"made_by": MAKER, "files": found}
+    content: dict[str, Any] = {"made_by": MAKER, "files": found}
     write_json(folder / FILE, content | {OWN: _own(content)})
 
 
-def _own(content: dict) -> str:
+def _own(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 

@@ -24,8 +24,8 @@ def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str,
     for name, text in (later or {}).items():
         content = text.encode("utf-8")
         found[name] = [len(content), hashlib.sha256(content).hexdigest()]
-    content: dict[str, Any] = {"made_by": MAKER, "files": found}
-    write_json(folder / FILE, content | {OWN: _own(content)})
+    written = {"made_by": MAKER, "files": found}
+    write_json(folder / FILE, written | {OWN: _own(written)})
 
 
 def _own(content: dict[str, Any]) -> str:

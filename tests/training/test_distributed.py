@@ -9,8 +9,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from processes import SECONDS, ended, environment, free_port, start, together
-from ssmlab.core.record import read_records
+from processes import SECONDS, assert_same, ended, environment, free_port, start, together
 
 pytestmark = pytest.mark.slow  # whole runs, by two and three processes
 
@@ -39,23 +38,6 @@ PIECES = ("classify", "language", "segment", "translate")  # what is trained in 
 
 def jobs(prefix, *changes, names=JOBS):
     return [[JOBS[n][0], [*JOBS[n][1], *FLOAT, *changes, f"name={prefix}-{n}"]] for n in names]
-
-
-def curve(folder):
-    """Losses and metrics of training and validation by step; Dice counts pixels, one of which rounding may turn."""
-    left_out, records = ("seconds", "learning_rate", "epoch", "dice"), read_records(folder / "records.jsonl")
-    return {
-        (r.split, r.metric, r.step): r.value
-        for r in records
-        if r.step is not None and r.split in ("train", "val") and r.metric not in left_out
-    }
-
-
-def assert_same(a, b, tolerance=1e-6):
-    first, second = curve(a), curve(b)
-    assert first.keys() == second.keys() and len([1 for key in first if key[1] == "loss"]) >= 2
-    far = {key: (value, second[key]) for key, value in first.items() if abs(value - second[key]) > tolerance}
-    assert not far
 
 
 @pytest.fixture(scope="module", autouse=True)

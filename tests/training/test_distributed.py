@@ -82,27 +82,25 @@ def test_pieces_of_a_batch_train_as_the_whole(one, name):
     assert_same(one / f"one-{name}", one / f"pieces-{name}")
 
 
-STOPPED = ("language", "carried")
-
-
 @pytest.fixture(scope="module", params=["none", "full"])
 def stopped(request, tmp_path_factory):
-    """Runs of two processes, of which the second was asked to stop in the fourth of six steps."""
-    folder = tmp_path_factory.mktemp("stopped")
-    for job in jobs("stopped", f"training.sharding='{request.param}'", names=STOPPED):
-        found = ended(start(2, "launched", "runs", [job], str(folder), [1, 4, signal.SIGTERM]))
-        assert [code for code, _ in found] == [143, 143], found
-    return folder
+    """Runs of two processes, of which the second was asked to stop in the second step; all have more."""
+    folder, names = tmp_path_factory.mktemp("stopped"), SHARDED if request.param == "full" else list(JOBS)
+    stopped = jobs("stopped", f"training.sharding='{request.param}'", names=names)
+    found = ended(start(2, "launched", "runs", stopped, str(folder), [1, 2, signal.SIGTERM]))
+    assert [code for code, _ in found] == [143, 143], found
+    return folder, names
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_checkpoint_of_two_goes_on_with_any_number(one, stopped, tmp_path, size):
-    shutil.copytree(stopped, tmp_path / "runs")
-    for name in STOPPED:
+    folder, names = stopped
+    shutil.copytree(folder, tmp_path / "runs")
+    for name in names:
         (checkpoint,) = (tmp_path / "runs" / f"stopped-{name}").glob("models/*/checkpoints/checkpoint-*")
-        assert checkpoint.name == "checkpoint-5"  # all agree at the beginning of a step
-    together(size, "launched", "runs", jobs("stopped", names=STOPPED), str(tmp_path / "runs"))
-    for name in STOPPED:
+        assert checkpoint.name == "checkpoint-3"  # all agree at the beginning of a step
+    together(size, "launched", "runs", jobs("stopped", names=names), str(tmp_path / "runs"))
+    for name in names:
         assert_same(one / f"one-{name}", tmp_path / "runs" / f"stopped-{name}")
 
 
@@ -122,15 +120,31 @@ def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
     assert all(first[key].equal(second[key]) for key in first)
 
 
-def test_the_command_behind_torchrun(tmp_path):
+TORCHRUN = "torch.distributed.run --nproc-per-node 2 --master-port {port} -m"
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port {port} -m"
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_the_command_behind_a_launcher(one, tmp_path, launcher):
     """One comparison is printed, by the first process; the second command finds the run finished."""
-    launcher = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} -m".split()
     recipe, changes = JOBS["language"]
-    command = [*launcher, "ssmlab", "run", recipe, *changes, "name=command", "--smoke", "--output", str(tmp_path)]
-    how = {"env": environment(0, 1, 0), "capture_output": True, "text": True, "timeout": SECONDS}
+    command = [sys.executable, "-m", *launcher.format(port=free_port()).split(), "ssmlab", "run", recipe, *changes,
+               *FLOAT, "name=command", "--smoke", "--output", str(tmp_path)]  # fmt: skip
+    clean = environment(0, 1, 0) | {"HF_HOME": str(tmp_path / "no settings of accelerate")}
+    how = {"env": clean, "capture_output": True, "text": True, "timeout": SECONDS}
     done = subprocess.run(command, **how)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report.html") == 1 and (tmp_path / "command" / "report.html").is_file()
     assert "2 processes, each with all weights" in done.stdout + done.stderr
+    assert_same(one / "one-language", tmp_path / "command")
     again = subprocess.run(command, **how)
     assert again.returncode != 0 and "already holds a run (finished" in again.stderr
+
+
+def test_accelerate_starts_one_process_on_cpus(tmp_path):
+    """It says so nowhere; the run is refused in one line."""
+    launch = f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 -m ssmlab run language/text".split()
+    clean = environment(0, 1, 0) | {"HF_HOME": str(tmp_path)}
+    done = subprocess.run([*launch, "--smoke", "--output", str(tmp_path)], env=clean, capture_output=True, text=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("ssmlab: ")]
+    assert "accelerate launch has started a single process" in line and not list(tmp_path.iterdir())

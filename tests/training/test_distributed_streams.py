@@ -78,9 +78,8 @@ def test_two_processes_train_as_one(one, two, kind):
 def stopped(data, tmp_path_factory):
     """Runs of two processes, of which the second was asked to stop in the fourth of ten steps."""
     folder = tmp_path_factory.mktemp("stopped")
-    for job in jobs(data, "run"):
-        found = ended(start(2, "launched", "runs", [job], str(folder), [1, 4, signal.SIGTERM]))
-        assert [code for code, _ in found] == [143, 143], found
+    found = ended(start(2, "launched", "runs", jobs(data, "run"), str(folder), [1, 4, signal.SIGTERM]))
+    assert [code for code, _ in found] == [143, 143], found
     return folder
 
 

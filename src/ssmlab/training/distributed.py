@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.world import ALONE, VARIABLES, World, world_of
+from ssmlab.core.world import ACCELERATE, ALONE, VARIABLES, World, world_of
 from ssmlab.training.dataset import StreamDataset, items_of
 
 PATIENCE = timedelta(hours=2)  # how long a process waits for others; one that has died is noticed at once by gloo
@@ -36,10 +36,17 @@ def start(device: str) -> World:
         UserError: the launcher's variables are not in order, or the machine has fewer GPUs than processes.
     """
     world = world_of()
+    if ACCELERATE in os.environ:  # what it asks for is the recipe's, and transformers would read it
+        if device != "cpu" and os.environ.get("ACCELERATE_USE_CPU") == "True":
+            raise UserError(f"accelerate launch --cpu, and the device is {device}; leave out --cpu, or take device=cpu")
+        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+            del os.environ[name]
     if world.size == 1:
         for name in VARIABLES:  # a launcher of a single process is none
             os.environ.pop(name, None)
         return world
+    numbers = {"WORLD_SIZE": world.size, "RANK": world.rank, "LOCAL_RANK": world.local_rank}
+    os.environ.update({name: str(value) for name, value in numbers.items()})  # under mpirun they have other names
     if device == "cuda":
         if world.local_rank >= torch.cuda.device_count():
             raise UserError(

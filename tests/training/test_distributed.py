@@ -24,13 +24,13 @@ JOBS = {
     "language": ["language/text", [*TEXT, "models=[{name='mamba_lm_test'}]"]],
     "carried": ["language/text", [*TEXT, "models=[{name='mamba2_lm_test'}]", "training.carry_state=true"]],
     "classify_sequence": ["language/classify_dna", ["models=[{name='mamba_lm_test'}]"]],
-    "synthetic": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]"]],
+    "synthetic": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.batch_size=16"]],
     "translate": ["translation/multi30k", ["data.limit=8", "models=[{name='translation_mamba',label='mamba'}]",
                                            "training.label_smoothing=0.1", "training.ema=0"]],
     "segment": ["segmentation/roads_umamba", ["models=[{name='umamba_bot'}]"]],
     "vision_language": ["vision_language/own_data", []],
-    "averaged": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.ema=0.9",
-                                              "training.keep=best"]],
+    "averaged": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.batch_size=16",
+                                              "training.ema=0.9", "training.keep=best"]],
 }  # fmt: skip
 SHARDED = [name for name in JOBS if name != "averaged"]
 PIECES = ("classify", "language", "segment", "translate")  # what is trained in pieces too
@@ -104,6 +104,13 @@ def test_a_checkpoint_of_two_goes_on_with_any_number(one, stopped, tmp_path, siz
         assert_same(one / f"one-{name}", tmp_path / "runs" / f"stopped-{name}")
 
 
+def test_where_one_is_stopped_in_the_last_step_all_are(tmp_path):
+    """They have no step left in which they would agree on it."""
+    job = jobs("last", names=["language"])
+    found = ended(start(2, "launched", "runs", job, str(tmp_path), [1, 6, signal.SIGTERM]), 120)
+    assert [code for code, _ in found] == [143, 143], found
+
+
 def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
     name = "language"
     processes = start(2, "launched", "runs", jobs("killed", names=[name]), str(tmp_path), [1, 5, signal.SIGKILL])
@@ -143,7 +150,9 @@ def test_the_command_behind_a_launcher(one, tmp_path, launcher):
 
 def test_accelerate_starts_one_process_on_cpus(tmp_path):
     """It says so nowhere; the run is refused in one line."""
-    launch = f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 -m ssmlab run language/text".split()
+    launch = (
+        f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 -m ssmlab run language/text".split()
+    )
     clean = environment(0, 1, 0) | {"HF_HOME": str(tmp_path)}
     done = subprocess.run([*launch, "--smoke", "--output", str(tmp_path)], env=clean, capture_output=True, text=True)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("ssmlab: ")]

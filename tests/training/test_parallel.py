@@ -75,7 +75,7 @@ def test_processes_draw_disjoint_parts_of_one_stream(workers):
             wanted = [item["labels"] for item in one.__getitems__(indices)]
             found = [share.__getitems__(indices) for share in shares]
             rows = [batch["labels"][: int(batch["share"][0])].tolist() for batch in found]
-            assert sum(rows, []) == wanted and {int(batch["share"][1]) for batch in found} == {len(indices)}
+            assert [number for part in rows for number in part] == wanted and {int(batch["share"][1]) for batch in found} == {len(indices)}
             own += len(rows[0])
         places = [json.dumps(data.position(epoch * 20 + 15)) for data in (one, *many)]
         assert len(set(places)) == 1

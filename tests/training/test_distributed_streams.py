@@ -100,7 +100,7 @@ def test_a_checkpoint_of_two_goes_on_with_any_number(data, one, two, stopped, tm
 @pytest.mark.parametrize("kind", ["text", "tar"])
 def test_where_one_is_killed_the_run_goes_on_to_the_same_bits(data, two, tmp_path, kind):
     job = jobs(data, "run", "training.checkpoint_steps=2", kinds=[kind])
-    found = ended(start(2, "launched", "runs", job, str(tmp_path), [1, 8, signal.SIGKILL]), 60)
+    found = ended(start(2, "launched", "runs", job, str(tmp_path), [1, 8, signal.SIGKILL]))
     assert [code for code, _ in found] == [1, -signal.SIGKILL]
     together(2, "launched", "runs", job, str(tmp_path))
     assert_equal_bits(two / f"run-{kind}", tmp_path / f"run-{kind}")

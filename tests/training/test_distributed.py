@@ -97,7 +97,7 @@ def test_a_checkpoint_of_two_goes_on_with_any_number(one, stopped, tmp_path, siz
     folder, names = stopped
     shutil.copytree(folder, tmp_path / "runs")
     for name in names:
-        (checkpoint,) = (tmp_path / "runs" / f"stopped-{name}").glob("models/*/checkpoints/checkpoint-*")
+        (checkpoint,) = (tmp_path / "runs" / f"stopped-{name}").rglob("checkpoint-*")
         assert checkpoint.name == "checkpoint-3"  # all agree at the beginning of a step
     together(size, "launched", "runs", jobs("stopped", names=names), str(tmp_path / "runs"))
     for name in names:

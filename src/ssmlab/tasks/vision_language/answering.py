@@ -135,31 +135,43 @@ def likelihoods(model: Any, states: Sequence[Read], texts: Sequence[str], questi
 def answer_records(
     network: Any,
     test: Sequence[Conversation],
-    train: Sequence[Conversation],
-    config: Any,
-    folder: Path,
+    train: Sequence[Conversation] = (),
+    *,
+    answers: int,
+    max_tokens: int,
+    batch_size: int,
     progress: Progress,
+    folder: Path | None = None,
+    picture: Callable[[Any], Any] | None = None,
 ) -> list[Record]:
-    """Answers to questions of the test part, kept in a file; how many are those of the records, with the own image and
-    with a grey one, next to what the commonest answer of each kind of question would give. Where all questions are one,
-    answers are captions, and are scored as such; the weights of words are those of the training part."""
-    chosen = _spread(test, config.answers)
+    """Answers to questions of the test part; how many are those of the records, with the own image and with a grey one,
+    next to what the commonest answer of each kind of question would give. Where all questions are one, answers are
+    captions, and are scored as such; the weights of words are those of the training part.
+
+    Args:
+        answers: questions that are asked, evenly from all. max_tokens: of an answer.
+        folder: where the answers are kept in a file; None: nowhere.
+        picture: see `answer_all`.
+    """
+    chosen = _spread(test, answers)
     if not chosen:
         return []
-    how: dict[str, Any] = {"max_tokens": config.max_tokens, "batch_size": config.batch_size, "progress": progress}
-    own = answer_all(network, chosen, title="answers", **how)
-    colour = grey(next(iter(network.encoder)).config)
-    blind = answer_all(network, chosen, title="answers to a grey image", picture=lambda image: colour, **how)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    own = blind = answer_all(network, chosen, title="answers", picture=picture, **how)
+    if any(record.images for record in chosen):
+        colour = grey(next(iter(network.encoder)).config)
+        blind = answer_all(network, chosen, title="answers to a grey image", picture=lambda image: colour, **how)
     lines = [
         {"question_id": r.id, "image": [image.name for image in r.images], "prompt": r.question, "text": a.text,
          "reference": r.answer, "grey": b.text, "reason": a.reason}
         for r, a, b in zip(chosen, own, blind, strict=True)
     ]  # fmt: skip
-    write_atomically(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    if folder is not None:
+        write_atomically(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     records, n = [], len(chosen)
     kinds = [str(record.source.get("type", "")) for record in chosen]
-    for class_, answers in ((None, own), ("grey image", blind)):
-        right = np.array([same(a.text, r.answer) for a, r in zip(answers, chosen, strict=True)])
+    for class_, said in ((None, own), ("grey image", blind)):
+        right = np.array([same(a.text, r.answer) for a, r in zip(said, chosen, strict=True)])
         records += [_share("exact_match", class_, right)]
         if len(set(kinds)) > 1:
             records += [

@@ -145,10 +145,10 @@ def encoder_of(table: dict[str, Any]) -> tuple[EncoderConfig, Any]:
     return EncoderConfig(**values), network
 
 
-def save(network: Any, folder: Path) -> None:
-    """The model, its tokenizer and its template in one folder."""
+def save(network: Any, folder: Path, more: dict[str, Any] | None = None) -> None:
+    """The model, its tokenizer, its template and what else is to be known of its inputs in one folder."""
     words: Any = network.speech.tokenizer
-    about: dict[str, Any] = {"task": "vision_language", "template": network.speech.template.name}
+    about = (more or {}) | {"task": "vision_language", "template": network.speech.template.name}
     if isinstance(words, ByteTokenizer):
         about |= {"tokenizer": "bytes"}
     if words.eos is not None:

@@ -215,7 +215,10 @@ def measure(
                 job.folder / "sums.npz", seen=seen, own=sums["own"], other=sums["other"], grey=sums["grey"]
             )
     config, test = recipe.evaluation, data.parts["test"]
-    records["test"] += answer_records(network, test, data.parts["train"], config, job.folder, progress)
+    records["test"] += answer_records(
+        network, test, data.parts["train"], answers=config.answers, max_tokens=config.max_tokens,
+        batch_size=config.batch_size, progress=progress, folder=job.folder,
+    )  # fmt: skip
     records["test"] += retrieval_records(network, test, config, progress)
     records[None] = [
         Record(metric="parameters", value=count_parameters(network), unit="count"),

@@ -76,8 +76,8 @@ def fit(
         options: fields of `FitConfig`, and what the task needs and would else find itself: classes, mean, std
             (`classify`, `segment`), augment, label_smoothing, class_weights (`classify`), patch_size (`segment`),
             tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`), tokenizer, source, target,
-            label_smoothing, tokens_per_batch, updates_per_evaluation (`translate`), tokenizer, template, length, trained
-            (`vision_language`).
+            label_smoothing, tokens_per_batch, updates_per_evaluation (`translate`), tokenizer, template, length,
+            trained (`vision_language`).
     Raises:
         UserError: an unknown option, data that do not fit the model, or a folder that holds another fit.
     """
@@ -131,7 +131,8 @@ def evaluate(
         config: how it is measured; the fields of `EvaluateOptions` may also be given one by one: part of the data in a
             path, device, batch_size; positive (`classify`); length, stride, tokenizer, documents (`language`).
         options: those, and further ones of the task: classes, mean, std (`classify`); overlap, mirror, tolerance
-            (`segment`); tokenizer, beams, length_penalty (`translate`); answers, max_tokens, template (`vision_language`).
+            (`segment`); tokenizer, beams, length_penalty (`translate`); answers, max_tokens, template
+            (`vision_language`).
     Raises:
         UserError: the data do not fit the model. DataError: they cannot be read.
     """

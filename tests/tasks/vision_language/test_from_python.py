@@ -21,7 +21,7 @@ def fitted(tmp_path_factory):
 def test_a_fit_trains_the_projector_and_the_language_model(fitted):
     trained = {name.partition(".")[0] for name, p in fitted.model.named_parameters() if p.requires_grad}
     assert trained == {"projector", "language"} and fitted.steps == 2
-    first = {name: p for name, p in small().named_parameters()}
+    first = dict(small().named_parameters())
     same = {name for name, p in fitted.model.named_parameters() if (p == first[name]).all()}
     assert all(name.startswith("encoder.") for name in same) and any(name.startswith("encoder.") for name in same)
     assert np.isfinite(fitted.records.value("loss", split="val"))

@@ -15,13 +15,15 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
 from ssmlab.data.conversations import HUMAN, MARK, MODEL, Conversation, Turn, encode, without_marks
+from ssmlab.generation.generate import generate
 from ssmlab.models.vision_language.pixels import grey
-from ssmlab.models.vision_language.reading import Answer, Read, answered, joined
+from ssmlab.models.vision_language.reading import Answer, Read, answered, bytes_of, joined, question_tokens
 from ssmlab.tasks.vision_language.caption_scores import score_captions
 from ssmlab.tasks.vision_language.data import DESCRIBE
 from ssmlab.tasks.vision_language.retrieval import retrieve
 
 FILE = "answers.jsonl"  # in a model's folder
+WRITTEN, TRIALS = 8, 5  # tokens that are written after every turn, and how often
 LONGEST = 200  # tokens of a text whose likelihood is computed at once
 
 
@@ -283,8 +285,11 @@ def retrieval_records(network: Any, test: Sequence[Conversation], config: Any, p
 
 
 def turn_records(network: Any, test: Sequence[Conversation], turns: int) -> list[Record]:
-    """Seconds to the first word after an image, words a second, and over a conversation of many turns memory of the
-    state and seconds a token.
+    """Seconds to the first word after an image, and over a conversation of many turns memory of the state and seconds a
+    token.
+
+    What is said is the same for all models, so that their conversations are of one length. A time is the shortest of
+    `TRIALS`, which what else the machine does can only make longer.
 
     Args:
         turns: of the conversation; 0: nothing is measured.
@@ -302,11 +307,17 @@ def turn_records(network: Any, test: Sequence[Conversation], turns: int) -> list
         Record(metric="seconds_to_first_word", class_="image not read", value=seen + asked, unit="seconds", n=1),
         Record(metric="seconds_to_first_word", class_="image read", value=asked, unit="seconds", n=1),
     ]
-    dialog, tokens = read.dialog(), 8
+    state, done, said = read.state, 0, list[tuple[str, str]]()
     for turn in range(1, turns + 1):
-        begin = time.perf_counter()
-        answer = dialog.ask(DESCRIBE, max_tokens=tokens)
-        seconds = (time.perf_counter() - begin) / max(1, len(answer.tokens))
-        records.append(Record(metric="turn_seconds_per_token", value=seconds, unit="seconds", step=turn, n=1))
-        records.append(Record(metric="turn_state_bytes", value=dialog.bytes, unit="bytes", step=turn, n=1))
+        said.append((HUMAN, DESCRIBE))
+        tokens = question_tokens(read, said)
+        state, done = network.read([tokens[done:]], None, state), len(tokens)
+        times = []
+        for _ in range(TRIALS):
+            begin = time.perf_counter()
+            generate(network.language, state, max_tokens=WRITTEN)
+            times.append((time.perf_counter() - begin) / WRITTEN)
+        records.append(Record(metric="turn_seconds_per_token", value=min(times), unit="seconds", step=turn, n=TRIALS))
+        records.append(Record(metric="turn_state_bytes", value=bytes_of(state), unit="bytes", step=turn, n=1))
+        said.append((MODEL, first.answer))
     return records

@@ -166,11 +166,21 @@ def turns(run: Run, drawn: dict[str, Plot]) -> Html | None:
     rows = []
     for label in run.labels:
         cold, warm = (_of(run, label, "seconds_to_first_word", c) for c in ("image not read", "image read"))
-        if cold is not None and warm is not None:
-            rows.append((run.titles[label], [f"{cold.value:.3f}", f"{warm.value:.3f}"]))
+        if cold is None or warm is None:
+            continue
+        cells = [f"{cold.value:.3f}", f"{warm.value:.3f}"]
+        for metric, _, scale in TURNS:
+            found = sorted((r.step, r.value * scale) for r in run.records
+                           if r.model == label and r.metric == metric and r.step is not None)  # fmt: skip
+            cells += [f"{found[0][1]:.3g}", f"{found[-1][1]:.3g}"] if found else ["", ""]
+        rows.append((run.titles[label], cells))
     if not rows:
         return None
-    table = plain_table("Seconds to the first word", ["Image not read", "Image read"], rows, class_="wide")
+    last = max((r.step for r in run.records if r.metric == TURNS[0][0] and r.step is not None), default=1)
+    heads = ["First word, image not read, s", "Image read, s", "State after turn 1, MiB", f"Turn {last}, MiB"]
+    heads += ["A token after turn 1, s", f"Turn {last}, s"]
+    note = "A time is the shortest of several; the next word is written after the same words by all models."
+    table = plain_table("Costs", heads, rows, caption=note, class_="wide")
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
     plot = drawn.get("turns")
     return join([legend(run), el("div", [figure(plot), box], class_="grid") if plot else box])

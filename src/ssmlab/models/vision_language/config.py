@@ -64,6 +64,7 @@ class ProjectorConfig:
     factor: int = 2
     queries: int = 64
     norm: bool = False
+    newline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

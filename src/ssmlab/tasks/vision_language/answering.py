@@ -23,6 +23,7 @@ from ssmlab.tasks.vision_language.data import DESCRIBE
 from ssmlab.tasks.vision_language.retrieval import retrieve
 
 FILE = "answers.jsonl"  # in a model's folder
+PRIOR = 48  # images of the training part that say how likely a caption is without its image
 WRITTEN, TRIALS = 8, 5  # tokens that are written after every turn, and how often
 LONGEST = 200  # tokens of a text whose likelihood is computed at once
 
@@ -254,34 +255,47 @@ def _spread(records: Sequence[Conversation], count: int) -> list[Conversation]:
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
-def retrieval_records(network: Any, test: Sequence[Conversation], config: Any, progress: Progress) -> list[Record]:
+def retrieval_records(
+    network: Any, test: Sequence[Conversation], train: Sequence[Conversation], count: int, progress: Progress
+) -> list[Record]:
     """Which image a caption is of, by log p(caption | image) - log p(caption), and the other way round.
 
-    log p(caption) is that after a grey image, so that a caption that is likely after anything has no advantage.
+    log p(caption) is what the caption has without its image, so that one that is likely after anything has no
+    advantage: the mean over `PRIOR` images of the training part, or without any after a grey image. Only the search for
+    a caption depends on it.
+
+    Args:
+        count: images of the test part, at most; 0: nothing is looked for.
     """
-    found: dict[Path, Conversation] = {}
-    for record in test:
-        if len(record.images) == 1 and len(record.turns) == 2:
-            found.setdefault(record.images[0], record)
-    chosen = _spread(list(found.values()), config.retrieval)
-    if len(chosen) < 2:
+    chosen = _spread(_first_of_images(test), count)
+    if len(chosen) < 2 or len({record.question for record in chosen}) > 1:  # answers to other questions are no captions
         return []
     progress.say(f"finding {len(chosen)} images by their texts, and texts by their images")
     question = chosen[0].question or DESCRIBE
-    if len({record.question for record in chosen}) > 1:  # answers to other questions are no captions
-        return []
-    reads = [network.read_image(record.images[0]) for record in chosen]
-    blind = network.read_image(grey(next(iter(network.encoder)).config))
     texts = [record.answer for record in chosen]
-    after, alone = likelihoods(network, reads, texts, question), likelihoods(network, [blind], texts, question)
+    others = [record.images[0] for record in _spread(_first_of_images(train), PRIOR)]
+    others = others or [grey(next(iter(network.encoder)).config)]
+    after, alone = (
+        likelihoods(network, [network.read_image(image) for image in images], texts, question)
+        for images in ([record.images[0] for record in chosen], others)
+    )
     records = []
-    for way, found_ in zip(("text of an image", "image of a text"), retrieve(-after, -alone[0]), strict=True):
-        for k, part in found_.recall.items():
+    for way, found in zip(("text of an image", "image of a text"), retrieve(-after, -alone.mean(0)), strict=True):
+        for k, part in found.recall.items():
             records.append(
                 Record(metric=f"recall_at_{k}", class_=way, value=part.value, unit="fraction", n=len(chosen),
                        spread=(part.low, part.high))
             )  # fmt: skip
     return records
+
+
+def _first_of_images(records: Sequence[Conversation]) -> list[Conversation]:
+    """The first record of every image, of records with one image and one question."""
+    found: dict[Path, Conversation] = {}
+    for record in records:
+        if len(record.images) == 1 and len(record.turns) == 2:
+            found.setdefault(record.images[0], record)
+    return list(found.values())
 
 
 def turn_records(network: Any, test: Sequence[Conversation], turns: int) -> list[Record]:

@@ -219,7 +219,7 @@ def measure(
         network, test, data.parts["train"], answers=config.answers, max_tokens=config.max_tokens,
         batch_size=config.batch_size, progress=progress, folder=job.folder,
     )  # fmt: skip
-    records["test"] += retrieval_records(network, test, config, progress)
+    records["test"] += retrieval_records(network, test, data.parts["train"], config.retrieval, progress)
     records[None] = [
         Record(metric="parameters", value=count_parameters(network), unit="count"),
         Record(metric="image_tokens", value=network.image_tokens, unit="count"),

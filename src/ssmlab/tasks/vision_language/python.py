@@ -18,7 +18,7 @@ from ssmlab.models.vision_language.encoder import FeatureCache
 from ssmlab.models.vision_language.reading import Answer
 from ssmlab.tasks.items import name_of, some_items
 from ssmlab.tasks.opening import kind_of_network
-from ssmlab.tasks.vision_language.answering import answer_all, answer_records
+from ssmlab.tasks.vision_language.answering import answer_all, answer_records, retrieval_records
 from ssmlab.tasks.vision_language.examples import SHOWN, Examples, tokens_of
 from ssmlab.tasks.vision_language.experiment import look_records
 from ssmlab.tasks.vision_language.recipe import PARTS
@@ -164,8 +164,8 @@ def read(
     if recipe is None or run is None:
         return read_conversations(path), {}
     config = recipe.evaluation
-    how = {name: getattr(config, name) for name in ("answers", "max_tokens", "batch_size", "bootstrap")}
-    return run.parts[part], how | {"length": recipe.data.length}
+    how = {name: getattr(config, name) for name in ("answers", "max_tokens", "retrieval", "batch_size", "bootstrap")}
+    return run.parts[part], how | {"length": recipe.data.length, "train": run.parts["train"]}
 
 
 def evaluate(
@@ -179,6 +179,8 @@ def evaluate(
     answers: int = 64,
     max_tokens: int = 64,
     bootstrap: int = 1000,
+    retrieval: int = 0,
+    train: Sequence[Conversation] = (),
     length: int | None = None,
     **given: Any,
 ) -> list[Record]:
@@ -188,6 +190,7 @@ def evaluate(
     Args:
         data: see `conversations_of`.
         answers: so many questions are answered; 0: none. max_tokens: of an answer.
+        retrieval: images among which a caption's image is looked for. train: of the run, see `answer_records`.
         given: tokenizer, template.
     """
     network, pictures = _ready(model, about, given), dict[str, Any]()
@@ -204,10 +207,11 @@ def evaluate(
         for shown in SHOWN
     }  # fmt: skip
     found = look_records(VisionLanguage(), sums, np.array([bool(record.images) for record in records]), bootstrap)
-    return found + answer_records(
-        network, records, answers=answers, max_tokens=max_tokens, batch_size=batch_size, progress=progress,
+    found += answer_records(
+        network, records, train, answers=answers, max_tokens=max_tokens, batch_size=batch_size, progress=progress,
         picture=_opener(pictures, network),
     )  # fmt: skip
+    return found + retrieval_records(network, records, train, retrieval, progress)
 
 
 def predict(

@@ -102,7 +102,7 @@ def retrieval(run: Run, drawn: dict[str, Plot]) -> Html | None:
                 rows.append((f"{run.titles[label]}: {way}", [*cells, formats.whole(n)]))
     if not rows:
         return None
-    note = "By log p(text | image) − log p(text | grey image); in brackets what guessing gives."
+    note = "By log p(text | image) − its mean over images of the training part; in brackets what guessing gives."
     table = plain_table(
         "Found among all", ["First", "First 5", "First 10", "Images"], rows, caption=note, class_="wide"
     )
@@ -182,8 +182,7 @@ def turns(run: Run, drawn: dict[str, Plot]) -> Html | None:
     note = "A time is the shortest of several; the next word is written after the same words by all models."
     table = plain_table("Costs", heads, rows, caption=note, class_="wide")
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-    plot = drawn.get("turns")
-    return join([legend(run), el("div", [figure(plot), box], class_="grid") if plot else box])
+    return join([legend(run), *(figure(plot) for name, plot in drawn.items() if name == "turns"), box])
 
 
 REPORT = TaskReport(

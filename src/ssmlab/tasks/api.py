@@ -62,9 +62,9 @@ def fit(
 
     Args:
         model: ours, timm's, or any module, which is trained in place.
-        task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
-            "classify_sequence" for (text or tokens, label), "translate" for (source, target), "vision_language" for
-            (picture, question, answer); or one's own `Task`.
+        task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or tokens, or one's own
+            `Task`; "classify_sequence" for (text or tokens, label), "translate" for (source, target),
+            "vision_language" for (picture, question, answer).
         train, val: datasets of torch, map-style or iterable, or lists of items.
         config: how it is trained; the fields of `FitConfig` may also be given one by one, as epochs=3.
         folder: where the model, checkpoints and records are saved; None writes no file. A fit that was killed goes on
@@ -73,11 +73,9 @@ def fit(
         seed: decides the order of the items, dropout and augmentation.
         progress: whether a bar is shown, in a terminal and in a notebook.
         resume: False begins anew in a folder that holds a fit.
-        options: fields of `FitConfig`, and what the task needs and would else find itself: classes, mean, std
-            (`classify`, `segment`), augment, label_smoothing, class_weights (`classify`), patch_size (`segment`),
-            tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`), tokenizer, source, target,
-            label_smoothing, tokens_per_batch, updates_per_evaluation (`translate`), tokenizer, template, length,
-            trained (`vision_language`).
+        options: fields of `FitConfig`, and what the task needs and would else find itself: ABOUT and TRAINING of its
+            python.py, such as classes, mean, std, augment (`classify`), patch_size (`segment`), tokenizer, length
+            (`language`), source, target (`translate`), template, trained (`vision_language`).
     Raises:
         UserError: an unknown option, data that do not fit the model, or a folder that holds another fit.
     """

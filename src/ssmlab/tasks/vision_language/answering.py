@@ -173,14 +173,13 @@ def answer_records(
         write_atomically(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     records, n = [], len(chosen)
     kinds = [str(record.source.get("type", "")) for record in chosen]
+    several = dict.fromkeys(kinds) if len(set(kinds)) > 1 else ()
     for class_, said in ((None, own), ("grey image", blind)):
         right = np.array([same(a.text, r.answer) for a, r in zip(said, chosen, strict=True)])
-        records += [_share("exact_match", class_, right)]
-        if len(set(kinds)) > 1:
-            records += [
-                _share("exact_match", f"{kind}{', grey image' if class_ else ''}", right[np.array(kinds) == kind])
-                for kind in dict.fromkeys(kinds)
-            ]
+        records.append(_share("exact_match", class_, right))
+        for kind in several:
+            name = f"{kind}, grey image" if class_ else kind
+            records.append(_share("exact_match", name, right[np.array(kinds) == kind]))
     best = {
         kind: Counter(_plain(r.answer) for r, own_kind in zip(chosen, kinds, strict=True) if own_kind == kind)
         for kind in kinds

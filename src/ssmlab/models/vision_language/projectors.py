@@ -40,7 +40,8 @@ class Projector(nn.Module):
         depth: linear layers of the mlp.
         factor: of pool and pixel_shuffle.
         queries: of queries.
-        norm: a LayerNorm of the features first, which small data need.
+        norm: of the features first, which small data need. True: LayerNorm; "batch": BatchNorm, which takes away what
+            all images have in common, where they look much alike.
         newline: one learned token after every row of the grid, as LLaVA-NeXT (LLaVA 1.6) has it, by which a model that
             reads in one direction knows where a row ends.
     Raises:
@@ -56,7 +57,7 @@ class Projector(nn.Module):
         depth: int = 2,
         factor: int = 2,
         queries: int = 64,
-        norm: bool = False,
+        norm: bool | str = False,
         newline: bool = False,
     ):
         super().__init__()
@@ -64,7 +65,9 @@ class Projector(nn.Module):
             raise ModelError(f"projector must be one of {', '.join(PROJECTORS)}, got {kind!r}")
         check_sizes("Projector", d_in=d_in, d_model=d_model, depth=depth, factor=factor, queries=queries)
         self.kind, self.factor, self.queries = kind, factor, queries
-        self.norm = nn.LayerNorm(d_in) if norm else nn.Identity()
+        if norm not in (False, True, "batch"):
+            raise ModelError(f"projector: norm must be true, false or batch, got {norm!r}")
+        self.norm = nn.BatchNorm1d(d_in) if norm == "batch" else nn.LayerNorm(d_in) if norm else nn.Identity()
         inner = d_in * factor**2 if kind == "pixel_shuffle" else d_in
         if kind == "queries":
             self.mix: nn.Module = Queries(d_in, queries)
@@ -117,7 +120,7 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Features (b, n, d_in) of a grid (h, w), row by row, -> tokens (b, m, d_model)."""
-        x = self.norm(x)
+        x = self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         self.grid_of(x.shape[1], grid)  # raises where they do not fit
         _, small = self._mixed(x.shape[1], grid)
         if self.kind == "queries":

@@ -84,13 +84,10 @@ def test_a_kept_best_epoch_is_not_overfitted(tmp_path):
 
 
 def test_a_loss_with_a_wrong_image_is_not_the_one_that_was_kept(tmp_path):
-    folder = language(tmp_path, val=((1.5, 8.0), (1.6, 9.0)))
-    own = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    grey = next(row for row in own if row["split"] == "val" and row.get("step") is None and row["model"] == "a")
-    (folder / "records.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in [*own, grey | {"value": 9.0, "class": "grey image"}])
-    )
-    assert judged(folder).kind == "clear"
+    run = language(tmp_path, val=((1.5, 8.0), (1.6, 9.0)))
+    kept = next(r for r in run.records if (r.model, r.split, r.step) == ("a", "val", None))
+    run = replace(run, records=[*run.records, replace(kept, value=9.0, class_="grey image")])
+    assert judged(run).kind == "clear"
 
 
 def test_copies_are_said_next_to_the_verdict(tmp_path):

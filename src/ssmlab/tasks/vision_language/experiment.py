@@ -207,8 +207,14 @@ def measure(
     network.eval()
     records: Records = {}
     for part in ("val", "test"):
-        sums = {shown: sums_of(recipe, data, job, network, part, shown, progress) for shown in SHOWN}
         seen = np.array([bool(record.images) for record in data.parts[part]])
+        own = sums_of(recipe, data, job, network, part, "own", progress)
+        sums = {
+            shown: own
+            if shown == "own" or not seen.any()
+            else sums_of(recipe, data, job, network, part, shown, progress)
+            for shown in SHOWN
+        }
         records[part] = look_records(task, sums, seen, recipe.evaluation.bootstrap)
         if part == "test":
             np.savez_compressed(

@@ -73,8 +73,8 @@ def answers(run: Run, drawn: dict[str, Plot]) -> Html | None:
             own = _of(run, label, "exact_match", kind)
             blind = _of(run, label, "exact_match", f"{kind}, grey image" if kind else GREY)
             common = _of(run, label, "commonest_answer", kind)
-            if own is None or blind is None or common is None:
-                continue
+            if own is None or blind is None or common is None or _of(run, label, "caption_cider"):
+                continue  # captions are hardly ever those of a record; they have scores of their own
             name = f"{run.titles[label]}: {kind}" if kind else run.titles[label]
             low, high = own.spread or (0.0, 1.0)
             cells = [f"{own.value:.1%} [{low:.1%}, {high:.1%}]", f"{blind.value:.1%}", f"{common.value:.1%}"]

@@ -272,7 +272,7 @@ def retrieval_records(
     progress.say(f"finding {len(chosen)} images by their texts, and texts by their images")
     question = chosen[0].question or DESCRIBE
     texts = [record.answer for record in chosen]
-    others = [record.images[0] for record in _spread(_first_of_images(train), PRIOR)]
+    others: list[Any] = [record.images[0] for record in _spread(_first_of_images(train), PRIOR)]
     others = others or [grey(next(iter(network.encoder)).config)]
     after, alone = (
         likelihoods(network, [network.read_image(image) for image in images], texts, question)

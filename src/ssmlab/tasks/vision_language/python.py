@@ -42,7 +42,8 @@ def _ready(model: Any, about: dict[str, Any], given: dict[str, Any]) -> Any:
         raise UserError(
             f"vision_language takes vision-language models, got {name_of(model)}; create_model('llava_...')"
         )
-    size, words, ends = model.language.config.padded_vocab, given.get("tokenizer"), ()
+    size, words = model.language.config.padded_vocab, given.get("tokenizer")
+    ends: Sequence[int] = ()
     own, template = model.speech, given.get("template") or about.get("template") or model.config.template
     if isinstance(words, str | Path):
         words = load_tokenizer(words)

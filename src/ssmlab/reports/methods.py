@@ -8,7 +8,7 @@ from ssmlab.core import formats
 from ssmlab.core.formats import listing, plural
 from ssmlab.core.statistics import FEWEST
 from ssmlab.reports.comparison import comparison
-from ssmlab.reports.differences import assumptions, pairs_of
+from ssmlab.reports.differences import assumptions, of_run, pairs_of
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import to_markdown
 from ssmlab.reports.verdict import Winner
@@ -166,7 +166,7 @@ def model_card(run: Run, verdict: Winner) -> str:
         "use on patients.", "",
         "## Training and data", "", paragraph(run), "",
         "## Results on the test part", "", shown,
-        assumptions(run) if pairs_of(run.records, run.labels, run.primary_metric.metric) else "", "",
+        assumptions(of_run(run)) if pairs_of(run.records, run.labels, run.primary_metric.metric) else "", "",
         "## Limits", "", *(f"- {text}" for text in limits), "",
         "## How to use", "", "```", use, "```", "",
         "## Circumstances", "",

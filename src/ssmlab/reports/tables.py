@@ -92,6 +92,14 @@ class Sheet:
         scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=self.title)
         return el("div", scroll, class_="card")
 
+    @property
+    def markdown(self) -> str:
+        """With its title and its note."""
+        rows = [(self.corner, *self.heads), ("---", *["---:"] * len(self.heads))]
+        rows += [(name, *cells) for name, cells in self.rows]
+        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        return "\n".join([f"## {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+
 
 def sheets_of(table: Table) -> list[Sheet]:
     """A table of models as a sheet for every group of measures; the best values are in **bold**."""

@@ -27,9 +27,9 @@ from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.costs import costs
-from ssmlab.tasks.shared.differences import class_differences, label_differences
+from ssmlab.tasks.shared.differences import class_differences, fold_records, label_differences
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, train_job
-from ssmlab.tasks.shared.folds import PUBLISHED, folds_for, has_weights, number_of_folds, pooled_records
+from ssmlab.tasks.shared.folds import PUBLISHED, fold_means, folds_for, has_weights, number_of_folds, pooled_records
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.label_metrics import label_metrics
 from ssmlab.tasks.shared.metrics import classification_metrics, interval_record
@@ -238,18 +238,24 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
 
 
 def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Record]]:
-    """The differences of every two models in accuracy, area under the ROC curve and loss, over items and seeds."""
+    """The differences of every two models in accuracy, area under the ROC curve and loss, over items and seeds; of a
+    cross-validation also a test over its folds."""
     correct: dict[str, list] = {}
     probabilities: dict[str, list] = {}
+    shares = []  # of every job: how much of an item's answer is right
+    labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
     for job in jobs:
         found = read_predictions(job.folder / "predictions.csv")
         correct.setdefault(job.model.label, []).append(found.correct)
         probabilities.setdefault(job.model.label, []).append(found.probabilities)
+        shares.append(((found.probabilities >= 0.5) == labels).mean(1) if labels.ndim == 2 else found.correct * 1.0)
     right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
-    labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
+    how: dict[str, Any] = {"groups": data.test.groups, "resamples": resamples}
     if labels.ndim == 2:
-        return label_differences(labels, likely, groups=data.test.groups, resamples=resamples)
-    return class_differences(labels, right, likely, groups=data.test.groups, resamples=resamples)
+        records, metric = label_differences(labels, likely, **how), "label_accuracy"
+    else:
+        records, metric = class_differences(labels, right, likely, **how), "accuracy"
+    return records + (fold_records(metric, *fold_means(jobs, data, shares)) if data.folds else [])
 
 
 def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:

@@ -78,6 +78,30 @@ def number_of_folds(job: Job, data: Any) -> list[int]:
     return found.tolist()
 
 
+def fold_means(
+    jobs: Sequence[Job], data: Any, values: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], float, float]:
+    """What `differences.fold_records` takes: scores of every fold and repeat by model, the mean over seeds, and how
+    many items folds hold out and train on, the means of both.
+
+    Args:
+        values: of every job, a number for each item of the pool; nan where it has none.
+    """
+    found: dict[str, dict[tuple[int, int], list[float]]] = {}
+    for job, own in zip(jobs, values, strict=True):
+        repeat = job.seed // REPEAT if len(data.folds) > 1 else 0
+        of_model = found.setdefault(job.model.label, {})
+        for fold in folds_for(job, data):
+            part = own[list(fold.held_out)]
+            mean = float(part[np.isfinite(part)].mean()) if np.isfinite(part).any() else np.nan
+            of_model.setdefault((repeat, fold.number), []).append(mean)
+    scores = {label: np.array([np.mean(each) for _, each in sorted(own.items())]) for label, own in found.items()}
+    known = np.all([np.isfinite(each) for each in scores.values()], axis=0)
+    every = [fold for repeat in data.folds for fold in repeat]
+    tested, trained = (float(np.mean([len(getattr(f, part)) for f in every])) for part in ("held_out", "train"))
+    return {label: each[known] for label, each in scores.items()}, tested, trained
+
+
 def pooled_records(folds: Sequence[Job]) -> dict[str | None, list[Record]]:
     """What the folds measured themselves, as records of the model: by part, without those of the pooled test part.
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from textwrap import wrap
 
 from ssmlab.reports.markup import Html, el, join, words
 
@@ -141,8 +142,9 @@ def to_rich(table: Table, which: slice = slice(None), *, stacked: bool = False):
     caption = "\n".join([*(map(escape, table.notes) if last else ()), *(["● best of the row"] if table.marked else [])])
     rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     rich.add_column("", no_wrap=True)
-    for column in table.columns[which]:
-        rich.add_column(escape(column), justify="right")
+    for number in range(len(table.columns))[which]:
+        title = heading(table.columns[number], [row.cells[number] for row in table.rows], stacked)
+        rich.add_column(escape(title), justify="right")
     for group, rows in groupby(table.rows, lambda row: row.group):
         rich.add_row(f"[dim]{escape(group)}[/dim]")
         for row in rows:
@@ -153,6 +155,13 @@ def to_rich(table: Table, which: slice = slice(None), *, stacked: bool = False):
                 cells.append(f"{text}\n[dim]{escape(cell.detail)}[/dim]" if stacked and cell.detail else text)
             rich.add_row(escape(row.label), *cells)
     return rich
+
+
+def heading(title: str, cells: Sequence[Cell], stacked: bool) -> str:
+    """A model's title in as few lines as are no wider than its numbers, or than 16 letters: a terminal that is too
+    narrow for long titles would otherwise put one word on a line."""
+    texts = [text for cell in cells for text in ((cell.value, cell.detail) if stacked else (cell.text,))]
+    return "\n".join(wrap(title, max(16, *(len(text) + 2 for text in texts)), break_long_words=False))
 
 
 def to_markdown(table: Table) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_atomically
+from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.record import Record, read_records
 from ssmlab.data.folds import FILE, Fold, splits_text
+from ssmlab.tasks.shared.calibration import KEY
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import REPEAT
 
@@ -133,6 +134,21 @@ def _plain(record: Record) -> Record:
         metric=record.metric, value=record.value, unit=record.unit, n=record.n, spread=record.spread,
         class_=record.class_, step=record.step,
     )  # fmt: skip
+
+
+def calibrated_by_fold(logits: np.ndarray, held: list[tuple[list[int], Path]]) -> tuple[np.ndarray, Record]:
+    """Out-of-fold logits, each divided by the temperature of the fold that made it, which its own validation part said;
+    and the geometric mean of these as a record.
+
+    Args:
+        held: the rows of every fold, and its model's folder.
+    """
+    divided, temperatures = logits.astype(np.float64), []
+    for rows, folder in held:
+        temperatures.append(float(read_json(folder / "preprocess.json")[KEY]["temperature"]))
+        divided[rows] /= temperatures[-1]
+    mean = float(np.exp(np.mean(np.log(temperatures))))
+    return divided, Record(metric="temperature", value=mean, n=len(logits))
 
 
 def has_weights(folders: Sequence[Path]) -> bool:

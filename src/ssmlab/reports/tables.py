@@ -15,6 +15,7 @@ from ssmlab.reports.markup import Html, el, join, words
 
 MOST_COLUMNS = 4  # models side by side
 MOST_MEASURES = 8  # side by side where models are rows
+MOST_BESIDE = 6  # columns of a sheet in which an interval stands next to its value
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ class Sheet:
 
     @property
     def html(self) -> Html:
-        """In a box that scrolls."""
-        table = plain_table(self.corner, self.heads, self.rows, caption=self.note or None, class_="wide wrapped")
+        """In a box that scrolls. Of many columns intervals stand below their values, so that all fit a page."""
+        rows: Sequence[tuple[str, Sequence]] = self.rows
+        if len(self.heads) > MOST_BESIDE:
+            rows = [(name, [_below(cell) for cell in cells]) for name, cells in self.rows]
+        table = plain_table(self.corner, self.heads, rows, caption=self.note or None, class_="wide wrapped")
         scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=self.title)
         return el("div", scroll, class_="card")
 
@@ -100,6 +104,12 @@ class Sheet:
         rows += [(name, *cells) for name, cells in self.rows]
         lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
         return "\n".join([f"## {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+
+
+def _below(text: str) -> Html:
+    """A cell with its interval, if it has one, in a line of its own."""
+    value, bracket, rest = text.partition(" [")
+    return join([value, el("span", f"[{rest}", class_="detail below") if bracket else None])
 
 
 def sheets_of(table: Table) -> list[Sheet]:

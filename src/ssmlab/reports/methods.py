@@ -58,6 +58,15 @@ def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
             parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
     if parts:
         classes = f" in {len(run.classes)} classes" if run.classes else ""
+        if run.folds and len(parts) == len(PARTS):
+            *learned, held = parts
+            found.append(
+                f"Of a cross-validation of {run.folds} folds ({run.data.get('format') or 'unknown format'}{classes}) the "
+                f"first had {listing(learned)}. {held.removesuffix(' for ' + PARTS['test']).capitalize()} were predicted "
+                "once each, by a model that had neither learned from it nor been chosen by it."
+            )
+            parts = []
+    if parts:
         found.append(f"The data ({run.data.get('format') or 'unknown format'}{classes}) had {listing(parts)}.")
     if groups:
         found.append(f"All cases with the same {run.data.get('group')} were kept in one part.")
@@ -122,7 +131,8 @@ def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:
 
 
 def _testing(run: Run) -> list[str]:
-    found = [f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."]
+    once = f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."
+    found = [once] if not run.folds else []
     found.append(f"Models are compared by {run.primary_metric.name}.")
     found.append(run.task.interval.format(items=run.items[1], name=run.primary_metric.name))
     if len(run.seeds) > 1:

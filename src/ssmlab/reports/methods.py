@@ -60,10 +60,11 @@ def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
         classes = f" in {len(run.classes)} classes" if run.classes else ""
         if run.folds and len(parts) == len(PARTS):
             *learned, held = parts
+            form = run.data.get("format") or "unknown format"
             found.append(
-                f"Of a cross-validation of {run.folds} folds ({run.data.get('format') or 'unknown format'}{classes}) the "
-                f"first had {listing(learned)}. {held.removesuffix(' for ' + PARTS['test']).capitalize()} were predicted "
-                "once each, by a model that had neither learned from it nor been chosen by it."
+                f"Of a cross-validation of {run.folds} folds ({form}{classes}) the first had {listing(learned)}. "
+                f"{held.removesuffix(' for ' + PARTS['test'])} were predicted once each, by a model that had neither "
+                "learned from it nor been chosen by it."
             )
             parts = []
     if parts:

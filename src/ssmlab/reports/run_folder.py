@@ -108,7 +108,7 @@ class Run:
 
     @property
     def tested(self) -> str:
-        """ "45 test images of 9 groups (patient)", with what is known; of a cross-validation "45 images out of fold"."""
+        """ "45 test images of 9 groups (patient)", with what is known; of folds "45 images out of fold"."""
         n = next((r.n for r in self.records if r.metric == self.primary_metric.metric and r.split == "test" and r.n), 0)
         counted = f"{n:,} " if n else ""
         groups = f" of {self.test_groups:,} groups ({self.data.get('group')})" if self.test_groups else ""

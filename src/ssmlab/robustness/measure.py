@@ -53,7 +53,8 @@ def measure(
                 x = torch.from_numpy(images[few]).permute(0, 3, 1, 2).to(device)
                 if isinstance(condition, Attack):
                     known = columns[truth[few].to(device)]
-                    x = condition.change(network, task, x, known, Draws(seed, keys[few], NUMBER))
+                    one = task.images if isinstance(task, ClassifySeveral) else task
+                    x = condition.change(network, one, x, known, Draws(seed, keys[few], NUMBER))
                 else:
                     x = condition.change(x, seed, keys[few])
                 logits = network(task.prepare(x)).float()[:, columns].cpu()

@@ -93,7 +93,7 @@ def build(ref: ModelRef, classes: tuple[str, ...], image_size: int | None, devic
         names, unmeasured = classes, why_not(network, ref.weights)
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
     one = Classify(classes=names, mean=tuple(mean), std=tuple(std))
-    task = ClassifySeveral(images=one) if several else one
+    task: Classify | ClassifySeveral = ClassifySeveral(images=one) if several else one
     return Built(ref, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
 
 

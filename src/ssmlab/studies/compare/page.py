@@ -144,7 +144,7 @@ class Result(Report):
         names = (
             f"{self.titles[best]} is {metric.gap(ahead.value).lstrip('+')} {metric.unit} ahead of {self.titles[second]}"
         )
-        if why:
+        if why or pair.corrected is None:
             return f"{names}, which names no winner: {why}"
         return (
             f"{names} (95 % interval {metric.gap(ahead.low)} to {metric.gap(ahead.high)}, "

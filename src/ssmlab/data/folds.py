@@ -253,15 +253,15 @@ class Division:
         return tuple(tuple(folds_of(divided, ids, labels, groups, **how)) for divided in held)  # type: ignore[arg-type]
 
 
-def described_groups(column: str, groups: Mapping[str, Sequence[str] | None]) -> dict[str, Any]:
+def described_groups(column: str, parts: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says of groups: by what, and how many every part has; nothing where there are none.
 
     Args:
-        groups: part -> the group of every item.
+        parts: by name, with `groups` of every item, or None.
     """
-    if any(own is None for own in groups.values()):
+    if any(part.groups is None for part in parts.values()):
         return {}
-    return {"group": group_title(column), "groups": {part: len(set(own or ())) for part, own in groups.items()}}
+    return {"group": group_title(column), "groups": {name: len(set(part.groups)) for name, part in parts.items()}}
 
 
 def about_division(

@@ -62,8 +62,7 @@ def measure(
                     likely = logits.sigmoid()
                     nothing = torch.zeros(len(logits))
                     right = ((likely >= 0.5) == (truth[few] > 0)).float().mean(1)
-                    answer = (nothing.int(), right, nothing.bool(), nothing, likely)
-                    found.append([part.numpy() for part in answer])
+                    found.append([part.numpy() for part in (nothing.int(), right, nothing.bool(), nothing, likely)])
                     progress.update(min(start + batch, len(labels)))
                     continue
                 confidence, predicted = logits.softmax(1).max(1)

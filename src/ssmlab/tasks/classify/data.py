@@ -80,7 +80,7 @@ def load_images(recipe: Recipe, progress: Progress | None = None) -> Images:
         "image_size": config.image_size,
         "fit": config.fit,
         "copies": report.copies,
-        **described_groups(config.group, {name: part.groups for name, part in parts.items()}),
+        **described_groups(config.group, parts),
         "notes": [
             *report.warnings,
             *([report.shapes] if report.shapes else []),

@@ -32,7 +32,7 @@ def calibrate(folder: Path, *, device: str = "auto", progress: Progress | None =
     """
     members = [(folder / name).resolve() for name in read_object(folder / "config.json").get("members", ())]
     runs = list(dict.fromkeys(member.parent.parent for member in members if member.parent.name == "models"))
-    recipes = [load_recipe(run) for run in runs if (run / "recipe.toml").is_file()]
+    recipes: list[Any] = [load_recipe(run) for run in runs if (run / "recipe.toml").is_file()]
     shared = {json.dumps(recipe.data.model_dump(), sort_keys=True, default=str) for recipe in recipes}
     inside = all(member.parent.name == "models" for member in members) and len(recipes) == len(runs)
     if not inside or len(shared) != 1 or recipes[0].task != "classify" or recipes[0].folded:

@@ -267,7 +267,8 @@ def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Re
         found = read_predictions(job.folder / "predictions.csv")
         correct.setdefault(job.model.label, []).append(found.correct)
         probabilities.setdefault(job.model.label, []).append(found.probabilities)
-        shares.append(((found.probabilities >= 0.5) == labels).mean(1) if labels.ndim == 2 else found.correct * 1.0)
+        said = np.asarray(found.probabilities) >= 0.5
+        shares.append(np.equal(said, labels).mean(1) if labels.ndim == 2 else found.correct * 1.0)
     right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
     how: dict[str, Any] = {"groups": data.test.groups, "resamples": resamples}
     if labels.ndim == 2:

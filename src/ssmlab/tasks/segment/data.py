@@ -179,7 +179,7 @@ def _masks(config: SegmentationData, found: MaskData, source: Masks | None) -> M
         "split_hash": found.split_hash,
         "copies": found.copies,
         "image_size": " x ".join(f"{low}" if low == high else f"{low} to {high}" for low, _, high in found.sizes[::-1]),
-        **described_groups(config.group, {name: split.groups for name, split in parts.items()}),
+        **described_groups(config.group, parts),
         "notes": [
             *found.notes,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),

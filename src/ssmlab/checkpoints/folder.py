@@ -95,13 +95,13 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
 ALIKE = ("classes", "image_size", "fit", "channels", "patch_size", "spacing", "directions", "numbers", "several")
 
 
-def save_ensemble(folder: str | Path, members: Sequence[str | Path], about: Mapping[str, Any] | None = None) -> Path:
+def save_ensemble(folder: str | Path, members: Sequence[str | Path], more: Mapping[str, Any] | None = None) -> Path:
     """Make a folder a model that is the mean of others' probabilities. The members stay where they are.
 
     Args:
         folder: made where it is missing.
         members: folders of trained models of images or of segmentation networks; of ensembles their members.
-        about: further entries of its preprocess.json, such as a calibration of its own.
+        more: further entries of its preprocess.json, such as a calibration of its own.
     Raises:
         ModelError: there is none, one is no such model, or they differ in classes or in what they read.
     """
@@ -126,7 +126,7 @@ def save_ensemble(folder: str | Path, members: Sequence[str | Path], about: Mapp
     same = {key: value for key, value in abouts[0].items() if all(about.get(key) == value for about in abouts)}
     own = {key: abouts[0][key] for key in ("mean", "std") if key in abouts[0]}  # what the first member reads
     same.pop("calibration", None)  # is of one member
-    write_json(folder / PREPROCESS, same | own | dict(about or {}))
+    write_json(folder / PREPROCESS, same | own | dict(more or {}))
     model = read_object(chosen[0] / CONFIG)["model"]
     write_json(folder / CONFIG, {"kind": kinds[0], "model": model, "members": names})
     return folder

@@ -85,7 +85,7 @@ def studies(model, chest, tmp_path):
     found = {(r.model, r.metric): r for r in result.records if r.class_ is None}
     areas = [found[ref.label, "label_auc"].value for ref in result.models]
     pair = next(r for r in result.records if r.metric == "label_auc_difference")
-    assert pair.value == pytest.approx(areas[1] - areas[0]) and "mean ROC AUC" in result.answer
+    assert pair.value == pytest.approx(areas[1] - areas[0]) and result.axis.name == "label_auc"
     page = (tmp_path / "compared" / "report.html").read_text()
     assert "Right answers" in page and "DeLong" in page and "Mean ROC AUC" in page
     opened, _ = open_model(str(model / "fold0"), device="cpu")

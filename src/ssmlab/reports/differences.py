@@ -147,6 +147,7 @@ def section(tested: Tested) -> Html | None:
 def assumptions(tested: Tested) -> str:
     """What the intervals and p-values of differences mean, and what they assume."""
     several = tested.seeds > 1
+    over_folds = any(FURTHER[1] in pair.ps for _, pairs in tested.pairs for pair in pairs)
     drawn_from = f"groups ({tested.column})" if tested.groups else f"test {tested.many}"
     return " ".join((
         "The first model minus the second on the same cases. Intervals are of 95 %: cases are drawn with replacement, "
@@ -158,6 +159,7 @@ def assumptions(tested: Tested) -> str:
             if several
             else " One seed was trained: both are about these trained models, not about training such models."
         ),
+        *(["“Nadeau-Bengio” is over folds: it counts too that other training images make other models."] * over_folds),
         f"Assumed: {drawn_from} are independent and drawn from where future ones come from"
         + ("; seeds are independent." if several else "."),
     ))  # fmt: skip

@@ -275,7 +275,8 @@ def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Re
         records, metric = label_differences(labels, likely, **how), "label_accuracy"
     else:
         records, metric = class_differences(labels, right, likely, **how), "accuracy"
-    return records + (fold_records(metric, *fold_means(jobs, data, shares)) if data.folds else [])
+    divided = getattr(data, "folds", ())  # sequences have none
+    return records + (fold_records(metric, *fold_means(jobs, data, shares)) if divided else [])
 
 
 def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:

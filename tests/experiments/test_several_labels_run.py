@@ -93,7 +93,7 @@ def studies(model, chest, tmp_path):
     settings = Settings(classes=(1,), search=Search(steps=0), gradient_steps=2, score_steps=4, random=1)
     (picture,) = explain(opened, pictures, ["x"], settings).pictures
     (asked,) = picture.classes
-    logit = float(opened.network(opened.prepare(pictures))[0, 1])
+    logit = float(opened.network(opened.prepare(pictures))[0, 1].detach())
     assert asked.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
     whole = asked.curves["camera"]["deletion"].probability[0, 0]
     assert float(whole) == pytest.approx(asked.probability, abs=1e-4), "nothing is deleted yet"

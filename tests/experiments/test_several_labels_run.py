@@ -95,7 +95,7 @@ def studies(model, chest, tmp_path):
     (asked,) = picture.classes
     logit = float(opened.network(opened.prepare(pictures))[0, 1].detach())
     assert asked.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
-    whole = asked.curves["camera"]["deletion"].probability[0, 0]
+    whole = asked.curves["camera"]["deletion"].probability[0]
     assert float(whole) == pytest.approx(asked.probability, abs=1e-4), "nothing is deleted yet"
     tested = RobustnessOptions(**options, per_class=4, resamples=100, output=tmp_path / "robust")
     result = robustness(both, tested)

@@ -111,7 +111,7 @@ def studies(model, chest, tmp_path):
     with pytest.raises(UserError, match="gives an image several labels, digits has one"):
         compare(both, CompareOptions(**options | {"data": "digits"}, train=False, output=tmp_path / "other"))
     with pytest.raises(UserError, match="compress does not measure"):
-        find_model(str(model / "fold0"), ())
+        find_model(str(model / "fold0"), (), tmp_path)
 
 
 def test_what_does_not_go_with_several_labels(chest):

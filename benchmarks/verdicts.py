@@ -2,6 +2,7 @@
 
     python benchmarks/verdicts.py                    every cell, 2,000 comparisons each; about half an hour of one core
     python benchmarks/verdicts.py --kind dice --runs 500
+    python benchmarks/verdicts.py --kind two_seeds    what two seeds can say at all; seconds
 
 Two models (or three) answer n cases, each trained with some seeds. Every number has four sources: how hard the case is
 (shared by the models), how good the model is with this seed, the model's own luck with the case, and what is left of a
@@ -15,6 +16,7 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 from ssmlab.core.statistics import differences, statistics_of
 
@@ -91,11 +93,59 @@ def true_effects() -> list[Setting]:
     return [Setting("plain", n, s, spread, effect=0.6) for n in (20, 50, 150) for s, spread in pairs]
 
 
+def half_widths(rule: str, cases: float, seeds: np.ndarray, shared: float, freedom: int) -> np.ndarray:
+    """Half the 95 % interval of a difference by several rules.
+
+    Args:
+        cases: variance over cases, taken as known; it holds `shared`, that of what is left of a seed and a case.
+        seeds: estimated variances of the seeds' means, with `freedom` degrees, which hold `shared` too.
+        rule: "sum", normal draws and Student's t added, as the package does; "squares", both reaches added in squares;
+            "satterthwaite", Student's t of Satterthwaite's degrees, `shared` counted once; "linear", the same with
+            degrees that fall with the seeds' share instead of its square.
+    """
+    alone, both = float(t.ppf(0.975, freedom)), cases + np.maximum(seeds - shared, 0)
+    if rule == "squares":
+        return np.sqrt(1.96**2 * cases + alone**2 * seeds)
+    if rule == "sum":  # the quantile of the sum by the ratio of both, from draws
+        ratios, rng = np.geomspace(0.01, 100, 60), np.random.default_rng(1)
+        normal, student = rng.standard_normal(200_000), rng.standard_t(freedom, 200_000)
+        table = [np.quantile(normal + ratio * student, 0.975) for ratio in ratios]
+        return np.sqrt(cases) * np.interp(np.sqrt(seeds / cases), ratios, table)
+    share = np.minimum(np.maximum(seeds, shared) / both, 1)
+    degrees = freedom / share ** (2 if rule == "satterthwaite" else 1)
+    return t.ppf(0.975, degrees) * np.sqrt(both)
+
+
+def two_seeds(runs: int = 100_000, cases: int = 50, effect: float = 0.6) -> None:
+    """False winners and power of the rules for two models with two seeds each, all numbers normal.
+
+    The sources are those of `answers`: of a difference of n cases the variance over cases is 0.75 / n, of which
+    0.25 / n is what is left of a seed and a case, and a spread s of the seeds adds s^2.
+    """
+    rng, spreads = np.random.default_rng(0), (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+    false = np.geomspace(0.01, 3, 25)  # spreads under no difference, of which the worst is shown
+    print(f"\n{runs:,} comparisons a number, {cases} cases, two seeds\n")
+    print("| rule | most false winners |" + "".join(f" found, spread {s:g} |" for s in spreads))
+    print("| --- | ---: |" + " ---: |" * len(spreads))
+    of_cases, shared = 0.75 / cases, 0.25 / cases
+
+    def named(rule: str, spread: float, true: float) -> float:
+        found = true + np.sqrt(of_cases + spread**2) * rng.standard_normal(runs)
+        seeds = (spread**2 + shared) * rng.chisquare(2, runs) / 2
+        return 100 * float(np.mean(np.abs(found) > half_widths(rule, of_cases, seeds, shared, 2)))
+
+    for rule in ("sum", "squares", "linear", "satterthwaite"):
+        worst, power = max(named(rule, s, 0.0) for s in false), [named(rule, s, effect) for s in spreads]
+        print(f"| {rule} | {worst:.1f} | " + " | ".join(f"{each:.0f}" for each in power) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=("accuracy", "dice", "groups", "effect"), default=None)
+    parser.add_argument("--kind", choices=("accuracy", "dice", "groups", "effect", "two_seeds"), default=None)
     parser.add_argument("--runs", type=int, default=2000)
     options = parser.parse_args()
+    if options.kind == "two_seeds":
+        return two_seeds()
     for kind in [options.kind] if options.kind else ["accuracy", "dice", "groups", "effect"]:
         cells = true_effects() if kind == "effect" else false_winners(kind)
         print(f"\n{kind}, {options.runs:,} comparisons a cell\n")

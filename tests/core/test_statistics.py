@@ -22,6 +22,7 @@ from ssmlab.core.statistics import (
     score_interval,
     share_interval,
     statistics_of,
+    weighted_roc_area,
     wilcoxon,
     wilson,
 )
@@ -375,3 +376,15 @@ def test_the_rule_of_verdicts(interval, corrected, cases, decided):
 def test_where_a_test_can_never_come_out():
     assert least_p(6) == 0.03125 and least_p(6, 3) == pytest.approx(0.09375) and least_p(2, 9) == 1
     assert [cases_needed(pairs) for pairs in (1, 3, 45)] == [6, 7, 11]
+
+
+def test_areas_of_weighted_cases():
+    """Weights are copies: drawing a case twice is having it twice; equal scores count half."""
+    random = np.random.default_rng(0)
+    truth, scores = random.random(30) < 0.4, random.integers(0, 8, 30)
+    weights = np.stack([np.ones(30), random.integers(0, 3, 30), truth])
+    found = weighted_roc_area(truth, scores, weights)
+    assert found[0] == pytest.approx(roc_area(truth, scores).value)
+    copies = np.repeat(np.arange(30), weights[1].astype(int))
+    assert found[1] == pytest.approx(roc_area(truth[copies], scores[copies]).value)
+    assert np.isnan(found[2]), "no negative case"

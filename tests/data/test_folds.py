@@ -5,10 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssmlab.core.errors import DataError
-from ssmlab.data.copies import kept_together
-from ssmlab.data.folds import Division, draw_folds, read_splits, splits_text
+from ssmlab.data.copies import digest, kept_together
+from ssmlab.data.folds import Division, Fold, draw_folds, read_splits, splits_text
+from ssmlab.data.near import near_across_folds, thumbnail
 
 
 def division(**changes):
@@ -125,3 +127,19 @@ def test_copies_and_copies_of_copies_are_kept_together():
     found = kept_together(ids, ["p", "p", "q", "q", "r", "s"], keys)
     assert len(set(found[:4])) == 1 and found[5] == found[3] and found[4] == "r"
     assert len(set(found)) == 2
+
+
+def test_what_looks_alike_in_different_folds_is_listed():
+    """A brighter copy of the first picture is in another fold; an equal one, a flat one and one in its own fold are not
+    listed."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 200, (6, 24, 24)).astype(np.uint8)
+    pixels[1], pixels[2], pixels[3] = pixels[0] + 20, pixels[0], 7
+    folds = [[Fold(0, (), (), (0, 4)), Fold(1, (), (), (1, 2, 3, 5))]]
+    thumbs = [thumbnail(Image.fromarray(each)) for each in pixels]
+    ids, digests = [f"{i}.png" for i in range(6)], [digest(each) for each in pixels]
+    found = near_across_folds(thumbs, digests, ids, folds)
+    assert found.pairs == [("0.png", "1.png")]
+    assert found.notes[0].startswith("1 pair of images in different folds look nearly alike (0.png and 1.png)")
+    together = [[Fold(0, (), (), (0, 1, 2, 4)), Fold(1, (), (), (3, 5))]]
+    assert near_across_folds(thumbs, digests, ids, together) == ([], [])

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssmlab.core.errors import DataError
 from ssmlab.data import open_images
+from ssmlab.data.masks.reader import open_masks
 
 
 def problems(path, **options):
@@ -93,3 +96,57 @@ def test_a_bare_name_of_several_images_names_none(make, tmp_path):
         "train/a/0.png",
         "train/b/0.png",
     ]
+
+
+def test_groups_by_a_pattern_of_names(make, tmp_path):
+    """Slices of a patient, "p1_0.png" and "p1_1.png", stay together without any table; of a table of labels too."""
+    root = tmp_path / "pets"
+    for label in ("cat", "dog"):
+        for patient in range(5):
+            for image in range(2):
+                folder = root / label
+                folder.mkdir(parents=True, exist_ok=True)
+                shade = 20 * patient + image + 100 * (label == "dog")
+                Image.new("RGB", (8, 8), (shade, shade, shade)).save(folder / f"{label}{patient}_{image}.png")
+    data = open_images(root, group="([a-z]+[0-9]+)_")
+    sides = [set(split.groups) for split in data.splits.values()]
+    assert sorted(map(len, sides)) != [0, 0, 10] and sum(map(len, sides)) == len(set.union(*sides)) == 10
+    for pattern, message in (
+        ("(x[0-9]+)_", "20 of 20 files do not match it"),
+        ("(cat", "no regular expression"),
+        ("(?:cat)", "no brackets that hold the group"),
+    ):
+        assert message in problems(root, group=pattern)[0]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    rows = ["file,label"]
+    for file in sorted(root.rglob("*.png")):
+        (flat / file.name).write_bytes(file.read_bytes())
+        rows.append(f"{file.name},{file.parent.name}")
+    (flat / "labels.csv").write_text("\n".join(rows) + "\n")
+    assert {*open_images(flat, group="([a-z]+[0-9]+)_").train.groups} <= {
+        f"{n}{i}" for n in ("cat", "dog") for i in range(5)
+    }
+
+
+def test_groups_of_masks(tmp_path):
+    random = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for patient in range(6):
+        for image in range(2):
+            pixels = random.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"p{patient}_{image}.png")
+            Image.fromarray((pixels[..., 0] > 99).astype(np.uint8)).save(tmp_path / "masks" / f"p{patient}_{image}.png")
+    assert open_masks(tmp_path).train.groups is None
+    data = open_masks(tmp_path, group="(p[0-9])_")
+    sides = [set(split.groups) for split in (data.train, data.val, data.test)]
+    assert all(sides) and sum(map(len, sides)) == len(set.union(*sides)) == 6
+    assert data.train.folds is None
+    (tmp_path / "groups.csv").write_text(
+        "file,patient\n" + "".join(f"images/p{p}_{i}.png,x{p % 3}\n" for p in range(6) for i in range(2))
+    )
+    data = open_masks(tmp_path, group="patient")
+    assert sorted(g for split in (data.train, data.val, data.test) for g in set(split.groups)) == ["x0", "x1", "x2"]
+    with pytest.raises(DataError, match="1 problem"):
+        open_masks(tmp_path, group="(q[0-9])_")

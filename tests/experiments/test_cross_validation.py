@@ -83,10 +83,19 @@ def test_one_set_of_records(run):
     assert sum(r.value * r.n for r in folds) == pytest.approx(whole.value * 45)
     assert own[None, "train_seconds", None].value > 0 and own["val", "accuracy", None].value >= 0
     assert [r for r in records if r.metric == "accuracy_difference"]
+    over_folds = [r for r in records if (r.metric, r.class_) == ("p_of_accuracy_difference", "Nadeau-Bengio")]
+    assert len(over_folds) == 1 and 0 <= over_folds[0].value <= 1 and "resampled t-test" in over_folds[0].unit
     about = json.loads((run / "run.json").read_text())["data"]
+    assert (about["group"], about["groups"]["test"], about["near_copies"]) == ("group", 9, [])
     assert about["counts"]["test"] == 45 and about["folds"] == {"number": 3, "repeats": 1, "published_test": 0}
     assert any("3 folds of 45 images, 9 groups kept whole" in note for note in about["notes"])
-    assert (run / "report.html").is_file()
+    page = (run / "report.html").read_text()
+    assert "Measured on 45 images of 9 groups (group) of 3 folds, each by a model" in page
+    assert "was used once, after training" not in page
+    assert "Of a cross-validation of 3 folds" in page and "Nadeau-Bengio" in page
+    shown = {(r.metric, r.class_) for r in records if r.model == "resnet_test" and r.split == "test"}
+    assert {("temperature", None), ("ece_calibrated", None), ("brier_calibrated", None)} <= shown
+    assert json.loads((run / "models/resnet_test/preprocess.json").read_text())["calibration"]["n"] == 45
 
 
 def test_its_splits_are_nnunets_and_are_read_again(run, patients):

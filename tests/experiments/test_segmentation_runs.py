@@ -374,6 +374,9 @@ def test_folds_are_pooled_and_their_mean_is_a_model(tmp_path):
         assert ("fold0", "tta_gain", None) in found and (None, "tta_seconds", None) in found
         network, _ = load_model(folder / "models" / label, "segmentation")
         assert isinstance(network, Ensemble) and len(network.members) == 3
+    assert "is missing" not in (folder / "report.html").read_text(), "weights between stretches are gone by now"
+    over_folds = [r for r in records if (r.metric, r.class_) == ("p_of_dice_difference", "Nadeau-Bengio")]
+    assert len(over_folds) == 1 and 0 <= over_folds[0].value <= 1
     rows = json.loads((folder / "splits_final.json").read_text())
     assert sorted(name for row in rows for name in row["val"]) == [f"case{i}" for i in range(6)]
     again = load_data(recipe(*changes, f"splits={folder / 'splits_final.json'}"))

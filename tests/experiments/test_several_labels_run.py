@@ -1,15 +1,24 @@
 """A run on images with several labels, its predictions, numbers and the command that uses its model."""
 
 import csv
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.core.errors import ModelError, RecipeError
+from ssmlab.core.errors import RecipeError, UserError
 from ssmlab.core.record import read_records
 from ssmlab.experiments.run import run_recipe
-from ssmlab.studies.compare.model_refs import find_model_refs
+from ssmlab.interpret.visualise import Search
+from ssmlab.studies.compare import Options as CompareOptions
+from ssmlab.studies.compare import compare
+from ssmlab.studies.compress.kinds import find_model
+from ssmlab.studies.explain.explanation import Settings, explain
+from ssmlab.studies.explain.opening import open_model
+from ssmlab.studies.robustness.evaluation import Options as RobustnessOptions
+from ssmlab.studies.robustness.evaluation import robustness
 from ssmlab.tasks.api import evaluate
 from ssmlab.tasks.classify_files import classify_files
 from ssmlab.tasks.options import ClassifyOptions
@@ -60,8 +69,49 @@ def test_a_run(chest, tmp_path):
     assert ((found.probabilities > 0) & (found.probabilities < 1)).all()
     again = evaluate(str(folder / "models/resnet_test"), progress=False)
     assert again.value("roc_auc") == pytest.approx(records["published_test", "roc_auc", None].value)
-    with pytest.raises(ModelError, match="several labels"):
-        find_model_refs([str(folder / "models/resnet_test")])
+    temperature = json.loads((folder / "models/resnet_test/preprocess.json").read_text())["calibration"]
+    assert temperature["n"] == 80 and len(temperature["threshold"]) == 2
+    assert {("test", "ece_calibrated", None), ("published_test", "ece_calibrated", None)} <= records.keys()
+    over_folds = [key for key in records if key[:2] == ("test", "p_of_label_accuracy_difference")]
+    assert not over_folds, "one model has no differences"
+    studies(folder / "models/resnet_test", chest, tmp_path)
+
+
+def studies(model, chest, tmp_path):
+    """Studies of models whose images have several labels: compare, explain, robustness."""
+    options = {"data": str(chest), "device": "cpu", "batch": 8}
+    both = [str(model), str(model / "fold0")]
+    result = compare(both, CompareOptions(**options, repeats=1, train=False, output=tmp_path / "compared"))
+    found = {(r.model, r.metric): r for r in result.records if r.class_ is None}
+    areas = [found[ref.label, "label_auc"].value for ref in result.models]
+    pair = next(r for r in result.records if r.metric == "label_auc_difference")
+    assert pair.value == pytest.approx(areas[1] - areas[0]) and result.axis.name == "label_auc"
+    page = (tmp_path / "compared" / "report.html").read_text()
+    assert "Right answers" in page and "DeLong" in page and "Mean ROC AUC" in page
+    opened, _ = open_model(str(model / "fold0"), device="cpu")
+    pictures = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 1)), 3, -1).astype(np.uint8)
+    settings = Settings(classes=(1,), search=Search(steps=0), gradient_steps=2, score_steps=4, random=1)
+    (picture,) = explain(opened, pictures, ["x"], settings).pictures
+    (asked,) = picture.classes
+    logit = float(opened.network(opened.prepare(pictures))[0, 1].detach())
+    assert asked.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    whole = asked.curves["camera"]["deletion"].probability[0]
+    assert float(whole) == pytest.approx(asked.probability, abs=1e-4), "nothing is deleted yet"
+    tested = RobustnessOptions(**options, per_class=4, resamples=100, output=tmp_path / "robust")
+    result = robustness(both, tested)
+    scored = {(r.model, r.metric, r.class_): r for r in result.records}
+    drops = [r.value for r in result.records if r.metric == "label_auc_drop"]
+    assert len(drops) == 40 and 0 <= scored[result.groups[0].label, "label_auc", "original"].value <= 1
+    mean = scored[result.groups[0].label, "mean_corruption_error", None]
+    assert 0 <= mean.spread[0] <= mean.value <= mean.spread[1] <= 1
+    assert "Mean ROC AUC over labels" in (tmp_path / "robust" / "report.html").read_text()
+    assert robustness(both, replace(tested, overwrite=True)).records[0].value == result.records[0].value
+    with pytest.raises(UserError, match="attacks are of models that choose one class"):
+        robustness(both, replace(tested, attacks=("fgsm",), output=tmp_path / "attacked"))
+    with pytest.raises(UserError, match="gives an image several labels, digits has one"):
+        compare(both, CompareOptions(**options | {"data": "digits"}, train=False, output=tmp_path / "other"))
+    with pytest.raises(UserError, match="compress does not measure"):
+        find_model(str(model / "fold0"), (), tmp_path)
 
 
 def test_what_does_not_go_with_several_labels(chest):

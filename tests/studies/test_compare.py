@@ -17,11 +17,12 @@ from ssmlab.core.errors import ModelError, UserError
 from ssmlab.core.files import write_records
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record, read_records
+from ssmlab.core.statistics.comparing import PERMUTATION
 from ssmlab.data import open_images
 from ssmlab.models import create_model
 from ssmlab.reports.tables import to_markdown, to_rich
 from ssmlab.studies.compare import Options, compare, published
-from ssmlab.studies.compare.measure import over_seeds
+from ssmlab.studies.compare.measure import differences, over_seeds, quality
 from ssmlab.studies.compare.model_refs import find_model_refs
 from ssmlab.studies.compare.pareto import ACCURACY, MACS, Spot, front, plot
 from ssmlab.studies.compare.table import make_table
@@ -279,7 +280,17 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
     assert said[:2] == ["building", "timing"] and "testing first/plain" in said
     table = (tmp_path / "c" / "table.md").read_text()
     assert "| Accuracy |" in table and "not measured random weights" in table and "Macro F1" in table
+    pairs = {(r.metric, r.class_): r for r in result.records if r.model == "first/plain - first/hybrid"}
+    difference = pairs["accuracy_difference", None]
+    assert difference.value == pytest.approx(found["first/plain"].value - found["first/hybrid"].value)
+    assert difference.spread[0] <= difference.value <= difference.spread[1] and difference.n == 60
+    assert pairs["p_of_accuracy_difference", None].unit == "McNemar's exact test"
+    assert pairs["p_of_accuracy_difference", "Holm"].value == pairs["p_of_accuracy_difference", None].value
+    assert {"p_of_loss_difference", "roc_auc_difference"} <= {metric for metric, _ in pairs}
+    assert "# Differences of all pairs" in table and "60 images; McNemar's exact test." in table
+    assert "points ahead of" in result.answer
     page = (tmp_path / "c" / "report.html").read_text()
+    assert "Differences of all pairs" in page and "One seed was trained" in page
     assert "Test accuracy" in page and "front of accuracy and images per second" in page
     assert result.sizes.startswith("Networks by name (") and "--image-size N" in result.sizes
     assert "are measured at 32 x 32 pixels, the size at which " in result.sizes and "were trained" in result.sizes
@@ -289,6 +300,37 @@ def test_trained_models_are_tested_with_their_own_preprocessing(runs, tmp_path):
     assert "--image-size" not in terminal.file.getvalue(), "below the last models only"
     terminal.print(to_rich(result.table, slice(2, 4), stacked=True))
     assert re.sub(r"\s+", " ", terminal.file.getvalue()).count(result.sizes) == 1
+
+
+def test_models_are_compared_by_whole_groups():
+    """Ten patients of five equal images are ten cases; two seeds are a permutation, not McNemar's test."""
+    random = np.random.default_rng(0)
+    labels, patients = np.repeat(np.arange(10) % 2, 5), np.repeat(np.arange(10), 5)
+    good = np.eye(2)[labels] * 3.0
+    bad = np.eye(2)[np.repeat(random.integers(0, 2, 10), 5)] * 3.0
+    groups = [f"p{i}" for i in patients]
+    found = {(r.metric, r.class_): r for r in differences({"a": [good], "b": [bad]}, labels, groups)}
+    whole = found["accuracy_difference", None]
+    assert whole.model == "b - a" and whole.n == 10 and found["p_of_accuracy_difference", None].unit == PERMUTATION
+    alone = {(r.metric, r.class_): r for r in differences({"a": [good], "b": [bad]}, labels, None)}
+    images = alone["accuracy_difference", None]
+    assert images.n == 50 and np.diff(whole.spread) > 1.5 * np.diff(images.spread)
+    assert whole.value == images.value and found["p_of_accuracy_difference", None].value > 0.01
+    assert alone["p_of_accuracy_difference", None].value < 0.001
+    seeds = {(r.metric, r.class_) for r in differences({"a": [good, good], "b": [bad, good]}, labels, groups)}
+    assert ("p_of_accuracy_difference", "these models") in seeds
+    rows = {(r.metric, r.class_): r for r in quality(bad, labels, ("0", "1"), groups)}
+    assert rows["group_accuracy", None].n == 10 and rows["accuracy", None].n == 50
+
+
+def test_images_with_several_labels_are_compared_by_their_mean_area():
+    random = np.random.default_rng(0)
+    truths = random.integers(0, 2, (40, 3))
+    good, bad = (truths * 2.0 - 1 + spread * random.standard_normal((40, 3)) for spread in (0.3, 2.0))
+    found = {(r.metric, r.class_): r for r in differences({"a": [good], "b": [bad]}, truths, None)}
+    assert found["label_auc_difference", None].value < 0 and found["p_of_label_auc_difference", None].value < 0.05
+    rows = {(r.metric, r.class_): r.value for r in quality(bad, truths, ("x", "y", "z"), None)}
+    assert 0.5 < rows["label_auc", None] < 1 and {"label_accuracy", "all_right"} <= {metric for metric, _ in rows}
 
 
 def test_models_of_a_trial_have_no_winner(runs, tmp_path):

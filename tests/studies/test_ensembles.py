@@ -1,22 +1,27 @@
 """Compare, robustness, explain and the command take an ensemble as any other model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ssmlab.checkpoints.folder import save_model
+from ssmlab.checkpoints.folder import save_ensemble, save_model
 from ssmlab.cli.main import main
+from ssmlab.core.errors import UserError
 from ssmlab.core.record import read_records
 from ssmlab.data import open_images
+from ssmlab.experiments.run import run_recipe
 from ssmlab.interpret.visualise import Search
 from ssmlab.models import create_model
 from ssmlab.studies.compare import comparison
 from ssmlab.studies.explain.explanation import Settings, explain
 from ssmlab.studies.explain.opening import open_model
 from ssmlab.studies.robustness.evaluation import Options, robustness
+from ssmlab.tasks.classify.ensemble import calibrate
+from ssmlab.tasks.recipe import load_recipe
 
 CLASSES = open_images("digits").classes
 
@@ -67,3 +72,21 @@ def test_it_is_compared_and_tested_under_changes(ensemble, tmp_path):
     assert len({r.class_ for r in read_records(robust.folder / "records.jsonl") if r.metric == "accuracy"}) > 20
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "x.png")
     assert call("classify", ensemble, tmp_path / "x.png") == 0
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_seeds_is_calibrated_on_their_validation_part(tmp_path, capsys):
+    small = ["data.limit=60", "training.epochs=1", "evaluation.samples=2", "seeds=[0,1]", "name=seeds"]
+    small += ["evaluation.throughput_batch=2", "evaluation.throughput_repeats=2", "models=[{name='resnet_test'}]"]
+    recipe = load_recipe("classification/digits_resnet18_vs_hybrid", small, smoke=True)
+    run = run_recipe(recipe, output=tmp_path)
+    members = [run / "models" / f"resnet_test_seed{seed}" for seed in (0, 1)]
+    assert call("ensemble", tmp_path / "both", *members) == 0
+    assert "images of the validation part" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "both" / "preprocess.json").read_text())["calibration"]
+    counts = json.loads((run / "run.json").read_text())["data"]["counts"]
+    assert stored["n"] == counts["val"] and stored["temperature"] > 0
+    with pytest.raises(UserError, match="no validation part in common"):
+        calibrate(
+            save_ensemble(tmp_path / "again", [tmp_path / "both", shutil.copytree(members[0], tmp_path / "other")])
+        )

@@ -1,6 +1,7 @@
 """Dice and cross-entropy, overlaps, outlines, empty masks, and whole images."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmlab.tasks.segment.metrics import ImageTable, constant_record
+from ssmlab.tasks.segment.metrics import ImageTable, constant_record, dice_differences, records_of
 from ssmlab.tasks.segment.task import Segment, by_image, image_sums, in_total, mean_of, normalised, per_image
 from ssmlab.tasks.shared.dice import IGNORE, deep_loss, dice_cross_entropy, overlaps, resized, scale_weights
 from ssmlab.tasks.shared.surface import surface_distances
@@ -225,3 +226,28 @@ def test_the_dice_of_one_class_everywhere_is_what_marking_it_reaches():
     reached = {k: mean_of(per_image(counts(torch.full_like(truth, k)))["dice"]) for k in (1, 2)}
     assert record.class_ == "one" and record.value == pytest.approx(reached[1]) and reached[1] > reached[2]
     assert constant_record(ImageTable("a", ("none",), counts(said)[:1, :1], {})) == []
+
+
+def test_patients_are_the_cases_of_masks(tmp_path):
+    """Ten patients of four images with one Dice each: groups are written, read, joined, drawn and counted."""
+    random = np.random.default_rng(0)
+    ids = [f"{i}.png" for i in range(40)]
+    patients = [f"p{i // 4}" for i in range(40)]
+    jobs = []
+    for label in ("a", "b"):
+        right = np.repeat(random.integers(20, 90, 10), 4)
+        counts = np.stack([np.stack([right, 100 - right, 100 - right], 1)] * 2, 1)
+        table = ImageTable(ids, ("none", "one"), counts, {}, patients)
+        halves = [ImageTable(ids[s], ("none", "one"), counts[s], {}, patients[s]) for s in (slice(20), slice(20, 40))]
+        assert ImageTable.joined(halves[::-1], ids).groups == patients
+        (tmp_path / label).mkdir()
+        table.write(tmp_path / label / "images.csv", {"fold": [0] * 40})
+        read = ImageTable.read(tmp_path / label / "images.csv")
+        assert read.groups == patients and np.array_equal(read.dice, table.dice)
+        jobs.append(SimpleNamespace(folder=tmp_path / label, model=SimpleNamespace(label=label)))
+    whole = {(r.metric, r.class_): r for r in records_of(table, 500)}["dice", None]
+    alone = {(r.metric, r.class_): r for r in records_of(ImageTable(ids, ("none", "one"), counts, {}), 500)}
+    assert whole.value == pytest.approx(alone["dice", None].value)
+    assert np.diff(whole.spread) > 1.5 * np.diff(alone["dice", None].spread)
+    found = {(r.metric, r.class_): r for _, r in dice_differences(jobs, 500)}
+    assert found["dice_difference", None].n == 10 and found["p_of_dice_difference", "Wilcoxon"].value > 0.001

@@ -15,7 +15,7 @@ to it, as "members"; its preprocess.json is that of the first.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,13 @@ def save_model(model: Any, folder: str | Path, preprocess: dict[str, Any] | None
 ALIKE = ("classes", "image_size", "fit", "channels", "patch_size", "spacing", "directions", "numbers", "several")
 
 
-def save_ensemble(folder: str | Path, members: Sequence[str | Path]) -> Path:
+def save_ensemble(folder: str | Path, members: Sequence[str | Path], more: Mapping[str, Any] | None = None) -> Path:
     """Make a folder a model that is the mean of others' probabilities. The members stay where they are.
 
     Args:
         folder: made where it is missing.
         members: folders of trained models of images or of segmentation networks; of ensembles their members.
+        more: further entries of its preprocess.json, such as a calibration of its own.
     Raises:
         ModelError: there is none, one is no such model, or they differ in classes or in what they read.
     """
@@ -124,7 +125,8 @@ def save_ensemble(folder: str | Path, members: Sequence[str | Path]) -> Path:
     names = [Path(os.path.relpath(member, place)).as_posix() for member in chosen]
     same = {key: value for key, value in abouts[0].items() if all(about.get(key) == value for about in abouts)}
     own = {key: abouts[0][key] for key in ("mean", "std") if key in abouts[0]}  # what the first member reads
-    write_json(folder / PREPROCESS, same | own)  # without what is of one member, such as its calibration
+    same.pop("calibration", None)  # is of one member
+    write_json(folder / PREPROCESS, same | own | dict(more or {}))
     model = read_object(chosen[0] / CONFIG)["model"]
     write_json(folder / CONFIG, {"kind": kinds[0], "model": model, "members": names})
     return folder

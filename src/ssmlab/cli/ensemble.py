@@ -15,6 +15,7 @@ def ensemble(
 ) -> None:
     """Make a model that is the mean of others' probabilities, such as those of several seeds. It names them: they stay
     where they are. `classify`, `segment`, `evaluate`, `compare`, `robustness` and `explain` take it as any other."""
+    from ssmlab.checkpoints.find import kind_of
     from ssmlab.checkpoints.folder import save_ensemble
     from ssmlab.core.errors import UserError
 
@@ -23,3 +24,15 @@ def ensemble(
     if (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} holds a trained model; give another folder")
     typer.echo(f"{len(models)} models in {save_ensemble(folder, models)}")
+    if kind_of(folder) != "vision":
+        return
+    from ssmlab.cli.display import showing
+    from ssmlab.tasks.classify.ensemble import calibrate
+
+    try:
+        with showing("interrupted; the model is there, without a calibration") as display:
+            found = calibrate(folder, progress=display)
+    except UserError as error:
+        typer.echo(str(error))
+    else:
+        typer.echo(f"temperature {found['temperature']:.2f}, from {found['n']} images of the validation part")

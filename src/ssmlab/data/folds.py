@@ -8,7 +8,7 @@ held out here, and the part that training validates on is taken from the fold's 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from ssmlab.core.errors import DataError
 from ssmlab.data.contents import count, some
 from ssmlab.data.splits import held_out, split_hash
+from ssmlab.data.tables import group_title
 
 FILE = "splits_final.json"  # nnU-Net's name of it
 
@@ -252,6 +253,17 @@ class Division:
         return tuple(tuple(folds_of(divided, ids, labels, groups, **how)) for divided in held)  # type: ignore[arg-type]
 
 
+def described_groups(column: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of groups: by what, and how many every part has; nothing where there are none.
+
+    Args:
+        parts: by name, with `groups` of every item, or None.
+    """
+    if any(part.groups is None for part in parts.values()):
+        return {}
+    return {"group": group_title(column), "groups": {name: len(set(part.groups)) for name, part in parts.items()}}
+
+
 def about_division(
     described: dict[str, Any],
     folds: Sequence[Sequence[Fold]],
@@ -278,5 +290,16 @@ def about_division(
         "counts": {"train": len(first[0].train), "val": len(first[0].val), "test": len(ids)},
         "split_hash": split_hash(held | {"test": apart}),
         "folds": {"number": len(first), "repeats": len(folds), "published_test": len(apart)},
+        **(
+            {}
+            if groups is None
+            else {
+                "groups": {
+                    "train": len({groups[i] for i in first[0].train}),
+                    "val": len({groups[i] for i in first[0].val}),
+                    "test": len(set(groups)),
+                }
+            }
+        ),
         "notes": [*described.get("notes", []), note],
     }

@@ -26,7 +26,7 @@ from ssmlab.data.files import Files
 from ssmlab.data.named import FileNames, Records, label_of, number_in
 from ssmlab.data.names import FILLERS, IMAGE_FOLDERS, PART_WORDS, folder_meaning, is_filler, stem_of
 from ssmlab.data.parts import top_of
-from ssmlab.data.tables import FILE_COLUMNS, Table, read_table
+from ssmlab.data.tables import FILE_COLUMNS, Table, groups_by_name, is_pattern, read_table
 
 ENDINGS = (".csv", ".tsv")
 NAMED = frozenset(
@@ -186,7 +186,13 @@ def _file_column(table: Table, index: FileNames | Records) -> str | None:
 
 
 def _read_groups(known: list[_Known], index: FileNames | Records, column: str, labels: Labels) -> None:
-    """The groups of files, by every table that names files and has this column, such as a groups.csv."""
+    """The groups of files, by every table that names files and has this column, such as a groups.csv; or by a pattern
+    of the names."""
+    if is_pattern(column):
+        rows = [(one, row) for one in known for _, row in one.table.rows]
+        named = {name for one, row in rows for name in index.find(row[one.file], one.folder, one.part)[:2]}
+        labels.groups, labels.group_problems = groups_by_name(sorted(named), column)
+        return
     having = [one for one in known if column in one.table.columns]
     if not having:
         every = [name for one in known for name in one.table.columns]

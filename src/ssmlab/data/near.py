@@ -6,11 +6,13 @@ A note, never a verdict.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 from PIL import Image
+
+from ssmlab.data.folds import Fold
 
 SIDES = (12, 12)  # of a thumbnail, in pixels
 ALIKE = 0.995  # correlation of two thumbnails
@@ -30,6 +32,60 @@ def thumbnail(image: Image.Image) -> bytes:
     return image.resize(SIDES, Image.Resampling.BOX, reducing_gap=3.0).convert("L").tobytes()
 
 
+class Alike(NamedTuple):
+    """Ids of images in different folds that look nearly alike, by twos, and notes on them."""
+
+    pairs: list[tuple[str, str]]
+    notes: list[str]
+
+
+def near_across_folds(
+    thumbs: Sequence[bytes], digests: Sequence[bytes], ids: Sequence[str], folds: Sequence[Sequence[Fold]]
+) -> Alike:
+    """Images of a cross-validation that look nearly like one of another fold of the first division; equal ones, which
+    are kept in one fold, are not counted.
+
+    Of every image the most similar later one is listed. They stay where they are: what looks alike may differ, as the
+    slices of one head do.
+
+    Args:
+        thumbs: see `thumbnail`. digests, ids: of every item that is divided.
+    """
+    count = len(ids)
+    if count * count // 2 > MOST:
+        return Alike([], [f"nearly equal images in different folds were not looked for: more than {MOST:,} pairs"])
+    values, shown = _standardised(thumbs)
+    fold_of = np.zeros(count, np.int64)
+    for fold in folds[0]:
+        fold_of[list(fold.held_out)] = fold.number
+    known = np.unique(np.array(digests), return_inverse=True)[1]
+    pairs = []
+    few = max(1, CELLS // count)
+    for first in range(0, count, few):
+        some = slice(first, first + few)
+        likeness = values[some] @ values.T
+        other = (fold_of[some, None] == fold_of) | (known[some, None] == known) | ~shown | ~shown[some, None]
+        likeness[other | (np.arange(count)[some, None] >= np.arange(count))] = -1
+        best = likeness.argmax(1)
+        pairs += [(ids[first + i], ids[j]) for i, j in enumerate(best.tolist()) if likeness[i, j] > ALIKE]
+    if not pairs:
+        return Alike([], [])
+    several = "1 pair" if len(pairs) == 1 else f"{len(pairs):,} pairs"
+    said = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + ("; ..." if len(pairs) > 3 else "")
+    return Alike(pairs, [
+        f"{several} of images in different folds look nearly alike ({said}); run.json lists them as near_copies; look "
+        "whether they are copies or of one patient, whom data.group keeps in one fold"
+    ])  # fmt: skip
+
+
+def _standardised(thumbs: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails whose products are correlations, (n, pixels), and which of them show anything (n,)."""
+    values = np.frombuffer(b"".join(thumbs), np.uint8).reshape(len(thumbs), -1).astype(np.float32)
+    spread = values.std(1, keepdims=True)
+    values = (values - values.mean(1, keepdims=True)) / np.maximum(spread, FLAT) / np.sqrt(values.shape[1])
+    return values, spread[:, 0] >= FLAT
+
+
 def near_copies(seen: Sequence[Any]) -> list[str]:
     """Notes about images of val and test that look nearly like one of an earlier part; equal ones are not counted.
 
@@ -39,10 +95,8 @@ def near_copies(seen: Sequence[Any]) -> list[str]:
     if not seen:
         return []
     parts = [one.part for one in seen]
-    values = np.frombuffer(b"".join(one.thumb for one in seen), np.uint8).reshape(len(seen), -1).astype(np.float32)
-    spread = values.std(1, keepdims=True)
-    values = (values - values.mean(1, keepdims=True)) / np.maximum(spread, FLAT) / np.sqrt(values.shape[1])
-    places = {part: np.flatnonzero((np.array(parts) == part) & (spread[:, 0] >= FLAT)) for part in ORDER}
+    values, shown = _standardised([one.thumb for one in seen])
+    places = {part: np.flatnonzero((np.array(parts) == part) & shown) for part in ORDER}
     notes = []
     for part in ORDER[1:]:
         earlier = np.concatenate([places[name] for name in ORDER[: ORDER.index(part)]])

@@ -15,7 +15,7 @@ class DataOptions(Options):
     """How a data set is read and divided."""
 
     group: str | None = None
-    """Column whose images stay on one side, such as the patient."""
+    """Column whose images stay on one side, such as the patient, or a pattern of file names: "(patient[0-9]+)_"."""
     labels: str = "fine"
     """Column of the classes in a table, or several; of CIFAR-100 fine or coarse."""
     val_fraction: float = 0.1

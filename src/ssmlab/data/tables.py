@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os.path import basename
 from pathlib import Path
@@ -78,6 +78,32 @@ def tables_in(folder: Path) -> list[Table]:
     return [read_table(path.name, path.read_bytes) for path in paths if path.is_file()]
 
 
+def is_pattern(column: str) -> bool:
+    """Whether groups are named by a regular expression of the files' paths, whose first brackets hold the group, as in
+    "(patient[0-9]+)_", and not by a column of a table."""
+    return "(" in column
+
+
+def group_title(column: str | None) -> str:
+    """What pages call the groups of a column, of a pattern, or those that the data themselves name."""
+    return "part of the name" if column and is_pattern(column) else column or "group"
+
+
+def groups_by_name(ids: Sequence[str], pattern: str) -> tuple[dict[str, str], list[str]]:
+    """The group of every id by a pattern, and the problems: it is none, or it does not match."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        return {}, [f"group {pattern!r}: no regular expression ({error}); such as '(patient[0-9]+)_'"]
+    if not expression.groups:
+        return {}, [f"group {pattern!r}: no brackets that hold the group, such as '(patient[0-9]+)_'"]
+    found = {id_: match[1] for id_ in ids if (match := expression.search(id_)) and match[1]}
+    without = [id_ for id_ in ids if id_ not in found]
+    if without:
+        return found, [f"group {pattern!r}: {len(without):,} of {len(ids):,} files do not match it ({some(without)})"]
+    return found, []
+
+
 def add_groups(items: list[Item], column: str, tables: list[Table], where: str) -> tuple[list[Item], list[str]]:
     """Give every item the group that `groups.csv` or `metadata.csv` names for it.
 
@@ -85,11 +111,15 @@ def add_groups(items: list[Item], column: str, tables: list[Table], where: str) 
     `train/cat/1.png` (or the bare file name where only one image bears it), and the requested column.
 
     Args:
+        column: or a pattern of the ids, see `is_pattern`.
         tables: those found; the first with the column is used.
         where: where they were looked for, for the message.
     Returns:
         the items with their groups, and the problems: no such table or column, empty cells, missing rows.
     """
+    if is_pattern(column):
+        by_name, problems = groups_by_name([item.id for item in items], column)
+        return [replace(item, group=by_name.get(item.id)) for item in items], problems
     table = next((table for table in tables if column in table.columns), None)
     if table is None:
         known = [c for table in tables for c in table.columns if c.casefold() not in FILE_COLUMNS]

@@ -280,7 +280,8 @@ class Run:
             for split, rows in records.items()
             for record in self.stamp.on(rows, model=job.model.label, seed=job.seed, split=split)
         ]
-        own = [p for p in job.folder.rglob("*") if p.is_file() and not {*job.passing} & {*p.parents}]
+        passing = {path.name for path in job.passing}  # of the job's folds too
+        own = [p for p in job.folder.rglob("*") if p.is_file() and passing.isdisjoint(p.relative_to(job.folder).parts)]
         names = {path.relative_to(job.folder).as_posix(): path for path in own if path.name != CHECKSUMS}
         text = records_text(stamped)
         write_checksums(job.folder, names, {"records.jsonl": text})

@@ -1,12 +1,13 @@
 """Every two models of a run: by how much they differ, how sure that is, and whether any answer was possible."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import LEVEL, cases_needed, least_p
 from ssmlab.reports.markup import Html, el, join
-from ssmlab.reports.primary_metric import PrimaryMetric, probability
+from ssmlab.reports.primary_metric import PrimaryMetric, probability, signed
 from ssmlab.reports.tables import Sheet
 from ssmlab.reports.task_report import Compared
 
@@ -92,45 +93,85 @@ def impossible(cases: int | None, comparisons: int, seeds: int, many: str) -> st
     )
 
 
-def section(run, drawn: dict) -> Html | None:
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """Models that were tested on the same cases, and what differences of them are over.
+
+    Args:
+        titles: label -> what to call the model.
+        compared: metrics whose differences are shown. gap: a difference in those that do not say how it is printed.
+        many: what cases are called, such as "images". seeds: the most that a model was trained with.
+        groups: how many the test part has, by the column `column`; None where cases are independent.
+    """
+
+    records: list[Record]
+    titles: dict[str, str]
+    compared: tuple[Compared, ...]
+    many: str
+    seeds: int = 1
+    groups: int | None = None
+    column: str | None = None
+    gap: Callable[[float], str] = signed
+
+    @property
+    def pairs(self) -> list[tuple[Compared, list[Pair]]]:
+        """The pairs of every metric that has some."""
+        every = [(each, pairs_of(self.records, list(self.titles), each.metric)) for each in self.compared]
+        return [(each, pairs) for each, pairs in every if pairs]
+
+
+def of_run(run) -> Tested:
+    """The models of a `Run`."""
+    metric = run.primary_metric
+    return Tested(
+        records=run.records,
+        titles={label: run.titles[label] for label in run.labels},
+        compared=run.task.compared or (Compared(metric.metric, metric.name.capitalize()),),
+        many=run.task.resampled or run.items[1],
+        seeds=len(run.seeds),
+        groups=run.test_groups,
+        column=run.data.get("group"),
+        gap=metric.gap,
+    )
+
+
+def section(tested: Tested) -> Html | None:
     """Every two models' differences in every metric that is compared, with intervals, p-values and assumptions."""
-    found = sheets(run)
+    found = sheets(tested)
     if not found:
         return None
     boxes = [piece for sheet in found for piece in (el("h3", sheet.title, class_="apart"), sheet.html)]
-    return join([el("p", assumptions(run), class_="lede"), *boxes])
+    return join([el("p", assumptions(tested), class_="lede"), *boxes])
 
 
-def assumptions(run) -> str:
-    """What the intervals and p-values of a run's differences mean, and what they assume."""
-    several, many = len(run.seeds) > 1, run.task.resampled or run.items[1]
-    drawn_from = f"groups ({run.data.get('group')})" if run.test_groups else f"test {many}"
+def assumptions(tested: Tested) -> str:
+    """What the intervals and p-values of differences mean, and what they assume."""
+    several = tested.seeds > 1
+    over_folds = any(FURTHER[1] in pair.ps for _, pairs in tested.pairs for pair in pairs)
+    drawn_from = f"groups ({tested.column})" if tested.groups else f"test {tested.many}"
     return " ".join((
         "The first model minus the second on the same cases. Intervals are of 95 %: cases are drawn with replacement, "
-        f"{'whole groups of them, ' if run.test_groups else ''}the same for both, with a correction for few cases"
-        + ("; the seeds' error, Student's t, is added." if several else "."),
+        f"{'whole groups of them, ' if tested.groups else ''}the same for both, with a correction for few cases"
+        + ("; the seeds' error is added." if several else "."),
         "p is of no difference; next to it corrected for the number of pairs, by Holm."
         + (
             " “These models” leaves the seeds out and says nothing about models that are trained anew."
             if several
             else " One seed was trained: both are about these trained models, not about training such models."
         ),
+        *(["“Nadeau-Bengio” is over folds: it counts too that other training images make other models."] * over_folds),
         f"Assumed: {drawn_from} are independent and drawn from where future ones come from"
         + ("; seeds are independent." if several else "."),
     ))  # fmt: skip
 
 
-def sheets(run) -> list[Sheet]:
+def sheets(tested: Tested) -> list[Sheet]:
     """A table of all pairs for every metric that is compared."""
-    compared = run.task.compared or (Compared(run.primary_metric.metric, run.primary_metric.name.capitalize()),)
-    return [made for each in compared if (made := _sheet(run, each)) is not None]
+    return [_sheet(tested, compared, pairs) for compared, pairs in tested.pairs]
 
 
-def _sheet(run, compared: Compared) -> Sheet | None:
-    pairs = pairs_of(run.records, run.labels, compared.metric)
-    if not pairs:
-        return None
-    gap = compared.gap or run.primary_metric.gap
+def _sheet(tested: Tested, compared: Compared, pairs: list[Pair]) -> Sheet:
+    gap = compared.gap or tested.gap
     heads = ["Difference", "95 % interval", "p", "p, Holm"]
     kinds: list[str | None] = [None, HOLM]
     further = [class_ for test in FURTHER for class_ in (test, f"{test}, {HOLM}")]
@@ -143,12 +184,11 @@ def _sheet(run, compared: Compared) -> Sheet | None:
         spread = pair.difference.spread
         interval = f"[{gap(spread[0])}, {gap(spread[1])}]" if spread else formats.UNKNOWN
         ps = [probability(pair.ps[kind]) if kind in pair.ps else formats.UNKNOWN for kind in kinds]
-        name = f"{run.titles[pair.second]} − {run.titles[pair.first]}"
+        name = f"{tested.titles[pair.second]} − {tested.titles[pair.first]}"
         rows.append((name, (gap(pair.difference.value), interval, *ps)))
     cases, test = pairs[0].difference.n, pairs[0].test
-    many = run.task.resampled or run.items[1]
-    what = f"groups ({run.data.get('group')})" if run.test_groups and cases == run.test_groups else many
-    never = "" if test.startswith("DeLong") else impossible(cases, len(pairs), len(run.seeds), what)
+    what = f"groups ({tested.column})" if tested.groups and cases == tested.groups else tested.many
+    never = "" if test.startswith("DeLong") else impossible(cases, len(pairs), tested.seeds, what)
     notes = [f"{cases:,} {what}" if cases else "", test, never and never[0].upper() + never[1:]]
     return Sheet(compared.label, "Test part", tuple(heads), tuple(rows), "; ".join(filter(None, notes)) + ".")
 

@@ -66,7 +66,7 @@ def sheets_of_run(run: Run) -> list[Sheet]:
     """Every table of a run's page that is about its results."""
     return [
         *sheets_of(comparison(run.records, run.task, run.titles)),
-        *differences.sheets(run),
+        *differences.sheets(differences.of_run(run)),
         *calibration.sheets(run),
         *class_tables.sheets(run).values(),
     ]
@@ -76,7 +76,8 @@ def notes_of(run: Run, verdict: Winner) -> list[str]:
     """What the reader of a table must know: the verdict, the intervals, the tests and what they assume."""
     notes = [verdict.sentence, *comparison(run.records, run.task, run.titles).notes]
     notes.append(run.task.interval.format(items=run.items[1], name=run.primary_metric.name))
-    return notes + ([differences.assumptions(run)] if differences.sheets(run) else [])
+    tested = differences.of_run(run)
+    return notes + ([differences.assumptions(tested)] if tested.pairs else [])
 
 
 def escaped(text: str) -> str:
@@ -121,15 +122,7 @@ def document(run: Run, verdict: Winner, figures: Sequence[str]) -> str:
 
 def markdown(run: Run, verdict: Winner, sheets: Sequence[Sheet]) -> str:
     """The verdict, the tables with their notes, and the methods."""
-    lines = [f"# {run.name}", "", verdict.sentence, ""]
-    for sheet in sheets:
-        rows = [(sheet.corner, *sheet.heads), ("---", *["---:"] * len(sheet.heads))]
-        rows += [(name, *cells) for name, cells in sheet.rows]
-        lines += [f"## {sheet.title}", ""]
-        for row in rows:
-            cells = [cell.replace("|", "\\|") for cell in row]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *([sheet.note, ""] if sheet.note else [])]
+    lines = [f"# {run.name}", "", verdict.sentence, "", *(sheet.markdown for sheet in sheets)]
     return "\n".join([*lines, "## Notes", "", *notes_of(run, verdict)[1:], "", "## Methods", "", paragraph(run), ""])
 
 

@@ -64,7 +64,7 @@ def page(run: Run, verdict: Winner, drawn: dict[str, Plot]) -> str:
     table = comparison(run.records, run.task, run.titles)
     parts: tuple[tuple[str, str, Callable[[], Html | None]], ...] = (
         ("curves", "Learning curves", lambda: sections.curves(run, drawn)),
-        ("differences", "Differences of all pairs", lambda: differences.section(run, drawn)),
+        ("differences", "Differences of all pairs", lambda: differences.section(differences.of_run(run))),
         *((name, title, partial(make, run, drawn)) for name, title, make in run.task.sections),
         ("gradients", "Gradients", lambda: gradients.section(run, drawn, sections.figure)),
         ("lengths", "Against length", lambda: sections.lengths(run, drawn)),

@@ -8,7 +8,7 @@ from ssmlab.core import formats
 from ssmlab.core.formats import listing, plural
 from ssmlab.core.statistics import FEWEST
 from ssmlab.reports.comparison import comparison
-from ssmlab.reports.differences import assumptions, pairs_of
+from ssmlab.reports.differences import assumptions, of_run, pairs_of
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import to_markdown
 from ssmlab.reports.verdict import Winner
@@ -58,6 +58,16 @@ def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
             parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
     if parts:
         classes = f" in {len(run.classes)} classes" if run.classes else ""
+        if run.folds and len(parts) == len(PARTS):
+            *learned, held = parts
+            form = run.data.get("format") or "unknown format"
+            found.append(
+                f"Of a cross-validation of {run.folds} folds ({form}{classes}) the first had {listing(learned)}. "
+                f"{held.removesuffix(' for ' + PARTS['test'])} were predicted once each, by a model that had neither "
+                "learned from it nor been chosen by it."
+            )
+            parts = []
+    if parts:
         found.append(f"The data ({run.data.get('format') or 'unknown format'}{classes}) had {listing(parts)}.")
     if groups:
         found.append(f"All cases with the same {run.data.get('group')} were kept in one part.")
@@ -130,7 +140,8 @@ def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:
 
 
 def _testing(run: Run) -> list[str]:
-    found = [f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."]
+    once = f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."
+    found = [once] if not run.folds else []
     found.append(f"Models are compared by {run.primary_metric.name}.")
     found.append(run.task.interval.format(items=run.items[1], name=run.primary_metric.name))
     if len(run.seeds) > 1:
@@ -174,7 +185,7 @@ def model_card(run: Run, verdict: Winner) -> str:
         "use on patients.", "",
         "## Training and data", "", paragraph(run), "",
         "## Results on the test part", "", shown,
-        assumptions(run) if pairs_of(run.records, run.labels, run.primary_metric.metric) else "", "",
+        assumptions(of_run(run)) if pairs_of(run.records, run.labels, run.primary_metric.metric) else "", "",
         "## Limits", "", *(f"- {text}" for text in limits), "",
         "## How to use", "", "```", use, "```", "",
         "## Circumstances", "",

@@ -42,7 +42,10 @@ def method(run: Run, table: Table) -> Html | None:
         if run.test_groups:
             n += f" of {run.test_groups:,} groups ({run.data.get('group')})"
             interval += " Items of a group are not independent: groups are what is drawn and counted."
-        rows.append(("Quality", f"Measured on {n} of the test part, which no choice was made on. {interval}"))
+        where = "the test part, which no choice was made on"
+        if run.folds:
+            where = f"{run.folds} folds, each by a model that neither learned from it nor was chosen by it"
+        rows.append(("Quality", f"Measured on {n} of {where}. {interval}"))
     if len(run.labels) > 1 and not run.task.not_compared:
         several, again = len(run.seeds) > 1, run.task.resampled or many
         how = (

@@ -108,11 +108,19 @@ class Run:
 
     @property
     def tested(self) -> str:
-        """ "45 test images of 9 groups (patient)", with what is known."""
+        """ "45 test images of 9 groups (patient)", with what is known; of folds "45 images out of fold"."""
         n = next((r.n for r in self.records if r.metric == self.primary_metric.metric and r.split == "test" and r.n), 0)
         counted = f"{n:,} " if n else ""
         groups = f" of {self.test_groups:,} groups ({self.data.get('group')})" if self.test_groups else ""
-        return f"{counted}test {self.items[1]}{groups}"
+        return (
+            f"{counted}{self.items[1]}{groups} out of fold" if self.folds else f"{counted}test {self.items[1]}{groups}"
+        )
+
+    @property
+    def folds(self) -> int:
+        """Of a cross-validation; 0 without one."""
+        found = self.data.get("folds")
+        return int(found.get("number") or 0) if isinstance(found, dict) else 0
 
     @property
     def seeds(self) -> list[int]:

@@ -9,11 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from textwrap import wrap
 
 from ssmlab.reports.markup import Html, el, join, words
 
 MOST_COLUMNS = 4  # models side by side
 MOST_MEASURES = 8  # side by side where models are rows
+MOST_BESIDE = 6  # columns of a sheet in which an interval stands next to its value
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,27 @@ class Sheet:
 
     @property
     def html(self) -> Html:
-        """In a box that scrolls."""
-        table = plain_table(self.corner, self.heads, self.rows, caption=self.note or None, class_="wide wrapped")
+        """In a box that scrolls. Of many columns intervals stand below their values, so that all fit a page."""
+        rows: Sequence[tuple[str, Sequence]] = self.rows
+        if len(self.heads) > MOST_BESIDE:
+            rows = [(name, [_below(cell) for cell in cells]) for name, cells in self.rows]
+        table = plain_table(self.corner, self.heads, rows, caption=self.note or None, class_="wide wrapped")
         scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=self.title)
         return el("div", scroll, class_="card")
+
+    @property
+    def markdown(self) -> str:
+        """With its title and its note."""
+        rows = [(self.corner, *self.heads), ("---", *["---:"] * len(self.heads))]
+        rows += [(name, *cells) for name, cells in self.rows]
+        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        return "\n".join([f"## {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])])
+
+
+def _below(text: str) -> Html:
+    """A cell with its interval, if it has one, in a line of its own."""
+    value, bracket, rest = text.partition(" [")
+    return join([value, el("span", f"[{rest}", class_="detail below") if bracket else None])
 
 
 def sheets_of(table: Table) -> list[Sheet]:
@@ -133,8 +152,9 @@ def to_rich(table: Table, which: slice = slice(None), *, stacked: bool = False):
     caption = "\n".join([*(map(escape, table.notes) if last else ()), *(["● best of the row"] if table.marked else [])])
     rich = RichTable(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     rich.add_column("", no_wrap=True)
-    for column in table.columns[which]:
-        rich.add_column(escape(column), justify="right")
+    for number in range(len(table.columns))[which]:
+        title = heading(table.columns[number], [row.cells[number] for row in table.rows], stacked)
+        rich.add_column(escape(title), justify="right")
     for group, rows in groupby(table.rows, lambda row: row.group):
         rich.add_row(f"[dim]{escape(group)}[/dim]")
         for row in rows:
@@ -145,6 +165,13 @@ def to_rich(table: Table, which: slice = slice(None), *, stacked: bool = False):
                 cells.append(f"{text}\n[dim]{escape(cell.detail)}[/dim]" if stacked and cell.detail else text)
             rich.add_row(escape(row.label), *cells)
     return rich
+
+
+def heading(title: str, cells: Sequence[Cell], stacked: bool) -> str:
+    """A model's title in as few lines as are no wider than its numbers, or than 16 letters: a terminal that is too
+    narrow for long titles would otherwise put one word on a line."""
+    texts = [text for cell in cells for text in ((cell.value, cell.detail) if stacked else (cell.text,))]
+    return "\n".join(wrap(title, max(16, *(len(text) + 2 for text in texts)), break_long_words=False))
 
 
 def to_markdown(table: Table) -> str:

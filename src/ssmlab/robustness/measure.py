@@ -15,6 +15,7 @@ from ssmlab.robustness.attacks import NUMBER, Attack
 from ssmlab.robustness.conditions import Condition
 from ssmlab.robustness.philox import Draws
 from ssmlab.robustness.scores import Outcome
+from ssmlab.tasks.classify.several import ClassifySeveral
 from ssmlab.tasks.classify.task import Classify
 
 FORMAT = 1  # of the files and of the transformations; another one, and all is measured again
@@ -22,7 +23,7 @@ FORMAT = 1  # of the files and of the transformations; another one, and all is m
 
 def measure(
     network: nn.Module,
-    task: Classify,
+    task: Classify | ClassifySeveral,
     condition: Condition | Attack,
     images: np.ndarray,
     labels: np.ndarray,
@@ -38,7 +39,8 @@ def measure(
     """A model's answers to images (n, h, w, 3) uint8 under a condition.
 
     Args:
-        labels: positions in `classes`, which hold what the model knows, in any order. index: of the generator.
+        labels: positions in `classes`, which hold what the model knows, in any order; or 0 and 1 for each of them.
+        index: of the generator.
     """
     columns = torch.tensor([task.classes.index(name) for name in classes], device=device)
     truth, keys = torch.from_numpy(labels), torch.from_numpy(index)
@@ -49,12 +51,20 @@ def measure(
             for start in range(0, len(labels), batch):
                 few = slice(start, start + batch)
                 x = torch.from_numpy(images[few]).permute(0, 3, 1, 2).to(device)
-                known = columns[truth[few].to(device)]
                 if isinstance(condition, Attack):
-                    x = condition.change(network, task, x, known, Draws(seed, keys[few], NUMBER))
+                    known = columns[truth[few].to(device)]
+                    one = task.images if isinstance(task, ClassifySeveral) else task
+                    x = condition.change(network, one, x, known, Draws(seed, keys[few], NUMBER))
                 else:
                     x = condition.change(x, seed, keys[few])
                 logits = network(task.prepare(x)).float()[:, columns].cpu()
+                if labels.ndim == 2:
+                    likely = logits.sigmoid()
+                    nothing = torch.zeros(len(logits))
+                    right = ((likely >= 0.5) == (truth[few] > 0)).float().mean(1)
+                    found.append([part.numpy() for part in (nothing.int(), right, nothing.bool(), nothing, likely)])
+                    progress.update(min(start + batch, len(labels)))
+                    continue
                 confidence, predicted = logits.softmax(1).max(1)
                 in_five = (~(logits <= logits.gather(1, truth[few, None]))).sum(1) < 5  # a NaN is never right
                 answer = (predicted.to(torch.int32), predicted == truth[few], in_five, confidence)
@@ -74,7 +84,8 @@ def fingerprint(**circumstances: Any) -> str:
 def write_outcome(path: Path, outcome: Outcome, mark: str) -> None:
     """Write an outcome as .npz, with the mark of the circumstances that it was measured in."""
     content = io.BytesIO()
-    np.savez_compressed(content, mark=np.array(mark), **vars(outcome))
+    arrays = {name: values for name, values in vars(outcome).items() if values is not None}
+    np.savez_compressed(content, mark=np.array(mark), **arrays)
     write_atomically(path, content.getvalue())
 
 
@@ -84,6 +95,7 @@ def read_outcome(path: Path, mark: str) -> Outcome | None:
         with np.load(path, allow_pickle=False) as file:
             if str(file["mark"]) != mark:
                 return None
-            return Outcome(*(file[name] for name in ("predicted", "correct", "in_five", "confidence")))
+            names = ("predicted", "correct", "in_five", "confidence", *(["likely"] if "likely" in file else []))
+            return Outcome(*(file[name] for name in names))
     except (OSError, ValueError, KeyError):
         return None

@@ -8,12 +8,15 @@ import numpy as np
 from ssmlab.core.record import Record
 from ssmlab.core.statistics.calibration import calibration_error, calibration_statistics
 from ssmlab.core.statistics.intervals import fraction_interval
+from ssmlab.core.statistics.ranks import weighted_roc_area
 from ssmlab.core.statistics.resampling import interval_of_draws
 
 FEW = 5  # with no more classes, every answer is among the first five
 ORIGINAL = "original"
 AT_ONCE = 100  # resamples
-FRACTIONS = ("accuracy", "top5_accuracy", "agreement", "mean_agreement", "mean_corruption_error")
+FRACTIONS = (
+    "accuracy", "top5_accuracy", "agreement", "mean_agreement", "mean_corruption_error", "label_auc", "label_accuracy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,15 @@ class Outcome:
     Args:
         predicted: the class. correct: whether it is the true one. in_five: whether that is among the first five.
         confidence: the probability of the predicted class.
+        likely: of images with several labels the probability of each, (n, labels); correct is the share of labels that
+            are decided rightly at 1/2 then, and the others say nothing.
     """
 
     predicted: np.ndarray
     correct: np.ndarray
     in_five: np.ndarray
     confidence: np.ndarray
+    likely: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +46,14 @@ class Answers:
         classes: how many there are.
         apart: conditions that are not part of the means: attacks.
         reference: name -> error of the model that errors are divided by, "original" among them; {} for none.
+        truths: of images with several labels, (n, labels).
     """
 
     outcomes: dict[str, list[Outcome]]
     classes: int
     apart: tuple[str, ...] = ()
     reference: Mapping[str, float] = field(default_factory=dict)
+    truths: np.ndarray | None = None
 
     @property
     def changed(self) -> list[str]:
@@ -58,23 +66,25 @@ def scores(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> list[Re
 
     The same images are drawn for all conditions, so a drop and a mean are resampled as a whole. For a transformation
     with several severities, a score is the mean over them. `class_` is the transformation; None for means over all.
+    Of several labels an image the mean area under the ROC curve over labels takes the place of the accuracy.
     """
     names = list(answers.outcomes)
+    measures = _measures if answers.truths is None else _label_measures
     n = len(answers.outcomes[names[0]][0].correct)
-    whole = _measures(answers, np.ones((1, n), np.float32))
+    whole = measures(answers, np.ones((1, n), np.float32))
     drawn: dict[tuple[str, str | None], list[np.ndarray]] = {key: [] for key in whole}
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, AT_ONCE):
         count = min(AT_ONCE, resamples - start)
         chosen = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
         weights = np.bincount(chosen.ravel(), minlength=count * n).reshape(count, n)  # how often each image is drawn
-        for key, values in _measures(answers, weights.astype(np.float32)).items():
+        for key, values in measures(answers, weights.astype(np.float32)).items():
             drawn[key].append(values)
     records = []
     for (metric, class_), values in whole.items():
         value, draws = float(values[0]), np.concatenate(drawn[metric, class_])
         if metric in FRACTIONS:  # has a width where all images agree
-            interval = fraction_interval(value, float(draws.var()) * n / max(n - 1, 1), max(n - 1, 1), n)
+            interval = fraction_interval(value, float(np.nanvar(draws)) * n / max(n - 1, 1), max(n - 1, 1), n)
         else:
             bounds = (0.0 if "ece" in metric else -1.0, np.inf)
             interval = interval_of_draws(value, draws, n, rng, bounds=bounds)
@@ -107,6 +117,28 @@ def _measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, str | No
         errors = [(1 - found["accuracy", name]) / error for name, error in of_name.items()]
         rises = [found["accuracy_drop", name] / (error - clean) for name, error in of_name.items()]
         found |= {("mce", None): np.mean(errors, axis=0), ("relative_mce", None): np.mean(rises, axis=0)}
+    return found
+
+
+def _label_measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, str | None], np.ndarray]:
+    """The same of images with several labels."""
+    truths, found = np.asarray(answers.truths) > 0, dict[tuple[str, str | None], np.ndarray]()
+    known = [k for k in range(truths.shape[1]) if 0 < truths[:, k].sum() < len(truths)]
+    said = {name: [np.asarray(o.likely) for o in outcomes] for name, outcomes in answers.outcomes.items()}
+    for name, every in said.items():
+        areas = [weighted_roc_area(truths[:, k], likely[:, k], weights) for likely in every for k in known]
+        if areas:
+            found["label_auc", name] = np.mean(areas, axis=0)
+        found["label_accuracy", name] = _mean(weights, [o.correct for o in answers.outcomes[name]])
+        if name != ORIGINAL:
+            same = [((likely >= 0.5) == (said[ORIGINAL][0] >= 0.5)).mean(1) for likely in every]
+            found["agreement", name] = _mean(weights, same)
+            if areas:
+                found["label_auc_drop", name] = found["label_auc", ORIGINAL] - found["label_auc", name]
+    over = [("label_auc", "mean_corruption_error"), ("label_auc_drop", "mean_auc_drop")] if known else []
+    for metric, whole in (*over, ("agreement", "mean_agreement")):
+        mean = np.mean([found[metric, name] for name in answers.changed], axis=0)
+        found[whole, None] = 1 - mean if metric == "label_auc" else mean
     return found
 
 

@@ -70,7 +70,7 @@ class ImageOptions(StudyOptions):
     threads: Count = 0
     """On the CPU; 0: as many as torch takes."""
     group: str | None = None
-    """The data's column whose images stay on one side."""
+    """The data's column whose images stay on one side, or a pattern of file names: "(patient[0-9]+)_"."""
     labels: str = "fine"
     """Column of the classes in a table; of CIFAR-100 fine or coarse."""
 
@@ -151,6 +151,9 @@ def open_test_images(options: Any, models: Sequence["ModelRef"], hint: str) -> "
                 f"{model.label}: its folds have learned from every image of {options.data}; what was predicted out of "
                 "the folds is in the run's report, give other data here"
             )
+        if model.folder is not None and model.several != data.several:
+            says, has = ("several labels", "one") if model.several else ("one label", "several")
+            raise UserError(f"{model.label} gives an image {says}, {options.data} has {has} an image; {hint}")
         known = model.preprocess["classes"] if model.preprocess else data.classes
         if set(known) != set(data.classes):
             raise UserError(

@@ -24,7 +24,15 @@ from ssmlab.core.statistics.paired import (
     permutation_test,
     wilcoxon,
 )
-from ssmlab.core.statistics.ranks import Area, area_interval, average_precision, delong, mean_area, roc_area
+from ssmlab.core.statistics.ranks import (
+    Area,
+    area_interval,
+    average_precision,
+    delong,
+    mean_area,
+    roc_area,
+    weighted_roc_area,
+)
 from ssmlab.core.statistics.resampling import Score, ratio, resampled_interval, score_interval, statistics_of
 
 __all__ = [
@@ -56,6 +64,7 @@ __all__ = [
     "score_interval",
     "share_interval",
     "statistics_of",
+    "weighted_roc_area",
     "wilcoxon",
     "wilson",
 ]

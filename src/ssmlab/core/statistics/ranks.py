@@ -145,6 +145,21 @@ def delong(
     return Interval(value, max(value - half, -1.0), min(value + half, 1.0)), p
 
 
+def weighted_roc_area(truth, scores, weights) -> np.ndarray:
+    """Areas under the ROC curve of weighted cases, (r,); nan where a draw has cases of one side only.
+
+    Args:
+        truth: booleans (cases,). scores: (cases,), higher for positive cases. weights: (r, cases), as of resamples.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(np.asarray(scores)[order]) != 0))  # equal scores count half
+    side, drawn = np.asarray(truth, bool)[order], weights[:, order].astype(np.float64)
+    above, below = (np.add.reduceat(drawn * own, starts, axis=1) for own in (side, ~side))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+        return right / (above.sum(1) * below.sum(1))
+
+
 def average_precision(truth, scores, weights) -> np.ndarray:
     """Areas under the curve of precision and recall, the sum of precision times the rise of recall, of weighted cases.
 

@@ -48,21 +48,28 @@ class MaskSplit:
 
     Attributes:
         ids: stable names, the image's path below the data's root.
+        named: whether a column or a pattern names the groups.
     """
 
     name: str
     ids: list[str]
     _cases: list[Case] = field(repr=False)
     _store: MaskStore = field(repr=False)
+    named: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def groups(self) -> list[str] | None:
-        """The group of every image, or the published fold; None where there are none."""
+        """The group of every image, such as its patient; None where nothing names them."""
+        return [case.group or "" for case in self._cases] if self.named else None
+
+    @property
+    def folds(self) -> list[str] | None:
+        """The published fold of every image; None where there are none."""
         found = [case.group or "" for case in self._cases]
-        return found if any(found) else None
+        return found if any(found) and not self.named else None
 
     def sample(self, i: int) -> Sample:
         """Image (c, *spatial), labels (*spatial) uint8 with 255 where nothing is counted, spacing. Raises DataError."""
@@ -148,7 +155,7 @@ def open_masks(
     Args:
         path: see `ACCEPTED`.
         images, masks, views: folders below the path, where their names do not say what they hold.
-        group: a column of groups.csv or metadata.csv whose images stay on one side, such as the patient's.
+        group: a column of groups.csv or metadata.csv whose images stay on one side, or a pattern of their names.
         classes: names in the order of the labels; two classes where not given and the data do not say.
         colours: class -> grey value, or colour as "#rrggbb" or [r, g, b]; "ignore" for what is not counted.
         values, ignore: what numbers mean and which one is not counted, where nothing says it; see `values.decide`.
@@ -173,7 +180,7 @@ def open_masks(
         raise DataError(f"{path}: {count(len(problems), 'problem')} in the data", problems)
     part_of = {case.id: part for part, cases in parts.items() for case in cases}
     copies, _ = leaks(((part_of[c.id], c.id, Keys(c.digest.encode(), c.digest.encode())) for c in good), "images")
-    splits: dict[str, Any] = {p: MaskSplit(p, [c.id for c in cases], cases, store) for p, cases in parts.items()}
+    splits: dict[str, Any] = {p: MaskSplit(p, [c.id for c in own], own, store, bool(group)) for p, own in parts.items()}
     return MaskData(
         name=contents.name, format=contents.format, path=str(path), classes=rule.classes, **vars(_measures(good)),
         directions=store.directions, numbers=rule.numbers, **splits, copies=copies, problems=problems,

@@ -93,7 +93,8 @@ def _measure(
     built, found = [], {}
     progress.start("building", len(refs), unit="models")
     for done, ref in enumerate(refs, start=1):
-        model = measure.with_reason(ref.label, partial(measure.build, ref, classes, size, device))
+        several = bool(data and data.several)
+        model = measure.with_reason(ref.label, partial(measure.build, ref, classes, size, device, several))
         built.append(model)
         found[model.label] = [
             *measure.with_reason(ref.label, partial(measure.cold_and_memory, model, options.batch, device)),
@@ -103,13 +104,14 @@ def _measure(
     progress.stop()
     for label, rows in measure.inference(built, options.batch, options.repeats, device, progress).items():
         found[label] += rows
-    reasons, tested = _accuracies(built, data, options, device, found, progress)
+    reasons, tested, pairs = _tested(built, data, options, device, found, progress)
     if options.train:
         for label, rows in measure.training(built, options.batch, options.repeats, device, progress).items():
             found[label] += rows
     records = [record for label, rows in found.items() for record in stamp.on(rows, model=label)]
     records = [replace(r, split="test") if r.metric in measure.PARTS else r for r in records]
-    settings = options.settings() | {"device": device, "threads": torch.get_num_threads(), "test_images": tested}
+    records += [record for pair in pairs for record in stamp.on([pair], model=pair.model, split="test")]
+    settings = options.settings() | {"device": device, "threads": torch.get_num_threads()} | tested
     settings |= {"split_hash": data.split_hash, "format": data.format} if data else {}
     return {
         "records": records,
@@ -121,28 +123,34 @@ def _measure(
     }
 
 
-def _accuracies(built, data, options: Options, device: str, found: dict[str, list[Record]], progress):
-    """Adds quality to `found`; returns why a model has none, and how many images were used."""
+def _tested(built, data, options: Options, device: str, found: dict[str, list[Record]], progress):
+    """Add quality to `found`; returns why a model has none, what was tested on, and the differences of all pairs."""
     if data is None:
-        return {model.label: "no --data" for model in built}, 0
+        return {model.label: "no --data" for model in built}, {"test_images": 0, "test_groups": 0}, []
     import ssmlab.studies.compare.measure as measure
-    from ssmlab.tasks.classify.data import spread_over_classes
+    from ssmlab.tasks.classify.data import spread_over_classes, strata_of
 
-    part = data.test
+    part, classes = data.test, tuple(data.classes)
     if options.limit and options.limit < len(part):
-        part = part.take(spread_over_classes(part.labels, options.limit, 0))
-    tested = [model for model in built if model.unmeasured is None]
-    for size, fit in dict.fromkeys((model.image_size, model.fit) for model in tested):
+        part = part.take(spread_over_classes(strata_of(part.labels), options.limit, 0))
+    models = [model for model in built if model.unmeasured is None]
+    logits: dict[str, list] = {}
+    for size, fit in dict.fromkeys((model.image_size, model.fit) for model in models):
         progress.start(f"reading {len(part):,} test images", len(part))
         try:
             images = part.array(size, lambda done, total: progress.update(done), fit)
         finally:
             progress.stop()
-        for model in tested:
+        for model in models:
             if (model.image_size, model.fit) == (size, fit):
-                rows = [
-                    measure.accuracy(each, images, part.labels, tuple(data.classes), options.batch, device, progress)
+                logits[model.label] = [
+                    measure.predicted(each, images, part.labels, classes, options.batch, device, progress)
                     for each in (model, *measure.other_seeds(model, device))
                 ]
-                found[model.label] += measure.over_seeds(rows)
-    return {model.label: model.unmeasured for model in built if model.unmeasured}, len(part) if tested else 0
+    for label, rows in logits.items():
+        found[label] += measure.over_seeds([measure.quality(row, part.labels, classes, part.groups) for row in rows])
+    ordered = {model.label: logits[model.label] for model in models}
+    pairs = measure.differences(ordered, part.labels, part.groups) if len(ordered) > 1 else []
+    tested = {"test_images": len(part) if models else 0, "test_groups": len(set(part.groups or ()))}
+    reasons = {model.label: model.unmeasured for model in built if model.unmeasured}
+    return reasons, tested | {"seeds": max(map(len, logits.values()), default=1)}, pairs

@@ -29,14 +29,21 @@ from ssmlab.profiling import (
 )
 from ssmlab.reports.primary_metric import interval_of
 from ssmlab.studies.compare.model_refs import ModelRef
+from ssmlab.tasks.classify.several import ClassifySeveral
 from ssmlab.tasks.classify.task import Classify
-from ssmlab.tasks.shared.metrics import classification_metrics
+from ssmlab.tasks.shared.calibration import probabilities_of
+from ssmlab.tasks.shared.differences import class_differences, label_differences
+from ssmlab.tasks.shared.label_metrics import label_metrics
+from ssmlab.tasks.shared.metrics import Groups, classification_metrics
 from ssmlab.training.dataset import BatchedDataset
 from ssmlab.training.predict import predict
 
 SINGLES = 10  # calls of one image in a turn: latency wants percentiles, and so more of them than a median does
 PERCENTILES = (50, 90, 99)
-PARTS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "loss", "sensitivity", "specificity")
+PARTS = (
+    "accuracy", "balanced_accuracy", "f1", "roc_auc", "loss", "sensitivity", "specificity", "label_auc",
+    "label_accuracy", "all_right", "group_accuracy", "group_roc_auc",
+)  # fmt: skip
 
 T = TypeVar("T")
 Found = dict[str, list[Record]]
@@ -53,7 +60,7 @@ class Built:
     ref: ModelRef
     network: nn.Module
     image_size: int
-    task: Classify
+    task: Classify | ClassifySeveral
     unmeasured: str | None
     fit: str = "crop"
 
@@ -67,25 +74,26 @@ class Built:
         return torch.randn(count, 3, self.image_size, self.image_size, generator=random).to(device)
 
 
-def build(ref: ModelRef, classes: tuple[str, ...], image_size: int | None, device: str) -> Built:
+def build(ref: ModelRef, classes: tuple[str, ...], image_size: int | None, device: str, several: bool = False) -> Built:
     """Build a model. A trained model keeps its classes and image size.
 
     Args:
-        classes: of the data; numbers where there are none.
+        classes: of the data; numbers where there are none. several: whether these give an image several labels.
         image_size: None takes the model's own.
     Raises:
         ModelError: the name, the file or the size make no network.
     """
     if ref.folder is not None:
         network, how = load_model(ref.folder, "vision")
-        names, unmeasured = tuple(how["classes"]), None
+        names, unmeasured, several = tuple(how["classes"]), None, bool(how.get("several"))
     else:
         torch.manual_seed(0)
         network = create_model(ref.name, num_classes=len(classes), image_size=image_size, weights=ref.weights).eval()
         how = dict(network.default_cfg) | {"image_size": image_size or network.default_cfg["input_size"][-1]}
         names, unmeasured = classes, why_not(network, ref.weights)
     mean, std = ([x] * 3 if isinstance(x, float) else list(x) for x in (how["mean"], how["std"]))
-    task = Classify(classes=names, mean=tuple(mean), std=tuple(std))
+    one = Classify(classes=names, mean=tuple(mean), std=tuple(std))
+    task: Classify | ClassifySeveral = ClassifySeveral(images=one) if several else one
     return Built(ref, network.to(device), int(how["image_size"]), task, unmeasured, how.get("fit", "crop"))
 
 
@@ -235,11 +243,11 @@ def training(models: list[Built], batch: int, repeats: int, device: str, progres
     return found
 
 
-def accuracy(
+def predicted(
     model: Built, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], batch: int,
     device: str, progress: Progress,
-) -> list[Record]:  # fmt: skip
-    """Quality on images (n, size, size, 3) uint8, whose labels are positions in `classes`."""
+) -> np.ndarray:  # fmt: skip
+    """Logits (n, classes) of images (n, size, size, 3) uint8, in the order of `classes`."""
     tensors = {"images": torch.from_numpy(images).permute(0, 3, 1, 2), "labels": torch.from_numpy(labels)}
     found = predict(
         model.network,
@@ -251,8 +259,36 @@ def accuracy(
         progress=progress,
     )
     own = list(model.task.classes)
-    logits = found.values[:, [own.index(name) for name in classes]]
-    return [r for r in classification_metrics(logits, labels, classes) if r.metric in PARTS]
+    return found.values[:, [own.index(name) for name in classes]]
+
+
+def quality(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], groups: Groups) -> list[Record]:
+    """The numbers of one model with one seed.
+
+    Args:
+        labels: (n,) positions in `classes`, or (n, classes) where an image has several.
+        groups: of every image.
+    """
+    numbers = label_metrics if labels.ndim == 2 else classification_metrics
+    found = numbers(logits, labels, classes, groups=groups)
+    return [r for r in found if r.metric in PARTS and (labels.ndim == 1 or r.class_ in (None, "macro"))]
+
+
+def differences(models: dict[str, list[np.ndarray]], labels: np.ndarray, groups: Groups) -> list[Record]:
+    """Every two models on the same images, over seeds too: effects with intervals, and p-values with Holm's correction.
+
+    Args:
+        models: label -> logits of every seed. labels, groups: as of `quality`.
+    """
+    stacked = {label: np.stack(rows) for label, rows in models.items()}
+    several = labels.ndim == 2
+    likely = {label: probabilities_of(rows, several=several) for label, rows in stacked.items()}
+    if several:
+        pairs = label_differences(labels, likely, groups=groups)
+    else:
+        right = {label: rows.argmax(-1) == labels for label, rows in stacked.items()}
+        pairs = class_differences(labels, right, likely, groups=groups)
+    return [replace(record, model=pair) for pair, record in pairs]
 
 
 def with_reason(label: str, what: Callable[[], T]) -> T:

@@ -34,6 +34,11 @@ class ModelRef:
     others: tuple[Path, ...] = ()
 
     @property
+    def several(self) -> bool:
+        """Whether it was trained to give an image several labels."""
+        return bool((self.preprocess or {}).get("several"))
+
+    @property
     def state(self) -> str:
         """Where its weights come from, in words."""
         if self.folder is not None:
@@ -125,10 +130,6 @@ def _find(model: str, runs: Path) -> list[ModelRef]:
         missing = [key for key in ("image_size", "mean", "std", "classes") if key not in preprocess]
         if missing:
             raise ModelError(f"{folder / 'preprocess.json'} lacks {', '.join(missing)}; train the model again")
-        if preprocess.get("several"):
-            raise ModelError(
-                f"{folder} gives images several labels, which this command does not measure; use `ssmlab evaluate`"
-            )
         folder = folder.resolve() if str(folder) == "." else folder
         in_run, title = folder.parent.name == "models", describe(name, "vision")
         if members := read_object(folder / "config.json").get("members"):

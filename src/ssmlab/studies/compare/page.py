@@ -5,15 +5,20 @@ from functools import cached_property
 from pathlib import Path
 
 from ssmlab.core import formats
+from ssmlab.core.statistics import Interval
+from ssmlab.data.tables import group_title
+from ssmlab.reports import differences
 from ssmlab.reports.markup import el
-from ssmlab.reports.primary_metric import too_few
+from ssmlab.reports.primary_metric import ACCURACY as BY_ACCURACY
+from ssmlab.reports.primary_metric import corrected_for, p_is, too_few, undecided
 from ssmlab.reports.sections import figure, named
 from ssmlab.reports.tables import Table, to_html, to_markdown
 from ssmlab.studies.compare.model_refs import ModelRef
-from ssmlab.studies.compare.pareto import ACCURACY, MACS, Axis, Spot, front, plot
+from ssmlab.studies.compare.pareto import ACCURACY, AREA, MACS, Axis, Spot, front, plot
 from ssmlab.studies.compare.published import Published, published
 from ssmlab.studies.compare.table import LEGEND, QUALITY, make_table
 from ssmlab.studies.study import CIRCUMSTANCES, Report, card, page, section
+from ssmlab.tasks.shared.measures import COMPARED, LABEL_AUC
 
 METHOD = (
     (
@@ -35,7 +40,11 @@ METHOD = (
         "AdamW and what the backward pass reads. On a CPU by the resident memory of the process.",
     ),
     ("Training", "Forward, cross-entropy, backward and AdamW on a batch of noise, without reading files."),
-    ("Accuracy", "On the test part. Trained models see it as they saw their training images."),
+    (
+        "Quality",
+        "On the test part. Trained models see it as they saw their training images. Intervals are over images (whole "
+        "groups of them, where a column names them) and seeds.",
+    ),
 )
 
 
@@ -88,21 +97,59 @@ class Result(Report):
 
     @property
     def axis(self) -> Axis:
-        """What speed is weighed against: accuracy, or operations where nothing was tested."""
-        return ACCURACY if self.spots(ACCURACY) else MACS
+        """What speed is weighed against: accuracy, or of several labels the mean area; operations if nothing was
+        tested."""
+        return next((axis for axis in (ACCURACY, AREA) if self.spots(axis)), MACS)
+
+    @property
+    def tested(self) -> differences.Tested:
+        """The models as the differences of all pairs are of them."""
+        settings = self.settings
+        groups, column = settings.get("test_groups") or None, group_title(settings.get("group"))
+        return differences.Tested(
+            records=self.records, titles=self.titles, compared=COMPARED, many="images",
+            seeds=settings.get("seeds", 1), groups=groups, column=column,
+        )  # fmt: skip
 
     @property
     def answer(self) -> str:
-        """One sentence: the models that no other one beats, or why that decides nothing."""
-        tested = [r.n for r in self.records if r.metric == "accuracy"]
-        if self.doubts and self.axis is ACCURACY:
+        """One sentence: the models that no other one beats, or why that decides nothing, and the best against the
+        next."""
+        tested = [r.n for r in self.records if r.metric == self.axis.name]
+        if self.doubts and self.axis is not MACS:
             return f"No verdict: {'; '.join(self.doubts)}"
-        if tested and self.axis is ACCURACY and (few := too_few(min(n or 0 for n in tested), "images")):
+        cases = min((n or 0 for n in tested), default=0)
+        groups = self.settings.get("test_groups")
+        if tested and self.axis is not MACS and (few := too_few(groups or cases, "groups" if groups else "images")):
             return f"No verdict: {few}"
         ahead = [self.titles[label] for label in front(self.spots(self.axis), self.axis)]
-        against = "accuracy" if self.axis is ACCURACY else "operations"
+        against = {ACCURACY.name: "accuracy", AREA.name: "mean ROC AUC"}.get(self.axis.name, "operations")
         front_of = f"{formats.listing(ahead)} on the Pareto front of {against} and images per second"
-        return "; ".join((front_of, *self.doubts))
+        return "; ".join(filter(None, (front_of, self.best_against_next, *self.doubts)))
+
+    @property
+    def best_against_next(self) -> str:
+        """By how much the best model is better than the next, by the rule of every verdict; nothing of one model."""
+        metric = {ACCURACY.name: BY_ACCURACY, AREA.name: LABEL_AUC}.get(self.axis.name)
+        if metric is None:
+            return ""
+        values = {r.model: r.value for r in self.records if r.metric == metric.metric and r.model in self.titles}
+        best, second = [*sorted(values, key=lambda label: -values[label]), None, None][:2]
+        pairs = differences.pairs_of(self.records, list(self.titles), metric.metric)
+        pair = next((each for each in pairs if {each.first, each.second} == {best, second}), None)
+        if best is None or second is None or pair is None or (found := pair.turned(best)) is None:
+            return ""
+        ahead = Interval(*found)
+        why = undecided(ahead, metric.gap, pair.corrected, len(pairs))
+        names = (
+            f"{self.titles[best]} is {metric.gap(ahead.value).lstrip('+')} {metric.unit} ahead of {self.titles[second]}"
+        )
+        if why or pair.corrected is None:
+            return f"{names}, which names no winner: {why}"
+        return (
+            f"{names} (95 % interval {metric.gap(ahead.low)} to {metric.gap(ahead.high)}, "
+            f"{p_is(pair.corrected)}{corrected_for(len(pairs)).rstrip(',')})"
+        )
 
     @property
     def sizes(self) -> str:
@@ -135,7 +182,11 @@ def write_result(result: Result) -> Path:
     weights = [f"- {model['label']}: weights {model['weights']}" for model in models]
     answer = " ".join(filter(None, (f"{result.answer}.", result.sizes)))
     table = "\n".join(["# ssmlab compare", "", answer, "", *lines, *weights, "", to_markdown(result.table)])
-    drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, MACS)]
+    found = differences.sheets(result.tested)
+    if found:
+        table += "\n".join(["", "# Differences of all pairs", "", differences.assumptions(result.tested), ""])
+        table += "\n".join(["", *(sheet.markdown for sheet in found)])
+    drawn = [plot(result.spots(axis), axis, result.titles, result.batch) for axis in (ACCURACY, AREA, MACS)]
     plots = [each for each in drawn if each is not None]
     names = [named(i, title) for i, title in enumerate(result.titles.values())]
     text = page(
@@ -149,6 +200,7 @@ def write_result(result: Result) -> Path:
         ],
         sections=[
             el("section", card(to_html(result.table, names, caption=LEGEND)), class_="top single"),
+            section("Differences of all pairs", differences.section(result.tested)) if found else None,
             section("The Pareto front", el("div", [figure(p) for p in plots], class_="grid")),
         ],
         method=METHOD,

@@ -38,6 +38,7 @@ class Axis:
 
 
 ACCURACY = Axis("accuracy", "Test accuracy, %", 1, formats.percent, 100.0)
+AREA = Axis("label_auc", "Mean ROC AUC over labels, test part", 1, formats.decimal(3))  # of several labels an image
 MACS = Axis("macs", "G MAC per image", -1, formats.large, 1e-9)
 
 
@@ -90,7 +91,7 @@ def plot(spots: list[Spot], axis: Axis, titles: dict[str, str], batch: int) -> P
 
     said = "; ".join(f"{titles[s.label]} {axis.format(s.y)} at {formats.rate(s.x)} images/s" for s in spots)
     names = formats.listing([titles[label] for label in ahead])
-    better = "more accurate" if axis.better > 0 else "lighter"
+    better = "lighter" if axis is MACS else "more accurate" if axis is ACCURACY else "better"
     caption = f"On the Pareto front, filled and joined: {names}. No other model is both faster and {better}."
     svg = theme.draw((620, 330), paint, f"compare-{axis.name}")
     return Plot(f"{axis.name}-throughput", svg, f"{axis.title} against images per second. {said}. {caption}", caption)

@@ -59,16 +59,26 @@ class _Rows:
         self.found, self.labels, self.reasons = found, labels, reasons
 
     def quality(self) -> list[Row | None]:
-        if not any(metric == "accuracy" for _, metric, _ in self.found):
+        measured = {metric for _, metric, _ in self.found}
+        if "label_auc" in measured:
+            return [
+                self.row(QUALITY, "Mean ROC AUC", "label_auc", formats.decimal(3), 1),
+                self.row(QUALITY, "Right answers", "label_accuracy", formats.percent, 1),
+                self.row(QUALITY, "Without a mistake", "all_right", formats.percent, 1),
+            ]
+        if "accuracy" not in measured:
             return [Row("Accuracy", QUALITY, tuple(self._missing(m, "accuracy") for m in self.labels))]
         return [
             self.row(QUALITY, "Accuracy", "accuracy", formats.percent, 1),
             self.row(QUALITY, "Macro F1", "f1", formats.percent, 1, "macro"),
             self.row(QUALITY, "ROC AUC", "roc_auc", formats.decimal(4), 1),
+            self.row(QUALITY, "Accuracy, by group", "group_accuracy", formats.percent, 1),
+            self.row(QUALITY, "ROC AUC, by group", "group_roc_auc", formats.decimal(4), 1),
         ]
 
     def _missing(self, label: str, metric: str) -> Cell:
-        return Cell(NOT_MEASURED, self.reasons.get(label, "")) if metric == "accuracy" else Cell(formats.UNKNOWN)
+        shown = metric in ("accuracy", "label_auc")
+        return Cell(NOT_MEASURED, self.reasons.get(label, "")) if shown else Cell(formats.UNKNOWN)
 
     def row(
         self, group: str, label: str, metric: str, form: Callable[[float], str], better: int, class_: str | None = None

@@ -87,8 +87,11 @@ class Images(Kind):
     def test(self, label: str, network: nn.Module) -> list[Record]:
         part, classes = self.images.test, tuple(self.images.classes)
         built, device = self._built(label, network), self.compute.device
-        rows = measure.accuracy(built, part.images, part.labels, classes, self.options.batch, device, self.progress)
-        return [row for row in rows if row.metric in self.terms.quality]
+        images, labels = part.images, part.labels
+        logits = measure.predicted(built, images, labels, classes, self.options.batch, device, self.progress)
+        return [
+            row for row in measure.quality(logits, labels, classes, part.groups) if row.metric in self.terms.quality
+        ]
 
     def parts(self) -> tuple[BatchedDataset, BatchedDataset]:
         own = list(self.task.classes)

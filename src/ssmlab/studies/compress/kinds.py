@@ -156,6 +156,8 @@ def find_model(model: str, weights: tuple[str, ...], runs: Path) -> tuple[str, M
         if len(refs) > 1:
             names = ", ".join(str(ref.folder) for ref in refs)
             raise UserError(f"{model} has {len(refs)} models; name one: {names}")
+        if refs[0].several:
+            raise UserError(f"{model} gives images several labels, which compress does not measure; compare does")
         return IMAGES, refs[0]
     if weights:
         raise UserError(f"--weights is for vision models by name; give the folder of {ref.name}'s weights as MODEL")

@@ -35,6 +35,8 @@ SECONDS = 20.0  # that an explanation takes next to a training, by rule of thumb
 
 def task_of(recipe: MisclassifiedRecipe, data: Images, model: ModelConfig, network: nn.Module) -> Any:
     """As in any classification, but the transformations must exist before anything is trained."""
+    if data.several:
+        raise RecipeError("mistakes are explained of images with one label, these have several; use ssmlab explain")
     for name in recipe.evaluation.explain.transformations:
         transformations.find(name)
     return classify.task_of(recipe, data, model, network)

@@ -41,7 +41,8 @@ CURVES = {"deletion": deletion, "insertion": insertion}
 class Settings:
     """How pictures are explained.
 
-    classes: indices; none takes the predicted class and the runner-up of every picture.
+    classes: indices; none takes the predicted class and the runner-up of every picture; of several labels an image the
+        two that are likeliest.
     search: how features are sought; 0 steps leave them out.
     gradient_steps: of integrated gradients.
     score_steps: of the deletion and insertion curves; 0 leaves all scores out.
@@ -151,7 +152,7 @@ def explain(
     target = target_of(model.network)
     with evaluation(model.network), torch.inference_mode():
         found = [model.network(batch).float() for batch in images.split(settings.batch_size)]
-        probabilities = torch.cat(found).softmax(-1).cpu()
+        probabilities = model.probabilities(torch.cat(found)).cpu()
     seen = []
     progress.start("explaining", len(images))
     try:
@@ -184,6 +185,23 @@ def explain(
     )  # fmt: skip
 
 
+class YesOrNo(nn.Module):
+    """One label of a network whose images have several, as two classes: softmax gives its sigmoid.
+
+    Args:
+        index: of the label, which is class 1.
+    """
+
+    def __init__(self, network: nn.Module, index: int):
+        super().__init__()
+        self.network, self.index = network, index
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to logits (b, 2)."""
+        logit = self.network(images)[:, self.index]
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
 def one_network(network: nn.Module) -> nn.Module:
     """The network whose single layers are shown: of an ensemble its first member, which reads what it reads."""
     return network.members[0] if isinstance(network, Ensemble) else network
@@ -202,7 +220,7 @@ def learned_features(
         )  # fmt: skip
         pixels = (images * 255).round().byte()
         with evaluation(model.network), torch.inference_mode():
-            sure = model.network(model.task.prepare(pixels)).float().softmax(-1)
+            sure = model.probabilities(model.network(model.task.prepare(pixels)))
         for i, index in enumerate(own):
             found[index] = pixels[i].permute(1, 2, 0).cpu().numpy(), float(sure[i, index])
     return found
@@ -223,12 +241,13 @@ def _class(model: Opened, image: Tensor, index: int, probability: float, setting
         rows, columns = image.shape[-2:]
         noise = random_maps(settings.random, (rows, columns), grid=(height, width), seed=settings.seed)
         maps = {"camera": signed, "gradients": fine, "random": noise.to(image.device)}
+        asked, which = (YesOrNo(network, index), 1) if model.several else (network, index)
         for name, own in maps.items():  # averaged where there are several maps
             curves[name] = {}
             for kind, curve in CURVES.items():
                 images = image.expand(len(own), -1, -1, -1)
                 every = curve(
-                    network, images, own, index, steps=settings.score_steps, batch_size=settings.batch_size,
+                    asked, images, own, which, steps=settings.score_steps, batch_size=settings.batch_size,
                     seed=settings.seed,
                 )  # fmt: skip
                 curves[name][kind] = averaged([Curve(every.shares, row) for row in every.probability])

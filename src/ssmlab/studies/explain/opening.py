@@ -21,6 +21,7 @@ from ssmlab.models.registry import describe
 from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.compare.model_refs import find_model_refs
 from ssmlab.tasks.classify.predict import Classifier
+from ssmlab.tasks.classify.several import ClassifySeveral
 from ssmlab.tasks.classify.task import Classify
 
 IMAGENET_CLASSES = 1000
@@ -41,7 +42,7 @@ class Opened:
     title: str
     origin: str
     network: nn.Module
-    task: Classify
+    task: Classify | ClassifySeveral
     image_size: int
     device: str
     fit: str = "crop"
@@ -51,6 +52,15 @@ class Opened:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.task.classes
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels, each with a probability of its own."""
+        return isinstance(self.task, ClassifySeveral)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of logits (b, classes)."""
+        return logits.float().sigmoid() if self.several else logits.float().softmax(-1)
 
     @property
     def untrained(self) -> bool:
@@ -105,8 +115,6 @@ def open_model(
     if kind_of(folder) in SEQUENCES:
         raise UserError(f"{folder} is a model of texts or other sequences; explain takes models of images")
     classifier = Classifier(folder, device)
-    if classifier.several:
-        raise UserError(f"{folder} gives images several labels; explain takes models that choose one class")
     name = getattr(classifier.network, "registry_name", folder.name)
     opened = Opened(
         title=describe(name), origin=f"trained, {folder}", network=classifier.network, task=classifier.task,

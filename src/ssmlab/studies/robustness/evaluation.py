@@ -89,6 +89,8 @@ def robustness(
     groups = seed_groups(refs)
     folder = options.folder(runs, list(dict.fromkeys(group.label.split("/")[-1] for group in groups)))
     data = open_test_images(options, refs, "leave the model out, or give data with its classes")
+    if data.several and options.attacks:
+        raise UserError("attacks are of models that choose one class, these images have several labels; leave them out")
     from ssmlab.reports.caveats import doubts
     from ssmlab.studies.robustness.page import Result, write_result
     from ssmlab.studies.robustness.sample import draw_sample
@@ -138,7 +140,8 @@ class Evaluation:
                     outcomes=self._outcomes(ref),
                     classes=len(self.sample.classes),
                     apart=options.attacks,
-                    reference=reference(self.conditions),
+                    reference=reference(self.conditions) if self.sample.labels.ndim == 1 else {},
+                    truths=self.sample.labels if self.sample.labels.ndim == 2 else None,
                 )
                 found = scores(answers, resamples=options.resamples, seed=options.seed)
                 records += stamp.on(found, model=group.label, seed=seed, split=options.part)

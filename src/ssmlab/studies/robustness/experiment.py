@@ -19,6 +19,7 @@ from ssmlab.studies.compare.measure import why_not as unmeasured
 from ssmlab.studies.robustness.data import DatasetFiles
 from ssmlab.studies.robustness.evaluation import Options, robustness
 from ssmlab.studies.robustness.recipe import RobustnessRecipe
+from ssmlab.studies.robustness.table import FIRST
 from ssmlab.tasks.classify.recipe import ModelConfig
 from ssmlab.tasks.shared.experiment import Experiment, Records
 from ssmlab.tasks.shared.job import Job
@@ -114,7 +115,7 @@ def fit_job(recipe: RobustnessRecipe, data: DatasetFiles, job: Job, *, progress:
     network = build(recipe, data, job.model, job.seed)
     save_model(network, job.folder, preprocess_of(recipe, data, job.model, network))
     found = run_tests([job.folder], recipe, place(job), progress, write=False)
-    clean = [replace(r, class_=None) for r in found if r.metric == "accuracy" and r.class_ == "original"]
+    clean = [replace(r, class_=None) for r in found if r.metric in FIRST and r.class_ == "original"]
     return {"test": clean, None: [Record(metric="parameters", value=count_parameters(network), unit="count")]}
 
 

@@ -32,7 +32,8 @@ METHOD = (
         "Mean corruption error",
         "The error (1 - top-1) of every transformation, the mean over its severities, and the mean of those over all "
         "transformations but the original; attacks are not among them. mCE and relative mCE, for ImageNet-C with all "
-        "severities, divide the errors and their rises by AlexNet's first.",
+        "severities, divide the errors and their rises by AlexNet's first. Of several labels an image the error is 1 - "
+        "the mean area under the ROC curve over labels.",
     ),
     ("Drop", "Top-1 on the original images minus top-1 on the changed ones."),
     ("Same answer", "The fraction of images with the class that the model gave the original, right or wrong."),
@@ -130,6 +131,8 @@ class Result(Report):
             return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
         if not second:
             return first, ""
+        if self.sample.labels.ndim == 2:
+            return f"{first}, then {second}", "mean areas under changes have intervals and no test; compare has one"
         found = self._margin(order[0], order[1])
         if found is None:
             return f"{first}, then {second}", ""

@@ -9,6 +9,7 @@ import numpy as np
 from ssmlab.core.errors import DataError, UserError
 from ssmlab.data import ImageData
 from ssmlab.data.images.reader import Split
+from ssmlab.tasks.classify.data import strata_of
 
 PARTS = ("test", "val", "train", "all")
 
@@ -18,7 +19,8 @@ class Sample:
     """Images of one or several parts, in the order of the parts.
 
     Args:
-        labels: (n,), positions in `classes`. ids: unique names.
+        labels: (n,), positions in `classes`; of several labels an image 0 and 1 for each, (n, classes). ids: unique
+            names.
         classes: names in the order of the labels.
         scarce: how many classes have fewer images than were requested.
     """
@@ -37,7 +39,11 @@ class Sample:
     @property
     def digest(self) -> str:
         """Changes with the images, their labels and their order."""
-        lines = [f"{id_}\t{self.classes[label]}" for id_, label in zip(self.ids, self.labels, strict=True)]
+        if self.labels.ndim == 2:
+            named = ["|".join(np.array(self.classes)[row > 0]) for row in self.labels]
+        else:
+            named = [self.classes[label] for label in self.labels]
+        lines = [f"{id_}\t{names}" for id_, names in zip(self.ids, named, strict=True)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(
@@ -60,7 +66,8 @@ class Sample:
 
 
 def draw_sample(data: ImageData, part: str, per_class: int, seed: int) -> Sample:
-    """`per_class` images of every class, 0 for all: those with the smallest hashes of seed and name.
+    """`per_class` images of every class, 0 for all: those with the smallest hashes of seed and name; of several labels
+    an image the rarest one is its class.
 
     Args:
         part: "test", "val", "train" or "all".
@@ -74,12 +81,13 @@ def draw_sample(data: ImageData, part: str, per_class: int, seed: int) -> Sample
     ids = [id_ for split in splits for id_ in split.ids]
     if not ids:
         raise DataError(f"{data.path}: the {part} part has no images; give another --part")
-    _, counts = np.unique(labels, return_counts=True)
+    strata = strata_of(labels)
+    _, counts = np.unique(strata, return_counts=True)
     taken = np.arange(len(ids))
     if per_class:
-        left, found = dict.fromkeys(np.unique(labels).tolist(), per_class), []
+        left, found = dict.fromkeys(np.unique(strata).tolist(), per_class), []
         for i in sorted(range(len(ids)), key=lambda i: _hash(f"{seed}\t{ids[i]}")):
-            label = int(labels[i])
+            label = int(strata[i])
             if left[label]:
                 left[label] -= 1
                 found.append(i)

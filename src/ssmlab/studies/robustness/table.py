@@ -6,7 +6,7 @@ import numpy as np
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
-from ssmlab.reports.primary_metric import interval_of
+from ssmlab.reports.primary_metric import interval_of, signed
 from ssmlab.reports.tables import Cell, Row, Table, best_cells
 from ssmlab.robustness.scores import ORIGINAL
 
@@ -19,11 +19,18 @@ BY_TRANSFORMATION = (
     ("top5_accuracy", "Top-5 accuracy", 1, formats.percent),
     ("agreement", "Same answer as to the original", 1, formats.percent),
     ("ece", "Calibration error (ECE)", -1, formats.percent),
+    ("label_auc", "Mean ROC AUC over labels", 1, formats.decimal(3)),
+    ("label_auc_drop", "Drop of the mean ROC AUC from the original", -1, signed),
+    ("label_accuracy", "Right answers", 1, formats.percent),
 )
+FIRST = ("accuracy", "label_auc")  # the score that models are ranked by: of one label an image, of several
 OVERALL = (
     ("accuracy", ORIGINAL, "Top-1, original", 1, formats.percent),
+    ("label_auc", ORIGINAL, "Mean ROC AUC, original", 1, formats.decimal(3)),
     ("mean_corruption_error", None, "Mean corruption error", -1, formats.percent),
     ("mean_drop", None, "Mean drop of top-1, points", -1, formats.points),
+    ("mean_auc_drop", None, "Mean drop of the mean ROC AUC", -1, signed),
+    ("label_accuracy", ORIGINAL, "Right answers, original", 1, formats.percent),
     ("top5_accuracy", ORIGINAL, "Top-5, original", 1, formats.percent),
     ("mean_agreement", None, "Same answer as to the original", 1, formats.percent),
     ("ece", ORIGINAL, "ECE, original", -1, formats.percent),
@@ -63,7 +70,8 @@ def by_transformation(records: list[Record], titles: dict[str, str], names: dict
     """
     found = by_model(records)
     tables = []
-    for metric, heading, better, form in BY_TRANSFORMATION:
+    first = [row for row in BY_TRANSFORMATION if row[0] in FIRST]
+    for metric, heading, better, form in (*first, *(row for row in BY_TRANSFORMATION if row not in first)):
         rows = [_row(found, list(titles), title, heading, metric, name, better, form) for name, title in names.items()]
         if any(rows):
             tables.append(Table(tuple(titles.values()), tuple(row for row in rows if row), tuple(titles), ()))

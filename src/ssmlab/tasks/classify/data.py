@@ -1,11 +1,11 @@
 """The images of a run in memory: read and checked with numpy alone, before torch is imported."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ssmlab.core.errors import RecipeError
 from ssmlab.core.progress import Progress
@@ -13,9 +13,10 @@ from ssmlab.core.text import did_you_mean
 from ssmlab.data import ImageData, check_images, open_images
 from ssmlab.data.contents import count
 from ssmlab.data.copies import digest, kept_together
-from ssmlab.data.folds import Division, about_division
+from ssmlab.data.folds import Division, about_division, described_groups
 from ssmlab.data.images.medmnist import machine_memory
 from ssmlab.data.images.reader import Split
+from ssmlab.data.near import near_across_folds, thumbnail
 from ssmlab.data.splits import split_hash
 from ssmlab.data.stream.labelled import is_sharded
 from ssmlab.tasks.classify.images import PARTS, Images, Part, channel_statistics
@@ -119,13 +120,6 @@ def check_classes(recipe: Recipe, classes: tuple[str, ...], several: bool = Fals
             raise RecipeError("training.mixup and cutmix mix one label an image, these have several; leave them out")
 
 
-def described_groups(column: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The column of the groups and how many every part has, for run.json; nothing where there are none."""
-    if any(part.groups is None for part in parts.values()):
-        return {}
-    return {"group": column, "groups": {name: len(set(part.groups)) for name, part in parts.items()}}
-
-
 def _folded(recipe: Recipe, images: Images, published: list[str] | None, data: ImageData) -> Images:
     """The same images divided into folds; a published test part stays apart."""
     pool, config = images.train, recipe.data
@@ -142,6 +136,8 @@ def _folded(recipe: Recipe, images: Images, published: list[str] | None, data: I
     folds = division.divide(pool.ids, strata_of(pool.labels).tolist(), whole, published, forms)
     apart = images.test if len(images.test.ids) else None
     describe = images.describe | about_division(images.describe, folds, pool.ids, groups, apart.ids if apart else [])
+    alike = near_across_folds([thumbnail(Image.fromarray(image)) for image in pool.images], digests, pool.ids, folds)
+    describe |= {"near_copies": alike.pairs, "notes": [*describe["notes"], *alike.notes]}
     if twice and drawn:
         describe["notes"].append(f"{count(twice, 'image')} equal to another, which stay in one fold with it")
     if apart is None:  # so that nobody tests the folds' models on what they have learned from

@@ -27,9 +27,17 @@ from ssmlab.tasks.classify.task import Classify, balanced_weights
 from ssmlab.tasks.shared.augment import Augment, Mix
 from ssmlab.tasks.shared.calibration import KEY, calibration_of
 from ssmlab.tasks.shared.costs import costs
-from ssmlab.tasks.shared.differences import class_differences, label_differences
+from ssmlab.tasks.shared.differences import class_differences, fold_records, label_differences
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, train_job
-from ssmlab.tasks.shared.folds import PUBLISHED, folds_for, has_weights, number_of_folds, pooled_records
+from ssmlab.tasks.shared.folds import (
+    PUBLISHED,
+    calibrated_by_fold,
+    fold_means,
+    folds_for,
+    has_weights,
+    number_of_folds,
+    pooled_records,
+)
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.label_metrics import label_metrics
 from ssmlab.tasks.shared.metrics import classification_metrics, interval_record
@@ -39,6 +47,7 @@ from ssmlab.training.dataset import BatchedDataset, StreamDataset
 from ssmlab.training.parameters import freeze
 from ssmlab.training.predict import Outputs, predict
 
+SURE = ("loss", "brier", "ece")  # numbers of probabilities, which a temperature changes
 LOGITS, PLAIN = "logits.npy", "plain_logits.npy"  # of what a fold holds out, in its folder; of one view
 
 
@@ -202,6 +211,9 @@ def gain_of(logits: np.ndarray, plain: np.ndarray, part: Part, resamples: int) -
 def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Progress) -> Records:
     """The folds' predictions as one table in the order of the images, their numbers, and their mean as a model.
 
+    The numbers after calibration are at each fold's own temperature, which its validation part said. The mean's
+    temperature is that of the out-of-fold predictions: nothing else is left that no member has learned from.
+
     A test part that was published is predicted by that model, once.
     """
     everything = data.train
@@ -217,11 +229,17 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
     task = Classify(classes=data.classes, mean=data.mean, std=data.std)
     whole: Any = ClassifySeveral(images=task) if data.several else task
     records["test"] = numbers_of(recipe, logits, everything, whole, groups=everything.groups)
+    held = [(list(fold.held_out), part.folder) for fold, part in zip(folds_for(job, data), folds, strict=True)]
+    divided, temperature = calibrated_by_fold(logits, held)
+    after = numbers_of(recipe, divided, everything, whole, groups=everything.groups)
+    records["test"] += [temperature, *(replace(r, metric=f"{r.metric}_calibrated") for r in after if r.metric in SURE)]
     if several_views:
         records["test"].append(gain_of(logits, plain, everything, recipe.evaluation.bootstrap))
     if not has_weights([fold.folder for fold in folds]):
         return records
-    save_ensemble(job.folder, [fold.folder for fold in folds])
+    config = recipe.evaluation
+    calibration = calibration_of(logits, everything.labels, data.classes, config.positive, config.sensitivity)
+    save_ensemble(job.folder, [fold.folder for fold in folds], {KEY: calibration})
     if data.apart is not None:
         network, about = load_model(job.folder)
         own = replace(task, mean=tuple(about["mean"]), std=tuple(about["std"]))
@@ -230,7 +248,8 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
         if several_views:
             network = Views(network, recipe.evaluation.tta, data.several)
         found, _ = predict_part(recipe, data.apart, job, network, reads, "published test part", progress)
-        records[PUBLISHED] = numbers_of(recipe, found, data.apart, reads, groups=data.apart.groups)
+        how: dict[str, Any] = {"groups": data.apart.groups, "calibration": calibration}
+        records[PUBLISHED] = numbers_of(recipe, found, data.apart, reads, **how)
         file = job.folder / f"{PUBLISHED}.csv"
         more = {"group": data.apart.groups or []}
         write_predictions(file, data.apart.ids, data.apart.labels, found, data.classes, more)
@@ -238,18 +257,26 @@ def pool(recipe: Recipe, data: Images, job: Job, folds: list[Job], progress: Pro
 
 
 def compare(recipe: Recipe, data: Images, jobs: list[Job]) -> list[tuple[str, Record]]:
-    """The differences of every two models in accuracy, area under the ROC curve and loss, over items and seeds."""
+    """The differences of every two models in accuracy, area under the ROC curve and loss, over items and seeds; of a
+    cross-validation also a test over its folds."""
     correct: dict[str, list] = {}
     probabilities: dict[str, list] = {}
+    shares = []  # of every job: how much of an item's answer is right
+    labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
     for job in jobs:
         found = read_predictions(job.folder / "predictions.csv")
         correct.setdefault(job.model.label, []).append(found.correct)
         probabilities.setdefault(job.model.label, []).append(found.probabilities)
+        said = np.asarray(found.probabilities) >= 0.5
+        shares.append(np.equal(said, labels).mean(1) if labels.ndim == 2 else found.correct * 1.0)
     right, likely = ({name: np.stack(rows) for name, rows in each.items()} for each in (correct, probabilities))
-    labels, resamples = np.asarray(data.test.labels), recipe.evaluation.bootstrap
+    how: dict[str, Any] = {"groups": data.test.groups, "resamples": resamples}
     if labels.ndim == 2:
-        return label_differences(labels, likely, groups=data.test.groups, resamples=resamples)
-    return class_differences(labels, right, likely, groups=data.test.groups, resamples=resamples)
+        records, metric = label_differences(labels, likely, **how), "label_accuracy"
+    else:
+        records, metric = class_differences(labels, right, likely, **how), "accuracy"
+    divided = getattr(data, "folds", ())  # sequences have none
+    return records + (fold_records(metric, *fold_means(jobs, data, shares)) if divided else [])
 
 
 def finish(recipe: Recipe, data: Images, jobs: list[Job], folder: Path) -> None:

@@ -38,7 +38,8 @@ class DataConfig(StreamTable):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """To a square: its middle, all of it on black, or all of it distorted."""
     group: str = ""
-    """A column whose images stay on one side of the split, e.g. the patient."""
+    """A column whose images stay on one side of the split, e.g. the patient; or a pattern of the files' paths whose
+    brackets hold it, such as "(patient[0-9]+)_"."""
     labels: str = "fine"
     """Of CIFAR-100 fine or coarse; a table's column of classes; "table" or "folders"; "several", or columns a,b,c of 0
     and 1, where an image may have several labels."""

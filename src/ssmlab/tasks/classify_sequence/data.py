@@ -7,12 +7,13 @@ import numpy as np
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
+from ssmlab.data.folds import described_groups
 from ssmlab.data.sequences.check import content_id
 from ssmlab.data.sequences.fasta import BASES
 from ssmlab.data.sequences.reader import Labelled, open_labelled
 from ssmlab.data.sequences.wav import LEVELS
 from ssmlab.data.splits import split_hash
-from ssmlab.tasks.classify.data import described_groups, spread_over_classes
+from ssmlab.tasks.classify.data import spread_over_classes
 from ssmlab.tasks.language.texts import PARTS, encoded, tokenizer_of
 from ssmlab.tasks.shared.recipe import AnyRecipe
 

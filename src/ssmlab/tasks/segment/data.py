@@ -6,11 +6,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ssmlab.core.errors import DataError, RecipeError
 from ssmlab.core.progress import Progress
-from ssmlab.data.folds import Division, Fold, about_division
+from ssmlab.data.copies import digest, kept_together
+from ssmlab.data.folds import Division, Fold, about_division, described_groups
 from ssmlab.data.masks.reader import MaskData, MaskSplit, open_masks
+from ssmlab.data.near import near_across_folds, thumbnail
 from ssmlab.tasks.segment.recipe import SegmentationData, SegmentationRecipe
 from ssmlab.tasks.shared.folds import fold_parts
 
@@ -96,15 +99,32 @@ def _folded(recipe: SegmentationRecipe, masks: Masks) -> Masks:
     """The same images divided into folds; a published test part stays apart."""
     pool, config = masks.train.joined(masks.val), recipe.data
     groups = pool.groups
+    thumbs, digests = [], []
+    for i in range(len(pool)):
+        image = pool.sample(i).image
+        thumbs.append(thumbnail(picture_of(image)))
+        digests.append(digest(image))
+    drawn = not (recipe.splits or pool.folds)  # folds that others have made stay as they are
+    whole = kept_together(pool.ids, groups, digests) if drawn else groups
     division = Division(
         folds=recipe.folds, repeats=recipe.repeats, splits=recipe.splits, val_fraction=config.val_fraction,
         seed=config.split_seed,
     )  # fmt: skip
-    own, published = (groups, None) if config.group else (None, groups)
-    folds = division.divide(pool.ids, [0] * len(pool), own, published, (case_name, lambda id_: PurePosixPath(id_).name))
+    forms = (case_name, lambda id_: PurePosixPath(id_).name)
+    folds = division.divide(pool.ids, [0] * len(pool), whole, pool.folds, forms)
     apart = masks.test if len(masks.test) else None
-    describe = masks.describe | about_division(masks.describe, folds, pool.ids, own, apart.ids if apart else [])
+    describe = masks.describe | about_division(masks.describe, folds, pool.ids, groups, apart.ids if apart else [])
+    alike = near_across_folds(thumbs, digests, pool.ids, folds)
+    describe |= {"near_copies": alike.pairs, "notes": [*describe["notes"], *alike.notes]}
     return replace(masks, train=pool, val=pool.take([]), test=pool, describe=describe, folds=folds, apart=apart)
+
+
+def picture_of(image: np.ndarray) -> Image.Image:
+    """An image (c, *spatial) as a grey picture, from the least to the largest value; of a volume the middle slice."""
+    plane = image.astype(np.float32).mean(0)
+    plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
+    low, high = float(plane.min()), float(plane.max())
+    return Image.fromarray(((plane - low) * (255 / (high - low or 1))).astype(np.uint8))
 
 
 def case_name(id_: str) -> str:
@@ -159,6 +179,7 @@ def _masks(config: SegmentationData, found: MaskData, source: Masks | None) -> M
         "split_hash": found.split_hash,
         "copies": found.copies,
         "image_size": " x ".join(f"{low}" if low == high else f"{low} to {high}" for low, _, high in found.sizes[::-1]),
+        **described_groups(config.group, parts),
         "notes": [
             *found.notes,
             *([f"at most {config.limit} images of each part are used"] if config.limit else []),

@@ -22,7 +22,7 @@ from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.models import create_model
 from ssmlab.profiling import peak_memory
 from ssmlab.tasks.segment.data import Masks
-from ssmlab.tasks.segment.metrics import FILE, ImageTable, constant_record, dice_differences, records_of
+from ssmlab.tasks.segment.metrics import FILE, ImageTable, constant_record, dice_differences, records_of, some_groups
 from ssmlab.tasks.segment.overlays import write_overlays
 from ssmlab.tasks.segment.patches import Patches
 from ssmlab.tasks.segment.planning import across_of, plan_of, resolve, spacing_of, windows_predicted
@@ -33,8 +33,9 @@ from ssmlab.tasks.segment.start import load_body
 from ssmlab.tasks.segment.task import Segment, windows_of
 from ssmlab.tasks.segment.timeline import SECONDS, Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
+from ssmlab.tasks.shared.differences import fold_records
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
-from ssmlab.tasks.shared.folds import PUBLISHED, fold_jobs, number_of_folds, pooled_records, view_of
+from ssmlab.tasks.shared.folds import PUBLISHED, fold_jobs, fold_means, number_of_folds, pooled_records, view_of
 from ssmlab.tasks.shared.job import SNAPSHOTS, Job
 from ssmlab.training.distributed import agree, shared_world, whole_state
 from ssmlab.training.fit import FitResult, fit
@@ -264,7 +265,8 @@ def mirror_gain(
     if not known.any():
         return []
     views, single = (statistics_of(dice[:, known]) for dice in (one, other))
-    gain = score_interval(views, b=single, resamples=evaluation.bootstrap)
+    groups = some_groups(mirrored.table, known)
+    gain = score_interval(views, b=single, resamples=evaluation.bootstrap, groups=groups)
     n, spread = int(known.sum()), (gain.low, gain.high)
     return [Record(metric="tta_gain", value=gain.value, unit="fraction", n=n, spread=spread), longer]
 
@@ -299,9 +301,7 @@ def pool(recipe: SegmentationRecipe, data: Masks, job: Job, folds: list[Job], pr
 def join_folds(data: Masks, job: Job, folds: list[Job], file: str) -> ImageTable:
     """The table of every fold as one, in the folder of the model."""
     table = ImageTable.joined([ImageTable.read(fold.folder / file) for fold in folds], data.train.ids)
-    groups = data.train.groups
-    more = {"fold": number_of_folds(job, data)} | ({"group": groups} if groups else {})
-    table.write(job.folder / file, more)
+    table.write(job.folder / file, {"fold": number_of_folds(job, data)})
     return table
 
 
@@ -334,8 +334,10 @@ def times_of(recipe: SegmentationRecipe, data: Masks, job: Job) -> list[Record]:
 def compare(recipe: SegmentationRecipe, data: Masks, jobs: list[Job]) -> list[tuple[str, Record]]:
     """The difference of every two models' Dice, at the end and at equal seconds."""
     resamples = recipe.evaluation.bootstrap
-    equal = dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds")
-    return dice_differences(jobs, resamples) + equal
+    found = dice_differences(jobs, resamples)
+    if data.folds:
+        found += fold_records("dice", *fold_means(jobs, data, [ImageTable.read(j.folder / FILE).dice for j in jobs]))
+    return found + dice_differences(jobs, resamples, AT_EQUAL_SECONDS, "dice_at_equal_seconds")
 
 
 def finish(recipe: SegmentationRecipe, data: Masks, jobs: list[Job], folder: Path) -> None:

@@ -27,19 +27,24 @@ class ImageTable:
         ids, classes: in the order of the rows and columns.
         counts: (images, classes, 3), overlaps.
         surface: by metric (images, classes), nan where there is nothing to compare; or empty.
+        groups: of every image, such as its patient; None: every image is its own.
     """
 
-    def __init__(self, ids: Sequence[str], classes: Sequence[str], counts: np.ndarray, surface: dict[str, np.ndarray]):
+    def __init__(
+        self, ids: Sequence[str], classes: Sequence[str], counts: np.ndarray, surface: dict[str, np.ndarray],
+        groups: Sequence[str] | None = None,
+    ):  # fmt: skip
         self.ids, self.classes, self.counts = tuple(ids), tuple(classes), counts
+        self.groups = None if groups is None else list(groups)
         self.values = per_image(counts) | surface
 
     def write(self, path: Path, more: Mapping[str, Sequence] | None = None) -> None:
-        """CSV with the columns id, class, the counts and every metric; empty where a number does not exist.
+        """CSV with the columns id, class, the counts, every metric and group; empty where a number does not exist.
 
         Args:
-            more: further columns by name, a value an image, such as group and fold.
+            more: further columns by name, a value an image, such as fold.
         """
-        more = more or {}
+        more = {**(more or {}), **({"group": self.groups} if self.groups else {})}
         rows: list[list] = [["id", "class", *COUNTS, *self.values, *more]]
         for i, id_ in enumerate(self.ids):
             own = [values[i] for values in more.values()]
@@ -59,7 +64,10 @@ class ImageTable:
             for name in SURFACE
             if all(name in table.values for table in tables)
         }
-        return ImageTable(ids, tables[0].classes, np.concatenate([table.counts for table in tables])[order], surface)
+        of = dict(zip(place, (group for table in tables for group in table.groups or ()), strict=False))
+        groups = [of[id_] for id_ in ids] if len(of) == len(place) else None
+        counts = np.concatenate([table.counts for table in tables])[order]
+        return ImageTable(ids, tables[0].classes, counts, surface, groups)
 
     @staticmethod
     def read(path: Path) -> "ImageTable":
@@ -74,7 +82,8 @@ class ImageTable:
             for name in SURFACE
             if name in rows[0]
         }
-        return ImageTable(ids, classes, counts, surface)
+        groups = [plain_cell(row["group"]) for row in rows[:: len(classes)]] if "group" in rows[0] else None
+        return ImageTable(ids, classes, counts, surface, groups)
 
     @property
     def dice(self) -> np.ndarray:
@@ -85,7 +94,7 @@ class ImageTable:
 def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[Record]:
     """Every number: the mean over images, by class and over all classes but the first; and in total, `total_<metric>`.
 
-    Intervals are of 95 %, over images, see `core.statistics.resampled_interval`.
+    Intervals are of 95 %, over images or whole groups of them, see `core.statistics.resampled_interval`.
     """
     units = dict.fromkeys(SHARES, "fraction") | SURFACE | {"hausdorff95": unit}
     records = []
@@ -93,11 +102,12 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
         columns: dict[str | None, np.ndarray] = {None: by_image(values)}
         columns |= {name: values[:, k] for k, name in enumerate(table.classes)}
         for class_, column in columns.items():
-            known = column[np.isfinite(column)]
-            if len(known):
-                bounds = (0.0, np.inf if metric == "hausdorff95" else 1.0)
-                mean = score_interval(statistics_of(known), resamples=resamples, bounds=bounds)
-                records.append(_record(metric, mean, units[metric], len(known), class_))
+            there = np.isfinite(column)
+            if there.any():
+                how: dict[str, Any] = {"resamples": resamples, "groups": some_groups(table, there)}
+                how["bounds"] = (0.0, np.inf if metric == "hausdorff95" else 1.0)
+                mean = score_interval(statistics_of(column[there]), **how)
+                records.append(_record(metric, mean, units[metric], int(there.sum()), class_))
     shape = table.counts.shape
     for metric in SHARES:
         for k, class_ in enumerate((None, *table.classes)):
@@ -108,10 +118,15 @@ def records_of(table: ImageTable, resamples: int, unit: str = "pixels") -> list[
                 return by_image(values) if k == 0 else values[..., k - 1]
 
             flat = table.counts.reshape(1, shape[0], -1).astype(np.float64)
-            found = score_interval(flat, in_all, resamples=resamples, bounds=(0.0, 1.0))
+            found = score_interval(flat, in_all, resamples=resamples, bounds=(0.0, 1.0), groups=table.groups)
             if np.isfinite(found.value):
                 records.append(_record(f"total_{metric}", found, "fraction", len(table.ids), class_))
     return records
+
+
+def some_groups(table: ImageTable, chosen: np.ndarray) -> list[str] | None:
+    """The groups of the images where `chosen` is true; None where there are none."""
+    return None if table.groups is None else [g for g, there in zip(table.groups, chosen, strict=True) if there]
 
 
 def constant_record(table: ImageTable) -> list[Record]:
@@ -143,14 +158,15 @@ def _record(metric: str, interval: Sequence[float], unit: str, n: int, class_: s
 def dice_differences(
     jobs: Sequence[Any], resamples: int, file: str = FILE, metric: str = "dice"
 ) -> list[tuple[str, Record]]:
-    """The difference of every two models' Dice over test images and seeds, with p-values, of Wilcoxon's test too.
+    """The difference of every two models' Dice over test images and seeds, with p-values, of Wilcoxon's test too; over
+    whole groups of images where a column names them.
 
     Images of which a model has no Dice are left out for all.
     """
     found: dict[str, list[np.ndarray]] = {}
-    for job in jobs:
-        if (job.folder / file).is_file():
-            found.setdefault(job.model.label, []).append(ImageTable.read(job.folder / file).dice)
+    tables = [(job, ImageTable.read(job.folder / file)) for job in jobs if (job.folder / file).is_file()]
+    for job, table in tables:
+        found.setdefault(job.model.label, []).append(table.dice)
     images = max((len(rows[0]) for rows in found.values()), default=0)
     values = {label: np.stack(rows) for label, rows in found.items() if all(len(row) == images for row in rows)}
     known = np.all([np.isfinite(rows).all(0) for rows in values.values()], axis=0) if values else np.zeros(0, bool)
@@ -158,5 +174,6 @@ def dice_differences(
         return []
     values = {label: rows[:, known] for label, rows in values.items()}
     stacked = {label: statistics_of(rows) for label, rows in values.items()}
-    records = difference_records(metric, stacked, resamples=resamples, bounds=(-1.0, 1.0))
-    return records + wilcoxon_records(metric, values)
+    groups = some_groups(tables[0][1], known)
+    records = difference_records(metric, stacked, groups=groups, resamples=resamples, bounds=(-1.0, 1.0))
+    return records + wilcoxon_records(metric, values, groups)

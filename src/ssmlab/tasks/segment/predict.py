@@ -84,5 +84,6 @@ def predict_part(
     parts = gather(world, (sums, marked, {name: values[own] for name, values in surface.items()}))
     rows, marked = np.stack([row for own, _, _ in parts for row in own]), [one for _, own, _ in parts for one in own]
     surface = {name: np.concatenate([values[name] for _, _, values in parts]) for name in surface}
-    table = ImageTable(split.ids, task.classes, rows[:, :-2].reshape(len(rows), k, 3).astype(np.int64), surface)
+    counts = rows[:, :-2].reshape(len(rows), k, 3).astype(np.int64)
+    table = ImageTable(split.ids, task.classes, counts, surface, split.groups)
     return Predicted(table, task.validation(rows), marked, seconds)

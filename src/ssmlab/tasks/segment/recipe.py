@@ -27,7 +27,8 @@ class SegmentationData(Table):
     views: str = ""
     """Likewise of the fields of view, outside of which nothing counts."""
     group: str = ""
-    """A column of groups.csv next to them whose images stay on one side of the split, e.g. the patient."""
+    """A column of groups.csv next to them whose images stay on one side of the split, e.g. the patient; or a pattern of
+    their names whose brackets hold it, such as "(patient[0-9]+)_"."""
     classes: list[str] = Field([])
     """Names in the order of the labels; two, or as the data say, where not given."""
     colours: dict[str, Any] = Field({})

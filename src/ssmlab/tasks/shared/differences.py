@@ -86,6 +86,8 @@ def fold_records(metric: str, scores: Mapping[str, np.ndarray], tested: float, t
         scores: label -> a score of every fold, and of every repeat.
         tested, trained: cases in the test and in the training part of a fold.
     """
+    if min(map(len, scores.values()), default=0) < 2:
+        return []
     found = tested_pairs(scores, lambda a, b: nadeau_bengio(a - b, tested, trained)[1])
     return _further(metric, found, FOLDS, FURTHER[1])
 

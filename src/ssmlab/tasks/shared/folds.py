@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_atomically
+from ssmlab.core.files import read_json, write_atomically
 from ssmlab.core.record import Record, read_records
 from ssmlab.data.folds import FILE, Fold, splits_text
+from ssmlab.tasks.shared.calibration import KEY
 from ssmlab.tasks.shared.job import Job
 from ssmlab.tasks.shared.recipe import REPEAT
 
@@ -78,6 +79,30 @@ def number_of_folds(job: Job, data: Any) -> list[int]:
     return found.tolist()
 
 
+def fold_means(
+    jobs: Sequence[Job], data: Any, values: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], float, float]:
+    """What `differences.fold_records` takes: scores of every fold and repeat by model, the mean over seeds, and how
+    many items folds hold out and train on, the means of both.
+
+    Args:
+        values: of every job, a number for each item of the pool; nan where it has none.
+    """
+    found: dict[str, dict[tuple[int, int], list[float]]] = {}
+    for job, own in zip(jobs, values, strict=True):
+        repeat = job.seed // REPEAT if len(data.folds) > 1 else 0
+        of_model = found.setdefault(job.model.label, {})
+        for fold in folds_for(job, data):
+            part = own[list(fold.held_out)]
+            mean = float(part[np.isfinite(part)].mean()) if np.isfinite(part).any() else np.nan
+            of_model.setdefault((repeat, fold.number), []).append(mean)
+    scores = {label: np.array([np.mean(each) for _, each in sorted(own.items())]) for label, own in found.items()}
+    known = np.all([np.isfinite(each) for each in scores.values()], axis=0)
+    every = [fold for repeat in data.folds for fold in repeat]
+    tested, trained = (float(np.mean([len(getattr(f, part)) for f in every])) for part in ("held_out", "train"))
+    return {label: each[known] for label, each in scores.items()}, tested, trained
+
+
 def pooled_records(folds: Sequence[Job]) -> dict[str | None, list[Record]]:
     """What the folds measured themselves, as records of the model: by part, without those of the pooled test part.
 
@@ -109,6 +134,21 @@ def _plain(record: Record) -> Record:
         metric=record.metric, value=record.value, unit=record.unit, n=record.n, spread=record.spread,
         class_=record.class_, step=record.step,
     )  # fmt: skip
+
+
+def calibrated_by_fold(logits: np.ndarray, held: list[tuple[list[int], Path]]) -> tuple[np.ndarray, Record]:
+    """Out-of-fold logits, each divided by the temperature of the fold that made it, which its own validation part said;
+    and the geometric mean of these as a record.
+
+    Args:
+        held: the rows of every fold, and its model's folder.
+    """
+    divided, temperatures = logits.astype(np.float64), []
+    for rows, folder in held:
+        temperatures.append(float(read_json(folder / "preprocess.json")[KEY]["temperature"]))
+        divided[rows] /= temperatures[-1]
+    mean = float(np.exp(np.mean(np.log(temperatures))))
+    return divided, Record(metric="temperature", value=mean, n=len(logits))
 
 
 def has_weights(folders: Sequence[Path]) -> bool:

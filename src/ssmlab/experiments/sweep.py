@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,10 @@ from ssmlab.experiments.published import fetch_published
 from ssmlab.experiments.run import run_base
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.recipe import AnyRecipe
+from ssmlab.tasks.shared.trials import trial_recipe
 from ssmlab.tasks.table import experiment_of, load_data
+
+NOTHING = "nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Trial:
     Args:
         accuracies: of every model and seed the value of `metric`, which for classification is the accuracy.
         higher_is_better: whether more of it is better.
+        points: of trials that the recipe declares: by model, its settings.
     """
 
     changes: dict[str, str]
@@ -39,6 +43,7 @@ class Trial:
     accuracies: dict[str, list[float]]
     metric: str = "accuracy"
     higher_is_better: bool = True
+    points: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -57,55 +62,83 @@ class Sweep:
 
     Args:
         grid: whether they are the points of one, and were not proposed.
+        declared: the recipe, where it declares the trials; then every model has settings of its own.
     """
 
     folder: Path
     trials: list[Trial]
     grid: bool = True
+    declared: AnyRecipe | None = None
 
     @property
     def best(self) -> Trial:
         return max(self.trials, key=Trial.goodness)  # of equals the first
 
+    def best_of(self, label: str) -> Trial:
+        """The best trial of one model."""
+        return max(self.trials, key=lambda trial: trial.goodness(label))
+
     @property
     def at_edge(self) -> list[str]:
         """What to add to the grid: a number that is best at its end may be better beyond it."""
-        found = []
-        for key, text in self.best.changes.items() if self.grid else ():
-            values = sorted({_number(trial.changes[key]) for trial in self.trials})
-            best = _number(text)
-            if len(values) > 1 and not math.isnan(sum(values)) and best in (values[0], values[-1]):
-                side = "smallest" if best == values[0] else "largest"
-                found.append(f"{key}={text} is the best and the {side} of its grid; try values beyond it")
-        return found
+        if not self.grid:
+            return []
+        if self.declared is None:
+            return _at_edge("", self.best.changes, [trial.changes for trial in self.trials])
+        return [
+            text
+            for label in self.best.points
+            for text in _at_edge(f"{label}: ", self.best_of(label).points[label], [t.points[label] for t in self.trials])
+        ]
 
     @property
     def recipe(self) -> AnyRecipe:
         """The best trial's recipe. Where models may be trained differently, each one with its own best of the grid."""
         best = self.best.recipe
+        count = len(self.trials)
+        if self.declared is not None:
+            table = self.declared.model_dump() | {"base": best.base.model_dump()}
+            own = [self.best_of(model.label).recipe.models[i] for i, model in enumerate(best.models)]
+            table["models"] = [model.model_dump() for model in own]
+            table["trials"]["had"] = {model.label: count for model in own}
+            return type(best).model_validate(table)
+        best.trials.had = {model.label: best.trials.had.get(model.label, 0) + count for model in best.models}
         if not all(key.startswith("training.") for key in self.best.changes) or not hasattr(best.models[0], "training"):
             return best
         table = best.model_dump()
         for model in table["models"]:
-            own = max(self.trials, key=lambda trial: trial.goodness(model["label"])).recipe.training.model_dump()
+            own = self.best_of(model["label"]).recipe.training.model_dump()
             changed = [key.split(".")[1] for key in self.best.changes]
             model["training"] = model["training"] | {key: own[key] for key in changed}
         return type(best).model_validate(table)
 
 
-def _number(text: str) -> float:
+def _at_edge(whose: str, best: dict[str, Any], tried: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for key, value in best.items():
+        values = sorted({_number(point[key]) for point in tried})
+        number = _number(value)
+        if len(values) > (2 if whose else 1) and not math.isnan(sum(values)) and number in (values[0], values[-1]):
+            side = "smallest" if number == values[0] else "largest"
+            found.append(f"{whose}{key}={value} is the best and the {side} of its grid; try values beyond it")
+    return found
+
+
+def _number(value: Any) -> float:
     """The number that a value of the grid is, nan where it is none."""
     try:
-        return float(text)
-    except ValueError:
+        return float(value)
+    except (TypeError, ValueError):
         return math.nan
 
 
-def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def parse_grid(arguments: list[str], *, varies: bool = True) -> tuple[dict[str, list[str]], list[str]]:
     """Split "key=a,b,c" into the grid, and what has one value into overrides; commas within brackets do not count.
 
+    Args:
+        varies: whether something must.
     Raises:
-        RecipeError: nothing varies, or an argument is no key=value.
+        RecipeError: nothing varies that must, or an argument is no key=value.
     """
     grid: dict[str, list[str]] = {}
     overrides = []
@@ -126,8 +159,8 @@ def parse_grid(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
             raise RecipeError(f"{argument!r} has an empty value between its commas")
         else:
             grid[key.strip()] = values
-    if not grid:
-        raise RecipeError("nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3")
+    if not grid and varies:
+        raise RecipeError(NOTHING)
     return grid, overrides
 
 
@@ -144,7 +177,8 @@ def run_sweep(
 
     Args:
         source: the recipe, as for `load_recipe`.
-        arguments: "key=a,b,c" spans the grid, "key=a" changes every trial.
+        arguments: "key=a,b,c" spans the grid, "key=a" changes every trial. Where nothing varies, the trials are those
+            that the recipe declares.
         options: smoke, device, output, overwrite, and resume, which keeps the trials that an interrupted sweep has
             finished; they may also be given one by one.
         accept_licence: accept the licences of published weights, where they must be accepted once.
@@ -155,12 +189,18 @@ def run_sweep(
     if (count := world_of().size) > 1:
         raise UserError(f"a sweep is a single process, WORLD_SIZE is {count}; start it without a launcher")
     progress = progress or Progress()
-    grid, overrides = parse_grid([*arguments, *options.changes()])
+    grid, overrides = parse_grid([*arguments, *options.changes()], varies=False)
     read = partial(load_recipe, source, smoke=options.smoke)
     base = read(overrides)
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     # All recipes are checked before the first is trained.
-    recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
+    points: list[dict[str, str]] = [{}] * len(base.trials.points(""))  # declared: every model has its own
+    if grid:
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
+    elif base.trials.declared:
+        recipes = [trial_recipe(base, number) for number in range(len(points))]
+    else:
+        raise RecipeError(f"{NOTHING}; or give the recipe trials.grid")
     check_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite
@@ -170,7 +210,7 @@ def run_sweep(
             fetch_published(recipe, accept_licence)
         cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
         make_folder(named, folder, overwrite=overwrite)
-        file = folder / "grid.json"
+        file, grid = folder / "grid.json", grid or {model.label: base.trials.lists(model.label) for model in base.models}
         if not file.is_file():
             write_atomically(file, json.dumps(grid, indent=2) + "\n")
         elif read_json(file) != grid:
@@ -185,15 +225,20 @@ def run_sweep(
             key = recipe.data.model_dump_json()
             if key not in cache:
                 cache = {key: load_data(recipe, progress)}
-            trials.append(run_trial(folder, number, len(points), point, recipe, cache[key], progress))
+            own = {} if point else {model.label: base.trials.points(model.label)[number] for model in base.models}
+            trials.append(run_trial(folder, number, len(points), point, recipe, cache[key], progress, own, base.trials.price))
             drop_replaced(folder)
-        sweep = Sweep(folder, trials)
+        sweep = Sweep(folder, trials, declared=None if points[0] else base)
         write_atomically(folder / "best.toml", sweep.recipe.to_toml())
         return sweep
 
 
-def run_trial(folder, number, count, point, recipe, data, progress) -> Trial:
-    """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again."""
+def run_trial(folder, number, count, point, recipe, data, progress, own=None, price=0.0) -> Trial:
+    """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again.
+
+    Args:
+        own: by model, the settings that its recipe declares; price: of a unit of the old task's loss.
+    """
     from ssmlab.tasks.shared.experiment import estimate_jobs, train_job
 
     experiment, resolved = experiment_of(recipe, data)
@@ -216,16 +261,20 @@ def run_trial(folder, number, count, point, recipe, data, progress) -> Trial:
             row = {
                 "trial": number,
                 **point,
+                **(own or {}).get(job.model.label, {}),
                 "model": job.model.label,
                 "seed": job.seed,
                 **experiment.validate(resolved, data, job, network, task),
+                **(find_base().lost(network) if price else {}),
                 "train_seconds": result.seconds,
             }
             lines = [*_read(folder / "sweep.jsonl"), row]
             write_atomically(folder / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        accuracies.setdefault(job.model.label, []).append(row[f"val_{metric}"])
+        lost = sum(value for name, value in row.items() if name.startswith("forgotten_"))
+        worth = row[f"val_{metric}"] - price * lost * (1 if experiment.higher_is_better else -1)
+        accuracies.setdefault(job.model.label, []).append(worth)
     shutil.rmtree(scratch, ignore_errors=True)
-    return Trial(point, recipe, accuracies, metric, experiment.higher_is_better)
+    return Trial(point, recipe, accuracies, metric, experiment.higher_is_better, own or {})
 
 
 def check_keys(recipe: AnyRecipe, grid: dict[str, list[str]]) -> None:

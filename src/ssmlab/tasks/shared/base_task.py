@@ -59,6 +59,10 @@ class BaseTask:
             Record(metric=f"forgotten_{self.metric}", value=lost, unit=unit, n=count),
         ]
 
+    def lost(self, adapted: Any) -> dict[str, float]:
+        """What a network has forgotten, for choosing: of the validation part."""
+        return {r.metric: r.value for r in self.forgotten(adapted)}
+
     def _measured(self, network: nn.Module) -> float:
         network.to(self.compute.device)
         found = self.experiment.validate(self.recipe, self.data, self.job, network, self.task(network))

@@ -22,7 +22,7 @@ from ssmlab.experiments.published import fetch_published
 from ssmlab.experiments.run import run_base
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.shared.recipe import AnyRecipe
-from ssmlab.tasks.shared.trials import trial_recipe
+from ssmlab.tasks.shared.trials import trial_recipe, trials_of
 from ssmlab.tasks.table import experiment_of, load_data
 
 NOTHING = "nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3"
@@ -102,7 +102,7 @@ class Sweep:
             table["models"] = [model.model_dump() for model in own]
             table["trials"]["had"] = {model.label: count for model in own}
             return type(best).model_validate(table)
-        best.trials.had = {model.label: best.trials.had.get(model.label, 0) + count for model in best.models}
+        best.trials.had = {model.label: count for model in best.models}
         if not all(key.startswith("training.") for key in self.best.changes) or not hasattr(best.models[0], "training"):
             return best
         table = best.model_dump()
@@ -193,14 +193,14 @@ def run_sweep(
     read = partial(load_recipe, source, smoke=options.smoke)
     base = read(overrides)
     # All recipes are checked before the first is trained.
-    points: list[dict[str, str]] = [{}] * len(base.trials.points(""))  # declared: every model has its own
-    if grid:
-        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-        recipes = [read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points]
-    elif base.trials.declared:
-        recipes = [trial_recipe(base, number) for number in range(len(points))]
-    else:
-        raise RecipeError(f"{NOTHING}; or give the recipe trials.grid")
+    declared = not grid
+    if declared and not base.trials.declared:
+        raise RecipeError(f"{NOTHING}; or a recipe with trials.grid")
+    settings = trials_of(base) if declared else []  # by trial and model
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    recipes = [trial_recipe(base, each) for each in settings] or [
+        read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points
+    ]
     check_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite
@@ -221,14 +221,15 @@ def run_sweep(
                 recipe.base.weights = str(start)
                 run_base(recipe, output, progress)
         trials = []
-        for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
+        for number, recipe in enumerate(recipes):
             key = recipe.data.model_dump_json()
             if key not in cache:
                 cache = {key: load_data(recipe, progress)}
-            own = {} if point else {model.label: base.trials.points(model.label)[number] for model in base.models}
-            trials.append(run_trial(folder, number, len(points), point, recipe, cache[key], progress, own, base.trials.price))
+            more = {"own": settings[number], "price": base.trials.price} if declared else {}
+            point = {} if declared else points[number]
+            trials.append(run_trial(folder, number, len(recipes), point, recipe, cache[key], progress, **more))
             drop_replaced(folder)
-        sweep = Sweep(folder, trials, declared=None if points[0] else base)
+        sweep = Sweep(folder, trials, declared=base if declared else None)
         write_atomically(folder / "best.toml", sweep.recipe.to_toml())
         return sweep
 
@@ -265,7 +266,7 @@ def run_trial(folder, number, count, point, recipe, data, progress, own=None, pr
                 "model": job.model.label,
                 "seed": job.seed,
                 **experiment.validate(resolved, data, job, network, task),
-                **(find_base().lost(network) if price else {}),
+                **({r.metric: r.value for r in find_base().forgotten(network, "val")} if price else {}),
                 "train_seconds": result.seconds,
             }
             lines = [*_read(folder / "sweep.jsonl"), row]

@@ -67,7 +67,10 @@ class AnyRecipe(Table):
         methods = [getattr(model, "adapt", "") or self.adapt.method for model in self.models]
         check_used(self.adapt, methods)
         check_growth(self.adapt, methods, self.task)
-        check_continual(self.models, self.task, bool(self.base.recipe or self.base.weights))
+        based = bool(self.base.recipe or self.base.weights)
+        check_continual(self.models, self.task, based)
+        if self.trials.price and not based:
+            raise ValueError(f"trials.price={self.trials.price} is that of an old task; give base.recipe")
         return self
 
     @model_validator(mode="after")

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ssmlab.core.errors import RecipeError
 from ssmlab.core.formats import listing
 from ssmlab.core.table import Table
 
 
 class TrialsTable(Table):
-    """The trials that come before a run, as many for every model; a recipe that gives one of them more is refused."""
+    """The trials that come before a run; a sweep refuses a recipe that gives one model more of them than another."""
 
     grid: dict[str, list[Any]] = Field({})
     """Keys of a model with their values, such as "training.learning_rate" = [1e-3, 3e-3]; all combinations are tried."""
@@ -27,17 +28,13 @@ class TrialsTable(Table):
     """By label: the trials that a model's settings are the best of. A sweep writes it."""
 
     @model_validator(mode="after")
-    def _alike(self):
+    def _of_models(self):
         for place, lists in (("grid", self.grid), *((f"own.{label}", keys) for label, keys in self.own.items())):
             for key, values in lists.items():
                 if key.split(".")[0] not in ("training", "remedy", "options", "adapt"):
                     raise ValueError(f"trials.{place}: {key} is no key of a model; take training.* or remedy.*")
                 if not values:
                     raise ValueError(f"trials.{place}: {key} has no values")
-        counts = {label: len(self.points(label)) for label in ("", *self.own)}
-        if len(set(counts.values())) > 1:
-            told = [f"{label or 'the others'} {count}" for label, count in counts.items()]
-            raise ValueError(f"trials: every model must have as many, got {listing(told)}")
         return self
 
     @property
@@ -55,11 +52,27 @@ class TrialsTable(Table):
         return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
 
 
-def trial_recipe(recipe: Any, number: int) -> Any:
+def trials_of(recipe: Any) -> list[dict[str, dict[str, Any]]]:
+    """Of every trial the settings of every model, by its label.
+
+    Raises:
+        RecipeError: nothing is declared, models have unequal numbers of trials, or there is no such model.
+    """
+    trials, labels = recipe.trials, [model.label for model in recipe.models]
+    if unknown := [label for label in trials.own if label not in labels]:
+        raise RecipeError(f"trials.own.{unknown[0]}: no model has this label; there are {listing(labels)}")
+    points = {label: trials.points(label) for label in labels}
+    if len({len(each) for each in points.values()}) > 1:
+        told = listing([f"{label} {len(each)}" for label, each in points.items()])
+        raise RecipeError(f"trials: every model must have as many, got {told}")
+    return [dict(zip(labels, each, strict=True)) for each in zip(*points.values(), strict=True)]
+
+
+def trial_recipe(recipe: Any, settings: dict[str, dict[str, Any]]) -> Any:
     """A recipe whose models have the settings of a trial, and its seeds."""
     table = recipe.model_dump() | {"seeds": recipe.trials.seeds, "trials": {}}
     for model in table["models"]:
-        for key, value in recipe.trials.points(model["label"])[number].items():
+        for key, value in settings[model["label"]].items():
             node, *rest = model, *key.split(".")
             for name in rest[:-1]:
                 node = node.setdefault(name, {})

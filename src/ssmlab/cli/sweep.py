@@ -41,13 +41,16 @@ def sweep(
     labels, metric = list(result.best.accuracies), result.best.metric
     form = "{:.1%}" if metric == "accuracy" else "{:.4g}"
     table = Table(box=None, caption=f"validation {metric.replace('_', ' ')}, mean over seeds", caption_justify="left")
+    sign = 1 if result.best.higher_is_better else -1
+    if price := result.best.recipe.trials.price:
+        table.caption = f"{table.caption}, {'less' if sign > 0 else 'plus'} {price:g} times what is forgotten"
     if result.declared is not None:
         for column in ("model", "trials", "the best of them", "value"):
             table.add_column(column)
         for label in labels:
             best = result.best_of(label)
             text = " ".join(f"{key}={value}" for key, value in best.points[label].items())
-            table.add_row(label, str(len(result.trials)), text, form.format(abs(best.goodness(label))))
+            table.add_row(label, str(len(result.trials)), text, form.format(sign * best.goodness(label)))
         display.console.print(table)
         _say_next(display, result)
         return

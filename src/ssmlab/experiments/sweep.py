@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import product
@@ -85,11 +86,10 @@ class Sweep:
             return []
         if self.declared is None:
             return _at_edge("", self.best.changes, [trial.changes for trial in self.trials])
-        return [
-            text
-            for label in self.best.points
-            for text in _at_edge(f"{label}: ", self.best_of(label).points[label], [t.points[label] for t in self.trials])
-        ]
+        found = []
+        for label, best in ((label, self.best_of(label)) for label in self.best.points):
+            found += _at_edge(f"{label}: ", best.points[label], [trial.points[label] for trial in self.trials])
+        return found
 
     @property
     def recipe(self) -> AnyRecipe:
@@ -192,15 +192,8 @@ def run_sweep(
     grid, overrides = parse_grid([*arguments, *options.changes()], varies=False)
     read = partial(load_recipe, source, smoke=options.smoke)
     base = read(overrides)
-    # All recipes are checked before the first is trained.
-    declared = not grid
-    if declared and not base.trials.declared:
-        raise RecipeError(f"{NOTHING}; or a recipe with trials.grid")
-    settings = trials_of(base) if declared else []  # by trial and model
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    recipes = [trial_recipe(base, each) for each in settings] or [
-        read([*overrides, *(f"{k}={v}" for k, v in point.items())]) for point in points
-    ]
+    planned = plan(base, grid, lambda point: read([*overrides, *(f"{k}={v}" for k, v in point.items())]))
+    recipes = [recipe for _, _, recipe in planned]
     check_keys(base, grid)
     named = base.model_copy(update={"name": f"{base.name}-sweep"})
     output, overwrite = Path(options.output), options.overwrite
@@ -210,10 +203,10 @@ def run_sweep(
             fetch_published(recipe, accept_licence)
         cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
         make_folder(named, folder, overwrite=overwrite)
-        file, grid = folder / "grid.json", grid or {model.label: base.trials.lists(model.label) for model in base.models}
+        file, tried = folder / "grid.json", grid or {m.label: base.trials.lists(m.label) for m in base.models}
         if not file.is_file():
-            write_atomically(file, json.dumps(grid, indent=2) + "\n")
-        elif read_json(file) != grid:
+            write_atomically(file, json.dumps(tried, indent=2) + "\n")
+        elif read_json(file) != tried:
             raise UserError(f"{folder} was started with another grid ({file}); repeat that, or use --overwrite")
         if recipes[0].base.recipe or recipes[0].base.weights:  # trained once: the models of every trial start from it
             start = run_base(recipes[0], output, progress, overwrite)
@@ -221,28 +214,43 @@ def run_sweep(
                 recipe.base.weights = str(start)
                 run_base(recipe, output, progress)
         trials = []
-        for number, recipe in enumerate(recipes):
+        for number, (point, own, recipe) in enumerate(planned):
             key = recipe.data.model_dump_json()
             if key not in cache:
                 cache = {key: load_data(recipe, progress)}
-            more = {"own": settings[number], "price": base.trials.price} if declared else {}
-            point = {} if declared else points[number]
-            trials.append(run_trial(folder, number, len(recipes), point, recipe, cache[key], progress, **more))
+            trials.append(run_trial(folder, number, len(planned), point, recipe, cache[key], progress, own))
             drop_replaced(folder)
-        sweep = Sweep(folder, trials, declared=base if declared else None)
+        sweep = Sweep(folder, trials, declared=None if grid else base)
         write_atomically(folder / "best.toml", sweep.recipe.to_toml())
         return sweep
 
 
-def run_trial(folder, number, count, point, recipe, data, progress, own=None, price=0.0) -> Trial:
+def plan(
+    base: AnyRecipe, grid: dict[str, list[str]], read: Callable[[dict[str, str]], AnyRecipe]
+) -> list[tuple[dict[str, str], dict[str, dict[str, Any]], AnyRecipe]]:
+    """Of every trial what it changes for all models, what it changes for each, and its recipe; all are checked here.
+
+    Args:
+        grid: empty where the trials are those that the recipe declares. read: the recipe of a point of it.
+    """
+    if grid:
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return [(point, {}, read(point)) for point in points]
+    if not base.trials.declared:
+        raise RecipeError(f"{NOTHING}; or a recipe with trials.grid")
+    return [({}, settings, trial_recipe(base, settings)) for settings in trials_of(base)]
+
+
+def run_trial(folder, number, count, point, recipe, data, progress, own=None) -> Trial:
     """Train the models of one recipe; lines of sweep.jsonl that are there already are not trained again.
 
     Args:
-        own: by model, the settings that its recipe declares; price: of a unit of the old task's loss.
+        own: by model, the settings that its recipe declares.
     """
     from ssmlab.tasks.shared.experiment import estimate_jobs, train_job
 
     experiment, resolved = experiment_of(recipe, data)
+    price = recipe.trials.price
     metric, find_base = experiment.primary_metric(data), cache(partial(base_task, recipe))
     known = {(row["trial"], row["model"], row["seed"]): row for row in _read(folder / "sweep.jsonl")}
     scratch = folder / "trials" / str(number)

@@ -17,13 +17,13 @@ class TrialsTable(Table):
     """The trials that come before a run; a sweep refuses a recipe that gives one model more of them than another."""
 
     grid: dict[str, list[Any]] = Field({})
-    """Keys of a model with their values, such as "training.learning_rate" = [1e-3, 3e-3]; all combinations are tried."""
+    """Keys of a model with values, such as "training.learning_rate" = [1e-3, 3e-3]; all combinations are tried."""
     own: dict[str, dict[str, list[Any]]] = Field({})
     """By label: keys that a model tries besides, or other values; it has as many trials as the others."""
     seeds: list[int] = Field([100], min_length=1)
     """Of the trials; none of them is a seed of the run."""
     price: float = Field(0.0, ge=0)
-    """Where there is an old task: what a unit of its loss costs. A trial is worth the validation metric less so much."""
+    """Where there is an old task: what a unit of its loss costs. A trial is worth its validation metric less that."""
     had: dict[str, int] = Field({})
     """By label: the trials that a model's settings are the best of. A sweep writes it."""
 
@@ -70,7 +70,7 @@ def trials_of(recipe: Any) -> list[dict[str, dict[str, Any]]]:
 
 def trial_recipe(recipe: Any, settings: dict[str, dict[str, Any]]) -> Any:
     """A recipe whose models have the settings of a trial, and its seeds."""
-    table = recipe.model_dump() | {"seeds": recipe.trials.seeds, "trials": {}}
+    table = recipe.model_dump() | {"seeds": recipe.trials.seeds, "trials": {"price": recipe.trials.price}}
     for model in table["models"]:
         for key, value in settings[model["label"]].items():
             node, *rest = model, *key.split(".")

@@ -49,10 +49,10 @@ class Problem:
 def _growing(config: SyntheticData, part: float, curriculum: str) -> dict[str, int]:
     """The sizes of an epoch, where `part` of the growth is over, 1 and more: all of it.
 
-    Sequences of an eighth of the length grow steadily. In selective copying the data tokens do so too ("together"), from
-    2; or what is to be remembered comes first ("memory_first"), since a short sequence costs little: in the first third
-    the data tokens grow from 2, at `PLACES` places each; in the second nothing grows; in the last one the noise does,
-    each epoch by the same factor.
+    Sequences of an eighth of the length grow steadily. In selective copying the data tokens do so too ("together"),
+    from 2; or what is to be remembered comes first ("memory_first"), since a short sequence costs little: in the first
+    third the data tokens grow from 2, at `PLACES` places each; in the second nothing grows; in the last one the noise
+    does, each epoch by the same factor.
     """
     if part >= 1:
         return {}
@@ -122,9 +122,8 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         "notes": [
             f"generated; every epoch has {config.examples:,} new sequences for training",
             *(
-                [f"in the first {config.grow:.0%} of the epochs training sequences are shorter and grow (a model's curriculum)"]
-                if config.grow
-                else []
+                [f"in the first {config.grow:.0%} of the epochs training sequences grow, if so trained"]
+                * (config.grow > 0)
             ),
         ],
     }

@@ -256,7 +256,7 @@ def run_trial(folder, number, count, point, recipe, data, progress, own=None) ->
     scratch = folder / "trials" / str(number)
     jobs = jobs_of(recipe, scratch)
     left = [job for job in jobs if (number, job.model.label, job.seed) not in known]
-    text = " ".join(f"{key}={value}" for key, value in point.items())
+    text = " ".join(f"{key}={value}" for key, value in point.items()) or "every model with settings of its own"
     if left:
         seconds = estimate_jobs(experiment, resolved, data, left)
         progress.say(f"trial {number + 1} of {count}: {text}, about {duration(max(1.0, seconds))}")

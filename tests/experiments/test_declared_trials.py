@@ -79,6 +79,20 @@ def test_what_is_not_fair_or_unknown_is_refused(tmp_path, changes, message):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_what_is_forgotten_has_its_price(tmp_path):
+    models = (
+        'models=[{name="vmamba_test",label="full"},{name="vmamba_test",label="ewc",remedy={method="ewc",examples=16}}]'
+    )
+    trials = ['trials.grid={"training.learning_rate"=[1e-9,1e-2]}', "trials.own={}", "trials.price=2.0"]
+    sweep = run_sweep("adapt/forgetting_vision", [models, *trials, "name=s"], smoke=True, output=tmp_path)
+    rows = [json.loads(line) for line in (sweep.folder / "sweep.jsonl").read_text().splitlines()]
+    for row in rows:
+        worth = row["val_accuracy"] - 2 * row["forgotten_accuracy"]
+        assert sweep.trials[row["trial"]].accuracies[row["model"]] == [pytest.approx(worth)]
+    assert [row["forgotten_accuracy"] for row in rows[:2]] == [0, 0], "a rate of nothing forgets nothing"
+
+
 def test_a_resolved_recipe_keeps_the_trials():
     recipe = load_recipe("adapt/forgetting_vision", need_path=False)
     assert tomllib.loads(recipe.to_toml())["trials"]["own"]["lora"] == recipe.trials.own["lora"]

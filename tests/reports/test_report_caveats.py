@@ -63,6 +63,7 @@ def test_unequal_trials_or_seeds_name_no_winner(tmp_path):
     run = language(tmp_path)
     equal = judged(with_trials("[trials.had]\na = 6\nb = 6\n"))
     assert equal.kind == "clear" and equal.detail.endswith("best of 6 trials on the validation part.")
+    assert "none was made" in judged(with_trials("[trials.grid]\n'training.learning_rate' = [1e-3]\n")).detail
     found = with_trials("[trials.had]\na = 6\n")
     verdict = judged(found)
     assert verdict.kind == "unequal" and "Numbers of trials are unequal: A 6 and B 0." in verdict.detail

@@ -19,7 +19,7 @@ import numpy as np
 
 from ssmlab.core.errors import UserError
 from ssmlab.core.formats import listing, plural
-from ssmlab.reports.methods import trials_of
+from ssmlab.reports.methods import declares_trials, trials_of
 from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.run_folder import SEED_SUFFIX, Run, load_run
 from ssmlab.reports.task_report import ReportOf
@@ -51,8 +51,10 @@ def judged(run: Run) -> Winner:
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
     details = [verdict.detail]
-    if (had := set(trials_of(run).values())) != {0} and len(had) == 1:
-        details.append(f"Every model's settings are the best of {plural(had.pop(), 'trial')} on the validation part.")
+    if len(had := set(trials_of(run).values())) == 1 and (count := had.pop()):
+        details.append(f"Every model's settings are the best of {plural(count, 'trial')} on the validation part.")
+    elif not had and declares_trials(run):
+        details.append("Settings were not chosen: of the trials that the recipe declares (ssmlab sweep) none was made.")
     known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
     lengths, trained = sorted(int(name.split()[1]) for name in known), run.data.get("length")
     if lengths and trained and lengths[-1] != trained:  # synthetic tasks: the verdict is of the trained length

@@ -51,6 +51,12 @@ def trials_of(run: Run) -> dict[str, int]:
     return {label: had[label] if isinstance(had.get(label), int) else 0 for label in run.labels}
 
 
+def declares_trials(run: Run) -> bool:
+    """Whether the recipe says what every model may choose from before the run."""
+    found = _table(recipe_of(run), "trials")
+    return bool(found.get("grid") or found.get("own"))
+
+
 def _number(value: Any, scale: float = 1) -> str:
     return f"{scale * value:g}" if isinstance(value, (int, float)) else str(value)
 

@@ -21,9 +21,10 @@ from ssmlab.experiments.jobs import base_task, jobs_of
 from ssmlab.experiments.options import SweepOptions
 from ssmlab.experiments.published import fetch_published
 from ssmlab.experiments.run import run_base
-from ssmlab.tasks.recipe import load_recipe
+from ssmlab.tasks.overrides import apply_override
+from ssmlab.tasks.recipe import load_recipe, validate
 from ssmlab.tasks.shared.recipe import AnyRecipe
-from ssmlab.tasks.shared.trials import trial_recipe, trials_of
+from ssmlab.tasks.shared.trials import trials_of
 from ssmlab.tasks.table import experiment_of, load_data
 
 NOTHING = "nothing varies; give at least one key=a,b,c, e.g. training.learning_rate=1e-4,1e-3"
@@ -238,7 +239,14 @@ def plan(
         return [(point, {}, read(point)) for point in points]
     if not base.trials.declared:
         raise RecipeError(f"{NOTHING}; or a recipe with trials.grid")
-    return [({}, settings, trial_recipe(base, settings)) for settings in trials_of(base)]
+    found: list[tuple[dict[str, str], dict[str, dict[str, Any]], AnyRecipe]] = []
+    for number, settings in enumerate(trials_of(base), 1):
+        table = base.model_dump() | {"seeds": base.trials.seeds, "trials": {"price": base.trials.price}}
+        for model in table["models"]:
+            for key, value in settings[model["label"]].items():
+                apply_override(model, key.split("."), value, base.name, type(base))
+        found.append(({}, settings, validate(table, f"recipe {base.name}, trial {number}")))
+    return found
 
 
 def run_trial(folder, number, count, point, recipe, data, progress, own=None) -> Trial:

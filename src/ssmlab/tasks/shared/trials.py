@@ -66,15 +66,3 @@ def trials_of(recipe: Any) -> list[dict[str, dict[str, Any]]]:
         told = listing([f"{label} {len(each)}" for label, each in points.items()])
         raise RecipeError(f"trials: every model must have as many, got {told}")
     return [dict(zip(labels, each, strict=True)) for each in zip(*points.values(), strict=True)]
-
-
-def trial_recipe(recipe: Any, settings: dict[str, dict[str, Any]]) -> Any:
-    """A recipe whose models have the settings of a trial, and its seeds."""
-    table = recipe.model_dump() | {"seeds": recipe.trials.seeds, "trials": {"price": recipe.trials.price}}
-    for model in table["models"]:
-        for key, value in settings[model["label"]].items():
-            node, *rest = model, *key.split(".")
-            for name in rest[:-1]:
-                node = node.setdefault(name, {})
-            node[rest[-1]] = value
-    return type(recipe).model_validate(table)

@@ -51,9 +51,10 @@ def judged(run: Run) -> Winner:
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
     details = [verdict.detail]
-    if len(had := set(trials_of(run).values())) == 1 and (count := had.pop()):
-        details.append(f"Every model's settings are the best of {plural(count, 'trial')} on the validation part.")
-    elif not had and declares_trials(run):
+    had = set(trials_of(run).values())
+    if len(had) == 1 and had != {0}:
+        details.append(f"Every model's settings are the best of {plural(had.pop(), 'trial')} on the validation part.")
+    elif had == {0} and declares_trials(run):
         details.append("Settings were not chosen: of the trials that the recipe declares (ssmlab sweep) none was made.")
     known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
     lengths, trained = sorted(int(name.split()[1]) for name in known), run.data.get("length")

@@ -204,7 +204,8 @@ def run_sweep(
             fetch_published(recipe, accept_licence)
         cache = {recipes[0].data.model_dump_json(): load_data(recipes[0], progress)}
         make_folder(named, folder, overwrite=overwrite)
-        file, tried = folder / "grid.json", grid or {m.label: base.trials.lists(m.label) for m in base.models}
+        declared = {model.label: base.trials.lists(model.label) for model in base.models}
+        file, tried = folder / "grid.json", dict[str, Any](grid or declared)
         if not file.is_file():
             write_atomically(file, json.dumps(tried, indent=2) + "\n")
         elif read_json(file) != tried:

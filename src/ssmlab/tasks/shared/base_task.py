@@ -82,7 +82,7 @@ def _tested(data: Any) -> Any:
     if hasattr(data, "val"):
         return replace(data, val=data.test)
     name = next(name for name in ("rows", "pairs", "parts") if hasattr(data, name))
-    caches = {field.name: {} for field in fields(data) if field.default_factory is dict}
+    caches: dict[str, dict] = {field.name: {} for field in fields(data) if field.default_factory is dict}
     parts = getattr(data, name)
     return replace(data, **caches, **{name: parts | {"val": parts["test"]}})
 

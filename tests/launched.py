@@ -10,7 +10,7 @@ def runs(jobs: list, output: str, stop: list[int] | None = None) -> None:
     """Run recipes one after the other: [recipe, overrides] each, in its tiny form, without pages.
 
     Args:
-        stop: rank, step and signal: that process gets the signal in that step.
+        stop: rank, step and signal: that process gets the signal in that step of every run.
     """
     from ssmlab.core.errors import UserError, exit_code_of
     from ssmlab.core.world import world_of
@@ -18,7 +18,7 @@ def runs(jobs: list, output: str, stop: list[int] | None = None) -> None:
     from ssmlab.tasks.recipe import load_recipe
     from ssmlab.training.callbacks import Watch
 
-    plain = Watch.on_step_end
+    plain, codes = Watch.on_step_end, []
 
     def on_step_end(self, args, state, *rest, **named):
         plain(self, args, state, *rest, **named)
@@ -32,11 +32,13 @@ def runs(jobs: list, output: str, stop: list[int] | None = None) -> None:
         for recipe, overrides in jobs:
             try:
                 run_recipe(load_recipe(recipe, overrides, smoke=True), output=Path(output))
+                codes.append(0)
             except UserError as error:
                 sys.stderr.write(f"{error}\n")
                 sys.exit(error.exit_code)
             except KeyboardInterrupt as error:
-                sys.exit(exit_code_of(error))
+                codes.append(exit_code_of(error))
+    sys.exit(codes[0] if len(set(codes)) == 1 else f"the runs end with {codes}")
 
 
 def pieces(output: str) -> None:
@@ -61,6 +63,26 @@ def pieces(output: str) -> None:
             distributed.all_reduce(gradient)
         own = {"logits": logits.detach(), "conv": state[-1].conv.detach(), "ssm": state[-1].ssm.detach()}
         save_file({k: v.contiguous() for k, v in (own | gradients).items()}, f"{output}/{name}-{world.rank}")
+
+
+def documented(output: str) -> None:
+    """The program of docs/cluster.md, and its `gradients` for two models: the loss, logits and gradients of each."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ssmlab.models import create_model
+    from test_docs import ROOT, python_blocks
+
+    namespace: dict = {"__name__": "documented"}
+    (program,) = [block.text for block in python_blocks(ROOT / "docs" / "cluster.md") if "cut_sequences" in block.text]
+    exec(program, namespace)
+    world = namespace["world"]
+    for name in ("mamba_lm_test", "mamba2_lm_test"):
+        torch.manual_seed(1)
+        model, tokens = create_model(name, vocab_size=256), torch.randint(256, (2, 1002))
+        loss, logits = namespace["gradients"](model, tokens)
+        found = {"loss": loss, "logits": logits} | {key: value.grad for key, value in model.named_parameters()}
+        save_file({key: value.contiguous() for key, value in found.items()}, f"{output}/{name}-{world.rank}")
 
 
 def sequences(name: str):

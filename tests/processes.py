@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ssmlab.core.record import read_records
+
 ROOT = Path(__file__).parent
 SECONDS = 400  # on a machine that others use too
 
@@ -50,3 +52,21 @@ def together(size: int, module: str, function: str, *arguments) -> None:
     """Let so many processes call a function, and see that all of them end well."""
     for code, error in ended(start(size, module, function, *arguments)):
         assert code == 0, error[-4000:]
+
+
+def curve(folder: Path) -> dict:
+    """Losses and metrics of training and validation by step; Dice counts pixels, one of which rounding may turn."""
+    left_out, records = ("seconds", "learning_rate", "epoch", "dice"), read_records(folder / "records.jsonl")
+    return {
+        (r.split, r.metric, r.step): r.value
+        for r in records
+        if r.step is not None and r.split in ("train", "val") and r.metric not in left_out
+    }
+
+
+def assert_same(a: Path, b: Path, tolerance: float = 1e-6) -> None:
+    """The curves of two runs are equal."""
+    first, second = curve(a), curve(b)
+    assert first.keys() == second.keys() and len([1 for key in first if key[1] == "loss"]) >= 2
+    far = {key: (value, second[key]) for key, value in first.items() if abs(value - second[key]) > tolerance}
+    assert not far

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from ops.test_selective_scan import make, packed
+from ops.test_selective_scan import make, packed, positional
 from ops.triton_common import compared, on_device
 from ssmlab.core.errors import BackendError
 from ssmlab.ops import selective_scan
@@ -158,8 +158,7 @@ def test_what_it_refuses():
 
 def test_the_operators_fake_kernels_tell_the_truth():
     for form in ({}, {"groups": 2}, {"constant": "BC"}):
-        a = {k: t.float() for k, t in make(1, 4, 18, 1, **form).items()}
-        arguments = (*(a[k] for k in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")), True, a["initial_state"], None)
+        arguments = positional({k: t.float() for k, t in make(1, 4, 18, 1, **form).items()})
         checks = ("test_schema", "test_faketensor")
         torch.library.opcheck(torch.ops.ssmlab.selective_scan, (*arguments, True, "triton"), test_utils=checks)
         y, state, saved = torch.ops.ssmlab.selective_scan(*arguments, True, "triton")

@@ -69,7 +69,7 @@ def test_the_dispatcher_refuses_meta_among_others():
     x, dt, A = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 4)
     B = torch.zeros(1, 4, 3)
     with pytest.raises(ShapeError, match="selective_scan: the tensors are on cpu and meta"):
-        torch.ops.ssmlab.selective_scan(x, dt, A.to("meta"), B, B, None, None, None, False, None, None, False, "native")
+        torch.ops.ssmlab.selective_scan(x, dt, A.to("meta"), B, B, *[None] * 5, False, False, "native")
     with pytest.raises(ShapeError, match="causal_conv1d: the tensors are on cpu and meta"):
         torch.ops.ssmlab.causal_conv1d(x, A.to("meta"), None, None, None, None, "native")
 

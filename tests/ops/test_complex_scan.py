@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import assert_equal_runs, relative_error, rounded, run
-from ops.test_selective_scan import BUILT, CASES, FAST, LAYOUTS, make, packed
+from ops.test_selective_scan import BUILT, CASES, FAST, LAYOUTS, make, packed, positional
 from ssmlab.core.errors import BackendError, ShapeError
 from ssmlab.ops import selective_scan
 
@@ -191,30 +191,25 @@ def test_what_the_kernels_refuse():
         selective_scan(**a | {"A": a["A"].real, "B": a["B"][..., ::2], "C": a["C"][..., ::2]}, backend="native")
 
 
-def positional(**form):
-    a = numbers(**form)
-    return (*(a[k] for k in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")), True, a["initial_state"], None)
-
-
 @pytest.mark.parametrize(
     "form",
     [{}, {"absent": ("D", "z", "dt_bias", "initial_state")}, {"groups": 4}, {"constant": "B"}, {"constant": "BC"}],
 )
 @BUILT
 def test_opcheck(form):
-    arguments = positional(**form)
+    arguments = positional(numbers(**form))
     for save in (True, False):
         torch.library.opcheck(torch.ops.ssmlab.selective_scan, (*arguments, save, "native"))
     y, state, saved = torch.ops.ssmlab.selective_scan(*arguments, True, "native")
-    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments))
+    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments, "native"))
 
 
 @BUILT
 def test_opcheck_with_a_real_state():
-    *arguments, state, seq_idx = positional()
-    arguments = (*arguments, state.real, seq_idx)
+    a = numbers()
+    arguments = positional(a | {"initial_state": a["initial_state"].real})
     y, state, saved = torch.ops.ssmlab.selective_scan(*arguments, True, "native")
-    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments))
+    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments, "native"))
 
 
 @BUILT
@@ -222,7 +217,7 @@ def test_compiles_without_graph_breaks():
     def loss(x, dt, A, B, C):
         return selective_scan(x, dt, A, B, C, dt_softplus=True)[0].sin().sum()
 
-    leaves = [t.requires_grad_() for t in positional()[:5]]
+    leaves = [t.requires_grad_() for t in positional(numbers())[:5]]
     exact = torch.autograd.grad(loss(*leaves), leaves)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for found, gradient in zip(torch.autograd.grad(compiled(*leaves), leaves), exact, strict=True):
@@ -231,7 +226,7 @@ def test_compiles_without_graph_breaks():
 
 @BUILT
 def test_functional_gradients():
-    x, dt, A, B, C, *_ = positional()
+    x, dt, A, B, C, *_ = positional(numbers())
 
     def loss(A, backend=None):
         return selective_scan(x, dt, A, B, C, backend=backend)[0].sin().sum()

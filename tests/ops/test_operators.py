@@ -1,19 +1,23 @@
 """What torch must be able to do with the operators: check, compile, export, vmap, count."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.test_causal_conv1d import make as make_conv
 from ops.test_selective_scan import make as make_scan
+from ops.test_selective_scan import positional
 from ssmlab.ops import _native, causal_conv1d, selective_scan
+from ssmlab.ops._torch import one_by_one
 
 pytestmark = pytest.mark.skipif(bool(_native.MISSING), reason="the native library was not built")
 
 
 def scan_arguments(absent=()):
-    a = {k: None if t is None else t.float() for k, t in make_scan(2, 20, 70, 5, absent=absent).items()}
-    return (*(a[k] for k in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")), True, a["initial_state"], None)
+    a = make_scan(2, 20, 70, 5, absent=absent)
+    return positional({k: None if t is None else t.float() for k, t in a.items()})
 
 
 def conv_arguments(absent=()):
@@ -27,15 +31,14 @@ def test_opcheck_scan(absent, save):
     arguments = scan_arguments(absent)
     torch.library.opcheck(torch.ops.ssmlab.selective_scan, (*arguments, save, "native"))
     y, state, saved = torch.ops.ssmlab.selective_scan(*arguments, True, "native")
-    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments))
+    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments, "native"))
 
 
 @pytest.mark.parametrize("form", [{"groups": 4}, {"constant": "BC"}])
 def test_opcheck_scan_maps(form):
-    a = {k: t.float() for k, t in make_scan(2, 20, 70, 5, **form).items()}
-    arguments = (*(a[k] for k in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")), False, a["initial_state"], None)
+    arguments = positional({k: t.float() for k, t in make_scan(2, 20, 70, 5, **form).items()}, dt_softplus=False)
     y, state, saved = torch.ops.ssmlab.selective_scan(*arguments, True, "native")
-    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments))
+    torch.library.opcheck(torch.ops.ssmlab.selective_scan_backward, (y, state, saved, *arguments, "native"))
 
 
 @pytest.mark.parametrize("absent", [(), ("bias", "initial_state")])
@@ -87,6 +90,12 @@ def test_functional_gradients_and_vmap():
     torch.testing.assert_close(torch.func.grad(lambda A: loss(A, x[:1], "chunked"))(A), each[0], atol=1e-4, rtol=1e-4)
     with pytest.raises(RuntimeError, match="forward|jvp"):  # never a silent zero tangent
         torch.func.jvp(lambda A: loss(A, x[:1]), (A,), (A,))
+
+
+def test_vmap_leaves_a_list_of_numbers_whole():
+    rule = one_by_one(lambda x, limits: x.clamp(*limits))
+    found, axis = rule(SimpleNamespace(batch_size=2), (1, [None, None]), torch.arange(6.0).view(3, 2), [1.0, 4.0])
+    assert axis == 0 and found.tolist() == [[1, 2, 4], [1, 3, 4]]
 
 
 @pytest.mark.parametrize("backend", ["native", "chunked", "reference"])

@@ -36,6 +36,12 @@ def make(b, d, l, n, *, groups=None, constant=(), absent=(), complex_=False):
     return {k: None if k in absent else t for k, t in arguments.items()}
 
 
+def positional(arguments, dt_softplus=True):
+    """What the registered operators take, by place."""
+    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
+    return (*(arguments[name] for name in names), None, dt_softplus)
+
+
 def packed(b, l, length):
     return (torch.arange(l)[None] // torch.tensor([[length + i] for i in range(b)])).to(torch.int32)
 

@@ -68,7 +68,7 @@ def test_a_symbolic_length_stays_symbolic():
         dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC] * 2 + [DimDynamic.DYNAMIC])
         x = mode.from_tensor(torch.empty(3, 8, 100), symbolic_context=dynamic)
         A, maps = torch.empty(8, 4), x[:, :4]
-        torch.ops.ssmlab.selective_scan(x, x, A, maps, maps, None, None, None, True, None, None, True, "triton")
+        torch.ops.ssmlab.selective_scan(x, x, A, maps, maps, *[None] * 5, True, True, "triton")
     assert not any(isinstance(guard.expr, sympy.Eq) for guard in environment.guards)
 
 

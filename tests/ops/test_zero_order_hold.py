@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops.common import TOLERANCE, assert_equal_runs, relative_error, rounded, run
 from ops.test_second_derivatives import second
+from ops.test_selective_scan import positional
 from ssmlab.core.errors import UserError
 from ssmlab.ops import selective_scan
 from ssmlab.ops.selective_scan import zero_order_hold
@@ -197,9 +198,7 @@ def test_the_profiler_counts_it_among_the_scans():
 @pytest.mark.parametrize("complex_", [False, True])
 def test_opcheck(form, absent, complex_):
     i = {k: t.to(torch.complex64 if t.is_complex() else torch.float32) for k, t in inputs(form, complex_).items()}
-    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    arguments = [None if k in absent else i[k] for k in names]
-    arguments += [True, None if "initial_state" in absent else i["initial_state"], None]
+    arguments = positional(i | dict.fromkeys(absent))
     torch.library.opcheck(torch.ops.ssmlab.selective_scan_held, (*arguments, True, "native"))
     y, state, saved = torch.ops.ssmlab.selective_scan_held(*arguments, True, "native")
     torch.library.opcheck(torch.ops.ssmlab.selective_scan_held_backward, (y, state, saved, *arguments, "native"))

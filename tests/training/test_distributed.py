@@ -9,8 +9,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from processes import SECONDS, ended, environment, free_port, start, together
-from ssmlab.core.record import read_records
+from processes import SECONDS, assert_same, ended, environment, free_port, start, together
 
 pytestmark = pytest.mark.slow  # whole runs, by two and three processes
 
@@ -25,13 +24,13 @@ JOBS = {
     "language": ["language/text", [*TEXT, "models=[{name='mamba_lm_test'}]"]],
     "carried": ["language/text", [*TEXT, "models=[{name='mamba2_lm_test'}]", "training.carry_state=true"]],
     "classify_sequence": ["language/classify_dna", ["models=[{name='mamba_lm_test'}]"]],
-    "synthetic": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]"]],
+    "synthetic": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.batch_size=16"]],
     "translate": ["translation/multi30k", ["data.limit=8", "models=[{name='translation_mamba',label='mamba'}]",
                                            "training.label_smoothing=0.1", "training.ema=0"]],
     "segment": ["segmentation/roads_umamba", ["models=[{name='umamba_bot'}]"]],
     "vision_language": ["vision_language/own_data", []],
-    "averaged": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.ema=0.9",
-                                              "training.keep=best"]],
+    "averaged": ["language/induction_heads", ["models=[{name='mamba_lm_test'}]", "training.batch_size=16",
+                                              "training.ema=0.9", "training.keep=best"]],
 }  # fmt: skip
 SHARDED = [name for name in JOBS if name != "averaged"]
 PIECES = ("classify", "language", "segment", "translate")  # what is trained in pieces too
@@ -39,23 +38,6 @@ PIECES = ("classify", "language", "segment", "translate")  # what is trained in 
 
 def jobs(prefix, *changes, names=JOBS):
     return [[JOBS[n][0], [*JOBS[n][1], *FLOAT, *changes, f"name={prefix}-{n}"]] for n in names]
-
-
-def curve(folder):
-    """Losses and metrics of training and validation by step; Dice counts pixels, one of which rounding may turn."""
-    left_out, records = ("seconds", "learning_rate", "epoch", "dice"), read_records(folder / "records.jsonl")
-    return {
-        (r.split, r.metric, r.step): r.value
-        for r in records
-        if r.step is not None and r.split in ("train", "val") and r.metric not in left_out
-    }
-
-
-def assert_same(a, b, tolerance=1e-6):
-    first, second = curve(a), curve(b)
-    assert first.keys() == second.keys() and len([1 for key in first if key[1] == "loss"]) >= 2
-    far = {key: (value, second[key]) for key, value in first.items() if abs(value - second[key]) > tolerance}
-    assert not far
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,28 +82,33 @@ def test_pieces_of_a_batch_train_as_the_whole(one, name):
     assert_same(one / f"one-{name}", one / f"pieces-{name}")
 
 
-STOPPED = ("language", "carried")
-
-
 @pytest.fixture(scope="module", params=["none", "full"])
 def stopped(request, tmp_path_factory):
-    """Runs of two processes, of which the second was asked to stop in the fourth of six steps."""
-    folder = tmp_path_factory.mktemp("stopped")
-    for job in jobs("stopped", f"training.sharding='{request.param}'", names=STOPPED):
-        found = ended(start(2, "launched", "runs", [job], str(folder), [1, 4, signal.SIGTERM]))
-        assert [code for code, _ in found] == [143, 143], found
-    return folder
+    """Runs of two processes, of which the second was asked to stop in the second step; all have more."""
+    folder, names = tmp_path_factory.mktemp("stopped"), SHARDED if request.param == "full" else list(JOBS)
+    stopped = jobs("stopped", f"training.sharding='{request.param}'", names=names)
+    found = ended(start(2, "launched", "runs", stopped, str(folder), [1, 2, signal.SIGTERM]))
+    assert [code for code, _ in found] == [143, 143], found
+    return folder, names
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_checkpoint_of_two_goes_on_with_any_number(one, stopped, tmp_path, size):
-    shutil.copytree(stopped, tmp_path / "runs")
-    for name in STOPPED:
-        (checkpoint,) = (tmp_path / "runs" / f"stopped-{name}").glob("models/*/checkpoints/checkpoint-*")
-        assert checkpoint.name == "checkpoint-5"  # all agree at the beginning of a step
-    together(size, "launched", "runs", jobs("stopped", names=STOPPED), str(tmp_path / "runs"))
-    for name in STOPPED:
+    folder, names = stopped
+    shutil.copytree(folder, tmp_path / "runs")
+    for name in names:
+        (checkpoint,) = (tmp_path / "runs" / f"stopped-{name}").rglob("checkpoint-*")
+        assert checkpoint.name == "checkpoint-3"  # all agree at the beginning of a step
+    together(size, "launched", "runs", jobs("stopped", names=names), str(tmp_path / "runs"))
+    for name in names:
         assert_same(one / f"one-{name}", tmp_path / "runs" / f"stopped-{name}")
+
+
+def test_where_one_is_stopped_in_the_last_step_all_are(tmp_path):
+    """They have no step left in which they would agree on it."""
+    job = jobs("last", names=["language"])
+    found = ended(start(2, "launched", "runs", job, str(tmp_path), [1, 6, signal.SIGTERM]), 120)
+    assert [code for code, _ in found] == [143, 143], found
 
 
 def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
@@ -140,15 +127,33 @@ def test_where_one_is_killed_the_others_end_and_the_run_goes_on(two, tmp_path):
     assert all(first[key].equal(second[key]) for key in first)
 
 
-def test_the_command_behind_torchrun(tmp_path):
+TORCHRUN = "torch.distributed.run --nproc-per-node 2 --master-port {port} -m"
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port {port} -m"
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_the_command_behind_a_launcher(one, tmp_path, launcher):
     """One comparison is printed, by the first process; the second command finds the run finished."""
-    launcher = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} -m".split()
     recipe, changes = JOBS["language"]
-    command = [*launcher, "ssmlab", "run", recipe, *changes, "name=command", "--smoke", "--output", str(tmp_path)]
-    how = {"env": environment(0, 1, 0), "capture_output": True, "text": True, "timeout": SECONDS}
+    command = [sys.executable, "-m", *launcher.format(port=free_port()).split(), "ssmlab", "run", recipe, *changes,
+               *FLOAT, "name=command", "--smoke", "--output", str(tmp_path)]  # fmt: skip
+    clean = environment(0, 1, 0) | {"HF_HOME": str(tmp_path / "no settings of accelerate")}
+    how = {"env": clean, "capture_output": True, "text": True, "timeout": SECONDS}
     done = subprocess.run(command, **how)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report.html") == 1 and (tmp_path / "command" / "report.html").is_file()
     assert "2 processes, each with all weights" in done.stdout + done.stderr
+    assert_same(one / "one-language", tmp_path / "command")
     again = subprocess.run(command, **how)
     assert again.returncode != 0 and "already holds a run (finished" in again.stderr
+
+
+def test_accelerate_starts_one_process_on_cpus(tmp_path):
+    """It says so nowhere; the run is refused in one line."""
+    launch = (
+        f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 -m ssmlab run language/text".split()
+    )
+    clean = environment(0, 1, 0) | {"HF_HOME": str(tmp_path)}
+    done = subprocess.run([*launch, "--smoke", "--output", str(tmp_path)], env=clean, capture_output=True, text=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("ssmlab: ")]
+    assert "accelerate launch has started a single process" in line and not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from ssmlab.ops.selective_scan.native import interval, numbers
 def forward(u, delta, A, B, C, D, delta_bias, delta_softplus) -> tuple[Tensor, Tensor, Tensor | None]:
     """(y without a gate, last state (b, d, n), `saved` for `backward`: the native kernels' states, or None)."""
     if choose("selective_scan", (u, delta, A, B, C, D, None, delta_bias), None) is load("selective_scan", "native"):
-        inputs = (u, delta, A, B, C, D, None, delta_bias, bool(delta_softplus), None, None)
+        inputs = (u, delta, A, B, C, D, None, delta_bias, None, None, bool(delta_softplus))
         return torch.ops.ssmlab.selective_scan(*inputs, True, "native")
     return *_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus), None
 
@@ -24,7 +24,8 @@ def backward(u, delta, A, B, C, D, z, delta_bias, dout, saved, delta_softplus) -
     """The gradients of (u, delta, A, B, C, D, z, delta_bias); without saved states the forward pass runs again."""
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     if saved is not None:
-        found = torch.ops.ssmlab.selective_scan_backward(dout, None, saved, *tensors, bool(delta_softplus), None, None)
+        inputs = (*tensors, None, None, bool(delta_softplus))
+        found = torch.ops.ssmlab.selective_scan_backward(dout, None, saved, *inputs, "native")
         return tuple(None if t is None else g for t, g in zip(tensors, found[:8], strict=True))
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     arguments: list[Any] = [*leaves, delta_softplus]

@@ -98,7 +98,7 @@ class _Catcher(TorchDispatchMode):
         return out
 
     def _selective(
-        self, name, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, *rest, y
+        self, name, x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus, *rest, y
     ) -> ScanCall:
         x = widened(x)
         A = A.to(torch.promote_types(A.dtype, x.dtype))

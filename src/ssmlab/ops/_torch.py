@@ -28,11 +28,12 @@ def full_precision(t: Tensor) -> AbstractContextManager:
 
 def one_by_one(op):
     """A rule for `torch.library.register_vmap` that is right for any mixture of batched and shared arguments: one
-    call for each member, since the arguments already have a batch axis of their own."""
+    call for each member, since the arguments already have a batch axis of their own. For a list of numbers torch
+    gives a list of None in the place of an axis."""
 
     def rule(info, in_dims, *arguments):
-        pairs = list(zip(arguments, in_dims, strict=True))
-        results = [op(*(a if dim is None else a.select(dim, i) for a, dim in pairs)) for i in range(info.batch_size)]
+        pairs, members = list(zip(arguments, in_dims, strict=True)), range(info.batch_size)
+        results = [op(*(a.select(dim, i) if isinstance(dim, int) else a for a, dim in pairs)) for i in members]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])

@@ -44,6 +44,8 @@ def piece_of(sequence: Tensor, rank: int, size: int, dim: int = 1) -> Tensor:
 def cut_sequences(model: nn.Module, group: Any = None) -> Iterator[None]:
     """Every Mamba and Mamba-2 block of a model goes on, within, from the state that the process to the left ends with.
 
+    A process that is alone computes the whole sequence, as without it.
+
     The model is called on this process' piece (`piece_of`) without a state; its outputs are those of the piece, and the
     state that it returns is that after the piece. All processes make the same calls, forward and backward. Gradients of
     parameters are of the piece: their sum over the processes is that of the sequence, if each one's loss is a sum over
@@ -63,6 +65,9 @@ def cut_sequences(model: nn.Module, group: Any = None) -> Iterator[None]:
             raise UserError(f"{name or 'the model'} computes layers twice, and a state comes once; switch it off")
     if not layers:
         raise UserError("the model has no Mamba or Mamba-2 block, whose sequences could be cut")
+    if not distributed.is_initialized():
+        yield
+        return
     neighbours = _Neighbours(group)
     hooks = [
         hook

@@ -105,7 +105,8 @@ class StreamDataset(Dataset):
     what came before.
 
     Args:
-        source: anything that can be iterated; one with `take(count)` gives so many items at once.
+        source: anything that can be iterated; `take(count, part)`, if it has it, gives those of its next `count` items
+            that are in the slice `part`. Several processes read the same items from theirs.
         collate: makes a batch of items; None: the task does.
         unit: what an item is called.
     """
@@ -139,11 +140,15 @@ class StreamDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> Any:
         """These items, as a batch if the dataset makes batches; those that follow each other are read at once."""
+        return self.part_of(indices, slice(None))
+
+    def part_of(self, indices: list[int], part: slice) -> Any:
+        """Those of these items that are in a part, as `__getitems__`; all are read, for the position."""
         if indices == list(range(indices[0], indices[0] + len(indices))):
-            items = self._read(self._first + indices[0], len(indices))
+            items = self._read(self._first + indices[0], len(indices), part)
         else:
             read = {index: self._read(self._first + index, 1)[0] for index in sorted(set(indices))}
-            items = [read[index] for index in indices]
+            items = [read[index] for index in indices[part]]
         return self._collate(items) if self._collate else items
 
     def position(self, item: int) -> dict[str, Any]:
@@ -158,15 +163,15 @@ class StreamDataset(Dataset):
         self._next, self._states = -1, {0: self._states[0], position["item"]: position["state"]}
         self._seek(position["item"])
 
-    def _read(self, item: int, count: int) -> list[Any]:
+    def _read(self, item: int, count: int, part: slice = slice(None)) -> list[Any]:
         self._seek(item)
         if self.has_position:
             self._keep_state()
         self._next += count
         if hasattr(self.source, "take"):
-            return self.source.take(count)
+            return self.source.take(count, part)
         self._items = self._items or self._endless()
-        return [next(self._items) for _ in range(count)]
+        return [next(self._items) for _ in range(count)][part]
 
     def _keep_state(self) -> None:
         self._states[self._next] = self.source.state_dict()
@@ -182,7 +187,7 @@ class StreamDataset(Dataset):
                 self.source.load_state_dict(self._states[known])
             self._items, self._next = None, known
         while self._next < item:
-            self._read(self._next, 1)
+            self._read(self._next, 1, slice(0))
 
     def _endless(self) -> Iterator[Any]:
         empty = 0

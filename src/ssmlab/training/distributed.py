@@ -19,8 +19,8 @@ from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.world import ALONE, VARIABLES, World, world_of
-from ssmlab.training.dataset import items_of
+from ssmlab.core.world import ACCELERATE, ALONE, VARIABLES, World, world_of
+from ssmlab.training.dataset import StreamDataset, items_of
 
 PATIENCE = timedelta(hours=2)  # how long a process waits for others; one that has died is noticed at once by gloo
 Value = TypeVar("Value")
@@ -36,10 +36,17 @@ def start(device: str) -> World:
         UserError: the launcher's variables are not in order, or the machine has fewer GPUs than processes.
     """
     world = world_of()
+    if ACCELERATE in os.environ:  # what it asks for is the recipe's, and transformers would read it
+        if device != "cpu" and os.environ.get("ACCELERATE_USE_CPU") == "True":
+            raise UserError(f"accelerate launch --cpu, and the device is {device}; leave out --cpu, or take device=cpu")
+        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+            del os.environ[name]
     if world.size == 1:
         for name in VARIABLES:  # a launcher of a single process is none
             os.environ.pop(name, None)
         return world
+    numbers = {"WORLD_SIZE": world.size, "RANK": world.rank, "LOCAL_RANK": world.local_rank}
+    os.environ.update({name: str(value) for name, value in numbers.items()})  # under mpirun they have other names
     if device == "cuda":
         if world.local_rank >= torch.cuda.device_count():
             raise UserError(
@@ -137,8 +144,9 @@ class LostProcess(UserError):
 class Share(Dataset):
     """This process' rows of the batches of a dataset, as dictionaries with "share": (2,), its rows and those of all.
 
-    Where a batch has fewer rows than there are processes, one without rows gets the first row and a share of 0. Items
-    of a dataset that is read in order, by `streams`, are made whole and then divided: they may depend on each other.
+    Where a batch has fewer rows than there are processes, one without rows gets the first row and a share of 0. Of a
+    `StreamDataset` every process draws all items and prepares its own. Other datasets that are read in order, by
+    `streams`, make batches whose rows depend on each other: these are made whole and then divided.
 
     Args:
         dataset: as `as_dataset` gives it.
@@ -160,17 +168,20 @@ class Share(Dataset):
         return self.dataset[index]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        if getattr(self.dataset, "streams", 0):
-            found = self._batch(indices)
-            count, part = len(found["labels"]), self.world.share(len(found["labels"]))
+        data, count = self.dataset, len(indices)
+        if getattr(data, "streams", 0) and not isinstance(data, StreamDataset):
+            found = self._batch(items_of(data, indices))
+            count = len(found["labels"])
+            part = self.world.share(count)
             found = rows_of(found, part, self.task)
         else:
-            count, part = len(indices), self.world.share(len(indices))
-            found = self._batch(indices[part] or indices[:1])
+            part = self.world.share(count)
+            taken = part if part.stop > part.start else slice(0, 1)
+            read = data.part_of(indices, taken) if isinstance(data, StreamDataset) else items_of(data, indices[taken])
+            found = self._batch(read)
         return found | {"share": torch.tensor([part.stop - part.start, count])}
 
-    def _batch(self, indices: list[int]) -> dict[str, Any]:
-        found = items_of(self.dataset, indices)
+    def _batch(self, found: Any) -> dict[str, Any]:
         return found if isinstance(found, dict) else self.task.collate(found)
 
 

@@ -32,7 +32,7 @@ from ssmlab.training.callbacks import Checkpoints, Clock, Epochs, Patience, Watc
 from ssmlab.training.config import FitConfig
 from ssmlab.training.curves import curves
 from ssmlab.training.dataset import Position, StreamDataset, as_dataset
-from ssmlab.training.distributed import agree, explained, seed_apart, sharing, start, wait, whole, whole_state
+from ssmlab.training.distributed import agree, explained, gather, seed_apart, sharing, start, wait, whole, whole_state
 from ssmlab.training.gradients import Gradients
 from ssmlab.training.nonfinite import LastStep
 from ssmlab.training.parallel import Parallel
@@ -181,8 +181,8 @@ class SsmTrainer(Trainer):
             self._fit(resume)
         finally:
             self.checkpoints.restore()
-        if self.checkpoints.interrupted:  # in the last step, or where none was left
-            raise Interrupted(self.checkpoints.interrupted)
+        if number := max(gather(self.world, self.checkpoints.interrupted)):  # in the last step, or where none was left
+            raise Interrupted(number)
         self.clock.pause()
 
     def _fit(self, resume: bool) -> None:

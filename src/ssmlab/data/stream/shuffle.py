@@ -71,23 +71,28 @@ class Stream:
         start = {"pass": 0, "shard": 0, "record": 0, "buffer": [], "taken": 0}
         self.load_state_dict({"seed": seed, "rng": rng, **start})
 
-    def take(self, count: int) -> list[Any]:
-        """The next items; as many again are prepared while these are in use.
+    def take(self, count: int, part: slice = slice(None)) -> list[Any]:
+        """Those of the next `count` items that are in `part`; the same of as many again are prepared meanwhile.
+
+        All are drawn, whatever the part is: processes that take different parts of one stream have one position.
 
         Raises:
             DataError: a record cannot be read, or there is none in any shard.
         """
+        own = range(count)[part]
         if self._prepare is None or not self._workers:
-            records = [self._draw() for _ in range(count)]
+            records = [self._draw() for _ in range(count)][part]
             return records if self._prepare is None else [self._prepare(record) for record in records]
         found: list[Any] = []
-        while len(found) < count:
+        for number in range(count):
             if not self._ahead:
-                self._prepare_next(count - len(found))
-            found.append(self._ahead.popleft().result())
+                self._prepare_next([i in own for i in range(number, count)])
+            record, item = self._ahead.popleft()
             self._taken += 1
+            if number in own:
+                found.append(item.result() if item else self._prepare(record))
         if not self._ahead:
-            self._prepare_next(count)
+            self._prepare_next([i in own for i in range(count)])
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,7 +115,7 @@ class Stream:
         self.seed, self._random = state["seed"], np.random.default_rng()
         self._random.bit_generator.state = state["rng"]
         self._start(state["pass"], state["shard"], state["record"])
-        self._ahead: deque[Future] = deque()
+        self._ahead: deque[tuple[Any, Future | None]] = deque()
         self._before, self._taken = state, 0  # the state before the items that are prepared, and how many of them went
         for _ in range(state["taken"]):
             self._draw()
@@ -120,12 +125,14 @@ class Stream:
         state = {"pass": self._pass, "shard": self._shard, "record": self._record, "buffer": places, "taken": 0}
         return state | {"seed": self.seed, "rng": self._random.bit_generator.state}
 
-    def _prepare_next(self, count: int) -> None:
+    def _prepare_next(self, wanted: list[bool]) -> None:
+        """Draw as many records, and begin to prepare those that are wanted."""
         self._before, self._taken = self._state(), 0
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="stream")
-        for _ in range(count):
-            self._ahead.append(self._pool.submit(self._prepare, self._draw()))  # type: ignore[arg-type]
+        for own in wanted:
+            record = self._draw()
+            self._ahead.append((record, self._pool.submit(self._prepare, record) if own else None))  # type: ignore[arg-type]
 
     def _start(self, number: int, shard: int = 0, record: int = 0) -> None:
         """Read on from this record of a pass."""

@@ -24,7 +24,7 @@ def differentiable(x, dt, A, B, C, D, dt_bias, dt_softplus, scan=reference.diffe
         x_k, dt_k, B_k, C_k = (flatten(t, k) for t in (x, dt[:, k], B[:, k], C[:, k]))
         skip, bias = (None if t is None else t[k] for t in (D, dt_bias))
         wide = reference.widened(x_k)  # the sum over the directions is rounded once
-        y, _ = scan(wide, dt_k, A[k], B_k, C_k, skip, None, bias, dt_softplus, None, None)
+        y, _ = scan(wide, dt_k, A[k], B_k, C_k, skip, None, bias, None, None, dt_softplus)
         total = total + unflatten(y, k, x.shape[-2], x.shape[-1])
     return total.to(x.dtype)
 

@@ -61,7 +61,7 @@ def selective_scan(
         BackendError: the requested backend cannot run this call.
         UserError: B_discretization is neither.
     """
-    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+    arguments = (x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus)
     sizes = _check(*arguments, B_discretization)
     held = B_discretization == "zoh" and sizes["d"] > 0 and sizes["n"] > 0
     # A held B has a group for every channel, and C is given as many: the groups of both need not agree.
@@ -75,7 +75,7 @@ def selective_scan(
 
 
 def _check(
-    x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, B_discretization
+    x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus, B_discretization
 ) -> dict[str, int]:  # fmt: skip
     """The sizes by their letters."""
     if B_discretization not in ("euler", "zoh"):

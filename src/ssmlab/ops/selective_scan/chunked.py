@@ -23,7 +23,7 @@ def forward(*arguments):
     return call("chunked", differentiable, *arguments)
 
 
-def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def differentiable(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus):
     """The computation itself, through autograd."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     u, delta, A = x.to(dtype), step_size(dt.to(dtype), dt_bias, dt_softplus), A.to(torch.promote_types(A.dtype, dtype))

@@ -33,7 +33,7 @@ def differentiable(*arguments):
     return KernelScan.apply(*arguments, "native")
 
 
-def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):
+def scan_forward(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, *options, save):
     """(y, final state, the states before every interval if `save`)."""
     y, final, saved = outputs(x, A, save)
     _native.touch(y)
@@ -43,13 +43,13 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     if initial_state is not None:
         initial_state = initial_state.to(state_dtype(A))
         initial_state = vector(initial_state) if A.is_complex() else initial_state
-    struct = _struct(x, dt, A, B, C, D, z, dt_bias, dt_softplus, restart, saved if save else None)
+    struct = _struct(x, dt, A, B, C, D, z, dt_bias, restart, saved if save else None, *options)
     struct.y, struct.h0, struct.h_final = view(y), _state_view(A, initial_state), address(final)
     _native.run("ssm_scan_forward", struct, "ssm_scan_forward_workspace")
     return y, final, saved
 
 
-def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, *options):
     """Gradients of (x, dt, A, B, C, D, z, dt_bias, initial_state); those of absent arguments are empty."""
     (b, d, _), n = x.shape, A.shape[1]
     gx, gdt = torch.empty_like(x), torch.empty_like(dt)
@@ -60,7 +60,7 @@ def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     gh0, gbias = torch.zeros_like(gA), torch.zeros_like(gD)
     A32, D32, bias32, restart, g_final = vector(A), vector(D), vector(dt_bias), restarts(seq_idx), vector(g_final)
     B32, C32 = _real(B), _real(C)
-    struct = _struct(x, dt, A32, B32, C32, D32, z, bias32, dt_softplus, restart, saved)
+    struct = _struct(x, dt, A32, B32, C32, D32, z, bias32, restart, saved, *options)
     struct.h0 = _state_view(A, None)
     segments = _native.size("ssm_scan_segments", struct)
     gB, gC = (
@@ -107,7 +107,7 @@ def restarts(seq_idx: Tensor | None) -> Tensor | None:
     return mark
 
 
-def _struct(x, dt, A, B, C, D, z, dt_bias, dt_softplus, restart, saved) -> Any:
+def _struct(x, dt, A, B, C, D, z, dt_bias, restart, saved, dt_softplus) -> Any:
     """What an `ssm_scan` has in common forward and backward."""
     (b, d, l), n = x.shape, A.shape[1]
     return STRUCTS["ssm_scan"](

@@ -9,14 +9,16 @@ from ssmlab.core.errors import BackendError
 from ssmlab.ops._dispatch import load
 from ssmlab.ops._torch import differentiates, on_one_device, one_by_one, pulled_back
 
+# Tensors, then options: all below passes the options on unseen, so that one more is added here and where it is used.
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
-    "bool dt_softplus, Tensor? initial_state, Tensor? seq_idx"
+    "Tensor? initial_state, Tensor? seq_idx, bool dt_softplus"
 )
+TENSORS = 10
 LIBRARY = torch.library.Library("ssmlab", "FRAGMENT")
 LIBRARY.define(f"selective_scan({_ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    f'selective_scan_backward(Tensor gy, Tensor? g_final, Tensor saved, {_ARGUMENTS}, str backend="native") -> '
+    f"selective_scan_backward(Tensor gy, Tensor? g_final, Tensor saved, {_ARGUMENTS}, str backend) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 KERNELS = ("native", "triton")  # the backends with a backward pass of their own
@@ -35,16 +37,17 @@ def _forward(*arguments):
     *inputs, save, backend = arguments
     module = load("selective_scan", backend)
     if backend in KERNELS:
-        return module.scan_forward(*inputs, save)
+        return module.scan_forward(*inputs, save=save)
     with torch.no_grad():
         y, final = module.differentiable(*inputs)
-    x, state = inputs[0], inputs[9]
+    x, state = inputs[0], inputs[8]
     if state is not None and final.data_ptr() == state.data_ptr():  # no token: an operator may not return an input
         final = final.clone()
     return y, final, x.new_empty(0)
 
 
-def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save, backend):
+def _forward_fake(x, dt, A, *others):
+    *_, save, backend = others
     kernels = backend in KERNELS
     y, final, saved = load("selective_scan", backend if kernels else "native").outputs(x, A, save)
     if kernels:
@@ -53,14 +56,14 @@ def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq
     return x.new_empty(x.shape), final.to(state), saved
 
 
-def _backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, backend="native"):
-    inputs = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx)
+def _backward(gy, g_final, saved, *arguments):
+    *inputs, backend = arguments
     return load("selective_scan", backend).scan_backward(gy, g_final, saved, *inputs)
 
 
-def _backward_fake(
-    gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, backend="native"
-):
+def _backward_fake(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, initial_state, *others):
+    *_, backend = others
+
     def like(t):
         return x.new_empty(0) if t is None else torch.empty_like(t)
 
@@ -125,8 +128,8 @@ def refuse_tangents(arguments: tuple) -> None:
 
 def keep_inputs(ctx, inputs, output) -> None:
     """`setup_context` of a scan whose arguments are the operator's, with the backend in place of the last two."""
-    ctx.dt_softplus, ctx.backend = inputs[8], inputs[11]
-    ctx.save_for_backward(*inputs[:8], *inputs[9:11], output[2])
+    ctx.options = inputs[TENSORS:]
+    ctx.save_for_backward(*inputs[:TENSORS], output[2])
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
@@ -139,18 +142,18 @@ def pull_back_scan(ctx, gy, g_final, operator, definition) -> tuple:
         definition: the scan in plain PyTorch, by which further derivatives are taken.
     """
     *tensors, saved = ctx.saved_tensors
-    dt_softplus, backend = ctx.dt_softplus, ctx.backend
+    *options, backend = ctx.options
     gy = torch.zeros_like(tensors[0]) if gy is None else gy
 
     def kernel(saved, inputs, gradients):
-        found = operator(*gradients, saved, *inputs[:8], dt_softplus, *inputs[8:], backend)
+        found = operator(*gradients, saved, *inputs, *options, backend)
         return *(None if t is None else g for g, t in zip(found, inputs[:9], strict=True)), None
 
     def plain(*inputs):
-        return definition(*inputs[:8], dt_softplus, *inputs[8:])
+        return definition(*inputs, *options)
 
     found = pulled_back(kernel, plain, saved, tuple(tensors), (gy, g_final))
-    return *found[:8], None, found[8], None, None
+    return *found, *(None for _ in ctx.options)
 
 
 class KernelScan(torch.autograd.Function):

@@ -17,7 +17,7 @@ def forward(*arguments):
     return call("reference", differentiable, *arguments)
 
 
-def differentiable(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def differentiable(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus):
     """The definition itself, through autograd."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     u, delta, A = x.to(dtype), step_size(dt.to(dtype), dt_bias, dt_softplus), A.to(torch.promote_types(A.dtype, dtype))

@@ -136,10 +136,10 @@ def outputs(x: Tensor, A: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty((b, d, n), dtype=torch.float32), saved
 
 
-def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save):
+def scan_forward(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, *options, save):
     """(y, final state, the states before every chunk if `save`)."""
     y, final, saved = outputs(x, A, save)
-    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx)
+    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, seq_idx, *options)
     if form.l == 0:
         return y, final.zero_() if initial_state is None else final.copy_(initial_state), saved
     start = None if initial_state is None else initial_state.float().mT
@@ -147,11 +147,11 @@ def scan_forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_
     return y, final, saved
 
 
-def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+def scan_backward(gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, *options):
     """Gradients of (x, dt, A, B, C, D, z, dt_bias, initial_state); those of absent arguments are empty."""
     gx, gdt = torch.empty_like(x), torch.empty_like(dt)
     gz = x.new_empty(0) if z is None else torch.empty_like(z)
-    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx)
+    form, arguments = _prepare(x, dt, A, B, C, D, z, dt_bias, seq_idx, *options)
     gh0 = torch.zeros(form.b, form.d, form.n, dtype=torch.float32, device=x.device)
     if form.l == 0 and g_final is not None:
         gh0.copy_(g_final)
@@ -252,7 +252,7 @@ def flat(t: Tensor) -> View:
     return View(t, (t.stride(0), t.stride(1), 0, t.stride(2)))
 
 
-def _prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, seq_idx) -> tuple[Form, Arguments]:
+def _prepare(x, dt, A, B, C, D, z, dt_bias, seq_idx, dt_softplus) -> tuple[Form, Arguments]:
     groups = max(map_.shape[1] if map_.dim() == 4 else 1 for map_ in (B, C))
     (b, d, l), constant = x.shape, (B.dim() == 2, C.dim() == 2)
     form = Form(b, d, l, A.shape[1], groups, softplus=dt_softplus, constant=constant)

@@ -54,10 +54,13 @@ def differentiable(backend, *arguments):
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     recompute = torch.is_grad_enabled() and not transformed
 
-    def step(*piece):
-        return checkpoint(_held_piece, scan, *piece, use_reentrant=False) if recompute else _held_piece(scan, *piece)
+    def held_scan(*piece):
+        return scan(*_with_map(piece))
 
-    ys, h = [], arguments[9]
+    def step(*piece):
+        return checkpoint(held_scan, *piece, use_reentrant=False) if recompute else held_scan(*piece)
+
+    ys, h = [], arguments[8]
     for begin, end in _chunks(arguments[0], arguments[2]):
         y, h = step(*_piece(arguments, h, begin, end))
         ys.append(y)
@@ -76,7 +79,7 @@ def _chunks(x: Tensor, A: Tensor) -> list[tuple[int, int]]:
 
 def _piece(arguments: tuple, h: Tensor | None, begin: int, end: int) -> list:
     """The arguments for tokens begin..end, after which h was the state."""
-    x, dt, A, B, C, D, z, dt_bias, dt_softplus, _, seq_idx = arguments
+    x, dt, A, B, C, D, z, dt_bias, _, seq_idx, *options = arguments
 
     def cut(t: Tensor | None) -> Tensor | None:
         if t is None or t.dim() < 3:  # absent or constant
@@ -87,15 +90,11 @@ def _piece(arguments: tuple, h: Tensor | None, begin: int, end: int) -> list:
     if begin and h is not None and seq_idx is not None:  # a chunk's own first token would continue the state
         h = h * _continues(seq_idx, begin)
     seq_idx = None if seq_idx is None else seq_idx[:, begin:end]
-    return [cut(x), cut(dt), A, cut(B), cut(C), D, cut(z), dt_bias, dt_softplus, h, seq_idx]
+    return [cut(x), cut(dt), A, cut(B), cut(C), D, cut(z), dt_bias, h, seq_idx, *options]
 
 
 def _continues(seq_idx: Tensor, t: int) -> Tensor:
     return (seq_idx[:, t] == seq_idx[:, t - 1])[:, None, None]
-
-
-def _held_piece(scan, x, dt, A, B, C, D, z, dt_bias, dt_softplus, h, seq_idx):
-    return scan(x, dt, A, held(dt, A, B, dt_bias, dt_softplus), _spread(C, x), D, z, dt_bias, dt_softplus, h, seq_idx)
 
 
 def _spread(C: Tensor, x: Tensor) -> Tensor:
@@ -103,17 +102,17 @@ def _spread(C: Tensor, x: Tensor) -> Tensor:
     return C.repeat_interleave(x.shape[1] // C.shape[1], dim=1) if C.dim() == 4 and C.shape[1] > 1 else C
 
 
-def held(dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, dt_softplus: bool) -> Tensor:
+def held(dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, *options) -> Tensor:
     """(exp(dt A) - 1) / (dt A) * B, every channel a group of its own: (b, d, n, l), or 2l numbers with complex A."""
-    step, A = _widened(dt, A, dt_bias, dt_softplus)
+    step, A = _widened(dt, A, dt_bias, *options)
     map_ = per_channel(B, step, A) * _factor(step[:, :, None] * A[:, :, None])
     return torch.view_as_real(map_).flatten(-2) if map_.is_complex() else map_
 
 
-def _widened(dt, A, dt_bias, dt_softplus) -> tuple[Tensor, Tensor]:
+def _widened(dt, A, dt_bias, *options) -> tuple[Tensor, Tensor]:
     """The step as it is used, and A, in the dtype that the map is computed in."""
     wide = torch.promote_types(dt.dtype, torch.float32)
-    return step_size(dt.to(wide), dt_bias, dt_softplus), A.to(torch.promote_types(A.dtype, wide))
+    return step_size(dt.to(wide), dt_bias, *options), A.to(torch.promote_types(A.dtype, wide))
 
 
 def _pulled_map(g, dt, A, B, dt_bias, dt_softplus) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,31 +142,32 @@ def _forward(*arguments):
     if backend not in KERNELS:
         with torch.no_grad():
             y, final = differentiable(backend, *inputs)
-        unmade = inputs[9] is not None and final.data_ptr() == inputs[9].data_ptr()  # no token: no input is returned
+        unmade = inputs[8] is not None and final.data_ptr() == inputs[8].data_ptr()  # no token: no input is returned
         return y, final.clone() if unmade else final, y.new_empty(0)
-    x, A, h = inputs[0], inputs[2], inputs[9]
+    x, A, h = inputs[0], inputs[2], inputs[8]
     y, final, saved = load("selective_scan", backend).outputs(x, A, False)
     saved = final.new_empty(_saved_shape(x, A) if save else 0)
     h = torch.zeros_like(final) if h is None else h.to(final.dtype)
     for i, (begin, end) in enumerate(_chunks(x, A)):
         piece = _piece(tuple(inputs), h, begin, end)
         if save:
-            saved[i] = piece[9]
+            saved[i] = piece[8]
         part, h = torch.ops.ssmlab.selective_scan(*_with_map(piece), False, backend)[:2]
         y[..., begin:end] = part
     return y, final.copy_(h), saved
 
 
-def _with_map(piece: list) -> list:
-    x, dt, A, B, C, _, _, dt_bias, dt_softplus, *_ = piece
-    return [x, dt, A, held(dt, A, B, dt_bias, dt_softplus), _spread(C, x), *piece[5:]]
+def _with_map(piece: list | tuple) -> list:
+    x, dt, A, B, C, _, _, dt_bias, _, _, *options = piece
+    return [x, dt, A, held(dt, A, B, dt_bias, *options), _spread(C, x), *piece[5:]]
 
 
 def _saved_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
     return (-(-x.shape[2] // interval(numbers(A))), x.shape[0], *A.shape)
 
 
-def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, save, backend):
+def _forward_fake(x, dt, A, *others):
+    *_, save, backend = others
     state = torch.promote_types(A.dtype, torch.promote_types(x.dtype, torch.float32))
     if backend in KERNELS:
         y, final, _ = load("selective_scan", backend).outputs(x, A, False)
@@ -177,7 +177,7 @@ def _forward_fake(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq
 
 def _backward(gy, g_final, saved, *arguments):
     *inputs, backend = arguments
-    x, dt, A, B, C, D, _, dt_bias, dt_softplus, h0, seq_idx = inputs
+    x, dt, A, B, C, D, _, dt_bias, h0, seq_idx, *options = inputs
     kernels, wide = load("selective_scan", backend), saved.real.dtype
     found = list(_backward_fake(gy, g_final, saved, *arguments))
     kept = {}  # what is shared by all tokens is summed in the state's precision
@@ -187,11 +187,11 @@ def _backward(gy, g_final, saved, *arguments):
     gh = g_final
     for i, (begin, end) in reversed(list(enumerate(_chunks(x, A)))):
         piece = _piece(tuple(inputs), saved[i], begin, end)
-        piece[9] = saved[i]
+        piece[8] = saved[i]
         whole = _with_map(piece)
-        _, _, states = kernels.scan_forward(*whole, True)
+        _, _, states = kernels.scan_forward(*whole, save=True)
         parts = list(kernels.scan_backward(gy[..., begin:end], gh, states, *whole))
-        gstep, more, parts[3] = _pulled_map(parts[3].to(wide), piece[1], A, piece[3], dt_bias, dt_softplus)
+        gstep, more, parts[3] = _pulled_map(parts[3].to(wide), piece[1], A, piece[3], dt_bias, *options)
         parts[1], parts[2] = parts[1] + gstep.to(dt.dtype), parts[2] + more
         if dt_bias is not None:
             parts[7] = parts[7] + gstep.sum((0, 2))
@@ -212,11 +212,8 @@ def _backward(gy, g_final, saved, *arguments):
     return tuple(found)
 
 
-def _backward_fake(
-    gy, g_final, saved, x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx, backend
-):  # fmt: skip
-    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
+def _backward_fake(gy, g_final, saved, x, *arguments):
+    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, *arguments[:8]))
 
 
 LIBRARY.impl("selective_scan_held", _forward, "CompositeExplicitAutograd")

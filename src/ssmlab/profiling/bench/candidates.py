@@ -131,7 +131,7 @@ def _first(op: str, form: str) -> Callable[..., Tensor]:
 def _four_scans(shape: Shape):
     """The map copied into every order and scanned by our plain scan, as code without a directional scan does."""
 
-    def scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, seq_idx):
+    def scan(x, dt, A, B, C, D, z, dt_bias, initial_state, seq_idx, dt_softplus):
         return ops.selective_scan(x, dt, A, B, C, D, dt_bias=dt_bias, dt_softplus=dt_softplus)
 
     def call(x, dt, A, B, C, D, dt_bias):

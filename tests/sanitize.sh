@@ -1,6 +1,6 @@
 #!/bin/sh
-# The kernels under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer; the first finding ends
-# it with an error: `make sanitize`, or `tests/sanitize.sh [SET]` for another instruction set than the slowest one.
+# The kernels under AddressSanitizer with UndefinedBehaviorSanitizer, and at the same time under ThreadSanitizer; a finding
+# ends it with an error: `make sanitize`, or `tests/sanitize.sh [SET]` for another instruction set than the slowest one.
 # Each is built for one set at -O1, and seen to find a mistake that is made on purpose before the tests are run on it.
 # PYTHON is the interpreter, default .venv/bin/python; SANITIZERS="address thread". Needs Linux, CMake and GCC.
 set -eu
@@ -23,7 +23,7 @@ left_out="not forked and not openmp_runtime and not unknown_instruction_set and 
 begin() { # NAME of a sanitizer, libraries that come before all others
     build=$work/$1 began=$(date +%s)
     cmake -S . -B "$build" -DSSM_SANITIZE="$1" -DSSM_SETS="$set" -DCMAKE_BUILD_TYPE=Release > "$build.log"
-    cmake --build "$build" --parallel 2 >> "$build.log" || { cat "$build.log"; exit 1; }
+    cmake --build "$build" --parallel 1 >> "$build.log" || { cat "$build.log"; exit 1; }
     # Python imports sitecustomize before anything else: every process of the tests finds this library first.
     mkdir "$build/site"
     printf 'import ssmlab\n\nssmlab.__path__.insert(0, "%s")\n' "$build" > "$build/site/sitecustomize.py"
@@ -36,8 +36,8 @@ under() { # a command of Python's, with the library that was built last
     setarch "$(uname -m)" -R env LD_PRELOAD="$preload" PYTHONPATH="$build/site:tests" SSMLAB_ISA="$set" "$python" "$@"
 }
 finds() { # TEXT that the sanitizer writes, CODE with a mistake
-    if under -c "$2" > "$work/found" 2>&1 || ! grep -q "$1" "$work/found"; then
-        cat "$work/found"
+    if under -c "$2" > "$build.found" 2>&1 || ! grep -q "$1" "$build.found"; then
+        cat "$build.found"
         echo "a mistake made on purpose was not found ($1)"
         exit 1
     fi
@@ -49,33 +49,34 @@ races() { # a race in a region of OpenMP is found, and none where there is none
     g++ -std=c++20 -O1 -g -fopenmp -fsanitize=thread -c "$work/race.cpp" -o "$work/race.o"
     g++ -std=c++20 -O1 -g -fsanitize=thread "$work/race.o" tests/teams.cpp -o "$work/race"
     setarch "$(uname -m)" -R "$work/race"
-    ! setarch "$(uname -m)" -R "$work/race" twice > "$work/found" 2>&1 && grep -q "data race" "$work/found"
+    ! setarch "$(uname -m)" -R "$work/race" twice > "$build.found" 2>&1 && grep -q "data race" "$build.found"
 }
 check() { # NAME, how many random calls
-    under -W ignore tests/ops/fuzz.py "$2" 0 > "$work/calls" || { cat "$work/calls"; exit 1; }
-    ! grep -vE "^(valid|extreme|wrong) +(right|refused) " "$work/calls" || exit 1
+    under -W ignore tests/ops/fuzz.py "$2" 0 > "$build.calls" || { cat "$build.calls"; exit 1; }
+    ! grep -vE "^(valid|extreme|wrong) +(right|refused) " "$build.calls" || exit 1
     under -m pytest -p no:cacheprovider --capture=sys --timeout 3600 -k "$left_out" $tests
     echo "$1, $set: no finding; $(($(date +%s) - began)) s"
 }
 
 # Python itself leaks on purpose.
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-for sanitizer in ${SANITIZERS:-address thread}; do
-    case $sanitizer in
-    address)
-        export OMP_NUM_THREADS=2
-        begin address "libasan.so libubsan.so libstdc++.so"
-        finds "AddressSanitizer: heap-buffer-overflow" "
+# Threads that wait turning on a core leave none for those they wait for, where the machine has few.
+export OMP_WAIT_POLICY=passive
+
+address() {
+    export OMP_NUM_THREADS=2
+    begin address "libasan.so libubsan.so libstdc++.so"
+    finds "AddressSanitizer: heap-buffer-overflow" "
 import torch
 from ssmlab.ops import steps
 steps.conv_step(torch.zeros(4, 8), torch.zeros(4, 8, 3), torch.zeros(8, 4), torch.zeros(7), True)"
-        check address 250
-        ;;
-    thread)
-        # Our threads are all in our library: Python and torch are not instrumented, nor is what they do to memory.
-        export OMP_NUM_THREADS=3 TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0
-        begin thread "libtsan.so libstdc++.so"
-        finds "ThreadSanitizer: data race" "
+    check address 250
+}
+thread() {
+    # Our threads are all in our library: Python and torch are not instrumented, nor is what they do to memory.
+    export OMP_NUM_THREADS=3 TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0
+    begin thread "libtsan.so libstdc++.so"
+    finds "ThreadSanitizer: data race" "
 import threading, torch
 from ssmlab.ops import steps
 state, given = torch.zeros(64, 4096, 3), (torch.zeros(64, 4096), torch.zeros(4096, 4), None, True)
@@ -83,8 +84,18 @@ def call():
     for _ in range(20): steps.conv_step(given[0], state, *given[1:])
 each = [threading.Thread(target=call) for _ in range(2)]
 [thread.start() for thread in each], [thread.join() for thread in each]"
-        races || { echo "a race made on purpose was not found in a region, or one was found where there is none"; exit 1; }
-        check thread 60
-        ;;
-    esac
+    races || { echo "a race made on purpose was not found in a region, or one was found where there is none"; exit 1; }
+    check thread 60
+}
+
+code=0 halves=
+for sanitizer in ${SANITIZERS:-address thread}; do
+    case $sanitizer in address | thread) ;; *) echo "SANITIZERS are address and thread, got $sanitizer"; exit 2 ;; esac
+    ( "$sanitizer" ) > "$work/$sanitizer.out" 2>&1 &
+    halves="$halves $sanitizer:$!"
 done
+for half in $halves; do
+    wait "${half#*:}" || code=1
+    cat "$work/${half%:*}.out"
+done
+exit $code

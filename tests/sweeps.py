@@ -1,6 +1,6 @@
 """Runs killed, without room, damaged and started twice, and hostile files for every reader: one line for each.
 
-    python tests/sweeps.py [kills|moments|room|cuts|twice|hostile ...] [--kinds images,language] [--count N] [--seed 0]
+    python tests/sweeps.py [kills|moments|room|disk|cuts|twice|hostile ...] [--kinds images,language] [--count N]
 
 A trial is a process of its own, forked from one that has imported everything. It must end with the bits of a run that
 nothing disturbed, or with one line and exit code 1 or 2, and leave nothing half-written behind. What does not is
@@ -12,15 +12,19 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,17 +44,29 @@ KINDS = {  # a recipe and its changes; {folder} holds what `material` makes
     "synthetic": ["run", "language/state_tracking", *SMALL, "training.checkpoint_steps=1", "data.examples=32",
                   "models=[{name='mamba_lm_test'}]"],
     "masks": ["run", "segmentation/own_folder", "--smoke", "training.checkpoint_steps=2"],
-    "pairs": ["run", "translation/own_files", "--smoke", "training.checkpoint_steps=2"],
+    "pairs": ["run", "translation/own_files", "--smoke", "training.checkpoint_steps=2",
+              "models=[{name='translation_hybrid'}]"],
     "stream": ["run", "language/text", *SMALL, *LANGUAGE, "models=[{name='mamba_lm_test'}]", "data.stream=true",
                "data.path={folder}/text.txt", "data.buffer=8"],
     "shards": ["run", "classification/own_folder", *SMALL, "data.limit=16", "training.batch_size=8", "data.buffer=8",
                "models=[{name='resnet_test'}]", "data.path={folder}/shards", "evaluation.samples=2",
                "training.min_steps=0", "data.image_size=8", "training.checkpoint_steps=1"],
+    "several": ["run", "classification/own_folder", *SMALL, "data.path={folder}/several.npz", "data.image_size=8",
+                "training.batch_size=8", "models=[{name='resnet_test'}]", "training.checkpoint_steps=2",
+                "evaluation.samples=2"],
+    "folds": ["run", "medical/five_folds", *SMALL, "data.limit=24", "data.image_size=8", "training.batch_size=8",
+              "models=[{name='resnet_test'}]", "training.checkpoint_steps=2", "evaluation.samples=2"],
+    "captions": ["run", "vision_language/captions", "--smoke", "data.limit=16", "evaluation.answers=2",
+                 "evaluation.retrieval=2", "training.checkpoint_steps=2"],
+    "adapters": ["run", "adapt/lora_targets_language", *SMALL, "data.limit=16", "training.batch_size=8",
+                 "models=[{label='projections',adapt='projections'}]", "training.checkpoint_steps=1"],
     "sweep": ["sweep", "language/text", *LANGUAGE[:3], "training.epochs=1", "models=[{name='mamba_lm_test'}]",
               "training.learning_rate=1e-3,2e-3", "--smoke"],
 }  # fmt: skip
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 UNREAD = "checksums.json config.json preprocess.json model.safetensors report.html best.toml"  # by `ssmlab report`
+RECORD = ("task", "model", "split", "class", "step", "metric", "value", "unit", "n", "spread", "seed")
+CLOCK = re.compile("second|runtime|started|finished|command|commit")  # in the keys of JSON files
 TIMES = ("second", "bytes", "tokens/s", "images/s", "pairs/s", "characters/s", "sentences/s")
 
 
@@ -73,7 +89,7 @@ class Trial:
     ):
         self.command, self.folder = command, folder
         self.at, self.fault, self.seconds, self.bytes = at, fault, seconds, bytes
-        self.log = folder.parent / f"{folder.name}.log"
+        self.log = (folder.parent.parent if fault == "filled" else folder.parent) / f"{folder.name}.log"
         self.pid = os.fork()
         if not self.pid:
             self._child()
@@ -85,13 +101,16 @@ class Trial:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
             os.setpgid(0, 0)
-            self.seen, root = 0, str(self.folder)
+            self.seen, root, names = 0, str(self.folder), []
 
             def hook(event, arguments):
-                if root in changed_path(event, arguments):
+                if root in (path := changed_path(event, arguments)):
                     self.seen += 1
+                    names.append(re.sub("[0-9]+", "#", Path(path).name))
                     if self.fault == "kill" and self.seen == self.at:
                         os.kill(os.getpid(), signal.SIGKILL)
+                    if self.fault == "filled" and self.seen == self.at:
+                        fill(self.folder.with_name("ballast"))
                     if self.fault == "full" and self.seen >= self.at and event in ("open", "os.mkdir"):
                         raise OSError(errno.ENOSPC, "No space left on device", arguments[0])
 
@@ -108,7 +127,7 @@ class Trial:
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 0
             if self.fault == "count":
-                self.log.with_suffix(".count").write_text(str(self.seen))
+                self.log.with_suffix(".count").write_text("\n".join(names))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -130,12 +149,24 @@ class Trial:
             time.sleep(0.02)
 
 
+def fill(path: Path) -> None:
+    """Write a file until its disk is full."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
 def material(folder: Path) -> None:
     """What the kinds of run read."""
     from data.test_stream import write_tars
 
     (folder / "text.txt").write_text("".join(f"line {i}: to be, or not to be. {'so ' * (i % 9)}\n" for i in range(900)))
     write_tars(folder / "shards", 60, 2)
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 24), ("val", 12), ("test", 12)):
+        arrays[f"{part}_images"] = rng.integers(0, 255, (count, 8, 8), dtype=np.uint8)
+        arrays[f"{part}_labels"] = rng.integers(0, 2, (count, 3)).astype(np.uint8)
+    np.savez(folder / "several.npz", **arrays)
 
 
 def command_of(kind: str, given: Path, output: Path) -> list[str]:
@@ -149,24 +180,31 @@ def command_of(kind: str, given: Path, output: Path) -> list[str]:
 
 
 def contents(output: Path) -> dict:
-    """What must be the same after a trial: weights, predictions, tables, and records without times."""
+    """What must be the same after a trial: every file but pages, plots and sums, without times and folders' names."""
     found: dict = {}
-    for path in sorted(output.rglob("*")):
+    for path in sorted(filter(Path.is_file, output.rglob("*"))):
         name = path.relative_to(output).as_posix()
-        if "seconds" in name:  # what was reached at equal times
+        # "seconds" is in the names of what was reached at equal times
+        if path.suffix in (".svg", ".html") or path.name == "checksums.json" or "seconds" in name or "logs/" in name:
             continue
-        if path.suffix in (".safetensors", ".csv") or path.name in (
-            "rows.csv",
-            "config.json",
-            "preprocess.json",
-            "best.toml",
-        ):
-            found[name] = path.read_bytes()
-        elif path.name == "records.jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+        content: Any = path.read_bytes().replace(os.fsencode(output), b"OUTPUT")
+        if path.name == "records.jsonl":
+            rows = [json.loads(line) for line in content.splitlines()]
             rows = [row for row in rows if not any(word in f"{row['unit']} {row['metric']}" for word in TIMES)]
-            found[name] = [[row.get(key) for key in ("metric", "value", "split", "step", "model")] for row in rows]
+            content = [{key: row.get(key) for key in RECORD} for row in rows]
+        elif path.suffix == ".jsonl":
+            content = [without_times(json.loads(line)) for line in content.splitlines()]
+        elif path.suffix == ".json":
+            content = without_times(json.loads(content))
+        found[name] = content
     return found
+
+
+def without_times(content: Any) -> Any:
+    """What a JSON file holds without the times in it, and what the command was."""
+    if isinstance(content, dict):
+        return {key: without_times(value) for key, value in content.items() if not CLOCK.search(key)}
+    return [without_times(value) for value in content] if isinstance(content, list) else content
 
 
 def leftovers(output: Path) -> list[str]:
@@ -206,16 +244,17 @@ class Sweep:
         self.seconds = time.monotonic() - began
         if code:
             raise SystemExit(f"{kind}: the undisturbed run ended with {code}\n{text[-3000:]}")
-        self.changes = int(trial.log.with_suffix(".count").read_text())
+        self.names = trial.log.with_suffix(".count").read_text().split("\n")
+        self.changes = len(self.names)
         self.whole = contents(self.work / "whole")
-        print(
-            f"{kind}: {self.changes} changes of files in {self.seconds:.1f} s, {len(self.whole)} files compared",
-            flush=True,
-        )
+        kinds = f"{self.changes} changes of {len(set(self.names))} kinds of file"
+        print(f"{kind}: {kinds} in {self.seconds:.1f} s, {len(self.whole)} files compared", flush=True)
 
     def note(self, what: str, trial: str, fault: str, text: str = "") -> None:
         """Count a trial; a fault is kept and printed."""
         self.counts[what, not fault] += 1
+        if (done := self.counts[what, True] + self.counts[what, False]) % 4 == 0:
+            print(f"{self.kind}: {what}: {done} trials", flush=True)
         if fault:
             self.faults.append(f"{self.kind}, {trial}: {fault}")
             print("FAULT", self.faults[-1], *text.splitlines()[-6:], sep="\n    ", flush=True)
@@ -229,9 +268,21 @@ class Sweep:
         self.note(what, trial, fault, text)
         shutil.rmtree(output, ignore_errors=True)
 
+    def spread(self, count: int) -> list[int]:
+        """So many of the changes of files: one of every kind of file as far as that goes, the others over the run."""
+        kinds: dict[str, list[int]] = {}
+        for at, name in enumerate(self.names, 1):
+            kinds.setdefault(name, []).append(at)
+        chosen = {
+            self.random.choice(places) for places in self.random.sample([*kinds.values()], min(count, len(kinds)))
+        }
+        others = [at for at in range(1, self.changes + 1) if at not in chosen]
+        more = np.linspace(0, len(others) - 1, min(count, self.changes) - len(chosen)).round().astype(int)
+        return sorted(chosen | {others[i] for i in more})
+
     def kills(self, count: int) -> None:
-        """At `count` of the changes of files, spread over the run."""
-        for at in np.unique(np.linspace(1, self.changes, count).round().astype(int)).tolist():
+        """At `count` of the changes of files."""
+        for at in self.spread(count):
             output = self.work / f"kill{at}"
             code, text = Trial(command_of(self.kind, self.given, output), output, at=at, fault="kill").wait()
             if code != -signal.SIGKILL:
@@ -252,7 +303,7 @@ class Sweep:
 
     def room(self, count: int) -> None:
         """No file can be opened for writing from a change on; then there is room."""
-        for at in np.unique(np.linspace(1, self.changes, count).round().astype(int)).tolist():
+        for at in self.spread(count):
             output = self.work / f"full{at}"
             code, text = Trial(command_of(self.kind, self.given, output), output, at=at, fault="full").wait()
             if code == 0:  # nothing was opened any more
@@ -263,6 +314,27 @@ class Sweep:
                 self.note("room", f"full from change {at} on", fault, text)
             else:
                 self.again("room", f"full from change {at} on", output)
+
+    def disk(self, count: int) -> None:
+        """A real disk of 64 MB is full from a change on; then there is room. Needs the right to mount."""
+        place = self.work / "disk"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+        try:
+            for at in self.spread(count):
+                output = place / f"full{at}"
+                code, text = Trial(command_of(self.kind, self.given, output), output, at=at, fault="filled").wait()
+                (place / "ballast").unlink()
+                fault = one_line(code, text, (1,)) or ("" if "no space left" in text else "another message")
+                if code == 0:
+                    self.note("disk", f"filled at change {at}", different(output, self.whole))
+                elif fault:
+                    self.note("disk", f"filled at change {at}", fault, text)
+                else:
+                    self.again("disk", f"filled at change {at}", output)
+                shutil.rmtree(output, ignore_errors=True)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
 
     def cuts(self, count: int) -> None:
         """Files of the finished run cut, zeroed, changed: --check names each, and no reader ends with a traceback."""
@@ -321,21 +393,23 @@ class Sweep:
             shutil.rmtree(output, ignore_errors=True)
 
 
-def hostile(work: Path, count: int, seed: int) -> tuple[Counter, list[str]]:
-    """Damaged and odd files for every reader."""
+def hostile(work: Path, count: int, seed: int, skip: int) -> tuple[Counter, list[str]]:
+    """Damaged and odd files for every reader, trial `skip` to `count`."""
     from hostile_files import command, drawn, files
 
-    rng, counts, faults = random.Random(seed), Counter(), []
+    counts, faults = Counter(), []
     good = files(work / "good")
     picture = work / "picture.png"
     picture.write_bytes(drawn(1))
-    first = -len(good)  # as they are: read without an error, so that what is told of others is told of the damage
+    first = skip or -len(
+        good
+    )  # as they are: read without an error, so that what is told of others is told of the damage
     for i in range(first, count):
         kind = list(good)[i % len(good)]
         root, name = good[kind]
         folder = work / f"hostile{i}"
         shutil.copytree(root, folder)
-        how = spoil(folder / name, rng) if i >= 0 else "as it is"
+        how = spoil(folder / name, random.Random(f"{seed} {i}")) if i >= 0 else "as it is"
         said = command(kind, folder, name, picture)
         began = time.monotonic()
         code, text = Trial(said, folder, bytes=8 << 30).wait(60)
@@ -387,10 +461,11 @@ def main() -> None:
     """Run what is asked for, print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     counts = {"kills": 40, "moments": 10, "room": 20, "cuts": 30, "twice": 2, "hostile": 300}
-    parser.add_argument("what", nargs="*", default=list(counts))
+    parser.add_argument("what", nargs="*", default=list(counts), help="disk, which mounts one, only by name")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="of hostile files so many, which another call has tried")
     options = parser.parse_args()
     import ssmlab.cli.main
     import ssmlab.experiments.run
@@ -418,14 +493,14 @@ def main() -> None:
                 sweep = Sweep(kind, Path(folder), given, options.seed)
                 for what in options.what:
                     if what != "hostile":
-                        getattr(sweep, what)(options.count or counts[what])
+                        getattr(sweep, what)(options.count or counts.get(what, 20))
                         numbers = {right: sweep.counts[what, right] for right in (True, False)}
                         print(f"{kind}: {what}: {numbers[True]} right, {numbers[False]} wrong", flush=True)
                         found.update({(what, right): n for right, n in numbers.items() if n})
                 faults += sweep.faults
                 shutil.rmtree(sweep.work)
         if "hostile" in options.what:
-            by_name, wrong = hostile(Path(folder), options.count or counts["hostile"], options.seed)
+            by_name, wrong = hostile(Path(folder), options.count or counts["hostile"], options.seed, options.skip)
             for (name, right), n in sorted(by_name.items()):
                 found["hostile", right] += n
                 print(f"hostile: {name}: {n} {'handled' if right else 'WRONG'}")

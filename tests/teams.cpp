@@ -3,9 +3,7 @@
 // that every region after another would look like a race. Nothing of ours has to be suppressed this way. Only what the
 // kernels need is here; a region with anything else does not link.
 #include <pthread.h>
-#include <sched.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <thread>
 #include <vector>
@@ -19,14 +17,13 @@ struct Team {
     ~Team() { pthread_barrier_destroy(&barrier); }
     unsigned size;
     pthread_barrier_t barrier;
-    std::atomic<long> taken{0};  // of the one loop that a region may have
 };
 
 struct Worker {
     Team *team = nullptr;
     unsigned number = 0;
-    bool looped = false;
-    long end = 0, chunk = 0;
+    bool looped = false;  // in the one loop that a region may have
+    long end = 0, chunk = 0, next = 0;
 };
 
 thread_local Worker self;
@@ -41,8 +38,7 @@ static void run(void (*body)(void *), void *data, unsigned threads, long end, lo
     Team team(threads);
     auto work = [&](unsigned number) {
         const Worker before = self;
-        self = Worker{&team, number, chunk > 0, end, chunk};
-        GOMP_barrier();  // or the first one would have done all before the others are there
+        self = Worker{&team, number, chunk > 0, end, chunk, number * chunk};
         body(data);
         self = before;
     };
@@ -60,18 +56,19 @@ OURS void GOMP_parallel_loop_nonmonotonic_dynamic(void (*body)(void *), void *da
     run(body, data, threads, end, chunk);
 }
 
-// A counter without an order: what one task writes is not thereby seen by the next one, as OpenMP does not promise it.
+// In turn, one of the orders that OpenMP may choose: so all of a team get tasks on a busy machine too, the same ones
+// every time, and what one task writes is not thereby seen by the next one.
 OURS bool GOMP_loop_nonmonotonic_dynamic_next(long *first, long *last) {
-    sched_yield();  // so that all of a team get tasks, on a busy machine too
-    *first = self.team->taken.fetch_add(self.chunk, std::memory_order_relaxed);
+    *first = self.next;
     *last = *first + self.chunk < self.end ? *first + self.chunk : self.end;
+    self.next += self.chunk * (long)self.team->size;
     return *first < self.end;
 }
 
 OURS bool GOMP_loop_nonmonotonic_dynamic_start(long start, long end, long step, long chunk, long *first, long *last) {
     if (start != 0 || step != 1 || self.looped) abort();
     self.looped = true;
-    self.end = end, self.chunk = chunk;
+    self.end = end, self.chunk = chunk, self.next = self.number * chunk;
     return GOMP_loop_nonmonotonic_dynamic_next(first, last);
 }
 

@@ -15,8 +15,8 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("what", "kinds", "count"),
-    [("kills", "language,shards", 4), ("moments", "stream", 2), ("room", "images", 4), ("cuts", "language", 8),
-     ("twice", "synthetic", 1), ("hostile", "-", 60)],
+    [("kills", "language,shards", 4), ("kills", "masks,folds", 4), ("moments", "stream", 2),
+     ("room", "images", 4), ("cuts", "language", 8), ("twice", "synthetic", 1), ("hostile", "-", 60)],
 )  # fmt: skip
 def test_a_few_of_each(what, kinds, count):
     command = [sys.executable, str(Path(__file__).parent / "sweeps.py"), what, "--kinds", kinds, "--count", str(count)]

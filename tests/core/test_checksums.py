@@ -1,5 +1,7 @@
 """Files that are not what was written are named; folders of others are none of ours."""
 
+import json
+
 import pytest
 
 from ssmlab.core.checksums import FILE, damages, known, write_checksums
@@ -46,3 +48,17 @@ def test_a_file_of_others_is_passed_over(folder, content):
 def test_a_damaged_one_is_told(folder, content):
     (folder / FILE).write_text(content)
     assert damages(folder) == [f"{folder / FILE} is damaged"]
+
+
+def test_its_own_damage_is_not_taken_for_another_files(folder):
+    content = (folder / FILE).read_bytes()
+    for at in range(len(content)):
+        (folder / FILE).write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        assert damages(folder) == [f"{folder / FILE} is damaged"], at
+
+
+def test_one_of_a_version_before_is_read(folder):
+    content = json.loads((folder / FILE).read_text())
+    del content["files_sha256"]
+    (folder / FILE).write_text(json.dumps(content))
+    assert sorted(known(folder)) == ["a", "last"] and damages(folder) == []

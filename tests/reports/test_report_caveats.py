@@ -103,6 +103,13 @@ def test_a_kept_best_epoch_is_not_overfitted(tmp_path):
     assert judged(language(tmp_path, val=((1.5, 8.0), (1.6, 9.0)))).kind == "clear"
 
 
+def test_a_loss_with_a_wrong_image_is_not_the_one_that_was_kept(tmp_path):
+    run = language(tmp_path, val=((1.5, 8.0), (1.6, 9.0)))
+    kept = next(r for r in run.records if (r.model, r.split, r.step) == ("a", "val", None))
+    run = replace(run, records=[*run.records, replace(kept, value=9.0, class_="grey image")])
+    assert judged(run).kind == "clear"
+
+
 def test_copies_are_said_next_to_the_verdict(tmp_path):
     verdict = judged(language(tmp_path, data={"copies": {"test": {"exact": 3, "near": 1, "of": 20}}}))
     assert verdict.kind == "clear" and "Flattered: 4 of 20 in the test part are copies" in verdict.detail

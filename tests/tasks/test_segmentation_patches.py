@@ -1,5 +1,7 @@
 """Patches: the same for the same seed, true to the image, and of the foreground as often as asked for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -138,17 +140,31 @@ def test_positions_of_every_class(monkeypatch):
 def test_the_timeline_leaves_out_what_is_between_stretches(tmp_path, monkeypatch):
     clock = iter([0.0, 10.0, 11.0, 13.0, 100.0, 104.0])
     monkeypatch.setattr("ssmlab.tasks.segment.timeline.time.perf_counter", lambda: next(clock))
-    timeline = Timeline(Progress(), tmp_path / "seconds.json")
+    timeline = Timeline(Progress())
     timeline.begin()
     timeline.update(1)
     timeline.update(2)
     timeline.begin()
     timeline.update(3)
-    timeline.save()
+    timeline.save(tmp_path)
     assert read_seconds(tmp_path / "seconds.json") == {0: 0.0, 1: 1.0, 2: 3.0, 3: 7.0}
-    monkeypatch.undo()
-    again = Timeline(Progress(), tmp_path / "seconds.json")
-    assert again.at(2) == 3.0 and again.at(9) == 7.0
+
+
+def test_the_timeline_goes_on_with_the_iterations_of_the_checkpoint(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    for folder, seconds in ((checkpoint, {0: 0.0, 1: 1.0, 2: 3.0}), (tmp_path, {0: 0.0, 1: 2.0, 2: 4.0, 3: 8.0})):
+        (folder / "seconds.json").write_text(json.dumps(seconds))
+    timeline = Timeline(Progress())
+    timeline.load(checkpoint)
+    timeline.start("model", 8, 2)
+    assert timeline.seconds == {0: 0.0, 1: 1.0, 2: 3.0}
+    (checkpoint / "seconds.json").unlink()  # of a version that wrote it when a stretch began
+    timeline.load(checkpoint)
+    timeline.start("model", 8, 5)
+    assert timeline.seconds == {0: 0.0, 1: 2.0, 2: 4.0, 3: 8.0, 5: 8.0}
+    timeline.start("model", 8, 1)
+    assert timeline.seconds == {0: 0.0, 1: 2.0}
 
 
 def test_patches_in_2d_are_slices_of_volumes():

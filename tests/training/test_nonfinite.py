@@ -71,7 +71,15 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     model = model_with(nn.Identity())
     with torch.no_grad():
         model[1][4].bias[1] = float("inf")
-    with pytest.raises(UserError, match=r"at step 1 \(epoch 0\.0\): the weights 1\.4\.bias are not finite"):
+    where = r"the weights 1\.4\.bias are not finite, first in layer 1\.4, operator aten::addmm, forward pass"
+    with pytest.raises(UserError, match=rf"at step 1 \(epoch 0\.0\): {where}"):
+        fit_tiny(tmp_path, TASK, model=model)
+
+
+def test_averages_of_a_batch_norm_are_not_taken_for_the_cause(tmp_path):
+    """The step has already brought what it met into them."""
+    model = model_with(nn.Sequential(Divides("nan"), nn.BatchNorm1d(8)))
+    with pytest.raises(UserError, match=rf"at step {AT} .*: first in layer 1\.3\.0, operator aten::div, forward pass"):
         fit_tiny(tmp_path, TASK, model=model)
 
 

@@ -101,6 +101,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_continuation_is_bit_equal(tmp_path, 
     assert shown.lines[0] == f"tiny: goes on after step {step} of 18"
     assert same(whole, resumed)
     assert values(log, "eval_accuracy") == values(resumed_log, "eval_accuracy")
+    assert values(log, "loss") == values(resumed_log, "loss")
+    assert values(log, "train_loss") == values(resumed_log, "train_loss")
     assert log.epoch == resumed_log.epoch
 
 

@@ -1,13 +1,16 @@
 """Sizes and SHA-256 of the files of a folder, as they were written: so that damage is reported, not computed with."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ssmlab.core.files import read_json, write_json
 
-FILE = "checksums.json"  # {"made_by": MAKER, "files": {name: [size, SHA-256]}}
+FILE = "checksums.json"  # {"made_by": MAKER, "files": {name: [size, SHA-256]}, "files_sha256": of these two}
 MAKER = "ssmlab"  # others have files of this name
+OWN = "files_sha256"  # so that its own damage is not taken for another file's
 
 
 def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str, str] | None = None) -> None:
@@ -21,7 +24,12 @@ def write_checksums(folder: Path, files: Mapping[str, Path], later: Mapping[str,
     for name, text in (later or {}).items():
         content = text.encode("utf-8")
         found[name] = [len(content), hashlib.sha256(content).hexdigest()]
-    write_json(folder / FILE, {"made_by": MAKER, "files": found})
+    written = {"made_by": MAKER, "files": found}
+    write_json(folder / FILE, written | {OWN: _own(written)})
+
+
+def _own(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def of_file(path: Path) -> list:
@@ -65,8 +73,11 @@ def known(folder: Path) -> dict[str, tuple[int, str]]:
     """
     try:
         content = read_json(folder / FILE)
-        if content.get("made_by") != MAKER:
+        own = content.pop(OWN, None)  # versions before have none
+        if own is None and content.get("made_by") != MAKER:
             return {}
+        if own not in (None, _own(content)) or content.keys() != {"made_by", "files"}:
+            raise ValueError(f"{folder / FILE} is damaged")
         return {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / FILE} is damaged") from error

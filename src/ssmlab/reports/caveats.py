@@ -183,7 +183,7 @@ def _stuck(run: Run, label: str) -> str:
 def _overfitted(run: Run, label: str) -> str:
     metric = run.primary_metric
     for seed, values in _curves(run, label, "val", metric.metric):
-        own = [r for r in run.records if (r.model, r.split) == (label, "val") and r.step is None]
+        own = [r for r in run.records if (r.model, r.split, r.step, r.class_) == (label, "val", None, None)]
         kept = next((r.value for r in reversed(own) if (r.metric, r.seed) == (metric.metric, seed)), None)
         best = max(values) if metric.higher_is_better else min(values)
         train = next((losses for own, losses in _curves(run, label, "train", "loss") if own == seed), [])

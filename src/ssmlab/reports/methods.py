@@ -17,7 +17,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 # Keys of [training] that have a sentence of their own, or that say nothing about the result.
 TOLD = {
     "epochs", "iterations", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "keep",
-    "clip_norm", "checkpoint_steps", "channels_last", "watch_gradients", "precision", "min_steps", "patience",
+    "stages", "clip_norm", "checkpoint_steps", "channels_last", "watch_gradients", "precision", "min_steps", "patience",
 }  # fmt: skip
 
 
@@ -98,12 +98,20 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
         if isinstance(warm, (int, float)) and warm:
             rises = f", after a warm-up of {f'{_number(warm, 100)} % of the' if warm < 1 else _number(warm)} steps"
         clip = config.get("clip_norm")
+        stages = [stage for stage in config.get("stages") or () if isinstance(stage, dict)]
+        rate = (
+            "learning rates of the stages" if stages else f"learning rate {_number(config.get('learning_rate', '?'))}"
+        )
         found.append(
-            f"Optimiser {config.get('optimizer', 'adamw')}, learning rate {_number(config.get('learning_rate', '?'))} "
+            f"Optimiser {config.get('optimizer', 'adamw')}, {rate} "
             f"with a {config.get('schedule', 'cosine')} schedule{rises}, weight decay "
             f"{_number(config.get('weight_decay', '?'))}, batch size {config.get('batch_size', '?')}, {length}"
             + (f", gradients clipped to a norm of {_number(clip)}." if clip else ".")
         )
+        for stage in stages:
+            rates = listing([f"{part} at {_number(value)}" for part, value in _table(stage, "train").items()])
+            own = _further(_table(stage, "training"), ())
+            found.append(f"Stage {stage.get('name')} trained {rates}{''.join(f', {text}' for text in own)}.")
         best = config.get("keep") == "best"
         found.append(f"The {'weights of the best epoch on the validation part' if best else 'last weights'} were kept.")
         if rest := _further(config):

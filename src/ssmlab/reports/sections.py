@@ -160,7 +160,8 @@ def legend(run: Run, *, strokes: bool = False) -> Html:
 
 
 def curves(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    found = [drawn[name] for name in ("curves-loss", f"curves-{run.primary_metric.metric}") if name in drawn]
+    names = dict.fromkeys(("curves-loss", f"curves-{run.primary_metric.metric}"))  # one where the loss is what decides
+    found = [drawn[name] for name in names if name in drawn]
     if not found:
         return None
     return join([legend(run, strokes=True), el("div", [figure(plot) for plot in found], class_="grid")])

@@ -32,7 +32,14 @@ from ssmlab.training.config import FitConfig
 from ssmlab.training.fit import fit as fit_task
 from ssmlab.training.predict import predict as outputs_for
 
-NAMES = ("classify", "segment", "language", "classify_sequence", "translate")  # tasks with a python.py
+NAMES = (
+    "classify",
+    "segment",
+    "language",
+    "classify_sequence",
+    "translate",
+    "vision_language",
+)  # tasks with a python.py
 STATE = "fit.json"  # in the folder of a fit: what a call that goes on with it must agree with
 BATCH = 32  # items that are predicted at once, where nothing says it
 
@@ -55,8 +62,9 @@ def fit(
 
     Args:
         model: ours, timm's, or any module, which is trained in place.
-        task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or sequences of tokens,
-            "classify_sequence" for (text or tokens, label), "translate" for (source, target); or one's own `Task`.
+        task: "classify" for (image, label), "segment" for (image, mask), "language" for texts or tokens, or one's own
+            `Task`; "classify_sequence" for (text or tokens, label), "translate" for (source, target),
+            "vision_language" for (picture, question, answer).
         train, val: datasets of torch, map-style or iterable, or lists of items.
         config: how it is trained; the fields of `FitConfig` may also be given one by one, as epochs=3.
         folder: where the model, checkpoints and records are saved; None writes no file. A fit that was killed goes on
@@ -65,10 +73,9 @@ def fit(
         seed: decides the order of the items, dropout and augmentation.
         progress: whether a bar is shown, in a terminal and in a notebook.
         resume: False begins anew in a folder that holds a fit.
-        options: fields of `FitConfig`, and what the task needs and would else find itself: classes, mean, std
-            (`classify`, `segment`), augment, label_smoothing, class_weights (`classify`), patch_size (`segment`),
-            tokenizer, length (`language`, `classify_sequence`), pool (`classify_sequence`), tokenizer, source, target,
-            label_smoothing, tokens_per_batch, updates_per_evaluation (`translate`).
+        options: fields of `FitConfig`, and what the task needs and would else find itself: ABOUT and TRAINING of its
+            python.py, such as classes, mean, std, augment (`classify`), patch_size (`segment`), tokenizer, length
+            (`language`), source, target (`translate`), template, trained (`vision_language`).
     Raises:
         UserError: an unknown option, data that do not fit the model, or a folder that holds another fit.
     """
@@ -122,7 +129,8 @@ def evaluate(
         config: how it is measured; the fields of `EvaluateOptions` may also be given one by one: part of the data in a
             path, device, batch_size; positive (`classify`); length, stride, tokenizer, documents (`language`).
         options: those, and further ones of the task: classes, mean, std (`classify`); overlap, mirror, tolerance
-            (`segment`); tokenizer, beams, length_penalty (`translate`).
+            (`segment`); tokenizer, beams, length_penalty (`translate`); answers, max_tokens, template
+            (`vision_language`).
     Raises:
         UserError: the data do not fit the model. DataError: they cannot be read.
     """
@@ -148,6 +156,8 @@ def evaluate(
         options = how | options
     elif name in ("classify", "segment"):
         about = module.describe(network, data, options)
+    elif name == "vision_language":
+        about = about | {key: options.pop(key) for key in ("tokenizer", "length") if key in options}
     elif "classes" in options or (name in ("classify_sequence", "translate") and "tokenizer" in options):
         about = about | {key: options[key] for key in ("classes", "tokenizer") if key in options}
     for key in ("classes", "mean", "std", "patch_size", *(("tokenizer", "length") if name != "language" else ())):
@@ -179,7 +189,8 @@ def predict(
             validation part, and threshold, the class of two by its threshold.
     Returns:
         of images and sequences with classes `ClassPrediction`; of segmentation networks `Segmentation`; of language
-        models `ScoredText`; of translation models `Translation`.
+        models `ScoredText`; of translation models `Translation`; of vision-language models `Answer`, of every
+        (picture, question).
     Raises:
         UserError: the inputs do not fit the model. DataError: files cannot be read.
     """

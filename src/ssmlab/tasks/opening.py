@@ -23,6 +23,7 @@ TASK_OF = {
     "language": "language",
     "sequence_classifier": "classify_sequence",
     "translation": "translate",
+    "vision_language": "vision_language",
 }
 
 

@@ -12,6 +12,7 @@ from ssmlab.models import create_model
 from ssmlab.models.entry import TIMM
 from ssmlab.models.language.language_model import LanguageModel
 from ssmlab.tasks.language.experiment import copy_tokenizer
+from ssmlab.tasks.vision_language.building import save as save_vision_language
 from ssmlab.training.resume import contiguous
 
 
@@ -27,6 +28,9 @@ def save(model: Any, folder: Path, about: dict[str, Any]) -> str:
     if about.get("task") == "translate":
         save_model(model, folder, about)
         model.tokenizer.save(folder)
+        return ""
+    if about.get("task") == "vision_language":
+        save_vision_language(model, folder, about)
         return ""
     if isinstance(model, LanguageModel):
         save_language_model(model, folder)

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from ssmlab.core.errors import STOPPING, Interrupted, interrupt
 from ssmlab.core.progress import Progress
 from ssmlab.training.distributed import gather
+from ssmlab.training.task import Task
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Checkpoints(TrainerCallback):
         if self.window:
             self.trainer._tr_loss += self.window["loss"]
             self.trainer._globalstep_last_logged = self.window["logged"]
+            self.trainer._total_loss_scalar += self.window.get("total", 0.0)  # checkpoints of older versions have none
             if self.trainer.world.rank == 0:  # they are of all processes
                 self.trainer.model.sums = {name: tuple(found) for name, found in self.window["sums"].items()}
 
@@ -61,12 +63,13 @@ class Checkpoints(TrainerCallback):
                     self._before[number] = signal.signal(number, self._on_interrupt)
 
     def open_window(self) -> dict[str, Any]:
-        """What the next line of the log has seen so far, so that a resumed training writes the same line."""
+        """What the next line of the log, and the mean of all, have seen so far, so that a resumed training writes the
+        same lines."""
         world = self.trainer.world
         sums = {name: list(found) for name, found in self.trainer.model.summed(world).items()}
         losses, logged = gather(world, float(self.trainer._tr_loss)), self.trainer._globalstep_last_logged
         loss = sum(losses) / len(losses)
-        return {"loss": loss, "sums": sums, "logged": logged}
+        return {"loss": loss, "sums": sums, "logged": logged, "total": self.trainer._total_loss_scalar}
 
     def _on_interrupt(self, number, frame):
         if self.interrupted:  # twice: at once
@@ -128,12 +131,13 @@ class Patience(TrainerCallback):
     It keeps no state: what it counts is in the log, which a resumed training has.
 
     Args:
-        metric: by which epochs are compared; of equal ones that of the lower loss is better, as in what is kept.
+        task: by its primary metric epochs are compared; of equal ones that of the lower loss is better, as in what is
+            kept.
         epochs: how many in a row may be no better than the best one before them.
     """
 
-    def __init__(self, metric: str, higher_is_better: bool, epochs: int):
-        self.key, self.sign, self.epochs = f"eval_{metric}", 1 if higher_is_better else -1, epochs
+    def __init__(self, task: Task, epochs: int):
+        self.key, self.sign, self.epochs = f"eval_{task.primary_metric}", 1 if task.higher_is_better else -1, epochs
 
     def is_over(self, log: list[dict]) -> bool:
         """Whether the log of a training says that it is to end."""
@@ -169,6 +173,9 @@ class Watch(TrainerCallback):
             logs |= found
             state.log_history[-1] |= found
             self.loss = f"loss {logs['loss']:.3f}"
+        if "train_loss" in logs:  # transformers' is divided by the steps of this sitting
+            logs["train_loss"] = self.trainer._total_loss_scalar / max(state.global_step, 1)
+            state.log_history[-1]["train_loss"] = logs["train_loss"]
         task = self.trainer.model.task
         value = logs.get(f"eval_{task.primary_metric}")
         if value is not None:

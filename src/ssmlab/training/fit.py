@@ -84,6 +84,7 @@ def fit(
     progress: Progress | None = None,
     resume: bool = True,
     logs: Path | None = None,
+    kept: tuple[Any, ...] = (),
 ) -> FitResult:
     """Train a model in place; with a launcher such as torchrun together with its other processes.
 
@@ -92,12 +93,12 @@ def fit(
         train, val: datasets of torch, map-style or iterable, whose items the task's `collate` makes a batch of; one
             whose `__getitems__` returns a batch is used as it is. The training part may change, see `callbacks.Epochs`;
             with `streams` it is read in its order, so many items at a time: 1, where an item is a whole batch.
-        config: None takes the defaults of `FitConfig`.
+        config, logs: None takes the defaults of `FitConfig`; a folder for TensorBoard.
         folder: for checkpoints and gradients.npz, which the first of several processes writes; None: no file at all.
         device: "cpu", "cuda", "mps", or a device with its precision; None takes the fastest.
         label, seed: what messages call the model; what decides the order of the items, dropout and augmentation.
         resume: go on from the newest complete checkpoint in the folder, bit-equal on the CPU; else begin again.
-        logs: a folder for TensorBoard.
+        kept: what else belongs to a checkpoint, with `save(folder)` for one that is written and `load(folder)`.
     Raises:
         UserError: the loss is not finite, memory or data are not in order, another process trains there, or has gone.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint of the step that was under way.
@@ -117,19 +118,18 @@ def fit(
     own = None if folder is None or world.rank else Path(folder)  # the others read the first one's checkpoints
     with locked(own / CHECKPOINTS) if own else tempfile.TemporaryDirectory() as place, explained(world):
         trainer = SsmTrainer(model, task, train, val, config, Path(place), device, label=label, seed=seed, world=world,
-                             saves=folder is not None, progress=progress, logs=logs)  # fmt: skip
+                             saves=folder is not None, progress=progress, logs=logs, kept=kept)  # fmt: skip
         trainer.fit(resume and folder is not None)
-        kept, epoch = trainer.keep()
-    for record in kept:
+        found, epoch = trainer.keep()
+    for record in found:
         what = record.metric.removeprefix("kept_")
         progress.say(f"{label}: the weights of {what} {record.value:g} of {record.n} are kept")
     model.eval().to(memory_format=torch.contiguous_format)
-    if trainer.gradients:
-        kept += trainer.gradients.records
-        if own:
-            trainer.gradients.write(own)
+    found += trainer.gradients.records if trainer.gradients else []
+    if trainer.gradients and own:
+        trainer.gradients.write(own)
     return FitResult(model=model, history=trainer.state.log_history, seconds=trainer.clock.seconds,
-                     steps=trainer.state.global_step, epoch=epoch, found=kept)  # fmt: skip
+                     steps=trainer.state.global_step, epoch=epoch, found=found)  # fmt: skip
 
 
 class SsmTrainer(Trainer):
@@ -138,7 +138,9 @@ class SsmTrainer(Trainer):
     optimizer: Any
     _weights: dict[str, Any]  # of the checkpoint that is being written
 
-    def __init__(self, network, task, train, val, config, folder, device, *, label, seed, world, saves, progress, logs):
+    def __init__(
+        self, network, task, train, val, config, folder, device, *, label, seed, world, saves, progress, logs, kept
+    ):
         if size := getattr(train, "streams", 0):
             config = config.model_copy(update={"batch_size": size})
         self.label, self.config, self.saves, self.progress = label, config, saves, progress
@@ -157,14 +159,10 @@ class SsmTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.gradients = Gradients(network, config, label, progress) if Gradients.wanted(config) else None
         self.average = Average(self.model, config.ema, config.ema_warmup) if config.ema else None
-        self.kept_parts: list[Any] = [part for part in (self.average, self.gradients) if part]  # in a checkpoint
-        if isinstance(train, StreamDataset) and train.has_position:
-            self.kept_parts.append(Position(train, self))
-        self.checkpoints = Checkpoints(self, config.checkpoint_steps)
-        self.patience = (
-            Patience(task.primary_metric, task.higher_is_better, config.patience) if config.patience else None
-        )
-        self.last_step = LastStep(self)
+        self.kept_parts: list[Any] = [*kept, *filter(None, (self.average, self.gradients))]  # in a checkpoint
+        self.kept_parts += [Position(train, self)] if isinstance(train, StreamDataset) and train.has_position else []
+        self.checkpoints, self.last_step = Checkpoints(self, config.checkpoint_steps), LastStep(self)
+        self.patience = Patience(task, config.patience) if config.patience else None
         callbacks: list[Any] = [self.average, Watch(self, progress)]
         if logs is not None and world.rank == 0:
             from torch.utils.tensorboard import SummaryWriter

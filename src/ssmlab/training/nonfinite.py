@@ -57,9 +57,7 @@ class LastStep:
         if self.trainer.parallel.sharded:
             return "where it begins is not looked for in a model of shards"
         module, (inputs, random, cuda, states) = self.trainer.model, self._began
-        for name, tensor in module.network.state_dict().items():
-            if _bad(tensor):
-                return f"the weights {name} are not finite"
+        weights = next((name for name, tensor in module.network.named_parameters() if _bad(tensor)), "")
         batch = self.trainer._prepare_inputs(inputs)
         for name, tensor in batch.items():
             if _bad(tensor):
@@ -69,27 +67,39 @@ class LastStep:
             torch.cuda.set_rng_state(cuda)
         if states:
             module.task.states.update(states)
-        with _layers(module.network) as now, _Finder(now) as finder:
+        with _layers(module.network) as now, _Finder(now, spreads=bool(weights)) as finder:
             with self.trainer.compute_loss_context_manager():
                 loss, _ = module.task.loss(module.network, batch)
             now["pass"] = "backward"
             if not finder.found:
                 loss.backward()
-        return finder.found or "not seen again when the step was repeated"
+        if weights:
+            return f"the weights {weights} are not finite, {finder.found or 'and were not used'}"
+        # after the step, which may itself have brought what it met into the averages of a batch norm
+        buffers = (f"the buffer {name} is not finite" for name, held in module.network.named_buffers() if _bad(held))
+        return finder.found or next(buffers, "not seen again when the step was repeated")
 
 
 class _Finder(TorchDispatchMode):
-    """Looks at what operators return; `found` names the first that makes a NaN or an infinity."""
+    """Looks at what operators return; `found` names the first that makes a NaN or an infinity.
 
-    def __init__(self, now: dict[str, Any]):
+    Args:
+        now: what `_layers` gives.
+        spreads: the first one is named that hands on what an argument already has, views apart.
+    """
+
+    def __init__(self, now: dict[str, Any], *, spreads: bool = False):
         super().__init__()
-        self.now, self.found = now, ""
+        self.now, self.spreads, self.found = now, spreads, ""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._schema.name.rpartition("::")[2]
         watched = not self.found and not any(word in name for word in _ANYTHING)
-        before = watched and any(_bad(leaf) for leaf in tree_leaves((args, kwargs)))
+        if self.spreads:
+            watched, before = watched and not func.is_view, False
+        else:
+            before = watched and any(_bad(leaf) for leaf in tree_leaves((args, kwargs)))
         out = func(*args, **kwargs)
         if watched and not before:
             masks = any(word in name for word in _MASKS)

@@ -87,6 +87,9 @@ BAD = {
     "other keys": {"image": "a.png", "label": 3},
     "id": record(id=["x"]),
     "image is a number": record(4),
+    "role is a list": {"conversations": [{"from": ["human"], "value": "x"}, {"from": "gpt", "value": "y"}]},
+    "blank question": record(question=" \n"),
+    "half a character": record(question="What \ud800?"),
 }
 
 
@@ -115,11 +118,13 @@ def test_every_bad_record_is_listed(folder, name, monkeypatch):
         (3, "is missing in"), (5, "cannot be read"), (7, "not a picture"), (9, "more than the limit"),
         (11, "leaves the folder"), (13, "leaves the folder"), (15, "is no file"), (17, "is a folder"),
         (19, "'system'; expected human or gpt"), (23, "begins with an answer"), (25, "no answer to the last question"),
-        (27, "both the human's"), (29, "(answer) is empty"), (31, "(question) is empty"),
+        (27, "both the human's"), (29, "(answer) is empty"),
         (33, "2 times <image> and 1 images"), (35, "1 times <image> and 0 images"), (37, "1 is an answer and holds"),
+        (47, "from ['human']"), (51, "lone surrogate"),
     ):  # fmt: skip
         line = next(line for line in caught.value.problems if line.startswith((f"record {n}:", f"record {n} ")))
         assert reason in line, listed
+    assert "records 31, 49: message 0 (question) is empty" in listed
 
 
 def test_problems_with_one_reason_share_a_line(folder):

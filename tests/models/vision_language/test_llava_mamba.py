@@ -184,6 +184,39 @@ def test_every_projector_reads_and_answers(kind, pictures):
     assert model.image_tokens == count == model.project(model.encode(pictures[:1])).shape[1]
 
 
+def test_batch_norm_takes_away_what_images_have_in_common(pictures, tmp_path):
+    model = small(projector={"kind": "linear", "norm": "batch"})
+    with torch.no_grad():
+        features = model.encode(pictures[:3])
+        trained = model.projector.train().norm(features.flatten(0, 1))
+        assert trained.mean(0).abs().max() < 1e-4 and (trained.std(0) - 1).abs().max() < 0.1
+        model.eval()
+        both, alone = model.project(features), model.project(features[:1])
+    torch.testing.assert_close(both[:1], alone)
+    save_model(model, tmp_path)
+    loaded, _ = load_model(tmp_path, "vision_language")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval().project(features), both)
+    with pytest.raises(ModelError, match="norm must be"):
+        small(projector={"kind": "linear", "norm": "group"})
+
+
+@pytest.mark.parametrize(("kind", "side"), [("mlp", 1), ("pool", 2)])
+def test_a_newline_ends_every_row_of_the_grid(kind, side, pictures):
+    plain, model = (small(projector={"kind": kind, "newline": newline}) for newline in (False, True))
+    h, w = (size // side for size in model.encoder.grid)
+    assert model.image_tokens == h * (w + 1) == plain.image_tokens + h
+    model.load_state_dict(plain.state_dict() | {"projector.newline": model.projector.newline})
+    with torch.no_grad():
+        features = model.encode(pictures[:2])
+        rows = model.project(features).unflatten(1, (h, w + 1))
+        assert torch.equal(rows[:, :, :-1].flatten(1, 2), plain.project(features))
+        assert (rows[:, :, -1] == model.projector.newline).all()
+    assert model.read_image(pictures[0]).ask("What?", max_tokens=2).tokens
+    with pytest.raises(ShapeError, match="newline ends the rows"):
+        small(projector={"kind": "queries", "newline": True})
+
+
 def test_encoders_side_by_side_join_their_channels(pictures):
     one = {"name": "medmamba_test", "image_size": 64}
     sizes = {"img_size": 128, "depth": 2, "embed_dim": 12, "num_heads": 2}

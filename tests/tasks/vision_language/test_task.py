@@ -1,20 +1,23 @@
 """What is learned: answers alone, with as much care for the record as for the batch."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from ssmlab.core.errors import DataError, RecipeError
+from ssmlab.core.progress import Progress
 from ssmlab.data.conversations import MARK, Conversation, Turn, find_template
 from ssmlab.data.text.tokenizers import ByteTokenizer
 from ssmlab.models.vision_language.encoder import FeatureCache
 from ssmlab.tasks.language.task import IGNORE
 from ssmlab.tasks.recipe import validate
 from ssmlab.tasks.vision_language.building import build_model
-from ssmlab.tasks.vision_language.data import learned_tokenizer
+from ssmlab.tasks.vision_language.data import learned_tokenizer, one_by_image, stage_records
 from ssmlab.tasks.vision_language.examples import Examples, tokens_of
 from ssmlab.tasks.vision_language.experiment import learn, look_records
-from ssmlab.tasks.vision_language.recipe import Stage, VisionLanguageModel
+from ssmlab.tasks.vision_language.recipe import Stage, VisionLanguageData, VisionLanguageModel
 from ssmlab.tasks.vision_language.report import verdict
 from ssmlab.tasks.vision_language.task import VisionLanguage
 from ssmlab.training.config import FitConfig
@@ -159,3 +162,26 @@ def test_a_learned_tokenizer_gives_texts_back_and_begins_them(tmp_path, monkeypa
         words, network.image_tokens, 64,
     )  # fmt: skip
     assert found.rows[0].ids[0] == 0 and not found.rows[0].learned[0] and found.rows[0].learned[1:].all()
+
+
+def test_questions_about_an_image_become_one_conversation(model, records):
+    one, blank, other = records[0], records[2], records[1]
+    again = Conversation(4, "r4", one.images, (Turn("human", f"{MARK}\nAnd?"), Turn("model", "So.")))
+    joined = one_by_image([one, blank, again, other])
+    assert [record.id for record in joined] == ["r0", "r2", "r1"] and joined[1:] == [blank, other]
+    assert joined[0].turns == (*one.turns, Turn("human", "And?"), Turn("model", "So."))
+    labels = examples(model, joined[:1])[0]["labels"]
+    assert WORDS.decode(labels[(labels != IGNORE) & (labels != 256)]) == " Answer 0. So."
+
+
+def test_a_stage_never_sees_an_image_of_the_test_part(records):
+    rows = [
+        {"image": str(r.images[0].name), "question": "What?", "answer": "That."} for r in records if r.images
+    ]  # of another form, whose records are told apart by their images
+    file = records[0].images[0].parent / "other.json"
+    file.write_text(json.dumps(rows))
+    grouped = Conversation(0, "n", records[1].images, records[1].turns, {"identifier": "7-0"})
+    stage = Stage(name="first", path=str(file), kind="llava")
+    notes = []
+    kept = stage_records(stage, VisionLanguageData(), [grouped], notes, Progress())
+    assert [r.images for r in kept] == [records[0].images, records[3].images] and "1 records about images" in notes[0]

@@ -66,6 +66,11 @@ def make_turns(turns: list[Turn], images: int, image_first: bool, answered: bool
         raise BadRecord("no messages")
     if turns[0].role != HUMAN:
         raise BadRecord("begins with an answer; a question must come first")
+    for n, turn in enumerate(turns):
+        if not turn.text.strip():
+            raise BadRecord(f"message {n} ({'question' if turn.role == HUMAN else 'answer'}) is empty")
+        if turn.text.encode("utf-8", "replace").decode() != turn.text:
+            raise BadRecord(f"message {n} holds half of a character (a lone surrogate)")
     for n, turn in enumerate(turns[1:], 1):
         if turn.role == turns[n - 1].role:
             raise BadRecord(f"messages {n - 1} and {n} are both the {turn.role}'s; they must alternate")
@@ -81,8 +86,6 @@ def make_turns(turns: list[Turn], images: int, image_first: bool, answered: bool
         text = turn.text.strip()
         if turn.role == MODEL and MARK in text:
             raise BadRecord(f"message {n} is an answer and holds {MARK}")
-        if not text:
-            raise BadRecord(f"message {n} ({'question' if turn.role == HUMAN else 'answer'}) is empty")
         if image_first and text.count(MARK) == 1:
             text = f"{MARK}\n{without_marks(text)}".strip()
         made.append(Turn(turn.role, text))

@@ -60,7 +60,7 @@ def _turns(row: dict[str, Any], answered: bool) -> list[Turn]:
         if not isinstance(message, dict):
             raise BadRecord(f"message {n} must be an object with from and value, got {type(message).__name__}")
         role, text = (message.get(one, message.get(other)) for one, other in (("from", "role"), ("value", "content")))
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise BadRecord(f"message {n} is from {role!r}; expected human or gpt")
         if not isinstance(text, str):
             raise BadRecord(f"message {n} has no text")

@@ -63,7 +63,8 @@ class ProjectorConfig:
     depth: int = 2
     factor: int = 2
     queries: int = 64
-    norm: bool = False
+    norm: bool | str = False
+    newline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class LlavaMamba(nn.Module):
         p = config.projector
         self.projector = Projector(
             self.encoder.channels, self.language.config.d_model, p.kind, depth=p.depth, factor=p.factor,
-            queries=p.queries, norm=p.norm,
+            queries=p.queries, norm=p.norm, newline=p.newline,
         )  # fmt: skip
         self.image_tokens, _ = self.projector.grid_of(self.encoder.count, self.encoder.grid)
         self.config = replace(config, language=described(self.language))

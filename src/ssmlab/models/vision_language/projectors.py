@@ -40,7 +40,10 @@ class Projector(nn.Module):
         depth: linear layers of the mlp.
         factor: of pool and pixel_shuffle.
         queries: of queries.
-        norm: a LayerNorm of the features first, which small data need.
+        norm: of the features first, which small data need. True: LayerNorm; "batch": BatchNorm, which takes away what
+            all images have in common, where they look much alike.
+        newline: one learned token after every row of the grid, as LLaVA-NeXT (LLaVA 1.6) has it, by which a model that
+            reads in one direction knows where a row ends.
     Raises:
         ModelError: an unknown kind, or a size that is not positive.
     """
@@ -54,14 +57,17 @@ class Projector(nn.Module):
         depth: int = 2,
         factor: int = 2,
         queries: int = 64,
-        norm: bool = False,
+        norm: bool | str = False,
+        newline: bool = False,
     ):
         super().__init__()
         if kind not in PROJECTORS:
             raise ModelError(f"projector must be one of {', '.join(PROJECTORS)}, got {kind!r}")
         check_sizes("Projector", d_in=d_in, d_model=d_model, depth=depth, factor=factor, queries=queries)
         self.kind, self.factor, self.queries = kind, factor, queries
-        self.norm = nn.LayerNorm(d_in) if norm else nn.Identity()
+        if norm not in (False, True, "batch"):
+            raise ModelError(f"projector: norm must be true, false or batch, got {norm!r}")
+        self.norm = nn.BatchNorm1d(d_in) if norm == "batch" else nn.LayerNorm(d_in) if norm else nn.Identity()
         inner = d_in * factor**2 if kind == "pixel_shuffle" else d_in
         if kind == "queries":
             self.mix: nn.Module = Queries(d_in, queries)
@@ -73,13 +79,26 @@ class Projector(nn.Module):
         for before, after in pairwise(sizes_of):
             layers += [*([nn.GELU()] if layers else []), Linear(before, after)]
         self.layers = nn.Sequential(*layers)
+        self.newline = nn.Parameter(torch.randn(d_model) * d_model**-0.5) if newline else None
 
     def grid_of(self, count: int, grid: Grid | None) -> tuple[int, Grid | None]:
-        """How many tokens become of so many features, and in which grid.
+        """How many tokens become of so many features, and in which grid; None where there is none.
 
         Raises:
-            ShapeError: the kind needs a grid, or one that `factor` divides.
+            ShapeError: the kind or the newlines need a grid, or one that `factor` divides.
         """
+        count, grid = self._mixed(count, grid)
+        if self.newline is None:
+            return count, grid
+        if grid is None:
+            raise ShapeError(
+                f"newline ends the rows of a grid, and projector {self.kind} has none here; take tokens='patch' and a "
+                "kind that keeps the grid, or leave newline out"
+            )
+        return grid[0] * (grid[1] + 1), None
+
+    def _mixed(self, count: int, grid: Grid | None) -> tuple[int, Grid | None]:
+        """The same before newlines."""
         if self.kind == "queries":
             return self.queries, None
         if self.kind in ("linear", "mlp", "fused_mlp"):
@@ -101,8 +120,9 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Features (b, n, d_in) of a grid (h, w), row by row, -> tokens (b, m, d_model)."""
-        x = self.norm(x)
-        _, small = self.grid_of(x.shape[1], grid)
+        x = self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        self.grid_of(x.shape[1], grid)  # raises where they do not fit
+        _, small = self._mixed(x.shape[1], grid)
         if self.kind == "queries":
             x = self.mix(x)
         elif grid is not None and small is not None and self.kind in ("pool", "pixel_shuffle", "scan"):
@@ -116,7 +136,12 @@ class Projector(nn.Module):
                 maps = maps.unflatten(1, (small[0], f)).unflatten(3, (small[1], f))  # (b, h, f, w, f, c)
                 maps = maps.transpose(2, 3).flatten(3)
             x = maps.flatten(1, 2)
-        return self.layers(x)
+        x = self.layers(x)
+        if self.newline is None or small is None:
+            return x
+        rows = x.unflatten(1, small)
+        ends = self.newline.to(x.dtype).expand(*rows.shape[:2], 1, -1)
+        return torch.cat([rows, ends], 2).flatten(1, 2)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind}"

@@ -31,7 +31,7 @@ from ssmlab.tasks.segment.recipe import SegmentationModel, SegmentationRecipe, S
 from ssmlab.tasks.segment.serving import Prepared, ValidationVolumes, fetched
 from ssmlab.tasks.segment.start import load_body
 from ssmlab.tasks.segment.task import Segment, windows_of
-from ssmlab.tasks.segment.timeline import Timeline, read_seconds
+from ssmlab.tasks.segment.timeline import SECONDS, Timeline, read_seconds
 from ssmlab.tasks.shared.costs import costs
 from ssmlab.tasks.shared.experiment import Experiment, Records, Trained, compute_of, estimate_job
 from ssmlab.tasks.shared.folds import PUBLISHED, fold_jobs, number_of_folds, pooled_records, view_of
@@ -41,7 +41,6 @@ from ssmlab.training.fit import FitResult, fit
 from ssmlab.training.parameters import freeze
 from ssmlab.training.resume import contiguous
 
-SECONDS = "seconds.json"  # in a model's folder
 AT_EQUAL_SECONDS = "images_at_equal_seconds.csv"
 
 
@@ -150,24 +149,21 @@ def train_timed(
         shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
         (folder / SECONDS).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    timeline = Timeline(progress or Progress(), folder / SECONDS)
+    timeline = Timeline(progress or Progress())
 
     def begins(step: int) -> None:
         if step:
             (folder / SNAPSHOTS).mkdir(exist_ok=True)
             write_tensors(folder / SNAPSHOTS / f"{step}.safetensors", contiguous(whole_state(network)))
-        timeline.save()
         timeline.begin()
 
     train, val = patches_of(recipe, data, config, job.seed, begins), ValidationVolumes(len(data.val))
-    try:
-        result = fit(
-            network, task_of(recipe, data), train, val, config, folder=folder, device=compute_of(recipe, job.model),
-            label=folder.name if job.folder != folder else job.label, seed=job.seed, progress=timeline, resume=resume,
-            logs=logs,
-        )  # fmt: skip
-    finally:
-        timeline.save()
+    result = fit(
+        network, task_of(recipe, data), train, val, config, folder=folder, device=compute_of(recipe, job.model),
+        label=folder.name if job.folder != folder else job.label, seed=job.seed, progress=timeline, resume=resume,
+        logs=logs, kept=(timeline,),
+    )  # fmt: skip
+    timeline.save(folder)
     for row in result.history:
         row.pop("epoch", None)  # the reader of a curve counts iterations
     write_json(folder / "log.json", result.history)

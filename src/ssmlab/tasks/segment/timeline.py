@@ -7,23 +7,23 @@ from pathlib import Path
 from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
 
+SECONDS = "seconds.json"
+
 
 class Timeline(Progress):
     """Stands between the trainer and a progress display, and notes the time of every iteration.
 
     Between two stretches of iterations, which the trainer calls epochs, it is made to `begin` again; what happened
-    since the last iteration then does not count.
+    since the last iteration then does not count. Given to `fit` as `kept` it goes on with the iterations of the
+    checkpoint.
 
     Args:
         shown: the display.
-        file: where the seconds are kept between sittings.
     """
 
-    def __init__(self, shown: Progress, file: Path):
-        self.shown, self.file = shown, file
+    def __init__(self, shown: Progress):
+        self.shown = shown
         self.seconds: dict[int, float] = {0: 0.0}
-        if file.is_file():
-            self.seconds = read_seconds(file)
         self._since = time.perf_counter()
 
     def begin(self) -> None:
@@ -34,14 +34,22 @@ class Timeline(Progress):
         """Seconds until `step` iterations were done."""
         return self.seconds[max(done for done in self.seconds if done <= step)]
 
-    def save(self) -> None:
-        """Write the seconds to the file."""
-        write_atomically(self.file, json.dumps({str(step): round(value, 4) for step, value in self.seconds.items()}))
+    def save(self, folder: Path) -> None:
+        """Write the seconds into a folder, a model's or a checkpoint's."""
+        write_atomically(
+            folder / SECONDS, json.dumps({str(step): round(value, 4) for step, value in self.seconds.items()})
+        )
+
+    def load(self, folder: Path) -> None:
+        """Go on with those of a checkpoint; of an older version, as far as they are known, of the model's folder."""
+        places = (place / SECONDS for place in (folder, folder.parent.parent))
+        self.seconds = next((read_seconds(file) for file in places if file.is_file()), self.seconds)
 
     def say(self, text: str) -> None:
         self.shown.say(text)
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "patches", per_step: int = 1) -> None:
+        self.seconds = {step: value for step, value in self.seconds.items() if step < done} | {done: self.at(done)}
         self.shown.start(title, total, done, "patches", per_step)
 
     def update(self, done: int, note: str = "") -> None:

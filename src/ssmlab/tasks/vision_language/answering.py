@@ -15,13 +15,16 @@ from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import wilson
 from ssmlab.data.conversations import HUMAN, MARK, MODEL, Conversation, Turn, encode, without_marks
+from ssmlab.generation.generate import generate
 from ssmlab.models.vision_language.pixels import grey
-from ssmlab.models.vision_language.reading import Answer, Read, answered, joined
+from ssmlab.models.vision_language.reading import Answer, Read, answered, bytes_of, joined, question_tokens
 from ssmlab.tasks.vision_language.caption_scores import score_captions
 from ssmlab.tasks.vision_language.data import DESCRIBE
 from ssmlab.tasks.vision_language.retrieval import retrieve
 
 FILE = "answers.jsonl"  # in a model's folder
+PRIOR = 48  # images of the training part that say how likely a caption is without its image
+WRITTEN, TRIALS = 8, 5  # tokens that are written after every turn, and how often
 LONGEST = 200  # tokens of a text whose likelihood is computed at once
 
 
@@ -135,37 +138,48 @@ def likelihoods(model: Any, states: Sequence[Read], texts: Sequence[str], questi
 def answer_records(
     network: Any,
     test: Sequence[Conversation],
-    train: Sequence[Conversation],
-    config: Any,
-    folder: Path,
+    train: Sequence[Conversation] = (),
+    *,
+    answers: int,
+    max_tokens: int,
+    batch_size: int,
     progress: Progress,
+    folder: Path | None = None,
+    picture: Callable[[Any], Any] | None = None,
 ) -> list[Record]:
-    """Answers to questions of the test part, kept in a file; how many are those of the records, with the own image and
-    with a grey one, next to what the commonest answer of each kind of question would give. Where all questions are one,
-    answers are captions, and are scored as such; the weights of words are those of the training part."""
-    chosen = _spread(test, config.answers)
+    """Answers to questions of the test part; how many are those of the records, with the own image and with a grey one,
+    next to what the commonest answer of each kind of question would give. Where all questions are one, answers are
+    captions, and are scored as such; the weights of words are those of the training part.
+
+    Args:
+        answers: questions that are asked, evenly from all. max_tokens: of an answer.
+        folder: where the answers are kept in a file; None: nowhere.
+        picture: see `answer_all`.
+    """
+    chosen = _spread(test, answers)
     if not chosen:
         return []
-    how: dict[str, Any] = {"max_tokens": config.max_tokens, "batch_size": config.batch_size, "progress": progress}
-    own = answer_all(network, chosen, title="answers", **how)
-    colour = grey(next(iter(network.encoder)).config)
-    blind = answer_all(network, chosen, title="answers to a grey image", picture=lambda image: colour, **how)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    own = blind = answer_all(network, chosen, title="answers", picture=picture, **how)
+    if any(record.images for record in chosen):
+        colour = grey(next(iter(network.encoder)).config)
+        blind = answer_all(network, chosen, title="answers to a grey image", picture=lambda image: colour, **how)
     lines = [
         {"question_id": r.id, "image": [image.name for image in r.images], "prompt": r.question, "text": a.text,
          "reference": r.answer, "grey": b.text, "reason": a.reason}
         for r, a, b in zip(chosen, own, blind, strict=True)
     ]  # fmt: skip
-    write_atomically(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    if folder is not None:
+        write_atomically(folder / FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     records, n = [], len(chosen)
     kinds = [str(record.source.get("type", "")) for record in chosen]
-    for class_, answers in ((None, own), ("grey image", blind)):
-        right = np.array([same(a.text, r.answer) for a, r in zip(answers, chosen, strict=True)])
-        records += [_share("exact_match", class_, right)]
-        if len(set(kinds)) > 1:
-            records += [
-                _share("exact_match", f"{kind}{', grey image' if class_ else ''}", right[np.array(kinds) == kind])
-                for kind in dict.fromkeys(kinds)
-            ]
+    several = dict.fromkeys(kinds) if len(set(kinds)) > 1 else ()
+    for class_, said in ((None, own), ("grey image", blind)):
+        right = np.array([same(a.text, r.answer) for a, r in zip(said, chosen, strict=True)])
+        records.append(_share("exact_match", class_, right))
+        for kind in several:
+            name = f"{kind}, grey image" if class_ else kind
+            records.append(_share("exact_match", name, right[np.array(kinds) == kind]))
     best = {
         kind: Counter(_plain(r.answer) for r, own_kind in zip(chosen, kinds, strict=True) if own_kind == kind)
         for kind in kinds
@@ -240,29 +254,33 @@ def _spread(records: Sequence[Conversation], count: int) -> list[Conversation]:
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
-def retrieval_records(network: Any, test: Sequence[Conversation], config: Any, progress: Progress) -> list[Record]:
+def retrieval_records(
+    network: Any, test: Sequence[Conversation], train: Sequence[Conversation], count: int, progress: Progress
+) -> list[Record]:
     """Which image a caption is of, by log p(caption | image) - log p(caption), and the other way round.
 
-    log p(caption) is that after a grey image, so that a caption that is likely after anything has no advantage.
+    log p(caption) is what the caption has without its image, so that one that is likely after anything has no
+    advantage: the mean over `PRIOR` images of the training part, or without any after a grey image. Only the search for
+    a caption depends on it.
+
+    Args:
+        count: images of the test part, at most; 0: nothing is looked for.
     """
-    found: dict[Path, Conversation] = {}
-    for record in test:
-        if len(record.images) == 1 and len(record.turns) == 2:
-            found.setdefault(record.images[0], record)
-    chosen = _spread(list(found.values()), config.retrieval)
-    if len(chosen) < 2:
+    chosen = _spread(_first_of_images(test), count)
+    if len(chosen) < 2 or len({record.question for record in chosen}) > 1:  # answers to other questions are no captions
         return []
     progress.say(f"finding {len(chosen)} images by their texts, and texts by their images")
     question = chosen[0].question or DESCRIBE
-    if len({record.question for record in chosen}) > 1:  # answers to other questions are no captions
-        return []
-    reads = [network.read_image(record.images[0]) for record in chosen]
-    blind = network.read_image(grey(next(iter(network.encoder)).config))
     texts = [record.answer for record in chosen]
-    after, alone = likelihoods(network, reads, texts, question), likelihoods(network, [blind], texts, question)
+    others: list[Any] = [record.images[0] for record in _spread(_first_of_images(train), PRIOR)]
+    others = others or [grey(next(iter(network.encoder)).config)]
+    after, alone = (
+        likelihoods(network, [network.read_image(image) for image in images], texts, question)
+        for images in ([record.images[0] for record in chosen], others)
+    )
     records = []
-    for way, found_ in zip(("text of an image", "image of a text"), retrieve(-after, -alone[0]), strict=True):
-        for k, part in found_.recall.items():
+    for way, found in zip(("text of an image", "image of a text"), retrieve(-after, -alone.mean(0)), strict=True):
+        for k, part in found.recall.items():
             records.append(
                 Record(metric=f"recall_at_{k}", class_=way, value=part.value, unit="fraction", n=len(chosen),
                        spread=(part.low, part.high))
@@ -270,9 +288,21 @@ def retrieval_records(network: Any, test: Sequence[Conversation], config: Any, p
     return records
 
 
+def _first_of_images(records: Sequence[Conversation]) -> list[Conversation]:
+    """The first record of every image, of records with one image and one question."""
+    found: dict[Path, Conversation] = {}
+    for record in records:
+        if len(record.images) == 1 and len(record.turns) == 2:
+            found.setdefault(record.images[0], record)
+    return list(found.values())
+
+
 def turn_records(network: Any, test: Sequence[Conversation], turns: int) -> list[Record]:
-    """Seconds to the first word after an image, words a second, and over a conversation of many turns memory of the
-    state and seconds a token.
+    """Seconds to the first word after an image, and over a conversation of many turns memory of the state and seconds a
+    token.
+
+    What is said is the same for all models, so that their conversations are of one length. A time is the shortest of
+    `TRIALS`, which what else the machine does can only make longer.
 
     Args:
         turns: of the conversation; 0: nothing is measured.
@@ -290,11 +320,17 @@ def turn_records(network: Any, test: Sequence[Conversation], turns: int) -> list
         Record(metric="seconds_to_first_word", class_="image not read", value=seen + asked, unit="seconds", n=1),
         Record(metric="seconds_to_first_word", class_="image read", value=asked, unit="seconds", n=1),
     ]
-    dialog, tokens = read.dialog(), 8
+    state, done, said = read.state, 0, list[tuple[str, str]]()
     for turn in range(1, turns + 1):
-        begin = time.perf_counter()
-        answer = dialog.ask(DESCRIBE, max_tokens=tokens)
-        seconds = (time.perf_counter() - begin) / max(1, len(answer.tokens))
-        records.append(Record(metric="turn_seconds_per_token", value=seconds, unit="seconds", step=turn, n=1))
-        records.append(Record(metric="turn_state_bytes", value=dialog.bytes, unit="bytes", step=turn, n=1))
+        said.append((HUMAN, DESCRIBE))
+        tokens = question_tokens(read, said)
+        state, done = network.read([tokens[done:]], None, state), len(tokens)
+        times = []
+        for _ in range(TRIALS):
+            begin = time.perf_counter()
+            generate(network.language, state, max_tokens=WRITTEN)
+            times.append((time.perf_counter() - begin) / WRITTEN)
+        records.append(Record(metric="turn_seconds_per_token", value=min(times), unit="seconds", step=turn, n=TRIALS))
+        records.append(Record(metric="turn_state_bytes", value=bytes_of(state), unit="bytes", step=turn, n=1))
+        said.append((MODEL, first.answer))
     return records

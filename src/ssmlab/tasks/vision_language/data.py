@@ -3,14 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ssmlab.core.errors import DataError
 from ssmlab.core.files import write_atomically
 from ssmlab.core.progress import Progress
-from ssmlab.data.conversations import HUMAN, MODEL, Conversation, Turn, find_conversations, without_marks
+from ssmlab.data.conversations import (
+    HUMAN,
+    MODEL,
+    Conversation,
+    Turn,
+    find_conversations,
+    find_template,
+    text_of,
+    without_marks,
+)
 from ssmlab.data.conversations.nlvr import group_of
 from ssmlab.data.conversations.nlvr_questions import rule_questions
 from ssmlab.data.conversations.reader import listed
@@ -24,6 +33,7 @@ GENERATED = "generated"
 SCENES = 240
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 END = "<|endoftext|>"
+TEMPLATE = "vicuna_v1"  # where nothing names one
 DESCRIBE = "Describe the picture."
 
 
@@ -73,6 +83,8 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         if part not in parts:
             hold_out(parts, part, config, notes)
     check_apart(parts)
+    if config.join:
+        parts["train"] = one_by_image(parts["train"])
     if config.limit:
         parts = {part: found[: config.limit] for part, found in parts.items()}
         notes.append(f"at most {config.limit:,} records of each part are used")
@@ -132,6 +144,18 @@ def own_parts(parts: dict[str, list[Conversation]], notes: list[str]) -> None:
         notes.append("the parts are those of the data")
 
 
+def one_by_image(records: Sequence[Conversation]) -> list[Conversation]:
+    """Records of the same images as one conversation, their turns one after the other; those without images stay."""
+    found: dict[Any, Conversation] = {}
+    for n, record in enumerate(records):
+        first = found.get(record.images or n)
+        turns = record.turns
+        if first is not None:  # the images stand in the first question alone
+            turns = (*first.turns, *(Turn(t.role, without_marks(t.text)) if t.role == HUMAN else t for t in turns))
+        found[record.images or n] = replace(first or record, turns=turns)
+    return list(found.values())
+
+
 def hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, notes: list[str]) -> None:
     """Take a part out of the training part, whole groups only."""
     records = parts["train"]
@@ -175,8 +199,8 @@ def stage_records(
     path = Path(stage.path).expanduser()
     if stage.kind != LINES:
         found = _read(path, stage.images or config.images, stage.kind, config, notes, progress)
-        seen = {group(record) for record in test}
-        kept = [record for record in found if group(record) not in seen]
+        seen = {group(record) for record in test} | {str(image) for record in test for image in record.images}
+        kept = [r for r in found if group(r) not in seen and seen.isdisjoint(map(str, r.images))]
         if len(kept) < len(found):
             notes.append(f"{stage.name}: {len(found) - len(kept):,} records about images of the test part are left out")
         return kept
@@ -215,7 +239,12 @@ def tokenizer_of(recipe: Any, records: Sequence[Conversation], notes: list[str])
         return None
     if any(own):
         raise DataError("some models bring a tokenizer and some do not; give one to all with data.tokenizer=FILE")
-    found = learned_tokenizer(texts(records), recipe.data.vocabulary)
+    stages = [stage.template for stage in recipe.training.stages]
+    names = {name or TEMPLATE for name in (*(model.template for model in recipe.models), *filter(None, stages))}
+    lines = texts(records)  # and what templates put around them, which would else be read letter by letter
+    for template in map(find_template, sorted(names)):
+        lines += [without_marks(text_of(template.pieces(record.turns))) for record in records]
+    found = learned_tokenizer(lines, recipe.data.vocabulary)
     notes.append(f"{found.size:,} tokens, learned from the training part")
     return found
 

@@ -1,6 +1,6 @@
 """Records as training reads them: tokens, which of them are learned, and the images' features, right or wrong ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from ssmlab.core.errors import DataError
 from ssmlab.data.conversations import Conversation, Encoded, Template, encode, shorten
 from ssmlab.data.text.tokenizers import Tokenizer
 from ssmlab.models.vision_language.encoder import Encoders, FeatureCache
-from ssmlab.models.vision_language.pixels import grey
+from ssmlab.models.vision_language.pixels import grey, picture_of
 from ssmlab.tasks.language.task import IGNORE
 from ssmlab.tasks.vision_language.use import open_picture
 
@@ -65,6 +65,7 @@ class Examples(Dataset):
         encoders: that see the images.
         shown: own: the images that a record is about; other: those of another record, so that a model that looks is
             wrong; grey: one colour.
+        pictures: that are no files, by the names by which records have them.
     """
 
     unit = "records"
@@ -76,8 +77,10 @@ class Examples(Dataset):
         encoders: Encoders,
         cache: FeatureCache | None,
         shown: Shown = "own",
+        pictures: Mapping[str, Any] | None = None,
     ):
         self.records, self.rows, self.encoders, self.cache, self.shown = records, rows, encoders, cache, shown
+        self._given = pictures or {}
         self.pictures = [self._shown(i) for i in range(len(records))]
 
     def __len__(self) -> int:
@@ -96,7 +99,9 @@ class Examples(Dataset):
         return item | {f"pixels{i}": torch.stack(column) for i, column in enumerate(columns)}
 
     def open(self, key: str) -> Image.Image:
-        """The picture of a path, or the grey one."""
+        """The picture of a path or of a name, or the grey one."""
+        if key in self._given:
+            return picture_of(self._given[key])
         return grey(next(iter(self.encoders)).config) if key == "grey" else open_picture(key)
 
     def _shown(self, index: int) -> list[str]:

@@ -207,16 +207,25 @@ def measure(
     network.eval()
     records: Records = {}
     for part in ("val", "test"):
-        sums = {shown: sums_of(recipe, data, job, network, part, shown, progress) for shown in SHOWN}
         seen = np.array([bool(record.images) for record in data.parts[part]])
+        own = sums_of(recipe, data, job, network, part, "own", progress)
+        sums = {
+            shown: own
+            if shown == "own" or not seen.any()
+            else sums_of(recipe, data, job, network, part, shown, progress)
+            for shown in SHOWN
+        }
         records[part] = look_records(task, sums, seen, recipe.evaluation.bootstrap)
         if part == "test":
             np.savez_compressed(
                 job.folder / "sums.npz", seen=seen, own=sums["own"], other=sums["other"], grey=sums["grey"]
             )
     config, test = recipe.evaluation, data.parts["test"]
-    records["test"] += answer_records(network, test, data.parts["train"], config, job.folder, progress)
-    records["test"] += retrieval_records(network, test, config, progress)
+    records["test"] += answer_records(
+        network, test, data.parts["train"], answers=config.answers, max_tokens=config.max_tokens,
+        batch_size=config.batch_size, progress=progress, folder=job.folder,
+    )  # fmt: skip
+    records["test"] += retrieval_records(network, test, data.parts["train"], config.retrieval, progress)
     records[None] = [
         Record(metric="parameters", value=count_parameters(network), unit="count"),
         Record(metric="image_tokens", value=network.image_tokens, unit="count"),

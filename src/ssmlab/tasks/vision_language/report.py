@@ -73,8 +73,8 @@ def answers(run: Run, drawn: dict[str, Plot]) -> Html | None:
             own = _of(run, label, "exact_match", kind)
             blind = _of(run, label, "exact_match", f"{kind}, grey image" if kind else GREY)
             common = _of(run, label, "commonest_answer", kind)
-            if own is None or blind is None or common is None:
-                continue
+            if own is None or blind is None or common is None or _of(run, label, "caption_cider"):
+                continue  # captions are hardly ever those of a record; they have scores of their own
             name = f"{run.titles[label]}: {kind}" if kind else run.titles[label]
             low, high = own.spread or (0.0, 1.0)
             cells = [f"{own.value:.1%} [{low:.1%}, {high:.1%}]", f"{blind.value:.1%}", f"{common.value:.1%}"]
@@ -102,7 +102,7 @@ def retrieval(run: Run, drawn: dict[str, Plot]) -> Html | None:
                 rows.append((f"{run.titles[label]}: {way}", [*cells, formats.whole(n)]))
     if not rows:
         return None
-    note = "By log p(text | image) − log p(text | grey image); in brackets what guessing gives."
+    note = "By log p(text | image) − its mean over images of the training part; in brackets what guessing gives."
     table = plain_table(
         "Found among all", ["First", "First 5", "First 10", "Images"], rows, caption=note, class_="wide"
     )
@@ -166,14 +166,23 @@ def turns(run: Run, drawn: dict[str, Plot]) -> Html | None:
     rows = []
     for label in run.labels:
         cold, warm = (_of(run, label, "seconds_to_first_word", c) for c in ("image not read", "image read"))
-        if cold is not None and warm is not None:
-            rows.append((run.titles[label], [f"{cold.value:.3f}", f"{warm.value:.3f}"]))
+        if cold is None or warm is None:
+            continue
+        cells = [f"{cold.value:.3f}", f"{warm.value:.3f}"]
+        for metric, _, scale in TURNS:
+            found = sorted((r.step, r.value * scale) for r in run.records
+                           if r.model == label and r.metric == metric and r.step is not None)  # fmt: skip
+            cells += [f"{found[0][1]:.3g}", f"{found[-1][1]:.3g}"] if found else ["", ""]
+        rows.append((run.titles[label], cells))
     if not rows:
         return None
-    table = plain_table("Seconds to the first word", ["Image not read", "Image read"], rows, class_="wide")
+    last = max((r.step for r in run.records if r.metric == TURNS[0][0] and r.step is not None), default=1)
+    heads = ["First word, image not read, s", "Image read, s", "State after turn 1, MiB", f"Turn {last}, MiB"]
+    heads += ["A token after turn 1, s", f"Turn {last}, s"]
+    note = "A time is the shortest of several; the next word is written after the same words by all models."
+    table = plain_table("Costs", heads, rows, caption=note, class_="wide")
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-    plot = drawn.get("turns")
-    return join([legend(run), el("div", [figure(plot), box], class_="grid") if plot else box])
+    return join([legend(run), *(figure(plot) for name, plot in drawn.items() if name == "turns"), box])
 
 
 REPORT = TaskReport(

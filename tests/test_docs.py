@@ -188,14 +188,17 @@ def check_ssmlab(words: list[str]) -> None:
 
 def check_recipe(command: str, recipe: str, *changes: str, smoke: bool) -> None:
     from ssmlab.experiments.search import RANGE, parse_space
+    from ssmlab.experiments.sweep import parse_grid
     from ssmlab.tasks.recipe import load_recipe
 
     if recipe.isupper() or recipe.startswith("runs/") or recipe.endswith(".toml"):
         return
-    if command == "sweep":
+    varies = bool(parse_grid(list(changes), varies=False)[0]) or any(RANGE in change for change in changes)
+    if command == "sweep" and varies:
         grid, changes = parse_space(list(changes))
         changes = [*changes, *(f"{key}={values[0].partition(RANGE)[0]}" for key, values in grid.items())]
-    load_recipe(recipe, ["data.path=somewhere", *changes], smoke=smoke)
+    found = load_recipe(recipe, ["data.path=somewhere", *changes], smoke=smoke)
+    assert command == "run" or varies or found.trials.declared, "nothing varies"
 
 
 def test_these_checks_can_fail(tmp_path):

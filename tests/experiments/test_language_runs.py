@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,6 +255,9 @@ def test_training_sequences_may_grow_but_the_parts_do_not():
     assert data.val[0].shape[1] == data.test[0].shape[1] == 136
     one = load_data(load_recipe("language/selective_copying", [*changes[:3], "data.data_tokens=1"], smoke=True))
     assert [one.epoch(i)[0].shape[1] for i in (0, 3, 15)] == [4 + 1, 4 + 1, 128 + 1]
+    both = replace(data, curriculum="together")
+    assert [both.epoch(i)[0].shape[1] for i in (0, 6, 12)] == [16 + 2, 72 + 5, 128 + 8]
+    assert replace(data, curriculum="none").epoch(0)[0].shape[1] == 128 + 8
     heads = load_data(load_recipe("language/induction_heads", [*changes[:3], "data.test_lengths=[]"], smoke=True))
     assert [heads.epoch(i)[0].shape[1] for i in (0, 6, 12, 15)] == [16, 72, 128, 128]
 

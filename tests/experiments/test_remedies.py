@@ -1,5 +1,7 @@
 """Recipes with a base: factorised models start from it, remedies know its task, and what is forgotten is recorded."""
 
+import json
+
 import pytest
 import torch
 
@@ -19,7 +21,11 @@ def finals(folder):
 @pytest.mark.slow
 def test_forgetting_is_measured_for_every_remedy(tmp_path):
     recipe = load_recipe("adapt/forgetting_vision", ["data.limit=20"], smoke=True)
-    found = finals(run_recipe(recipe, output=tmp_path))
+    folder = run_recipe(recipe, output=tmp_path)
+    found = finals(folder)
+    base = json.loads((tmp_path / f"{recipe.name}-base" / "run.json").read_text())
+    counts = {r.n for r in read_records(folder / "records.jsonl") if r.metric == "base_accuracy"}
+    assert counts == {base["data"]["counts"]["test"]}, "of the part by which no setting was chosen"
     before = {found[label, "base_accuracy", None] + found[label, "forgotten_accuracy", None] for label in LABELS}
     assert len(before) == 1 and before.pop() > 0  # all started from the same base
     assert found["lora", "forgotten_accuracy", "adapters off"] == 0

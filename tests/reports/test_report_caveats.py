@@ -9,6 +9,7 @@ from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
 from ssmlab.reports.caveats import chance, doubt, doubts, judged
 from ssmlab.reports.html import write_report
+from ssmlab.reports.methods import paragraph
 from ssmlab.reports.run_folder import load_run
 from ssmlab.tasks.table import report_of
 
@@ -52,6 +53,25 @@ CHANCE = {"chance": {"metric": "bits_per_byte", "value": 4.5, "of": "the frequen
 def test_a_run_that_learned_has_a_verdict(tmp_path):
     verdict = judged(language(tmp_path, data=CHANCE))
     assert verdict.kind == "clear" and verdict.headline == "A wins" and "Flattered" not in verdict.detail
+
+
+def test_unequal_trials_or_seeds_name_no_winner(tmp_path):
+    def with_trials(text):
+        (tmp_path / "recipe.toml").write_text(text)
+        return load_run(tmp_path, report_of)
+
+    run = language(tmp_path)
+    equal = judged(with_trials("[trials.had]\na = 6\nb = 6\n"))
+    assert equal.kind == "clear" and equal.detail.endswith("best of 6 trials on the validation part.")
+    assert "none was made" in judged(with_trials("[trials.grid]\n'training.learning_rate' = [1e-3]\n")).detail
+    found = with_trials("[trials.had]\na = 6\n")
+    verdict = judged(found)
+    assert verdict.kind == "unequal" and "Numbers of trials are unequal: A 6 and B 0." in verdict.detail
+    assert "trials: 6 (A) and 0 (B)" in paragraph(found)
+    one_more = [*run.records, *(replace(r, seed=1) for r in run.records if r.model == "a")]
+    write_records(tmp_path / "records.jsonl", one_more)
+    (tmp_path / "recipe.toml").unlink()
+    assert "Numbers of seeds are unequal: A 2 and B 1." in judged(load_run(tmp_path, report_of)).detail
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ trial       the recipe's tiny form, --smoke
 chance      the best model is not clearly better than knowing only how frequent the answers are
 stuck       the loss of the best model, which began at random, did not fall while it was trained
 overfitted  a compared model was kept long after its best epoch on the validation part
+unequal     models had unequal numbers of trials for their settings, or of seeds
 """
 
 import math
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.formats import listing
+from ssmlab.core.formats import listing, plural
+from ssmlab.reports.methods import declares_trials, trials_of
 from ssmlab.reports.primary_metric import interval_of
 from ssmlab.reports.run_folder import SEED_SUFFIX, Run, load_run
 from ssmlab.reports.task_report import ReportOf
@@ -37,6 +39,7 @@ def judged(run: Run) -> Winner:
     overfitted = (_overfitted(run, label) for label in compared)
     for kind, headline, why in (
         ("trial", "A trial, no verdict", _trial(run)),
+        ("unequal", "Unequal trials or seeds, no verdict", unequal(run)),
         ("chance", "Not better than chance, no verdict", _chance(run, compared[0], ", the best,")),
         ("stuck", "No progress, no verdict", _stuck(run, compared[0])),
         ("overfitted", "Overfitted, no verdict", next(filter(None, overfitted), "")),
@@ -48,6 +51,11 @@ def judged(run: Run) -> Winner:
             verdict = replace(verdict, kind=kind, headline=headline, detail=detail, difference=None)
             break
     details = [verdict.detail]
+    had = set(trials_of(run).values())
+    if len(had) == 1 and had != {0}:
+        details.append(f"Every model's settings are the best of {plural(had.pop(), 'trial')} on the validation part.")
+    elif had == {0} and declares_trials(run):
+        details.append("Settings were not chosen: of the trials that the recipe declares (ssmlab sweep) none was made.")
     known = {r.class_ for r in run.records if r.class_ and r.class_.startswith("length ") and r.metric == "accuracy"}
     lengths, trained = sorted(int(name.split()[1]) for name in known), run.data.get("length")
     if lengths and trained and lengths[-1] != trained:  # synthetic tasks: the verdict is of the trained length
@@ -59,6 +67,17 @@ def judged(run: Run) -> Winner:
         count = f"{found['exact'] + found['near']:,} of {found['of']:,}"
         details.append(f"Flattered: {count} in the test part are copies of what models learned from.")
     return replace(verdict, detail=" ".join(details))
+
+
+def unequal(run: Run) -> str:
+    """Which models had more trials for their settings, or more seeds, than others; empty where all had as many."""
+    found = []
+    seeds = {m: len(run.finals.get((m, run.primary_metric.metric, None), {})) for m in run.labels}
+    for what, counts in (("trials", trials_of(run)), ("seeds", seeds)):
+        if len(set(counts.values())) > 1:
+            told = listing([f"{run.titles[label]} {count}" for label, count in counts.items()])
+            found.append(f"Numbers of {what} are unequal: {told}.")
+    return " ".join(found)
 
 
 def doubt(folder: Path | None, title: str, report_of: ReportOf) -> str:

@@ -45,6 +45,18 @@ def _table(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def trials_of(run: Run) -> dict[str, int]:
+    """By model, how many trials its settings are the best of; 0: nothing is recorded of any."""
+    had = _table(_table(recipe_of(run), "trials"), "had")
+    return {label: had[label] if isinstance(had.get(label), int) else 0 for label in run.labels}
+
+
+def declares_trials(run: Run) -> bool:
+    """Whether the recipe says what every model may choose from before the run."""
+    found = _table(recipe_of(run), "trials")
+    return bool(found.get("grid") or found.get("own"))
+
+
 def _number(value: Any, scale: float = 1) -> str:
     return f"{scale * value:g}" if isinstance(value, (int, float)) else str(value)
 
@@ -119,6 +131,12 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
     own = [f"{m.get('label') or m.get('name')}: {', '.join(_further(_table(m, 'training'), ()))}" for m in rows]
     if own:
         found.append(f"Settings of single models: {'; '.join(own)}.")
+    if any((had := trials_of(run)).values()):
+        counts = listing([f"{count} ({run.titles[label]})" for label, count in had.items()])
+        each = f"{next(iter(had.values()))} for every model" if len(set(had.values())) == 1 else counts
+        found.append(f"They were chosen on the validation part; trials: {each}.")
+    elif own:
+        found.append("Nothing is recorded of how these were chosen.")
     found.append(f"{'Seeds' if len(run.seeds) > 1 else 'Seed'}: {', '.join(map(str, run.seeds)) or 'unknown'}.")
     return found
 

@@ -12,6 +12,7 @@ from ssmlab.tasks.overrides import apply_override, explain, parse_override
 from ssmlab.tasks.shared.recipe import AnyRecipe
 from ssmlab.tasks.table import recipe_class
 
+TRIED = ("data", "training", "models", "adapt")  # tables that a choice of settings depends on
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
 
@@ -58,6 +59,8 @@ def load_recipe(
     if ("training", "epochs") in texts and ("training", "min_steps") not in texts and "training" in table:
         table["training"].pop("min_steps", None)  # whoever says how many epochs wants so many
     recipe = validate(table, where, texts)
+    if smoke or any(keys[0] in TRIED and keys != ("data", "path") for keys in texts):
+        recipe.trials.had = {}  # its settings were chosen for another problem
     if before and recipe.models and before != _models_of(table) and ("description",) not in texts:
         titles = (getattr(model, "title", "") or model.name for model in recipe.models)
         recipe.description = " against ".join(dict.fromkeys(titles))

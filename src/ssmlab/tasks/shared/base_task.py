@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ssmlab.tasks.shared.adapting import new_head
 
 
 class BaseTask:
-    """The run that the models started from: its model, and its task on its validation part.
+    """The run that the models started from: its model, and its task on its test part.
 
     Args:
         experiment, recipe, data: of that run; job: its first model.
@@ -33,7 +34,7 @@ class BaseTask:
         self.experiment, self.recipe, self.data, self.job, self.load = experiment, recipe, data, job, load
         self.compute = compute
         self.metric, self.higher_is_better = experiment.primary_metric(data), experiment.higher_is_better
-        self.before = self._measured(self.network())
+        self._before: dict[str, float] = {}
 
     def network(self) -> nn.Module:
         """Its model, as it was."""
@@ -47,22 +48,43 @@ class BaseTask:
         """What it was trained on."""
         return self.experiment.parts(self.recipe, self.data, self.job.model)[0]
 
-    def forgotten(self, adapted: Any) -> list[Record]:
-        """The score of a network that has learned something else since, with the old head, and how much is lost."""
+    def forgotten(self, adapted: Any, part: str = "test") -> list[Record]:
+        """The score of a network that has learned something else since, with the old head, and how much is lost.
+
+        Args:
+            part: "test", or "val" where settings are chosen by it.
+        """
         base = self.network()
         with _on_old_task(adapted, base) as network:
-            after = self._measured(network)
-        lost = self.before - after if self.higher_is_better else after - self.before
-        unit, count = "fraction" if self.higher_is_better else "bits", self.data.describe["counts"]["val"]
+            after = self._measured(network, part)
+        lost = self.before(part) - after if self.higher_is_better else after - self.before(part)
+        unit, count = "fraction" if self.higher_is_better else "bits", self.data.describe["counts"][part]
         return [
             Record(metric=f"base_{self.metric}", value=after, unit=unit, n=count),
             Record(metric=f"forgotten_{self.metric}", value=lost, unit=unit, n=count),
         ]
 
-    def _measured(self, network: nn.Module) -> float:
+    def before(self, part: str) -> float:
+        """The score of its model as it was."""
+        if part not in self._before:
+            self._before[part] = self._measured(self.network(), part)
+        return self._before[part]
+
+    def _measured(self, network: nn.Module, part: str) -> float:
         network.to(self.compute.device)
-        found = self.experiment.validate(self.recipe, self.data, self.job, network, self.task(network))
-        return found[f"val_{self.metric}"]
+        data = _tested(self.data) if part == "test" else self.data
+        task = self.experiment.task_of(self.recipe, data, self.job.model, network)
+        return self.experiment.validate(self.recipe, data, self.job, network, task)[f"val_{self.metric}"]
+
+
+def _tested(data: Any) -> Any:
+    """Data whose validation part is the test part: what validates a model then tests it."""
+    if hasattr(data, "val"):
+        return replace(data, val=data.test)
+    name = next(name for name in ("rows", "pairs", "parts") if hasattr(data, name))
+    caches: dict[str, dict] = {field.name: {} for field in fields(data) if field.default_factory is dict}
+    parts = getattr(data, name)
+    return replace(data, **caches, **{name: parts | {"val": parts["test"]}})
 
 
 @contextmanager

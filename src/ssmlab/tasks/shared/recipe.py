@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ssmlab.core.table import Table
 from ssmlab.tasks.shared.tables import AdaptConfig, BaseRun, check_continual, check_growth, check_used, with_short_form
+from ssmlab.tasks.shared.trials import TrialsTable
 
 
 class AnyRecipe(Table):
@@ -46,6 +47,8 @@ class AnyRecipe(Table):
     """Adapters instead of training all weights."""
     base: BaseRun = BaseRun()
     """What the models start from."""
+    trials: TrialsTable = TrialsTable()
+    """What every model may choose from before the run."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -64,7 +67,10 @@ class AnyRecipe(Table):
         methods = [getattr(model, "adapt", "") or self.adapt.method for model in self.models]
         check_used(self.adapt, methods)
         check_growth(self.adapt, methods, self.task)
-        check_continual(self.models, self.task, bool(self.base.recipe or self.base.weights))
+        based = bool(self.base.recipe or self.base.weights)
+        check_continual(self.models, self.task, based)
+        if self.trials.price and not based:
+            raise ValueError(f"trials.price={self.trials.price} is that of an old task; give base.recipe")
         return self
 
     @model_validator(mode="after")
@@ -75,6 +81,8 @@ class AnyRecipe(Table):
             raise ValueError(f"two models are labelled {twice[0]!r}; give each its own label")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds has one twice: {self.seeds}")
+        if self.trials.declared and (both := sorted(set(self.seeds) & set(self.trials.seeds))):
+            raise ValueError(f"seed {both[0]} is one of the trials; settings must be chosen with other seeds")
         if self.name and not names_folder(self.name):
             raise ValueError(f"name {self.name!r} names a folder below runs/: use letters, digits, - _ . +")
         return self

@@ -25,13 +25,14 @@ class Problem:
 
     Args:
         config: its sizes.
-        epochs: of the training.
+        epochs, curriculum: of the training.
         val, test: tokens (n, l) uint8 and labels (n, l); `further` the same for other lengths.
         describe: what run.json says about the data.
     """
 
     config: SyntheticData
     epochs: int
+    curriculum: str = "memory_first"
     val: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     further: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -40,21 +41,26 @@ class Problem:
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The training sequences of an epoch; those of the same number are the same."""
         config = self.config
-        size = _growing(config, number / (config.grow * self.epochs)) if config.grow else {}
+        grows = config.grow and self.curriculum != "none"
+        size = _growing(config, number / (config.grow * self.epochs), self.curriculum) if grows else {}
         return make(config.model_copy(update=size), config.examples, [config.split_seed, EPOCHS + number], every=True)
 
 
-def _growing(config: SyntheticData, part: float) -> dict[str, int]:
+def _growing(config: SyntheticData, part: float, curriculum: str) -> dict[str, int]:
     """The sizes of an epoch, where `part` of the growth is over, 1 and more: all of it.
 
-    Sequences of an eighth of the length grow steadily. In selective copying what is to be remembered comes first, since
-    a short sequence costs little: in the first third the data tokens grow from 2, at `PLACES` places each; in the
-    second nothing grows; in the last one the noise does, each epoch by the same factor.
+    Sequences of an eighth of the length grow steadily. In selective copying the data tokens do so too ("together"),
+    from 2; or what is to be remembered comes first ("memory_first"), since a short sequence costs little: in the first
+    third the data tokens grow from 2, at `PLACES` places each; in the second nothing grows; in the last one the noise
+    does, each epoch by the same factor.
     """
     if part >= 1:
         return {}
     if config.path != "selective_copying":
         return {"length": max(8, round((1 / 8 + 7 / 8 * part) * config.length))}
+    if curriculum == "together":
+        tokens = min(config.data_tokens, round(2 + (config.data_tokens - 2) * part))
+        return {"data_tokens": tokens, "length": max(8, tokens, round((1 / 8 + 7 / 8 * part) * config.length))}
     tokens = min(config.data_tokens, round(2 + (config.data_tokens - 2) * min(1, 3 * part)))
     dense = min(config.length, PLACES * tokens)
     return {"data_tokens": tokens, "length": round(dense * (config.length / dense) ** max(0, 3 * part - 2))}
@@ -116,9 +122,8 @@ def load_problem(recipe: AnyRecipe, progress: Progress | None = None) -> Problem
         "notes": [
             f"generated; every epoch has {config.examples:,} new sequences for training",
             *(
-                [f"in the first {config.grow:.0%} of the epochs training sequences are shorter and grow"]
-                if config.grow
-                else []
+                [f"in the first {config.grow:.0%} of the epochs training sequences grow, if so trained"]
+                * (config.grow > 0)
             ),
         ],
     }

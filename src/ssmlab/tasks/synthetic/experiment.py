@@ -44,8 +44,9 @@ def task_of(recipe: SyntheticRecipe, data: Problem, model: SequenceModel | None 
 
 
 def parts(recipe: SyntheticRecipe, data: Problem, model: Any) -> tuple["NewEveryEpoch", BatchedDataset]:
-    """Training and validation part."""
-    return NewEveryEpoch(data), dataset_of(data.val)
+    """Training part, which grows as the model's training says, and validation part."""
+    config = recipe.training_of(model)
+    return NewEveryEpoch(replace(data, epochs=config.epochs, curriculum=config.curriculum)), dataset_of(data.val)
 
 
 class NewEveryEpoch(BatchedDataset):

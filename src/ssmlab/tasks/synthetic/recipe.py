@@ -13,6 +13,9 @@ class SyntheticTraining(SequenceTraining):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """The share of a label that is spread over all tokens."""
+    curriculum: Literal["none", "together", "memory_first"] = "memory_first"
+    """How training sequences grow where data.grow says that they do; none: they do not. Of selective copying
+    memory_first: first what is to be remembered, then the noise; other tasks know only one way."""
 
 
 class SyntheticData(Table):
@@ -29,7 +32,7 @@ class SyntheticData(Table):
     examples: int = Field(6400, ge=1)
     """Of an epoch."""
     grow: float = Field(0.0, ge=0, le=1)
-    """The share of the epochs in which training sequences grow."""
+    """The share of the epochs in which training sequences grow; how: training.curriculum."""
     test_examples: int = Field(1000, ge=1)
     """Of the test part."""
     val_examples: int = Field(0, ge=0)

@@ -46,6 +46,14 @@ def test_a_recorded_difference_is_turned_round():
     assert answer.difference == pytest.approx((0.025, 0.005, 0.045))
 
 
+def test_a_winner_of_folds_holds_over_the_folds_too():
+    records = [accuracy("a", 0.95), accuracy("b", 0.975), *difference("b - a", 0.025, 0.005, 0.045)]
+    over = Record(model="b - a", split="test", metric="p_of_accuracy_difference", value=0.03, seed=0)
+    assert winner([*records, replace(over, class_="Nadeau-Bengio, Holm")], TASK).clear
+    answer = winner([*records, replace(over, class_="Nadeau-Bengio, Holm", value=0.16)], TASK)
+    assert answer.kind == "unclear" and "p = 0.16 is above 0.05" in answer.detail
+
+
 @pytest.mark.parametrize("low", [-0.01, 0.0])
 def test_an_interval_with_zero_is_no_clear_winner(low):
     answer = winner([accuracy("a", 0.95), accuracy("b", 0.96), *difference("b - a", 0.01, low, 0.03)], TASK)

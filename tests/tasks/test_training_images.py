@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssmlab.core.errors import DataError, RecipeError
+from ssmlab.core.errors import DataError, ModelError, RecipeError
 from ssmlab.tasks.classify.data import load_images, spread_over_classes
+from ssmlab.tasks.classify.experiment import build
 from ssmlab.tasks.classify.images import channel_statistics
 from ssmlab.tasks.recipe import load_recipe
 
@@ -54,3 +55,9 @@ def test_the_positive_class_must_exist():
         load_images(load_recipe(DIGITS, ["evaluation.positive=ten", "data.limit=20"]))
     with pytest.raises(RecipeError, match=r"evaluation\.positive is for two classes, the data have 10; leave it out"):
         load_images(load_recipe(DIGITS, ["evaluation.positive='3'", "data.limit=20"]))
+
+
+def test_images_that_are_too_small_for_a_network():
+    recipe = load_recipe(DIGITS, ["data.limit=10", "data.image_size=28", 'models=[{name="timm/convnext_atto"}]'])
+    with pytest.raises(ModelError, match=r"convnext_atto cannot take images of 28 x 28.*larger data\.image_size"):
+        build(recipe, load_images(recipe), recipe.models[0], 0)

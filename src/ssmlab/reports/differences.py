@@ -47,8 +47,10 @@ class Pair:
 
     @property
     def corrected(self) -> float | None:
-        """p corrected for all pairs."""
-        return self.ps.get(HOLM)
+        """p corrected for all pairs; of folds the larger of both tests, since that of the cases knows nothing of what
+        other training parts would have made of the models."""
+        over_cases, over_folds = self.ps.get(HOLM), self.ps.get(f"{FURTHER[1]}, {HOLM}")
+        return over_cases if over_cases is None or over_folds is None else max(over_cases, over_folds)
 
 
 def pairs_of(records: list[Record], labels: list[str], metric: str) -> list[Pair]:
@@ -159,7 +161,8 @@ def assumptions(tested: Tested) -> str:
             if several
             else " One seed was trained: both are about these trained models, not about training such models."
         ),
-        *(["“Nadeau-Bengio” is over folds: it counts too that other training images make other models."] * over_folds),
+        *(["“Nadeau-Bengio” is over folds: it counts too that other training images make other models. A winner "
+           "is named where both are small enough."] * over_folds),
         f"Assumed: {drawn_from} are independent and drawn from where future ones come from"
         + ("; seeds are independent." if several else "."),
     ))  # fmt: skip

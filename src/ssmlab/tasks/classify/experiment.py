@@ -13,10 +13,12 @@ from transformers import set_seed
 
 from ssmlab.adapt.factorize import factorize
 from ssmlab.checkpoints.folder import load_model, save_ensemble, save_model
+from ssmlab.core.errors import ModelError
 from ssmlab.core.progress import Progress
 from ssmlab.core.record import Record
 from ssmlab.core.statistics import score_interval, statistics_of
 from ssmlab.models import create_model
+from ssmlab.models.weights import one_line
 from ssmlab.profiling import peak_memory
 from ssmlab.reports.run_folder import read_predictions
 from ssmlab.tasks.classify.images import Images, Part
@@ -63,10 +65,22 @@ def build(recipe: Recipe, data: Images, model: ModelConfig, seed: int) -> nn.Mod
         weights=weights / "model.safetensors" if weights and weights.is_dir() else weights,
         **model.options,
     )
+    channels, usual, _ = network.default_cfg["input_size"]
+    size = recipe.data.image_size
+    example = torch.zeros(1, channels, size, size)
+    if size < usual:  # a convolution with a stride may have nothing left to stand on, which else ends the training
+        was = network.training
+        try:
+            with torch.no_grad():
+                network.eval()(example)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{model.name} cannot take images of {size} x {size}, it is made for {usual} x {usual}; give a larger "
+                f"data.image_size ({one_line(error)})"
+            ) from error
+        network.train(was)
     if model.compress.rule:
         rule: dict[str, Any] = model.compress.rule
-        size = recipe.data.image_size
-        example = torch.zeros(1, network.default_cfg["input_size"][0], size, size)
         chosen = model.compress
         factorize(network, chosen.targets, **rule, residual_rank=chosen.residual_rank, inputs=example)
     freeze(network, recipe.training_of(model).freeze)

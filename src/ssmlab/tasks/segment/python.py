@@ -64,6 +64,8 @@ def mask_of(mask: Any) -> Tensor:
 class Pairs:
     """A dataset of (image, mask) as a part that `predict_part` reads."""
 
+    groups = None  # nothing names them
+
     def __init__(self, data: Any):
         self.data = data
         self.ids = [str(i) for i in range(len(data))]

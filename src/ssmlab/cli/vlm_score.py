@@ -101,23 +101,10 @@ def pope(
     out: Out = None,
 ) -> None:
     """POPE: whether an object is there, yes or no; by category where the references have one."""
-    from ssmlab.core.errors import DataError
-    from ssmlab.data.contents import some
-    from ssmlab.tasks.vision_language.answers import read_rows, score_pope, texts_by_id
+    from ssmlab.tasks.vision_language.answers import read_rows, score_pope_by_category, texts_by_id
 
-    rows, given = read_rows(references), texts_by_id(answers)
-    ids = [str(row.get("question_id", n)) for n, row in enumerate(rows)]
-    missing = [id for id in ids if id not in given]
-    if missing:
-        raise DataError(f"{answers}: no answers to {len(missing):,} questions ({some(missing)})")
-    categories = {str(row.get("category", "all")) for row in rows}
-    groups = {"all": range(len(rows))} | {
-        name: [n for n, row in enumerate(rows) if str(row.get("category", "all")) == name]
-        for name in sorted(categories)
-    }
     result = {}
-    for name, places in groups.items():
-        score = score_pope([given[ids[n]] for n in places], [str(rows[n].get("label", "")) for n in places])
+    for name, score in score_pope_by_category(texts_by_id(answers), read_rows(references)).items():
         typer.echo(f"{name}: {score.n:,} questions, {score.yes:.1%} answered yes")
         _table([("accuracy", score.accuracy, score.n)])
         typer.echo(f"precision {score.precision:.1%}, recall {score.recall:.1%}, F1 {score.f1:.1%}")

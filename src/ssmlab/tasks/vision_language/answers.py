@@ -227,3 +227,22 @@ def score_pope(answers: Sequence[str], labels: Sequence[str]) -> YesNoScore:
         n=len(pairs),
         counts=(tp, fp, tn, fn),
     )
+
+
+def score_pope_by_category(given: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, YesNoScore]:
+    """POPE's scores of all questions, and of every category where there are some.
+
+    Args:
+        given: question_id -> answer. rows: with question_id, label and category, as POPE's files have them.
+    Raises:
+        DataError: questions without an answer, or as `score_pope`.
+    """
+    asked = [(str(row.get("question_id", n)), row) for n, row in enumerate(rows)]
+    if missing := [id for id, _ in asked if id not in given]:
+        raise DataError(f"no answers to {len(missing):,} questions ({some(missing)})")
+    kinds = sorted({str(row["category"]) for _, row in asked if "category" in row})
+    groups = {"all": asked} | {kind: [pair for pair in asked if str(pair[1].get("category")) == kind] for kind in kinds}
+    return {
+        name: score_pope([given[id] for id, _ in pairs], [str(row.get("label", "")) for _, row in pairs])
+        for name, pairs in groups.items()
+    }

@@ -153,10 +153,10 @@ def selective_scan(
 
     x, maps, D = new(b, d, l), new(b, n, l), new(d, kind=torch.float32)
     x = x if layout == "tokens" else x.mT.contiguous().mT
-    arguments = (x, x, new(d, n, kind=torch.float32), maps, maps, D, x if gate else None, D, True)
+    arguments = (x, x, new(d, n, kind=torch.float32), maps, maps, D, x if gate else None, D, None, None, True)
     with compiling() as found:
-        scan_forward(*arguments, None, None, True)
-        scan_backward(x, None, outputs(x, arguments[2], True)[2], *arguments, None, None)
+        scan_forward(*arguments, save=True)
+        scan_backward(x, None, outputs(x, arguments[2], True)[2], *arguments)
     return found
 
 

@@ -69,4 +69,4 @@ def assert_same(a: Path, b: Path, tolerance: float = 1e-6) -> None:
     first, second = curve(a), curve(b)
     assert first.keys() == second.keys() and len([1 for key in first if key[1] == "loss"]) >= 2
     far = {key: (value, second[key]) for key, value in first.items() if abs(value - second[key]) > tolerance}
-    assert not far
+    assert not far, f"far apart, one and the other: {far}"

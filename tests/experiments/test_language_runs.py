@@ -124,7 +124,7 @@ class InterruptAt(Progress):
     [
         (TEXT, ["training.carry_state=true", f"models=[{M},{{name='mamba2_lm_test'}},{{name='s4d_lm_test'}}]"]),
         (TEXT, ["training.gradient_checkpointing=true", "training.keep=best", ONE]),
-        ("language/selective_copying", [ONE, "data.examples=32"]),
+        ("language/selective_copying", [ONE, "data.examples=32", "seeds=[0]"]),
         ("language/classify_text", [ONE, "data.crop=random", "data.length=40"]),
     ],
 )  # fmt: skip

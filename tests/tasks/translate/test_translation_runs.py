@@ -126,7 +126,7 @@ def test_a_run_writes_everything_that_scores_and_translates(run):
     pair = one(run, model="transformer - mamba", metric="bleu_difference")
     assert pair.spread[0] <= pair.value <= pair.spread[1]
     described = json.loads((run / "run.json").read_text())["data"]
-    assert described["counts"] == {"train": 200, "val": 8, "test": 8} and described["vocabulary"] == 400
+    assert described["counts"] == {"train": 60, "val": 8, "test": 8} and described["vocabulary"] == 400
     assert described["items"] == "pairs" and described["tokens"]["train"] > 200
 
 

@@ -103,7 +103,8 @@ def nadeau_bengio(differences, tested: float, trained: float, confidence: float 
     mean, freedom = float(values.mean()), len(values) - 1
     error = (float(values.var(ddof=1)) * (1 / len(values) + tested / trained)) ** 0.5
     half = student(freedom, confidence) * error
-    p = 2 * float(t_distribution.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    # differences that are all the same, as of few cases, say nothing about how much they vary
+    p = 2 * float(t_distribution.sf(abs(mean) / error, freedom)) if error > 1e-9 * abs(mean) else 1.0
     return Interval(mean, mean - half, mean + half), p
 
 

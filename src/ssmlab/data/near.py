@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from ssmlab.core.formats import plural
 from ssmlab.data.folds import Fold
 
 SIDES = (12, 12)  # of a thumbnail, in pixels
@@ -70,11 +71,10 @@ def near_across_folds(
         pairs += [(ids[first + i], ids[j]) for i, j in enumerate(best.tolist()) if likeness[i, j] > ALIKE]
     if not pairs:
         return Alike([], [])
-    several = "1 pair" if len(pairs) == 1 else f"{len(pairs):,} pairs"
     said = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + ("; ..." if len(pairs) > 3 else "")
     return Alike(pairs, [
-        f"{several} of images in different folds look nearly alike ({said}); run.json lists them as near_copies; look "
-        "whether they are copies or of one patient, whom data.group keeps in one fold"
+        f"{plural(len(pairs), 'pair')} of images in different folds look nearly alike ({said}); run.json lists them as "
+        "near_copies; look whether they are copies or of one patient, whom data.group keeps in one fold"
     ])  # fmt: skip
 
 

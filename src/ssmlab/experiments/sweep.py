@@ -96,21 +96,18 @@ class Sweep:
     def recipe(self) -> AnyRecipe:
         """The best trial's recipe. Where models may be trained differently, each one with its own best of the grid."""
         best = self.best.recipe
-        count = len(self.trials)
         if self.declared is not None:
             table = self.declared.model_dump() | {"base": best.base.model_dump()}
             own = [self.best_of(model.label).recipe.models[i] for i, model in enumerate(best.models)]
             table["models"] = [model.model_dump() for model in own]
-            table["trials"]["had"] = {model.label: count for model in own}
-            return type(best).model_validate(table)
-        best.trials.had = {model.label: count for model in best.models}
-        if not all(key.startswith("training.") for key in self.best.changes) or not hasattr(best.models[0], "training"):
-            return best
-        table = best.model_dump()
-        for model in table["models"]:
-            own = self.best_of(model["label"]).recipe.training.model_dump()
-            changed = [key.split(".")[1] for key in self.best.changes]
-            model["training"] = model["training"] | {key: own[key] for key in changed}
+        else:
+            table = best.model_dump()
+            training = all(key.startswith("training.") for key in self.best.changes)
+            for model in table["models"] if training and hasattr(best.models[0], "training") else ():
+                values = self.best_of(model["label"]).recipe.training.model_dump()
+                changed = [key.split(".")[1] for key in self.best.changes]
+                model["training"] = model["training"] | {key: values[key] for key in changed}
+        table["trials"]["had"] = {model.label: len(self.trials) for model in best.models}
         return type(best).model_validate(table)
 
 

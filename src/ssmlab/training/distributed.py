@@ -4,6 +4,7 @@ Every process computes the same program on its share of each batch; the first on
 it is chosen, so that the same items are in the same steps at any number of processes.
 """
 
+import atexit
 import os
 import random
 import sys
@@ -58,7 +59,14 @@ def start(device: str) -> World:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         with explained(world):
             distributed.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(_leave)
     return world
+
+
+def _leave() -> None:
+    """End gloo's threads before Python ends: one that wants the interpreter after that brings the process down."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ssmlab.data.conversations import (
     HUMAN,
     MODEL,
     Conversation,
+    Found,
     Turn,
     find_conversations,
     find_template,
@@ -68,10 +70,11 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         folder = user_folder("XDG_CACHE_HOME", ".cache") / "scenes"
         path, images = folder / "scenes.json", str(folder)
         write_atomically(path, json.dumps(generated_scenes(folder, SCENES)))
-    parts = {"train": _read(path, images, config.kind, config, notes, progress)}
+    whole = _read(path, images, config.kind, config, notes, progress)
+    parts = {"train": whole.conversations}
     for part in ("val", "test"):
         if other := getattr(config, part):
-            parts[part] = _read(Path(other).expanduser(), images, "", config, notes, progress)
+            parts[part] = _read(Path(other).expanduser(), images, "", config, notes, progress).conversations
     if config.questions == "rules":
         how = {"test_share": config.test_fraction, "seed": config.split_seed}
         parts |= {part: rule_questions(parts["train"], part, **how).conversations for part in ("test", "train")}
@@ -81,7 +84,7 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         own_parts(parts, notes)
     for part in ("test", "val"):
         if part not in parts:
-            hold_out(parts, part, config, notes)
+            hold_out(parts, part, config, notes, whole.images)
     check_apart(parts)
     if config.join:
         parts["train"] = one_by_image(parts["train"])
@@ -119,7 +122,7 @@ def group(record: Conversation) -> str:
     return str(record.images[0]) if record.images else record.turns[0].text
 
 
-def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], progress: Progress) -> list[Conversation]:
+def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], progress: Progress) -> Found:
     found = find_conversations(
         path, images or None, kind=kind or None, text_only=config.text_only, image_first=config.image_first
     )
@@ -131,7 +134,7 @@ def _read(path: Path, images: str, kind: str, config: Any, notes: list[str], pro
             listed(found),
         )
     notes += [f"left out: {line}" for line in listed(found)]
-    return found.conversations
+    return found
 
 
 def own_parts(parts: dict[str, list[Conversation]], notes: list[str]) -> None:
@@ -156,11 +159,11 @@ def one_by_image(records: Sequence[Conversation]) -> list[Conversation]:
     return list(found.values())
 
 
-def hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, notes: list[str]) -> None:
-    """Take a part out of the training part, whole groups only."""
-    records = parts["train"]
+def hold_out(parts: dict[str, list[Conversation]], part: str, config: Any, notes: list[str], images: Path) -> None:
+    """Take a part out of the training part, whole groups only; it is the same wherever the folder of images lies."""
+    records, place = parts["train"], os.path.join(os.path.abspath(images), "")
     fraction = config.val_fraction if part == "val" else config.test_fraction
-    groups = [group(record) for record in records]
+    groups = [group(record).removeprefix(place).replace(os.sep, "/") for record in records]
     chosen = held_out(
         [record.id for record in records], [0] * len(records), groups, fraction=fraction, seed=config.split_seed,
         part=part,
@@ -198,7 +201,7 @@ def stage_records(
     """The records of a stage that has its own."""
     path = Path(stage.path).expanduser()
     if stage.kind != LINES:
-        found = _read(path, stage.images or config.images, stage.kind, config, notes, progress)
+        found = _read(path, stage.images or config.images, stage.kind, config, notes, progress).conversations
         seen = {group(record) for record in test} | {str(image) for record in test for image in record.images}
         kept = [r for r in found if group(r) not in seen and seen.isdisjoint(map(str, r.images))]
         if len(kept) < len(found):

@@ -6,59 +6,49 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from trees import fill, write
 
 from ssmlab.tasks.recipe import load_recipe
 from ssmlab.tasks.table import load_data
 
-LINES = [f"{'a great film' if i % 2 else 'a bad film'} of nineteen {i}" for i in range(40)]
-
-
-def picture(path, i):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
-
 
 def classes(folder):
-    for i in range(40):
-        picture(folder / f"class {i % 2}" / f"{i}.png", i)
+    fill(folder, ["one", "two"], 20, "png")
 
 
 def masks(folder):
+    fill(folder, ["images"], 20, "png")
+    (folder / "masks").mkdir()
     for i in range(20):
-        picture(folder / "images" / f"{i}.png", i)
-        (folder / "masks").mkdir(exist_ok=True)
-        Image.fromarray(np.full((8, 8), 255 * (np.arange(8) > 3), np.uint8)).save(folder / "masks" / f"{i}.png")
+        Image.fromarray(np.full((6, 6), 255 * (np.arange(6) > 3), np.uint8)).save(folder / "masks" / f"{i}.png")
 
 
 def labelled(folder):
-    for i, line in enumerate(LINES):
-        (folder / ("good" if i % 2 else "bad")).mkdir(exist_ok=True)
-        (folder / ("good" if i % 2 else "bad") / f"{i}.txt").write_text(line)
+    fill(folder, ["good", "bad"], 20, "txt")
 
 
 def documents(folder):
-    for i, line in enumerate(LINES):
-        (folder / f"{i}.txt").write_text(line * 20)
+    for i in range(40):
+        write(folder, f"{i}.txt", content=f"nineteen {i} ".encode() * 20)
 
 
 def pairs(folder):
-    (folder / "text.en").write_text("\n".join(LINES) + "\n")
-    (folder / "text.fr").write_text("\n".join(line.upper() for line in LINES) + "\n")
+    lines = [f"a film of nineteen {i}\n" for i in range(40)]
+    (folder / "text.en").write_text("".join(lines))
+    (folder / "text.fr").write_text("".join(lines).upper())
 
 
 def conversations(folder):
+    fill(folder, ["images"], 24, "png")
     records = []
     for i in range(24):
-        picture(folder / "images" / f"{i}.png", i)
         said = [{"from": "human", "value": "<image>\nWhich number?"}, {"from": "gpt", "value": str(i)}]
         records.append({"id": str(i), "image": f"{i}.png", "conversations": said})
     (folder / "records.json").write_text(json.dumps(records))
 
 
 def captions(folder):
-    for i in range(24):
-        picture(folder / f"{i}.png", i)
-        (folder / f"{i}.txt").write_text(LINES[i])
+    write(folder, *(f"{i}.{ending}" for i in range(24) for ending in ("png", "txt")))
 
 
 DATA = {

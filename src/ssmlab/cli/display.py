@@ -55,17 +55,17 @@ def command_line() -> str:
     return shlex.join(["ssmlab", *sys.argv[1:]])
 
 
-def show_result(folder) -> None:
-    """The comparison of a run, its winner and where the report is."""
+def show_result(folder, others=()) -> None:
+    """The comparison of a run, its winner, how its models differ from those of other runs, and where the report is."""
     from rich.console import Console
 
     from ssmlab.reports.caveats import judged
     from ssmlab.reports.comparison import comparison
-    from ssmlab.reports.run_folder import load_run
-    from ssmlab.reports.tables import to_rich
+    from ssmlab.reports.run_folder import load_runs
+    from ssmlab.reports.tables import sheet_to_rich, to_rich
     from ssmlab.tasks.table import report_of
 
-    run = load_run(folder, report_of)
+    run = load_runs(folder, report_of, others)
     console = Console(highlight=False)
     for problem in run.problems:
         console.print(f"note: {problem}", markup=False, soft_wrap=True)
@@ -74,4 +74,6 @@ def show_result(folder) -> None:
     for first in range(0, len(table.columns), room):
         console.print(to_rich(table, slice(first, first + room)))
     console.print(judged(run).sentence, markup=False, style="bold")
+    for sheet in (sheet for made in run.task.sheets for sheet in made(run)):
+        console.print(sheet_to_rich(sheet))
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)

@@ -11,7 +11,8 @@ def report(
     others: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Further runs of translation models, for scores by size and training pairs.", metavar="[RUN]..."
+            help="Further runs of translation models: differences of all their models, scores by size and pairs.",
+            metavar="[RUN]...",
         ),
     ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Write tables for a paper, and figures as PDF.")] = False,
@@ -25,14 +26,14 @@ def report(
     from ssmlab.reports.html import write_report
     from ssmlab.tasks.table import report_of
 
-    folder = find_run(run)
-    page = write_report(folder, report_of, [find_run(other) for other in others or ()])
-    show_result(folder)
+    folder, further = find_run(run), [find_run(other) for other in others or ()]
+    page = write_report(folder, report_of, further)
+    show_result(folder, further)
     asked = {"latex": latex, "csv": csv, "markdown": markdown, "card": card}
     if any(asked.values()):
         from ssmlab.reports.export import export
 
-        for path in export(folder, report_of, [name for name, wanted in asked.items() if wanted]):
+        for path in export(folder, report_of, [name for name, wanted in asked.items() if wanted], further):
             typer.echo(f"wrote {path}")
     if open_:
         typer.launch(page.resolve().as_uri())

@@ -10,7 +10,7 @@ from ssmlab.reports.caveats import judged
 from ssmlab.reports.comparison import comparison
 from ssmlab.reports.html import draw
 from ssmlab.reports.methods import model_card, paragraph
-from ssmlab.reports.run_folder import Run, load_run
+from ssmlab.reports.run_folder import Run, load_runs
 from ssmlab.reports.tables import Sheet, sheets_of
 from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner
@@ -32,18 +32,18 @@ _DOCUMENT = r"""\documentclass{article}
 """
 
 
-def export(folder: Path, report_of: ReportOf, formats: Sequence[str]) -> list[Path]:
+def export(folder: Path, report_of: ReportOf, formats: Sequence[str], others: Sequence[Path] = ()) -> list[Path]:
     """Write what is asked for into RUN/export/; returns the files.
 
     Args:
-        folder: of the run. report_of: as for `write_report`.
+        folder: of the run. report_of, others: as for `write_report`.
         formats: of FORMATS. latex: tables.tex to be read into a paper, figures as PDF, and report.tex, which shows all
             of it with the methods; csv: tables.csv as they are shown and numbers.csv with all digits; markdown:
             tables.md with the methods; card: model-card.md.
     Raises:
         UserError: the folder is no run's.
     """
-    run = load_run(folder, report_of)
+    run = load_runs(folder, report_of, others)
     verdict, sheets = judged(run), sheets_of_run(run)
     files: dict[str, str | bytes] = {}
     if "latex" in formats:
@@ -69,6 +69,7 @@ def sheets_of_run(run: Run) -> list[Sheet]:
         *differences.sheets(differences.of_run(run)),
         *calibration.sheets(run),
         *class_tables.sheets(run).values(),
+        *(sheet for made in run.task.sheets for sheet in made(run)),
     ]
 
 

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ssmlab.core.errors import UserError
 from ssmlab.core.files import write_atomically
 from ssmlab.reports import differences, gradients, lengths, methods, plots, provenance, sections, series
 from ssmlab.reports.caveats import judged
 from ssmlab.reports.comparison import comparison
 from ssmlab.reports.markup import Html, document, el
 from ssmlab.reports.plots import Plot
-from ssmlab.reports.run_folder import Run, load_run
+from ssmlab.reports.run_folder import Run, load_runs
 from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner
 
@@ -28,10 +27,7 @@ def write_report(run_folder: Path, report_of: ReportOf, others: Sequence[Path] =
     Raises:
         UserError: a folder is no run's, what is in it is damaged, or the task's page has no place for other runs.
     """
-    run = load_run(run_folder, report_of)
-    run.others = [load_run(folder, report_of, whole=False) for folder in others]
-    if others and not all(each.task.several and each.task is run.task for each in (run, *run.others)):
-        raise UserError("a page of several runs is made of runs of translation models alone; give one run")
+    run = load_runs(run_folder, report_of, others)
     verdict = judged(run)
     drawn = draw(run, verdict)
     for plot in drawn.values():

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -202,6 +202,20 @@ def load_run(folder: Path, report_of: ReportOf, *, whole: bool = True) -> Run:
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
         problems=problems,
     )
+
+
+def load_runs(folder: Path, report_of: ReportOf, others: Sequence[Path] = ()) -> Run:
+    """Read a run's folder, and those of others that are set next to it.
+
+    Raises:
+        UserError: a folder is no run's, what is in it is damaged, or the task's page has no place for other runs.
+    """
+    run = load_run(folder, report_of)
+    apart = {path.resolve(): path for path in others if path.resolve() != Path(folder).resolve()}
+    run.others = [load_run(path, report_of, whole=False) for path in apart.values()]
+    if run.others and not all(each.task.several and each.task is run.task for each in (run, *run.others)):
+        raise UserError("a page of several runs is made of runs of translation models alone; give one run")
+    return run
 
 
 def damaged_files(folder: Path, hashed: Callable[[str], bool] = lambda name: True) -> list[str]:

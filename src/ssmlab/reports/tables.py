@@ -167,6 +167,25 @@ def to_rich(table: Table, which: slice = slice(None), *, stacked: bool = False):
     return rich
 
 
+def sheet_to_rich(sheet: Sheet):
+    """A sheet for the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    rich = RichTable(
+        box=SIMPLE_HEAD, pad_edge=False, title=escape(sheet.title), caption=escape(sheet.note),
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    rich.add_column(escape(sheet.corner))
+    for number, head in enumerate(sheet.heads):
+        widest = max((len(cells[number]) for _, cells in sheet.rows), default=0)  # names are wrapped, not numbers
+        rich.add_column(escape(head), justify="right", min_width=widest)
+    for name, cells in sheet.rows:
+        rich.add_row(escape(name), *map(escape, cells))
+    return rich
+
+
 def heading(title: str, cells: Sequence[Cell], stacked: bool) -> str:
     """A model's title in as few lines as are no wider than its numbers, or than 16 letters: a terminal that is too
     narrow for long titles would otherwise put one word on a line."""

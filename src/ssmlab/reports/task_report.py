@@ -67,6 +67,7 @@ class TaskReport:
         notes: metrics, name and text of further lines on how numbers were made, where one of the metrics is there.
         by_updates: learning curves are drawn against updates, not against epochs.
         several: the page may have further runs, `Run.others`, next to the run that it is about.
+        sheets: functions of a `Run`, each a list of further tables, for the terminal and for papers.
         plots: functions of a `Run`, each a list of plots.
         sections: name, heading and function of a `Run` and the plots by name; after the learning curves.
     """
@@ -82,6 +83,7 @@ class TaskReport:
     notes: tuple[tuple[frozenset[str], str, str], ...] = ()
     by_updates: bool = False
     several: bool = False
+    sheets: tuple[Callable[[Any], list], ...] = ()
     plots: tuple[Callable[[Any], list], ...] = ()
     sections: tuple[tuple[str, str, Callable[[Any, dict], Any]], ...] = ()
 

@@ -3,20 +3,24 @@
 import json
 import re
 from html import unescape
+from shutil import copytree
 
 import numpy as np
 import pytest
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.files import write_json, write_records
+from ssmlab.core.files import read_json, write_json, write_records
 from ssmlab.core.record import Record
+from ssmlab.reports.differences import HOLM
+from ssmlab.reports.export import export
 from ssmlab.reports.html import write_report
-from ssmlab.reports.run_folder import load_run
+from ssmlab.reports.run_folder import load_run, load_runs
 from ssmlab.tasks.table import report_of
 from ssmlab.tasks.translate.examples import most_different, scores_of
 from ssmlab.tasks.translate.report import dropouts
 from ssmlab.tasks.translate.runs import spots
 from ssmlab.tasks.translate.scores import EvaluationSet, records_of, score_differences, score_lines
+from ssmlab.tasks.translate.together import arms_of, differing
 
 WORDS = ("un", "homme", "noir", "court", "très", "vite", "avec", "le", "grand", "chien", "de", "la", "rue")
 ARMS = {"transformer": (0.3, 0.0), "mamba": (0.5, 0.0), "mamba_dropout": (0.35, 0.1)}  # share of wrong words, dropout
@@ -160,6 +164,47 @@ def test_several_runs_are_set_side_by_side(folder, tmp_path):
     assert {(pair, x) for pair, _, x, _ in found} == {("en-fr", 10_000.0), ("en-fr", 29_000.0)} and len(found) == 6
     assert (folder / "plots" / "runs-pairs.svg").is_file() and not (folder / "plots" / "runs-parameters.svg").is_file()
     write_report(folder, report_of)
+
+
+def test_models_of_several_runs_are_tested_as_those_of_one(folder, tmp_path):
+    """The same models, one a run: the same differences, and what dropout does."""
+    parts = []
+    for label in ARMS:
+        part = copytree(folder, tmp_path / label)
+        info = read_json(part / "run.json")
+        keep = [model for model in info["models"] if model["label"] == label]
+        write_json(part / "run.json", info | {"name": label, "models": keep})
+        write_records(part / "records.jsonl", [r for r in load_run(folder, report_of).records if r.model == label])
+        before, own, after = RECIPE.partition(f'label = "{label}"')
+        table = before.rsplit("[[models]]", 1)[1] + own + after.split("[[models]]")[0]
+        (part / "recipe.toml").write_text(f"[[models]]{table}")
+        parts.append(part)
+    alone, run = load_run(folder, report_of), load_runs(parts[0], report_of, [*parts[1:], parts[0]])
+    assert len(run.others) == 2  # the first was given twice
+    whole, joined = (differing(each).pairs[0][1] for each in (alone, run))
+    assert [(p.second, p.first, p.difference.value) for p in joined] == [
+        (p.second, p.first, p.difference.value) for p in whole
+    ]
+    assert all(p.difference.spread and HOLM in p.ps for p in joined)
+    ((title, changed, record, p),) = dropouts(run)
+    assert (title, changed) == ("Mamba", "branch 0 → 0.1") and record.value == dropouts(alone)[0][2].value and p
+    text = plain(write_report(parts[0], report_of, parts[1:]).read_text("utf-8"))
+    assert "Mamba: branch 0 → 0.1" in text and "Mamba − Transformer" in text
+    (path, *_) = export(parts[0], report_of, ["markdown"], parts[1:])
+    assert "Mamba With Dropout − Mamba" in path.read_text("utf-8")
+    (parts[1] / "test.ref").write_text("others\n")
+    text = plain(write_report(parts[0], report_of, parts[1:]).read_text("utf-8"))
+    assert "not to be compared with transformer: mamba." in text and "Mamba − Transformer" not in text
+
+
+def test_models_of_one_name_are_called_after_their_runs(folder, tmp_path):
+    more = make_run(tmp_path / "again", train=29_000, seeds=(0,))
+    run = load_runs(folder, report_of, [more])
+    names = [arm.name for arm in arms_of(run)]
+    assert len(set(names)) == 6 and "Mamba (again)" in [arm.title for arm in arms_of(run)]
+    assert len(differing(run).pairs[0][1]) == 15
+    (more / "models" / "mamba" / "scores.npz").write_bytes(b"half")
+    assert len(differing(run).pairs[0][1]) == 3 and "no scores that can be read" in run.problems[-1]
 
 
 def test_other_tasks_have_no_page_of_several_runs(folder, tmp_path):

@@ -1,9 +1,7 @@
 """What reports say of translation models: scores, who is better and how sure that is, lengths, dropout, examples."""
 
 import math
-import tomllib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ssmlab.core import formats
 from ssmlab.core.record import Record
@@ -18,6 +16,7 @@ from ssmlab.reports.tables import plain_table
 from ssmlab.reports.task_report import COST, QUALITY, Compared, Measure, TaskReport
 from ssmlab.tasks.shared.measures import LOSS
 from ssmlab.tasks.translate import examples, runs
+from ssmlab.tasks.translate.together import Arm, arms_of, differing
 
 CURVES = (
     Curve("loss", "train", "Loss of training, nats"),
@@ -42,10 +41,10 @@ def ranged(record: Record | None, text: Callable[[float], str] = gap) -> str:
     return f"{text(record.value)} [{text(record.spread[0])}, {text(record.spread[1])}]"
 
 
-def compared(run: Run) -> dict[str, dict[tuple[str, str | None], Record]]:
+def compared(records: Sequence[Record]) -> dict[str, dict[tuple[str, str | None], Record]]:
     """Pair "b - a" -> (metric, class) -> the last record of a difference or of its p-value."""
     found: dict[str, dict[tuple[str, str | None], Record]] = {}
-    for record in run.records:
+    for record in records:
         if record.model and record.metric.endswith("_difference") and record.split == "test":
             found.setdefault(record.model, {})[record.metric, record.class_] = record
     return found
@@ -107,37 +106,24 @@ def _classes(
 
 
 def dropouts(run: Run) -> list[tuple[str, str, Record | None, Record | None]]:
-    """What dropout does for each network of a run: its name, what was changed, BLEU's difference and p.
+    """What dropout does for each network: its name, what was changed, BLEU's difference and p.
 
-    Compared with the first model of the same name and options in the recipe.
+    Compared with the first model of the same name and options, in the recipe and in those of other runs that were
+    tested on the same sentences.
     """
-    try:
-        models = tomllib.loads(run.recipe or "").get("models", [])
-    except tomllib.TOMLDecodeError:
-        return []
-    first: dict[str, dict[str, Any]] = {}
-    pairs, rows = compared(run), []
-    for model in models:
-        network = f"{model.get('name')} {sorted(model.get('options', {}).items())}"
-        base = first.setdefault(network, model)
-        places = {
-            place: (base.get("dropout", {}).get(place, 0), model.get("dropout", {}).get(place, 0)) for place in PLACES
-        }
+    first: dict[str, Arm] = {}
+    pairs, rows = compared(differing(run).records), []
+    for arm in arms_of(run):
+        base = first.setdefault(f"{arm.table.get('name')} {sorted(arm.table.get('options', {}).items())}", arm)
+        before, after = (each.table.get("dropout", {}) for each in (base, arm))
+        places = {place: (before.get(place, 0), after.get(place, 0)) for place in PLACES}
         changed = ", ".join(f"{place} {a:g} → {b:g}" for place, (a, b) in places.items() if a != b)
         if changed:
-            a, b = str(base.get("label")), str(model.get("label"))
-            found, sign = pairs.get(f"{b} - {a}"), 1
+            found, sign = pairs.get(f"{arm.name} - {base.name}"), 1
             if found is None:
-                found, sign = pairs.get(f"{a} - {b}", {}), -1
+                found, sign = pairs.get(f"{base.name} - {arm.name}", {}), -1
             record, p = found.get(("bleu_difference", None)), found.get(("p_of_bleu_difference", None))
-            rows.append(
-                (
-                    run.titles.get(a, a),
-                    changed,
-                    _turned(record, sign),
-                    p,
-                )
-            )
+            rows.append((base.title, changed, _turned(record, sign), p))
     return rows
 
 
@@ -245,6 +231,7 @@ REPORT = TaskReport(
     interval="Sentences are drawn with replacement for the 95 % intervals of BLEU and chrF++, corrected for few.",
     by_updates=True,
     several=True,
+    sheets=(runs.sheets,),
     plots=(plots,),
     sections=(
         ("dropout", "What dropout does", dropout),

@@ -3,12 +3,13 @@
 import numpy as np
 
 from ssmlab.core import formats
-from ssmlab.reports import theme
+from ssmlab.reports import differences, theme
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot, log_axis
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.sections import figure
-from ssmlab.reports.tables import plain_table
+from ssmlab.reports.tables import Sheet, plain_table
+from ssmlab.tasks.translate.together import alike, differing
 
 SIZES = (("pairs", "training pairs"), ("parameters", "parameters"))
 Spot = tuple[str, str, float, float]  # languages, model, size, BLEU
@@ -70,7 +71,7 @@ def _plot(run: Run, size: str, name: str, found: list[Spot]) -> Plot:
 
 
 def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
-    """BLEU of every model in every run."""
+    """BLEU of every model in every run, and the differences of all models of those that have one test part."""
     if not run.others:
         return None
     every = (run, *run.others)
@@ -85,10 +86,18 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
             number = formats.UNKNOWN if bleu is None else formats.decimal(2)(bleu)
             cells.append(number + (f" ({formats.large(size)})" if bleu is not None and size else ""))
         rows.append((f"{each.name}, {languages(each)}", cells))
-    note = (
-        "BLEU of the test part, means over seeds, and parameters. Runs are comparable where their test parts are one."
-    )
+    same = alike(run)
+    apart = [each.name for each in every if not any(each is one for one in same)]
+    note = "BLEU of the test part, means over seeds, and parameters."
+    if apart:
+        note += f" Tested on other sentences, and not to be compared with {run.name}: {', '.join(apart)}."
     table = plain_table("Run", ["Training pairs", *titles], rows, caption=note, class_="wide wrapped")
     figures = [figure(plot) for name, plot in drawn.items() if name.startswith("runs-")]
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-    return join([el("div", figures, class_="grid") if figures else None, box])
+    grid = el("div", figures, class_="grid") if figures else None
+    return join([grid, box, differences.section(differing(run)) if len(same) > 1 else None])
+
+
+def sheets(run: Run) -> list[Sheet]:
+    """The differences of all models of the runs that have one test part, where there are several such runs."""
+    return differences.sheets(differing(run)) if len(alike(run)) > 1 else []

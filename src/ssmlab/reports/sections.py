@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -148,9 +149,10 @@ def _margin(run: Run, verdict: Winner, plot: Plot | None) -> Html | None:
     )
 
 
-def legend(run: Run, *, strokes: bool = False) -> Html:
-    """Which mark is which model, once for several plots."""
-    marks = [el("span", named(i, run.titles[label])) for i, label in enumerate(run.labels)]
+def legend(run: Run, *, strokes: bool = False, titles: Sequence[str] = ()) -> Html:
+    """Which mark is which model, once for several plots; those of the run where no `titles` are given."""
+    own = titles or [run.titles[label] for label in run.labels]
+    marks = [el("span", named(i, title)) for i, title in enumerate(own)]
     if strokes:
         for name, dash in (("validation part", ""), ("training part", ' stroke-dasharray="5 3"')):
             path = f'<path d="M0 4H26" stroke="currentColor" stroke-width="2"{dash}/>'

@@ -7,11 +7,12 @@ from ssmlab.reports import differences, theme
 from ssmlab.reports.markup import Html, el, join
 from ssmlab.reports.plots import Plot, log_axis
 from ssmlab.reports.run_folder import Run
-from ssmlab.reports.sections import figure
+from ssmlab.reports.sections import figure, legend
 from ssmlab.reports.tables import Sheet, plain_table
 from ssmlab.tasks.translate.together import alike, differing
 
 SIZES = (("pairs", "training pairs"), ("parameters", "parameters"))
+ALIKE = 1.05  # sizes whose ratio is below count as one: models of one size are matched within 2 %
 Spot = tuple[str, str, float, float]  # languages, model, size, BLEU
 
 
@@ -25,6 +26,11 @@ def pairs_of(run: Run) -> int:
     """Pairs of the training part."""
     counts = run.data.get("counts")
     return int(counts.get("train", 0)) if isinstance(counts, dict) else 0
+
+
+def titles_of(run: Run) -> list[str]:
+    """The models of all runs, each once."""
+    return list(dict.fromkeys(each.titles[label] for each in (run, *run.others) for label in each.labels))
 
 
 def spots(run: Run, size: str) -> list[Spot]:
@@ -44,13 +50,14 @@ def plots(run: Run) -> list[Plot]:
     made = []
     for size, name in SIZES:
         found = spots(run, size)
-        if run.others and len({x for _, _, x, _ in found}) > 1:
+        sizes = [x for _, _, x, _ in found]
+        if run.others and sizes and max(sizes) > ALIKE * min(sizes):
             made.append(_plot(run, size, name, found))
     return made
 
 
 def _plot(run: Run, size: str, name: str, found: list[Spot]) -> Plot:
-    titles = list(dict.fromkeys(title for _, title, _, _ in found))
+    titles = titles_of(run)
     pairs = list(dict.fromkeys(pair for pair, _, _, _ in found))
 
     def paint(figure):
@@ -74,8 +81,7 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
     """BLEU of every model in every run, and the differences of all models of those that have one test part."""
     if not run.others:
         return None
-    every = (run, *run.others)
-    titles = list(dict.fromkeys(each.titles[label] for each in every for label in each.labels))
+    every, titles = (run, *run.others), titles_of(run)
     rows = []
     for each in every:
         cells: list[str] = [formats.whole(pairs_of(each))]
@@ -94,8 +100,8 @@ def section(run: Run, drawn: dict[str, Plot]) -> Html | None:
     table = plain_table("Run", ["Training pairs", *titles], rows, caption=note, class_="wide wrapped")
     figures = [figure(plot) for name, plot in drawn.items() if name.startswith("runs-")]
     box = el("div", el("div", table, class_="scroll", tabindex="0"), class_="card")
-    grid = el("div", figures, class_="grid") if figures else None
-    return join([grid, box, differences.section(differing(run)) if len(same) > 1 else None])
+    grid = [legend(run, titles=titles), el("div", figures, class_="grid")] if figures else []
+    return join([*grid, box, differences.section(differing(run)) if len(same) > 1 else None])
 
 
 def sheets(run: Run) -> list[Sheet]:

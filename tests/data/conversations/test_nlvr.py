@@ -8,14 +8,14 @@ from PIL import Image
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.conversations import find_conversations, read_conversations
-from ssmlab.data.conversations.nlvr import group_of
-from ssmlab.data.conversations.nlvr_questions import TYPES, as_records, rule_questions
+from ssmlab.data.conversations.nlvr import SIZES, group_of
+from ssmlab.data.conversations.nlvr_questions import BOXES, TYPES, as_records, rule_questions
 
 COLOURS, SHAPES = ("Yellow", "Black", "#0099ff"), ("square", "triangle", "circle")
 
 
 def item(n):
-    return {"type": SHAPES[n % 3], "color": COLOURS[n // 3 % 3], "size": 20, "x_loc": n, "y_loc": 3}
+    return {"type": SHAPES[n % 3], "color": COLOURS[n // 3 % 3], "size": 10 * (1 + n % 2), "x_loc": n, "y_loc": 3}
 
 
 @pytest.fixture
@@ -74,8 +74,14 @@ def test_answers_are_right(records):
     by_id = {one.source["identifier"]: one.source["structured_rep"] for one in read_conversations(records)}
     checked = Counter()
     for one in made:
-        items = [x for box in by_id[one.source["identifier"]] for x in box]
         words = one.source["question"].rstrip("?").split()
+        boxes = dict(zip(BOXES, by_id[one.source["identifier"]], strict=True))
+        if place := set(words) & set(BOXES):
+            boxes = {name: boxes[name] for name in place}
+            assert one.images[0].stem.endswith("-0")  # in others the boxes stand in another order
+            checked["box"] += 1
+        items = [x for box in boxes.values() for x in box]
+        sizes = [size for size, name in SIZES.items() if name in words]
         colours, shapes = (
             [x for x in words if x in names.values()],
             [x.rstrip("s") for x in words if x.rstrip("s") in SHAPES],
@@ -83,6 +89,7 @@ def test_answers_are_right(records):
         fits = [
             x for x in items
             if (not colours or names[x["color"]] == colours[0]) and (not shapes or x["type"] == shapes[0])
+            and (not sizes or x["size"] == sizes[0])
         ]  # fmt: skip
         if words[0] == "How":
             assert one.answer == str(len(fits))
@@ -93,7 +100,8 @@ def test_answers_are_right(records):
         else:
             continue
         checked[words[0]] += 1
-    assert checked["How"] and checked["Is"]
+        checked["size"] += bool(sizes)
+    assert all(checked[kind] for kind in ("How", "Is", "Which", "box", "size"))
 
 
 def test_the_choice_is_the_seeds(records):

@@ -45,9 +45,9 @@ def records(tmp_path_factory):
     return found
 
 
-def examples(model, records, cache=None, shown="own", length=400):
+def examples(model, records, cache=None, shown="own", length=400, **options):
     found = tokens_of(records, model.speech.template, WORDS, model.image_tokens, length)
-    return Examples(records, found.rows, model.encoder, cache, shown)
+    return Examples(records, found.rows, model.encoder, cache, shown, **options)
 
 
 def test_learned_tokens_are_the_answers(model, records):
@@ -172,6 +172,36 @@ def test_questions_about_an_image_become_one_conversation(model, records):
     assert joined[0].turns == (*one.turns, Turn("human", "And?"), Turn("model", "So."))
     labels = examples(model, joined[:1])[0]["labels"]
     assert WORDS.decode(labels[(labels != IGNORE) & (labels != 256)]) == " Answer 0. So."
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_questions_about_an_image_are_one_item_that_encodes_it_once(model, records, cached):
+    """Items of one and of several records: the loss, and its gradients, of the records one by one."""
+    every = list(records)
+    for n in (4, 5, 7, 8):
+        images = records[n % 4].images
+        asked = Turn("human", f"{MARK if images else ''}\n{'And' * n}?")
+        every.append(Conversation(n, f"m{n}", images, (asked, Turn("model", "So." * (n - 3)))))
+    cache = FeatureCache(model.encoder) if cached else None
+    alone, joined = examples(model, every, cache), examples(model, every, cache, joined=True)
+    assert joined.items == [[0, 4, 7], [1, 5], [2], [3, 6]] and len(joined) == 4
+    seen = []
+    handle = model.encoder.register_forward_hook(lambda module, inputs, out: seen.append(len(out.values)))
+    gradients = []
+    for batch in (TASK.collate([alone[i] for i in range(8)]), TASK.collate([joined[i] for i in range(4)])):
+        model.zero_grad()
+        loss, sums = TASK.loss(model, batch)
+        loss.backward()
+        gradients.append((loss.detach(), [p.grad.clone() for p in model.projector.parameters()], sums))
+    handle.remove()
+    assert cached or seen == [7, 3]  # images of a batch
+    torch.testing.assert_close(gradients[1][:2], gradients[0][:2], atol=1e-5, rtol=1e-4)
+    expected = torch.stack([gradients[0][2][rows].sum(0) for rows in joined.items])
+    torch.testing.assert_close(gradients[1][2], expected, atol=1e-4, rtol=1e-5)
+    for part in (slice(0, 1), slice(1, 3), slice(2, 4), slice(2, 3)):  # pieces of a step
+        with torch.no_grad():
+            _, found = TASK.loss(model, TASK.rows(batch, part))
+        torch.testing.assert_close(found, expected[part], atol=1e-4, rtol=1e-5)
 
 
 def test_a_stage_never_sees_an_image_of_the_test_part(records):

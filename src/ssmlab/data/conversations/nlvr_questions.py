@@ -16,9 +16,10 @@ from typing import Any
 
 from ssmlab.core.errors import DataError
 from ssmlab.data.conversations.found import BadRecord
-from ssmlab.data.conversations.nlvr import COLOURS, SHAPES, check_items, colour_of, group_of
+from ssmlab.data.conversations.nlvr import COLOURS, SHAPES, SIZES, check_items, colour_of, group_of
 from ssmlab.data.conversations.record import HUMAN, MARK, MODEL, Conversation, Turn
 
+BOXES = ("left", "middle", "right")
 TYPES = ("how many", "which colour", "is there")
 PARTS = ("train", "test")
 _MOST_COUNT = 6
@@ -53,7 +54,7 @@ def rule_questions(
     if part not in PARTS:
         raise DataError(f"no part {part!r} of rule-made questions; there are {', '.join(PARTS)}")
     try:
-        items = [[item for box in check_items(record.source) for item in box] for record in records]
+        items = [_items(record) for record in records]
     except BadRecord as error:
         raise DataError(f"a record of {len(records):,} cannot be asked about: {error}") from None
     own = set()
@@ -111,6 +112,15 @@ def as_records(conversations: Sequence[Conversation], images: Path) -> list[dict
     return rows
 
 
+def _items(record: Conversation) -> Items:
+    """The items of a picture, each with its box; only the first picture of a record has the boxes in their order."""
+    ordered = not record.images or record.images[0].stem.endswith("-0")
+    boxes = check_items(record.source)
+    return [
+        item | {"box": BOXES[n] if ordered and n < len(BOXES) else None} for n, box in enumerate(boxes) for item in box
+    ]
+
+
 def _wordings() -> dict[str, list[Asked]]:
     """Every question that can be asked, by type."""
     colours = list(COLOURS.values())
@@ -132,9 +142,11 @@ def _wordings() -> dict[str, list[Asked]]:
 
         return answer
 
-    def shared(shape: str) -> Callable[[Items], str | None]:
+    def shared(**of: Any) -> Callable[[Items], str | None]:
+        """The colour of all items of a shape and perhaps a size or a box, where they have one."""
+
         def answer(items: Items) -> str | None:
-            found = {colour_of(item) for item in items if item["type"] == shape}
+            found = {colour_of(item) for item in items if all(item[name] == value for name, value in of.items())}
             return found.pop() if len(found) == 1 else None
 
         return answer
@@ -153,7 +165,10 @@ def _wordings() -> dict[str, list[Asked]]:
     for colour, shape in product(colours, SHAPES):
         many.append((f"How many {colour} {shape}s are there?", count(colour, shape)))
         there.append((f"Is there a {colour} {shape}?", exists(colour, shape)))
-    which: list[Asked] = [(f"Which colour are the {shape}s?", shared(shape)) for shape in SHAPES]
+    which: list[Asked] = [(f"Which colour are the {shape}s?", shared(type=shape)) for shape in SHAPES]
+    for shape in SHAPES:
+        which += [(f"Which colour are the {name} {shape}s?", shared(type=shape, size=n)) for n, name in SIZES.items()]
+        which += [(f"Which colour are the {shape}s in the {box} box?", shared(type=shape, box=box)) for box in BOXES]
     which += [("Which colour do most items have?", commonest), ("Which colour is missing?", missing)]
     return {"how many": many, "which colour": which, "is there": there}
 

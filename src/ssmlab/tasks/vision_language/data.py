@@ -86,7 +86,7 @@ def load_conversations(recipe: Any, progress: Progress | None = None) -> Album:
         if part not in parts:
             hold_out(parts, part, config, notes, whole.images)
     check_apart(parts)
-    if config.join:
+    if config.join is True:
         parts["train"] = one_by_image(parts["train"])
     if config.limit:
         parts = {part: found[: config.limit] for part, found in parts.items()}

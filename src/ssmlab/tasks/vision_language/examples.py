@@ -66,6 +66,8 @@ class Examples(Dataset):
         shown: own: the images that a record is about; other: those of another record, so that a model that looks is
             wrong; grey: one colour.
         pictures: that are no files, by the names by which records have them.
+        joined: records of the same images are one item, "ids" and "labels" one after the other, with their "lengths":
+            none sees another, and their images are encoded once.
     """
 
     unit = "records"
@@ -78,24 +80,35 @@ class Examples(Dataset):
         cache: FeatureCache | None,
         shown: Shown = "own",
         pictures: Mapping[str, Any] | None = None,
+        joined: bool = False,
     ):
         self.records, self.rows, self.encoders, self.cache, self.shown = records, rows, encoders, cache, shown
-        self._given = pictures or {}
+        self.joined, self._given = joined, pictures or {}
         self.pictures = [self._shown(i) for i in range(len(records))]
+        together: dict[Any, list[int]] = {}
+        for i, record in enumerate(records):
+            together.setdefault(record.images if joined and record.images else i, []).append(i)
+        self.items = list(together.values())
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        labels = np.where(row.learned, row.ids, IGNORE)
-        item: dict[str, Any] = {"ids": row.ids[:-1], "labels": labels[1:]}
-        if not self.pictures[index]:
+        places = self.items[index]
+        rows = [self.rows[i] for i in places]
+        item: dict[str, Any] = {
+            "ids": np.concatenate([row.ids[:-1] for row in rows]),
+            "labels": np.concatenate([np.where(row.learned, row.ids, IGNORE)[1:] for row in rows]),
+        }
+        if self.joined:
+            item["lengths"] = np.array([len(row) - 1 for row in rows])
+        pictures = self.pictures[places[0]]
+        if not pictures:
             return item
         if self.cache is not None:
-            found = self.cache.of_keys(self.pictures[index], self.open)
+            found = self.cache.of_keys(pictures, self.open)
             return item | {"features": np.stack(found)}
-        columns = zip(*(self.encoders.pixels(self.open(key)) for key in self.pictures[index]), strict=True)
+        columns = zip(*(self.encoders.pixels(self.open(key)) for key in pictures), strict=True)
         return item | {f"pixels{i}": torch.stack(column) for i, column in enumerate(columns)}
 
     def open(self, key: str) -> Image.Image:

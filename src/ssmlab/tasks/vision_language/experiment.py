@@ -63,6 +63,7 @@ def examples(
     *,
     template: str = "",
     shown: Shown = "own",
+    joined: bool = False,
 ) -> Examples:
     """Records as a model reads them.
 
@@ -72,7 +73,7 @@ def examples(
     speech = network.speech
     form = find_template(template) if template else speech.template
     found = tokens_of(records, form, speech.tokenizer, network.image_tokens, recipe.data.length)
-    return Examples(records, found.rows, network.encoder, cache, shown)
+    return Examples(records, found.rows, network.encoder, cache, shown, joined=joined)
 
 
 def learn(network: Any, stage: Stage) -> None:
@@ -103,7 +104,8 @@ def stage_parts(recipe: VisionLanguageRecipe, data: Album, network: Any, stage: 
     trains = any(name.partition(".")[0] == "encoder" for name in stage.train)
     cache = None if trains else features(recipe, network)
     records = data.stages.get(stage.name, data.parts["train"])
-    train = examples(recipe, network, records, cache, template=stage.template)
+    joined = recipe.data.join == "batch"
+    train = examples(recipe, network, records, cache, template=stage.template, joined=joined)
     val = data.parts["val"]
     if stage.kind == LINES:  # what is learned from texts alone is validated on such
         val = as_lines([record.answer for record in val])

@@ -38,9 +38,11 @@ class VisionLanguageData(Table):
     """Images are left out, questions and answers stay."""
     image_first: bool = True
     """A question with one image has it in front, as LLaVA trains."""
-    join: bool = False
-    """All questions about an image are one conversation in the training part, so that it is read once for all of them,
-    as LLaVA-1.5 trains on questions with short answers; the other parts ask one by one."""
+    join: bool | Literal["batch"] = False
+    """Of questions about one image in the training part; the other parts ask one by one. true: they are one
+    conversation, which reads the image once for all of them, as LLaVA-1.5 trains on questions with short answers.
+    "batch": they are one item of a batch, whose image the encoder sees once, and none sees the others or their answers,
+    from which it could be answered without the image."""
     skip_bad: bool = False
     """Records that cannot be used are left out and listed; else they are an error."""
     val_fraction: float = Field(0.1, gt=0, lt=0.5)

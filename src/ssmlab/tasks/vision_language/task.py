@@ -26,7 +26,8 @@ class VisionLanguage:
         """A batch of {"ids", "labels", and "features" (k, n, c) or "pixels0" (k, 3, h, w), ...}, filled up at the end.
 
         `ids` are -1 where a token of an image stands; `labels` are what follows each position, -100 where nothing is
-        learned. A record without images has no features.
+        learned. A record without images has no features. Items of several records have their "lengths", all with the
+        images of the item; `loss` takes them apart.
         """
         pad = nn.utils.rnn.pad_sequence
         batch = {
@@ -35,6 +36,8 @@ class VisionLanguage:
                 [torch.as_tensor(item["labels"]).long() for item in items], batch_first=True, padding_value=IGNORE
             ),
         }
+        if any("lengths" in item for item in items):
+            batch["lengths"] = pad([torch.as_tensor(item["lengths"]) for item in items], batch_first=True)
         for name in dict.fromkeys(name for item in items for name in item if name not in batch):
             batch[name] = torch.cat([torch.as_tensor(item[name]) for item in items if name in item])
         return batch
@@ -48,15 +51,18 @@ class VisionLanguage:
             batch: as `collate` makes it; of a piece of a step with "totals", by which the sum is divided instead.
         """
         network: Any = model
-        hidden, _ = network.hidden(batch["ids"], image_tokens(network, batch))
-        labels = batch["labels"]
+        ids, labels, images = batch["ids"], batch["labels"], image_tokens(network, batch)
+        owner = torch.arange(len(ids), device=ids.device)  # the batch's row of every record
+        if "lengths" in batch:
+            ids, labels, images, owner = apart(batch, images)
+        hidden, _ = network.hidden(ids, images)
         learned = labels != IGNORE
         logits = network.head(hidden[learned]).float()
         nll = F.cross_entropy(logits, labels[learned], reduction="none")
-        rows = learned.nonzero()[:, 0]
+        rows = owner[learned.nonzero()[:, 0]]
         with torch.no_grad():
             columns = (nll.detach(), torch.ones_like(nll), (logits.argmax(-1) == labels[learned]).float())
-            sums = torch.zeros(len(labels), 3, device=labels.device)
+            sums = torch.zeros(len(batch["labels"]), 3, device=labels.device)
             for column, values in zip((NLL, COUNT, CORRECT), columns, strict=True):
                 sums[:, column] = sums[:, column].index_add(0, rows, values.to(sums.dtype))
         return nll.sum() / (batch["totals"][0] if "totals" in batch else max(1, len(nll))), sums
@@ -67,8 +73,10 @@ class VisionLanguage:
 
     def rows(self, batch: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
         """Rows of a batch with their images, of which all have equally many tokens."""
-        found = {name: batch[name][part] for name in ("ids", "labels")}
+        found = {name: batch[name][part] for name in ("ids", "labels", "lengths") if name in batch}
         tokens = (batch["ids"] == -1).sum(1).cpu()
+        if "lengths" in batch:  # every record of a row has the places of its images
+            tokens = tokens // (batch["lengths"] > 0).sum(1).cpu()
         for name in batch.keys() - found.keys():
             ends = (tokens.cumsum(0) * len(batch[name]) // tokens.sum().clamp(min=1)).tolist()
             first = ends[part.start - 1] if part.start else 0
@@ -97,3 +105,26 @@ def image_tokens(network: Any, batch: dict[str, Tensor]) -> Tensor | None:
         return network.project(batch["features"]).flatten(0, 1)
     inputs = [batch[f"pixels{i}"] for i in range(len(network.encoder.each)) if f"pixels{i}" in batch]
     return network.project(network.encoder(inputs).values).flatten(0, 1) if inputs else None
+
+
+def apart(batch: dict[str, Tensor], images: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The records of rows that hold several: ids and labels (n, l), the images' tokens for each, and its row (n,).
+
+    Args:
+        batch: with "lengths" (b, most), 0 where a row has no more records.
+        images: tokens (k, d_model) of the rows' images, each once.
+    """
+    lengths = batch["lengths"]
+    owner, place = (lengths > 0).nonzero(as_tuple=True)
+    count, longest = lengths[owner, place], int(lengths.max())
+    begin = (lengths.cumsum(1) - lengths)[owner, place]
+    inside = torch.arange(longest, device=lengths.device)
+    where = (begin[:, None] + inside).clamp(max=batch["ids"].shape[1] - 1)
+    there = inside < count[:, None]
+    ids = batch["ids"][owner[:, None], where].where(there, 0)
+    labels = batch["labels"][owner[:, None], where].where(there, IGNORE)
+    if images is not None:
+        seen = (batch["ids"] == -1).sum(1) // (lengths > 0).sum(1)  # places of a row's images in each of its records
+        pieces = images.split(seen.tolist())
+        images = torch.cat([pieces[i] for i in owner.tolist()])
+    return ids, labels, images, owner

@@ -279,9 +279,10 @@ def estimate(recipe: VisionLanguageRecipe, data: Album, job: Job) -> float:
                 examples(recipe, network, found, None, template=stage.template)
         epochs, steps = config.length(len(train))
         rows = list(range(min(config.batch_size, len(train))))
+        evaluated = epochs * len(val) + 3 * sum(len(data.parts[part]) for part in NAMES if part != "train")
         seconds += estimate_seconds(
             network, VisionLanguage(), config, batch_of(train, rows, VisionLanguage()), steps=steps,
-            evaluated=epochs * len(val) + 3 * sum(len(data.parts[part]) for part in NAMES if part != "train"),
+            evaluated=evaluated * len(train) // len(train.rows),  # an item may hold several records
             compute=compute_of(recipe, job.model),
         )  # fmt: skip
         if hasattr(network.language, "adaptation"):

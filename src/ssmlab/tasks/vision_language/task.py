@@ -73,7 +73,8 @@ class VisionLanguage:
 
     def rows(self, batch: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
         """Rows of a batch with their images, of which all have equally many tokens."""
-        found = {name: batch[name][part] for name in ("ids", "labels", "lengths") if name in batch}
+        own = [name for name in batch if name in ("ids", "labels", "lengths")]
+        found = {name: batch[name][part] for name in own}
         tokens = (batch["ids"] == -1).sum(1).cpu()
         if "lengths" in batch:  # every record of a row has the places of its images
             tokens = tokens // (batch["lengths"] > 0).sum(1).cpu()

@@ -107,7 +107,10 @@ def test_a_header_names_the_columns(tmp_path):
     data = read(write(tmp_path / "pairs.tsv", ["id\tFR\ten", *rows]), source="en", target="fr")
     assert data.read == {"train": 60} and data.parts["val"].sources[0].startswith("The")
     rows = ["\t".join(pair) for pair in zip(*pairs(60), strict=True)]
-    assert read(write(tmp_path / "more.tsv", ["source\ttarget", *rows])).read == {"train": 60}
+    for head in ("source\ttarget", "en\tfr", "English\tFrench", "src\tFrench"):
+        assert read(write(tmp_path / "more.tsv", [head, *rows])).read == {"train": 60}, head
+    for pair in ("no\tno", "No smoking\tfr", "dog\tfr"):  # sentences
+        assert read(write(tmp_path / "more.tsv", [pair, *rows])).read == {"train": 61}, pair
     with pytest.raises(DataError, match="none.tsv: holds no pairs"):
         read(write(tmp_path / "none.tsv", ["source\ttarget", " "]))
 

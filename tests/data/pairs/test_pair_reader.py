@@ -216,6 +216,14 @@ def test_swapped_languages_are_noticed(tmp_path):
     assert read(path, source="x", target="y").counts["train"] == 80
 
 
+def test_another_language_than_is_said_is_a_warning(tmp_path):
+    path = write(tmp_path / "p.tsv", ["\t".join(row) for row in zip(*pairs(100), strict=True)])
+    (warning,) = read(path, source="en", target="cs").warnings
+    assert "the cs side reads like fr; look whether data.source and data.target are right" in warning
+    for target in ("fr", "fra", "x", "eo"):  # of the last two nothing is known
+        assert not read(path, source="en", target=target).warnings
+
+
 @pytest.mark.parametrize(
     ("tag", "lines"),
     [

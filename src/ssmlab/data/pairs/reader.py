@@ -15,7 +15,7 @@ from ssmlab.data.files import gunzip
 from ssmlab.data.pairs.cleaning import groups, repeated, text_key, unsuited
 from ssmlab.data.pairs.config import PairConfig
 from ssmlab.data.pairs.find import File, PairFile, find_pairs
-from ssmlab.data.pairs.languages import check_languages, check_sides
+from ssmlab.data.pairs.languages import LANGUAGE_NAMES, check_languages, check_sides, language_of, other_language
 from ssmlab.data.splits import held_out, split_hash
 from ssmlab.data.text.encoding import UTF8, as_utf8
 
@@ -216,7 +216,7 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     if config.source and config.target and {config.source.casefold(), config.target.casefold()} <= set(head):
         first, second = head.index(config.source.casefold()), head.index(config.target.casefold())
         rows = rows[1:]
-    elif head and HEADER.issuperset(head):
+    elif head and (HEADER.issuperset(head) or _names_languages(head[first : first + 1] + head[second : second + 1])):
         rows = rows[1:]
     short = [number for number, cells in rows if len(cells) <= max(first, second)]
     if short:
@@ -225,6 +225,12 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     if not rows:
         raise ValueError("holds no pairs")
     return [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
+
+
+def _names_languages(cells: list[str]) -> bool:
+    """Whether both cells of a first line say what is below them: en and fr, English and French, source and target."""
+    known = [language_of(cell) or LANGUAGE_NAMES.get(cell, "") or cell * (cell in HEADER) for cell in cells]
+    return len(cells) == 2 and all(known) and known[0] != known[1]
 
 
 def _check(parts: dict[str, Pairs], source: str, target: str, path: str) -> list[str]:
@@ -242,6 +248,11 @@ def _check(parts: dict[str, Pairs], source: str, target: str, path: str) -> list
         if same > 0.5:
             raise DataError(f"{where}: in {same:.0%} of the pairs both sides are the same text; give the translations")
         check_languages(*pairs.sides, source, target, where)
+        for side, lines in zip((source, target), pairs.sides, strict=True):
+            if found := other_language(lines, side):
+                warnings.append(
+                    f"{where}: the {side} side reads like {found}; look whether data.source and data.target are right"
+                )
         if part != "train":
             check_sides(pairs.sides, parts["train"].sides, where)
         if len(pairs) >= FEWEST_LINES:

@@ -29,6 +29,7 @@ OFFLINE = {
 def test_packaged_recipes(name):
     full = load_recipe(name, ["data.path=somewhere"])
     tiny = load_recipe(name, smoke=True)
+    assert tiny.seeds == full.seeds[:1]
     assert tiny.name == f"{full.name}-smoke" and tiny.data.path in OFFLINE[tiny.task]
     small = all(model.name.endswith("_test") or model.name.startswith("timm/") for model in tiny.models)
     assert tiny.task != "classify" or small

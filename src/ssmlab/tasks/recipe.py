@@ -25,7 +25,7 @@ def load_recipe(
         source: the name of a packaged recipe ("classification/digits_resnet18_vs_hybrid"), a TOML file, or the folder
             of a run, whose resolved recipe is read.
         overrides: "data.path=...", "models.0.name=..."; values as in TOML, quotes around text may be left out.
-        smoke: apply the recipe's `[smoke]` table first, which makes the run tiny.
+        smoke: apply the recipe's `[smoke]` table first, which makes the run tiny, and take the first of its seeds.
         need_path: whether a recipe without `data.path` is an error.
     Raises:
         RecipeError: no such recipe, unknown keys (with the nearest valid one), values of a wrong type or out of range.
@@ -48,6 +48,8 @@ def load_recipe(
         if not tiny:
             raise RecipeError(f"{where}: has no [smoke] table, so there is no tiny form of it")
         name, table["trial"] = f"{name}-smoke", True
+        if isinstance(seeds := table.get("seeds"), list):
+            table["seeds"] = seeds[:1]
         for key, value in tiny.items():
             apply_override(table, key.split("."), value, where, schema)
     table["name"] = name

@@ -248,7 +248,7 @@ def test_boxes_are_no_masks(tmp_path):
     fill(tmp_path, ["JPEGImages"], 8, "jpg")
     write(tmp_path, *(f"Annotations/{i}.xml" for i in range(8)), content=b"<a/>")
     found = checked(tmp_path)
-    assert found["problems"] == ["only one class, 'JPEGImages'; give two or more, a folder of images for each"]
+    assert found["problems"] == ["only one class, 'JPEGImages'; give two, a folder of images for each"]
 
 
 def gene(root, name, seed, count=8):

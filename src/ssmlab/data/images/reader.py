@@ -238,7 +238,7 @@ def _check(contents):
         if not sizes[part] and not taken and (published or not contents.items):
             contents.problems.append(f"{part}: the part is empty or missing; add images")
     if len(contents.classes) == 1 and not contents.several:
-        contents.problems.append(f"only one class, {contents.classes[0]!r}; give two or more, a folder of images for each")
+        contents.problems.append(f"only one class, {contents.classes[0]!r}; give two, a folder of images for each")
     if not published:
         return
     empty = [name for name in contents.classes if not any(part[name] for part in counts.values())]

@@ -178,7 +178,7 @@ def count_labels(parts: dict[str, Pictures], most: int, val_fraction: float, see
         sorted({str(label) for label in counted}, key=lambda name: (int(name) if numbers else 0, name))
     )
     if len(names) < 2:
-        raise DataError(f"only one class, {names[0]!r}; give two or more, a folder of images for each")
+        raise DataError(f"only one class, {names[0]!r}; give two, a folder of images for each")
     census = Census(classes=names, counts=(), held=held, by_number=bool(train.classes))
     counts = [0] * len(names)
     for label, n in counted.items():

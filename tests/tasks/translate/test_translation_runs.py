@@ -278,7 +278,7 @@ def test_a_model_of_other_languages_is_said(run, tmp_path):
         load_data(recipe)
 
 
-@pytest.mark.parametrize("name", ["own_files", "europarl_dropout", "finetune", "multi30k"])
+@pytest.mark.parametrize("name", ["own_files", "europarl_dropout", "finetune", "multi30k", "multi30k_dropout"])
 def test_recipes_say_what_they_compare(name):
     recipe = load_recipe(f"translation/{name}", smoke=True)
     assert (

@@ -127,6 +127,9 @@ def test_the_report_says_whether_a_model_looks():
     seen = look_records(TASK, {"own": own, "other": worse, "grey": worse}, np.ones(40, bool), 100)
     by = {(r.metric, r.class_): r for r in seen}
     assert verdict(1.0, 2.0, by["own_image_likelier", "another image"]).startswith("It looks: 100%")
+    few = look_records(TASK, {"own": own[:3], "other": worse[:3], "grey": worse[:3]}, np.ones(3, bool), 100)
+    by = {(r.metric, r.class_): r for r in few}
+    assert verdict(1.0, 2.0, by["own_image_likelier", "another image"]).startswith("Too few records to tell")
     text_only = look_records(TASK, {"own": own, "other": own, "grey": own}, np.zeros(40, bool), 100)
     assert {r.metric for r in text_only} == {"loss", "perplexity", "token_accuracy"}
 

@@ -14,6 +14,7 @@ from ssmlab.tasks.shared.measures import LOSS, share
 
 OTHER, GREY = "another image", "grey image"
 CHANCE = 0.5  # of records that are likelier with their own image, where nothing is looked at
+FEWEST = 4  # records, of which all would have to be likelier for an interval above chance
 
 
 def _of(run: Run, label: str, metric: str, class_: str | None = None) -> Record | None:
@@ -32,6 +33,8 @@ def verdict(loss: float, other: float, likelier: Record) -> str:
     share_ = f"{likelier.value:.0%} of {likelier.n} records are likelier with their own image"
     if low > CHANCE and other > loss:
         return f"It looks: {share_}."
+    if (likelier.n or 0) < FEWEST:
+        return f"Too few records to tell whether it looks: {share_}."
     return (
         f"It does not look at the image, as far as this can tell: {share_}, and guessing gives half (interval from "
         f"{low:.0%}). Check that images belong to their records, train longer, or raise the projector's learning rate."

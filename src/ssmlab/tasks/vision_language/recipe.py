@@ -38,7 +38,7 @@ class VisionLanguageData(Table):
     """Images are left out, questions and answers stay."""
     image_first: bool = True
     """A question with one image has it in front, as LLaVA trains."""
-    join: bool | Literal["batch"] = False
+    join: Literal[False, True, "batch"] = False
     """Of questions about one image in the training part; the other parts ask one by one. true: they are one
     conversation, which reads the image once for all of them, as LLaVA-1.5 trains on questions with short answers.
     "batch": they are one item of a batch, whose image the encoder sees once, and none sees the others or their answers,

@@ -48,7 +48,7 @@ def test_a_sweep_trains_what_is_declared_and_every_model_keeps_its_best(tmp_path
     assert [row.get("options.n_layer") for row in rows] == [None, 1, None, 2]
     assert not [title for title in log.titles if "test" in title]
     best = load_recipe(tmp_path / "s-sweep" / "best.toml")
-    assert best == sweep.recipe and best.seeds == [0, 1, 2] and best.trials.had == {"a": 2, "b": 2}
+    assert best == sweep.recipe and best.seeds == [0] and best.trials.had == {"a": 2, "b": 2}
     for model in best.models:
         mine = [row for row in rows if row["model"] == model.label]
         chosen = max(mine, key=lambda row: row["val_accuracy"])

@@ -11,6 +11,7 @@ from ssmlab.reports.plots import Plot
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.sections import named
 from ssmlab.tasks.translate.scores import REFERENCES, SOURCES, Scores, chrf_of, read_lines
+from ssmlab.tasks.translate.together import folders_of
 
 COUNT = 12
 
@@ -19,8 +20,7 @@ def scores_of(run: Run) -> dict[str, Scores]:
     """The scores of every model's first seed, by label, where there are some; what sacreBLEU warns of is noted."""
     found = {}
     for label in run.labels:
-        folders = [run.folder / "models" / name for name in (label, *(f"{label}_seed{seed}" for seed in run.seeds))]
-        folder = next((folder for folder in folders if (folder / "records.jsonl").is_file()), None)
+        folder = next((folder for folder in folders_of(run, label) if (folder / "records.jsonl").is_file()), None)
         if folder is not None:
             try:
                 found[label] = Scores.load(folder)

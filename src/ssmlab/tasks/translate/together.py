@@ -42,17 +42,21 @@ def arms_of(run: Run) -> list[Arm]:
     titles = Counter(each.titles[label] for each, label, _ in every)
     found = []
     for each, label, table in every:
-        title, places = each.titles[label], (label, *(f"{label}_seed{seed}" for seed in each.seeds))
-        folders = (each.folder / "models" / name for name in dict.fromkeys(places))
+        title = each.titles[label]
         found.append(
             Arm(
                 label if labels[label] == 1 else f"{label} of {each.folder}",
                 title if titles[title] == 1 else f"{title} ({each.name})",
                 table,
-                tuple(folder for folder in folders if (folder / STATISTICS).is_file()),
+                tuple(folder for folder in folders_of(each, label) if (folder / STATISTICS).is_file()),
             )
         )
     return found
+
+
+def folders_of(run: Run, label: str) -> list[Path]:
+    """Where a model's results may be: of one seed, and of each of several."""
+    return [run.folder / "models" / name for name in (label, *(f"{label}_seed{seed}" for seed in run.seeds))]
 
 
 def differing(run: Run) -> Tested:
@@ -69,7 +73,8 @@ def differing(run: Run) -> Tested:
     try:
         records = list(_differences(key))
     except DataError as error:
-        run.problems += [problem for problem in [f"{error}."] if problem not in run.problems]
+        if (problem := f"{error}.") not in run.problems:
+            run.problems.append(problem)
         return of_run(run)
     return Tested(
         records=records,

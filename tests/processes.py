@@ -1,10 +1,13 @@
 """Several processes on this machine as a launcher starts them, for tests of what they compute together (gloo, CPU)."""
 
+import atexit
+import gc
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ssmlab.core.record import read_records
@@ -32,10 +35,31 @@ def free_port() -> int:
 def start(size: int, module: str, function: str, *arguments) -> list[subprocess.Popen]:
     """So many processes that call a function of a module below tests, each with the same arguments."""
     port = free_port()
-    code = f"import json, sys; from {module} import {function} as call; call(*json.loads(sys.argv[1]))"
+    code = f"import processes; from {module} import {function} as call; processes.run(call)"
     command = [sys.executable, "-c", code, json.dumps(arguments)]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen(command, env=environment(rank, size, port), **pipe) for rank in range(size)]
+
+
+def run(call: Callable) -> None:
+    """Within such a process: the function, after which no thread of gloo may be left when Python ends."""
+    atexit.register(_threads_left)  # before the group's own, so it is called after that
+    call(*json.loads(sys.argv[1]))
+
+
+def _threads_left() -> None:
+    """One that waits for the interpreter while that ends brings the process down, but seldom; here it does always.
+
+    Those of a run in shards are left: DTensor's caches keep their mesh, and that the group.
+    """
+    if any(type(one).__name__ == "DeviceMesh" for one in gc.get_objects()):
+        return
+    tasks = Path("/proc/self/task")  # Linux only
+    names = sorted(path.read_text().strip() for path in tasks.glob("*/comm"))
+    if left := [name for name in names if "gloo" in name]:
+        sys.stderr.write(f"threads are left: {left}\n")
+        sys.stderr.flush()
+        os._exit(3)
 
 
 def ended(processes: list[subprocess.Popen], seconds: float = SECONDS) -> list[tuple[int, str]]:

@@ -5,13 +5,16 @@ it is chosen, so that the same items are in the same steps at any number of proc
 """
 
 import atexit
+import gc
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +27,8 @@ from ssmlab.core.world import ACCELERATE, ALONE, VARIABLES, World, world_of
 from ssmlab.training.dataset import StreamDataset, items_of
 
 PATIENCE = timedelta(hours=2)  # how long a process waits for others; one that has died is noticed at once by gloo
+# Their functions have the group of all processes as a default: imported later, they keep it, and its threads, for ever
+_KEEP_THE_GROUP = ("torch.distributed.nn.functional", "torch.distributed.fsdp.sharded_grad_scaler")
 Value = TypeVar("Value")
 _SHARING: ContextVar[World] = ContextVar("sharing", default=ALONE)
 
@@ -56,6 +61,8 @@ def start(device: str) -> World:
             )
         torch.cuda.set_device(world.local_rank)
     if not distributed.is_initialized():
+        for module in _KEEP_THE_GROUP:
+            import_module(module)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         with explained(world):
             distributed.init_process_group(backend, timeout=PATIENCE)
@@ -64,9 +71,15 @@ def start(device: str) -> World:
 
 
 def _leave() -> None:
-    """End gloo's threads before Python ends: one that wants the interpreter after that brings the process down."""
+    """End gloo's threads before Python ends: one that waits for the interpreter then brings the process down.
+
+    They end with the last reference to the group. Where something keeps one for ever, as DTensor's caches do with the
+    mesh of shards, they get the time to let go of the last tensors, for which they need the interpreter.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    gc.collect()
+    time.sleep(0.1)
 
 
 @contextmanager

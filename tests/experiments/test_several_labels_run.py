@@ -105,6 +105,8 @@ def studies(model, chest, tmp_path):
     mean = scored[result.groups[0].label, "mean_corruption_error", None]
     assert 0 <= mean.spread[0] <= mean.value <= mean.spread[1] <= 1
     assert "Mean ROC AUC over labels" in (tmp_path / "robust" / "report.html").read_text()
+    headline, detail = replace(result, doubts=()).answer  # the models are of a trial run
+    assert "mean corruption error" in headline and "points, " in detail, (headline, detail)
     assert robustness(both, replace(tested, overwrite=True)).records[0].value == result.records[0].value
     with pytest.raises(UserError, match="attacks are of models that choose one class"):
         robustness(both, replace(tested, attacks=("fgsm",), output=tmp_path / "attacked"))

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from ssmlab.core.errors import UserError
-from ssmlab.core.statistics import wilson
+from ssmlab.core.statistics import delong, wilson
 from ssmlab.data import open_images
 from ssmlab.robustness.attacks import Attack
 from ssmlab.robustness.philox import Draws
-from ssmlab.robustness.scores import Answers, Outcome, mean_right, scores
+from ssmlab.robustness.scores import Answers, Outcome, area_under_changes, mean_right, scores
 from ssmlab.studies.robustness.sample import draw_sample
 from ssmlab.tasks.classify.task import Classify
 
@@ -168,6 +168,26 @@ def test_pgd_stays_near_and_is_stronger(attacked):
         network, task, images[2:3], labels[2:3], Draws(0, torch.tensor([2]), 1000)
     )
     assert torch.allclose(alone[0], pgd[2], atol=1e-4)
+
+
+def labelled(rng, truths, good):
+    """Answers about images with several labels under two transformations, one of them in two severities."""
+    likely = [1 / (1 + np.exp(-good * truths - rng.standard_normal(truths.shape))) for _ in range(4)]
+    said = [Outcome(*(np.zeros(len(truths)),) * 4, likely=each) for each in likely]
+    outcomes = {"original": said[:1], "blur": said[1:2], "noise": said[2:]}
+    return Answers(outcomes=outcomes, classes=truths.shape[1], truths=truths)
+
+
+def test_areas_under_changes_are_the_mean_that_is_reported_and_find_what_is_there():
+    rng = np.random.default_rng(0)
+    truths = np.column_stack([rng.random((120, 2)) < 0.4, np.zeros(120)]).astype(int)  # the last label is nowhere
+    better, worse, like = ([labelled(rng, truths, good) for _ in range(3)] for good in (2.0, 1.0, 1.0))
+    areas = [area_under_changes(each) for each in (better, worse, like)]
+    for answers, area in zip((better, worse, like), areas, strict=True):
+        by_seed = [1 - found(one, resamples=10)["mean_corruption_error", None].value for one in answers]
+        np.testing.assert_allclose(area.by_seed, by_seed, atol=1e-6)
+    assert delong(areas[0], areas[1])[1] < 0.01 and delong(areas[2], areas[1])[1] > 0.05
+    assert area_under_changes([labelled(rng, truths * 0, 1.0)]) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """From a model's answers about images to its scores, with intervals over images. numpy and scipy only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from ssmlab.core.record import Record
 from ssmlab.core.statistics.calibration import calibration_error, calibration_statistics
 from ssmlab.core.statistics.intervals import fraction_interval
-from ssmlab.core.statistics.ranks import weighted_roc_area
+from ssmlab.core.statistics.ranks import Area, mean_area, roc_area, weighted_roc_area
 from ssmlab.core.statistics.resampling import interval_of_draws
 
 FEW = 5  # with no more classes, every answer is among the first five
@@ -144,6 +144,26 @@ def _label_measures(answers: Answers, weights: np.ndarray) -> dict[tuple[str, st
 
 def _mean(weights: np.ndarray, truths: list[np.ndarray]) -> np.ndarray:
     return np.mean([weights @ truth.astype(np.float32) for truth in truths], axis=0) / weights.shape[1]
+
+
+def area_under_changes(seeds: Sequence[Answers]) -> Area | None:
+    """Of images with several labels the mean area over transformations, their severities and labels, of all seeds;
+    None where no label is on some images and missing on others.
+
+    Args:
+        seeds: a model's answers about the same images, trained with each seed.
+    """
+    truths = np.asarray(seeds[0].truths) > 0
+    known = [k for k in range(truths.shape[1]) if 0 < truths[:, k].sum() < len(truths)]
+
+    def area(name: str, at: int) -> Area:
+        likely = np.stack([np.asarray(one.outcomes[name][at].likely) for one in seeds])
+        return mean_area(roc_area(truths[:, k], likely[..., k]) for k in known)
+
+    if not known:
+        return None
+    every = {name: range(len(seeds[0].outcomes[name])) for name in seeds[0].changed}
+    return mean_area(mean_area(area(name, at) for at in severities) for name, severities in every.items())
 
 
 def mean_right(answers: Answers) -> np.ndarray:

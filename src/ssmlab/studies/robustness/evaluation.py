@@ -126,7 +126,7 @@ class Evaluation:
 
         from ssmlab.core.stamp import now
         from ssmlab.robustness.conditions import reference
-        from ssmlab.robustness.scores import Answers, mean_right, scores
+        from ssmlab.robustness.scores import Answers, area_under_changes, mean_right, scores
 
         started, options = now(), self.options
         stamp = stamp_of(options.study, self.folder, command, self.device)
@@ -134,22 +134,29 @@ class Evaluation:
         write_json(self.folder / marker_file(options.study), unfinished)
         records: list[Record] = []
         right: dict[str, list] = defaultdict(list)
+        areas: dict[str, Any] = {}
+        several = self.sample.labels.ndim == 2
         for group in groups:
+            every = []
             for ref, seed in zip(group.models, group.seeds, strict=True):
                 answers = Answers(
                     outcomes=self._outcomes(ref),
                     classes=len(self.sample.classes),
                     apart=options.attacks,
-                    reference=reference(self.conditions) if self.sample.labels.ndim == 1 else {},
-                    truths=self.sample.labels if self.sample.labels.ndim == 2 else None,
+                    reference={} if several else reference(self.conditions),
+                    truths=self.sample.labels if several else None,
                 )
                 found = scores(answers, resamples=options.resamples, seed=options.seed)
                 records += stamp.on(found, model=group.label, seed=seed, split=options.part)
                 right[group.label].append(mean_right(answers))
+                every.append(answers)
+            if several:
+                areas[group.label] = area_under_changes(every)
         settings = options.settings() | {"device": self.device, "threads": torch.get_num_threads()}
         return {
             "records": records,
             "right": dict(right),
+            "areas": areas,
             "conditions": self.conditions,
             "settings": settings,
             "stamp": stamp,

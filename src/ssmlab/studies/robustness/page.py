@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssmlab.core import formats
-from ssmlab.core.statistics import Difference, differences, statistics_of
+from ssmlab.core.statistics import Area, Interval, delong, differences, holm, statistics_of
 from ssmlab.reports.markup import el
 from ssmlab.reports.primary_metric import interval_of, p_is, too_few, undecided
 from ssmlab.reports.sections import figure, named
@@ -45,8 +46,8 @@ METHOD = (
     (
         "Intervals",
         "95 %. Images are drawn with replacement, the same ones for all transformations, corrected for few of them; of "
-        "several seeds their standard error is added in squares. p is of a permutation of images, corrected by Holm "
-        "for all pairs of models.",
+        "several seeds their standard error is added in squares. p is of a permutation of images, of areas "
+        "under the ROC curve by DeLong's test, corrected by Holm for all pairs of models.",
     ),
 )
 
@@ -58,6 +59,8 @@ class Result(Report):
     Args:
         right: label of a group -> for each seed, the fraction of the changed versions of each image that are classified
             correctly, (n,).
+        areas: of images with several labels, label of a group -> the mean area under the changes; None where no label
+            is on some images and missing on others.
         conditions: in the order of the tables.
         doubts: why numbers of models decide nothing, see `reports.caveats.doubt`.
     """
@@ -68,6 +71,7 @@ class Result(Report):
     sample: Sample
     conditions: list[Any]
     right: dict[str, list[np.ndarray]]
+    areas: dict[str, Area | None]
     doubts: tuple[str, ...] = ()
 
     @property
@@ -131,31 +135,40 @@ class Result(Report):
             return f"No verdict: {'; '.join(self.doubts)}", ", then ".join(filter(None, (first, second)))
         if not second:
             return first, ""
-        if self.sample.labels.ndim == 2:
-            return f"{first}, then {second}", "mean areas under changes have intervals and no test; compare has one"
-        found = self._margin(order[0], order[1])
+        found = self._area_margin(*order[:2]) if self.areas else self._margin(*order[:2])
         if found is None:
             return f"{first}, then {second}", ""
-        margin = found.interval
+        margin, corrected, seeds = found
         if few := too_few(len(self.sample.ids), "images"):
             return f"No verdict: {few}", f"{first}, then {second}"
         bounds = f"{formats.points(margin.low)} to {formats.points(margin.high)}"
-        trained = "" if found.seeds > 1 else "; one seed trained"
-        if reason := undecided(margin, formats.points, found.corrected, len(self.right) * (len(self.right) - 1) // 2):
+        trained = "" if seeds > 1 else "; one seed trained"
+        if reason := undecided(margin, formats.points, corrected, len(order) * (len(order) - 1) // 2):
             return (
                 f"No clear lead: {first}, then {second}",
                 f"difference {formats.points(margin.value)} points, {bounds}: {reason}",
             )
-        sure = f"{formats.points(margin.value)} points, {bounds} (95 %), {p_is(found.corrected)}{trained}"
+        sure = f"{formats.points(margin.value)} points, {bounds} (95 %), {p_is(corrected)}{trained}"
         return f"{first}, then {second}", sure
 
-    def _margin(self, first: str, second: str) -> Difference | None:
-        """Mean accuracy under the transformations, first minus second, over the same images and seeds."""
+    def _margin(self, first: str, second: str) -> tuple[Interval, float, int] | None:
+        """Mean accuracy under the transformations, first minus second, over the same images and seeds; p by Holm for
+        all pairs, and how many seeds both have."""
         rows = {label: statistics_of(np.stack(right)) for label, right in self.right.items()}
         if len({each.shape[1] for each in rows.values()}) > 1:
             return None
         ordered = {label: rows[label] for label in (*(rows.keys() - {first, second}), second, first)}
-        return differences(ordered, resamples=self.settings["resamples"], bounds=(-1.0, 1.0))[first, second]
+        found = differences(ordered, resamples=self.settings["resamples"], bounds=(-1.0, 1.0))[first, second]
+        return found.interval, found.corrected, found.seeds
+
+    def _area_margin(self, first: str, second: str) -> tuple[Interval, float, int] | None:
+        """The same of mean areas over labels, by DeLong's test."""
+        areas = {label: area for label, area in self.areas.items() if area is not None}
+        if len(areas) < len(self.areas):
+            return None
+        pairs = {frozenset(pair): delong(*(areas[label] for label in pair)) for pair in combinations(areas, 2)}
+        corrected = dict(zip(pairs, holm([p for _, p in pairs.values()]), strict=True))[frozenset((first, second))]
+        return delong(areas[first], areas[second])[0], corrected, min(len(areas[i].by_seed) for i in (first, second))
 
 
 def write_result(result: Result) -> Path:

@@ -1,15 +1,18 @@
 """Translation with random weights: target tokens a second, ours next to CTranslate2 on the same Transformer.
 
 Our models in float32 and with int8 weights; CTranslate2 runs our Transformer, converted, in both. Every translation has
-the same forced length, since random weights never end. All in one process, in turns, so that a change of the machine's
-speed meets everyone; medians with their range, and the ratio to CTranslate2's int8. Before anything is timed, both must
-translate the same sources alike in float32. Then every model writes 64 to 4,096 given tokens in a process of its own:
-milliseconds a token, bytes of the state, growth of the process. `make bench-translate`, a few minutes on two cores.
+the same forced length, since random weights never end. Each in a process of its own, since memory and threads of one
+change the times of the next: in one process ours took a half longer. They take turns, so that a change of the machine's
+speed meets everyone; printed are medians with their range, and the ratio to CTranslate2's int8. Before anything is
+timed, both must translate the same sources alike in float32. Then every model writes 64 to 4,096 given tokens in a
+process of its own: milliseconds a token, bytes of the state, growth of the process. `make bench-translate`, some
+minutes on two cores.
 
 A trained model's folder, as a run writes it, takes the place of a name: --transformer FOLDER --model FOLDER.
 """
 
 import argparse
+import multiprocessing
 import platform
 import statistics
 import subprocess
@@ -108,24 +111,57 @@ def model_of(name: str, vocabulary: int):
     return create_model(name, vocab_size=vocabulary)
 
 
-def subjects(options) -> dict:
+class Subject:
+    """Whoever takes part, in a process of its own that waits while others are timed."""
+
+    def __init__(self, precision: str, model: str, ours: bool, options):
+        context = multiprocessing.get_context("spawn")  # a fork would share what the parent has opened
+        self.pipe, other = context.Pipe()
+        arguments = (other, precision, model, ours, options.vocabulary, options.threads)
+        context.Process(target=serve, args=arguments, daemon=True).start()
+
+    def translate(self, sources, beams: int, length: int) -> tuple[list[list[int]], float]:
+        """The translations, and how many seconds they took."""
+        self.pipe.send((sources, beams, length))
+        return self.pipe.recv()
+
+
+def serve(pipe, precision: str, name: str, ours: bool, vocabulary: int, threads: int) -> None:
+    """Build a subject and translate what is sent, until nothing more comes."""
+    torch.set_num_threads(threads)
+    model = model_of(name, vocabulary)
+    subject = (
+        Ours(quantize_linear_(model) if precision == "int8" else model) if ours else Theirs(model, precision, threads)
+    )
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        begin = time.perf_counter()
+        pipe.send((subject.translate(*task), time.perf_counter() - begin))
+
+
+def subjects(options) -> dict[str, Subject]:
     """Whoever takes part, by name."""
-    found: dict = {}
-    for name in (options.transformer, *options.model):
-        for precision in ("float32", "int8"):
-            model = model_of(name, options.vocabulary)
-            found[f"{Path(name).name}, {precision}"] = Ours(quantize_linear_(model) if precision == "int8" else model)
+    both = ("float32", "int8")
+    models = (options.transformer, *options.model)
+    found = {
+        f"{Path(name).name}, {precision}": Subject(precision, name, True, options)
+        for name in models
+        for precision in both
+    }
     if not options.no_ctranslate2:
-        for precision in ("float32", "int8"):
-            model = model_of(options.transformer, options.vocabulary)
-            found[f"CTranslate2, {precision}"] = Theirs(model, precision, options.threads)
+        found |= {
+            f"CTranslate2, {precision}": Subject(precision, options.transformer, False, options) for precision in both
+        }
     return found
 
 
-def agreement(found: dict, options, sources) -> str:
+def agreement(found: dict[str, Subject], options, sources) -> str:
     """How many sources our Transformer and CTranslate2's translate alike, greedily and in float32."""
     ours, theirs = (
-        found[name].translate(sources, 1, 18)
+        found[name].translate(sources, 1, 18)[0]
         for name in (f"{Path(options.transformer).name}, float32", "CTranslate2, float32")
     )
     alike = sum(a == b for a, b in zip(ours, theirs, strict=True))
@@ -134,15 +170,15 @@ def agreement(found: dict, options, sources) -> str:
     return f"greedy, float32: {alike} of {len(sources)} translations of CTranslate2 are ours"
 
 
-def compare(found: dict, sources, beams: int, length: int, repeats: int) -> None:
+def compare(found: dict[str, Subject], sources, beams: int, length: int, repeats: int) -> None:
     """Print target tokens a second of everyone, in turns, and the ratio to CTranslate2's int8."""
     speed: dict[str, list[float]] = {name: [] for name in found}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + 2):
         for name, subject in found.items():
-            begin = time.perf_counter()
-            written = sum(map(len, subject.translate(sources, beams, length)))
-            if turn:  # the first one prepares kernels
-                speed[name].append(written / (time.perf_counter() - begin))
+            texts, seconds = subject.translate(sources, beams, length)
+            if turn > 1:  # the first two prepare kernels and memory
+                speed[name].append(sum(map(len, texts)) / seconds)
+            time.sleep(0.01)  # threads that wait for more work at full speed go to sleep
     base = statistics.median(speed[REFERENCE]) if REFERENCE in speed else None
     for name, values in speed.items():
         middle = statistics.median(values)
@@ -188,7 +224,7 @@ def main() -> None:
     print(f"{machine}, {_native.isa()}, {options.threads} threads, torch {torch.__version__}")
     found, draw = subjects(options), torch.Generator().manual_seed(0)
     sizes = torch.randint(8, 21, (32,), generator=draw).tolist()
-    known = found[f"{Path(options.transformer).name}, float32"].model.config.vocab_size
+    known = model_of(options.transformer, options.vocabulary).config.vocab_size
     sources = [torch.randint(3, known, (size,), generator=draw).tolist() for size in sizes]
     if not options.no_ctranslate2:
         print(agreement(found, options, sources), flush=True)

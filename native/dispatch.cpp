@@ -100,7 +100,7 @@ const Place LAYOUT[] = {
     SSM_STRUCT(ssm_conv_token, rows, dim, width, silu, dtype, x, x_stride, weight, bias, y)
     SSM_STRUCT(ssm_scan_token, rows, dim, states, x, dt, z, x_stride, dt_stride, z_stride, B, C, B_stride, C_stride, A_log,
                D, y, rate)
-    SSM_STRUCT(ssm_product, inputs, panels, x, x_stride, weight, bias, y)
+    SSM_STRUCT(ssm_product, inputs, panels, x, x_stride, weight, bias, y, scale)
     SSM_STRUCT(ssm_step, kind, slot, call)
     SSM_STRUCT(ssm_program, steps, threads, step, before, after, rows, group, parent, own, order, scratch,
                scratch_size)
@@ -113,13 +113,20 @@ const Place LAYOUT[] = {
 
 extern "C" {
 
-int64_t ssm_version(void) { return 11; }
+int64_t ssm_version(void) { return 12; }
 int64_t ssm_offset(const char *name) {
     for (const Place &place : LAYOUT)
         if (!strcmp(place.name, name)) return place.offset;
     return -1;
 }
 const char *ssm_isa(void) { return active->name; }
+int64_t ssm_integers(void) {
+#if defined(SSM_HAS_avx512)
+    return !strcmp(active->name, "avx512") && __builtin_cpu_supports("avx512vnni");
+#else
+    return 0;
+#endif
+}
 int ssm_set_isa(const char *name) {
     for (const Kernels &k : ALL)
         if (!strcmp(k.name, name) && k.runs()) return active = &k, 0;

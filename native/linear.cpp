@@ -75,7 +75,7 @@ constexpr int MOST = 4;
 
 // M rows of y times a panel; x is transposed, its rows side by side. Each sum is over the inputs in their order.
 template <int M> INLINE void panel_rows(const ssm_product &a, const float *x, int64_t x_stride, int64_t panel, float *y) {
-    const float *w = a.weight + panel * a.inputs * SSM_PANEL;
+    const float *w = (const float *)a.weight + panel * a.inputs * SSM_PANEL;
     for (int c = 0; c < SSM_PANEL; c += 2 * W) {
         Block<M, 2> sums;
         sums.clear();
@@ -87,20 +87,108 @@ template <int M> INLINE void panel_rows(const ssm_product &a, const float *x, in
     }
 }
 
+constexpr float LARGEST = 32767.f;
+constexpr int64_t EXACT = 256;  // pairs of which a sum of 8 times 16 bits stays in 32 bits
+
+// x, transposed, as pairs of 16 bits in its own place, and by what each row is to be multiplied in the end. A row with a NaN
+// or an infinity is multiplied by NaN.
+INLINE void to_pairs(float *x, int64_t stride, int64_t inputs, float *factor) {
+    int32_t *pairs = (int32_t *)x;
+    for (int64_t i = 0; i < stride; i += W) {
+        vf most = {}, bad = {};
+        for (int64_t k = 0; k < inputs; k++) {
+            vf v = load(x + k * stride + i);
+            vf size = (vf)((vu)v & 0x7fffffff);
+            most = size > most ? size : most;
+            bad += v * 0.f;
+        }
+        store(factor + i, most / LARGEST + bad);
+        const vf inverse = most > 0.f ? LARGEST / most : (vf){};
+        auto rounded = [&](int64_t k) __attribute__((always_inline)) {
+            vf v = k < inputs ? load(x + k * stride + i) * inverse : (vf){};
+            return __builtin_convertvector(v + (v < 0.f ? splat(-0.5f) : splat(0.5f)), vi);
+        };
+        for (int64_t k = 0; k < inputs; k += 2) {
+            vi pair = (rounded(k) & 0xffff) | (rounded(k + 1) << 16);
+            __builtin_memcpy(pairs + k / 2 * stride + i, &pair, sizeof pair);
+        }
+    }
+}
+
+// Sums of int8 weights times some rows of pairs, over `count` pairs; w (count, SSM_PANEL, 2).
+template <int M> static void sum_pairs(const int8_t *w, const int32_t *x, int64_t stride, int64_t count, int32_t *sums) {
+    for (int64_t k = 0; k < count; k++, w += 2 * SSM_PANEL)
+        for (int i = 0; i < M; i++) {
+            const int32_t pair = x[k * stride + i], even = (int16_t)pair, odd = pair >> 16;
+            for (int c = 0; c < SSM_PANEL; c++) sums[i * SSM_PANEL + c] += even * w[2 * c] + odd * w[2 * c + 1];
+        }
+}
+
+#if W == 16
+template <int M>
+__attribute__((target("avx512vnni"))) static void sum_pairs_vnni(const int8_t *w, const int32_t *x, int64_t stride,
+                                                                 int64_t count, int32_t *sums) {
+    __m512i s[M][2];
+    for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < count; k++, w += 2 * SSM_PANEL) {
+        const __m512i left = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)w));
+        const __m512i right = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(w + SSM_PANEL)));
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            const __m512i pair = _mm512_set1_epi32(x[k * stride + i]);
+            s[i][0] = _mm512_dpwssd_epi32(s[i][0], left, pair);
+            s[i][1] = _mm512_dpwssd_epi32(s[i][1], right, pair);
+        }
+    }
+    for (int i = 0; i < M; i++)
+        for (int c = 0; c < 2; c++) _mm512_storeu_si512(sums + i * SSM_PANEL + c * W, s[i][c]);
+}
+#endif
+
+// The same as `panel_rows` of integers: exact up to the end of EXACT pairs.
+template <int M>
+INLINE void panel_pairs(const ssm_product &a, const int32_t *x, int64_t stride, const float *factor, int64_t panel, float *y) {
+    const int64_t pairs = ceil_div(a.inputs, 2), wide = a.panels * SSM_PANEL;
+    const float *scale = a.scale + panel * SSM_PANEL, *bias = a.bias ? a.bias + panel * SSM_PANEL : nullptr;
+    float total[M][SSM_PANEL] = {};
+    for (int64_t k = 0; k < pairs; k += EXACT) {
+        int32_t sums[M * SSM_PANEL] = {};
+        const int8_t *w = (const int8_t *)a.weight + (panel * pairs + k) * 2 * SSM_PANEL;
+#if W == 16
+        if (__builtin_cpu_supports("avx512vnni")) sum_pairs_vnni<M>(w, x + k * stride, stride, min64(EXACT, pairs - k), sums);
+        else
+#endif
+            sum_pairs<M>(w, x + k * stride, stride, min64(EXACT, pairs - k), sums);
+        for (int i = 0; i < M; i++)
+            for (int c = 0; c < SSM_PANEL; c++) total[i][c] += (float)sums[i * SSM_PANEL + c];
+    }
+    y += panel * SSM_PANEL;
+    for (int i = 0; i < M; i++)
+        for (int c = 0; c < SSM_PANEL; c++) y[i * wide + c] = total[i][c] * factor[i] * scale[c] + (bias ? bias[c] : 0.f);
+}
+
+// f<M>(row) for groups of rows.
+template <class F> INLINE void row_groups(int64_t rows, F f) {
+    int64_t i = 0;
+    for (; i + MOST <= rows; i += MOST) f.template operator()<MOST>(i);
+    if (MOST > 4 && i + 4 <= rows) f.template operator()<4>(i), i += 4;
+    if (i + 2 <= rows) f.template operator()<2>(i), i += 2;
+    if (i < rows) f.template operator()<1>(i);
+}
+
 }  // namespace
 
 // A panel is read once and stays in the first cache while all rows pass by.
 void KERNEL(product_rows)(const ssm_product *a, int64_t first, int64_t last, float *scratch) {
     const int64_t rows = last - first, stride = ceil_div(rows, 16) * 16, wide = a->panels * SSM_PANEL;
+    float *y = a->y + first * wide, *factor = scratch + a->inputs * stride;
     transposed(scratch, stride, a->x + first * a->x_stride, a->x_stride, rows, a->inputs);
-    for (int64_t panel = 0; panel < a->panels; panel++) {
-        float *y = a->y + first * wide;
-        int64_t i = 0;
-        for (; i + MOST <= rows; i += MOST) panel_rows<MOST>(*a, scratch + i, stride, panel, y + i * wide);
-        if (MOST > 4 && i + 4 <= rows) panel_rows<4>(*a, scratch + i, stride, panel, y + i * wide), i += 4;
-        if (i + 2 <= rows) panel_rows<2>(*a, scratch + i, stride, panel, y + i * wide), i += 2;
-        if (i < rows) panel_rows<1>(*a, scratch + i, stride, panel, y + i * wide);
-    }
+    if (a->scale) to_pairs(scratch, stride, a->inputs, factor);
+    for (int64_t panel = 0; panel < a->panels; panel++)
+        row_groups(rows, [&]<int M>(int64_t i) __attribute__((always_inline)) {
+            if (a->scale) panel_pairs<M>(*a, (const int32_t *)scratch + i, stride, factor + i, panel, y + i * wide);
+            else panel_rows<M>(*a, scratch + i, stride, panel, y + i * wide);
+        });
 }
 
 void KERNEL(linear_part)(const ssm_linear *a, int64_t first, int64_t last) {

@@ -154,14 +154,19 @@ typedef struct {
 } ssm_scan_token;
 
 /* y = x weight^T + bias for any number of rows. Of every SSM_PANEL outputs the weights lie together, (inputs, SSM_PANEL);
- * outputs are filled up to whole panels, in `weight`, `bias` and `y`. What a row becomes does not depend on the others. */
+ * outputs are filled up to whole panels, in `weight`, `bias` and `y`. What a row becomes does not depend on the others.
+ *
+ * With `scale` the weights are int8, of two inputs side by side, (panels, pairs, SSM_PANEL, 2), and each is to be multiplied by
+ * its output's scale. Numbers of x are rounded to 16 bits then, as fractions of the largest of their row. */
 #define SSM_PANEL 32
 typedef struct {
     int64_t inputs, panels;
     const float *x;
     int64_t x_stride;
-    const float *weight, *bias; /* [f32] (panels, inputs, SSM_PANEL), (panels SSM_PANEL) or 0 */
+    const void *weight;       /* float32 (panels, inputs, SSM_PANEL), or int8 */
+    const float *bias;        /* (panels SSM_PANEL) or 0 */
     float *y;                 /* (rows, panels SSM_PANEL), contiguous */
+    const float *scale;       /* (panels SSM_PANEL) or 0 */
 } ssm_product;
 
 typedef struct {
@@ -180,7 +185,7 @@ typedef struct {
      * which `order` has the rows of a group, so that one that is still to be read is not overwritten. */
     int64_t rows, group;
     const int64_t *parent, *own, *order;
-    float *scratch;           /* `threads` times scratch_size floats, the largest inputs of a product times 16 ceil(rows / 16) */
+    float *scratch;           /* `threads` times scratch_size floats, (the largest inputs of a product + 1) times 16 ceil(rows / 16) */
     int64_t scratch_size;
 } ssm_program;
 
@@ -217,6 +222,7 @@ typedef struct {
 } ssm_ssd;
 
 SSM_EXPORT const char *ssm_isa(void);
+SSM_EXPORT int64_t ssm_integers(void); /* whether products with int8 weights are faster as such than as floats: AVX-512 VNNI */
 /* Select "baseline", "avx2", "avx512" or "neon"; 0 on success, -1 where this machine or build lacks it. */
 SSM_EXPORT int ssm_set_isa(const char *name);
 SSM_EXPORT int64_t ssm_version(void);

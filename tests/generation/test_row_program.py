@@ -12,6 +12,7 @@ from ssmlab.generation.translate import begin, translate_tokens
 from ssmlab.models import create_model
 from ssmlab.nn import quantize_linear_
 from ssmlab.ops import _native
+from ssmlab.ops.program import Program
 
 pytestmark = pytest.mark.skipif(_native.LIBRARY is None, reason="needs the native library")
 MODELS = [
@@ -60,8 +61,31 @@ def test_the_numbers_are_those_of_the_modules(name, options, rows, instruction_s
 
 
 @torch.no_grad()
-def test_int8_weights_too():
-    assert compared(quantize_linear_(made(d_model=32)), 4, 3) < 2e-6
+@pytest.mark.parametrize("integers", [False, True])
+def test_int8_weights_too(integers, instruction_set, monkeypatch):
+    """As floats the numbers of the modules; as integers of x rounded to 16 bits, 1 / 65,534 of a row's largest."""
+    monkeypatch.setattr(_native, "integers", lambda: integers)
+    assert compared(quantize_linear_(made(d_model=32)), 4, 3) < (2e-4 if integers else 2e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 5), (33, 64), (512, 32), (1027, 70)])
+@pytest.mark.parametrize("rows", [1, 7, 21])
+def test_products_of_integers_are_exact(inputs, outputs, rows, instruction_set, monkeypatch):
+    """Where x needs no rounding; what is no number stays none, and only in its row."""
+    monkeypatch.setattr(_native, "integers", lambda: True)
+    torch.manual_seed(0)
+    x, bias, scale = torch.randint(-32767, 32768, (rows, inputs)).float(), torch.randn(outputs), torch.rand(outputs)
+    x[:, 0], x[-1] = -32767, 0
+    weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8)
+    program, numbers = Program(rows, by_rows=True), torch.arange(rows)
+    y = program.linear(x, weight, bias, scale)
+    program.run_rows([], numbers, numbers, numbers, 1)
+    expected = (x.double() @ weight.double().mT) * scale + bias
+    torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=8.0)  # a unit of a sum of 1e8
+    for wrong in (torch.nan, torch.inf):
+        x[0, 0] = wrong
+        program.run_rows([], numbers, numbers, numbers, 1)
+        assert y[0].isnan().all() and y[1:].isfinite().all()
 
 
 @torch.no_grad()

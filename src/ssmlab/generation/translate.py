@@ -167,9 +167,13 @@ def begin(
     unknown = sorted({token for row in (*sources, *targets) for token in row if not 0 <= token < size})
     if unknown:
         raise ModelError(f"the model has tokens 0 to {size - 1}, the text has {unknown[:5]}; is the tokenizer its own?")
-    state = model.read_source(*_rectangle(model, sources), *(() if before is None else (before,)))
-    tokens, mask = _rectangle(model, targets)
-    logits, state = model(tokens, state, mask=mask, last_only=True)
+    if carries_state(model):  # one text: read at once
+        tokens, mask = _rectangle(model, [[*source, *target] for source, target in zip(sources, targets, strict=True)])
+        logits, state = model(tokens, before, mask=mask, last_only=True)
+    else:
+        state = model.read_source(*_rectangle(model, sources))
+        tokens, mask = _rectangle(model, targets)
+        logits, state = model(tokens, state, mask=mask, last_only=True)
     return PromptState(tuple(map(tuple, targets)), logits[:, -1], state)
 
 

@@ -89,7 +89,7 @@ TABLE: dict[str, tuple[tuple[Any, str], ...]] = {
         (integer, "inputs panels"),
         (pointer, "x"),
         (integer, "x_stride"),
-        (pointer, "weight bias y"),
+        (pointer, "weight bias y scale"),
     ),
     "ssm_step": (
         (integer, "kind slot"),

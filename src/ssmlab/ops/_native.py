@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlab.core.errors import BackendError
 from ssmlab.ops import _layout
 
-VERSION = 11  # of the C interface in native/include/ssmlab.h
+VERSION = 12  # of the C interface in native/include/ssmlab.h
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 COMPLEX64 = 3  # SSM_COMPLEX64, of a scan's state
 CHUNK = 64  # SSM_CHUNK
@@ -62,7 +62,7 @@ def _open() -> ctypes.CDLL:
     differs = _layout.mismatch(lib, _layout.STRUCTS)
     if differs:
         raise BackendError(f"{found[0]} has no {differs}, as this version expects; install ssmlab again")
-    lib.ssm_isa.restype = ctypes.c_char_p
+    lib.ssm_isa.restype, lib.ssm_integers.restype = ctypes.c_char_p, ctypes.c_int64
     lib.ssm_set_isa.argtypes = [ctypes.c_char_p]
     for name in _SIZES:
         getattr(lib, name).restype = ctypes.c_int64
@@ -101,6 +101,11 @@ def library() -> ctypes.CDLL:
 def isa() -> str | None:
     """The instruction set in use, or None without the library."""
     return None if LIBRARY is None else LIBRARY.ssm_isa().decode()
+
+
+def integers() -> bool:
+    """Whether sums of products of integers are faster here than those of floats: AVX-512 VNNI, which is chosen."""
+    return LIBRARY is not None and bool(LIBRARY.ssm_integers())
 
 
 def unusable(tensors: tuple[Tensor | None, ...]) -> str | None:

@@ -12,6 +12,7 @@ from threading import Lock
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ssmlab.ops import _native
 from ssmlab.ops._layout import STRUCTS
@@ -67,7 +68,7 @@ class Program:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """x weight^T + bias, (rows, outputs); weight (outputs, inputs) of any dtype, int8 with a scale (outputs,)."""
         if self.by_rows:
-            return self._product(x, weight if scale is None else weight * scale[:, None], bias)
+            return self._product(x, weight, bias, scale)
         kind = _native.DTYPES[weight.dtype] if scale is None else INT8
         y, bias, scale = self.buffer(weight.shape[0]), self._optional(bias), self._optional(scale)
         self._add(
@@ -77,22 +78,22 @@ class Program:
         )  # fmt: skip
         return y
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear` for many rows, from a copy of the weights in panels."""
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None) -> Tensor:
+        """`linear` for many rows, from a copy of the weights in panels. Where that is faster, int8 stays int8, and x is
+        rounded to 16 bits."""
         (outputs, inputs), panels = weight.shape, -(-weight.shape[0] // PANEL)
-        packed, whole = torch.empty(panels, inputs, PANEL, dtype=torch.float32), outputs // PANEL
-        packed[:whole].copy_(weight[: whole * PANEL].unflatten(0, (-1, PANEL)).mT)
-        if whole < panels:
-            packed[whole] = 0
-            packed[whole, :, : outputs - whole * PANEL].copy_(weight[whole * PANEL :].mT)
-        y, more = self.buffer(panels * PANEL), None
-        if bias is not None:
-            more = torch.zeros(panels * PANEL, dtype=torch.float32)
-            more[:outputs].copy_(bias)
+        if scale is not None and not _native.integers():
+            weight, scale = weight * scale[:, None], None
+        together = 1 if scale is None else 2  # inputs side by side
+        more = panels * PANEL - outputs
+        packed = pad(weight.float() if scale is None else weight, (0, -inputs % together, 0, more))
+        packed = packed.view(panels, PANEL, -1, together).transpose(1, 2).contiguous()
+        bias, scale = (None if part is None else pad(part.float(), (0, more)) for part in (bias, scale))
+        y = self.buffer(panels * PANEL)
         self._inputs = max(self._inputs, inputs)
         self._add(
-            PRODUCT, NONE, "ssm_product", (x, packed, more, y), inputs=inputs, panels=panels, x=address(x),
-            x_stride=x.stride(0), weight=address(packed), bias=address(more), y=address(y),
+            PRODUCT, NONE, "ssm_product", (x, packed, bias, y, scale), inputs=inputs, panels=panels, x=address(x),
+            x_stride=x.stride(0), weight=address(packed), bias=address(bias), y=address(y), scale=address(scale),
         )  # fmt: skip
         return y[:, :outputs]
 
@@ -170,7 +171,7 @@ class Program:
             order: int64 (r,), the rows in the order in which states are read and written, group by group.
             group: rows in a row whose states no other rows read.
         """
-        size = self._inputs * -(-len(parent) // 16) * 16
+        size = (self._inputs + 1) * -(-len(parent) // 16) * 16
         scratch = torch.empty(_native.threads(), size, dtype=torch.float32)
         self._call(
             states, states, rows=len(parent), group=group, parent=address(parent), own=address(own),

@@ -108,7 +108,8 @@ def test_a_header_names_the_columns(tmp_path):
     assert data.read == {"train": 60} and data.parts["val"].sources[0].startswith("The")
     rows = ["\t".join(pair) for pair in zip(*pairs(60), strict=True)]
     for head in ("source\ttarget", "en\tfr", "English\tFrench", "src\tFrench"):
-        assert read(write(tmp_path / "more.tsv", [head, *rows])).read == {"train": 60}, head
+        found = read(write(tmp_path / "more.tsv", [head, *rows]))
+        assert found.read == {"train": 60} and "the first line names the columns" in found.notes[0], head
     for pair in ("no\tno", "No smoking\tfr", "dog\tfr"):  # sentences
         assert read(write(tmp_path / "more.tsv", [pair, *rows])).read == {"train": 61}, pair
     with pytest.raises(DataError, match="none.tsv: holds no pairs"):

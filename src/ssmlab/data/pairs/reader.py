@@ -102,7 +102,8 @@ def read_pairs(config: PairConfig) -> PairData:
         DataError: the files cannot be read or do not belong together, with every problem; or too few pairs are left.
     """
     found = find_pairs(config)
-    parts, notes = read_parts(found.files, config), found.notes
+    notes = found.notes
+    parts = read_parts(found.files, config, notes)
     source, target = found.source or "source", found.target or "target"
     warnings = _check(parts, source, target, config.path)
     read = {part: len(pairs) for part, pairs in parts.items()}
@@ -149,9 +150,11 @@ def read_pairs(config: PairConfig) -> PairData:
     )
 
 
-def read_parts(files: list[PairFile], config: PairConfig) -> dict[str, Pairs]:
+def read_parts(files: list[PairFile], config: PairConfig, notes: list[str]) -> dict[str, Pairs]:
     """The lines of all files by part; what has no part is train.
 
+    Args:
+        notes: gets what was decided.
     Raises:
         DataError: with every file that cannot be read, and every two that have not equally many lines.
     """
@@ -164,7 +167,9 @@ def read_parts(files: list[PairFile], config: PairConfig) -> dict[str, Pairs]:
                 if side is not None:
                     sides.append(read_lines(side, config.encoding))
                 elif sides:
-                    sides = list(_columns(sides[0], config))
+                    head, *sides = _columns(sides[0], config)
+                    if head:
+                        notes.append(f"{file.source}: the first line names the columns, no pair: {', '.join(head)}")
             except ValueError as error:
                 problems.append(f"{side or file.source}: {error}")
         if len(sides) == 2 and len(sides[0]) != len(sides[1]):
@@ -208,23 +213,27 @@ def read_lines(file: File, encoding: str = UTF8) -> list[str]:
     return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
 
-def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]]:
-    """Two columns of pairs with tabs between, without quoting: a quotation mark is one."""
+def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str], list[str]]:
+    """The cells of a first line that names columns, then two columns of pairs with tabs between, without quoting: a
+    quotation mark is one."""
     first, second = config.source_column - 1, config.target_column - 1
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
     head = [cell.strip().casefold() for cell in rows[0][1]] if rows else []
     if config.source and config.target and {config.source.casefold(), config.target.casefold()} <= set(head):
         first, second = head.index(config.source.casefold()), head.index(config.target.casefold())
-        rows = rows[1:]
+        body = rows[1:]
     elif head and (HEADER.issuperset(head) or _names_languages(head[first : first + 1] + head[second : second + 1])):
-        rows = rows[1:]
-    short = [number for number, cells in rows if len(cells) <= max(first, second)]
+        body = rows[1:]
+    else:
+        body = rows
+    short = [number for number, cells in body if len(cells) <= max(first, second)]
     if short:
         where = some(f"{number:,}" for number in short)
         raise ValueError(f"fewer than {max(first, second) + 1} columns with tabs between in line {where}")
-    if not rows:
+    if not body:
         raise ValueError("holds no pairs")
-    return [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
+    named = rows[0][1] if len(body) < len(rows) else []
+    return named, [cells[first] for _, cells in body], [cells[second] for _, cells in body]
 
 
 def _names_languages(cells: list[str]) -> bool:

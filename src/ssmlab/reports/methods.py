@@ -18,6 +18,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 TOLD = {
     "epochs", "iterations", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "keep",
     "stages", "clip_norm", "checkpoint_steps", "channels_last", "watch_gradients", "precision", "min_steps", "patience",
+    "updates_per_evaluation", "tokens_per_batch",
 }  # fmt: skip
 
 
@@ -103,19 +104,20 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
     if started:
         found.append(f"{listing(started)} started from earlier weights.")
     if config:
-        length = f"{config['epochs']} epochs" if "epochs" in config else f"{config.get('iterations', '?')} iterations"
         warm, rises = config.get("warmup", 0), ""
         if isinstance(warm, (int, float)) and warm:
             rises = f", after a warm-up of {f'{_number(warm, 100)} % of the' if warm < 1 else _number(warm)} steps"
         clip = config.get("clip_norm")
         stages = [stage for stage in config.get("stages") or () if isinstance(stage, dict)]
+        schedule = str(config.get("schedule", "cosine")).replace("inverse_sqrt", "inverse square root")
         rate = (
             "learning rates of the stages" if stages else f"learning rate {_number(config.get('learning_rate', '?'))}"
         )
         found.append(
             f"Optimiser {config.get('optimizer', 'adamw')}, {rate} "
-            f"with a {config.get('schedule', 'cosine')} schedule{rises}, weight decay "
-            f"{_number(config.get('weight_decay', '?'))}, batch size {config.get('batch_size', '?')}, {length}"
+            f"with {'an' if schedule[0] in 'aeiou' else 'a'} {schedule} schedule{rises}, weight decay "
+            f"{_number(config.get('weight_decay', '?'))}, {_length(config, stages)}"
+            + (f", {precision}" if (precision := config.get("precision")) not in (None, "auto", "float32") else "")
             + (f", gradients clipped to a norm of {_number(clip)}." if clip else ".")
         )
         for stage in stages:
@@ -139,6 +141,19 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
         found.append("Nothing is recorded of how these were chosen.")
     found.append(f"{'Seeds' if len(run.seeds) > 1 else 'Seed'}: {', '.join(map(str, run.seeds)) or 'unknown'}.")
     return found
+
+
+def _length(config: Mapping[str, Any], stages: list[dict]) -> str:
+    """How much was learned from at once, and how often."""
+    if "tokens_per_batch" in config and "updates_per_evaluation" in config:
+        updates = config.get("epochs", 0) * config["updates_per_evaluation"]
+        return f"{updates:,} updates of {config['tokens_per_batch']:,} tokens of either side"
+    size = f"batch size {config.get('batch_size', '?')}"
+    if stages and all("epochs" in _table(stage, "training") for stage in stages):
+        return size
+    epochs = config.get("epochs")
+    times = f"{config.get('iterations', '?')} iterations" if epochs is None else formats.plural(epochs, "epoch")
+    return f"{size}, {times}"
 
 
 def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:

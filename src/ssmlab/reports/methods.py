@@ -22,7 +22,8 @@ TOLD = {
 }  # fmt: skip
 
 
-# Settings that do nothing without another one.
+# Settings that do nothing at this value, or without another one.
+NOTHING = {"layer_decay": 1, "accumulation": 1, "documents": 1}
 NEEDS = {"ema_warmup": ("ema",), "mix_probability": ("mixup", "cutmix"), "erasing": ("random_erasing",)}
 
 
@@ -161,7 +162,9 @@ def _further(config: Mapping[str, Any], told=TOLD) -> list[str]:
     found = []
     for key, value in config.items():
         needs = NEEDS.get(key)
-        if (needs and not any(config.get(name) for name in needs)) or (key == "layer_decay" and value == 1):
+        if (needs and not any(config.get(name) for name in needs)) or NOTHING.get(key) == value:
+            continue
+        if key == "momentum" and config.get("optimizer") != "sgd":
             continue
         if isinstance(value, dict):
             if key == "freeze_by_gradient" and not value.get("steps"):

@@ -57,6 +57,17 @@ def test_a_translation_is_the_same_alone_in_any_batch_and_in_any_order(name):
     assert [rounded([found]) for found in shuffled] == [rounded([whole[i]]) for i in order]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in list_models("translation") if name.endswith("_test")])
+def test_it_begins_after_the_source_and_the_separator(name):
+    """Read at once where a translation goes on from its source, else one after the other."""
+    model, rows = made(name), [row for row in sources() if row][:5]
+    start = begin(model, rows, [[SEP]] * 5)
+    for i, row in enumerate(rows):
+        logits, _ = model(torch.tensor([[SEP]]), model.read_source(torch.tensor([row])))
+        torch.testing.assert_close(start.logits[i], logits[0, -1], rtol=1e-9, atol=1e-9)
+
+
 def test_the_longest_translation():
     model = made(vocab_size=40)
     rows = [[3] * n for n in (1, 7, 30)]

@@ -116,7 +116,7 @@ def test_mistakes_are_one_line(translate, tmp_path):
     (tmp_path / "short").write_bytes(b"a\n")
     (tmp_path / "wide").write_bytes("a\n".encode("utf-16"))
     for arguments, message in (
-        ([tmp_path / "none"], "is not there; give a text"),
+        ([tmp_path / "none"], "FILE: there is no file"),
         ([tmp_path], "is a folder; give a text"),
         ([tmp_path / "wide"], "is UTF-16; save it as UTF-8"),
         ([tmp_path / "in", "--force", tmp_path / "short"], "has 2 lines"),

@@ -47,6 +47,7 @@ def test_it_is_scikit_learns_solution():
     assert c in GRID and (found.argmax(1) == val.arrays["labels"].numpy()).mean() > 0.9
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert len(changed) == 2, "weight and bias of the classifier"
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == changed, "what is counted as trained"
 
 
 def test_several_labels():

@@ -24,6 +24,7 @@ WAYS = (
     ("dice", 1, "highest validation Dice"),
     ("label_auc", 1, "highest validation area under the ROC curve"),
     ("accuracy", 1, "highest validation accuracy"),
+    ("bleu", 1, "highest validation BLEU"),
     ("loss", -1, "lowest validation loss"),
 )
 # other authors' models, by model_type, that transformers' classes run

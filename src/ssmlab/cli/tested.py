@@ -60,12 +60,15 @@ def tested() -> list[Tested]:
     from packaging.version import Version
 
     here, newest = platform.python_version(), NEWEST["python"]
-    known = metadata("ssmlab")
-    required = known["Requires-Python"].removeprefix(">=") if "Requires-Python" in known else None
+    try:
+        known, needs = metadata("ssmlab"), requires("ssmlab") or []
+    except PackageNotFoundError:  # run from its sources, without an installation
+        known, needs = None, []
+    required = known["Requires-Python"].removeprefix(">=") if known and "Requires-Python" in known else None
     newer = Version(here).release[:2] > Version(newest).release
     found = [Tested("python", required, newest, here, "newer than tested" if newer else "")]
     bounds = {}
-    for text in requires("ssmlab") or []:
+    for text in needs:
         needed = Requirement(text)
         wanted = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in _FOR_USERS)
         least = [bound.version for bound in needed.specifier if bound.operator == ">="]

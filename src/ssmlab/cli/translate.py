@@ -39,6 +39,8 @@ def translate(
 
     total, display = _lines_in(file, force), Display(stderr=True)
     opened = open_translator(model, device=options.device)
+    if opened.note:
+        display.say(opened.note)
     ends: deque[bytes] = deque()
     texts = _texts(file, ends)
     found = opened.translate(texts, options)
@@ -107,7 +109,7 @@ def _check(file: Path | None, out: Path | None, force: Path | None) -> None:
     """Report what can be seen before torch is imported."""
     for name, path in (("FILE", file), ("--force", force)):
         if path and str(path) != "-" and not path.is_file():
-            raise UserError(f"{name} {path} is {'a folder' if path.is_dir() else 'not there'}; give a text")
+            raise UserError(f"{path} is a folder; give a text" if path.is_dir() else f"{name}: there is no file {path}")
     if force and (file is None or str(file) == "-"):
         raise UserError("--force needs the FILE that was translated")
     if out and (out.is_dir() or not out.parent.is_dir()):

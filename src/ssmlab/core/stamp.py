@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import ssmlab
+from ssmlab.core.formats import plural
 from ssmlab.core.record import Record
 
 
@@ -57,7 +58,7 @@ def machine(device: str = "cpu") -> str:
 
     import torch
 
-    words = [f"{processor()}, {torch.get_num_threads()} threads"]
+    words = [f"{processor()}, {plural(torch.get_num_threads(), 'thread')}"]
     with suppress(AttributeError, ValueError, OSError):  # systems that do not say it
         words.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
     if device == "cuda":

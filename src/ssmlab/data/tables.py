@@ -86,7 +86,7 @@ def is_pattern(column: str) -> bool:
 
 def group_title(column: str | None) -> str:
     """What pages call the groups of a column, of a pattern, or those that the data themselves name."""
-    return "part of the name" if column and is_pattern(column) else column or "group"
+    return "piece of the file name" if column and is_pattern(column) else column or "group"
 
 
 def groups_by_name(ids: Sequence[str], pattern: str) -> tuple[dict[str, str], list[str]]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmlab.core import formats
-from ssmlab.core.formats import listing, plural
+from ssmlab.core.formats import listing
 from ssmlab.core.statistics import FEWEST
 from ssmlab.reports.comparison import comparison
-from ssmlab.reports.differences import assumptions, of_run, pairs_of
+from ssmlab.reports.differences import FURTHER, assumptions, of_run, pairs_of
 from ssmlab.reports.run_folder import Run
 from ssmlab.reports.tables import to_markdown
 from ssmlab.reports.verdict import Winner
@@ -68,21 +68,20 @@ def _data(run: Run, config: Mapping[str, Any]) -> list[str]:
     found, parts = [], []
     for name, word in PARTS.items():
         if isinstance(counts.get(name), int):
-            of = f" of {groups[name]} groups" if name in groups else ""
+            of = f" of {formats.plural(groups[name], 'group')}" if name in groups else ""
             parts.append(f"{counts[name]:,} {run.data.get('items') or run.items[1]}{of} for {word}")
     if parts:
-        classes = f" in {len(run.classes)} classes" if run.classes else ""
+        classes = f", {len(run.classes)} classes" if run.classes else ""
+        form = str(run.data.get("format") or "unknown format").replace("_", " ")
         if run.folds and len(parts) == len(PARTS):
             *learned, held = parts
-            form = run.data.get("format") or "unknown format"
             found.append(
                 f"Of a cross-validation of {run.folds} folds ({form}{classes}) the first had {listing(learned)}. "
                 f"{held.removesuffix(' for ' + PARTS['test'])} were predicted once each, by a model that had neither "
                 "learned from it nor been chosen by it."
             )
-            parts = []
-    if parts:
-        found.append(f"The data ({run.data.get('format') or 'unknown format'}{classes}) had {listing(parts)}.")
+        else:
+            found.append(f"The data ({form}{classes}) had {listing(parts)}.")
     if groups:
         found.append(f"All cases with the same {run.data.get('group')} were kept in one part.")
     if size := config.get("image_size"):
@@ -102,6 +101,14 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
     models = [m for m in run.info.get("models") or [] if isinstance(m, dict)]
     started = [run.titles.get(str(m.get("label")), str(m.get("label"))) for m in models if m.get("weights")]
     found = [f"We trained {listing(names)}."]
+    fitted = [run.titles.get(str(m.get("label")), str(m.get("label"))) for m in _models(recipe) if _is_fitted(m)]
+    if fitted:
+        found.append(
+            f"{listing(fitted)}: the network was not trained, scikit-learn fitted its linear classifier, with C chosen "
+            "on the validation part."
+        )
+    if fitted and len(fitted) == len(run.labels):
+        config = {}
     if started:
         found.append(f"{listing(started)} started from earlier weights.")
     if config:
@@ -129,8 +136,7 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
         found.append(f"The {'weights of the best epoch on the validation part' if best else 'last weights'} were kept.")
         if rest := _further(config):
             found.append(f"Further settings: {', '.join(rest)}.")
-    listed = recipe.get("models")
-    rows = [m for m in (listed if isinstance(listed, list) else ()) if isinstance(m, dict) and _table(m, "training")]
+    rows = [m for m in _models(recipe) if _table(m, "training")]
     own = [f"{m.get('label') or m.get('name')}: {', '.join(_further(_table(m, 'training'), ()))}" for m in rows]
     if own:
         found.append(f"Settings of single models: {'; '.join(own)}.")
@@ -142,6 +148,15 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
         found.append("Nothing is recorded of how these were chosen.")
     found.append(f"{'Seeds' if len(run.seeds) > 1 else 'Seed'}: {', '.join(map(str, run.seeds)) or 'unknown'}.")
     return found
+
+
+def _models(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = recipe.get("models")
+    return [model for model in (listed if isinstance(listed, list) else ()) if isinstance(model, dict)]
+
+
+def _is_fitted(model: Mapping[str, Any]) -> bool:
+    return model.get("fit") == "logistic_regression"
 
 
 def _length(config: Mapping[str, Any], stages: list[dict]) -> str:
@@ -179,15 +194,21 @@ def _testing(run: Run) -> list[str]:
     once = f"The test part ({run.tested.removeprefix('the ')}) was used once, after training."
     found = [once] if not run.folds else []
     found.append(f"Models are compared by {run.primary_metric.name}.")
-    found.append(run.task.interval.format(items=run.items[1], name=run.primary_metric.name))
+    counted = "groups" if run.test_groups else run.items[1]
+    found.append(run.task.interval.format(items=counted, name=run.primary_metric.name))
     if len(run.seeds) > 1:
         found.append("Means over seeds carry the error of the cases and of the seeds.")
     pairs = pairs_of(run.records, run.labels, run.primary_metric.metric)
     if pairs:
+        over_folds = any(FURTHER[1] in pair.ps for pair in pairs)
+        tests = (pairs[0].test or "no test") + (
+            " and over folds by the corrected resampled t-test" if over_folds else ""
+        )
+        whose = f"Differences of all {len(pairs):,} pairs have" if len(pairs) > 1 else "The difference has"
         found.append(
-            f"Differences of all {plural(len(pairs), 'pair')} have p-values by {pairs[0].test or 'no test'}, corrected "
-            "by Holm; a model is called better where the 95 % interval and the corrected p (at most 0.05) agree and "
-            f"there are at least {FEWEST} independent cases."
+            f"{whose} p-values by {tests}, corrected by Holm; a model is called better where the 95 % interval and the "
+            f"corrected p{' of both tests' if over_folds else ''} (at most 0.05) agree and there are at least {FEWEST} "
+            "independent cases."
         )
     if any(record.metric == "temperature" for record in run.records):
         found.append("Probabilities were calibrated by a temperature fitted on the validation part.")

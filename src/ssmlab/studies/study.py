@@ -148,8 +148,8 @@ def open_test_images(options: Any, models: Sequence["ModelRef"], hint: str) -> "
     for model in models:
         if (model.preprocess or {}).get("learned_from") == every:
             raise UserError(
-                f"{model.label}: its folds have learned from every image of {options.data}; what was predicted out of "
-                "the folds is in the run's report, give other data here"
+                f"{model.label}: its run divided {options.data} into folds, whose models together have learned from "
+                "every image; what was predicted out of the folds is in the run's report, give other data here"
             )
         if model.folder is not None and model.several != data.several:
             says, has = ("several labels", "one") if model.several else ("one label", "several")

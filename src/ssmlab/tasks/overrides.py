@@ -78,8 +78,12 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> str:
             lines.append(f"{where}: {path} is missing")
         elif problem["type"] == "value_error":
             lines.append(f"{where}: {path + ': ' if path else ''}{problem['ctx']['error']}")
+        elif problem["type"] in ("too_short", "too_long"):
+            least, most = (problem["ctx"].get(name) for name in ("min_length", "max_length"))
+            bound = f"at least {least}" if problem["type"] == "too_short" else f"at most {most}"
+            lines.append(f"{where}: {path} should have {bound}, got {problem['input']!r}")
         else:
-            message = problem["msg"].removeprefix("Input should be ")
+            message = problem["msg"].removeprefix("Input should be ").partition(", unable to parse")[0]
             lines.append(f"{where}: {path} should be {message}, got {problem['input']!r}")
     return "\n".join(lines)
 

@@ -61,6 +61,8 @@ def fit_probe(
             best = loss, c, weight, bias
     assert best is not None
     _, c, weight, bias = best
+    network.requires_grad_(False)
+    classifier.requires_grad_()  # what is counted as trained
     with torch.no_grad():
         classifier.weight.copy_(torch.from_numpy(weight / std))
         if classifier.bias is None:

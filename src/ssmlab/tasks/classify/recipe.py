@@ -147,7 +147,8 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _fill(self):
-        self.title = self.title or describe(self.name, "vision")  # also says whether there is such a model
+        named = describe(self.name, "vision")  # also says whether there is such a model
+        self.title = self.title or (f"Logistic regression on {named}" if self.fit == "logistic_regression" else named)
         self.label = self.label or self.name.replace("/", "_")
         checked_method(self.adapt)
         if self.pretrained and self.weights:

@@ -93,14 +93,15 @@ def open_translator(model: Any, *, tokenizer: Any = None, device: str | None = N
     separator, eos = about.get("separator_id", getattr(tokenizer, "sep", SEP)), about.get("eos", tokenizer.eos)
     suppress = tuple({separator, getattr(tokenizer, "pad", separator)} - {eos})
     network = network.to(choose_compute(device or "auto", "float32").device).eval()
-    return Translator(network, tokenizer, separator, eos, suppress)
+    return Translator(network, tokenizer, separator, eos, suppress, opened.note)
 
 
 @dataclass(frozen=True)
 class Translator:
     """A translation model and its tokens.
 
-    separator: begins a translation. eos: ends it. suppress: tokens that are never written.
+    separator: begins a translation. eos: ends it. suppress: tokens that are never written. note: which of several
+    models it is.
     """
 
     network: Any
@@ -108,6 +109,7 @@ class Translator:
     separator: int
     eos: int
     suppress: tuple[int, ...] = ()
+    note: str = ""
 
     def translate(
         self, texts: Iterable[str], options: TranslateOptions | None = None, **given: Any

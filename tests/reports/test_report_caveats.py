@@ -7,6 +7,7 @@ import pytest
 
 from ssmlab.core.files import write_records
 from ssmlab.core.record import Record
+from ssmlab.reports import caveats
 from ssmlab.reports.caveats import chance, doubt, doubts, judged
 from ssmlab.reports.html import write_report
 from ssmlab.reports.methods import paragraph
@@ -187,3 +188,10 @@ def test_the_chance_of_a_segmentation_is_one_class_everywhere(tmp_path):
             level > 0.3
         )
     assert chance(replace(run, records=[dice])) is None
+
+
+def test_a_compared_model_at_chance_only_loses(monkeypatch):
+    said = {"a": "A is at chance (0.5)", "b": "", "c": "C is overfitted (late)"}
+    monkeypatch.setattr(caveats, "doubt", lambda folder, title, report_of: said[title])
+    for titles, left in (("a", "a"), ("aa", "a"), ("ab", ""), ("ac", "c"), ("bc", "c")):
+        assert caveats.doubts([(None, title) for title in titles], None) == tuple(said[title] for title in left)

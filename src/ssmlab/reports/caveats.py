@@ -26,6 +26,7 @@ from ssmlab.reports.task_report import ReportOf
 from ssmlab.reports.verdict import Winner, winner
 
 JUDGED = ("clear", "unclear", "single")  # kinds of verdicts that say which model is better, or how good one is
+CHANCE = "is at chance"
 WORSE = 0.05  # so much above its least is a loss that rises, and so many points an accuracy that falls
 FELL = 0.01  # the share by which a training loss falls at least where something is learned
 
@@ -110,7 +111,7 @@ def doubt_in(run: Run, label: str, title: str) -> str:
     if _trial(run):
         return f"{title} comes from a trial run (--smoke)"
     for kind, why in (
-        ("is at chance", _chance(run, label)),
+        (CHANCE, _chance(run, label)),
         ("made no progress", _stuck(run, label)),
         ("is overfitted", _overfitted(run, label)),
     ):
@@ -120,8 +121,12 @@ def doubt_in(run: Run, label: str, title: str) -> str:
 
 
 def doubts(models: Iterable[tuple[Path | None, str]], report_of: ReportOf) -> tuple[str, ...]:
-    """`doubt` of every model that has one, each once."""
-    return tuple(dict.fromkeys(found for folder, title in models if (found := doubt(folder, title, report_of))))
+    """`doubt` of every compared model that has one, each once. As in a run's verdict, one at chance only loses, as long
+    as not all are."""
+    found = [doubt(folder, title, report_of) for folder, title in models]
+    if not all(CHANCE in each for each in found):
+        found = [each for each in found if CHANCE not in each]
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _trial(run: Run) -> str:

@@ -36,7 +36,7 @@ def method(run: Run, table: Table) -> Html | None:
     tested = [r for r in run.records if r.metric == primary.metric and r.split == "test" and r.step is None]
     if tested:
         n = f"{tested[0].n:,} {many}" if tested[0].n else f"the {many}"
-        interval = run.task.interval.format(items=many, name=primary.name)
+        interval = run.task.interval.format(items="groups" if run.test_groups else many, name=primary.name)
         if len({r.seed for r in tested}) > 1:
             interval += " Of means over seeds the seeds' standard error is added in squares to that of the cases."
         if run.test_groups:
@@ -49,10 +49,11 @@ def method(run: Run, table: Table) -> Html | None:
     if len(run.labels) > 1 and not run.task.not_compared:
         several, again = len(run.seeds) > 1, run.task.resampled or many
         how = (
-            f"{primary.name.capitalize()} of one model minus that of the other on the same {again}, with its 95 % "
-            f"interval over test {again}{' and seeds' if several else ''}. A winner is named where it excludes zero as "
-            f"printed and p, corrected for all pairs of models, is at most 0.05, and never from fewer than {FEWEST} "
-            "independent cases."
+            f"{primary.name[:1].upper() + primary.name[1:]} of one model minus that of the other on the same {again}, "
+            f"with its 95 % interval over {'groups' if run.test_groups else f'test {again}'}"
+            f"{' and seeds' if several else ''}. A winner is named where it excludes zero as printed and p, corrected "
+            f"for all pairs of models, {'of both tests, of cases and of folds, ' * bool(run.folds)}is at most 0.05, "
+            f"and never from fewer than {FEWEST} independent cases."
         )
         if not several:
             how += " One seed was trained: that is about these models, not about training such models; run several."

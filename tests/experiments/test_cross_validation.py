@@ -115,7 +115,7 @@ def test_the_mean_of_the_folds_is_a_model(run, patients, tmp_path):
     with pytest.raises(UserError, match="learned from every image"):
         evaluate(str(run / "models" / "resnet_test"), progress=False)
     options = comparison.Options(data=str(patients), output=tmp_path / "compared", repeats=1, batch=2, train=False)
-    with pytest.raises(UserError, match="folds have learned from every image"):
+    with pytest.raises(UserError, match="models together have learned from every image"):
         comparison.compare([str(run)], options)
 
 

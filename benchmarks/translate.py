@@ -2,7 +2,7 @@
 
 Our models in float32 and with int8 weights; CTranslate2 runs our Transformer, converted, in both. Every translation has
 the same forced length, since random weights never end. Each in a process of its own, since memory and threads of one
-change the times of the next: in one process ours took a half longer. They take turns, so that a change of the machine's
+change the times of the next: in one process ours were slower. They take turns, so that a change of the machine's
 speed meets everyone; printed are medians with their range, and the ratio to CTranslate2's int8. Before anything is
 timed, both must translate the same sources alike in float32. Then every model writes 64 to 4,096 given tokens in a
 process of its own: milliseconds a token, bytes of the state, growth of the process. `make bench-translate`, some

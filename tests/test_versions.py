@@ -76,6 +76,12 @@ def test_an_installation_without_requirements_has_no_lowest_versions(monkeypatch
     monkeypatch.setattr(tested, "requires", lambda name: None)
     monkeypatch.setattr(tested, "metadata", lambda name: {})
     assert {row.lowest for row in tested.tested()} == {None}
+
+    def missing(name):
+        raise tested.PackageNotFoundError(name)
+
+    monkeypatch.setattr(tested, "metadata", missing)  # sources without an installation
+    assert {row.lowest for row in tested.tested()} == {None}
     assert all(row.remark in ("", "newer than tested", "not installed") for row in tested.tested())
 
 

@@ -11,6 +11,8 @@ from calling import call
 
 from ssmlab.checkpoints.folder import save_model
 from ssmlab.cli.translate import _line
+from ssmlab.core.files import write_records
+from ssmlab.core.record import Record
 from ssmlab.data.pairs.subwords import train_subwords
 from ssmlab.models import create_model
 from ssmlab.tasks.translate.options import TranslateFileOptions
@@ -35,6 +37,18 @@ def saved(place, name="translation_mamba_encdec_test"):
     save_model(model, place, {"task": "translate", "separator_id": 1, "eos": 2})
     train_subwords(["abc"], 259).save(place)
     return place
+
+
+def test_which_of_several_models_translates_is_said(tmp_path, capsysbinary):
+    """The one with the highest BLEU on the validation part."""
+    for name, bleu in (("first", 3.0), ("second", 5.0)):
+        place = saved(tmp_path / "run" / "models" / name)
+        write_records(place / "records.jsonl", [Record(model=name, split="val", metric="bleu", value=bleu)])
+    source = tmp_path / "text"
+    source.write_text("ab\n")
+    assert call("translate", tmp_path / "run", source, "--device", "cpu", "--max-tokens", 2) == 0
+    told = capsysbinary.readouterr().err.decode().replace("\n", "")
+    assert "second (highest validation BLEU of 2 models)" in told
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,11 @@ def test_methods_are_sentences_of_the_recipe(digits, tmp_path):
     assert "1,294 images for training, 143 images for validation and 360 images for test" in text
     assert "We trained ResNet-18 (11.3 M parameters) and ResNet-18 + Mamba (12.4 M parameters)." in text
     assert "Optimiser adamw, learning rate 0.001" in text and "batch size 64, 12 epochs" in text and "Seed: 0." in text
-    assert "corrected by Holm" in text and "at least 6 independent cases" in text
+    assert (
+        "The difference has p-values by" in text
+        and "corrected by Holm" in text
+        and "at least 6 independent cases" in text
+    )
     grouped = make_run(tmp_path / "run", Fake(seeds=(0, 1)), images=0)
     run = load_run(grouped, report_of)
     run.info["data"] |= {"group": "patient", "groups": {"train": 90, "val": 10, "test": 36}}
@@ -97,6 +101,12 @@ def test_methods_are_sentences_of_the_recipe(digits, tmp_path):
         "360 images of 36 groups for test" in text and "All cases with the same patient were kept in one part." in text
     )
     assert "Seeds: 0, 1." in text and "the error of the cases and of the seeds" in text
+    assert "Wilson's over the test groups" in text
+    recipe = grouped / "recipe.toml"
+    recipe.write_text(recipe.read_text() + '\n[[models]]\nlabel = "resnet18_mamba"\nfit = "logistic_regression"\n')
+    text = paragraph(load_run(grouped, report_of))
+    assert "ResNet-18 + Mamba: the network was not trained, scikit-learn fitted its linear classifier" in text
+    assert "Optimiser adamw" in text, "of the other model"
 
 
 def test_a_recipe_that_was_changed_by_hand_is_no_failure(digits):

@@ -22,6 +22,7 @@ TOLD = {
 }  # fmt: skip
 
 
+FITTED = "logistic_regression"  # a model's `fit` that trains no network
 # Settings that do nothing at this value, or without another one.
 NOTHING = {"layer_decay": 1, "accumulation": 1, "documents": 1}
 NEEDS = {"ema_warmup": ("ema",), "mix_probability": ("mixup", "cutmix"), "erasing": ("random_erasing",)}
@@ -101,7 +102,9 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
     models = [m for m in run.info.get("models") or [] if isinstance(m, dict)]
     started = [run.titles.get(str(m.get("label")), str(m.get("label"))) for m in models if m.get("weights")]
     found = [f"We trained {listing(names)}."]
-    fitted = [run.titles.get(str(m.get("label")), str(m.get("label"))) for m in _models(recipe) if _is_fitted(m)]
+    fitted = [
+        run.titles.get(str(m.get("label")), str(m.get("label"))) for m in _models(recipe) if m.get("fit") == FITTED
+    ]
     if fitted:
         found.append(
             f"{listing(fitted)}: the network was not trained, scikit-learn fitted its linear classifier, with C chosen "
@@ -153,10 +156,6 @@ def _training(run: Run, recipe: Mapping[str, Any]) -> list[str]:
 def _models(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = recipe.get("models")
     return [model for model in (listed if isinstance(listed, list) else ()) if isinstance(model, dict)]
-
-
-def _is_fitted(model: Mapping[str, Any]) -> bool:
-    return model.get("fit") == "logistic_regression"
 
 
 def _length(config: Mapping[str, Any], stages: list[dict]) -> str:

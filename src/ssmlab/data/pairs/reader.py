@@ -219,21 +219,19 @@ def _columns(lines: list[str], config: PairConfig) -> tuple[list[str], list[str]
     first, second = config.source_column - 1, config.target_column - 1
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
     head = [cell.strip().casefold() for cell in rows[0][1]] if rows else []
+    named: list[str] = []
     if config.source and config.target and {config.source.casefold(), config.target.casefold()} <= set(head):
         first, second = head.index(config.source.casefold()), head.index(config.target.casefold())
-        body = rows[1:]
+        named = rows.pop(0)[1]
     elif head and (HEADER.issuperset(head) or _names_languages(head[first : first + 1] + head[second : second + 1])):
-        body = rows[1:]
-    else:
-        body = rows
-    short = [number for number, cells in body if len(cells) <= max(first, second)]
+        named = rows.pop(0)[1]
+    short = [number for number, cells in rows if len(cells) <= max(first, second)]
     if short:
         where = some(f"{number:,}" for number in short)
         raise ValueError(f"fewer than {max(first, second) + 1} columns with tabs between in line {where}")
-    if not body:
+    if not rows:
         raise ValueError("holds no pairs")
-    named = rows[0][1] if len(body) < len(rows) else []
-    return named, [cells[first] for _, cells in body], [cells[second] for _, cells in body]
+    return named, [cells[first] for _, cells in rows], [cells[second] for _, cells in rows]
 
 
 def _names_languages(cells: list[str]) -> bool:

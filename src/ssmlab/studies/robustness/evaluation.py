@@ -149,7 +149,8 @@ class Evaluation:
                 found = scores(answers, resamples=options.resamples, seed=options.seed)
                 records += stamp.on(found, model=group.label, seed=seed, split=options.part)
                 right[group.label].append(mean_right(answers))
-                every.append(answers)
+                if several:  # else nobody needs them any more, and they are large
+                    every.append(answers)
             if several:
                 areas[group.label] = area_under_changes(every)
         settings = options.settings() | {"device": self.device, "threads": torch.get_num_threads()}

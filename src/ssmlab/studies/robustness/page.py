@@ -163,12 +163,13 @@ class Result(Report):
 
     def _area_margin(self, first: str, second: str) -> tuple[Interval, float, int] | None:
         """The same of mean areas over labels, by DeLong's test."""
-        areas = {label: area for label, area in self.areas.items() if area is not None}
-        if len(areas) < len(self.areas):
+        order = [first, second, *(self.areas.keys() - {first, second})]
+        areas = [area for label in order if (area := self.areas[label]) is not None]
+        if len(areas) < len(order):
             return None
-        pairs = {frozenset(pair): delong(*(areas[label] for label in pair)) for pair in combinations(areas, 2)}
-        corrected = dict(zip(pairs, holm([p for _, p in pairs.values()]), strict=True))[frozenset((first, second))]
-        return delong(areas[first], areas[second])[0], corrected, min(len(areas[i].by_seed) for i in (first, second))
+        pairs = [delong(a, b) for a, b in combinations(areas, 2)]  # that of the first two comes first
+        corrected = holm([p for _, p in pairs])
+        return pairs[0][0], corrected[0], min(len(area.by_seed) for area in areas[:2])
 
 
 def write_result(result: Result) -> Path:
